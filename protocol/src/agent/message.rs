@@ -1,0 +1,448 @@
+//! Typed messages, each a kind of [`Frame`].
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Frame;
+
+/// Host to agent: bytes that come back as [`AgentMessage::Pong`].
+const PING: u8 = 0x01;
+const CONFIGURE: u8 = 0x02;
+const THAW: u8 = 0x03;
+const INVOKE: u8 = 0x04;
+const SHUTDOWN: u8 = 0x05;
+const HELLO: u8 = 0x81;
+const PONG: u8 = 0x82;
+const THAWED: u8 = 0x83;
+const READY: u8 = 0x84;
+const INIT_FAILED: u8 = 0x85;
+const RESPONSE: u8 = 0x86;
+const FUNCTION_ERROR: u8 = 0x87;
+const LOG: u8 = 0x88;
+const RUNTIME_EXITED: u8 = 0x89;
+const FATAL: u8 = 0x8a;
+
+/// What the host tells the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostMessage {
+    /// Answer with these bytes.
+    Ping(Bytes),
+    /// Mount the code and start the runtime. Once per microVM.
+    Configure(Configure),
+    /// The microVM was restored: step the clock, reseed. `entropy` is host entropy, at least 32
+    /// bytes, never used twice.
+    Thaw(Thaw, Bytes),
+    /// Run the function on this event.
+    Invoke(Invoke, Bytes),
+    /// Kill the runtime and everything it started, then end the microVM.
+    Shutdown,
+}
+
+/// What the agent tells the host. Hostile until proven otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentMessage {
+    /// First frame of the conversation.
+    Hello(Hello),
+    /// A ping's bytes.
+    Pong(Bytes),
+    /// Clock stepped and generator reseeded; nothing was served before that.
+    Thawed,
+    /// The runtime waits for an invocation.
+    Ready(Ready),
+    /// The runtime could not be started, failed in init, or reported an init error. The payload
+    /// is the error's JSON body.
+    InitFailed(InitFailed, Bytes),
+    /// The function's result.
+    Response(Response, Bytes),
+    /// The runtime reported that the function failed. The payload is the body it posted.
+    FunctionError(FunctionError, Bytes),
+    /// Whole lines that the function wrote, each with its newline.
+    Log(Log, Bytes),
+    /// The runtime's process ended without an answer.
+    RuntimeExited(RuntimeExited),
+    /// The agent can't go on; the payload is the reason as text. The microVM is of no more use.
+    Fatal(Bytes),
+}
+
+/// How to start a function. Sizes in MiB, times in milliseconds where the name says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configure {
+    /// `AWS_LAMBDA_FUNCTION_NAME`.
+    pub function_name: String,
+    /// `AWS_LAMBDA_FUNCTION_VERSION`: `$LATEST` or a number.
+    pub function_version: String,
+    /// Lambda's identifier of the runtime, such as `python3.11`; `AWS_EXECUTION_ENV` is made of it.
+    pub runtime: String,
+    /// `_HANDLER`.
+    pub handler: String,
+    /// `AWS_LAMBDA_FUNCTION_MEMORY_SIZE`, 128 to 10,240.
+    pub memory_mib: u32,
+    /// Size of `/tmp`, 512 to 10,240.
+    pub ephemeral_storage_mib: u32,
+    /// `AWS_REGION` and `AWS_DEFAULT_REGION`.
+    pub region: String,
+    /// `AWS_LAMBDA_LOG_GROUP_NAME`.
+    pub log_group: String,
+    /// `AWS_LAMBDA_LOG_STREAM_NAME`.
+    pub log_stream: String,
+    /// `AWS_LAMBDA_INITIALIZATION_TYPE`: `on-demand`, `provisioned-concurrency` or `snap-start`.
+    pub initialization_type: String,
+    /// The function's own variables. They never replace a reserved one.
+    pub environment: BTreeMap<String, String>,
+    /// Candidates for the program to start; the first that exists and is executable is taken.
+    pub bootstrap: Vec<String>,
+    /// Whether a layers image is attached as the third disk.
+    pub layers: bool,
+}
+
+/// The clock to set after a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thaw {
+    /// Wall-clock time at the host when the frame was sent, nanoseconds since the epoch.
+    pub realtime_ns: u64,
+}
+
+/// One invocation; the event is the frame's payload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invoke {
+    /// `Lambda-Runtime-Aws-Request-Id`.
+    pub request_id: String,
+    /// `Lambda-Runtime-Deadline-Ms`: milliseconds since the epoch.
+    pub deadline_ms: u64,
+    /// `Lambda-Runtime-Invoked-Function-Arn`.
+    pub function_arn: String,
+    /// `Lambda-Runtime-Trace-Id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// `Lambda-Runtime-Client-Context`: JSON, already decoded from base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_context: Option<String>,
+    /// A memory limit for this invocation alone, below the function's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit_mib: Option<u32>,
+    /// Wall-clock time at the host when the frame was sent, nanoseconds since the epoch. The agent
+    /// steps the guest's clock when it is more than a few milliseconds away from it.
+    pub realtime_ns: u64,
+}
+
+/// First words of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The agent's version.
+    pub version: String,
+    /// The guest kernel's release, as `uname -r` says it.
+    pub kernel: String,
+}
+
+/// The runtime waits in `/runtime/invocation/next`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// How long init took, in microseconds; only in the first `Ready` after `Configure`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_us: Option<u64>,
+}
+
+/// Why a function did not come up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitFailed {
+    /// Such as `Runtime.ExitError`, `Runtime.InvalidEntrypoint`, `Runtime.ImportModuleError`.
+    pub error_type: String,
+}
+
+/// What an invocation used, measured in the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// From handing the event to the runtime to its answer, microseconds.
+    pub duration_us: u64,
+    /// CPU time of everything in the runtime's cgroup in that span, microseconds.
+    pub cpu_us: u64,
+    /// Peak memory of the runtime's cgroup since it was started, bytes.
+    pub max_memory_bytes: u64,
+}
+
+/// The function answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    /// Which invocation this answers.
+    pub request_id: String,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// The function failed and its runtime lives on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionError {
+    /// Which invocation this answers.
+    pub request_id: String,
+    /// `Lambda-Runtime-Function-Error-Type`, as the runtime sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// Which invocation a function's output belongs to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// `None` during init and between invocations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Bytes thrown away before these lines because the function wrote faster than they could be
+    /// carried off.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped_bytes: u64,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It returned this status.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+    /// The kernel killed it because its memory ran out.
+    OutOfMemory,
+}
+
+/// The runtime's process is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeExited {
+    /// The invocation that it left unanswered, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// How it ended.
+    pub exit: Exit,
+    /// What it used.
+    pub usage: Usage,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// A frame that is no message.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// No message of this direction has this kind.
+    #[error("unknown frame kind {0:#04x}")]
+    UnknownKind(u8),
+    /// The meta part is not the JSON that this kind carries.
+    #[error("frame of kind {kind:#04x}: {source}")]
+    Meta {
+        /// Kind of the frame.
+        kind: u8,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+}
+
+fn parse<T: DeserializeOwned>(frame: &Frame) -> Result<T, MessageError> {
+    serde_json::from_slice(&frame.meta).map_err(|source| MessageError::Meta {
+        kind: frame.kind,
+        source,
+    })
+}
+
+fn frame<T: Serialize>(kind: u8, meta: &T, payload: Bytes) -> Frame {
+    let meta = serde_json::to_vec(meta).expect("messages have string keys and finite numbers");
+    Frame {
+        kind,
+        meta: meta.into(),
+        payload,
+    }
+}
+
+fn bare(kind: u8, payload: Bytes) -> Frame {
+    Frame {
+        kind,
+        meta: Bytes::new(),
+        payload,
+    }
+}
+
+impl From<HostMessage> for Frame {
+    fn from(message: HostMessage) -> Self {
+        match message {
+            HostMessage::Ping(bytes) => bare(PING, bytes),
+            HostMessage::Configure(meta) => frame(CONFIGURE, &meta, Bytes::new()),
+            HostMessage::Thaw(meta, entropy) => frame(THAW, &meta, entropy),
+            HostMessage::Invoke(meta, event) => frame(INVOKE, &meta, event),
+            HostMessage::Shutdown => bare(SHUTDOWN, Bytes::new()),
+        }
+    }
+}
+
+impl TryFrom<Frame> for HostMessage {
+    type Error = MessageError;
+
+    fn try_from(frame: Frame) -> Result<Self, MessageError> {
+        Ok(match frame.kind {
+            PING => Self::Ping(frame.payload),
+            CONFIGURE => Self::Configure(parse(&frame)?),
+            THAW => Self::Thaw(parse(&frame)?, frame.payload),
+            INVOKE => Self::Invoke(parse(&frame)?, frame.payload),
+            SHUTDOWN => Self::Shutdown,
+            kind => return Err(MessageError::UnknownKind(kind)),
+        })
+    }
+}
+
+impl From<AgentMessage> for Frame {
+    fn from(message: AgentMessage) -> Self {
+        match message {
+            AgentMessage::Hello(meta) => frame(HELLO, &meta, Bytes::new()),
+            AgentMessage::Pong(bytes) => bare(PONG, bytes),
+            AgentMessage::Thawed => bare(THAWED, Bytes::new()),
+            AgentMessage::Ready(meta) => frame(READY, &meta, Bytes::new()),
+            AgentMessage::InitFailed(meta, body) => frame(INIT_FAILED, &meta, body),
+            AgentMessage::Response(meta, body) => frame(RESPONSE, &meta, body),
+            AgentMessage::FunctionError(meta, body) => frame(FUNCTION_ERROR, &meta, body),
+            AgentMessage::Log(meta, lines) => frame(LOG, &meta, lines),
+            AgentMessage::RuntimeExited(meta) => frame(RUNTIME_EXITED, &meta, Bytes::new()),
+            AgentMessage::Fatal(reason) => bare(FATAL, reason),
+        }
+    }
+}
+
+impl TryFrom<Frame> for AgentMessage {
+    type Error = MessageError;
+
+    fn try_from(frame: Frame) -> Result<Self, MessageError> {
+        Ok(match frame.kind {
+            HELLO => Self::Hello(parse(&frame)?),
+            PONG => Self::Pong(frame.payload),
+            THAWED => Self::Thawed,
+            READY => Self::Ready(parse(&frame)?),
+            INIT_FAILED => Self::InitFailed(parse(&frame)?, frame.payload),
+            RESPONSE => Self::Response(parse(&frame)?, frame.payload),
+            FUNCTION_ERROR => Self::FunctionError(parse(&frame)?, frame.payload),
+            LOG => Self::Log(parse(&frame)?, frame.payload),
+            RUNTIME_EXITED => Self::RuntimeExited(parse(&frame)?),
+            FATAL => Self::Fatal(frame.payload),
+            kind => return Err(MessageError::UnknownKind(kind)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_host_message_survives_its_frame() {
+        let configure = Configure {
+            function_name: "f".into(),
+            function_version: "$LATEST".into(),
+            runtime: "provided".into(),
+            handler: "bootstrap".into(),
+            memory_mib: 128,
+            ephemeral_storage_mib: 512,
+            region: "us-east-1".into(),
+            log_group: "/aws/lambda/f".into(),
+            log_stream: "2026/01/01/[$LATEST]0".into(),
+            initialization_type: "snap-start".into(),
+            environment: BTreeMap::from([("K".into(), "V=\u{1F525}".into())]),
+            bootstrap: vec!["/var/task/bootstrap".into()],
+            layers: false,
+        };
+        for message in [
+            HostMessage::Ping(Bytes::from_static(b"x")),
+            HostMessage::Configure(configure),
+            HostMessage::Thaw(
+                Thaw {
+                    realtime_ns: u64::MAX,
+                },
+                Bytes::from_static(&[7; 32]),
+            ),
+            HostMessage::Invoke(Invoke::default(), Bytes::from_static(b"{}")),
+            HostMessage::Shutdown,
+        ] {
+            let frame = Frame::from(message.clone());
+            assert_eq!(HostMessage::try_from(frame).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn every_agent_message_survives_its_frame() {
+        let usage = Usage {
+            duration_us: 1,
+            cpu_us: 2,
+            max_memory_bytes: 3,
+        };
+        let body = Bytes::from_static(b"{}");
+        for message in [
+            AgentMessage::Hello(Hello {
+                version: "1".into(),
+                kernel: "6.12".into(),
+            }),
+            AgentMessage::Pong(body.clone()),
+            AgentMessage::Thawed,
+            AgentMessage::Ready(Ready { init_us: Some(4) }),
+            AgentMessage::Ready(Ready::default()),
+            AgentMessage::InitFailed(
+                InitFailed {
+                    error_type: "T".into(),
+                },
+                body.clone(),
+            ),
+            AgentMessage::Response(
+                Response {
+                    request_id: "r".into(),
+                    usage,
+                },
+                body.clone(),
+            ),
+            AgentMessage::FunctionError(
+                FunctionError {
+                    request_id: "r".into(),
+                    error_type: None,
+                    usage,
+                },
+                body.clone(),
+            ),
+            AgentMessage::Log(
+                Log {
+                    request_id: None,
+                    dropped_bytes: 9,
+                },
+                body.clone(),
+            ),
+            AgentMessage::RuntimeExited(RuntimeExited {
+                request_id: Some("r".into()),
+                exit: Exit::Signal(9),
+                usage,
+            }),
+            AgentMessage::Fatal(body),
+        ] {
+            let frame = Frame::from(message.clone());
+            assert_eq!(AgentMessage::try_from(frame).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn a_message_of_the_other_direction_is_unknown() {
+        let frame = Frame::from(HostMessage::Shutdown);
+        assert!(matches!(
+            AgentMessage::try_from(frame),
+            Err(MessageError::UnknownKind(SHUTDOWN))
+        ));
+    }
+
+    #[test]
+    fn meta_that_is_not_this_kinds_json_is_an_error() {
+        let frame = Frame {
+            kind: RESPONSE,
+            meta: Bytes::from_static(b"{"),
+            payload: Bytes::new(),
+        };
+        assert!(matches!(
+            AgentMessage::try_from(frame),
+            Err(MessageError::Meta { kind: RESPONSE, .. })
+        ));
+    }
+}

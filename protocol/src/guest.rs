@@ -1,0 +1,41 @@
+//! What host and guest must agree on besides messages: device order, ports, paths.
+
+/// The vsock context id of every guest. Clones of one snapshot share it: each guest has its own
+/// device and its own host socket, so the id never has to tell two guests apart.
+pub const GUEST_CID: u64 = 3;
+
+/// The well-known vsock context id of the host (`VMADDR_CID_HOST`).
+pub const HOST_CID: u64 = 2;
+
+/// The vsock port on the host that the agent connects to. It is the only port that answers.
+pub const AGENT_PORT: u32 = 1024;
+
+/// The first block device: the runtime image, mounted as the root.
+pub const RUNTIME_DEVICE: &str = "/dev/vda";
+
+/// The second block device: the function's code, mounted at `/var/task`. Its capacity is zero in a
+/// runtime snapshot; a restore that attaches an image announces the new capacity.
+pub const CODE_DEVICE: &str = "/dev/vdb";
+
+/// The third block device: the function's layers, mounted at `/opt`. Empty unless used.
+pub const LAYERS_DEVICE: &str = "/dev/vdc";
+
+/// Number of block devices that every microVM has, in the order above.
+pub const DISK_COUNT: usize = 3;
+
+/// I/O port that ends the microVM when the guest writes [`SHUTDOWN_VALUE`] to it. There is no ACPI
+/// to ask for power-off, and `reboot` has to stay distinguishable from it.
+pub const SHUTDOWN_PORT: u16 = 0x600;
+
+/// The byte to write to [`SHUTDOWN_PORT`]: ACPI's sleep-enable bit with sleep type 5 (soft off).
+pub const SHUTDOWN_VALUE: u8 = 0x34;
+
+/// Where the agent serves the Lambda Runtime API, as `AWS_LAMBDA_RUNTIME_API` says it.
+pub const RUNTIME_API_ADDRESS: &str = "127.0.0.1:9001";
+
+/// User and group id of `sbx_user1051`, which functions run as.
+pub const FUNCTION_UID: u32 = 993;
+
+/// Largest request or response payload of a synchronous invocation, in bytes: 6 MiB and 100 bytes,
+/// the figure in Lambda's own error text.
+pub const MAX_PAYLOAD: usize = 6 * 1024 * 1024 + 100;

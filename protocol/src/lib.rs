@@ -1,0 +1,13 @@
+//! The messages between Hearth's processes, and nothing else: no sockets, no files, no clocks.
+//!
+//! * [`agent`]: host to guest agent and back, over one virtio-vsock connection (or whatever else
+//!   carries a byte stream into the guest).
+//! * [`sandbox`]: controller to sandbox process and back, over a Unix socket.
+//! * [`guest`]: facts that host and guest must agree on, such as device order and port numbers.
+//!
+//! Everything that arrives from the guest is hostile. Decoding here is total: it returns an error
+//! for every input that is not a message, and never allocates more than its limits allow.
+
+pub mod agent;
+pub mod guest;
+pub mod sandbox;
