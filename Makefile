@@ -1,0 +1,51 @@
+# What a newcomer types:   make demo    make test
+# `make help` lists the rest. The scripts in scripts/ do the work; each says what it is for.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: ## Build everything, deploy the five examples on a fresh controller, invoke them
+	@scripts/setup build images examples
+	@scripts/check-kvm
+	@scripts/build
+	@scripts/images
+	@scripts/demo
+
+test: ## Unit tests, then the whole-system tests on real microVMs
+	@scripts/setup build images examples tests
+	@scripts/check-kvm
+	@scripts/build
+	@scripts/images
+	@scripts/test $(TESTS)
+
+bench: ## Measure invocations, deploys and memory; JSON=FILE writes the figures there too
+	@scripts/setup build images examples tests
+	@scripts/check-kvm
+	@scripts/build
+	@scripts/images
+	@scripts/bench $(if $(JSON),--json $(JSON))
+
+lint: ## Formatting, clippy, shellcheck, ruff
+	@scripts/setup build lint tests
+	@scripts/lint
+
+build: ## Compile the release binaries and the guest agent
+	@scripts/setup build
+	@scripts/build
+
+images: build ## Build the guest kernel and the runtime images into the artefact cache
+	@scripts/setup images
+	@scripts/images
+
+setup: ## Install the system packages that are missing
+	@scripts/setup build images examples tests lint
+
+clean: ## Remove build results (the artefact cache in ~/.cache/hearth stays)
+	cargo clean
+	rm -rf functions-examples/*/target tests/.pytest_cache
+	find tests -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help demo test bench lint build images setup clean
