@@ -1,0 +1,79 @@
+//! The HTTP API: every route, and what goes in and out.
+//!
+//! # Lambda's API
+//! As AWS documents it; every response has `x-amzn-RequestId`, every error `x-amzn-ErrorType` and a
+//! JSON body. `{name}` is `f`, `f:$LATEST`, `account:function:f` or an ARN (percent-encoded or not).
+//! Each path also works with a trailing slash. Bodies are read raw, whatever their `Content-Type`.
+//!
+//! | method, path | answer |
+//! | --- | --- |
+//! | `POST /2015-03-31/functions` | 201, configuration with `State: Pending`; the deploy runs on |
+//! | `GET /2015-03-31/functions?Marker=&MaxItems=` | 200, `{Functions, NextMarker}` |
+//! | `GET /2015-03-31/functions/{name}` | 200, `{Configuration, Code, Tags}` |
+//! | `DELETE /2015-03-31/functions/{name}` | 204 |
+//! | `GET /2015-03-31/functions/{name}/configuration` | 200, configuration |
+//! | `PUT /2015-03-31/functions/{name}/configuration` | 200, configuration with `LastUpdateStatus: InProgress` |
+//! | `PUT /2015-03-31/functions/{name}/code` | 200, the same |
+//! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 204 for `DryRun` |
+//!
+//! `State` becomes `Active`, or `Failed` with `StateReason` (for a failed init `<error type>:
+//! <message>`) and `StateReasonCode`. An update leaves the old version serving until the new one is
+//! ready; when `LastUpdateStatus` is `Successful`, every invocation accepted from then on runs the
+//! new one. While `State` is `Pending`, an invocation is 409 `ResourceConflictException`.
+//!
+//! ## Invocation headers beyond Lambda's
+//! Request, each tightening the function's own limit for this invocation alone; a value that is not
+//! a whole number, zero or above the function's own is 400 `InvalidParameterValueException`:
+//!
+//! | header | unit | range |
+//! | --- | --- | --- |
+//! | `X-Hearth-Timeout-Ms` | wall-clock milliseconds | 1 to the function's timeout |
+//! | `X-Hearth-Memory-MiB` | memory of the runtime and what it starts | 16 to the function's memory |
+//! | `X-Hearth-Cpu-Ms` | vCPU milliseconds, guest kernel included | 1 to the function's timeout |
+//!
+//! Response, on results and on function errors, timeouts included:
+//!
+//! | header | what |
+//! | --- | --- |
+//! | `X-Hearth-Start` | `cold`: restored for this invocation; `warm`: an idle instance |
+//! | `X-Hearth-Duration-Ms` | from handing over the event to the answer, three decimals |
+//! | `X-Hearth-Cpu-Ms` | CPU time that the sandbox's process used for it, measured by the host (a guest can't forge it), three decimals |
+//! | `X-Hearth-Max-Memory-MiB` | peak memory of the runtime, rounded up; for an instance that had to be killed, what the host saw it use |
+//! | `X-Hearth-Phases` | JSON, microseconds: `{"queue_us","restore_us","run_us","total_us"}`; `queue` is from acceptance to an instance (or shell) in hand, `restore` until the guest runs again (0 when warm), `run` until its answer |
+//!
+//! # Hearth's own API
+//! Errors have the same shape as Lambda's.
+//!
+//! | method, path | answer |
+//! | --- | --- |
+//! | `GET /hearth/v1/functions/{name}/logs?since=&after=&limit=` | 200, `application/x-ndjson`, see below |
+//! | `GET /hearth/v1/instances` | 200, `{"instances": […]}`, see below |
+//! | `GET /hearth/v1/status` | 200, see below |
+//! | `POST /hearth/v1/bench/agent-ping?function=NAME&count=N` | 200, `{"function","count","micros":[…]}`; 409 when no instance of it is idle |
+//! | `GET /healthz` | 200 `ok` while the process serves |
+//! | `GET /readyz` | 200 `ready`, or 503 with the reason while it starts or drains |
+//! | `GET /metrics` | 200, Prometheus text format |
+//!
+//! **Logs**: one JSON object per line, oldest first:
+//! `{"seq":7,"time":"2026-11-22T08:00:00.123456Z","request_id":"…"|null,"kind":"function"|"platform","message":"…"}`.
+//! `kind` `platform` is a `START`, `END`, `REPORT` or `INIT_REPORT` line. `since`: RFC 3339 time or
+//! a span back from now such as `90s`, `15m`, `2h`; `after`: only records whose `seq` is greater
+//! (how to follow a log); `limit`: 1 to 10,000, the newest that many (default 1,000).
+//!
+//! **Instances**: `{"id":12,"function":"f","version":"$LATEST","revision_id":"…","state":"starting"|
+//! "busy"|"finishing"|"idle","age_seconds":12.5,"idle_seconds":1.2|null,"memory_mib":128,"pid":4711,
+//! "pss_kib":20480|null,"invocations":3}`. `finishing`: has answered, its runtime has not asked for
+//! the next event yet. `pid` is null before a process is claimed.
+//!
+//! **Status**: `{"version":"0.1.0","host_kind":"hardware"|"software","cpu_isolation":
+//! "v2"|"v1"|"none","kernel":"<hash>"|null,"runtimes":["python3.11",…],"sandbox":"<hash>",
+//! "data_dir":"…","uptime_seconds":1.5,"instances":3,"memory_mib":384,"memory_budget_mib":16384,
+//! "shells":2,"warnings":["…"]}`.
+//!
+//! **Agent ping**: `count` is 1 to 10,000 (default 100). The instance is resumed, sent that many
+//! ping frames one after another over its one vsock connection, each timed from write to the pong's
+//! arrival, and paused again. Nothing else runs in between.
+
+mod region;
+
+pub(crate) use region::is_region;

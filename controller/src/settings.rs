@@ -1,0 +1,228 @@
+//! What can be set from the command line or the environment, with its units, ranges and defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, ValueEnum};
+
+/// Settings of a controller. `hearthd`, `hearth serve` and `hearth dev` share them.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Address to listen on; port 0 picks a free one (the log and DATA/hearthd.addr say which).
+    #[arg(
+        long,
+        env = "HEARTH_LISTEN",
+        default_value = "127.0.0.1:9070",
+        value_name = "ADDR:PORT"
+    )]
+    pub listen: SocketAddr,
+
+    /// Listen on an address that is not loopback. There is no authentication: whoever reaches the
+    /// port can run code.
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// Everything that outlives the process: registry, packages, images, snapshots, logs
+    /// [default: /var/lib/hearth for root, else ~/.local/share/hearth].
+    #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Where `hearth-rootfs` put kernel and runtime images [default: ~/.cache/hearth].
+    #[arg(long, env = "HEARTH_CACHE", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// The sandbox program [default: `hearth-sandbox` beside this executable].
+    #[arg(long, env = "HEARTH_SANDBOX_BIN", value_name = "FILE")]
+    pub sandbox_bin: Option<PathBuf>,
+
+    /// Region in ARNs and in `AWS_REGION`.
+    #[arg(long, env = "HEARTH_REGION", default_value = "us-east-1")]
+    pub region: String,
+
+    /// Twelve-digit account in ARNs.
+    #[arg(long, env = "HEARTH_ACCOUNT", default_value = "000000000000")]
+    pub account: String,
+
+    /// Most instances at once, busy and idle, of all functions together.
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_instances: u32,
+
+    /// Most instances at once of one function [default: as many as of all].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_instances_per_function: Option<u32>,
+
+    /// Memory that instances may have together, counted by their functions' memory size, in MiB
+    /// [default: 70 % of the host's].
+    #[arg(long, value_name = "MIB")]
+    pub memory_budget_mib: Option<u64>,
+
+    /// Seconds after which an idle instance is ended.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub idle_timeout: u64,
+
+    /// Milliseconds that an invocation waits for an instance when every limit is reached, before it
+    /// is refused with 429.
+    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    pub throttle_wait_ms: u64,
+
+    /// Sandbox processes started ahead of need.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub shells: u32,
+
+    /// Deploys at work at the same time.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub max_deploys: u32,
+
+    /// Seconds that a function's init may take at deploy [default: 10; 120 on software-KVM hosts,
+    /// where the guest's kernel is interpreted].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
+    pub init_timeout: Option<u64>,
+
+    /// Seconds that a kernel may take to boot for a runtime snapshot.
+    #[arg(long, default_value_t = 180, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
+    pub boot_timeout: u64,
+
+    /// Seconds that running invocations get to end after SIGTERM.
+    #[arg(long, default_value_t = 25, value_name = "SECONDS")]
+    pub drain_timeout: u64,
+
+    /// How a function's CPU share (1,769 MB is one vCPU) is enforced. A share is work-conserving:
+    /// it counts only when CPUs are contended. A cap is a hard limit at any time.
+    #[arg(long, value_enum, default_value_t = CpuLimit::Share)]
+    pub cpu_limit: CpuLimit,
+
+    /// Most HTTP connections at once; further ones wait to be accepted.
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_connections: u32,
+
+    /// Log records kept on disk for each function, in MiB.
+    #[arg(long, default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub log_mib: u64,
+}
+
+/// How the CPU share of an instance is enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CpuLimit {
+    /// `cpu.weight` or `cpu.shares`: proportional when CPUs are contended.
+    Share,
+    /// The share, and `cpu.max` or a CFS quota: never more than it.
+    Cap,
+}
+
+/// A default that needs the environment, and the environment did not have it.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// No `$HOME` to put defaults under.
+    #[error("$HOME is not set: say {0} DIR")]
+    NoHome(&'static str),
+    /// No path of this executable to look beside.
+    #[error("can't tell where this executable lies ({0}): say --sandbox-bin FILE")]
+    NoExecutable(std::io::Error),
+    /// Binding beyond loopback was not confirmed.
+    #[error(
+        "{0} is reachable from other machines and there is no authentication: \
+         listen on 127.0.0.1, or add --insecure if whoever reaches the port may run code"
+    )]
+    Exposed(SocketAddr),
+    /// Not twelve digits.
+    #[error("account {0:?}: expected twelve digits")]
+    Account(String),
+    /// Not a region's form.
+    #[error("region {0:?}: expected a form like us-east-1")]
+    Region(String),
+}
+
+impl Settings {
+    /// What an empty command line gives, environment variables included.
+    pub fn defaults() -> Result<Self, clap::Error> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        Alone::try_parse_from(["hearthd"]).map(|alone| alone.settings)
+    }
+
+    /// Refuses combinations that no single argument's parser can see.
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
+        if !self.listen.ip().is_loopback() && !self.insecure {
+            return Err(SettingsError::Exposed(self.listen));
+        }
+        if self.account.len() != 12 || !self.account.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(SettingsError::Account(self.account.clone()));
+        }
+        if !crate::api::is_region(&self.region) {
+            return Err(SettingsError::Region(self.region.clone()));
+        }
+        Ok(())
+    }
+
+    /// The data directory, default applied.
+    pub fn data_dir(&self) -> Result<PathBuf, SettingsError> {
+        if let Some(dir) = &self.data_dir {
+            return Ok(dir.clone());
+        }
+        if nix::unistd::geteuid().is_root() {
+            return Ok("/var/lib/hearth".into());
+        }
+        let home = home().ok_or(SettingsError::NoHome("--data-dir"))?;
+        Ok(home.join(".local/share/hearth"))
+    }
+
+    /// The artefact cache, default applied.
+    pub fn cache_dir(&self) -> Result<PathBuf, SettingsError> {
+        match &self.cache_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(home()
+                .ok_or(SettingsError::NoHome("--cache-dir"))?
+                .join(".cache/hearth")),
+        }
+    }
+
+    /// The sandbox program, default applied.
+    pub fn sandbox_bin(&self) -> Result<PathBuf, SettingsError> {
+        match &self.sandbox_bin {
+            Some(file) => Ok(file.clone()),
+            None => std::env::current_exe()
+                .map(|exe| exe.with_file_name("hearth-sandbox"))
+                .map_err(SettingsError::NoExecutable),
+        }
+    }
+
+    /// Longest wait for an instance at the limits.
+    pub(crate) fn throttle_wait(&self) -> Duration {
+        Duration::from_millis(self.throttle_wait_ms)
+    }
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME")
+        .filter(|home| !home.is_empty())
+        .map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_beyond_loopback_needs_to_be_asked_for_aloud() {
+        let mut settings = Settings::defaults().unwrap();
+        settings.listen = "0.0.0.0:0".parse().unwrap();
+        assert!(matches!(settings.check(), Err(SettingsError::Exposed(_))));
+        settings.insecure = true;
+        settings.check().unwrap();
+    }
+
+    #[test]
+    fn account_and_region_must_fit_into_an_arn() {
+        let mut settings = Settings::defaults().unwrap();
+        settings.check().unwrap();
+        settings.account = "12345678901a".into();
+        assert!(matches!(settings.check(), Err(SettingsError::Account(_))));
+        settings.account = "123456789012".into();
+        settings.region = "us:east".into();
+        assert!(matches!(settings.check(), Err(SettingsError::Region(_))));
+    }
+}
