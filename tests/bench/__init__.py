@@ -1,0 +1,1 @@
+"""What Hearth costs on this host: `make bench`."""

@@ -1,0 +1,42 @@
+"""Measures one after another, prints a table, and with --json FILE writes the same as JSON.
+
+Nothing here passes or fails: the figures are for people, and for comparing two commits on one host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from . import host_facts, measure, report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--warm", type=int, default=300, help="warm invocations of each function")
+    parser.add_argument("--cold", type=int, default=40, help="cold invocations of each function")
+    parser.add_argument("--deploys", type=int, default=3, help="deploys of python-hello")
+    parser.add_argument("--data", type=Path, help="keep the data directory here, for the next run")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        figures = measure.everything(
+            options.data or Path(scratch) / "data", options, progress=say_progress
+        )
+    facts = host_facts.of_this_host(figures.pop("status"))
+    results = {"host": facts, "figures": figures}
+    print(report.table(results))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def say_progress(what: str) -> None:
+    print(f"… {what}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The figures as a table for people."""
+
+
+def table(results: dict) -> str:
+    host, figures = results["host"], results["figures"]
+    ping = figures["agent ping rust-echo"]["p50"]
+    lines = [
+        "",
+        f"{host['kvm']} KVM, {host['cores']} cores, {host['cpu']}, {host['memory_mib']} MiB,"
+        f" Linux {host['kernel']}, CPU isolation {host['cpu_isolation']}, commit {host['commit']}",
+        "",
+        f"{'milliseconds':<32}{'count':>7}{'min':>10}{'p50':>10}{'p99':>10}{'pings':>8}",
+    ]
+    for name, figure in figures.items():
+        if figure["unit"] == "ms":
+            row = "".join(f"{figure[column]:>10.2f}" for column in ("min", "p50", "p99"))
+            lines.append(f"{name:<32}{figure['count']:>7}{row}{figure['p50'] / ping:>8.1f}")
+    lines += [
+        "",
+        "pings: p50 in agent pings of rust-echo, p50 (one frame to the guest's agent and back).",
+        "",
+        f"{'idle instance, KiB':<32}{'PSS':>10}{'private':>10}{'RSS':>10}",
+    ]
+    for name, figure in figures.items():
+        if figure["unit"] == "KiB":
+            row = "".join(f"{figure[column]:>10}" for column in ("pss", "private_dirty", "rss"))
+            lines.append(f"{name.removeprefix('memory '):<32}{row}")
+    return "\n".join(lines)

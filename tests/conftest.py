@@ -1,0 +1,164 @@
+"""Fixtures of the whole-system tests.
+
+A microVM boots once: the session prepares one data directory in which both runtimes' snapshots and
+two functions exist, and every controller that a test starts gets a copy of it. `guest` is the
+compiled program of tests/guest on the `provided` runtime, `probe` is tests/functions/probe on
+`python3.11`.
+
+After each test everything that it made is deleted, and the controller must be as it was: no
+sandbox that it does not account for, no zombie, no control group, no file descriptor more. When a
+controller ends, nothing of it may be left on the host.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import host, layout, package
+from harness.controller import Controller
+from harness.deadline import TooLate, until
+from harness.invocation import create, lambda_client
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared():
+    """Stops the run, as a failure, where microVMs can't be started: nothing is skipped."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.exit("/dev/kvm can't be used here; scripts/check-kvm says why", returncode=1)
+    if layout.missing():
+        pytest.exit(f"not built: {layout.missing()}; run: make build images", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def guest_package(tmp_path_factory):
+    """The compiled guest program as a package."""
+    program = package.compile_guest(tmp_path_factory.mktemp("guest") / "bootstrap")
+    return package.archive({"bootstrap": program, "tag": b"guest"})
+
+
+@pytest.fixture(scope="session")
+def template(prepared, guest_package, tmp_path_factory):
+    """A data directory with both runtimes' snapshots and the functions `guest` and `probe`."""
+    data = tmp_path_factory.mktemp("template") / "data"
+    before = host.Host.now()
+    controller = Controller(data).start()
+    try:
+        client = lambda_client(controller.url)
+        create(client, "guest", guest_package, Environment={"Variables": {"TAG": "guest"}})
+        create(
+            client,
+            "probe",
+            package.folder(layout.FUNCTIONS / "probe"),
+            Runtime="python3.11",
+            Handler="app.handler",
+            Environment={"Variables": {"TAG": "probe", "EMPTY": "", "SPACED": "a b=c"}},
+        )
+    finally:
+        controller.stop()
+    host.assert_nothing_left(before)
+    return data
+
+
+@pytest.fixture(scope="session")
+def start_controller(template):
+    """Starts a controller on a copy of the template: `start_controller(folder, *arguments)`."""
+
+    def start(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Controller:
+        data = folder / "data"
+        # cp knows holes and reflinks; the snapshots' memory files are mostly holes.
+        subprocess.run(
+            ["cp", "-a", "--sparse=always", "--reflink=auto", str(template), str(data)], check=True
+        )
+        return Controller(data, *arguments, env=env).start()
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def shared(start_controller, tmp_path_factory):
+    """The controller that a module's tests share; when it ends, nothing of it is left."""
+    before = host.Host.now()
+    folder = tmp_path_factory.mktemp("controller")
+    controller = start_controller(folder)
+    yield controller
+    status = controller.stop()
+    host.assert_nothing_left(before)
+    assert list(controller.temporary.iterdir()) == [], "temporary files left behind"
+    assert status == 0, (
+        f"hearthd ended with {status}; its log says\n{controller.log_text()[-4000:]}"
+    )
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def controller(shared):
+    """The module's controller; checks after the test that the test left nothing in it."""
+    functions = _functions(shared)
+    yield shared
+    client = lambda_client(shared.url)
+    for name in _functions(shared) - functions:
+        client.delete_function(FunctionName=name)
+    _assert_accounted_for(shared)
+
+
+@pytest.fixture
+def client(controller):
+    return lambda_client(controller.url)
+
+
+@pytest.fixture
+def own_controller(start_controller, tmp_path):
+    """Starts controllers for one test alone, which may do to them what it likes."""
+    before = host.Host.now()
+    started = []
+
+    def start(*arguments: str, env: dict[str, str] | None = None) -> Controller:
+        folder = tmp_path / f"controller{len(started)}"
+        folder.mkdir()
+        started.append(start_controller(folder, *arguments, env=env))
+        return started[-1]
+
+    yield start
+    for controller in started:
+        if controller.process is not None:
+            controller.stop()
+    host.assert_nothing_left(before)
+    for controller in started:
+        assert list(controller.temporary.iterdir()) == [], "temporary files left behind"
+    shutil.rmtree(tmp_path)
+
+
+def _functions(controller: Controller) -> set[str]:
+    pages = lambda_client(controller.url).get_paginator("list_functions").paginate()
+    return {function["FunctionName"] for page in pages for function in page["Functions"]}
+
+
+def _assert_accounted_for(controller: Controller) -> None:
+    """Every process, control group and descriptor of the controller belongs to what it lists."""
+
+    def surplus() -> dict[str, str]:
+        instances = controller.instances()
+        status = controller.status()
+        children = controller.sandboxes()
+        wrong = {}
+        busy = [i for i in instances if i["state"] not in ("idle", "finishing")]
+        if busy:
+            wrong["instances"] = f"still at work: {busy}"
+        zombies = [pid for pid in children if host.state(pid) == "Z"]
+        if zombies:
+            wrong["zombies"] = str(zombies)
+        if len(children) != len(instances) + status["shells"]:
+            wrong["processes"] = f"{children} for {instances} and {status['shells']} shells"
+        groups = host.cgroups_of(children)
+        strays = {g for g in host.cgroups() - groups if host.is_leaf(g) and host.is_empty(g)}
+        if strays:
+            wrong["cgroups"] = str(sorted(strays))
+        return wrong
+
+    try:
+        until("the controller is at rest", lambda: not surplus(), 20)
+    except TooLate:
+        wrong = surplus()
+        assert not wrong, f"not accounted for: {wrong}"

@@ -1,0 +1,69 @@
+"""The command-line clients, run as a person would run them: `hearth`, `curl`, `aws`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import layout
+from .invocation import CREDENTIALS
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended."""
+
+    status: int
+    out: str
+    err: str
+
+    def ok(self) -> str:
+        """Its standard output; fails if it failed."""
+        assert self.status == 0, f"exit status {self.status}\n{self.out}\n{self.err}"
+        return self.out
+
+    def json(self) -> Any:
+        return json.loads(self.ok())
+
+
+def run(*words: str | Path, env: dict[str, str] | None = None, given: str = "") -> Finished:
+    """Runs a command to its end, without a terminal."""
+    done = subprocess.run(
+        [str(word) for word in words],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def hearth(controller: Any, *words: str | Path, given: str = "") -> Finished:
+    """`hearth …` against this controller."""
+    return run(layout.HEARTH, *words, env={"HEARTH_ENDPOINT": controller.url}, given=given)
+
+
+def curl(*words: str) -> Finished:
+    return run("curl", "--silent", "--show-error", "--max-time", "120", *words)
+
+
+def aws(controller: Any, *words: str) -> Finished:
+    """`aws lambda …` with `--endpoint-url`, from the tests' own environment."""
+    env = {
+        "AWS_ACCESS_KEY_ID": CREDENTIALS["aws_access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": CREDENTIALS["aws_secret_access_key"],
+        "AWS_DEFAULT_REGION": CREDENTIALS["region_name"],
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_PAGER": "",
+    }
+    program = Path(sys.executable).with_name("aws")
+    return run(program, "--endpoint-url", controller.url, "lambda", *words, env=env)

@@ -1,0 +1,193 @@
+"""What Hearth could leave behind on a host, and whether it did.
+
+`Host.now()` takes stock; two of them are compared. Only what is Hearth's is looked at, so that a
+busy machine does not disturb: processes that run our programs, mounts, control groups, network
+devices and namespaces, Unix sockets, temporary files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from . import layout
+from .deadline import TooLate, until
+
+_NAME = re.compile("hearth", re.IGNORECASE)
+
+
+def processes() -> dict[int, str]:
+    """Processes that run a program of this build: pid and command line."""
+    ours = f"{layout.BIN}{os.sep}hearth"
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if not str((entry / "exe").readlink()).startswith(ours):
+                continue
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended while we looked
+        found[int(entry.name)] = " ".join(w.decode(errors="replace") for w in words if w)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Children of a process, zombies included."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            found += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def state(pid: int) -> str:
+    """The process's state as one letter: R, S, D, Z …; X when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "X"
+
+
+def open_files(pid: int) -> dict[int, str]:
+    """File descriptors of a process and what they point at."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found[int(entry.name)] = str(entry.readlink())
+        except OSError:
+            continue
+    return found
+
+
+def private_kib(pid: int) -> int:
+    """Memory that would come free if the process ended: private clean and dirty pages."""
+    return sum(
+        kib for name, kib in smaps(pid).items() if name in ("Private_Clean", "Private_Dirty")
+    )
+
+
+def smaps(pid: int) -> dict[str, int]:
+    """`/proc/PID/smaps_rollup` in KiB."""
+    figures = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, value = line.split(":")
+        figures[name] = int(value.split()[0])
+    return figures
+
+
+def _mounts() -> set[str]:
+    found = set()
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        device, point, kind, *_ = line.split(" ")
+        if kind == "nsfs" or _NAME.search(device) or _NAME.search(point) or kind == "erofs":
+            found.add(f"{device} on {point} ({kind})")
+    return found
+
+
+def cgroups() -> set[str]:
+    """Control groups of ours, in any version's hierarchy."""
+    return {
+        path
+        for path, _, _ in os.walk("/sys/fs/cgroup")
+        if _NAME.search(path.removeprefix("/sys/fs/cgroup"))
+    }
+
+
+def cgroups_of(pids: list[int]) -> set[str]:
+    """The control groups that these processes are in, as directories."""
+    found = set()
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            inside = line.split(":", 2)[2]
+            found |= {path for path in cgroups() if path.endswith(inside)}
+    return found
+
+
+def is_leaf(group: str) -> bool:
+    return not any(path.is_dir() for path in Path(group).iterdir())
+
+
+def is_empty(group: str) -> bool:
+    return not (Path(group) / "cgroup.procs").read_text()
+
+
+def _network() -> set[str]:
+    named = Path("/run/netns")
+    namespaces = {f"namespace {p.name}" for p in named.iterdir()} if named.is_dir() else set()
+    return namespaces | {f"device {p.name}" for p in Path("/sys/class/net").iterdir()}
+
+
+def _sockets() -> set[str]:
+    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    paths = (line.split(maxsplit=7)[7] for line in lines if len(line.split(maxsplit=7)) == 8)
+    return {path for path in paths if _NAME.search(path)}
+
+
+def _temporary() -> set[str]:
+    found = set()
+    for parent in ("/tmp", "/dev/shm", "/run", "/var/tmp"):
+        found |= {str(path) for path in Path(parent).iterdir() if _NAME.search(path.name)}
+    return found
+
+
+def _loops() -> set[str]:
+    found = set()
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            found.add(f"{path.parts[3]}: {path.read_text().strip()}")
+        except OSError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Host:
+    """Everything of Hearth's that is on this host."""
+
+    processes: frozenset[str]
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    network: frozenset[str]
+    sockets: frozenset[str]
+    temporary: frozenset[str]
+    loops: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Host:
+        return cls(
+            processes=frozenset(f"{pid}: {words}" for pid, words in processes().items()),
+            mounts=frozenset(_mounts()),
+            cgroups=frozenset(cgroups()),
+            network=frozenset(_network()),
+            sockets=frozenset(_sockets()),
+            temporary=frozenset(_temporary()),
+            loops=frozenset(_loops()),
+        )
+
+    def left_since(self, before: Host) -> dict[str, list[str]]:
+        """What is here and was not there before, by kind."""
+        left = {}
+        for field in fields(self):
+            new = getattr(self, field.name) - getattr(before, field.name)
+            if new:
+                left[field.name] = sorted(new)
+        return left
+
+
+def assert_nothing_left(before: Host, seconds: float = 10.0) -> None:
+    """Fails with a list if something of ours outlives its controller by more than `seconds`."""
+    try:
+        until("nothing is left behind", lambda: not Host.now().left_since(before), seconds)
+    except TooLate:
+        left = Host.now().left_since(before)
+        assert not left, f"left behind: {left}"

@@ -1,0 +1,263 @@
+"""What people type: `hearth` and the AWS CLI."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+from harness import host, layout, package
+from harness.command import aws, hearth, run
+from harness.deadline import until
+from harness.invocation import ROLE
+
+#: A runtime in shell: quick to deploy, and its answer is a line of its source.
+SHELL = """#!/bin/busybox sh
+api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime"
+while :; do
+  id=$(busybox wget -q -S -Y off -O /tmp/event "$api/invocation/next" 2>&1 |
+    busybox sed -n 's/.*[Rr]equest-[Ii]d: *//p' | busybox tr -d '\\r')
+  echo "called"
+  busybox wget -q -Y off -O /dev/null --post-data '"ANSWER"' "$api/invocation/$id/response"
+done
+"""
+
+
+def shell_function(folder, answer="one"):
+    folder.mkdir(exist_ok=True)
+    program = folder / "bootstrap"
+    program.write_text(SHELL.replace("ANSWER", answer))
+    program.chmod(0o755)
+    (folder / "hearth.toml").write_text('runtime = "provided"\nhandler = "bootstrap"\n')
+    return folder
+
+
+def test_deploy_invoke_logs_ls_and_rm(controller, tmp_path):
+    folder = shell_function(tmp_path / "tour")
+    hearth(controller, "deploy", folder, "--env", "STAGE=test", "--timeout", "9").ok()
+    first = hearth(controller, "invoke", "tour", "-d", "{}")
+    assert first.ok().strip() == '"one"'
+    assert "cold" in first.err
+    second = hearth(controller, "invoke", "tour", "-d", "-", given='{"from":"stdin"}')
+    assert second.ok().strip() == '"one"'
+    assert "warm" in second.err
+    assert re.search(r"[0-9a-f]{8}-[0-9a-f]{4}", second.err), "no request id"
+    assert "called" in hearth(controller, "logs", "tour").ok()
+    listed = hearth(controller, "ls").ok()
+    assert "tour" in listed and "provided" in listed
+    assert "tour" in hearth(controller, "ls", "--instances").ok()
+    hearth(controller, "rm", "tour").ok()
+    assert "tour" not in hearth(controller, "ls").ok()
+
+
+def test_json_is_for_programs(controller, tmp_path):
+    folder = shell_function(tmp_path / "machine")
+    deployed = hearth(controller, "deploy", folder, "--name", "machine", "--json").json()
+    assert "machine" in json.dumps(deployed)
+    functions = hearth(controller, "ls", "--json").json()
+    assert "machine" in [f["FunctionName"] for f in functions]
+    hearth(controller, "invoke", "machine").ok()
+    instances = hearth(controller, "ls", "--instances", "--json").json()
+    assert "machine" in [i["function"] for i in instances]
+    records = [
+        json.loads(r) for r in hearth(controller, "logs", "machine", "--json").ok().splitlines()
+    ]
+    assert "called" in [r["message"].strip() for r in records]
+
+
+def test_a_redeploy_replaces_the_code(controller, tmp_path):
+    folder = shell_function(tmp_path / "again", "one")
+    hearth(controller, "deploy", folder).ok()
+    assert hearth(controller, "invoke", "again").ok().strip() == '"one"'
+    shell_function(folder, "two")
+    hearth(controller, "deploy", folder).ok()
+    assert hearth(controller, "invoke", "again").ok().strip() == '"two"'
+
+
+def test_exit_codes_tell_whose_fault_it_is(controller, client, tmp_path):
+    assert hearth(controller, "ls").status == 0
+    assert hearth(controller, "invoke", "nobody").status == 1
+    assert hearth(controller, "rm", "nobody").status == 1
+    assert hearth(controller, "deploy", tmp_path / "no-such-folder").status == 1
+    assert hearth(controller, "invoke", "guest", "-d", "not json").status == 1
+    gone = run(layout.HEARTH, "ls", "--endpoint-url", "http://127.0.0.1:9")
+    assert gone.status == 3
+    assert "127.0.0.1:9" in gone.err
+
+
+def test_a_function_error_exits_1_with_the_error_on_stdout(controller, client):
+    done = hearth(controller, "invoke", "guest", "-d", '{"op":"exit","n":4}')
+    assert done.status == 1
+    assert json.loads(done.out)["errorType"] == "Runtime.ExitError"
+
+
+def test_a_limit_for_one_invocation_can_be_given(controller, client):
+    done = hearth(
+        controller, "invoke", "guest", "-d", '{"op":"sleep","n":9000}', "--timeout-ms", "500"
+    )
+    assert done.status == 1
+    assert "timed out after 0.50 seconds" in done.out
+
+
+def test_no_colour_when_piped(controller, client):
+    done = hearth(controller, "ls", "--instances")
+    assert "\x1b[" not in done.ok() + done.err
+
+
+def test_doctor_finds_this_machine_ready():
+    done = run(layout.HEARTH, "doctor", "--json")
+    report = json.loads(done.out)
+    assert done.status == 0, report
+    assert "kvm" in json.dumps(report).lower()
+    assert run(layout.HEARTH, "doctor").status == 0
+
+
+def test_help_names_every_command():
+    told = run(layout.HEARTH, "--help").ok()
+    for command in ("serve", "deploy", "invoke", "logs", "ls", "rm", "dev", "doctor"):
+        assert command in told
+        assert run(layout.HEARTH, command, "--help").ok()
+
+
+@pytest.fixture
+def dev(template, tmp_path):
+    """`hearth dev` on a folder with a function in shell, its data prepared; its address."""
+    before = host.Host.now()
+    folder = shell_function(tmp_path / "devved", "one")
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-a", "--sparse=always", str(template), str(data)], check=True)
+    port = free_port()
+    with (tmp_path / "dev.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                layout.HEARTH,
+                "dev",
+                folder,
+                "--listen",
+                f"127.0.0.1:{port}",
+                "--data-dir",
+                data,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+    try:
+        yield folder, port, tmp_path / "dev.log", process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+    host.assert_nothing_left(before)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ask(port):
+    with urllib.request.urlopen(
+        urllib.request.Request(f"http://127.0.0.1:{port}/", data=b"{}"), timeout=120
+    ) as answer:
+        return json.loads(answer.read())
+
+
+def test_dev_serves_the_folder_and_never_answers_with_stale_code(dev):
+    folder, port, log, process = dev
+
+    def up():
+        assert process.poll() is None, log.read_text()
+        with contextlib.suppress(OSError):
+            return ask(port)
+        return None
+
+    assert until("the development server answers", up, 120) == "one"
+    for answer in ("two", "three"):
+        shell_function(folder, answer)
+        # The change is seen by inotify, a moment after the write; from then on nothing stale.
+        until(f"the answer is {answer}", lambda answer=answer: ask(port) == answer, 60)
+        assert ask(port) == answer
+    assert process.poll() is None
+    lines = log.read_text().splitlines()
+    assert sum("200" in line for line in lines) >= 3, lines
+
+
+def test_the_aws_cli_creates_invokes_lists_and_deletes(controller, client, guest_package, tmp_path):
+    archive = tmp_path / "function.zip"
+    archive.write_bytes(guest_package)
+    created = aws(
+        controller,
+        "create-function",
+        *("--function-name", "by-aws", "--runtime", "provided", "--handler", "bootstrap"),
+        *("--role", ROLE, "--zip-file", f"fileb://{archive}", "--timeout", "20"),
+        *("--environment", "Variables={TAG=aws}"),
+    ).json()
+    assert created["FunctionName"] == "by-aws"
+    aws(controller, "wait", "function-active-v2", "--function-name", "by-aws").ok()
+    out = tmp_path / "out.json"
+    invoked = aws(
+        controller,
+        "invoke",
+        *("--function-name", "by-aws", "--payload", '{"op":"who"}', "--log-type", "Tail"),
+        str(out),
+    ).json()
+    assert invoked["StatusCode"] == 200
+    assert invoked["ExecutedVersion"] == "$LATEST"
+    assert json.loads(out.read_text())["env"] == "aws"
+    names = [f["FunctionName"] for f in aws(controller, "list-functions").json()["Functions"]]
+    assert "by-aws" in names
+    renewed = tmp_path / "renewed.zip"
+    renewed.write_bytes(
+        package.archive({"bootstrap": package.compiled(guest_package), "tag": b"renewed"})
+    )
+    aws(
+        controller,
+        "update-function-code",
+        *("--function-name", "by-aws", "--zip-file", f"fileb://{renewed}"),
+    ).ok()
+    aws(controller, "wait", "function-updated-v2", "--function-name", "by-aws").ok()
+    aws(
+        controller, "invoke", "--function-name", "by-aws", "--payload", '{"op":"who"}', str(out)
+    ).ok()
+    assert json.loads(out.read_text())["code"] == "renewed"
+    aws(controller, "delete-function", "--function-name", "by-aws").ok()
+    missing = aws(controller, "get-function", "--function-name", "by-aws")
+    assert missing.status != 0
+    assert "ResourceNotFoundException" in missing.err
+
+
+def test_serve_starts_a_controller_and_sigint_ends_it(tmp_path):
+    before = host.Host.now()
+    data = tmp_path / "data"
+    process = subprocess.Popen(
+        [layout.HEARTH, "serve", "--listen", "127.0.0.1:0", "--data-dir", data],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        address = until(
+            "it says where it listens",
+            lambda: (
+                (data / "hearthd.addr").exists() and (data / "hearthd.addr").read_text().strip()
+            ),
+        )
+        listed = run(layout.HEARTH, "ls", "--json", "--endpoint-url", f"http://{address}")
+        assert listed.json() == []
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert time.monotonic() - began < 20
+    finally:
+        process.kill()
+    host.assert_nothing_left(before)

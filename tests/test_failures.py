@@ -1,0 +1,158 @@
+"""Each way a function can fail gets Lambda's own answer, and the next invocation works."""
+
+import json
+import re
+
+import pytest
+from harness import layout, package
+from harness.invocation import create, invoke, lambda_client
+
+
+@pytest.fixture(scope="module")
+def crash(shared):
+    """python-crash, with a timeout of three seconds."""
+    client = lambda_client(shared.url)
+    create(
+        client,
+        "crash",
+        package.folder(layout.EXAMPLES / "python-crash"),
+        Runtime="python3.11",
+        Handler="app.handler",
+        Timeout=3,
+    )
+    yield client
+    client.delete_function(FunctionName="crash")
+
+
+EXIT = "Runtime.ExitError"
+
+#: What the event asks for, the error type, and the whole message (`{id}` is the request id).
+WAYS = [
+    ({"how": "exit", "status": 7}, EXIT, "RequestId: {id} Error: Runtime exited with error: exit status 7"),
+    ({"how": "exit", "status": 127}, EXIT, "RequestId: {id} Error: Runtime exited with error: exit status 127"),
+    ({"how": "exit0"}, EXIT, "RequestId: {id} Error: Runtime exited without providing a reason"),
+    ({"how": "segfault"}, EXIT, "RequestId: {id} Error: Runtime exited with error: signal: segmentation fault"),
+    ({"how": "abort"}, EXIT, "RequestId: {id} Error: Runtime exited with error: signal: aborted"),
+    ({"how": "kill"}, EXIT, "RequestId: {id} Error: Runtime exited with error: signal: killed"),
+    ({"how": "timeout"}, "Sandbox.Timedout", "RequestId: {id} Error: Task timed out after 3.00 seconds"),
+    ({"how": "spin"}, "Sandbox.Timedout", "RequestId: {id} Error: Task timed out after 3.00 seconds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "kind", "message"), WAYS, ids=[str(w[0]) for w in WAYS])
+def test_a_runtime_that_dies_has_lambdas_error_body(crash, controller, event, kind, message):
+    answer = invoke(crash, "crash", event)
+    body = answer.failed()
+    assert body["errorType"] == kind
+    assert body["errorMessage"] == message.replace("{id}", answer.request_id)
+    assert answer.headers["x-amz-executed-version"] == "$LATEST"
+    assert invoke(crash, "crash", {"how": "ok"}).ok()["ok"] is True
+
+
+def test_an_exception_is_the_runtimes_body_and_the_instance_lives_on(crash, controller):
+    invoke(crash, "crash", {"how": "ok"}).ok()
+    answer = invoke(crash, "crash", {"how": "raise", "message": "on purpose"})
+    body = answer.failed()
+    assert body["errorType"] == "Unhappy"
+    assert body["errorMessage"] == "on purpose"
+    assert body["requestId"] == answer.request_id
+    assert any("app.py" in line for line in body["stackTrace"])
+    after = invoke(crash, "crash", {"how": "ok"})
+    after.ok()
+    assert after.start == "warm"
+
+
+def test_memory_that_runs_out_is_reported_as_that(crash, controller):
+    answer = invoke(crash, "crash", {"how": "oom"}, LogType="Tail")
+    body = answer.failed()
+    assert body["errorType"] == "Runtime.OutOfMemory"
+    assert answer.request_id in body["errorMessage"]
+    used = re.search(r"Max Memory Used: (\d+) MB", answer.log)
+    assert used, answer.log
+    assert 64 <= int(used.group(1)) <= 128
+    assert invoke(crash, "crash", {"how": "ok"}).ok()["ok"] is True
+
+
+def test_an_exit_by_sys_exit_is_an_error_and_the_next_works(crash, controller):
+    body = invoke(crash, "crash", {"how": "sys-exit"}).failed()
+    assert body["errorType"] == EXIT
+    assert invoke(crash, "crash", {"how": "ok"}).ok()["ok"] is True
+
+
+def test_a_fork_bomb_meets_the_limit_and_the_next_works(crash, controller):
+    crash.update_function_configuration(FunctionName="crash", Timeout=60)
+    crash.get_waiter("function_updated_v2").wait(
+        FunctionName="crash", WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+    )
+    answer = invoke(crash, "crash", {"how": "fork-bomb"})
+    # Either the kernel refuses (the limit is on processes) or memory is out first.
+    assert answer.status == 200
+    if answer.error is None:
+        assert 100 < answer.value["children"] <= 1024
+    assert invoke(crash, "crash", {"how": "ok"}).ok()["ok"] is True
+
+
+def test_processes_left_behind_hold_nothing_up(crash, controller):
+    answer = invoke(crash, "crash", {"how": "fork", "count": 3})
+    assert len(answer.ok()["children"]) == 3
+    assert invoke(crash, "crash", {"how": "ok"}).ok()["ok"] is True
+
+
+def test_a_flood_on_stdout_is_cut_and_harms_nobody(crash, controller):
+    lines = 2048
+    answer = invoke(crash, "crash", {"how": "stdout-flood", "lines": lines}, LogType="Tail")
+    assert answer.ok()["written"] == lines * 1024
+    assert len(answer.log) <= 4096
+    assert f"END RequestId: {answer.request_id}" in answer.log
+    assert invoke(crash, "crash", {"how": "ok"}).ok()["ok"] is True
+
+
+def test_a_function_error_counts_in_the_metrics(crash, controller):
+    def errors():
+        return sum(
+            value
+            for series, value in controller.metrics().items()
+            if series.startswith("hearth_") and "error" in series and 'function="crash"' in series
+        )
+
+    before = errors()
+    invoke(crash, "crash", {"how": "raise"}).failed()
+    assert errors() == before + 1
+
+
+IMPORT_ERROR = "import no_such_module\n\ndef handler(event, context):\n    return 1\n"
+
+
+def test_a_handler_that_can_not_be_imported_fails_its_deploy_with_the_reason(controller, client):
+    client.create_function(
+        FunctionName="unimportable",
+        Runtime="python3.11",
+        Handler="app.handler",
+        Role="arn:aws:iam::000000000000:role/any",
+        Code={"ZipFile": package.python(IMPORT_ERROR)},
+    )
+    waiter = client.get_waiter("function_active_v2")
+    with pytest.raises(Exception, match="terminal failure"):
+        waiter.wait(FunctionName="unimportable", WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+    settings = client.get_function(FunctionName="unimportable")["Configuration"]
+    assert settings["State"] == "Failed"
+    assert "no_such_module" in settings["StateReason"]
+    with pytest.raises(client.exceptions.ClientError) as refused:
+        invoke(client, "unimportable", {})
+    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 502)
+
+
+def test_a_package_without_a_bootstrap_fails_its_deploy_with_the_reason(controller, client):
+    client.create_function(
+        FunctionName="empty",
+        Runtime="provided",
+        Handler="bootstrap",
+        Role="arn:aws:iam::000000000000:role/any",
+        Code={"ZipFile": package.archive({"readme": b"nothing to run"})},
+    )
+    waiter = client.get_waiter("function_active_v2")
+    with pytest.raises(Exception, match="terminal failure"):
+        waiter.wait(FunctionName="empty", WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+    settings = client.get_function(FunctionName="empty")["Configuration"]
+    assert settings["StateReasonCode"]
+    assert "bootstrap" in json.dumps(settings["StateReason"])
