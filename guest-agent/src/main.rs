@@ -1,2 +1,75 @@
-//! Placeholder.
-fn main() {}
+//! Hearth's guest agent: PID 1 of every microVM.
+//!
+//! It makes the machine ready, connects to the host, and from then on is a single-threaded event
+//! loop between the host and the function's runtime; see [`agent`]. It must never just exit, and
+//! never serve anything after a restore before clock and random numbers are the restored
+//! instance's own.
+
+mod agent;
+mod bootstrap;
+mod cgroup;
+mod clock;
+mod code;
+mod entropy;
+mod environment;
+mod exit;
+mod host_link;
+mod lifecycle;
+mod logs;
+mod machine;
+mod memory;
+mod outbox;
+mod output;
+mod power;
+mod runtime_api;
+mod spawn;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::process::ExitCode;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::agent::Agent;
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!("hearth-agent is the init of a Hearth microVM and runs as process 1 only");
+        return ExitCode::FAILURE;
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        log_to_kernel(&panic.to_string());
+        power::off();
+    }));
+    if let Err(error) = serve() {
+        log_to_kernel(&error.to_string());
+    }
+    power::off()
+}
+
+/// Lives until the host ends it, or until something fails that leaves the microVM useless.
+fn serve() -> anyhow::Result<()> {
+    memory::configure_allocator();
+    machine::prepare()?;
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    children.thread_block()?;
+    let children = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let mut agent = Agent::new(children)?;
+    memory::settle()?;
+    if let Err(error) = agent.run().and_then(|()| agent.kill_all()) {
+        agent.report_fatal(&error);
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+/// The kernel's log is the console of last resort; nothing else is written there.
+fn log_to_kernel(message: &str) {
+    // Nobody is left to tell if this fails.
+    let _ = OpenOptions::new()
+        .write(true)
+        .open("/dev/kmsg")
+        .and_then(|mut log| log.write_all(format!("<2>hearth-agent: {message}\n").as_bytes()));
+}

@@ -1,0 +1,209 @@
+//! The agent: one thread, one epoll set, everything that happens in the guest between the host and
+//! the runtime.
+//!
+//! On the path of an invocation system calls are what costs (up to 0.7 ms each where the guest's
+//! kernel is interpreted), so a warm one takes twelve: wait, read the event, send it to the
+//! runtime; wait, read the result, read two counters, write the answer to the host, send 202 to
+//! the runtime; wait, read its `next`, write `Ready`.
+//!
+//! Within one turn of the loop the order is fixed, and each place has its reason:
+//!
+//! 1. *Output.* A function's lines are sent before its answer. A line that was written before the
+//!    answer was posted is in the pipe by the time the answer is in the socket, and both are
+//!    reported by the same `epoll_wait`, or the line by an earlier one: it is read first, and no
+//!    further look at the pipe is needed when the answer is handled.
+//! 2. *Host*, then *connections*, then the *listener*.
+//! 3. *Children* last: a runtime that answered and then exited has answered.
+
+mod events;
+mod host_messages;
+mod runtime_requests;
+mod supervision;
+
+use std::io;
+use std::net::TcpListener;
+use std::time::Instant;
+
+use hearth_protocol::agent::{AgentMessage, Hello, Log};
+use hearth_protocol::guest::RUNTIME_API_ADDRESS;
+use nix::errno::Errno;
+use nix::sys::epoll::Epoll;
+use nix::sys::signalfd::SignalFd;
+use nix::unistd::Pid;
+
+use crate::cgroup::{CgroupError, RuntimeCgroup};
+use crate::code::CodeError;
+use crate::entropy::{EntropyError, Generator};
+use crate::host_link::{HostLink, LinkError};
+use crate::lifecycle::{HostError, Lifecycle};
+use crate::logs::LogBuffer;
+use crate::output::Output;
+use crate::runtime_api::connection::Connection;
+use crate::spawn::SpawnError;
+
+/// Log bytes that may wait for the host; what comes while there are more is thrown away.
+const MAX_QUEUED_LOGS: usize = 1024 * 1024;
+/// Bytes read at once. Only the pages that are needed are touched.
+const SCRATCH: usize = 128 * 1024;
+
+/// Why the microVM can't go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    #[error("stepping the clock: {0}")]
+    Clock(Errno),
+    #[error("attaching the code: {0}")]
+    Code(#[from] CodeError),
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    #[error("{what}: {source}")]
+    Io {
+        what: &'static str,
+        source: io::Error,
+    },
+}
+
+impl AgentError {
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+
+    fn errno(what: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self::Io {
+            what,
+            source: errno.into(),
+        }
+    }
+}
+
+/// All that the agent holds.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    epoll: Epoll,
+    host: HostLink,
+    listener: TcpListener,
+    connections: Vec<Option<Connection>>,
+    children: SignalFd,
+    output: Output,
+    logs: LogBuffer,
+    life: Lifecycle,
+    cgroup: RuntimeCgroup,
+    generator: Generator,
+    runtime: Option<Pid>,
+    /// When the runtime was started, or was given its event.
+    since: Instant,
+    /// The cgroup's CPU time at the last look. One look per invocation, at its end, is enough: in
+    /// between the microVM is paused, and what the runtime does after its answer counts for the
+    /// invocation that follows.
+    cpu_us: u64,
+    scratch: Vec<u8>,
+}
+
+impl Agent {
+    /// Opens everything that serving needs, so that it is in the snapshot, and greets the host.
+    pub(crate) fn new(children: SignalFd) -> Result<Self, AgentError> {
+        let listener =
+            TcpListener::bind(RUNTIME_API_ADDRESS).map_err(AgentError::io("Runtime API"))?;
+        listener
+            .set_nonblocking(true)
+            .map_err(AgentError::io("Runtime API"))?;
+        // Accepted sockets inherit it.
+        nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::TcpNoDelay, &true)
+            .map_err(AgentError::errno("Runtime API"))?;
+        let mut agent = Self {
+            epoll: Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)
+                .map_err(AgentError::errno("epoll"))?,
+            listener,
+            connections: Vec::new(),
+            children,
+            output: Output::create().map_err(AgentError::io("output pipe"))?,
+            logs: LogBuffer::default(),
+            life: Lifecycle::new(),
+            cgroup: RuntimeCgroup::create()?,
+            generator: Generator::open().map_err(AgentError::io("/dev/urandom"))?,
+            runtime: None,
+            since: Instant::now(),
+            cpu_us: 0,
+            // Written to, so that the pages are there before the snapshot is taken.
+            scratch: vec![0x5a; SCRATCH],
+            host: HostLink::connect()?,
+        };
+        agent.register()?;
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .map_err(AgentError::io("kernel release"))?;
+        agent.host.queue(AgentMessage::Hello(Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: kernel.trim_end().to_owned(),
+        }))?;
+        Ok(agent)
+    }
+
+    /// Last words.
+    pub(crate) fn report_fatal(&mut self, error: &AgentError) {
+        let reason = error.to_string().into();
+        // The connection may be the very thing that failed; there is nobody else to tell.
+        let _ = self
+            .host
+            .queue(AgentMessage::Fatal(reason))
+            .and_then(|()| self.host.flush());
+        self.host.wait_for_host();
+    }
+
+    /// Reads the function's output.
+    fn read_output(&mut self) -> Result<(), AgentError> {
+        let logs = &mut self.logs;
+        let congested = self.host.queued() > MAX_QUEUED_LOGS;
+        self.output.drain(&mut self.scratch, |bytes| {
+            if congested {
+                logs.drop_output(bytes.len());
+            } else {
+                logs.push(bytes);
+            }
+        });
+        if self.logs.is_full() {
+            self.host.hurry();
+        } else if self.logs.has_lines() {
+            self.host.wait_for_company();
+        }
+        Ok(())
+    }
+
+    /// Queues the lines that are whole.
+    fn queue_lines(&mut self) -> Result<(), AgentError> {
+        if self.host.queued() > MAX_QUEUED_LOGS {
+            return Ok(());
+        }
+        let request_id = self.life.running().map(str::to_owned);
+        if let Some(lines) = self.logs.take_lines() {
+            self.host.queue(AgentMessage::Log(
+                Log {
+                    request_id,
+                    dropped_bytes: lines.dropped,
+                },
+                lines.bytes,
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Queues everything that was written for `request_id`, an unfinished line included.
+    fn queue_all_output(&mut self, request_id: Option<&str>) -> Result<(), AgentError> {
+        if let Some(lines) = self.logs.take_all() {
+            self.host.queue(AgentMessage::Log(
+                Log {
+                    request_id: request_id.map(str::to_owned),
+                    dropped_bytes: lines.dropped,
+                },
+                lines.bytes,
+            ))?;
+        }
+        Ok(())
+    }
+}

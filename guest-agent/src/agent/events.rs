@@ -1,0 +1,187 @@
+//! The event loop: waits, and says in which order what happened is looked at.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+
+use super::host_messages::Flow;
+use super::{Agent, AgentError};
+use crate::lifecycle::ConnectionId;
+use crate::runtime_api::connection::Connection;
+
+const OUTPUT: u64 = 0;
+const HOST: u64 = 1;
+const LISTENER: u64 = 2;
+const CHILDREN: u64 = 3;
+/// Connections follow, by their index.
+const CONNECTIONS: u64 = 16;
+/// More at once than any runtime opens.
+const MAX_CONNECTIONS: usize = 32;
+/// Everything there is can be ready at once, and is then reported at once, which the order of
+/// output before answers relies on.
+const MAX_EVENTS: usize = 4 + MAX_CONNECTIONS;
+
+impl Agent {
+    pub(super) fn register(&mut self) -> Result<(), AgentError> {
+        let epoll = &self.epoll;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll
+            .add(&self.output, readable(OUTPUT))
+            .and_then(|()| epoll.add(&self.host, readable(HOST)))
+            .and_then(|()| epoll.add(&self.listener, readable(LISTENER)))
+            .and_then(|()| epoll.add(&self.children, readable(CHILDREN)))
+            .map_err(AgentError::errno("epoll"))
+    }
+
+    /// Runs until the host says [`Shutdown`](hearth_protocol::agent::HostMessage::Shutdown).
+    pub(crate) fn run(&mut self) -> Result<(), AgentError> {
+        let mut events = [EpollEvent::empty(); MAX_EVENTS];
+        loop {
+            if self.host.is_due() {
+                self.queue_lines()?;
+                self.host.flush()?;
+            }
+            self.watch_host()?;
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(AgentError::errno("epoll")(errno)),
+            };
+            let events = &events[..count];
+            let ready = |token| events.iter().find(|event| event.data() == token);
+            if ready(OUTPUT).is_some() {
+                self.read_output()?;
+            }
+            if let Some(event) = ready(HOST)
+                && let Flow::Shutdown = self.host_ready(event.events())?
+            {
+                return Ok(());
+            }
+            for event in events {
+                if let Some(index) = event.data().checked_sub(CONNECTIONS) {
+                    let index = usize::try_from(index).expect("indices were made from usize");
+                    self.connection_ready(ConnectionId(index), event.events())?;
+                }
+            }
+            if ready(LISTENER).is_some() {
+                self.accept()?;
+            }
+            if ready(CHILDREN).is_some() {
+                self.reap()?;
+            }
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let Some(deadline) = self.host.deadline() else {
+            return EpollTimeout::NONE;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, or the loop would turn without sleeping in the last millisecond.
+        let millis = left.as_micros().div_ceil(1000);
+        EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
+    }
+
+    fn host_ready(&mut self, events: EpollFlags) -> Result<Flow, AgentError> {
+        if events.contains(EpollFlags::EPOLLOUT) {
+            self.host.hurry();
+        }
+        if events.intersects(!EpollFlags::EPOLLOUT) {
+            self.host.receive(&mut self.scratch)?;
+            return self.handle_messages();
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn connection_ready(&mut self, id: ConnectionId, events: EpollFlags) -> Result<(), AgentError> {
+        let Some(Some(connection)) = self.connections.get_mut(id.0) else {
+            return Ok(());
+        };
+        let mut alive = true;
+        if events.contains(EpollFlags::EPOLLOUT) {
+            alive = connection.flush().is_ok();
+        }
+        if alive && events.intersects(!EpollFlags::EPOLLOUT) {
+            alive = connection.receive(&mut self.scratch);
+        }
+        if !alive {
+            self.close(id);
+            return Ok(());
+        }
+        self.handle_requests(id)
+    }
+
+    fn accept(&mut self) -> Result<(), AgentError> {
+        // A client that went away before it was accepted is no failure of ours.
+        let Ok((stream, _)) = self.listener.accept() else {
+            return Ok(());
+        };
+        let free = self.connections.iter().position(Option::is_none);
+        let index = match free {
+            Some(index) => index,
+            None if self.connections.len() < MAX_CONNECTIONS => {
+                self.connections.push(None);
+                self.connections.len() - 1
+            }
+            // Dropped, hence closed.
+            None => return Ok(()),
+        };
+        stream
+            .set_nonblocking(true)
+            .map_err(AgentError::io("accepted connection"))?;
+        self.epoll
+            .add(
+                &stream,
+                EpollEvent::new(EpollFlags::EPOLLIN, token(ConnectionId(index))),
+            )
+            .map_err(AgentError::errno("epoll"))?;
+        self.connections[index] = Some(Connection::new(stream));
+        Ok(())
+    }
+
+    /// Drops a connection; closing its descriptor takes it out of the epoll set.
+    pub(super) fn close(&mut self, id: ConnectionId) {
+        self.connections[id.0] = None;
+        self.life.connection_closed(id);
+    }
+
+    /// Waits for room to write exactly as long as something has to be written.
+    pub(super) fn watch_connection(&mut self, id: ConnectionId) -> Result<(), AgentError> {
+        let Some(Some(connection)) = self.connections.get_mut(id.0) else {
+            return Ok(());
+        };
+        let blocked = connection.blocked();
+        if blocked != connection.waits_for_room {
+            connection.waits_for_room = blocked;
+            let mut event = interest(blocked, token(id));
+            self.epoll
+                .modify(connection.as_fd(), &mut event)
+                .map_err(AgentError::errno("epoll"))?;
+        }
+        Ok(())
+    }
+
+    fn watch_host(&mut self) -> Result<(), AgentError> {
+        let blocked = self.host.blocked();
+        if blocked != self.host.waits_for_room {
+            self.host.waits_for_room = blocked;
+            let mut event = interest(blocked, HOST);
+            self.epoll
+                .modify(self.host.as_fd(), &mut event)
+                .map_err(AgentError::errno("epoll"))?;
+        }
+        Ok(())
+    }
+}
+
+fn token(id: ConnectionId) -> u64 {
+    CONNECTIONS + id.0 as u64
+}
+
+fn interest(writable: bool, token: u64) -> EpollEvent {
+    let mut flags = EpollFlags::EPOLLIN;
+    flags.set(EpollFlags::EPOLLOUT, writable);
+    EpollEvent::new(flags, token)
+}

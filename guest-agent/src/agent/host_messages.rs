@@ -1,0 +1,129 @@
+//! What the host says, and what is done about it: strictly in the order of arrival.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use hearth_protocol::agent::{
+    AgentMessage, Configure, HostMessage, InitFailed, Invoke, RuntimeExited, Usage,
+};
+
+use super::{Agent, AgentError};
+use crate::lifecycle::{Accepted, ConnectionId, Invocation};
+use crate::runtime_api::reply;
+use crate::spawn::{self, SpawnError};
+use crate::{bootstrap, clock, code, environment, exit};
+
+/// Whether to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    Continue,
+    Shutdown,
+}
+
+impl Agent {
+    /// Handles every whole message that has arrived.
+    pub(super) fn handle_messages(&mut self) -> Result<Flow, AgentError> {
+        let mut thawed = false;
+        while let Some(message) = self.host.next()? {
+            match message {
+                HostMessage::Ping(bytes) => self.host.queue(AgentMessage::Pong(bytes))?,
+                HostMessage::Thaw(thaw, entropy) => {
+                    clock::follow(thaw.realtime_ns).map_err(AgentError::Clock)?;
+                    self.generator.reseed(&entropy)?;
+                    self.host.queue_patient(AgentMessage::Thawed)?;
+                    thawed = true;
+                }
+                HostMessage::Configure(function) => self.configure(&function)?,
+                HostMessage::Invoke(meta, event) => self.invoke(meta, event)?,
+                HostMessage::Shutdown => return Ok(Flow::Shutdown),
+            }
+        }
+        // If an invocation came with it, `Thawed` can leave together with the answer: the host
+        // does not wait for it, and the caller should not either.
+        if thawed && self.life.running().is_none() {
+            self.host.hurry();
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn configure(&mut self, function: &Configure) -> Result<(), AgentError> {
+        self.life.configure()?;
+        code::attach(function)?;
+        self.cgroup.limit_memory(function.memory_mib)?;
+        let environment = match environment::build(function) {
+            Ok(environment) => environment,
+            Err(e) => return self.start_failed("Runtime.InvalidTaskConfig", &e.to_string()),
+        };
+        let program = match bootstrap::choose(&function.bootstrap) {
+            Ok(program) => program,
+            Err(e) => return self.start_failed("Runtime.InvalidEntrypoint", &e.to_string()),
+        };
+        self.since = Instant::now();
+        let started = spawn::start(
+            program,
+            &environment,
+            self.output.writer(),
+            self.cgroup.procs(),
+        );
+        match started {
+            Ok(pid) => {
+                self.runtime = Some(pid);
+                Ok(())
+            }
+            Err(e @ (SpawnError::Exec { .. } | SpawnError::Path(_))) => {
+                self.start_failed("Runtime.InvalidEntrypoint", &e.to_string())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn start_failed(&mut self, error_type: &'static str, message: &str) -> Result<(), AgentError> {
+        self.life.start_failed();
+        let request_id = self
+            .generator
+            .uuid()
+            .map_err(AgentError::io("/dev/urandom"))?;
+        self.report_init_failure(exit::InitError::new(error_type, &request_id, message))
+    }
+
+    pub(super) fn report_init_failure(&mut self, error: exit::InitError) -> Result<(), AgentError> {
+        Ok(self.host.queue(AgentMessage::InitFailed(
+            InitFailed {
+                error_type: error.error_type.to_owned(),
+            },
+            error.body.into(),
+        ))?)
+    }
+
+    fn invoke(&mut self, meta: Invoke, event: Bytes) -> Result<(), AgentError> {
+        clock::follow(meta.realtime_ns).map_err(AgentError::Clock)?;
+        if self.life.running().is_none() {
+            // Lines of the time before the invocation are not the invocation's.
+            self.queue_all_output(None)?;
+        }
+        match self.life.invoke(Invocation { meta, event })? {
+            Accepted::Deliver(connection, invocation) => self.deliver(connection, invocation),
+            Accepted::Held => Ok(()),
+            Accepted::Exited { request_id, exit } => {
+                Ok(self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {
+                    request_id: Some(request_id),
+                    exit,
+                    usage: Usage::default(),
+                }))?)
+            }
+        }
+    }
+
+    /// Hands an event to the runtime that waits on `connection`.
+    pub(super) fn deliver(
+        &mut self,
+        connection: ConnectionId,
+        invocation: Invocation,
+    ) -> Result<(), AgentError> {
+        self.cgroup
+            .limit_invocation(invocation.meta.memory_limit_mib)?;
+        let head = reply::invocation_head(&invocation.meta, invocation.event.len());
+        self.since = Instant::now();
+        self.reply(connection, head, invocation.event)
+    }
+}

@@ -1,0 +1,231 @@
+//! What the runtime asks for and posts, and what is done about it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_protocol::agent::{AgentMessage, FunctionError, InitFailed, Ready, Response, Usage};
+use hearth_protocol::guest::MAX_PAYLOAD;
+
+use super::{Agent, AgentError};
+use crate::lifecycle::{ConnectionId, Next};
+use crate::runtime_api::connection::Input;
+use crate::runtime_api::reply;
+use crate::runtime_api::request::{Body, Request};
+use crate::runtime_api::route::Route;
+
+const TOO_LARGE: &str = "Function.ResponseSizeTooLarge";
+
+impl Agent {
+    /// Handles the requests that have arrived on a connection, up to the first that has to wait.
+    pub(super) fn handle_requests(&mut self, id: ConnectionId) -> Result<(), AgentError> {
+        loop {
+            let Some(Some(connection)) = self.connections.get_mut(id.0) else {
+                return Ok(());
+            };
+            match connection.input() {
+                Input::Request(request) => self.handle_request(id, request)?,
+                Input::Malformed(error) => {
+                    let sent = connection.reply_and_close(reply::bad_request(error));
+                    self.after_reply(id, sent.is_ok())?;
+                }
+                Input::Quiet => return self.after_reply(id, true),
+            }
+        }
+    }
+
+    /// Answers the request that `id` waits with. A client that is gone is no failure of ours: if
+    /// it was the runtime, its exit will tell.
+    pub(super) fn reply(
+        &mut self,
+        id: ConnectionId,
+        head: Bytes,
+        body: Bytes,
+    ) -> Result<(), AgentError> {
+        let Some(Some(connection)) = self.connections.get_mut(id.0) else {
+            return Ok(());
+        };
+        let sent = connection.reply(head, body);
+        self.after_reply(id, sent.is_ok())
+    }
+
+    fn after_reply(&mut self, id: ConnectionId, alive: bool) -> Result<(), AgentError> {
+        let finished = match self.connections.get(id.0) {
+            Some(Some(connection)) => connection.finished(),
+            _ => return Ok(()),
+        };
+        if finished || !alive {
+            self.close(id);
+            return Ok(());
+        }
+        self.watch_connection(id)
+    }
+
+    fn handle_request(&mut self, id: ConnectionId, request: Request) -> Result<(), AgentError> {
+        let answer = match Route::of(&request.method, &request.target) {
+            Route::Next => return self.next(id),
+            Route::Response(request_id) => self.response(&request_id, request)?,
+            Route::Error(request_id) => self.error(&request_id, request)?,
+            Route::InitError => self.init_error(request)?,
+            Route::Ping => reply::pong(),
+            Route::NotFound => reply::not_found(),
+            Route::MethodNotAllowed => reply::method_not_allowed(),
+        };
+        self.reply(id, answer, Bytes::new())
+    }
+
+    fn next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
+        let (first, invocation) = match self.life.next(id) {
+            Ok(Next::Wait) => return Ok(()),
+            Ok(Next::Announce { first }) => (first, None),
+            Ok(Next::Deliver { invocation, first }) => (first, Some(invocation)),
+            Err(error) => return self.reply(id, reply::transition_refused(error), Bytes::new()),
+        };
+        let mut ready = Ready::default();
+        if first {
+            ready.init_us = Some(micros(self.since.elapsed()));
+            // Init's CPU time is not the first invocation's.
+            self.cpu_us = self.cgroup.cpu_us()?;
+        }
+        self.queue_all_output(None)?;
+        self.host.queue(AgentMessage::Ready(ready))?;
+        match invocation {
+            Some(invocation) => self.deliver(id, invocation),
+            None => Ok(()),
+        }
+    }
+
+    fn response(&mut self, request_id: &str, request: Request) -> Result<Bytes, AgentError> {
+        if let Err(error) = self.life.answer(request_id, "InvocationResponse") {
+            return Ok(reply::answer_refused(error));
+        }
+        let usage = self.usage()?;
+        let request_id = request_id.to_owned();
+        self.queue_all_output(Some(&request_id))?;
+        let (message, answer) = match request.body {
+            Body::Whole(_) if request.truncated => {
+                let error_type = request.error_type.unwrap_or_default();
+                let body = error_body(&error_type, "The runtime ended its response with an error.");
+                (
+                    function_error(request_id, Some(error_type), usage, body),
+                    reply::accepted(),
+                )
+            }
+            Body::Whole(body) => (
+                AgentMessage::Response(Response { request_id, usage }, body),
+                reply::accepted(),
+            ),
+            Body::TooLong => (
+                function_error(request_id, Some(TOO_LARGE.to_owned()), usage, too_large()),
+                reply::payload_too_long(),
+            ),
+        };
+        self.answer_host(message)?;
+        Ok(answer)
+    }
+
+    fn error(&mut self, request_id: &str, request: Request) -> Result<Bytes, AgentError> {
+        if let Err(error) = self.life.answer(request_id, "InvocationErrorResponse") {
+            return Ok(reply::answer_refused(error));
+        }
+        let usage = self.usage()?;
+        let request_id = request_id.to_owned();
+        self.queue_all_output(Some(&request_id))?;
+        let (error_type, body, answer) = match request.body {
+            Body::Whole(body) => (request.error_type, body, reply::accepted()),
+            Body::TooLong => (
+                Some(TOO_LARGE.to_owned()),
+                too_large(),
+                reply::payload_too_long(),
+            ),
+        };
+        self.answer_host(function_error(request_id, error_type, usage, body))?;
+        Ok(answer)
+    }
+
+    fn init_error(&mut self, request: Request) -> Result<Bytes, AgentError> {
+        if let Err(error) = self.life.init_error() {
+            return Ok(reply::transition_refused(error));
+        }
+        self.queue_all_output(None)?;
+        let (error_type, body, answer) = match request.body {
+            Body::Whole(body) => (request.error_type, body, reply::accepted()),
+            Body::TooLong => (
+                Some(TOO_LARGE.to_owned()),
+                too_large(),
+                reply::payload_too_long(),
+            ),
+        };
+        let error_type = error_type.unwrap_or_else(|| "Runtime.Unknown".to_owned());
+        self.answer_host(AgentMessage::InitFailed(InitFailed { error_type }, body))?;
+        Ok(answer)
+    }
+
+    /// Sends an answer, and the lines queued before it, at once: the host need not wait until the
+    /// runtime has its 202.
+    fn answer_host(&mut self, message: AgentMessage) -> Result<(), AgentError> {
+        self.host.queue(message)?;
+        self.host.flush()?;
+        self.cgroup.limit_invocation(None)?;
+        Ok(())
+    }
+
+    /// What the invocation that ends now has used.
+    pub(super) fn usage(&mut self) -> Result<Usage, AgentError> {
+        let duration_us = micros(self.since.elapsed());
+        let cpu_us = self.cgroup.cpu_us()?;
+        let before = std::mem::replace(&mut self.cpu_us, cpu_us);
+        Ok(Usage {
+            duration_us,
+            cpu_us: cpu_us.saturating_sub(before),
+            max_memory_bytes: self.cgroup.peak_memory()?,
+        })
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn function_error(
+    request_id: String,
+    error_type: Option<String>,
+    usage: Usage,
+    body: Bytes,
+) -> AgentMessage {
+    AgentMessage::FunctionError(
+        FunctionError {
+            request_id,
+            error_type,
+            usage,
+        },
+        body,
+    )
+}
+
+fn too_large() -> Bytes {
+    error_body(
+        TOO_LARGE,
+        &format!(
+            "Response payload size exceeded maximum allowed payload size ({MAX_PAYLOAD} bytes)."
+        ),
+    )
+}
+
+/// `error_type` is in Lambda's pattern and `message` our own: neither needs escaping.
+fn error_body(error_type: &str, message: &str) -> Bytes {
+    format!("{{\"errorType\":\"{error_type}\",\"errorMessage\":\"{message}\"}}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_oversize_result_is_reported_in_lambdas_words() {
+        assert_eq!(
+            too_large(),
+            "{\"errorType\":\"Function.ResponseSizeTooLarge\",\"errorMessage\":\"Response payload \
+             size exceeded maximum allowed payload size (6291556 bytes).\"}"
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! The runtime's process and everything it started: reaped, and killed together.
+
+use hearth_protocol::agent::{AgentMessage, RuntimeExited};
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use super::{Agent, AgentError};
+use crate::exit;
+use crate::lifecycle::Ended;
+
+impl Agent {
+    /// Reaps every child that has ended: the runtime, and orphans that PID 1 inherits.
+    pub(super) fn reap(&mut self) -> Result<(), AgentError> {
+        // One signal stands for any number of children; it is read to be done with.
+        self.children
+            .read_signal()
+            .map_err(AgentError::errno("signalfd"))?;
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(status) => {
+                    if status.pid().is_some() && status.pid() == self.runtime {
+                        self.runtime_ended(status)?;
+                    }
+                }
+                Err(errno) => return Err(AgentError::errno("waitpid")(errno)),
+            }
+        }
+    }
+
+    fn runtime_ended(&mut self, status: WaitStatus) -> Result<(), AgentError> {
+        let Some(exit) = exit::of(status, self.cgroup.ran_out_of_memory()?) else {
+            return Ok(());
+        };
+        self.runtime = None;
+        // Whatever it left running goes with it.
+        self.cgroup.kill()?;
+        // Its last words may have come after this turn's look at the pipe.
+        self.read_output()?;
+        let usage = self.usage()?;
+        let running = self.life.running().map(str::to_owned);
+        self.queue_all_output(running.as_deref())?;
+        match self.life.exited(exit) {
+            Ended::InInit => {
+                let request_id = self
+                    .generator
+                    .uuid()
+                    .map_err(AgentError::io("/dev/urandom"))?;
+                self.report_init_failure(exit::InitError::exited(&request_id, exit))
+            }
+            Ended::InService { request_id } => {
+                Ok(self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {
+                    request_id,
+                    exit,
+                    usage,
+                }))?)
+            }
+            Ended::AfterInitError => Ok(()),
+        }
+    }
+
+    /// Kills everything that the function started and waits until it is gone.
+    pub(crate) fn kill_all(&mut self) -> Result<(), AgentError> {
+        self.cgroup.kill()?;
+        loop {
+            match waitpid(None, None) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                // ECHILD: nobody is left.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+}

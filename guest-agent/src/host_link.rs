@@ -1,0 +1,202 @@
+//! The one connection to the host: frames in, frames out, over a non-blocking vsock stream.
+//!
+//! Frames that nobody waits for, log lines above all, are *patient*: they go out together with the
+//! next urgent frame, or on their own after [`PATIENCE`]. On the path of an invocation that saves
+//! a system call and a wake-up of the host.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use hearth_protocol::agent::{
+    AgentMessage, Frame, FrameDecoder, FrameError, HostMessage, MessageError,
+};
+use hearth_protocol::guest::{AGENT_PORT, HOST_CID, MAX_PAYLOAD};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
+
+use crate::outbox::Outbox;
+
+/// How long a patient frame may wait for company.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
+/// How long the host may take to hear of a failure before the agent powers off, milliseconds.
+const LAST_WORDS: u16 = 1_000;
+/// Connections are tried this often; a device that is only just up may miss the first.
+const ATTEMPTS: u32 = 5;
+
+/// What broke the connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("connecting to the host: {0}")]
+    Connect(Errno),
+    #[error("the host closed the connection")]
+    Closed,
+    #[error("connection to the host: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Message(#[from] MessageError),
+}
+
+/// The connection to the host.
+#[derive(Debug)]
+pub(crate) struct HostLink {
+    stream: File,
+    decoder: FrameDecoder,
+    input: BytesMut,
+    out: Outbox,
+    /// Something in `out` should leave now.
+    urgent: bool,
+    /// When what is in `out`, or what the caller keeps back, must leave at the latest.
+    deadline: Option<Instant>,
+    /// The host did not take all of what was last sent.
+    stuck: bool,
+    /// Whether the event loop waits for room to write.
+    pub(crate) waits_for_room: bool,
+}
+
+impl HostLink {
+    /// Connects to the agent's port on the host.
+    pub(crate) fn connect() -> Result<Self, LinkError> {
+        let cid = u32::try_from(HOST_CID).expect("the host's context id is 2");
+        let address = VsockAddr::new(cid, AGENT_PORT);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let stream = socket(
+                AddressFamily::Vsock,
+                SockType::Stream,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )
+            .map_err(LinkError::Connect)?;
+            match connect(std::os::fd::AsRawFd::as_raw_fd(&stream), &address) {
+                Ok(()) => return Self::new(stream),
+                Err(Errno::ETIMEDOUT | Errno::ECONNRESET | Errno::ECONNREFUSED)
+                    if attempt < ATTEMPTS => {}
+                Err(errno) => return Err(LinkError::Connect(errno)),
+            }
+        }
+    }
+
+    fn new(stream: OwnedFd) -> Result<Self, LinkError> {
+        fcntl(&stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(LinkError::Connect)?;
+        Ok(Self {
+            stream: stream.into(),
+            decoder: FrameDecoder::new(MAX_PAYLOAD),
+            input: BytesMut::with_capacity(64 * 1024),
+            out: Outbox::default(),
+            urgent: false,
+            deadline: None,
+            stuck: false,
+            waits_for_room: false,
+        })
+    }
+
+    /// Reads once; what is left is reported by the event loop again. Large payloads arrive in many
+    /// pieces, so a full buffer is read on from at once.
+    pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Result<(), LinkError> {
+        loop {
+            match self.stream.read(scratch) {
+                Ok(0) => return Err(LinkError::Closed),
+                Ok(count) => {
+                    self.input.extend_from_slice(&scratch[..count]);
+                    if count < scratch.len() {
+                        return Ok(());
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// The next message of those received.
+    pub(crate) fn next(&mut self) -> Result<Option<HostMessage>, LinkError> {
+        match self.decoder.decode(&mut self.input)? {
+            Some(frame) => Ok(Some(HostMessage::try_from(frame)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Queues a message that should leave at the end of this turn of the event loop.
+    pub(crate) fn queue(&mut self, message: AgentMessage) -> Result<(), LinkError> {
+        self.urgent = true;
+        self.push(message)
+    }
+
+    /// Queues a message that may wait for company.
+    pub(crate) fn queue_patient(&mut self, message: AgentMessage) -> Result<(), LinkError> {
+        self.wait_for_company();
+        self.push(message)
+    }
+
+    /// Becomes due after [`PATIENCE`], unless something urgent comes before that.
+    pub(crate) fn wait_for_company(&mut self) {
+        self.deadline
+            .get_or_insert_with(|| Instant::now() + PATIENCE);
+    }
+
+    /// Becomes due at once.
+    pub(crate) fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    /// Bytes that wait to be sent.
+    pub(crate) fn queued(&self) -> usize {
+        self.out.len()
+    }
+
+    /// When queued frames must leave on their own.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether something urgent is queued, or something has waited long enough.
+    pub(crate) fn is_due(&self) -> bool {
+        self.urgent || self.deadline.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Sends what is queued, as far as the host takes it.
+    pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
+        self.urgent = false;
+        self.deadline = None;
+        self.out.send(&self.stream)?;
+        self.stuck = !self.out.is_empty();
+        Ok(())
+    }
+
+    /// Whether bytes wait for the host to make room.
+    pub(crate) fn blocked(&self) -> bool {
+        self.stuck
+    }
+
+    /// Gives the host a moment to take the last frame and to end the microVM by itself: power-off
+    /// would overtake what is still in the device's queue.
+    pub(crate) fn wait_for_host(&mut self) {
+        let mut poll = [PollFd::new(self.stream.as_fd(), PollFlags::POLLHUP)];
+        // Time out or not, the end is the same.
+        let _ = nix::poll::poll(&mut poll, LAST_WORDS);
+    }
+
+    fn push(&mut self, message: AgentMessage) -> Result<(), LinkError> {
+        let frame = Frame::from(message);
+        let mut head = BytesMut::with_capacity(256);
+        frame.encode_head(&mut head)?;
+        self.out.push(head.freeze());
+        self.out.push(frame.payload);
+        Ok(())
+    }
+}
+
+impl AsFd for HostLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}

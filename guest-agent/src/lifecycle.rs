@@ -1,0 +1,479 @@
+//! What the runtime is doing, and what each request, message and exit means at that moment.
+//!
+//! ```text
+//!            next              invoke             answer
+//! Starting ────────▶ Ready ──────────▶ Running ──────────▶ Answered
+//!     │ init error     ▲                                      │ next
+//!     ▼                └──────────────────────────────────────┘
+//! InitError            (an invoke that comes early is held until `next`)
+//! ```
+//!
+//! From every state the end of the runtime's process leads to `Exited`. Nothing here does I/O: the
+//! caller carries out what a transition returns. The promise kept here is the protocol's: each
+//! invocation gets exactly one answer, whatever a hostile runtime sends.
+
+use bytes::Bytes;
+use hearth_protocol::agent::{Exit, Invoke};
+
+/// Which of the Runtime API's connections a request came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionId(pub(crate) usize);
+
+/// An event and what the host said about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Invocation {
+    pub(crate) meta: Invoke,
+    pub(crate) event: Bytes,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No function yet.
+    Unconfigured,
+    /// The runtime was started and has not asked for work.
+    Starting,
+    /// The runtime reported that it can't start; its exit is no news any more.
+    InitError,
+    /// The runtime waits for an event, unless its connection broke.
+    Ready { waiter: Option<ConnectionId> },
+    /// The runtime has an event.
+    Running { request_id: String },
+    /// The runtime answered and has not asked for more.
+    Answered { request_id: String },
+    /// The runtime's process is gone.
+    Exited(Exit),
+}
+
+/// The runtime asked for something that its state does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "State transition from {from} to {to} failed for runtime. Error: State transition is not allowed"
+)]
+pub(crate) struct InvalidTransition {
+    pub(crate) from: &'static str,
+    pub(crate) to: &'static str,
+}
+
+/// Why an answer is not the invocation's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AnswerError {
+    /// No such invocation is known here.
+    #[error("Invalid request ID")]
+    UnknownRequestId,
+    /// It has been answered already, or was never handed out.
+    #[error(transparent)]
+    Transition(#[from] InvalidTransition),
+}
+
+/// What a call of `next` leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The runtime waits; the host must hear that it is ready.
+    Announce {
+        /// Whether this ends init.
+        first: bool,
+    },
+    /// The runtime waits again, after its connection broke; the host knows that it is ready.
+    Wait,
+    /// An invocation was waiting for the runtime: hand it out on this connection.
+    Deliver {
+        invocation: Invocation,
+        /// Whether this ends init.
+        first: bool,
+    },
+}
+
+/// What an invocation from the host leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    /// Hand it to the runtime that waits on this connection.
+    Deliver(ConnectionId, Invocation),
+    /// It waits for the runtime's next `next`.
+    Held,
+    /// There is no runtime any more: this is how it ended.
+    Exited { request_id: String, exit: Exit },
+}
+
+/// The host sent something that breaks the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HostError {
+    #[error("invocation for a microVM without a function")]
+    NoFunction,
+    #[error("second invocation before the first was answered")]
+    Busy,
+    #[error("invocation after init failed")]
+    InitFailed,
+    #[error("second function for one microVM")]
+    ConfiguredTwice,
+}
+
+/// What the end of the runtime's process means to the host.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Init failed.
+    InInit,
+    /// The runtime went away, with this invocation unanswered.
+    InService { request_id: Option<String> },
+    /// The host has heard of the failure already.
+    AfterInitError,
+}
+
+/// The runtime's life.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    state: State,
+    held: Option<Invocation>,
+}
+
+impl Lifecycle {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: State::Unconfigured,
+            held: None,
+        }
+    }
+
+    /// The runtime is about to be started.
+    pub(crate) fn configure(&mut self) -> Result<(), HostError> {
+        match self.state {
+            State::Unconfigured => {
+                self.state = State::Starting;
+                Ok(())
+            }
+            _ => Err(HostError::ConfiguredTwice),
+        }
+    }
+
+    /// The runtime could not be started, and the host hears so.
+    pub(crate) fn start_failed(&mut self) {
+        self.state = State::InitError;
+    }
+
+    /// The runtime asks for the next event.
+    pub(crate) fn next(&mut self, connection: ConnectionId) -> Result<Next, InvalidTransition> {
+        let first = match &self.state {
+            State::Starting => true,
+            State::Answered { .. } => false,
+            State::Ready { waiter: None } => {
+                self.state = State::Ready {
+                    waiter: Some(connection),
+                };
+                return Ok(Next::Wait);
+            }
+            _ => return Err(self.refuse("Ready")),
+        };
+        if let Some(invocation) = self.held.take() {
+            self.run(&invocation);
+            return Ok(Next::Deliver { invocation, first });
+        }
+        self.state = State::Ready {
+            waiter: Some(connection),
+        };
+        Ok(Next::Announce { first })
+    }
+
+    /// The host sends an event.
+    pub(crate) fn invoke(&mut self, invocation: Invocation) -> Result<Accepted, HostError> {
+        if self.held.is_some() {
+            return Err(HostError::Busy);
+        }
+        match &self.state {
+            State::Unconfigured => Err(HostError::NoFunction),
+            State::InitError => Err(HostError::InitFailed),
+            State::Running { .. } => Err(HostError::Busy),
+            State::Exited(exit) => Ok(Accepted::Exited {
+                request_id: invocation.meta.request_id,
+                exit: *exit,
+            }),
+            State::Ready {
+                waiter: Some(connection),
+            } => {
+                let connection = *connection;
+                self.run(&invocation);
+                Ok(Accepted::Deliver(connection, invocation))
+            }
+            State::Starting | State::Answered { .. } | State::Ready { waiter: None } => {
+                // A runtime whose connection broke was announced as ready before; it becomes
+                // "answered" so that its next `next` takes the held event.
+                if let State::Ready { .. } = self.state {
+                    self.state = State::Answered {
+                        request_id: String::new(),
+                    };
+                }
+                self.held = Some(invocation);
+                Ok(Accepted::Held)
+            }
+        }
+    }
+
+    /// The runtime posts a result (`to` is `InvocationResponse`) or an error
+    /// (`InvocationErrorResponse`) for `request_id`.
+    pub(crate) fn answer(&mut self, request_id: &str, to: &'static str) -> Result<(), AnswerError> {
+        match &self.state {
+            State::Running {
+                request_id: running,
+            } if running == request_id => {
+                self.state = State::Answered {
+                    request_id: request_id.to_owned(),
+                };
+                Ok(())
+            }
+            State::Answered {
+                request_id: answered,
+            } if answered == request_id && !request_id.is_empty() => Err(self.refuse(to).into()),
+            _ => Err(AnswerError::UnknownRequestId),
+        }
+    }
+
+    /// The runtime reports that init failed.
+    pub(crate) fn init_error(&mut self) -> Result<(), InvalidTransition> {
+        match self.state {
+            State::Starting => {
+                self.state = State::InitError;
+                Ok(())
+            }
+            _ => Err(self.refuse("InitError")),
+        }
+    }
+
+    /// A connection of the Runtime API is gone.
+    pub(crate) fn connection_closed(&mut self, connection: ConnectionId) {
+        if let State::Ready { waiter } = &mut self.state
+            && *waiter == Some(connection)
+        {
+            *waiter = None;
+        }
+    }
+
+    /// The runtime's process is gone.
+    pub(crate) fn exited(&mut self, exit: Exit) -> Ended {
+        let held = self
+            .held
+            .take()
+            .map(|invocation| invocation.meta.request_id);
+        match std::mem::replace(&mut self.state, State::Exited(exit)) {
+            State::Unconfigured | State::Starting if held.is_none() => Ended::InInit,
+            State::InitError => {
+                self.state = State::InitError;
+                Ended::AfterInitError
+            }
+            State::Running { request_id } => Ended::InService {
+                request_id: Some(request_id),
+            },
+            _ => Ended::InService { request_id: held },
+        }
+    }
+
+    /// The invocation that the runtime works on.
+    pub(crate) fn running(&self) -> Option<&str> {
+        match &self.state {
+            State::Running { request_id } => Some(request_id),
+            _ => None,
+        }
+    }
+
+    fn run(&mut self, invocation: &Invocation) {
+        self.state = State::Running {
+            request_id: invocation.meta.request_id.clone(),
+        };
+    }
+
+    fn refuse(&self, to: &'static str) -> InvalidTransition {
+        let from = match self.state {
+            State::Unconfigured | State::Starting => "Started",
+            State::InitError => "InitError",
+            State::Ready { .. } => "Ready",
+            State::Running { .. } => "Running",
+            State::Answered { .. } => "RuntimeResponseSentState",
+            State::Exited(_) => "Exited",
+        };
+        InvalidTransition { from, to }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ConnectionId = ConnectionId(0);
+    const B: ConnectionId = ConnectionId(1);
+
+    fn invocation(id: &str) -> Invocation {
+        Invocation {
+            meta: Invoke {
+                request_id: id.into(),
+                ..Invoke::default()
+            },
+            event: Bytes::from_static(b"{}"),
+        }
+    }
+
+    fn ready() -> Lifecycle {
+        let mut life = Lifecycle::new();
+        life.configure().unwrap();
+        assert_eq!(life.next(A), Ok(Next::Announce { first: true }));
+        life
+    }
+
+    fn running(id: &str) -> Lifecycle {
+        let mut life = ready();
+        assert_eq!(
+            life.invoke(invocation(id)),
+            Ok(Accepted::Deliver(A, invocation(id)))
+        );
+        life
+    }
+
+    #[test]
+    fn an_invocation_goes_round() {
+        let mut life = running("1");
+        assert_eq!(life.running(), Some("1"));
+        assert_eq!(life.answer("1", "InvocationResponse"), Ok(()));
+        assert_eq!(life.running(), None);
+        assert_eq!(life.next(A), Ok(Next::Announce { first: false }));
+    }
+
+    #[test]
+    fn an_invocation_that_comes_before_next_is_held_for_it() {
+        let mut life = running("1");
+        life.answer("1", "InvocationResponse").unwrap();
+        assert_eq!(life.invoke(invocation("2")), Ok(Accepted::Held));
+        assert_eq!(
+            life.next(B),
+            Ok(Next::Deliver {
+                invocation: invocation("2"),
+                first: false
+            })
+        );
+        assert_eq!(life.running(), Some("2"));
+    }
+
+    #[test]
+    fn a_second_answer_is_an_invalid_transition() {
+        let mut life = running("1");
+        life.answer("1", "InvocationResponse").unwrap();
+        let err = life.answer("1", "InvocationErrorResponse").unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            "State transition from RuntimeResponseSentState to InvocationErrorResponse failed for \
+             runtime. Error: State transition is not allowed"
+        );
+    }
+
+    #[test]
+    fn an_answer_for_another_invocation_is_refused_and_changes_nothing() {
+        let mut life = running("1");
+        assert_eq!(
+            life.answer("2", "InvocationResponse"),
+            Err(AnswerError::UnknownRequestId)
+        );
+        assert_eq!(life.running(), Some("1"));
+    }
+
+    #[test]
+    fn an_answer_nobody_asked_for_is_refused() {
+        let mut life = ready();
+        assert_eq!(
+            life.answer("", "InvocationResponse"),
+            Err(AnswerError::UnknownRequestId)
+        );
+    }
+
+    #[test]
+    fn next_is_refused_while_another_connection_waits_or_an_event_is_out() {
+        assert!(ready().next(B).is_err());
+        assert!(running("1").next(A).is_err());
+    }
+
+    #[test]
+    fn a_runtime_that_reconnects_is_announced_once() {
+        let mut life = ready();
+        life.connection_closed(A);
+        assert_eq!(life.next(B), Ok(Next::Wait));
+        assert_eq!(
+            life.invoke(invocation("1")),
+            Ok(Accepted::Deliver(B, invocation("1")))
+        );
+    }
+
+    #[test]
+    fn an_event_waits_for_a_runtime_whose_connection_broke() {
+        let mut life = ready();
+        life.connection_closed(A);
+        assert_eq!(life.invoke(invocation("1")), Ok(Accepted::Held));
+        assert!(matches!(life.next(B), Ok(Next::Deliver { .. })));
+    }
+
+    #[test]
+    fn a_connection_that_does_not_wait_may_close() {
+        let mut life = ready();
+        life.connection_closed(B);
+        assert!(matches!(
+            life.invoke(invocation("1")),
+            Ok(Accepted::Deliver(A, _))
+        ));
+    }
+
+    #[test]
+    fn init_errors_are_for_init() {
+        let mut life = Lifecycle::new();
+        life.configure().unwrap();
+        assert_eq!(life.init_error(), Ok(()));
+        assert!(life.init_error().is_err());
+        assert_eq!(life.exited(Exit::Code(1)), Ended::AfterInitError);
+        assert!(running("1").init_error().is_err());
+    }
+
+    #[test]
+    fn an_exit_names_the_invocation_it_left_unanswered() {
+        assert_eq!(
+            running("1").exited(Exit::Code(1)),
+            Ended::InService {
+                request_id: Some("1".into())
+            }
+        );
+        let mut life = running("1");
+        life.answer("1", "InvocationResponse").unwrap();
+        life.invoke(invocation("2")).unwrap();
+        assert_eq!(
+            life.exited(Exit::Signal(9)),
+            Ended::InService {
+                request_id: Some("2".into())
+            }
+        );
+        assert_eq!(
+            ready().exited(Exit::Code(0)),
+            Ended::InService { request_id: None }
+        );
+    }
+
+    #[test]
+    fn an_exit_before_next_is_a_failed_init() {
+        let mut life = Lifecycle::new();
+        life.configure().unwrap();
+        assert_eq!(life.exited(Exit::Code(1)), Ended::InInit);
+    }
+
+    #[test]
+    fn an_invocation_after_the_exit_hears_of_it() {
+        let mut life = ready();
+        life.exited(Exit::OutOfMemory);
+        assert_eq!(
+            life.invoke(invocation("1")),
+            Ok(Accepted::Exited {
+                request_id: "1".into(),
+                exit: Exit::OutOfMemory
+            })
+        );
+    }
+
+    #[test]
+    fn the_host_must_keep_to_the_protocol() {
+        assert_eq!(
+            Lifecycle::new().invoke(invocation("1")),
+            Err(HostError::NoFunction)
+        );
+        assert_eq!(running("1").invoke(invocation("2")), Err(HostError::Busy));
+        assert_eq!(ready().configure(), Err(HostError::ConfiguredTwice));
+    }
+}

@@ -1,0 +1,132 @@
+//! One client of the Runtime API: its socket, the request it is in the middle of, and the answers
+//! it has not taken yet.
+
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use bytes::Bytes;
+
+use crate::outbox::Outbox;
+use crate::runtime_api::request::{Parsed, Parser, Request, RequestError};
+
+/// Bytes that a client may send ahead of the answer that it waits for.
+const MAX_AHEAD: usize = 64 * 1024;
+
+/// What a connection has to say.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Nothing more at the moment.
+    Quiet,
+    Request(Request),
+    /// These bytes are no request: say so and close.
+    Malformed(RequestError),
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    parser: Parser,
+    out: Outbox,
+    /// A request was taken and not answered.
+    pending: bool,
+    /// Close once everything has been sent.
+    closing: bool,
+    /// Whether the event loop waits for room to write.
+    pub(crate) waits_for_room: bool,
+}
+
+impl Connection {
+    /// `stream` must be non-blocking.
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            parser: Parser::new(),
+            out: Outbox::default(),
+            pending: false,
+            closing: false,
+            waits_for_room: false,
+        }
+    }
+
+    /// Reads once. Readiness is level-triggered, so a short read needs no second one to see
+    /// `EAGAIN`: what is left will be reported again. False when the client is gone.
+    pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> bool {
+        match self.stream.read(scratch) {
+            Ok(0) => false,
+            // Nothing more is wanted from a client that is being closed; the bytes are read so
+            // that the close is an orderly one.
+            Ok(_) if self.closing => true,
+            Ok(count) => {
+                self.parser.feed(&scratch[..count]);
+                !(self.pending && self.parser.buffered() > MAX_AHEAD)
+            }
+            Err(e) => matches!(
+                e.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ),
+        }
+    }
+
+    /// The next request, unless the last one has not been answered.
+    pub(crate) fn input(&mut self) -> Input {
+        if self.pending || self.closing {
+            return Input::Quiet;
+        }
+        loop {
+            match self.parser.advance() {
+                Ok(Parsed::Incomplete) => return Input::Quiet,
+                Ok(Parsed::ExpectsContinue) => {
+                    self.out.push(super::reply::CONTINUE);
+                    // A client that can't be written to is found out by its next event.
+                    if self.flush().is_err() {
+                        self.closing = true;
+                        return Input::Quiet;
+                    }
+                }
+                Ok(Parsed::Request(request)) => {
+                    self.pending = true;
+                    self.closing = !request.keep_alive;
+                    return Input::Request(request);
+                }
+                Err(error) => return Input::Malformed(error),
+            }
+        }
+    }
+
+    /// Answers the request that was taken last, in one `send` if the client takes it.
+    pub(crate) fn reply(&mut self, head: Bytes, body: Bytes) -> io::Result<()> {
+        self.pending = false;
+        self.out.push(head);
+        self.out.push(body);
+        self.flush()
+    }
+
+    /// Answers, and closes after that.
+    pub(crate) fn reply_and_close(&mut self, reply: Bytes) -> io::Result<()> {
+        self.closing = true;
+        self.reply(reply, Bytes::new())
+    }
+
+    /// Sends what is queued.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.out.send(&self.stream)
+    }
+
+    /// Whether bytes wait for room.
+    pub(crate) fn blocked(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Whether everything is said and the connection may be dropped.
+    pub(crate) fn finished(&self) -> bool {
+        self.closing && !self.pending && self.out.is_empty()
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}

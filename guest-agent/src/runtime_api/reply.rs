@@ -1,0 +1,226 @@
+//! The Runtime API's answers. Each is rendered whole: header and body leave in one `send`, because
+//! two would cost a delayed acknowledgement (44 ms) with some clients.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use hearth_protocol::agent::Invoke;
+use hearth_protocol::guest::MAX_PAYLOAD;
+use serde::Serialize;
+
+use crate::lifecycle::{AnswerError, InvalidTransition};
+use crate::runtime_api::request::RequestError;
+
+/// Interim answer to a client that waits before it sends a body.
+pub(crate) const CONTINUE: Bytes = Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n");
+
+const ACCEPTED: Bytes = Bytes::from_static(
+    b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n\
+      {\"status\":\"OK\"}\n",
+);
+
+/// 202, what a result, an error or an init error is answered with.
+pub(crate) fn accepted() -> Bytes {
+    ACCEPTED
+}
+
+/// Answer to `GET /ping`.
+pub(crate) fn pong() -> Bytes {
+    whole("200 OK", "text/plain", "pong")
+}
+
+/// No such path.
+pub(crate) fn not_found() -> Bytes {
+    whole("404 Not Found", "text/plain", "404 page not found\n")
+}
+
+/// The path exists for another method. Without a body: the request may have been a HEAD.
+pub(crate) fn method_not_allowed() -> Bytes {
+    whole("405 Method Not Allowed", "text/plain", "")
+}
+
+/// The answer names an invocation that is not the current one, or has been given already.
+pub(crate) fn answer_refused(error: AnswerError) -> Bytes {
+    match error {
+        AnswerError::UnknownRequestId => problem("400 Bad Request", "InvalidRequestID", &error),
+        AnswerError::Transition(error) => transition_refused(error),
+    }
+}
+
+/// The request makes no sense in the runtime's state.
+pub(crate) fn transition_refused(error: InvalidTransition) -> Bytes {
+    problem("403 Forbidden", "InvalidStateTransition", &error)
+}
+
+/// The result is longer than a payload may be.
+pub(crate) fn payload_too_long() -> Bytes {
+    problem(
+        "413 Payload Too Large",
+        "RequestEntityTooLarge",
+        &format_args!("Exceeded maximum allowed payload size ({MAX_PAYLOAD} bytes)."),
+    )
+}
+
+/// The bytes were no request; the connection is closed after this.
+pub(crate) fn bad_request(error: RequestError) -> Bytes {
+    let status = match error {
+        RequestError::HeadTooLong | RequestError::TooManyHeaders => {
+            "431 Request Header Fields Too Large"
+        }
+        _ => "400 Bad Request",
+    };
+    problem(status, "InvalidRequest", &error)
+}
+
+/// Header part of the answer to `next`; the event's bytes follow it.
+pub(crate) fn invocation_head(invoke: &Invoke, event_len: usize) -> Bytes {
+    let mut head = String::with_capacity(512);
+    head.push_str("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n");
+    header(
+        &mut head,
+        "Lambda-Runtime-Aws-Request-Id",
+        &invoke.request_id,
+    );
+    write!(
+        head,
+        "Lambda-Runtime-Deadline-Ms: {}\r\n",
+        invoke.deadline_ms
+    )
+    .expect("strings take what is written to them");
+    header(
+        &mut head,
+        "Lambda-Runtime-Invoked-Function-Arn",
+        &invoke.function_arn,
+    );
+    if let Some(trace_id) = &invoke.trace_id {
+        header(&mut head, "Lambda-Runtime-Trace-Id", trace_id);
+    }
+    if let Some(context) = &invoke.client_context {
+        header(&mut head, "Lambda-Runtime-Client-Context", context);
+    }
+    write!(head, "Content-Length: {event_len}\r\n\r\n")
+        .expect("strings take what is written to them");
+    head.into()
+}
+
+/// Writes a header. A client context is JSON of the caller's own making and may hold line breaks,
+/// which would end the header: control characters become spaces, as JSON's whitespace may.
+fn header(head: &mut String, name: &str, value: &str) {
+    head.push_str(name);
+    head.push_str(": ");
+    head.extend(value.chars().map(|c| if c.is_control() { ' ' } else { c }));
+    head.push_str("\r\n");
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "errorMessage")]
+    message: &'a str,
+    #[serde(rename = "errorType")]
+    kind: &'a str,
+}
+
+fn problem(status: &str, kind: &str, message: &dyn std::fmt::Display) -> Bytes {
+    let message = message.to_string();
+    let problem = Problem {
+        message: &message,
+        kind,
+    };
+    let mut body = serde_json::to_string(&problem).expect("two strings are JSON");
+    body.push('\n');
+    whole(status, "application/json", &body)
+}
+
+fn whole(status: &str, content_type: &str, body: &str) -> Bytes {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body_of(reply: &Bytes) -> (&str, &str) {
+        let text = std::str::from_utf8(reply).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let announced = head
+            .lines()
+            .find_map(|line| line.strip_prefix("Content-Length: "))
+            .unwrap();
+        assert_eq!(announced, body.len().to_string());
+        (head.lines().next().unwrap(), body)
+    }
+
+    #[test]
+    fn answers_have_lambdas_status_and_body() {
+        assert_eq!(
+            body_of(&accepted()),
+            ("HTTP/1.1 202 Accepted", "{\"status\":\"OK\"}\n")
+        );
+        assert_eq!(
+            body_of(&answer_refused(AnswerError::UnknownRequestId)),
+            (
+                "HTTP/1.1 400 Bad Request",
+                "{\"errorMessage\":\"Invalid request ID\",\"errorType\":\"InvalidRequestID\"}\n"
+            )
+        );
+        let refused = transition_refused(InvalidTransition {
+            from: "Started",
+            to: "Ready",
+        });
+        let (status, body) = body_of(&refused);
+        assert_eq!(status, "HTTP/1.1 403 Forbidden");
+        assert!(
+            body.contains("\"State transition from Started to Ready failed for runtime. Error: ")
+        );
+        let too_long = payload_too_long();
+        let (status, body) = body_of(&too_long);
+        assert_eq!(status, "HTTP/1.1 413 Payload Too Large");
+        assert!(body.contains("RequestEntityTooLarge"));
+        assert_eq!(body_of(&not_found()).0, "HTTP/1.1 404 Not Found");
+        assert_eq!(body_of(&method_not_allowed()).1, "");
+        assert_eq!(
+            body_of(&bad_request(RequestError::HeadTooLong)).0,
+            "HTTP/1.1 431 Request Header Fields Too Large"
+        );
+    }
+
+    #[test]
+    fn the_runtime_gets_every_header_of_an_invocation() {
+        let head = invocation_head(
+            &Invoke {
+                request_id: "id".into(),
+                deadline_ms: 5,
+                function_arn: "arn".into(),
+                trace_id: Some("Root=1".into()),
+                client_context: Some("{\"a\":\"\u{e9}\"}".into()),
+                ..Invoke::default()
+            },
+            7,
+        );
+        assert_eq!(
+            std::str::from_utf8(&head).unwrap(),
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+             Lambda-Runtime-Aws-Request-Id: id\r\nLambda-Runtime-Deadline-Ms: 5\r\n\
+             Lambda-Runtime-Invoked-Function-Arn: arn\r\nLambda-Runtime-Trace-Id: Root=1\r\n\
+             Lambda-Runtime-Client-Context: {\"a\":\"\u{e9}\"}\r\nContent-Length: 7\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_client_context_can_not_add_headers() {
+        let head = invocation_head(
+            &Invoke {
+                client_context: Some("{\r\n\"a\": 1}\r\n\r\nHTTP".into()),
+                ..Invoke::default()
+            },
+            0,
+        );
+        let text = std::str::from_utf8(&head).unwrap();
+        assert!(text.contains("Client-Context: {  \"a\": 1}    HTTP\r\n"));
+        assert_eq!(text.matches("\r\n\r\n").count(), 1);
+    }
+}

@@ -1,0 +1,551 @@
+//! Cuts the bytes of a Runtime API connection into requests: HTTP/1.1 with `Content-Length` or
+//! chunked bodies, keep-alive and pipelining.
+//!
+//! The other side is the function's own process, hence hostile. What is kept of a request is
+//! bounded by [`MAX_HEAD`] and the payload limit; a longer body is read to its end and thrown
+//! away, so that a client which sends everything before it reads still gets its answer.
+
+use bytes::{Buf, Bytes, BytesMut};
+use hearth_protocol::guest::MAX_PAYLOAD;
+
+/// Longest request line with headers. Runtimes may send an X-Ray error cause of up to 1 MB as a
+/// header.
+pub(crate) const MAX_HEAD: usize = 1024 * 1024 + 64 * 1024;
+const MAX_HEADERS: usize = 96;
+/// Longest line of chunked framing, extensions and trailer fields included.
+const MAX_CHUNK_LINE: usize = 64 * 1024;
+
+/// What arrived in place of a request. The connection can't be used after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("not an HTTP/1.1 request: {0}")]
+    Malformed(httparse::Error),
+    #[error("request line and headers are longer than {MAX_HEAD} bytes")]
+    HeadTooLong,
+    #[error("more than {MAX_HEADERS} headers")]
+    TooManyHeaders,
+    #[error("Content-Length is not one number")]
+    ContentLength,
+    #[error("Transfer-Encoding other than chunked, or beside a Content-Length")]
+    TransferEncoding,
+    #[error("malformed chunk")]
+    Chunk,
+}
+
+/// A request's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Body {
+    Whole(Bytes),
+    /// Longer than a payload may be; it was thrown away.
+    TooLong,
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) keep_alive: bool,
+    /// `Lambda-Runtime-Function-Error-Type`, from the headers or, after a chunked body that failed
+    /// half-way, from the trailer.
+    pub(crate) error_type: Option<String>,
+    /// Whether the error type came in the trailer: the body is only the beginning of a result.
+    pub(crate) truncated: bool,
+    pub(crate) body: Body,
+}
+
+/// What the parser made of the bytes so far.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Parsed {
+    /// More bytes are needed.
+    Incomplete,
+    /// The client waits for `100 Continue` before it sends the body.
+    ExpectsContinue,
+    Request(Request),
+}
+
+#[derive(Debug)]
+struct Head {
+    method: String,
+    target: String,
+    keep_alive: bool,
+    error_type: Option<String>,
+    trailer_error: bool,
+    expects_continue: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Head,
+    /// `left` bytes of a body of known length are missing; all of it is in the buffer so far.
+    Length(Head, usize),
+    /// `left` bytes of a body that is too long are to be thrown away.
+    Discard(Head, usize),
+    Chunked(Head, Chunked),
+}
+
+#[derive(Debug)]
+struct Chunked {
+    body: BytesMut,
+    too_long: bool,
+    stage: ChunkStage,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ChunkStage {
+    Size,
+    Data(usize),
+    DataEnd,
+    Trailer,
+}
+
+/// One connection's parser.
+#[derive(Debug)]
+pub(crate) struct Parser {
+    buffer: BytesMut,
+    stage: Stage,
+}
+
+impl Parser {
+    pub(crate) fn new() -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            stage: Stage::Head,
+        }
+    }
+
+    /// Adds received bytes.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Bytes received and not yet part of a request.
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Takes the next request off the bytes received so far.
+    pub(crate) fn advance(&mut self) -> Result<Parsed, RequestError> {
+        if let Stage::Head = self.stage {
+            let Some(stage) = self.head()? else {
+                return Ok(Parsed::Incomplete);
+            };
+            self.stage = stage;
+        }
+        let finished = match &mut self.stage {
+            Stage::Head => return Ok(Parsed::Incomplete),
+            Stage::Length(_, len) => (self.buffer.len() >= *len)
+                .then(|| Body::Whole(self.buffer.split_to(*len).freeze())),
+            Stage::Discard(_, left) => {
+                let step = self.buffer.len().min(*left);
+                self.buffer.advance(step);
+                *left -= step;
+                (*left == 0).then_some(Body::TooLong)
+            }
+            Stage::Chunked(head, chunked) => chunked
+                .advance(&mut self.buffer, head)?
+                .then(|| chunked.take()),
+        };
+        match (finished, &mut self.stage) {
+            (None, Stage::Length(head, _) | Stage::Discard(head, _) | Stage::Chunked(head, _))
+                if head.expects_continue =>
+            {
+                head.expects_continue = false;
+                Ok(Parsed::ExpectsContinue)
+            }
+            (None, _) => Ok(Parsed::Incomplete),
+            (Some(body), _) => match std::mem::replace(&mut self.stage, Stage::Head) {
+                Stage::Head => Ok(Parsed::Incomplete),
+                Stage::Length(head, _) | Stage::Discard(head, _) | Stage::Chunked(head, _) => {
+                    Ok(Parsed::Request(Request {
+                        method: head.method,
+                        target: head.target,
+                        keep_alive: head.keep_alive,
+                        error_type: head.error_type,
+                        truncated: head.trailer_error,
+                        body,
+                    }))
+                }
+            },
+        }
+    }
+
+    fn head(&mut self) -> Result<Option<Stage>, RequestError> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut parsed = httparse::Request::new(&mut headers);
+        let len = match parsed.parse(&self.buffer) {
+            Ok(httparse::Status::Complete(len)) if len <= MAX_HEAD => len,
+            Ok(httparse::Status::Partial) if self.buffer.len() <= MAX_HEAD => return Ok(None),
+            Ok(_) => return Err(RequestError::HeadTooLong),
+            Err(httparse::Error::TooManyHeaders) => return Err(RequestError::TooManyHeaders),
+            Err(e) => return Err(RequestError::Malformed(e)),
+        };
+        let mut head = Head {
+            method: parsed.method.unwrap_or_default().to_owned(),
+            target: parsed.path.unwrap_or_default().to_owned(),
+            keep_alive: parsed.version == Some(1),
+            error_type: None,
+            trailer_error: false,
+            expects_continue: false,
+        };
+        let mut content_length = None;
+        let mut chunked = false;
+        for header in parsed.headers.iter() {
+            let name = header.name;
+            let value = header.value;
+            if name.eq_ignore_ascii_case("content-length") {
+                let len = content_length_of(value).ok_or(RequestError::ContentLength)?;
+                if content_length
+                    .replace(len)
+                    .is_some_and(|other| other != len)
+                {
+                    return Err(RequestError::ContentLength);
+                }
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                if chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                    return Err(RequestError::TransferEncoding);
+                }
+                chunked = true;
+            } else if name.eq_ignore_ascii_case("connection") {
+                if value.trim_ascii().eq_ignore_ascii_case(b"close") {
+                    head.keep_alive = false;
+                }
+            } else if name.eq_ignore_ascii_case("expect") {
+                head.expects_continue = value.trim_ascii().eq_ignore_ascii_case(b"100-continue");
+            } else if name.eq_ignore_ascii_case("lambda-runtime-function-error-type") {
+                head.error_type = error_type(value);
+            }
+        }
+        if chunked && content_length.is_some() {
+            return Err(RequestError::TransferEncoding);
+        }
+        self.buffer.advance(len);
+        Ok(Some(match content_length {
+            _ if chunked => Stage::Chunked(head, Chunked::new()),
+            Some(len) if len > MAX_PAYLOAD => Stage::Discard(head, len),
+            len => {
+                let len = len.unwrap_or(0);
+                self.buffer.reserve(len.saturating_sub(self.buffer.len()));
+                Stage::Length(head, len)
+            }
+        }))
+    }
+}
+
+impl Chunked {
+    fn new() -> Self {
+        Self {
+            body: BytesMut::new(),
+            too_long: false,
+            stage: ChunkStage::Size,
+        }
+    }
+
+    fn take(&mut self) -> Body {
+        if self.too_long {
+            Body::TooLong
+        } else {
+            Body::Whole(std::mem::take(&mut self.body).freeze())
+        }
+    }
+
+    /// Eats what it can of `input`; true when the body and its trailer are complete.
+    fn advance(&mut self, input: &mut BytesMut, head: &mut Head) -> Result<bool, RequestError> {
+        loop {
+            match self.stage {
+                ChunkStage::Size => {
+                    let Some(line) = take_line(input)? else {
+                        return Ok(false);
+                    };
+                    let size = chunk_size(&line).ok_or(RequestError::Chunk)?;
+                    self.stage = match size {
+                        0 => ChunkStage::Trailer,
+                        size => ChunkStage::Data(size),
+                    };
+                }
+                ChunkStage::Data(left) => {
+                    let step = left.min(input.len());
+                    let data = input.split_to(step);
+                    if self.too_long || self.body.len() + step > MAX_PAYLOAD {
+                        self.too_long = true;
+                        self.body = BytesMut::new();
+                    } else {
+                        self.body.extend_from_slice(&data);
+                    }
+                    if step < left {
+                        self.stage = ChunkStage::Data(left - step);
+                        return Ok(false);
+                    }
+                    self.stage = ChunkStage::DataEnd;
+                }
+                ChunkStage::DataEnd => match take_line(input)? {
+                    None => return Ok(false),
+                    Some(line) if line.is_empty() => self.stage = ChunkStage::Size,
+                    Some(_) => return Err(RequestError::Chunk),
+                },
+                ChunkStage::Trailer => match take_line(input)? {
+                    None => return Ok(false),
+                    Some(line) if line.is_empty() => return Ok(true),
+                    Some(line) => {
+                        let colon = line.iter().position(|b| *b == b':');
+                        let (name, value) = line.split_at(colon.ok_or(RequestError::Chunk)?);
+                        if name.eq_ignore_ascii_case(b"lambda-runtime-function-error-type") {
+                            head.error_type = error_type(&value[1..]);
+                            head.trailer_error = true;
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Takes one line without its line end.
+fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, RequestError> {
+    match input.iter().take(MAX_CHUNK_LINE).position(|b| *b == b'\n') {
+        Some(end) => {
+            let mut line = input.split_to(end + 1);
+            line.truncate(end);
+            if line.last() == Some(&b'\r') {
+                line.truncate(end - 1);
+            }
+            Ok(Some(line))
+        }
+        None if input.len() >= MAX_CHUNK_LINE => Err(RequestError::Chunk),
+        None => Ok(None),
+    }
+}
+
+fn chunk_size(line: &[u8]) -> Option<usize> {
+    let digits = line.split(|b| *b == b';').next()?.trim_ascii();
+    // Eight digits are 4 GiB: enough for anything, and no overflow.
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+fn content_length_of(value: &[u8]) -> Option<usize> {
+    let value = value.trim_ascii();
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Lambda keeps an error type of the form `Runtime.Name` or `Function.Name` and calls every other
+/// one unknown.
+fn error_type(value: &[u8]) -> Option<String> {
+    const MAX_NAME: usize = 128;
+    let value = std::str::from_utf8(value.trim_ascii()).unwrap_or("?");
+    if value.is_empty() {
+        return None;
+    }
+    let (category, name) = match value.split_once('.') {
+        Some(("Runtime", name)) => ("Runtime", name),
+        Some(("Function", name)) => ("Function", name),
+        _ => ("Function", ""),
+    };
+    let named = name.len() <= MAX_NAME
+        && name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.len() > 1
+        && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    Some(if named {
+        value.to_owned()
+    } else {
+        format!("{category}.Unknown")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(parsed: Parsed) -> Request {
+        match parsed {
+            Parsed::Request(request) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Parsed, RequestError> {
+        let mut parser = Parser::new();
+        parser.feed(bytes);
+        parser.advance()
+    }
+
+    #[test]
+    fn requests_come_out_whole_however_the_bytes_arrive() {
+        let wire = b"POST /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET /b HTTP/1.1\r\n\r\n\
+            POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nde\r\n1\r\nf\r\n0\r\n\r\n";
+        let mut parser = Parser::new();
+        let mut seen = vec![];
+        for byte in wire {
+            parser.feed(&[*byte]);
+            if let Parsed::Request(r) = parser.advance().unwrap() {
+                seen.push((r.target, r.body));
+            }
+        }
+        let body = |b: &'static [u8]| Body::Whole(Bytes::from_static(b));
+        assert_eq!(
+            seen,
+            [
+                ("/a".into(), body(b"abc")),
+                ("/b".into(), body(b"")),
+                ("/c".into(), body(b"def"))
+            ]
+        );
+        assert_eq!(parser.buffered(), 0);
+    }
+
+    #[test]
+    fn pipelined_requests_wait_their_turn() {
+        let mut parser = Parser::new();
+        parser.feed(b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n");
+        assert_eq!(request(parser.advance().unwrap()).target, "/a");
+        assert_eq!(request(parser.advance().unwrap()).target, "/b");
+        assert_eq!(parser.advance().unwrap(), Parsed::Incomplete);
+    }
+
+    #[test]
+    fn a_client_that_expects_it_is_told_to_go_on_once() {
+        let mut parser = Parser::new();
+        parser.feed(b"POST / HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
+        assert_eq!(parser.advance().unwrap(), Parsed::ExpectsContinue);
+        assert_eq!(parser.advance().unwrap(), Parsed::Incomplete);
+        parser.feed(b"x");
+        assert!(matches!(parser.advance().unwrap(), Parsed::Request(_)));
+    }
+
+    #[test]
+    fn a_body_at_the_limit_is_kept_and_one_over_it_is_thrown_away() {
+        for (len, kept) in [(MAX_PAYLOAD, true), (MAX_PAYLOAD + 1, false)] {
+            let mut parser = Parser::new();
+            parser.feed(format!("POST / HTTP/1.1\r\nContent-Length: {len}\r\n\r\n").as_bytes());
+            let piece = vec![b'x'; 1 << 20];
+            let mut left = len;
+            let found = loop {
+                match parser.advance().unwrap() {
+                    Parsed::Request(request) => break request,
+                    other => assert_eq!(other, Parsed::Incomplete),
+                }
+                let step = left.min(piece.len());
+                parser.feed(&piece[..step]);
+                left -= step;
+            };
+            match found.body {
+                Body::Whole(body) => assert!(kept && body.len() == len),
+                Body::TooLong => assert!(!kept),
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunked_body_over_the_limit_holds_no_memory() {
+        let mut parser = Parser::new();
+        parser.feed(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..8 {
+            parser.feed(b"100000\r\n");
+            parser.feed(&piece);
+            parser.feed(b"\r\n");
+            assert_eq!(parser.advance().unwrap(), Parsed::Incomplete);
+            assert_eq!(parser.buffered(), 0);
+        }
+        parser.feed(b"0\r\n\r\n");
+        assert_eq!(request(parser.advance().unwrap()).body, Body::TooLong);
+    }
+
+    #[test]
+    fn an_error_in_the_trailer_marks_the_body_as_truncated() {
+        let request = request(
+            parse(
+                b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\
+                Lambda-Runtime-Function-Error-Type: Runtime.Broken\r\n\r\n",
+            )
+            .unwrap(),
+        );
+        assert_eq!(request.error_type.as_deref(), Some("Runtime.Broken"));
+        assert!(request.truncated);
+    }
+
+    #[test]
+    fn lengths_that_two_readers_could_read_differently_are_refused() {
+        for (head, error) in [
+            (
+                "Content-Length: 1\r\nContent-Length: 2",
+                RequestError::ContentLength,
+            ),
+            ("Content-Length: +1", RequestError::ContentLength),
+            ("Content-Length: 1, 1", RequestError::ContentLength),
+            (
+                "Content-Length: 99999999999999999999",
+                RequestError::ContentLength,
+            ),
+            (
+                "Content-Length: 1\r\nTransfer-Encoding: chunked",
+                RequestError::TransferEncoding,
+            ),
+            (
+                "Transfer-Encoding: gzip, chunked",
+                RequestError::TransferEncoding,
+            ),
+        ] {
+            let wire = format!("POST / HTTP/1.1\r\n{head}\r\n\r\n");
+            assert_eq!(parse(wire.as_bytes()), Err(error), "{head}");
+        }
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
+        for chunks in ["x\r\n", "\r\n", "-1\r\n", "123456789\r\n", "1\r\nab\r\n"] {
+            let wire = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+            assert_eq!(
+                parse(wire.as_bytes()),
+                Err(RequestError::Chunk),
+                "{chunks:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn heads_are_bounded() {
+        let mut parser = Parser::new();
+        parser.feed(b"GET / HTTP/1.1\r\nX: ");
+        parser.feed(&vec![b'x'; MAX_HEAD]);
+        assert_eq!(parser.advance(), Err(RequestError::HeadTooLong));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(97));
+        assert_eq!(parse(many.as_bytes()), Err(RequestError::TooManyHeaders));
+        assert!(matches!(
+            parse(b"\x16\x03\x01 hello\r\n\r\n"),
+            Err(RequestError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn connections_close_when_the_client_says_so_or_speaks_http_1_0() {
+        for (wire, keep) in [
+            ("GET / HTTP/1.1\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nConnection: Close\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+        ] {
+            assert_eq!(request(parse(wire.as_bytes()).unwrap()).keep_alive, keep);
+        }
+    }
+
+    #[test]
+    fn error_types_out_of_pattern_become_unknown() {
+        for (sent, kept) in [
+            (
+                "Runtime.ImportModuleError",
+                Some("Runtime.ImportModuleError"),
+            ),
+            ("Function.Own", Some("Function.Own")),
+            ("Runtime.bad name", Some("Runtime.Unknown")),
+            ("ValueError", Some("Function.Unknown")),
+            ("", None),
+        ] {
+            assert_eq!(error_type(sent.as_bytes()).as_deref(), kept);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! From method and path to what the runtime wants.
+
+const PREFIX: &str = "/2018-06-01";
+/// Longest request id taken from a path; Lambda's have 36 characters.
+const MAX_REQUEST_ID: usize = 128;
+
+/// A request of the Runtime API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `GET /ping`
+    Ping,
+    /// `GET /runtime/invocation/next`
+    Next,
+    /// `POST /runtime/invocation/{id}/response`
+    Response(String),
+    /// `POST /runtime/invocation/{id}/error`
+    Error(String),
+    /// `POST /runtime/init/error`
+    InitError,
+    /// Nothing is there.
+    NotFound,
+    /// Something is there, for another method.
+    MethodNotAllowed,
+}
+
+impl Route {
+    /// Never fails: a request for nothing is one of the routes.
+    pub(crate) fn of(method: &str, target: &str) -> Self {
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        let Some(path) = path.strip_prefix(PREFIX) else {
+            return Self::NotFound;
+        };
+        let (wanted, route) = match path {
+            "/ping" => ("GET", Self::Ping),
+            "/runtime/invocation/next" => ("GET", Self::Next),
+            "/runtime/init/error" => ("POST", Self::InitError),
+            _ => {
+                let Some((id, verb)) = path
+                    .strip_prefix("/runtime/invocation/")
+                    .and_then(|rest| rest.split_once('/'))
+                else {
+                    return Self::NotFound;
+                };
+                if id.is_empty() || id.len() > MAX_REQUEST_ID {
+                    return Self::NotFound;
+                }
+                match verb {
+                    "response" => ("POST", Self::Response(id.to_owned())),
+                    "error" => ("POST", Self::Error(id.to_owned())),
+                    _ => return Self::NotFound,
+                }
+            }
+        };
+        if method == wanted {
+            route
+        } else {
+            Self::MethodNotAllowed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_found() {
+        let id = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
+        for (method, path, route) in [
+            ("GET", "/ping", Route::Ping),
+            ("GET", "/runtime/invocation/next", Route::Next),
+            ("GET", "/runtime/invocation/next?x=1", Route::Next),
+            ("POST", "/runtime/init/error", Route::InitError),
+            (
+                "POST",
+                &format!("/runtime/invocation/{id}/response"),
+                Route::Response(id.into()),
+            ),
+            (
+                "POST",
+                &format!("/runtime/invocation/{id}/error"),
+                Route::Error(id.into()),
+            ),
+        ] {
+            assert_eq!(Route::of(method, &format!("/2018-06-01{path}")), route);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_not_found() {
+        for path in [
+            "",
+            "/",
+            "*",
+            "/2018-06-01",
+            "/2018-06-01/runtime/invocation",
+            "/2018-06-01/runtime/invocation/",
+            "/2018-06-01/runtime/invocation//response",
+            "/2018-06-01/runtime/invocation/a/b/response",
+            "/2018-06-01/runtime/invocation/a/response/",
+            "/2018-06-02/ping",
+            "http://127.0.0.1/2018-06-01/ping",
+        ] {
+            assert_eq!(Route::of("GET", path), Route::NotFound, "{path}");
+        }
+        let long = format!("/2018-06-01/runtime/invocation/{}/error", "x".repeat(129));
+        assert_eq!(Route::of("POST", &long), Route::NotFound);
+    }
+
+    #[test]
+    fn a_known_path_with_another_method_is_not_allowed() {
+        for (method, path) in [
+            ("POST", "/ping"),
+            ("HEAD", "/runtime/invocation/next"),
+            ("GET", "/runtime/init/error"),
+            ("PUT", "/runtime/invocation/1/response"),
+        ] {
+            assert_eq!(
+                Route::of(method, &format!("/2018-06-01{path}")),
+                Route::MethodNotAllowed
+            );
+        }
+    }
+}
