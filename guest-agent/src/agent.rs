@@ -19,6 +19,8 @@ mod events;
 mod host_messages;
 mod runtime_requests;
 mod supervision;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::TcpListener;
@@ -27,8 +29,9 @@ use std::time::Instant;
 use hearth_protocol::agent::{AgentMessage, Hello, Log};
 use hearth_protocol::guest::RUNTIME_API_ADDRESS;
 use nix::errno::Errno;
-use nix::sys::epoll::Epoll;
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
 use crate::cgroup::{CgroupError, RuntimeCgroup};
@@ -111,29 +114,43 @@ impl Agent {
     pub(crate) fn new(children: SignalFd) -> Result<Self, AgentError> {
         let listener =
             TcpListener::bind(RUNTIME_API_ADDRESS).map_err(AgentError::io("Runtime API"))?;
+        Self::assemble(
+            listener,
+            HostLink::connect()?,
+            RuntimeCgroup::create()?,
+            children,
+        )
+    }
+
+    fn assemble(
+        listener: TcpListener,
+        host: HostLink,
+        cgroup: RuntimeCgroup,
+        children: SignalFd,
+    ) -> Result<Self, AgentError> {
         listener
             .set_nonblocking(true)
             .map_err(AgentError::io("Runtime API"))?;
         // Accepted sockets inherit it.
-        nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::TcpNoDelay, &true)
+        setsockopt(&listener, sockopt::TcpNoDelay, &true)
             .map_err(AgentError::errno("Runtime API"))?;
         let mut agent = Self {
-            epoll: Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
                 .map_err(AgentError::errno("epoll"))?,
+            host,
             listener,
             connections: Vec::new(),
             children,
             output: Output::create().map_err(AgentError::io("output pipe"))?,
             logs: LogBuffer::default(),
             life: Lifecycle::new(),
-            cgroup: RuntimeCgroup::create()?,
+            cgroup,
             generator: Generator::open().map_err(AgentError::io("/dev/urandom"))?,
             runtime: None,
             since: Instant::now(),
             cpu_us: 0,
             // Written to, so that the pages are there before the snapshot is taken.
             scratch: vec![0x5a; SCRATCH],
-            host: HostLink::connect()?,
         };
         agent.register()?;
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")

@@ -57,6 +57,11 @@ impl RuntimeCgroup {
         write(&path.join("pids.max"), &MAX_PIDS.to_string())?;
         // A function that has lost one of its processes is of no use: all go at once.
         write(&path.join("memory.oom.group"), "1")?;
+        Self::open(path)
+    }
+
+    /// Opens the files of a cgroup that exists.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, CgroupError> {
         let procs = path.join("cgroup.procs");
         Ok(Self {
             procs: OpenOptions::new()

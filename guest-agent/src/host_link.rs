@@ -84,7 +84,8 @@ impl HostLink {
         }
     }
 
-    fn new(stream: OwnedFd) -> Result<Self, LinkError> {
+    /// Speaks over a stream that is connected already.
+    pub(crate) fn new(stream: OwnedFd) -> Result<Self, LinkError> {
         fcntl(&stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(LinkError::Connect)?;
         Ok(Self {
             stream: stream.into(),
