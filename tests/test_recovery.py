@@ -1,7 +1,9 @@
 """Whatever is killed, whatever the data directory does: nothing is left, and it serves again."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -243,6 +245,65 @@ def test_a_truncated_snapshot_is_refused_and_rebuilt(own_controller):
         return again.status == 200 and again.error is None
 
     until("it serves again from rebuilt snapshots", serves, 240)
+
+
+def test_a_disk_without_room_fails_a_deploy_clearly_and_what_is_deployed_serves_on(
+    own_controller, guest_package
+):
+    """No file may grow beyond 8 MiB, so a snapshot's memory can't be written."""
+    controller = own_controller()
+    controller.stop()
+    controller.file_limit = 8 << 20
+    controller.start()
+    client = lambda_client(controller.url)
+    before = stored(controller)
+    client.create_function(
+        FunctionName="unwritable",
+        Runtime="provided",
+        Handler="bootstrap",
+        Role="arn:aws:iam::000000000000:role/any",
+        Code={"ZipFile": guest_package},
+    )
+
+    def settled():
+        found = client.get_function_configuration(FunctionName="unwritable")
+        return found if found["State"] != "Pending" else None
+
+    assert until("the deploy is decided", settled, 120)["State"] == "Failed"
+    assert invoke(client, "guest", {"op": "echo"}).ok() == {"op": "echo"}
+    client.delete_function(FunctionName="unwritable")
+    until("nothing of it stays", lambda: stored(controller) == before)
+
+
+def stored(controller):
+    """Files in the data directory, less those that change by themselves."""
+    return sorted(
+        str(path.relative_to(controller.data))
+        for path in controller.data.rglob("*")
+        if path.is_file() and not any(word in path.name for word in ("log", "wal", "shm"))
+    )
+
+
+def test_a_registry_that_is_locked_holds_up_no_invocation(own_controller):
+    controller = own_controller()
+    client = lambda_client(controller.url)
+    [file] = [
+        p
+        for p in controller.data.rglob("*")
+        if p.is_file() and p.open("rb").read(15) == b"SQLite format 3"
+    ]
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as intruder:
+        intruder.execute("BEGIN EXCLUSIVE")
+        assert invoke(client, "guest", {"op": "echo"}).ok() == {"op": "echo"}
+        with pytest.raises(client.exceptions.ClientError) as refused:
+            client.update_function_configuration(FunctionName="guest", Description="locked")
+        assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 500
+        intruder.execute("ROLLBACK")
+    client.update_function_configuration(FunctionName="guest", Description="free")
+    client.get_waiter("function_updated_v2").wait(
+        FunctionName="guest", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+    )
+    assert invoke(client, "guest", {"op": "echo"}).ok() == {"op": "echo"}
 
 
 def test_a_controller_whose_sandbox_program_is_missing_says_so(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -39,6 +40,8 @@ class Controller:
             "TMPDIR": str(self.temporary),
             **(env or {}),
         }
+        #: Longest file that it and its sandboxes may write: a disk without room, without one.
+        self.file_limit: int | None = None
         self.process: subprocess.Popen | None = None
         self.address = ""
         self.http = urllib3.PoolManager(maxsize=64, retries=False, timeout=300)
@@ -83,7 +86,13 @@ class Controller:
                 stdout=log,
                 stderr=log,
                 env=self.environment,
+                preexec_fn=self._limit_files if self.file_limit else None,
             )
+
+    def _limit_files(self) -> None:
+        # Ignored, the signal leaves the write with an error, as a full disk does.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_limit, self.file_limit))
 
     def log_text(self) -> str:
         """What it logged since it was started last."""
