@@ -26,6 +26,15 @@ pub(crate) struct Invocation {
     pub(crate) event: Bytes,
 }
 
+/// The connection that an event will be handed out on.
+#[derive(Debug, Clone, Copy)]
+struct Waiter {
+    connection: ConnectionId,
+    /// The client sends nothing more: it only wants the answer, or it is gone. Which of the two
+    /// can't be seen from here, so it keeps its place until somebody else asks.
+    half_closed: bool,
+}
+
 #[derive(Debug)]
 enum State {
     /// No function yet.
@@ -35,7 +44,7 @@ enum State {
     /// The runtime reported that it can't start; its exit is no news any more.
     InitError,
     /// The runtime waits for an event, unless its connection broke.
-    Ready { waiter: Option<ConnectionId> },
+    Ready { waiter: Option<Waiter> },
     /// The runtime has an event.
     Running { request_id: String },
     /// The runtime answered and has not asked for more.
@@ -74,7 +83,10 @@ pub(crate) enum Next {
         first: bool,
     },
     /// The runtime waits again, after its connection broke; the host knows that it is ready.
-    Wait,
+    Wait {
+        /// The connection that it waited on before, if that is still open on this side.
+        instead_of: Option<ConnectionId>,
+    },
     /// An invocation was waiting for the runtime: hand it out on this connection.
     Deliver {
         invocation: Invocation,
@@ -154,11 +166,10 @@ impl Lifecycle {
         let first = match &self.state {
             State::Starting => true,
             State::Answered { .. } => false,
-            State::Ready { waiter: None } => {
-                self.state = State::Ready {
-                    waiter: Some(connection),
-                };
-                return Ok(Next::Wait);
+            State::Ready { waiter } if waiter.is_none_or(|waiter| waiter.half_closed) => {
+                let instead_of = waiter.map(|waiter| waiter.connection);
+                self.wait(connection);
+                return Ok(Next::Wait { instead_of });
             }
             _ => return Err(self.refuse("Ready")),
         };
@@ -166,9 +177,7 @@ impl Lifecycle {
             self.run(&invocation);
             return Ok(Next::Deliver { invocation, first });
         }
-        self.state = State::Ready {
-            waiter: Some(connection),
-        };
+        self.wait(connection);
         Ok(Next::Announce { first })
     }
 
@@ -186,9 +195,9 @@ impl Lifecycle {
                 exit: *exit,
             }),
             State::Ready {
-                waiter: Some(connection),
+                waiter: Some(waiter),
             } => {
-                let connection = *connection;
+                let connection = waiter.connection;
                 self.run(&invocation);
                 Ok(Accepted::Deliver(connection, invocation))
             }
@@ -239,9 +248,20 @@ impl Lifecycle {
     /// A connection of the Runtime API is gone.
     pub(crate) fn connection_closed(&mut self, connection: ConnectionId) {
         if let State::Ready { waiter } = &mut self.state
-            && *waiter == Some(connection)
+            && waiter.is_some_and(|waiter| waiter.connection == connection)
         {
             *waiter = None;
+        }
+    }
+
+    /// The client of a connection sends nothing more, and may be gone.
+    pub(crate) fn connection_half_closed(&mut self, connection: ConnectionId) {
+        if let State::Ready {
+            waiter: Some(waiter),
+        } = &mut self.state
+            && waiter.connection == connection
+        {
+            waiter.half_closed = true;
         }
     }
 
@@ -270,6 +290,15 @@ impl Lifecycle {
             State::Running { request_id } => Some(request_id),
             _ => None,
         }
+    }
+
+    fn wait(&mut self, connection: ConnectionId) {
+        self.state = State::Ready {
+            waiter: Some(Waiter {
+                connection,
+                half_closed: false,
+            }),
+        };
     }
 
     fn run(&mut self, invocation: &Invocation) {
@@ -389,11 +418,33 @@ mod tests {
     fn a_runtime_that_reconnects_is_announced_once() {
         let mut life = ready();
         life.connection_closed(A);
-        assert_eq!(life.next(B), Ok(Next::Wait));
+        assert_eq!(life.next(B), Ok(Next::Wait { instead_of: None }));
         assert_eq!(
             life.invoke(invocation("1")),
             Ok(Accepted::Deliver(B, invocation("1")))
         );
+    }
+
+    #[test]
+    fn a_client_that_only_listens_keeps_its_place_until_another_asks() {
+        let mut life = ready();
+        life.connection_half_closed(A);
+        assert!(matches!(
+            life.invoke(invocation("1")),
+            Ok(Accepted::Deliver(A, _))
+        ));
+        let mut life = ready();
+        life.connection_half_closed(A);
+        assert_eq!(
+            life.next(B),
+            Ok(Next::Wait {
+                instead_of: Some(A)
+            })
+        );
+        assert!(matches!(
+            life.invoke(invocation("1")),
+            Ok(Accepted::Deliver(B, _))
+        ));
     }
 
     #[test]

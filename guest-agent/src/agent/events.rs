@@ -9,7 +9,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use super::host_messages::Flow;
 use super::{Agent, AgentError};
 use crate::lifecycle::ConnectionId;
-use crate::runtime_api::connection::Connection;
+use crate::runtime_api::connection::{Connection, Received};
 
 const OUTPUT: u64 = 0;
 const HOST: u64 = 1;
@@ -99,16 +99,22 @@ impl Agent {
         let Some(Some(connection)) = self.connections.get_mut(id.0) else {
             return Ok(());
         };
-        let mut alive = true;
-        if events.contains(EpollFlags::EPOLLOUT) {
-            alive = connection.flush().is_ok();
-        }
-        if alive && events.intersects(!EpollFlags::EPOLLOUT) {
-            alive = connection.receive(&mut self.scratch);
-        }
-        if !alive {
+        // Errors and hang-ups are reported whether one waits for them or not.
+        let broken = events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+        let unsent = events.contains(EpollFlags::EPOLLOUT) && connection.flush().is_err();
+        if broken || unsent {
             self.close(id);
             return Ok(());
+        }
+        if events.contains(EpollFlags::EPOLLIN) {
+            match connection.receive(&mut self.scratch) {
+                Received::Open => {}
+                Received::HalfClosed => self.life.connection_half_closed(id),
+                Received::Gone => {
+                    self.close(id);
+                    return Ok(());
+                }
+            }
         }
         self.handle_requests(id)
     }
@@ -147,15 +153,15 @@ impl Agent {
         self.life.connection_closed(id);
     }
 
-    /// Waits for room to write exactly as long as something has to be written.
+    /// Waits for what the connection wants to be waited for.
     pub(super) fn watch_connection(&mut self, id: ConnectionId) -> Result<(), AgentError> {
         let Some(Some(connection)) = self.connections.get_mut(id.0) else {
             return Ok(());
         };
-        let blocked = connection.blocked();
-        if blocked != connection.waits_for_room {
-            connection.waits_for_room = blocked;
-            let mut event = interest(blocked, token(id));
+        let interest = connection.interest();
+        if interest != connection.watched {
+            connection.watched = interest;
+            let mut event = EpollEvent::new(interest, token(id));
             self.epoll
                 .modify(connection.as_fd(), &mut event)
                 .map_err(AgentError::errno("epoll"))?;
@@ -167,7 +173,9 @@ impl Agent {
         let blocked = self.host.blocked();
         if blocked != self.host.waits_for_room {
             self.host.waits_for_room = blocked;
-            let mut event = interest(blocked, HOST);
+            let mut interest = EpollFlags::EPOLLIN;
+            interest.set(EpollFlags::EPOLLOUT, blocked);
+            let mut event = EpollEvent::new(interest, HOST);
             self.epoll
                 .modify(self.host.as_fd(), &mut event)
                 .map_err(AgentError::errno("epoll"))?;
@@ -178,10 +186,4 @@ impl Agent {
 
 fn token(id: ConnectionId) -> u64 {
     CONNECTIONS + id.0 as u64
-}
-
-fn interest(writable: bool, token: u64) -> EpollEvent {
-    let mut flags = EpollFlags::EPOLLIN;
-    flags.set(EpollFlags::EPOLLOUT, writable);
-    EpollEvent::new(flags, token)
 }

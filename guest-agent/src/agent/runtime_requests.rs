@@ -75,7 +75,12 @@ impl Agent {
 
     fn next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
         let (first, invocation) = match self.life.next(id) {
-            Ok(Next::Wait) => return Ok(()),
+            Ok(Next::Wait { instead_of }) => {
+                if let Some(old) = instead_of {
+                    self.close(old);
+                }
+                return Ok(());
+            }
             Ok(Next::Announce { first }) => (first, None),
             Ok(Next::Deliver { invocation, first }) => (first, Some(invocation)),
             Err(error) => return self.reply(id, reply::transition_refused(error), Bytes::new()),

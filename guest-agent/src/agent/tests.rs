@@ -394,6 +394,37 @@ fn a_client_that_sends_no_http_is_told_so_and_closed() {
 }
 
 #[test]
+fn a_client_that_shuts_down_its_sending_side_gets_its_event() {
+    let (mut guest, mut runtime) = Guest::ready();
+    runtime.0.shutdown(std::net::Shutdown::Write).unwrap();
+    // The agent has seen it once it has answered this, for it looks at the host first and then at
+    // connections, in one turn or the next.
+    guest.say([HostMessage::Ping(Bytes::new())]);
+    guest.hear();
+    guest.say([invoke("1", b"{}")]);
+    assert!(runtime.reply().starts_with("HTTP/1.1 200 OK\r\n"));
+    let mut other = guest.connect();
+    assert!(other.respond("1", b"").starts_with("HTTP/1.1 202 "));
+    assert!(matches!(guest.hear(), AgentMessage::Response(..)));
+    guest.finish();
+}
+
+#[test]
+fn a_runtime_that_gave_up_its_connection_waits_on_a_new_one() {
+    let (mut guest, runtime) = Guest::ready();
+    drop(runtime);
+    let mut again = guest.connect();
+    again.get("/2018-06-01/runtime/invocation/next");
+    // Its `next` has been handled when this, behind it on another connection, is answered.
+    let mut other = guest.connect();
+    other.get("/2018-06-01/ping");
+    other.reply();
+    guest.say([invoke("1", b"{}")]);
+    assert!(again.reply().starts_with("HTTP/1.1 200 OK\r\n"));
+    guest.finish();
+}
+
+#[test]
 fn short_entropy_ends_the_agent() {
     let mut guest = Guest::starting();
     let thaw = Thaw {

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use bytes::Bytes;
+use nix::sys::epoll::EpollFlags;
 
 use crate::outbox::Outbox;
 use crate::runtime_api::request::{Parsed, Parser, Request, RequestError};
@@ -33,8 +34,19 @@ pub(crate) struct Connection {
     pending: bool,
     /// Close once everything has been sent.
     closing: bool,
-    /// Whether the event loop waits for room to write.
-    pub(crate) waits_for_room: bool,
+    /// The client sends nothing more; it may still want its answer.
+    half_closed: bool,
+    /// What the event loop waits for at the moment.
+    pub(crate) watched: EpollFlags,
+}
+
+/// What became of a client's sending side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    Open,
+    /// Nothing more will come, but an answer is owed.
+    HalfClosed,
+    Gone,
 }
 
 impl Connection {
@@ -46,26 +58,37 @@ impl Connection {
             out: Outbox::default(),
             pending: false,
             closing: false,
-            waits_for_room: false,
+            half_closed: false,
+            watched: EpollFlags::EPOLLIN,
         }
     }
 
     /// Reads once. Readiness is level-triggered, so a short read needs no second one to see
-    /// `EAGAIN`: what is left will be reported again. False when the client is gone.
-    pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> bool {
+    /// `EAGAIN`: what is left will be reported again.
+    pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Received {
         match self.stream.read(scratch) {
-            Ok(0) => false,
+            // Some clients shut their sending side down after the request.
+            Ok(0) if self.pending || self.blocked() => {
+                self.half_closed = true;
+                self.closing = true;
+                Received::HalfClosed
+            }
+            Ok(0) => Received::Gone,
             // Nothing more is wanted from a client that is being closed; the bytes are read so
             // that the close is an orderly one.
-            Ok(_) if self.closing => true,
+            Ok(_) if self.closing => Received::Open,
             Ok(count) => {
                 self.parser.feed(&scratch[..count]);
-                !(self.pending && self.parser.buffered() > MAX_AHEAD)
+                if self.pending && self.parser.buffered() > MAX_AHEAD {
+                    Received::Gone
+                } else {
+                    Received::Open
+                }
             }
-            Err(e) => matches!(
-                e.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ),
+            Err(e) => match e.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Received::Open,
+                _ => Received::Gone,
+            },
         }
     }
 
@@ -114,8 +137,15 @@ impl Connection {
         self.out.send(&self.stream)
     }
 
-    /// Whether bytes wait for room.
-    pub(crate) fn blocked(&self) -> bool {
+    /// What the event loop should wait for.
+    pub(crate) fn interest(&self) -> EpollFlags {
+        let mut flags = EpollFlags::empty();
+        flags.set(EpollFlags::EPOLLIN, !self.half_closed);
+        flags.set(EpollFlags::EPOLLOUT, self.blocked());
+        flags
+    }
+
+    fn blocked(&self) -> bool {
         !self.out.is_empty()
     }
 
