@@ -1,0 +1,23 @@
+//! Virtio 1.2 devices over MMIO.
+//!
+//! [`mmio::MmioTransport`] owns one device, its queues and its registers, and is the only thing
+//! that the event loop talks to. [`VirtioDevice`] is what it asks of a device; [`block`] and
+//! [`vsock`] are the two there are. [`queue`] takes descriptor chains off the rings and checks
+//! them once, completely; [`guest_io`] moves bytes between files and guest memory without a copy
+//! in between.
+
+pub mod block;
+pub mod device;
+pub mod guest_io;
+pub mod interrupt;
+pub mod mmio;
+pub mod queue;
+pub mod status;
+pub mod transport_state;
+pub mod vsock;
+
+pub use device::{ConfigChange, DeviceError, NotQuiet, StateError, VirtioDevice};
+pub use interrupt::Interrupt;
+pub use mmio::MmioTransport;
+pub use queue::{Chain, RingError, Segment, VirtQueue};
+pub use transport_state::{RestoreError, TransportState};

@@ -1,0 +1,528 @@
+//! A virtqueue as a device sees it: descriptor chains taken off the available ring and checked
+//! completely before the device sees them.
+//!
+//! `virtio_queue::Queue` keeps the ring positions; its own chain iterator ends silently at the
+//! first bad descriptor, so a device could not tell a short chain from a broken one. Here a chain
+//! is copied out of guest memory once (what the guest changes afterwards has no effect) and is
+//! either whole or a [`RingError`].
+//!
+//! Neither `VIRTIO_F_INDIRECT_DESC` nor `VIRTIO_F_EVENT_IDX` is ever offered: with requests this
+//! few they save nothing, and each has broken snapshots or bounds checks elsewhere.
+
+use std::sync::atomic::{Ordering, fence};
+
+use serde::{Deserialize, Serialize};
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::devices::GuestMemory;
+
+/// `VIRTQ_DESC_F_INDIRECT` (virtio 1.2, 2.7.5).
+const DESC_F_INDIRECT: u16 = 4;
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` (2.7.6).
+const AVAIL_F_NO_INTERRUPT: u16 = 1;
+
+/// Bytes of a descriptor.
+const DESCRIPTOR_SIZE: u64 = 16;
+
+/// Why a queue or a chain on it can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// Size zero, not a power of two, or over the limit.
+    #[error("queue size {size}, it must be a power of two up to {max}")]
+    Size {
+        /// What the driver asked for.
+        size: u32,
+        /// The largest.
+        max: u16,
+    },
+    /// A ring's address is not aligned.
+    #[error("{ring} at {address:#x} is not aligned to {align}")]
+    Misaligned {
+        /// Which ring.
+        ring: &'static str,
+        /// Its address.
+        address: u64,
+        /// What the address must be a multiple of.
+        align: u64,
+    },
+    /// A ring is not wholly in RAM.
+    #[error("{ring} at {address:#x}, {len} bytes, is not in RAM")]
+    OutsideRam {
+        /// Which ring.
+        ring: &'static str,
+        /// Its address.
+        address: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// Two rings share memory.
+    #[error("rings at {0:#x} and {1:#x} overlap")]
+    Overlap(u64, u64),
+    /// The queue is not set up.
+    #[error("not ready")]
+    NotReady,
+    /// The available index is ahead by more than there are entries.
+    #[error("available index {index} is more than {size} ahead of {next}")]
+    AvailIndex {
+        /// The driver's index.
+        index: u16,
+        /// The next to be taken.
+        next: u16,
+        /// The queue's size.
+        size: u16,
+    },
+    /// A chain's head or a link points outside of the table.
+    #[error("descriptor {index} of {size}")]
+    DescriptorIndex {
+        /// The index found.
+        index: u16,
+        /// The queue's size.
+        size: u16,
+    },
+    /// More links than there are descriptors.
+    #[error("chain from descriptor {0} loops")]
+    Loop(u16),
+    /// Indirect tables are not offered.
+    #[error("descriptor {0} is indirect, which was not negotiated")]
+    Indirect(u16),
+    /// A buffer of no length.
+    #[error("descriptor {0} has length zero")]
+    Empty(u16),
+    /// A buffer that is not wholly in RAM.
+    #[error("buffer at {address:#x}, {len} bytes, is not in RAM")]
+    Buffer {
+        /// Its address.
+        address: u64,
+        /// Its length.
+        len: u32,
+    },
+    /// The lengths sum to 2³² or more (2.7.4.2).
+    #[error("chain from descriptor {0} is longer than 2^32 bytes")]
+    TooLong(u16),
+    /// A readable descriptor after a writable one (2.7.4.2).
+    #[error("descriptor {0} is readable after a writable one")]
+    Order(u16),
+    /// The rings were checked to be in RAM, and yet could not be reached.
+    #[error("ring memory: {0}")]
+    Access(String),
+    /// A saved queue that no driver could have set up.
+    #[error("{what} {value:#x}")]
+    State {
+        /// Field.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
+}
+
+/// One buffer of a chain, in RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it begins.
+    pub address: GuestAddress,
+    /// Bytes, never zero.
+    pub len: u32,
+}
+
+/// A checked descriptor chain. Devices keep one and have it filled again and again, so that the
+/// hot path allocates nothing.
+#[derive(Debug, Default)]
+pub struct Chain {
+    head: u16,
+    readable: Vec<Segment>,
+    writable: Vec<Segment>,
+    readable_len: u64,
+    writable_len: u64,
+}
+
+impl Chain {
+    /// What the driver wrote, in order.
+    pub fn readable(&self) -> &[Segment] {
+        &self.readable
+    }
+
+    /// What the device may write, in order.
+    pub fn writable(&self) -> &[Segment] {
+        &self.writable
+    }
+
+    /// Bytes the driver wrote; less than 2³².
+    pub fn readable_len(&self) -> u64 {
+        self.readable_len
+    }
+
+    /// Bytes the device may write; less than 2³².
+    pub fn writable_len(&self) -> u64 {
+        self.writable_len
+    }
+
+    /// Number of descriptors.
+    pub fn descriptors(&self) -> usize {
+        self.readable.len() + self.writable.len()
+    }
+
+    fn clear(&mut self, head: u16) {
+        self.head = head;
+        self.readable.clear();
+        self.writable.clear();
+        self.readable_len = 0;
+        self.writable_len = 0;
+    }
+}
+
+/// What a snapshot keeps of a queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedQueue {
+    /// Entries.
+    pub size: u16,
+    /// Whether the driver finished setting it up.
+    pub ready: bool,
+    /// Address of the descriptor table.
+    pub descriptors: u64,
+    /// Address of the available ring.
+    pub available: u64,
+    /// Address of the used ring.
+    pub used: u64,
+    /// Next available entry to take.
+    pub next_avail: u16,
+    /// Next used entry to write.
+    pub next_used: u16,
+}
+
+/// One queue of one device.
+#[derive(Debug)]
+pub struct VirtQueue {
+    queue: Queue,
+    /// Whether the driver was asked not to notify.
+    muted: bool,
+}
+
+impl VirtQueue {
+    /// A queue that is not set up. `max_size` must be a power of two up to 32768.
+    pub fn new(max_size: u16) -> Self {
+        Self {
+            queue: Queue::new(max_size).expect("device queue sizes are powers of two"),
+            muted: false,
+        }
+    }
+
+    /// Entries the driver may ask for at most.
+    pub fn max_size(&self) -> u16 {
+        self.queue.max_size()
+    }
+
+    /// Entries.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Whether the driver finished setting it up.
+    pub fn ready(&self) -> bool {
+        self.queue.ready()
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.queue.reset();
+        self.muted = false;
+    }
+
+    /// Sets the number of entries.
+    pub fn set_size(&mut self, size: u32) -> Result<(), RingError> {
+        let max = self.max_size();
+        u16::try_from(size)
+            .ok()
+            .and_then(|size| self.queue.try_set_size(size).ok())
+            .ok_or(RingError::Size { size, max })
+    }
+
+    /// Sets addresses: of descriptor table, available ring and used ring.
+    pub fn set_addresses(
+        &mut self,
+        descriptors: u64,
+        available: u64,
+        used: u64,
+    ) -> Result<(), RingError> {
+        let misaligned = |ring, address, align| RingError::Misaligned {
+            ring,
+            address,
+            align,
+        };
+        self.queue
+            .try_set_desc_table_address(GuestAddress(descriptors))
+            .map_err(|_| misaligned("descriptor table", descriptors, 16))?;
+        self.queue
+            .try_set_avail_ring_address(GuestAddress(available))
+            .map_err(|_| misaligned("available ring", available, 2))?;
+        self.queue
+            .try_set_used_ring_address(GuestAddress(used))
+            .map_err(|_| misaligned("used ring", used, 4))
+    }
+
+    /// Ends or re-opens the set-up.
+    pub fn set_ready(&mut self, ready: bool) {
+        self.queue.set_ready(ready);
+    }
+
+    /// The memory that the rings take: address and length of each, whether or not it is in RAM.
+    fn rings(&self) -> [(&'static str, u64, u64); 3] {
+        let size = u64::from(self.size());
+        [
+            (
+                "descriptor table",
+                self.queue.desc_table(),
+                DESCRIPTOR_SIZE * size,
+            ),
+            ("available ring", self.queue.avail_ring(), 6 + 2 * size),
+            ("used ring", self.queue.used_ring(), 6 + 8 * size),
+        ]
+    }
+
+    /// Checks that the rings are in RAM and apart from each other.
+    pub fn check(&self, memory: &GuestMemory) -> Result<(), RingError> {
+        for (ring, address, len) in self.rings() {
+            let in_ram = usize::try_from(len)
+                .is_ok_and(|len| memory.check_range(GuestAddress(address), len));
+            // Address zero is what a ring has that nobody set; `virtio_queue` calls it not ready.
+            if !in_ram || address == 0 {
+                return Err(RingError::OutsideRam { ring, address, len });
+            }
+        }
+        Self::check_apart(std::slice::from_ref(self))
+    }
+
+    /// Checks that no two rings of any of `queues` share memory. All are in RAM already.
+    pub fn check_apart(queues: &[Self]) -> Result<(), RingError> {
+        let mut rings: Vec<(u64, u64)> = queues
+            .iter()
+            .flat_map(|queue| queue.rings())
+            .map(|(_, address, len)| (address, len))
+            .collect();
+        rings.sort_unstable();
+        for pair in rings.windows(2) {
+            let ((first, len), (second, _)) = (pair[0], pair[1]);
+            if first.saturating_add(len) > second {
+                return Err(RingError::Overlap(first, second));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next chain; `false` when there is none.
+    pub fn pop(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, RingError> {
+        let index = self.avail_index(memory)?;
+        let next = self.queue.next_avail();
+        let size = self.size();
+        if index.wrapping_sub(next) > size {
+            return Err(RingError::AvailIndex { index, next, size });
+        }
+        if index == next {
+            return Ok(false);
+        }
+        let head = self
+            .queue
+            .iter(memory)
+            .map_err(|error| RingError::Access(error.to_string()))?
+            .next()
+            .ok_or_else(|| RingError::Access("available ring".to_owned()))?
+            .head_index();
+        self.walk(memory, head, chain)?;
+        Ok(true)
+    }
+
+    /// Puts the chain that was taken last back: it is the next again.
+    pub fn undo_pop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Gives a chain back to the driver with `len` bytes written to it.
+    pub fn push_used(
+        &mut self,
+        memory: &GuestMemory,
+        chain: &Chain,
+        len: u32,
+    ) -> Result<(), RingError> {
+        self.queue
+            .add_used(memory, chain.head, len)
+            .map_err(|error| RingError::Access(error.to_string()))
+    }
+
+    /// Whether the driver wants an interrupt for what was given back.
+    pub fn wants_interrupt(&self, memory: &GuestMemory) -> Result<bool, RingError> {
+        // The used index must be visible before the flag is read: the driver clears the flag and
+        // then looks at the index, and one of the two has to see the other's write (2.7.7).
+        fence(Ordering::SeqCst);
+        let flags: u16 = memory
+            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
+            .map_err(|error| RingError::Access(error.to_string()))?;
+        Ok(u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0)
+    }
+
+    /// Whether there are chains to take.
+    pub fn has_pending(&self, memory: &GuestMemory) -> Result<bool, RingError> {
+        Ok(self.avail_index(memory)? != self.queue.next_avail())
+    }
+
+    /// Asks the driver not to notify about new chains: each notification is an exit.
+    pub fn mute(&mut self, memory: &GuestMemory) -> Result<(), RingError> {
+        if !self.muted {
+            self.queue
+                .disable_notification(memory)
+                .map_err(|error| RingError::Access(error.to_string()))?;
+            self.muted = true;
+        }
+        Ok(())
+    }
+
+    /// Asks the driver to notify again; `true` if chains came in between, which nobody will
+    /// notify about.
+    pub fn unmute(&mut self, memory: &GuestMemory) -> Result<bool, RingError> {
+        self.muted = false;
+        self.queue
+            .enable_notification(memory)
+            .map_err(|error| RingError::Access(error.to_string()))
+    }
+
+    /// The available index as the driver has it.
+    pub fn avail_index(&self, memory: &GuestMemory) -> Result<u16, RingError> {
+        if !self.ready() {
+            return Err(RingError::NotReady);
+        }
+        self.queue
+            .avail_idx(memory, Ordering::Acquire)
+            .map(|index| index.0)
+            .map_err(|error| RingError::Access(error.to_string()))
+    }
+
+    /// For a snapshot.
+    pub fn save(&self) -> SavedQueue {
+        let state = self.queue.state();
+        SavedQueue {
+            size: state.size,
+            ready: state.ready,
+            descriptors: state.desc_table,
+            available: state.avail_ring,
+            used: state.used_ring,
+            next_avail: state.next_avail,
+            next_used: state.next_used,
+        }
+    }
+
+    /// A queue from a snapshot. A ready one is checked against the restored memory: its rings lie
+    /// in RAM and its positions are ones that driver and device can have reached together.
+    pub fn restore(
+        max_size: u16,
+        saved: &SavedQueue,
+        memory: &GuestMemory,
+    ) -> Result<Self, RingError> {
+        let mut queue = Self::new(max_size);
+        queue.set_size(saved.size.into())?;
+        queue.set_addresses(saved.descriptors, saved.available, saved.used)?;
+        let mut state: QueueState = queue.queue.state();
+        state.next_avail = saved.next_avail;
+        state.next_used = saved.next_used;
+        state.ready = saved.ready;
+        queue.queue = Queue::try_from(state).map_err(|_| RingError::Size {
+            size: saved.size.into(),
+            max: max_size,
+        })?;
+        // Snapshots are taken of quiet devices: every chain taken has been given back.
+        if saved.next_avail != saved.next_used {
+            return Err(RingError::State {
+                what: "used position differs from the available one",
+                value: saved.next_used.into(),
+            });
+        }
+        if saved.ready {
+            queue.check(memory)?;
+            let index = queue.avail_index(memory)?;
+            if index.wrapping_sub(saved.next_avail) > saved.size {
+                return Err(RingError::AvailIndex {
+                    index,
+                    next: saved.next_avail,
+                    size: saved.size,
+                });
+            }
+            let used = queue
+                .queue
+                .used_idx(memory, Ordering::Acquire)
+                .map_err(|error| RingError::Access(error.to_string()))?;
+            if used.0 != saved.next_used {
+                return Err(RingError::State {
+                    what: "used index in memory",
+                    value: used.0.into(),
+                });
+            }
+        } else if saved.next_avail != 0 {
+            return Err(RingError::State {
+                what: "position of a queue that is not ready",
+                value: saved.next_avail.into(),
+            });
+        }
+        Ok(queue)
+    }
+
+    /// Copies the chain that begins at `head` out of guest memory, link by link, checking each.
+    fn walk(&self, memory: &GuestMemory, head: u16, chain: &mut Chain) -> Result<(), RingError> {
+        let size = self.size();
+        let mut index = head;
+        chain.clear(head);
+        // A chain without a loop has at most as many links as there are descriptors.
+        for _ in 0..size {
+            if index >= size {
+                return Err(RingError::DescriptorIndex { index, size });
+            }
+            let address = self.queue.desc_table() + DESCRIPTOR_SIZE * u64::from(index);
+            let descriptor: Descriptor = memory
+                .read_obj(GuestAddress(address))
+                .map_err(|error| RingError::Access(error.to_string()))?;
+            if descriptor.flags() & DESC_F_INDIRECT != 0 {
+                return Err(RingError::Indirect(index));
+            }
+            self.append(memory, head, index, descriptor, chain)?;
+            if !descriptor.has_next() {
+                return Ok(());
+            }
+            index = descriptor.next();
+        }
+        Err(RingError::Loop(head))
+    }
+
+    fn append(
+        &self,
+        memory: &GuestMemory,
+        head: u16,
+        index: u16,
+        descriptor: Descriptor,
+        chain: &mut Chain,
+    ) -> Result<(), RingError> {
+        let segment = Segment {
+            address: descriptor.addr(),
+            len: descriptor.len(),
+        };
+        if segment.len == 0 {
+            return Err(RingError::Empty(index));
+        }
+        if !memory.check_range(segment.address, segment.len as usize) {
+            return Err(RingError::Buffer {
+                address: segment.address.0,
+                len: segment.len,
+            });
+        }
+        if descriptor.is_write_only() {
+            chain.writable.push(segment);
+            chain.writable_len += u64::from(segment.len);
+        } else if chain.writable.is_empty() {
+            chain.readable.push(segment);
+            chain.readable_len += u64::from(segment.len);
+        } else {
+            return Err(RingError::Order(index));
+        }
+        if chain.readable_len + chain.writable_len > u64::from(u32::MAX) {
+            return Err(RingError::TooLong(head));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! The life of a virtio device as its driver steps through it (virtio 1.2, 2.1 and 3.1.1): a table
+//! of the transitions that are allowed. Bits are only ever added, in one order; the one way back
+//! is a reset. What is not in the table is refused.
+
+/// The guest has noticed the device.
+pub const ACKNOWLEDGE: u8 = 1;
+/// The guest knows how to drive it.
+pub const DRIVER: u8 = 2;
+/// The driver is set up and drives.
+pub const DRIVER_OK: u8 = 4;
+/// Features are agreed on.
+pub const FEATURES_OK: u8 = 8;
+/// The device gave up; only the device sets this.
+pub const DEVICE_NEEDS_RESET: u8 = 0x40;
+/// The driver gave up.
+pub const FAILED: u8 = 0x80;
+
+/// Before a driver was there.
+pub const INITIAL: u8 = 0;
+/// The driver chooses features.
+pub const NEGOTIATING: u8 = ACKNOWLEDGE | DRIVER;
+/// The driver sets queues up.
+pub const CONFIGURING: u8 = NEGOTIATING | FEATURES_OK;
+/// The driver drives.
+pub const RUNNING: u8 = CONFIGURING | DRIVER_OK;
+
+/// What a write to the status register means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Everything back to the beginning.
+    Reset,
+    /// Nothing to do but remember it.
+    Note,
+    /// The driver proposes the features it wrote.
+    ProposeFeatures,
+    /// The driver is done setting up.
+    Activate,
+}
+
+const TRANSITIONS: [(u8, u8, Step); 4] = [
+    (INITIAL, ACKNOWLEDGE, Step::Note),
+    (ACKNOWLEDGE, NEGOTIATING, Step::Note),
+    (NEGOTIATING, CONFIGURING, Step::ProposeFeatures),
+    (CONFIGURING, RUNNING, Step::Activate),
+];
+
+/// What the driver's write of `requested` means for a device whose status is `current`; `None`
+/// when that is not allowed.
+pub fn step(current: u8, requested: u8) -> Option<Step> {
+    if requested == INITIAL {
+        return Some(Step::Reset);
+    }
+    // The driver adds bits to what it reads, so it may write the device's own bit back.
+    let requested = requested & !DEVICE_NEEDS_RESET | current & DEVICE_NEEDS_RESET;
+    if requested == current || requested == current | FAILED {
+        return Some(Step::Note);
+    }
+    TRANSITIONS
+        .iter()
+        .find(|(from, to, _)| (*from, *to) == (current, requested))
+        .map(|(_, _, step)| *step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_way_up_is_allowed() {
+        assert_eq!(step(0, 1), Some(Step::Note));
+        assert_eq!(step(1, 3), Some(Step::Note));
+        assert_eq!(step(3, 0xb), Some(Step::ProposeFeatures));
+        assert_eq!(step(0xb, 0xf), Some(Step::Activate));
+    }
+
+    #[test]
+    fn nothing_else_sets_or_clears_the_drivers_bits() {
+        let life = [INITIAL, ACKNOWLEDGE, NEGOTIATING, CONFIGURING, RUNNING];
+        for (position, &from) in life.iter().enumerate() {
+            for to in 1..=u8::MAX {
+                let kept = to & !DEVICE_NEEDS_RESET;
+                let upward = life.get(position + 1) == Some(&kept);
+                let allowed = upward || kept == from || kept == from | FAILED;
+                assert_eq!(step(from, to).is_some(), allowed, "{from:#x} to {to:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_activation_is_not_one() {
+        assert_eq!(step(RUNNING, RUNNING), Some(Step::Note));
+    }
+
+    #[test]
+    fn a_broken_device_only_fails_or_resets() {
+        let broken = CONFIGURING | DEVICE_NEEDS_RESET;
+        assert_eq!(step(broken, RUNNING | DEVICE_NEEDS_RESET), None);
+        assert_eq!(step(broken, broken | FAILED), Some(Step::Note));
+        assert_eq!(step(broken, 0), Some(Step::Reset));
+    }
+}

@@ -1,0 +1,249 @@
+//! One vsock connection, from the host's end.
+//!
+//! # The protocol in half a page
+//! Every packet carries a header with both addresses (context id and port) and an operation.
+//!
+//! *Opening.* The guest sends REQUEST to the host's port; the host answers RESPONSE, and the
+//! connection is there, or RST, and it never was. Only the guest opens connections here.
+//!
+//! *Data* travels as RW packets, in order, none lost: the rings are reliable. So all flow control
+//! is about memory, by *credit*. Each side tells in every header how large its receive buffer is
+//! (`buf_alloc`) and how many bytes have ever left that buffer towards their reader (`fwd_cnt`,
+//! modulo 2³²). The other side knows how many bytes it ever sent, so
+//! `sent - fwd_cnt` bytes are in flight or in the buffer, and it may send
+//! `buf_alloc - (sent - fwd_cnt)` more and not one above that. When traffic flows one way only,
+//! nobody learns of freed space; therefore CREDIT_UPDATE, a packet with nothing but its header,
+//! and CREDIT_REQUEST, which asks for one.
+//!
+//! *Closing.* SHUTDOWN says with two flags that its sender will not receive, not send any more.
+//! Who gets both flags answers RST when it has done what was to be done. RST at any time ends the
+//! connection at once. A packet for a connection that isn't there is answered with RST (never an
+//! RST itself). The host here closes both directions at once: SHUTDOWN with both flags, then RST.
+//!
+//! # What this module does
+//! It keeps a connection's counters and decides what its packets may do and what has to be sent.
+//! It moves no bytes and knows no queues. All that the guest says about credit is checked here:
+//! it may lie about its own buffer, which harms it alone, but neither send more than it has been
+//! granted nor confirm what was never sent.
+
+use serde::{Deserialize, Serialize};
+
+use super::packet::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM};
+
+/// Bytes that the guest may have sent without the host's socket having taken them: the largest
+/// amount of memory a connection holds. A payload of 6 MiB costs the guest six credit updates.
+pub const BUF_ALLOC: u32 = 1024 * 1024;
+
+/// Credit below which the guest is told of freed space unasked. Small exchanges never get there,
+/// and cost no packets of their own.
+const LOW_CREDIT: u32 = BUF_ALLOC / 2;
+
+/// Why a connection ends before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// More data than there was credit for.
+    #[error("guest sent {len} bytes with credit for {credit}")]
+    Credit {
+        /// Payload of the packet.
+        len: u32,
+        /// What it may have been.
+        credit: u32,
+    },
+    /// Bytes confirmed that were never sent.
+    #[error("guest confirmed {confirmed} bytes, {in_flight} were on their way")]
+    Confirmed {
+        /// By how much its counter advanced.
+        confirmed: u32,
+        /// By how much it could have.
+        in_flight: u32,
+    },
+    /// Data after a SHUTDOWN that said there would be none.
+    #[error("guest sent data after its shutdown")]
+    DataAfterShutdown,
+}
+
+/// The two ports that make a connection, the same for all packets of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ports {
+    /// The host's.
+    pub host: u32,
+    /// The guest's.
+    pub guest: u32,
+}
+
+/// An open connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connection {
+    ports: Ports,
+    /// Payload bytes ever sent to the guest, modulo 2³².
+    sent: u32,
+    /// How far the guest said its buffer was emptied.
+    peer_fwd_cnt: u32,
+    /// How large the guest says its buffer is.
+    peer_buf_alloc: u32,
+    /// Payload bytes ever received from the guest, modulo 2³².
+    received: u32,
+    /// How many of them the host's socket has taken.
+    forwarded: u32,
+    /// What the guest knows of `forwarded`.
+    advertised: u32,
+    /// The guest has not shut its sending side down.
+    guest_sends: bool,
+    /// The guest has not shut its receiving side down.
+    guest_receives: bool,
+    response_due: bool,
+    update_due: bool,
+}
+
+impl Connection {
+    /// The connection that the guest's REQUEST asks for. A RESPONSE is due.
+    pub fn accept(request: &Header) -> Self {
+        Self {
+            ports: Ports {
+                host: request.dst_port,
+                guest: request.src_port,
+            },
+            sent: 0,
+            peer_fwd_cnt: 0,
+            peer_buf_alloc: request.buf_alloc,
+            received: 0,
+            forwarded: 0,
+            advertised: 0,
+            guest_sends: true,
+            guest_receives: true,
+            response_due: true,
+            update_due: false,
+        }
+    }
+
+    /// Whose it is.
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Takes over what every packet of the guest's says about its buffer.
+    pub fn on_credit(&mut self, header: &Header) -> Result<(), Violation> {
+        let advance = header.fwd_cnt.wrapping_sub(self.peer_fwd_cnt);
+        // A guest with several CPUs may put packets on the ring in another order than it stamped
+        // them: a counter that lies behind is old news, not a lie.
+        if advance > u32::MAX / 2 {
+            return Ok(());
+        }
+        let in_flight = self.in_flight();
+        if advance > in_flight {
+            return Err(Violation::Confirmed {
+                confirmed: advance,
+                in_flight,
+            });
+        }
+        self.peer_fwd_cnt = header.fwd_cnt;
+        self.peer_buf_alloc = header.buf_alloc;
+        Ok(())
+    }
+
+    /// The guest sent `len` bytes of payload.
+    pub fn on_data(&mut self, len: u32) -> Result<(), Violation> {
+        if !self.guest_sends {
+            return Err(Violation::DataAfterShutdown);
+        }
+        let credit = BUF_ALLOC - self.buffered();
+        if len > credit {
+            return Err(Violation::Credit { len, credit });
+        }
+        self.received = self.received.wrapping_add(len);
+        Ok(())
+    }
+
+    /// The guest asked for our credit.
+    pub fn on_credit_request(&mut self) {
+        self.update_due = true;
+    }
+
+    /// The guest sent SHUTDOWN with `flags`.
+    pub fn on_shutdown(&mut self, flags: u32) {
+        self.guest_receives &= flags & SHUTDOWN_RECEIVE == 0;
+        self.guest_sends &= flags & SHUTDOWN_SEND == 0;
+    }
+
+    /// The host's socket took `len` of the guest's bytes.
+    pub fn forwarded(&mut self, len: u32) {
+        debug_assert!(len <= self.buffered());
+        self.forwarded = self.forwarded.wrapping_add(len);
+        let known_credit = BUF_ALLOC.saturating_sub(self.received.wrapping_sub(self.advertised));
+        if known_credit < LOW_CREDIT
+            && self.forwarded.wrapping_sub(self.advertised) >= LOW_CREDIT / 2
+        {
+            self.update_due = true;
+        }
+    }
+
+    /// Payload bytes that may be sent to the guest now.
+    pub fn credit(&self) -> u32 {
+        if self.guest_receives && !self.response_due {
+            self.peer_buf_alloc.saturating_sub(self.in_flight())
+        } else {
+            0
+        }
+    }
+
+    /// Bytes of the guest's that the host's socket has not taken.
+    pub fn buffered(&self) -> u32 {
+        self.received.wrapping_sub(self.forwarded)
+    }
+
+    /// Whether the guest may still send.
+    pub fn guest_sends(&self) -> bool {
+        self.guest_sends
+    }
+
+    /// Whether the guest has shut both directions down.
+    pub fn finished(&self) -> bool {
+        !self.guest_sends && !self.guest_receives
+    }
+
+    /// The packet without payload that has to be sent next, if any.
+    pub fn due(&self) -> Option<Op> {
+        if self.response_due {
+            Some(Op::Response)
+        } else if self.update_due {
+            Some(Op::CreditUpdate)
+        } else {
+            None
+        }
+    }
+
+    /// The header of a packet that is sent now, with `len` bytes of payload.
+    pub fn stamp(&mut self, op: Op, len: u32) -> Header {
+        self.sent = self.sent.wrapping_add(len);
+        self.advertised = self.forwarded;
+        // Any packet tells the guest our credit.
+        self.update_due = false;
+        if op == Op::Response {
+            self.response_due = false;
+        }
+        Header {
+            src_port: self.ports.host,
+            dst_port: self.ports.guest,
+            len,
+            kind: STREAM,
+            op: op.number(),
+            buf_alloc: BUF_ALLOC,
+            fwd_cnt: self.forwarded,
+            ..Header::default()
+        }
+    }
+
+    /// Whether a quiet connection, as only such are saved, can be in this state.
+    pub fn is_plausible(&self) -> bool {
+        self.buffered() == 0
+            && self.forwarded.wrapping_sub(self.advertised) <= BUF_ALLOC
+            && self.due().is_none()
+            && !self.finished()
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.sent.wrapping_sub(self.peer_fwd_cnt)
+    }
+}

@@ -1,0 +1,162 @@
+//! The sandbox's log: lines on standard error, limited per source so that a guest that misbehaves
+//! in a loop can fill neither a disk nor the controller's pipe. Time is passed in; nothing here
+//! reads a clock, blocks on anything but standard error, or panics when standard error is gone.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// A budget that fills up with time: `capacity` units at once, `per_second` on average.
+#[derive(Debug, Clone)]
+pub struct TokenBucket {
+    capacity: u32,
+    per_second: u32,
+    level: u32,
+    refilled: Option<Instant>,
+}
+
+impl TokenBucket {
+    /// A full bucket.
+    pub fn new(capacity: u32, per_second: u32) -> Self {
+        Self {
+            capacity,
+            per_second,
+            level: capacity,
+            refilled: None,
+        }
+    }
+
+    /// Takes `amount` units, or none at all and answers `false`.
+    pub fn take(&mut self, now: Instant, amount: u32) -> bool {
+        if self.level < amount {
+            self.refill(now);
+        }
+        if self.level == self.capacity {
+            // Full until now: what is taken from here on is earned back from here on.
+            self.refilled = Some(now);
+        }
+        match self.level.checked_sub(amount) {
+            Some(rest) => {
+                self.level = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let since = self
+            .refilled
+            .map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        let earned = since.as_micros() * u128::from(self.per_second) / 1_000_000;
+        // Fractions of a unit stay earned: the time moves on only when a unit was added.
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            self.level = self.level.saturating_add(earned).min(self.capacity);
+            self.refilled = Some(now);
+        }
+    }
+}
+
+/// One source of log lines and its limit.
+#[derive(Debug, Clone)]
+pub struct Log {
+    source: &'static str,
+    bucket: TokenBucket,
+    suppressed: u64,
+}
+
+impl Log {
+    /// Lines that a source may write at once.
+    pub const BURST: u32 = 10;
+    /// Lines per second that it may write after that.
+    pub const PER_SECOND: u32 = 1;
+
+    /// A log whose lines begin with `source`.
+    pub fn new(source: &'static str) -> Self {
+        Self {
+            source,
+            bucket: TokenBucket::new(Self::BURST, Self::PER_SECOND),
+            suppressed: 0,
+        }
+    }
+
+    /// Writes one line, or counts it when there were too many; the next line that is written
+    /// tells how many are missing.
+    pub fn line(&mut self, now: Instant, message: fmt::Arguments<'_>) {
+        if let Some(suppressed) = self.admit(now) {
+            let mut err = io::stderr().lock();
+            let result = if suppressed == 0 {
+                writeln!(err, "hearth-sandbox: {}: {message}", self.source)
+            } else {
+                writeln!(
+                    err,
+                    "hearth-sandbox: {}: {message} ({suppressed} lines before this one left out)",
+                    self.source
+                )
+            };
+            // There is nowhere left to complain when standard error is closed, and a microVM
+            // must not end for want of a log.
+            drop(result);
+        }
+    }
+
+    /// Number of lines left out since the last one, if a line may be written now.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.bucket.take(now, 1) {
+            Some(std::mem::take(&mut self.suppressed))
+        } else {
+            self.suppressed = self.suppressed.saturating_add(1);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_admitted_then_the_rest_is_counted_until_time_passes() {
+        let mut log = Log::new("test");
+        let start = Instant::now();
+        for _ in 0..Log::BURST {
+            assert_eq!(log.admit(start), Some(0));
+        }
+        for _ in 0..1000 {
+            assert_eq!(log.admit(start), None);
+        }
+        assert_eq!(log.admit(start + Duration::from_secs(1)), Some(1000));
+        assert_eq!(log.admit(start + Duration::from_secs(1)), None);
+    }
+
+    #[test]
+    fn a_bucket_never_holds_more_than_its_capacity() {
+        let mut bucket = TokenBucket::new(4, 1000);
+        let start = Instant::now();
+        assert!(bucket.take(start, 4));
+        let much_later = start + Duration::from_secs(1_000_000_000);
+        assert!(!bucket.take(much_later, 5));
+        assert!(bucket.take(much_later, 4));
+        assert!(!bucket.take(much_later, 1));
+    }
+
+    #[test]
+    fn fractions_of_a_unit_are_not_lost_by_asking_often() {
+        let mut bucket = TokenBucket::new(1, 1);
+        let start = Instant::now();
+        assert!(bucket.take(start, 1));
+        for step in 1..10 {
+            assert!(!bucket.take(start + Duration::from_millis(step * 100), 1));
+        }
+        assert!(bucket.take(start + Duration::from_secs(1), 1));
+    }
+
+    #[test]
+    fn a_clock_that_goes_backwards_earns_nothing() {
+        let mut bucket = TokenBucket::new(1, 1000);
+        let later = Instant::now() + Duration::from_secs(5);
+        assert!(bucket.take(later, 1));
+        assert!(!bucket.take(later - Duration::from_secs(1), 1));
+    }
+}
