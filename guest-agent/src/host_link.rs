@@ -201,3 +201,91 @@ impl AsFd for HostLink {
         self.stream.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use bytes::Bytes;
+    use hearth_protocol::agent::HEADER_LEN;
+
+    use super::*;
+
+    fn pair() -> (HostLink, UnixStream) {
+        let (agent, host) = UnixStream::pair().unwrap();
+        host.set_nonblocking(true).unwrap();
+        (HostLink::new(agent.into()).unwrap(), host)
+    }
+
+    fn kinds(host: &mut UnixStream) -> Vec<u8> {
+        let mut buffer = BytesMut::zeroed(1 << 16);
+        let count = host.read(&mut buffer).unwrap_or(0);
+        buffer.truncate(count);
+        let decoder = FrameDecoder::new(MAX_PAYLOAD);
+        std::iter::from_fn(|| decoder.decode(&mut buffer).unwrap().map(|frame| frame.kind))
+            .collect()
+    }
+
+    #[test]
+    fn a_patient_message_leaves_with_the_next_urgent_one() {
+        let (mut link, mut host) = pair();
+        link.queue_patient(AgentMessage::Thawed).unwrap();
+        assert!(!link.is_due() && link.deadline().is_some());
+        link.queue(AgentMessage::Pong(Bytes::new())).unwrap();
+        assert!(link.is_due());
+        link.flush().unwrap();
+        assert_eq!(kinds(&mut host), [0x83, 0x82]);
+        assert!(!link.is_due() && link.deadline().is_none() && !link.blocked());
+    }
+
+    #[test]
+    fn messages_are_taken_in_order_and_whole() {
+        let (mut link, mut host) = pair();
+        let mut wire = BytesMut::new();
+        for message in [
+            HostMessage::Ping(Bytes::from_static(b"1")),
+            HostMessage::Shutdown,
+        ] {
+            Frame::from(message).encode(&mut wire).unwrap();
+        }
+        let (first, second) = wire.split_at(11);
+        let mut scratch = [0; 64];
+        host.write_all(first).unwrap();
+        link.receive(&mut scratch).unwrap();
+        assert_eq!(
+            link.next().unwrap(),
+            Some(HostMessage::Ping(Bytes::from_static(b"1")))
+        );
+        assert_eq!(link.next().unwrap(), None);
+        host.write_all(second).unwrap();
+        link.receive(&mut scratch).unwrap();
+        assert_eq!(link.next().unwrap(), Some(HostMessage::Shutdown));
+    }
+
+    #[test]
+    fn a_host_that_does_not_read_blocks_the_link_until_it_does() {
+        let (mut link, mut host) = pair();
+        let big = Bytes::from(vec![0; 4 << 20]);
+        link.queue(AgentMessage::Pong(big.clone())).unwrap();
+        link.flush().unwrap();
+        assert!(link.blocked());
+        let mut seen = 0;
+        let mut part = vec![0; 1 << 16];
+        while seen < HEADER_LEN + big.len() {
+            match host.read(&mut part) {
+                Ok(count) => seen += count,
+                Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+            }
+            link.flush().unwrap();
+        }
+        assert!(!link.blocked());
+    }
+
+    #[test]
+    fn a_closed_connection_is_an_error() {
+        let (mut link, host) = pair();
+        drop(host);
+        assert!(matches!(link.receive(&mut [0; 8]), Err(LinkError::Closed)));
+    }
+}

@@ -66,3 +66,32 @@ impl AsFd for Output {
         self.reader.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn drained(output: &mut Output) -> Vec<u8> {
+        let mut all = vec![];
+        output.drain(&mut [0; 4096], |bytes| all.extend_from_slice(bytes));
+        all
+    }
+
+    #[test]
+    fn an_empty_pipe_gives_nothing_and_does_not_wait() {
+        assert!(drained(&mut Output::create().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn everything_that_was_written_before_is_read() {
+        let mut output = Output::create().unwrap();
+        let mut writer = output.writer.try_clone().unwrap();
+        let full = vec![b'x'; output.capacity];
+        writer.write_all(&full).unwrap();
+        assert_eq!(drained(&mut output), full);
+        writer.write_all(b"more").unwrap();
+        assert_eq!(drained(&mut output), b"more");
+    }
+}

@@ -106,20 +106,16 @@ impl Agent {
         let usage = self.usage()?;
         let request_id = request_id.to_owned();
         self.queue_all_output(Some(&request_id))?;
-        let (message, answer) = match request.body {
-            Body::Whole(_) if request.truncated => {
-                let error_type = request.error_type.unwrap_or_default();
-                let body = error_body(&error_type, "The runtime ended its response with an error.");
-                (
-                    function_error(request_id, Some(error_type), usage, body),
-                    reply::accepted(),
-                )
-            }
-            Body::Whole(body) => (
+        let (message, answer) = match (request.body, request.stream_error) {
+            (_, Some(body)) => (
+                function_error(request_id, request.error_type, usage, body),
+                reply::accepted(),
+            ),
+            (Body::Whole(body), None) => (
                 AgentMessage::Response(Response { request_id, usage }, body),
                 reply::accepted(),
             ),
-            Body::TooLong => (
+            (Body::TooLong, None) => (
                 function_error(request_id, Some(TOO_LARGE.to_owned()), usage, too_large()),
                 reply::payload_too_long(),
             ),

@@ -5,6 +5,7 @@
 //! bounded by [`MAX_HEAD`] and the payload limit; a longer body is read to its end and thrown
 //! away, so that a client which sends everything before it reads still gets its answer.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::{Buf, Bytes, BytesMut};
 use hearth_protocol::guest::MAX_PAYLOAD;
 
@@ -49,8 +50,9 @@ pub(crate) struct Request {
     /// `Lambda-Runtime-Function-Error-Type`, from the headers or, after a chunked body that failed
     /// half-way, from the trailer.
     pub(crate) error_type: Option<String>,
-    /// Whether the error type came in the trailer: the body is only the beginning of a result.
-    pub(crate) truncated: bool,
+    /// Set if a streamed body ended in an error: what was received is only the beginning of a
+    /// result. The error's own body, empty if it had none that could be read.
+    pub(crate) stream_error: Option<Bytes>,
     pub(crate) body: Body,
 }
 
@@ -70,7 +72,7 @@ struct Head {
     target: String,
     keep_alive: bool,
     error_type: Option<String>,
-    trailer_error: bool,
+    stream_error: Option<Bytes>,
     expects_continue: bool,
 }
 
@@ -162,7 +164,7 @@ impl Parser {
                         target: head.target,
                         keep_alive: head.keep_alive,
                         error_type: head.error_type,
-                        truncated: head.trailer_error,
+                        stream_error: head.stream_error,
                         body,
                     }))
                 }
@@ -185,7 +187,7 @@ impl Parser {
             target: parsed.path.unwrap_or_default().to_owned(),
             keep_alive: parsed.version == Some(1),
             error_type: None,
-            trailer_error: false,
+            stream_error: None,
             expects_continue: false,
         };
         let mut content_length = None;
@@ -289,9 +291,13 @@ impl Chunked {
                     Some(line) => {
                         let colon = line.iter().position(|b| *b == b':');
                         let (name, value) = line.split_at(colon.ok_or(RequestError::Chunk)?);
+                        let value = &value[1..];
                         if name.eq_ignore_ascii_case(b"lambda-runtime-function-error-type") {
-                            head.error_type = error_type(&value[1..]);
-                            head.trailer_error = true;
+                            head.error_type = error_type(value);
+                            head.stream_error.get_or_insert_default();
+                        } else if name.eq_ignore_ascii_case(b"lambda-runtime-function-error-body") {
+                            let body = BASE64_STANDARD.decode(value.trim_ascii());
+                            head.stream_error = Some(body.unwrap_or_default().into());
                         }
                     }
                 },
@@ -457,16 +463,17 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_the_trailer_marks_the_body_as_truncated() {
+    fn an_error_in_the_trailer_replaces_the_body() {
         let request = request(
             parse(
                 b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\
-                Lambda-Runtime-Function-Error-Type: Runtime.Broken\r\n\r\n",
+                Lambda-Runtime-Function-Error-Type: Runtime.Broken\r\n\
+                Lambda-Runtime-Function-Error-Body: eyJhIjoxfQ==\r\n\r\n",
             )
             .unwrap(),
         );
         assert_eq!(request.error_type.as_deref(), Some("Runtime.Broken"));
-        assert!(request.truncated);
+        assert_eq!(request.stream_error.as_deref(), Some(&b"{\"a\":1}"[..]));
     }
 
     #[test]
