@@ -1,0 +1,249 @@
+//! The guest kernel: Debian's source, one configuration fragment, one patch.
+//!
+//! Everything that decides about the result is part of the cache key: version of
+//! the source, fragment, patch, compiler and linker. The build itself happens in
+//! a temporary folder of the cache and leaves only `vmlinux`.
+
+mod configuration;
+mod source;
+
+use crate::cache::{Artefact, Cache, CacheError, Kind, remove_tree};
+use crate::command::{CommandError, Tool};
+use crate::digest::Key;
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::space;
+use configuration::{Fragment, Mismatch};
+use source::Source;
+use std::fs;
+use std::io;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+
+/// The artefact's file name.
+pub(crate) const FILE: &str = "vmlinux";
+
+const FRAGMENT: &str = include_str!("../kernel/hearth.config");
+const PATCH: &str = include_str!("../kernel/syscall-from-ring3.patch");
+/// This part of the recipe: a change here makes another kernel.
+const RECIPE: &[u8] = include_bytes!("kernel.rs");
+
+/// Source and objects at the end of a build: 1.0 GiB and 0.1 GiB, and a margin.
+const BUILD_MIB: u64 = 1536;
+/// What to install when a part of the build fails for want of it.
+const PACKAGES: &str = "build-essential flex bison bc libelf-dev";
+/// Names and dates that the kernel carries: fixed, or no two builds are alike.
+const FIXED: &[(&str, &str)] = &[
+    ("KBUILD_BUILD_TIMESTAMP", "1980-01-01"),
+    ("KBUILD_BUILD_USER", "hearth"),
+    ("KBUILD_BUILD_HOST", "hearth"),
+    ("KBUILD_BUILD_VERSION", "1"),
+];
+
+/// Why the kernel could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The source package isn't installed.
+    #[error("no kernel source at {}; install it: apt-get install linux-source-6.12", path.display())]
+    NoSource {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// Not laid out like the kernel's source.
+    #[error("{} holds no kernel source: no folder with a Kconfig in it", path.display())]
+    NotSource {
+        /// The archive.
+        path: PathBuf,
+    },
+    /// Kconfig did not take the whole fragment.
+    #[error(
+        "this kernel source ({version}) does not take the configuration; \
+         an option's dependency is missing, or it has another name now:\n{}",
+        mismatches.iter().map(|m| format!("  {m}")).collect::<Vec<_>>().join("\n")
+    )]
+    Configuration {
+        /// Of the source.
+        version: String,
+        /// What was asked for and what became of it.
+        mismatches: Vec<Mismatch>,
+    },
+    /// A file of the build.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A program that the build runs.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+impl KernelError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// What a kernel is built from.
+#[derive(Debug, Clone)]
+pub struct KernelOptions {
+    /// The source's archive; that of the distribution's package if `None`.
+    pub source: Option<PathBuf>,
+    /// The patch to apply, in unified format.
+    pub patch: String,
+    /// The configuration on top of `allnoconfig`.
+    pub fragment: String,
+}
+
+impl Default for KernelOptions {
+    fn default() -> Self {
+        Self {
+            source: None,
+            patch: PATCH.to_owned(),
+            fragment: FRAGMENT.to_owned(),
+        }
+    }
+}
+
+/// Builds the guest kernel, or finds it.
+///
+/// # Errors
+/// Source or tools are missing, the patch does not fit, an option of the
+/// configuration was not taken, the compiler fails, or the disk is full.
+/// Nothing half-made is left.
+pub fn build_kernel(cache: &Cache, progress: &dyn Progress) -> Result<Artefact> {
+    build_kernel_from(cache, &KernelOptions::default(), progress)
+}
+
+/// As [`build_kernel`], from other inputs.
+///
+/// # Errors
+/// As [`build_kernel`].
+pub fn build_kernel_from(
+    cache: &Cache,
+    options: &KernelOptions,
+    progress: &dyn Progress,
+) -> Result<Artefact> {
+    let source = Source::find(options.source.as_deref())?;
+    let key = Key::new("kernel")
+        .with("recipe", RECIPE)
+        .with("source", source.version.as_bytes())
+        .with("fragment", options.fragment.as_bytes())
+        .with("patch", options.patch.as_bytes())
+        .with("compiler", version_of("gcc")?.as_bytes())
+        .with("linker", version_of("ld")?.as_bytes())
+        .finish();
+    let lock = cache.lock(Kind::Kernel, &key)?;
+    if let Some(artefact) = cache.artefact(Kind::Kernel, &key, FILE) {
+        cache.set_current(Kind::Kernel, FILE, &key)?;
+        return Ok(artefact);
+    }
+    space::require(cache.root(), BUILD_MIB)?;
+    let stage = cache.stage(Kind::Kernel, &key, &lock)?;
+    let work = stage.path().join("build");
+    fs::create_dir(&work).map_err(CacheError::io("create", &work))?;
+    let tree = source.unpack(&work, progress)?;
+    patch(&tree, &work, &options.patch, &source, progress)?;
+    configure(&tree, &work, &options.fragment, &source, progress)?;
+    compile(&tree, progress)?;
+    // Symbols stay: they cost no guest memory, and name addresses in a crash.
+    Tool::new("strip", "binutils")
+        .args(["--strip-debug", "-o"])
+        .arg(stage.path().join(FILE))
+        .arg(tree.join(FILE))
+        .run("kernel: stripping", progress)
+        .map_err(KernelError::from)?;
+    remove_tree(&work).map_err(CacheError::io("remove", &work))?;
+    stage.seal(FILE)?;
+    stage.publish()?;
+    cache.set_current(Kind::Kernel, FILE, &key)?;
+    let made = cache.artefact(Kind::Kernel, &key, FILE);
+    Ok(made.expect("it was published under the lock that is still held"))
+}
+
+/// Tries the patch first: a source with half a patch would build, too.
+fn patch(
+    tree: &Path,
+    work: &Path,
+    patch: &str,
+    source: &Source,
+    progress: &dyn Progress,
+) -> std::result::Result<(), KernelError> {
+    let file = work.join("hearth.patch");
+    fs::write(&file, patch).map_err(KernelError::io("write", &file))?;
+    let tool = || {
+        Tool::new("patch", "patch")
+            .args(["-p1", "--forward", "--fuzz=0", "--batch", "--input"])
+            .arg(&file)
+            .current_dir(tree)
+            .advice(format!(
+                "the patch does not fit this kernel source ({}); it was made for 6.12:",
+                source.version
+            ))
+    };
+    tool().arg("--dry-run").output()?;
+    Ok(tool().run("kernel: patching", progress)?)
+}
+
+fn configure(
+    tree: &Path,
+    work: &Path,
+    fragment: &str,
+    source: &Source,
+    progress: &dyn Progress,
+) -> std::result::Result<(), KernelError> {
+    let file = work.join("hearth.config");
+    fs::write(&file, fragment).map_err(KernelError::io("write", &file))?;
+    make(tree)
+        .env("KCONFIG_ALLCONFIG", &file)
+        .arg("allnoconfig")
+        .run("kernel: configuring", progress)?;
+    let config = tree.join(".config");
+    let taken = fs::read_to_string(&config).map_err(KernelError::io("read", &config))?;
+    let mismatches = Fragment::parse(fragment).compare(&taken);
+    if mismatches.is_empty() {
+        return Ok(());
+    }
+    Err(KernelError::Configuration {
+        version: source.version.clone(),
+        mismatches,
+    })
+}
+
+fn compile(tree: &Path, progress: &dyn Progress) -> std::result::Result<(), KernelError> {
+    let jobs = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let tool = make(tree).arg(format!("-j{jobs}")).arg(FILE);
+    Ok(tool.run("kernel: compiling", progress)?)
+}
+
+fn make(tree: &Path) -> Tool {
+    let tool = Tool::new("make", "build-essential")
+        .current_dir(tree)
+        .args(["--no-print-directory", "--silent"])
+        .advice(format!(
+            "is everything installed that a kernel build needs? apt-get install {PACKAGES}; it said:"
+        ));
+    FIXED
+        .iter()
+        .fold(tool, |tool, (name, value)| tool.env(name, value))
+}
+
+/// The first line of what a tool says about itself.
+fn version_of(program: &str) -> std::result::Result<String, KernelError> {
+    let text = Tool::new(program, "build-essential")
+        .arg("--version")
+        .output()?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+#[path = "kernel_tests.rs"]
+mod tests;

@@ -1,0 +1,103 @@
+//! The kernel build's ways of failing, on archives small enough to unpack at once.
+
+use super::*;
+use crate::Error;
+use crate::progress::Quiet;
+use std::process::Command;
+
+/// A cache, and an archive `linux/` with these files in it.
+fn with_source(files: &[(&str, &str)]) -> (tempfile::TempDir, Cache, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = dir.path().join("linux").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let archive = dir.path().join("linux.tar");
+    let made = Command::new("tar")
+        .arg("--create")
+        .arg("--file")
+        .arg(&archive)
+        .arg("--directory")
+        .arg(dir.path())
+        .arg("linux")
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let cache = Cache::open(&dir.path().join("cache")).unwrap();
+    (dir, cache, archive)
+}
+
+fn build(cache: &Cache, archive: &Path, patch: &str, fragment: &str) -> Error {
+    let options = KernelOptions {
+        source: Some(archive.to_owned()),
+        patch: patch.to_owned(),
+        fragment: fragment.to_owned(),
+    };
+    let error = build_kernel_from(cache, &options, &Quiet).unwrap_err();
+    let left = fs::read_dir(cache.root().join("kernel")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "a failed build leaves nothing");
+    error
+}
+
+const PATCH_OF_A: &str = "--- a/a.c\n+++ b/a.c\n@@ -1 +1,2 @@\n one\n+two\n";
+
+#[test]
+fn a_missing_source_names_the_package() {
+    let (dir, cache, _) = with_source(&[("Kconfig", "")]);
+    let error = build(&cache, &dir.path().join("none.tar.xz"), "", "").to_string();
+    assert!(error.contains("none.tar.xz"), "{error}");
+    assert!(
+        error.contains("apt-get install linux-source-6.12"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_archive_of_something_else_is_refused() {
+    let (_dir, cache, archive) = with_source(&[("README", "")]);
+    let error = build(&cache, &archive, "", "").to_string();
+    assert!(error.contains("no kernel source"), "{error}");
+}
+
+#[test]
+fn a_patch_that_does_not_fit_is_refused() {
+    let (_dir, cache, archive) = with_source(&[("Kconfig", ""), ("a.c", "other\n")]);
+    let error = build(&cache, &archive, PATCH_OF_A, "").to_string();
+    assert!(error.contains("the patch does not fit"), "{error}");
+    assert!(error.contains("FAILED"), "{error}");
+}
+
+#[test]
+fn an_option_that_is_dropped_is_refused() {
+    // Stands for Kconfig: takes one of the two options.
+    let makefile = "allnoconfig:\n\techo CONFIG_A=y > .config\n";
+    let files = [("Kconfig", ""), ("Makefile", makefile), ("a.c", "one\n")];
+    let (_dir, cache, archive) = with_source(&files);
+    let error = build(&cache, &archive, PATCH_OF_A, "CONFIG_A=y\nCONFIG_B=y\n").to_string();
+    assert!(error.contains("CONFIG_B: y wanted, n taken"), "{error}");
+    assert!(!error.contains("CONFIG_A"), "{error}");
+}
+
+#[test]
+fn a_compiler_s_failure_shows_its_words_and_what_to_install() {
+    let makefile = "allnoconfig:\n\ttouch .config\nvmlinux:\n\techo no gelf.h; exit 2\n";
+    let files = [("Kconfig", ""), ("Makefile", makefile), ("a.c", "one\n")];
+    let (_dir, cache, archive) = with_source(&files);
+    let error = build(&cache, &archive, PATCH_OF_A, "").to_string();
+    assert!(error.contains("no gelf.h"), "{error}");
+    assert!(error.contains("libelf-dev"), "{error}");
+}
+
+#[test]
+fn the_fragment_names_each_option_once() {
+    let mut options: Vec<&str> = FRAGMENT
+        .lines()
+        .filter(|line| line.starts_with("CONFIG_"))
+        .filter_map(|line| line.split('=').next())
+        .collect();
+    let all = options.len();
+    options.sort_unstable();
+    options.dedup();
+    assert_eq!(options.len(), all);
+}

@@ -1,0 +1,186 @@
+//! Runtime images: what a guest boots from.
+//!
+//! Built in two parts. The *tree* is expensive (packages are fetched and
+//! unpacked, bytecode compiled) and changes with the recipe only. The *image* is
+//! cheap: the tree with the agent as `/init`, through `mkfs.erofs`. So a new
+//! agent costs a second, not a minute.
+
+mod accounts;
+mod agent;
+mod apt;
+mod packages;
+mod python;
+mod shape;
+mod tree;
+
+use crate::cache::{Artefact, Cache, CacheError, Kind};
+use crate::command::CommandError;
+use crate::digest::{self, Key};
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::{erofs, space};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// What an image needs at most while it is made.
+const IMAGE_MIB: u64 = 256;
+/// This part of the recipe: a change here makes other images.
+const RECIPE: &[u8] = include_bytes!("runtime.rs");
+
+/// A runtime that an image exists for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Runtime {
+    /// CPython 3.11 with Lambda's runtime client.
+    Python311,
+    /// The function brings its own `bootstrap`.
+    Provided,
+}
+
+/// An identifier that no image is built for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no runtime {0:?}; there are python3.11 and provided (also as provided.al2023, provided.al2)"
+)]
+pub struct UnknownRuntime(pub String);
+
+impl FromStr for Runtime {
+    type Err = UnknownRuntime;
+
+    /// Takes Lambda's identifiers.
+    fn from_str(name: &str) -> std::result::Result<Self, UnknownRuntime> {
+        match name {
+            "python3.11" => Ok(Self::Python311),
+            "provided" | "provided.al2023" | "provided.al2" => Ok(Self::Provided),
+            other => Err(UnknownRuntime(other.to_owned())),
+        }
+    }
+}
+
+impl Runtime {
+    /// The name of the image and its file.
+    pub(crate) fn image_name(self) -> &'static str {
+        match self {
+            Self::Python311 => "python3.11.erofs",
+            Self::Provided => "provided.erofs",
+        }
+    }
+
+    /// The runtime's own identifier.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Python311 => "python3.11",
+            Self::Provided => "provided",
+        }
+    }
+}
+
+/// Why a runtime image could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The agent can't be the guest's first process.
+    #[error("the agent {} {why}", path.display())]
+    Agent {
+        /// The file given.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A file of the tree.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The packages lack a file that the runtime needs.
+    #[error("the packages brought no {}; has their layout changed?", path.display())]
+    Absent {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A program that the build runs.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+impl RuntimeError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// Builds the image of `runtime` with `agent` as `/init`, or finds it.
+///
+/// # Errors
+/// A tool or package is missing, the disk is full, or the agent is not a static
+/// x86-64 program. Nothing half-made is left.
+pub fn build_runtime(
+    cache: &Cache,
+    runtime: Runtime,
+    agent: &Path,
+    progress: &dyn Progress,
+) -> Result<Artefact> {
+    let agent_bytes = agent::read(agent)?;
+    let tree = tree::obtain(cache, runtime, progress)?;
+    let key = Key::new("image")
+        .with("recipe", RECIPE)
+        .with("tree", tree.identity.as_bytes())
+        .with(
+            "agent",
+            digest::of_reader(&agent_bytes[..])
+                .expect("memory reads")
+                .as_bytes(),
+        )
+        .finish();
+    let name = runtime.image_name();
+    let lock = cache.lock(Kind::Images, &key)?;
+    if let Some(artefact) = cache.artefact(Kind::Images, &key, name) {
+        cache.set_current(Kind::Images, name, &key)?;
+        return Ok(artefact);
+    }
+    space::require(cache.root(), IMAGE_MIB)?;
+    let stage = cache.stage(Kind::Images, &key, &lock)?;
+    let root = stage.path().join("root");
+    tree::link(&tree.root, &root)?;
+    let init = root.join("init");
+    fs::write(&init, &agent_bytes).map_err(RuntimeError::io("write", &init))?;
+    fs::set_permissions(&init, Permissions::from_mode(0o755))
+        .map_err(RuntimeError::io("write", &init))?;
+    let step = format!("{}: image", runtime.name());
+    erofs::make(&root, &stage.path().join(name), &step, progress)?;
+    crate::cache::remove_tree(&root).map_err(CacheError::io("remove", &root))?;
+    stage.seal(name)?;
+    stage.publish()?;
+    cache.set_current(Kind::Images, name, &key)?;
+    let made = cache.artefact(Kind::Images, &key, name);
+    Ok(made.expect("it was published under the lock that is still held"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lambdas_identifiers_name_the_images() {
+        assert_eq!("python3.11".parse(), Ok(Runtime::Python311));
+        for name in ["provided", "provided.al2023", "provided.al2"] {
+            assert_eq!(name.parse(), Ok(Runtime::Provided));
+        }
+        let error = "nodejs22.x".parse::<Runtime>().unwrap_err().to_string();
+        assert!(
+            error.contains("nodejs22.x") && error.contains("python3.11"),
+            "{error}"
+        );
+    }
+}

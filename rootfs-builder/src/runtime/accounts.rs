@@ -1,0 +1,66 @@
+//! The few files below `/etc` that make a guest: users, names, resolver, time.
+
+use super::RuntimeError;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+/// Functions run as this user and group, as on Lambda.
+const FUNCTION_USER: &str = "sbx_user1051";
+const FUNCTION_ID: u32 = 993;
+
+/// Writes them into the image's root.
+pub(super) fn write(root: &Path) -> Result<(), RuntimeError> {
+    let files: [(&str, String); 7] = [
+        (
+            "etc/passwd",
+            format!(
+                "root:x:0:0:root:/root:/bin/sh\n\
+                 {FUNCTION_USER}:x:{FUNCTION_ID}:{FUNCTION_ID}:function:/tmp:/bin/sh\n\
+                 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+            ),
+        ),
+        (
+            "etc/group",
+            format!("root:x:0:\n{FUNCTION_USER}:x:{FUNCTION_ID}:\nnogroup:x:65534:\n"),
+        ),
+        (
+            "etc/nsswitch.conf",
+            // `files` alone: there is no network but loopback, so a question to
+            // a name server could only time out.
+            "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\n"
+                .to_owned(),
+        ),
+        ("etc/hosts", "127.0.0.1 localhost\n".to_owned()),
+        ("etc/hostname", "localhost\n".to_owned()),
+        ("etc/resolv.conf", String::new()),
+        // Programs that ask for the time zone by file, not by TZ.
+        ("etc/timezone", "Etc/UTC\n".to_owned()),
+    ];
+    for (name, content) in files {
+        let path = root.join(name);
+        remove(&path)?;
+        fs::write(&path, content).map_err(RuntimeError::io("write", &path))?;
+    }
+    link(root, "etc/localtime", "/usr/share/zoneinfo/Etc/UTC")?;
+    link(root, "etc/mtab", "/proc/mounts")?;
+    // Lambda sets LANG=en_US.UTF-8. C.UTF-8 under that name spares programs a
+    // warning without bringing a locale of several megabytes.
+    link(root, "usr/lib/locale/en_US.utf8", "C.utf8")
+}
+
+/// Makes `name` a link to `target`, in place of what is there.
+pub(super) fn link(root: &Path, name: &str, target: &str) -> Result<(), RuntimeError> {
+    let path = root.join(name);
+    remove(&path)?;
+    symlink(target, &path).map_err(RuntimeError::io("write", &path))
+}
+
+fn remove(path: &Path) -> Result<(), RuntimeError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(RuntimeError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,124 @@
+//! What the Python image has beyond its packages: the Lambda runtime client, its
+//! launcher, and bytecode.
+
+use super::RuntimeError;
+use super::accounts::link;
+use crate::command::Tool;
+use crate::progress::Progress;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// The runtime client's wheels, pinned by content.
+pub(super) const REQUIREMENTS: &str = include_str!("../../python/requirements.txt");
+/// `/var/runtime/bootstrap`.
+pub(super) const BOOTSTRAP: &str = include_str!("../../python/bootstrap");
+
+const RUNTIME: &str = "var/runtime";
+const LIBRARY: &str = "usr/lib/python3.11";
+/// What must be importable in the finished image.
+const PROBE: &str = "import awslambdaric.bootstrap, runtime_client, simplejson, ssl, sqlite3, \
+                     ctypes, zlib, bz2, lzma, hashlib, uuid, zoneinfo, multiprocessing";
+
+/// Completes the tree at `root`, with `work` for what comes in between.
+pub(super) fn complete(
+    root: &Path,
+    work: &Path,
+    progress: &dyn Progress,
+) -> Result<(), RuntimeError> {
+    install_client(root, work, progress)?;
+    let bootstrap = root.join(RUNTIME).join("bootstrap");
+    fs::write(&bootstrap, BOOTSTRAP)
+        .and_then(|()| fs::set_permissions(&bootstrap, Permissions::from_mode(0o755)))
+        .map_err(RuntimeError::io("write", &bootstrap))?;
+    for name in ["python3.11", "python3", "python"] {
+        link(root, &format!("var/lang/bin/{name}"), "/usr/bin/python3.11")?;
+    }
+    link(root, "usr/bin/python3", "python3.11")?;
+    compile(root, progress)?;
+    interpreter(root)?
+        .env("PYTHONPATH", root.join(RUNTIME))
+        .args(["-B", "-s", "-c", PROBE])
+        .advice("the image's Python can't import what it needs:")
+        .output()?;
+    Ok(())
+}
+
+fn install_client(root: &Path, work: &Path, progress: &dyn Progress) -> Result<(), RuntimeError> {
+    let requirements = work.join("requirements.txt");
+    fs::write(&requirements, REQUIREMENTS).map_err(RuntimeError::io("write", &requirements))?;
+    Tool::new("python3", "python3 python3-pip")
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ])
+        .args([
+            "--no-deps",
+            "--no-compile",
+            "--require-hashes",
+            "--only-binary=:all:",
+        ])
+        // For the image's Python, whichever runs pip.
+        .args([
+            "--implementation=cp",
+            "--python-version=3.11",
+            "--abi=cp311",
+            "--abi=none",
+        ])
+        .args([
+            "--platform=manylinux2014_x86_64",
+            "--platform=manylinux_2_28_x86_64",
+        ])
+        .arg("--target")
+        .arg(root.join(RUNTIME))
+        .arg("--requirement")
+        .arg(&requirements)
+        .advice("is python3-pip installed and the package index reachable? It said:")
+        .run("python3.11: installing the Lambda runtime client", progress)?;
+    fs::remove_file(&requirements).map_err(RuntimeError::io("remove", &requirements))
+}
+
+/// Bytecode beside every source, since a guest's root can't be written to. It is
+/// never compared with the source again: neither changes.
+fn compile(root: &Path, progress: &dyn Progress) -> Result<(), RuntimeError> {
+    interpreter(root)?
+        // Sets are written in the order of their hashes.
+        .env("PYTHONHASHSEED", "0")
+        .args([
+            "-s",
+            "-m",
+            "compileall",
+            "-q",
+            "-f",
+            "--invalidation-mode=unchecked-hash",
+        ])
+        // Tracebacks show the guest's paths. The prefix must be absolute.
+        .arg("-s")
+        .arg(root)
+        .args(["-p", "/"])
+        .arg(root.join(LIBRARY))
+        .arg(root.join(RUNTIME))
+        .run("python3.11: compiling the library", progress)?;
+    Ok(())
+}
+
+/// The image's own interpreter, run on this host: by the image's loader, with
+/// the image's libraries, without entering the image.
+fn interpreter(root: &Path) -> Result<Tool, RuntimeError> {
+    let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
+    let python = root.join("usr/bin/python3.11");
+    for path in [&loader, &python] {
+        if !fs::exists(path).map_err(RuntimeError::io("read", path))? {
+            return Err(RuntimeError::Absent { path: path.clone() });
+        }
+    }
+    Ok(Tool::new(loader, "libc6")
+        .arg("--library-path")
+        .arg(root.join("usr/lib/x86_64-linux-gnu"))
+        .arg(python)
+        .env("PYTHONHOME", root.join("usr"))
+        .env("PYTHONPLATLIBDIR", "lib"))
+}

@@ -1,0 +1,174 @@
+//! The expensive part of an image: its files without the agent, kept in the cache.
+
+use super::{Runtime, RuntimeError, packages, python, shape};
+use crate::cache::{Cache, CacheError, Kind};
+use crate::digest::{self, Key};
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::space;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
+
+/// What fetching and unpacking need at most.
+const TREE_MIB: u64 = 768;
+/// The recipe is the code: a change to it makes another tree.
+const RECIPE: &[&[u8]] = &[
+    include_bytes!("accounts.rs"),
+    include_bytes!("packages.rs"),
+    include_bytes!("python.rs"),
+    include_bytes!("shape.rs"),
+    include_bytes!("tree.rs"),
+];
+
+/// A finished tree.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub(super) root: PathBuf,
+    /// A hash over all paths, modes and contents.
+    pub(super) identity: String,
+}
+
+/// Finds the tree of `runtime` in the cache, or builds it.
+pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -> Result<Tree> {
+    let mut key = Key::new("tree")
+        .with("runtime", runtime.name().as_bytes())
+        .with("suite", packages::SUITE.as_bytes());
+    for part in RECIPE {
+        key = key.with("recipe", part);
+    }
+    if runtime == Runtime::Python311 {
+        key = key
+            .with("requirements", python::REQUIREMENTS.as_bytes())
+            .with("bootstrap", python::BOOTSTRAP.as_bytes());
+    }
+    let key = key.finish();
+    let lock = cache.lock(Kind::Trees, &key)?;
+    if let Some(folder) = cache.find(Kind::Trees, &key) {
+        return opened(&folder);
+    }
+    space::require(cache.root(), TREE_MIB)?;
+    let stage = cache.stage(Kind::Trees, &key, &lock)?;
+    let root = stage.path().join("root");
+    packages::unpack(runtime, stage.path(), &root, progress)?;
+    shape::shape(&root)?;
+    if runtime == Runtime::Python311 {
+        python::complete(&root, stage.path(), progress)?;
+    }
+    let identity = identity(&root).map_err(RuntimeError::io("read", &root))?;
+    let file = stage.path().join("identity");
+    fs::write(&file, format!("{identity}\n")).map_err(CacheError::io("write", &file))?;
+    // Thousands of files: one call instead of one for each.
+    fs::File::open(stage.path())
+        .map_err(CacheError::io("open", stage.path()))
+        .and_then(|folder| {
+            nix::unistd::syncfs(&folder)
+                .map_err(|error| CacheError::io("write", stage.path())(error.into()))
+        })?;
+    opened(&stage.publish()?)
+}
+
+fn opened(folder: &Path) -> Result<Tree> {
+    let file = folder.join("identity");
+    let identity = fs::read_to_string(&file).map_err(CacheError::io("read", &file))?;
+    Ok(Tree {
+        root: folder.join("root"),
+        identity: identity.trim().to_owned(),
+    })
+}
+
+/// A hash over everything that reaches the image.
+fn identity(root: &Path) -> io::Result<String> {
+    let mut key = Key::new("files");
+    for entry in WalkDir::new(root).sort_by_file_name() {
+        let entry = entry?;
+        let path = entry.path();
+        let name = path
+            .strip_prefix(root)
+            .expect("the walk stays below its start");
+        key = key.with("path", name.as_os_str().as_encoded_bytes());
+        let kind = entry.file_type();
+        let content = if kind.is_symlink() {
+            fs::read_link(path)?.into_os_string().into_encoded_bytes()
+        } else if kind.is_file() {
+            digest::of_file(path)?.into_bytes()
+        } else {
+            Vec::new()
+        };
+        let mode = entry.metadata()?.permissions().mode();
+        key = key
+            .with("mode", &mode.to_le_bytes())
+            .with("content", &content);
+    }
+    Ok(key.finish())
+}
+
+/// Makes `to` the same tree as `from`, out of links to the same files.
+pub(super) fn link(from: &Path, to: &Path) -> std::result::Result<(), RuntimeError> {
+    for entry in WalkDir::new(from) {
+        let entry = entry.map_err(|error| RuntimeError::io("read", from)(error.into()))?;
+        let path = entry.path();
+        let name = path
+            .strip_prefix(from)
+            .expect("the walk stays below its start");
+        let target = if name.as_os_str().is_empty() {
+            to.to_owned()
+        } else {
+            to.join(name)
+        };
+        let kind = entry.file_type();
+        let made = if kind.is_dir() {
+            fs::metadata(path).and_then(|metadata| {
+                fs::create_dir(&target)?;
+                fs::set_permissions(&target, metadata.permissions())
+            })
+        } else if kind.is_symlink() {
+            fs::read_link(path).and_then(|link| symlink(link, &target))
+        } else {
+            fs::hard_link(path, &target)
+        };
+        made.map_err(RuntimeError::io("create", &target))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+
+    fn small_tree(root: &Path) {
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::write(root.join("a/b/file"), "content").unwrap();
+        symlink("b/file", root.join("a/link")).unwrap();
+    }
+
+    #[test]
+    fn a_linked_tree_is_the_same_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        small_tree(&from);
+        link(&from, &to).unwrap();
+        assert_eq!(identity(&from).unwrap(), identity(&to).unwrap());
+    }
+
+    #[test]
+    fn content_mode_and_links_are_part_of_the_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        small_tree(dir.path());
+        let file = dir.path().join("a/b/file");
+        let first = identity(dir.path()).unwrap();
+        fs::write(&file, "other").unwrap();
+        let second = identity(dir.path()).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        let third = identity(dir.path()).unwrap();
+        symlink("x", dir.path().join("new")).unwrap();
+        let fourth = identity(dir.path()).unwrap();
+        let mut all = vec![first, second, third, fourth];
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 4);
+    }
+}
