@@ -12,6 +12,10 @@
 //! ends the device's service: DEVICE_NEEDS_RESET, a configuration interrupt, one line in the log,
 //! and not one more look at the rings until the driver resets the device.
 
+pub mod register;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::time::Instant;
 
@@ -24,38 +28,6 @@ use super::status::{self, Step};
 use super::transport_state::{DriverState, RestoreError, TransportState};
 use crate::devices::GuestMemory;
 use crate::log::Log;
-
-/// Register offsets (virtio 1.2, table 4.1).
-pub mod register {
-    #![allow(missing_docs, reason = "the names are the specification's")]
-    pub const MAGIC_VALUE: u64 = 0x000;
-    pub const VERSION: u64 = 0x004;
-    pub const DEVICE_ID: u64 = 0x008;
-    pub const VENDOR_ID: u64 = 0x00c;
-    pub const DEVICE_FEATURES: u64 = 0x010;
-    pub const DEVICE_FEATURES_SEL: u64 = 0x014;
-    pub const DRIVER_FEATURES: u64 = 0x020;
-    pub const DRIVER_FEATURES_SEL: u64 = 0x024;
-    pub const QUEUE_SEL: u64 = 0x030;
-    pub const QUEUE_NUM_MAX: u64 = 0x034;
-    pub const QUEUE_NUM: u64 = 0x038;
-    pub const QUEUE_READY: u64 = 0x044;
-    pub const QUEUE_NOTIFY: u64 = 0x050;
-    pub const INTERRUPT_STATUS: u64 = 0x060;
-    pub const INTERRUPT_ACK: u64 = 0x064;
-    pub const STATUS: u64 = 0x070;
-    pub const QUEUE_DESC_LOW: u64 = 0x080;
-    pub const QUEUE_DESC_HIGH: u64 = 0x084;
-    pub const QUEUE_DRIVER_LOW: u64 = 0x090;
-    pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
-    pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
-    pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
-    pub const SHM_SEL: u64 = 0x0ac;
-    pub const SHM_LEN_LOW: u64 = 0x0b0;
-    pub const SHM_BASE_HIGH: u64 = 0x0bc;
-    pub const CONFIG_GENERATION: u64 = 0x0fc;
-    pub const CONFIG: u64 = 0x100;
-}
 
 /// "virt", little-endian.
 pub const MAGIC: u32 = 0x7472_6976;
@@ -163,7 +135,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
             return;
         }
         match <[u8; 4]>::try_from(data) {
-            Ok(bytes) if offset % 4 == 0 => self.write_register(offset, u32::from_le_bytes(bytes)),
+            Ok(bytes) if offset.is_multiple_of(4) => {
+                self.write_register(offset, u32::from_le_bytes(bytes))
+            }
             _ => {
                 let width = data.len();
                 refuse(
@@ -324,7 +298,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
 
     fn read_config(&mut self, at: u64, data: &mut [u8]) {
         let width = data.len() as u64;
-        if !matches!(width, 1 | 2 | 4) || at % width != 0 {
+        if !matches!(width, 1 | 2 | 4) || !at.is_multiple_of(width) {
             refuse(
                 &mut self.log,
                 format_args!("configuration read of {width} bytes at {at:#x}"),

@@ -16,6 +16,9 @@ pub mod status;
 pub mod transport_state;
 pub mod vsock;
 
+#[cfg(test)]
+pub(crate) mod mock_driver;
+
 pub use device::{ConfigChange, DeviceError, NotQuiet, StateError, VirtioDevice};
 pub use interrupt::Interrupt;
 pub use mmio::MmioTransport;

@@ -9,6 +9,9 @@
 //! Neither `VIRTIO_F_INDIRECT_DESC` nor `VIRTIO_F_EVENT_IDX` is ever offered: with requests this
 //! few they save nothing, and each has broken snapshots or bounds checks elsewhere.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};

@@ -2,6 +2,9 @@
 //! before the next. Images are in the host's page cache as a rule, so a read is a memory copy that
 //! the host's kernel makes into guest memory; nothing is gained by doing it asynchronously.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::path::Path;
 

@@ -77,7 +77,7 @@ impl Image {
         if size == 0 {
             return Err(ImageError::Empty(name));
         }
-        if size % SECTOR != 0 {
+        if !size.is_multiple_of(SECTOR) {
             return Err(ImageError::Size { path: name, size });
         }
         Ok(Self {

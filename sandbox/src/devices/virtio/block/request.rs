@@ -125,7 +125,7 @@ fn read(
     let Some(image) = image else {
         return FAILED;
     };
-    let within = room % SECTOR == 0
+    let within = room.is_multiple_of(SECTOR)
         && sector
             .checked_add(room / SECTOR)
             .is_some_and(|end| end <= image.sectors());

@@ -19,6 +19,9 @@
 //! and the guest told so by a TRANSPORT_RESET event; until it has handled that, no connection is
 //! accepted and so no byte is delivered.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;

@@ -1,0 +1,443 @@
+//! The sandbox's main thread: owns the microVM and its devices, waits for the owner, the guest and
+//! the vsock's host socket, and never waits for one of them alone.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver};
+
+use hearth_protocol::sandbox::{
+    Boot, Command, Event, ExitReason, Exited, Message, Outcome, Refusal, RefusalKind, Reply,
+    Request, Restore, Resume, SnapshotFiles, State, Status,
+};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::control::{ChannelError, ControlChannel};
+use crate::microvm::error::MicroVmError;
+use crate::microvm::machine::{BootPlan, MicroVm, RestorePlan};
+use crate::microvm::shell::Shell;
+use crate::vcpu::{Counters, Notice, NoticeSender, StopReason};
+
+/// Events handled by one wake-up.
+const BATCH: usize = 16;
+const TOKEN_CONTROL: u64 = 0;
+const TOKEN_NOTICES: u64 = 1;
+const TOKEN_VSOCK: u64 = 2;
+/// Queue notifications: this, plus 16 times the device, plus the queue.
+const TOKEN_QUEUES: u64 = 16;
+
+/// What this process is at the moment.
+enum Life {
+    /// Waits for `Boot` or `Restore`.
+    Shell {
+        shell: Box<Shell>,
+        vsock: UnixStream,
+    },
+    /// Has a microVM.
+    Machine(Box<MicroVm>),
+    /// Between the two, and after a failure there.
+    Nothing,
+}
+
+/// Work that is finished when the vCPUs have stopped.
+#[derive(Default)]
+struct Stopping {
+    /// `Pause` requests to answer.
+    pauses: Vec<u64>,
+    /// Tell the owner that the CPU budget was the reason.
+    budget: bool,
+}
+
+/// The loop.
+pub struct EventLoop {
+    control: ControlChannel,
+    life: Life,
+    stopping: Stopping,
+    epoll: Epoll,
+    notices: NoticeSender,
+    incoming: Receiver<Notice>,
+    /// What the epoll waits for at the vsock's host socket now.
+    vsock_interest: Option<(RawFd, EventSet)>,
+}
+
+impl std::fmt::Debug for EventLoop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventLoop").finish_non_exhaustive()
+    }
+}
+
+/// The reason to leave the loop.
+type End = Exited;
+
+fn internal(detail: impl std::fmt::Display) -> End {
+    Exited {
+        reason: ExitReason::InternalError,
+        detail: detail.to_string(),
+    }
+}
+
+/// How a control socket that can't be used ends the process.
+fn channel_end(e: ChannelError) -> End {
+    let reason = match e {
+        ChannelError::Closed | ChannelError::Io(_) => ExitReason::OwnerGone,
+        ChannelError::Protocol(_) => ExitReason::Usage,
+    };
+    Exited {
+        reason,
+        detail: e.to_string(),
+    }
+}
+
+impl EventLoop {
+    /// Prepares a shell behind two connected sockets.
+    pub fn new(control: UnixStream, vsock: UnixStream) -> Result<Self, MicroVmError> {
+        let host = |what| move |e: io::Error| MicroVmError::Host(what, e);
+        let control = ControlChannel::new(control).map_err(host("the control socket"))?;
+        vsock
+            .set_nonblocking(true)
+            .map_err(host("the vsock socket"))?;
+        let (sender, incoming) = mpsc::channel();
+        let wake = EventFd::new(EFD_NONBLOCK).map_err(host("making an eventfd"))?;
+        let epoll = Epoll::new().map_err(host("making an epoll"))?;
+        for (fd, token, events) in [
+            (control.as_raw_fd(), TOKEN_CONTROL, EventSet::IN),
+            (wake.as_raw_fd(), TOKEN_NOTICES, EventSet::IN),
+        ] {
+            epoll
+                .ctl(ControlOperation::Add, fd, EpollEvent::new(events, token))
+                .map_err(host("epoll_ctl"))?;
+        }
+        Ok(Self {
+            control,
+            life: Life::Shell {
+                shell: Box::new(Shell::new()?),
+                vsock,
+            },
+            stopping: Stopping::default(),
+            epoll,
+            notices: NoticeSender {
+                channel: sender,
+                wake,
+            },
+            incoming,
+            vsock_interest: None,
+        })
+    }
+
+    /// Runs until the microVM ends, tells the owner why, and returns it.
+    pub fn run(mut self) -> Exited {
+        let end = loop {
+            if let Err(end) = self.turn() {
+                break end;
+            }
+        };
+        // The owner may be the one who is gone; standard output carries the same line.
+        if let Err(e) = self
+            .control
+            .send(&Message::Event(Event::Exited(end.clone())))
+            && end.reason != ExitReason::OwnerGone
+        {
+            eprintln!("telling the owner of the end: {e}");
+        }
+        end
+    }
+
+    fn turn(&mut self) -> Result<(), End> {
+        let mut events = [EpollEvent::default(); BATCH];
+        let timeout = match &self.life {
+            Life::Machine(machine) if machine.devices_ref().has_backlog() => 0,
+            _ => -1,
+        };
+        let count = match self.epoll.wait(timeout, &mut events) {
+            Ok(count) => count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(e) => return Err(internal(format_args!("epoll_wait: {e}"))),
+        };
+        for event in &events[..count] {
+            match event.data() {
+                TOKEN_CONTROL => self.serve_owner()?,
+                TOKEN_NOTICES => self.serve_vcpus()?,
+                TOKEN_VSOCK => {
+                    if let Life::Machine(machine) = &mut self.life {
+                        machine.devices().vsock_ready(event.event_set());
+                    }
+                }
+                token => self.serve_queue(token - TOKEN_QUEUES)?,
+            }
+        }
+        if let Life::Machine(machine) = &mut self.life {
+            machine.devices().run_backlog();
+        }
+        self.update_vsock_interest()
+    }
+
+    fn serve_queue(&mut self, token: u64) -> Result<(), End> {
+        let Life::Machine(machine) = &mut self.life else {
+            return Ok(());
+        };
+        let index = |n: u64| usize::try_from(n).expect("tokens are small");
+        let (device, queue) = (index(token / 16), index(token % 16));
+        machine.lines()[device].queues[queue]
+            .read()
+            .map_err(|e| internal(format_args!("queue eventfd: {e}")))?;
+        machine.devices().notify(device, queue);
+        Ok(())
+    }
+
+    fn serve_vcpus(&mut self) -> Result<(), End> {
+        self.notices
+            .wake
+            .read()
+            .map_err(|e| internal(format_args!("eventfd: {e}")))?;
+        while let Ok(notice) = self.incoming.try_recv() {
+            match notice {
+                Notice::Mmio(request) => {
+                    let Life::Machine(machine) = &mut self.life else {
+                        continue;
+                    };
+                    let data = machine.devices().access(request.address, request.access);
+                    // A vCPU that no longer waits has ended, and says so itself.
+                    drop(request.reply.send(data));
+                }
+                Notice::Stopped(_, StopReason::End(reason, detail)) => {
+                    return Err(Exited { reason, detail });
+                }
+                Notice::Stopped(_, reason) => self.vcpu_stopped(&reason)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn vcpu_stopped(&mut self, reason: &StopReason) -> Result<(), End> {
+        let Life::Machine(machine) = &mut self.life else {
+            return Ok(());
+        };
+        if *reason == StopReason::BudgetExhausted {
+            self.stopping.budget = true;
+            machine.stop();
+        }
+        if !machine.stopped_one() {
+            return Ok(());
+        }
+        let Stopping { pauses, budget } = std::mem::take(&mut self.stopping);
+        if budget {
+            self.control
+                .send(&Message::Event(Event::CpuBudgetExhausted))
+                .map_err(channel_end)?;
+        }
+        for id in pauses {
+            self.reply(id, Outcome::Done)?;
+        }
+        Ok(())
+    }
+
+    fn serve_owner(&mut self) -> Result<(), End> {
+        let requests = self.control.receive().map_err(channel_end)?;
+        for Request { id, command } in requests {
+            match command {
+                Command::Boot(boot) => self.boot(id, &boot)?,
+                Command::Restore(restore) => self.restore(id, &restore)?,
+                Command::Resume(resume) => self.resume(id, resume)?,
+                Command::Pause => self.pause(id)?,
+                Command::Snapshot(files) => self.snapshot(id, &files)?,
+                Command::Status => {
+                    let status = self.status();
+                    self.reply(id, Outcome::Status(status))?;
+                }
+                Command::Kill => {
+                    let detail = "killed by its owner".to_owned();
+                    return Err(Exited {
+                        reason: ExitReason::Killed,
+                        detail,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn boot(&mut self, id: u64, boot: &Boot) -> Result<(), End> {
+        match BootPlan::new(boot) {
+            Ok(plan) => self.become_machine(
+                id,
+                |shell, vsock, notices| MicroVm::boot(shell, plan, vsock, notices),
+                None,
+            ),
+            Err(e) => self.reply(id, Outcome::Refused(e.refusal())),
+        }
+    }
+
+    fn restore(&mut self, id: u64, restore: &Restore) -> Result<(), End> {
+        let Life::Shell { shell, .. } = &self.life else {
+            return self.refuse(id, NOT_A_SHELL);
+        };
+        match RestorePlan::new(restore, &shell.host) {
+            Ok(plan) => self.become_machine(
+                id,
+                |shell, vsock, notices| MicroVm::restore(shell, plan, vsock, notices),
+                restore.resume,
+            ),
+            Err(e) => self.reply(id, Outcome::Refused(e.refusal())),
+        }
+    }
+
+    /// A shell that failed half-way is of no use to anybody: the refusal goes out and the process
+    /// ends.
+    fn become_machine(
+        &mut self,
+        id: u64,
+        make: impl FnOnce(Shell, UnixStream, &NoticeSender) -> Result<MicroVm, MicroVmError>,
+        resume: Option<Resume>,
+    ) -> Result<(), End> {
+        let (shell, vsock) = match std::mem::replace(&mut self.life, Life::Nothing) {
+            Life::Shell { shell, vsock } => (shell, vsock),
+            other => {
+                self.life = other;
+                return self.refuse(id, NOT_A_SHELL);
+            }
+        };
+        let started = make(*shell, vsock, &self.notices).and_then(|mut machine| {
+            if let Some(resume) = resume {
+                machine.resume(resume)?;
+            }
+            Ok(machine)
+        });
+        match started {
+            Ok(machine) => {
+                self.watch_devices(&machine)?;
+                self.life = Life::Machine(Box::new(machine));
+                self.reply(id, Outcome::Done)
+            }
+            Err(e) => {
+                self.reply(id, Outcome::Refused(e.refusal()))?;
+                Err(internal(e))
+            }
+        }
+    }
+
+    fn resume(&mut self, id: u64, resume: Resume) -> Result<(), End> {
+        let Life::Machine(machine) = &mut self.life else {
+            return self.refuse(id, NO_MACHINE);
+        };
+        if machine.is_running() {
+            return self.refuse(id, "the microVM is running already");
+        }
+        match machine.resume(resume) {
+            Ok(()) => self.reply(id, Outcome::Done),
+            Err(e) => Err(internal(e)),
+        }
+    }
+
+    fn pause(&mut self, id: u64) -> Result<(), End> {
+        let Life::Machine(machine) = &mut self.life else {
+            return self.refuse(id, NO_MACHINE);
+        };
+        if !machine.is_running() {
+            return self.reply(id, Outcome::Done);
+        }
+        machine.stop();
+        self.stopping.pauses.push(id);
+        Ok(())
+    }
+
+    fn snapshot(&mut self, id: u64, files: &SnapshotFiles) -> Result<(), End> {
+        let Life::Machine(machine) = &mut self.life else {
+            return self.refuse(id, NO_MACHINE);
+        };
+        if machine.is_running() {
+            return self.refuse(id, "only a paused microVM can be saved");
+        }
+        let outcome = match machine.snapshot(files) {
+            Ok(()) => Outcome::Done,
+            Err(e) => Outcome::Refused(e.refusal()),
+        };
+        self.reply(id, outcome)
+    }
+
+    fn status(&self) -> Status {
+        match &self.life {
+            Life::Machine(machine) => machine.status(),
+            Life::Shell { .. } | Life::Nothing => Status {
+                state: State::Shell,
+                host_kind: match &self.life {
+                    Life::Shell { shell, .. } => shell.host.kind.name().to_owned(),
+                    _ => String::new(),
+                },
+                vcpu_cpu_us: 0,
+                exits: Counters::default().exits(),
+                assists: 0,
+            },
+        }
+    }
+
+    fn watch_devices(&self, machine: &MicroVm) -> Result<(), End> {
+        let add = |fd, token, events| {
+            self.epoll
+                .ctl(ControlOperation::Add, fd, EpollEvent::new(events, token))
+                .map_err(|e| internal(format_args!("epoll_ctl: {e}")))
+        };
+        for (device, lines) in (0u64..).zip(machine.lines()) {
+            for (queue, notify) in (0u64..).zip(&lines.queues) {
+                let token = TOKEN_QUEUES + device * 16 + queue;
+                add(notify.as_raw_fd(), token, EventSet::IN)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The vsock's socket is in the epoll only while there is something to wait for: a closed peer
+    /// is reported whether asked for or not, and the loop would spin.
+    fn update_vsock_interest(&mut self) -> Result<(), End> {
+        let Life::Machine(machine) = &mut self.life else {
+            return Ok(());
+        };
+        let wanted = machine.devices().vsock_interest();
+        if wanted == self.vsock_interest {
+            return Ok(());
+        }
+        let result = match (self.vsock_interest, wanted) {
+            (None, Some((fd, events))) => self.epoll_ctl(ControlOperation::Add, fd, events),
+            (Some(_), Some((fd, events))) => self.epoll_ctl(ControlOperation::Modify, fd, events),
+            (Some((fd, events)), None) => {
+                match self.epoll_ctl(ControlOperation::Delete, fd, events) {
+                    // A descriptor that was closed has left by itself.
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::EBADF | libc::ENOENT)) => {
+                        Ok(())
+                    }
+                    result => result,
+                }
+            }
+            (None, None) => Ok(()),
+        };
+        self.vsock_interest = wanted;
+        result.map_err(|e| internal(format_args!("epoll_ctl: {e}")))
+    }
+
+    fn epoll_ctl(
+        &self,
+        operation: ControlOperation,
+        fd: RawFd,
+        events: EventSet,
+    ) -> io::Result<()> {
+        self.epoll
+            .ctl(operation, fd, EpollEvent::new(events, TOKEN_VSOCK))
+    }
+
+    fn reply(&mut self, id: u64, outcome: Outcome) -> Result<(), End> {
+        self.control
+            .send(&Message::Reply(Reply { id, outcome }))
+            .map_err(channel_end)
+    }
+
+    fn refuse(&mut self, id: u64, message: &str) -> Result<(), End> {
+        let refusal = Refusal {
+            kind: RefusalKind::InvalidRequest,
+            message: message.to_owned(),
+        };
+        self.reply(id, Outcome::Refused(refusal))
+    }
+}
+
+const NOT_A_SHELL: &str = "this process has a microVM already";
+const NO_MACHINE: &str = "there is no microVM yet: boot or restore one first";

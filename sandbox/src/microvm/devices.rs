@@ -1,0 +1,224 @@
+//! A microVM's virtio devices, as the event loop owns them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use hearth_protocol::guest::{DISK_COUNT, GUEST_CID};
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::epoll::EventSet;
+
+use super::error::MicroVmError;
+use super::shell::DeviceLines;
+use crate::boot::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
+use crate::devices::virtio::block::{Block, BlockState};
+use crate::devices::virtio::vsock::{Vsock, VsockState};
+use crate::devices::virtio::{Interrupt, MmioTransport, TransportState};
+use crate::memory::GuestMemory;
+use crate::vcpu::MmioAccess;
+
+/// Disks in address order, then vsock.
+#[derive(Debug)]
+pub struct Devices {
+    disks: Vec<MmioTransport<Block>>,
+    vsock: MmioTransport<Vsock>,
+    interrupts: Vec<Interrupt>,
+}
+
+/// Device state for a snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DevicesState {
+    disks: Vec<TransportState<BlockState>>,
+    vsock: TransportState<VsockState>,
+}
+
+/// The images of a microVM, opened.
+#[derive(Debug)]
+pub struct Images(Vec<Block>);
+
+impl Images {
+    /// Opens every image, before anything else is touched.
+    pub fn open(disks: &[Option<PathBuf>]) -> Result<Self, MicroVmError> {
+        if disks.len() != DISK_COUNT {
+            return Err(MicroVmError::DiskCount {
+                given: disks.len(),
+                expected: DISK_COUNT,
+            });
+        }
+        let blocks: Result<_, _> = disks
+            .iter()
+            .map(|path| Block::open(path.as_deref()))
+            .collect();
+        Ok(Self(blocks?))
+    }
+}
+
+impl Devices {
+    /// Devices that no driver has seen yet.
+    pub fn new(
+        images: Images,
+        vsock: UnixStream,
+        memory: &GuestMemory,
+        lines: &[DeviceLines],
+    ) -> Result<Self, MicroVmError> {
+        let interrupts = interrupts(lines)?;
+        let disks = images
+            .0
+            .into_iter()
+            .zip(&interrupts)
+            .map(|(block, interrupt)| MmioTransport::new(block, memory.clone(), interrupt.clone()))
+            .collect();
+        let vsock = vsock_device(vsock)?;
+        let vsock = MmioTransport::new(vsock, memory.clone(), interrupts[DISK_COUNT].clone());
+        Ok(Self {
+            disks,
+            vsock,
+            interrupts,
+        })
+    }
+
+    /// Devices as a snapshot left them, over images that may be others.
+    pub fn restore(
+        images: Images,
+        vsock: UnixStream,
+        state: &DevicesState,
+        memory: &GuestMemory,
+        lines: &[DeviceLines],
+    ) -> Result<Self, MicroVmError> {
+        if state.disks.len() != DISK_COUNT {
+            let given = state.disks.len();
+            return Err(MicroVmError::DiskCount {
+                given,
+                expected: DISK_COUNT,
+            });
+        }
+        let interrupts = interrupts(lines)?;
+        let disks = images
+            .0
+            .into_iter()
+            .zip(&state.disks)
+            .zip(&interrupts)
+            .map(|((block, state), interrupt)| {
+                MmioTransport::restore(block, state, memory.clone(), interrupt.clone())
+            })
+            .collect::<Result<_, _>>()?;
+        let vsock = MmioTransport::restore(
+            vsock_device(vsock)?,
+            &state.vsock,
+            memory.clone(),
+            interrupts[DISK_COUNT].clone(),
+        )?;
+        Ok(Self {
+            disks,
+            vsock,
+            interrupts,
+        })
+    }
+
+    /// State of quiet devices. What the driver has announced is handled first.
+    pub fn save(&mut self) -> Result<DevicesState, MicroVmError> {
+        self.kick_all();
+        Ok(DevicesState {
+            disks: self
+                .disks
+                .iter()
+                .map(MmioTransport::save)
+                .collect::<Result<_, _>>()?,
+            vsock: self.vsock.save()?,
+        })
+    }
+
+    /// The devices' interrupts in address order.
+    pub fn interrupts(&self) -> &[Interrupt] {
+        &self.interrupts
+    }
+
+    /// Handles every queue once: a notification may have been given before anybody listened.
+    pub fn kick_all(&mut self) {
+        for disk in &mut self.disks {
+            disk.kick_all();
+        }
+        self.vsock.kick_all();
+    }
+
+    /// Whether a device cut its work short to be fair to the others.
+    pub fn has_backlog(&self) -> bool {
+        self.vsock.has_backlog() || self.disks.iter().any(MmioTransport::has_backlog)
+    }
+
+    /// Goes on with what was cut short.
+    pub fn run_backlog(&mut self) {
+        for disk in &mut self.disks {
+            disk.run_backlog();
+        }
+        self.vsock.run_backlog();
+    }
+
+    /// The driver of a device announced something in a queue.
+    pub fn notify(&mut self, device: usize, queue: usize) {
+        match self.disks.get_mut(device) {
+            Some(disk) => disk.notify(queue),
+            None => self.vsock.notify(queue),
+        }
+    }
+
+    /// A vCPU accesses a register. An address without a device reads as zero.
+    pub fn access(&mut self, address: u64, access: MmioAccess) -> Vec<u8> {
+        let offset = address.wrapping_sub(VIRTIO_MMIO);
+        let (device, register) = (offset / VIRTIO_MMIO_SIZE, offset % VIRTIO_MMIO_SIZE);
+        let device = usize::try_from(device).unwrap_or(usize::MAX);
+        match access {
+            MmioAccess::Read(len) => {
+                let mut data = vec![0; len];
+                match self.disks.get_mut(device) {
+                    Some(disk) => disk.read(register, &mut data),
+                    None if device == DISK_COUNT => self.vsock.read(register, &mut data),
+                    None => {}
+                }
+                data
+            }
+            MmioAccess::Write(data) => {
+                match self.disks.get_mut(device) {
+                    Some(disk) => disk.write(register, &data),
+                    None if device == DISK_COUNT => self.vsock.write(register, &data),
+                    None => {}
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// What the event loop should wait for on the vsock's host socket.
+    /// `None`: nothing, or it is closed.
+    pub fn vsock_interest(&self) -> Option<(RawFd, EventSet)> {
+        let vsock = self.vsock.device();
+        Some((vsock.host_fd()?.as_raw_fd(), vsock.interest()?))
+    }
+
+    /// The vsock's host socket is ready.
+    pub fn vsock_ready(&mut self, events: EventSet) {
+        self.vsock.on_host_event(events);
+    }
+}
+
+fn vsock_device(host: UnixStream) -> Result<Vsock, MicroVmError> {
+    Vsock::new(GUEST_CID, host).map_err(|e| MicroVmError::Host("the vsock socket", e))
+}
+
+fn interrupts(lines: &[DeviceLines]) -> Result<Vec<Interrupt>, MicroVmError> {
+    let copies: io::Result<Vec<Interrupt>> = lines
+        .iter()
+        .map(|line| Ok(Interrupt::new(line.interrupt.try_clone()?)))
+        .collect();
+    copies.map_err(|e| MicroVmError::Host("copying an eventfd", e))
+}
+
+/// A snapshot's memory file, opened for mapping.
+pub(super) fn open_memory(path: &PathBuf) -> Result<File, MicroVmError> {
+    File::open(path).map_err(|source| MicroVmError::MemoryFile {
+        path: path.clone(),
+        source,
+    })
+}

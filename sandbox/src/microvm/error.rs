@@ -1,0 +1,89 @@
+//! What can go wrong with a microVM, and which kind of refusal that is to the controller.
+
+use std::io;
+use std::path::PathBuf;
+
+use hearth_protocol::sandbox::{Refusal, RefusalKind};
+
+use crate::boot::command_line::CommandLineTooLong;
+use crate::boot::kernel::KernelError;
+use crate::boot::registers::RegistersError;
+use crate::devices::virtio::block::ImageError;
+use crate::devices::virtio::{NotQuiet, RestoreError};
+use crate::memory::MemoryError;
+use crate::snapshot::state_file::StateFileError;
+use crate::vcpu::{StateError, VcpuError};
+
+/// Why a microVM could not be made, continued or saved.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum MicroVmError {
+    #[error("{0}: {1}")]
+    Kvm(&'static str, kvm_ioctls::Error),
+    #[error("this host's KVM lacks {0}")]
+    Capability(&'static str),
+    #[error("{0} vCPUs; it must be 1 to {max}", max = super::shell::MAX_VCPUS)]
+    VcpuCount(u8),
+    #[error("{given} disks; every microVM has {expected}, each with or without an image")]
+    DiskCount { given: usize, expected: usize },
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    CommandLine(#[from] CommandLineTooLong),
+    #[error(transparent)]
+    Registers(#[from] RegistersError),
+    #[error("writing the MP table: {0}")]
+    MpTable(#[from] vm_memory::GuestMemoryError),
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    #[error(transparent)]
+    VcpuState(#[from] StateError),
+    #[error(transparent)]
+    Disk(#[from] ImageError),
+    #[error("{0}: {1}")]
+    Host(&'static str, io::Error),
+    #[error(transparent)]
+    NotQuiet(#[from] NotQuiet),
+    #[error("device state: {0}")]
+    Device(#[from] RestoreError),
+    #[error("snapshot {what}: made with {snapshot:?}, here is {here:?}")]
+    Mismatch {
+        what: &'static str,
+        snapshot: String,
+        here: String,
+    },
+    #[error(transparent)]
+    StateFile(#[from] StateFileError),
+    #[error("{path}: {source}")]
+    MemoryFile { path: PathBuf, source: io::Error },
+}
+
+impl MicroVmError {
+    /// What the controller should do about it.
+    pub fn refusal(&self) -> Refusal {
+        let kind = match self {
+            Self::VcpuCount(_)
+            | Self::DiskCount { .. }
+            | Self::Memory(MemoryError::Size(_))
+            | Self::CommandLine(_)
+            | Self::Kernel(_)
+            | Self::Disk(_) => RefusalKind::InvalidRequest,
+            Self::NotQuiet(_) => RefusalKind::NotQuiet,
+            Self::Mismatch { .. }
+            | Self::StateFile(_)
+            | Self::MemoryFile { .. }
+            | Self::Device(_)
+            | Self::VcpuState(_)
+            | Self::Memory(MemoryError::FileSize { .. } | MemoryError::File(_)) => {
+                RefusalKind::SnapshotUnusable
+            }
+            _ => RefusalKind::Host,
+        };
+        Refusal {
+            kind,
+            message: self.to_string(),
+        }
+    }
+}

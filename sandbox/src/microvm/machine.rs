@@ -1,0 +1,317 @@
+//! A microVM with memory, devices and vCPUs: booted or restored, run, paused and saved. Nothing
+//! here waits for the guest; that a vCPU has stopped is told to the event loop.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_protocol::sandbox::{Boot, Restore, Resume, SnapshotFiles, State, Status};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+
+use super::devices::{Devices, Images, open_memory};
+use super::error::MicroVmError;
+use super::shell::{DeviceLines, MAX_VCPUS, Shell};
+use super::state::{MicroVmState, VERSION, VmState};
+use crate::boot::{command_line, cpuid, kernel, mptable, registers};
+use crate::devices::pio::PioBus;
+use crate::host::HostIdentity;
+use crate::memory::{self, GuestMemory, MemorySize};
+use crate::snapshot::{memory_file, state_file};
+use crate::vcpu::{Attachment, Counters, NoticeSender, Vcpu};
+
+/// What a boot needs of the host, opened and checked before the shell is touched.
+#[derive(Debug)]
+pub struct BootPlan {
+    images: Images,
+    size: MemorySize,
+    boot: Boot,
+}
+
+/// What a restore needs of the host, opened and checked before the shell is touched.
+#[derive(Debug)]
+pub struct RestorePlan {
+    images: Images,
+    size: MemorySize,
+    state: MicroVmState,
+    memory_file: File,
+}
+
+/// A microVM that has been started or restored.
+#[derive(Debug)]
+pub struct MicroVm {
+    // Dropped in this order: vCPU threads end before what they use.
+    vcpus: Vec<Vcpu>,
+    devices: Devices,
+    lines: Vec<DeviceLines>,
+    memory: GuestMemory,
+    memory_base: Option<File>,
+    size: MemorySize,
+    fingerprint: String,
+    counters: Arc<Counters>,
+    running: usize,
+    vm: VmFd,
+    kvm: Arc<Kvm>,
+    host: HostIdentity,
+}
+
+impl BootPlan {
+    /// Opens and checks.
+    pub fn new(boot: &Boot) -> Result<Self, MicroVmError> {
+        if !(1..=MAX_VCPUS).contains(&boot.vcpus) {
+            return Err(MicroVmError::VcpuCount(boot.vcpus));
+        }
+        let size = MemorySize::from_mib(boot.memory_mib)?;
+        Ok(Self {
+            images: Images::open(&boot.disks)?,
+            size,
+            boot: boot.clone(),
+        })
+    }
+}
+
+impl RestorePlan {
+    /// Opens and checks.
+    pub fn new(restore: &Restore, host: &HostIdentity) -> Result<Self, MicroVmError> {
+        let state: MicroVmState = state_file::read(&restore.snapshot.state)?;
+        state.check(host, &restore.fingerprint)?;
+        Ok(Self {
+            images: Images::open(&restore.disks)?,
+            size: MemorySize::from_mib(state.memory_mib)?,
+            memory_file: open_memory(&restore.snapshot.memory)?,
+            state,
+        })
+    }
+}
+
+impl MicroVm {
+    /// Loads a kernel into a shell. The microVM is paused at its first instruction.
+    pub fn boot(
+        shell: Shell,
+        plan: BootPlan,
+        vsock: UnixStream,
+        notices: &NoticeSender,
+    ) -> Result<Self, MicroVmError> {
+        let BootPlan { images, size, boot } = plan;
+        let memory = memory::anonymous(size)?;
+        let entry = kernel::load(&memory, &boot.kernel)?;
+        let line = command_line::build(shell.host.kind, shell.lines.len(), &boot.kernel_args)?;
+        kernel::write_boot_params(&memory, size, &line)?;
+        mptable::write(&memory, boot.vcpus)?;
+        add_memory(&shell.vm, &memory)?;
+        let devices = Devices::new(images, vsock, &memory, &shell.lines)?;
+        let tsc_deadline = shell.kvm.check_extension(Cap::TscDeadlineTimer);
+        let fds = all_vcpus(&shell.vm, shell.first_vcpu, boot.vcpus)?;
+        for (id, fd) in (0..).zip(&fds) {
+            let cpuid = cpuid::for_cpu(&shell.kvm, id, boot.vcpus, tsc_deadline)
+                .map_err(|e| MicroVmError::Kvm("KVM_GET_SUPPORTED_CPUID", e))?;
+            fd.set_cpuid2(&cpuid)
+                .map_err(|e| MicroVmError::Kvm("KVM_SET_CPUID2", e))?;
+        }
+        // The others wait until the kernel starts them.
+        registers::set_up(&fds[0], &memory, entry)?;
+        let machine = Self {
+            vcpus: Vec::new(),
+            devices,
+            lines: shell.lines,
+            memory,
+            memory_base: None,
+            size,
+            fingerprint: boot.fingerprint,
+            counters: Arc::default(),
+            running: 0,
+            vm: shell.vm,
+            kvm: shell.kvm,
+            host: shell.host,
+        };
+        machine.with_threads(fds, notices)
+    }
+
+    /// Continues a snapshot in a shell. The microVM is paused where it was.
+    pub fn restore(
+        shell: Shell,
+        plan: RestorePlan,
+        vsock: UnixStream,
+        notices: &NoticeSender,
+    ) -> Result<Self, MicroVmError> {
+        let RestorePlan {
+            images,
+            size,
+            state,
+            memory_file,
+        } = plan;
+        let base = memory_file
+            .try_clone()
+            .map_err(|e| MicroVmError::Host("copying the memory file's descriptor", e))?;
+        let memory = memory::private_view(size, memory_file)?;
+        // Memory comes before vCPU state: some of it is read through guest memory.
+        add_memory(&shell.vm, &memory)?;
+        let count = u8::try_from(state.vcpus.len()).expect("checked with the state");
+        let fds = all_vcpus(&shell.vm, shell.first_vcpu, count)?;
+        for (fd, vcpu) in fds.iter().zip(&state.vcpus) {
+            vcpu.restore(fd)?;
+        }
+        state.vm.restore(&shell.vm)?;
+        // Devices last: a pending interrupt is raised again in controllers that have their state.
+        let mut devices = Devices::restore(images, vsock, &state.devices, &memory, &shell.lines)?;
+        devices.kick_all();
+        let machine = Self {
+            vcpus: Vec::new(),
+            devices,
+            lines: shell.lines,
+            memory,
+            memory_base: Some(base),
+            size,
+            fingerprint: state.fingerprint,
+            counters: Arc::default(),
+            running: 0,
+            vm: shell.vm,
+            kvm: shell.kvm,
+            host: shell.host,
+        };
+        machine.with_threads(fds, notices)
+    }
+
+    fn with_threads(
+        mut self,
+        fds: Vec<VcpuFd>,
+        notices: &NoticeSender,
+    ) -> Result<Self, MicroVmError> {
+        for (id, fd) in (0..).zip(fds) {
+            let attachment = Attachment {
+                id,
+                kvm: Arc::clone(&self.kvm),
+                memory: self.memory.clone(),
+                interrupts: self.devices.interrupts().to_vec(),
+                ports: PioBus::new(console as fn(&str)),
+                host: self.host.kind,
+                notices: notices
+                    .try_clone()
+                    .map_err(|e| MicroVmError::Host("copying an eventfd", e))?,
+                counters: Arc::clone(&self.counters),
+            };
+            self.vcpus.push(Vcpu::start(fd, attachment)?);
+        }
+        Ok(self)
+    }
+
+    /// Lets all vCPUs run. The budget holds for each of them.
+    pub fn resume(&mut self, resume: Resume) -> Result<(), MicroVmError> {
+        let budget = resume.cpu_budget_us.map(Duration::from_micros);
+        for vcpu in &self.vcpus {
+            vcpu.run(budget)?;
+            self.running += 1;
+        }
+        Ok(())
+    }
+
+    /// Asks all vCPUs to stop.
+    pub fn stop(&self) {
+        self.vcpus.iter().for_each(Vcpu::stop);
+    }
+
+    /// One vCPU has stopped; `true` when it was the last one.
+    pub fn stopped_one(&mut self) -> bool {
+        self.running = self.running.saturating_sub(1);
+        self.running == 0
+    }
+
+    /// Whether any vCPU runs.
+    pub fn is_running(&self) -> bool {
+        self.running > 0
+    }
+
+    /// Writes a snapshot of a paused microVM. The memory file goes first: a state file says that
+    /// the snapshot is whole.
+    pub fn snapshot(&mut self, files: &SnapshotFiles) -> Result<(), MicroVmError> {
+        // Devices before KVM: handling what is left in a queue may raise an interrupt, and that
+        // has to be in the state of the interrupt controllers.
+        let devices = self.devices.save()?;
+        let vcpus = self
+            .vcpus
+            .iter()
+            .map(|vcpu| vcpu.save().map(|state| *state))
+            .collect::<Result<_, _>>()?;
+        let state = MicroVmState {
+            version: VERSION.to_owned(),
+            fingerprint: self.fingerprint.clone(),
+            host: self.host.clone(),
+            memory_mib: self.size.mib(),
+            vcpus,
+            devices,
+            vm: VmState::save(&self.vm)?,
+        };
+        memory_file::write(&files.memory, &self.memory, self.memory_base.as_ref()).map_err(
+            |source| MicroVmError::MemoryFile {
+                path: files.memory.clone(),
+                source,
+            },
+        )?;
+        Ok(state_file::write(&files.state, &state)?)
+    }
+
+    /// The devices.
+    pub fn devices(&mut self) -> &mut Devices {
+        &mut self.devices
+    }
+
+    /// The devices, to look at.
+    pub fn devices_ref(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// Notification lines of the devices.
+    pub fn lines(&self) -> &[DeviceLines] {
+        &self.lines
+    }
+
+    /// State and counters.
+    pub fn status(&self) -> Status {
+        let cpu: Duration = self.vcpus.iter().map(Vcpu::cpu_time).sum();
+        Status {
+            state: if self.is_running() {
+                State::Running
+            } else {
+                State::Paused
+            },
+            host_kind: self.host.kind.name().to_owned(),
+            vcpu_cpu_us: u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX),
+            exits: self.counters.exits(),
+            assists: self.counters.assists(),
+        }
+    }
+}
+
+/// A line of the guest's console, already rate-limited and made harmless, goes to the log.
+fn console(line: &str) {
+    eprintln!("guest: {line}");
+}
+
+fn all_vcpus(vm: &VmFd, first: VcpuFd, count: u8) -> Result<Vec<VcpuFd>, MicroVmError> {
+    let mut fds = vec![first];
+    for id in 1..u64::from(count) {
+        fds.push(
+            vm.create_vcpu(id)
+                .map_err(|e| MicroVmError::Kvm("KVM_CREATE_VCPU", e))?,
+        );
+    }
+    Ok(fds)
+}
+
+fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), MicroVmError> {
+    for slot in memory::slots(memory) {
+        let region = kvm_userspace_memory_region {
+            slot: slot.index,
+            guest_phys_addr: slot.guest,
+            memory_size: slot.len,
+            userspace_addr: slot.host,
+            flags: 0,
+        };
+        // SAFETY: the range is a mapping of `memory`, which the microVM keeps until its VM and
+        // vCPUs are gone.
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(|e| MicroVmError::Kvm("KVM_SET_USER_MEMORY_REGION", e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! A shell: everything of a microVM that does not depend on what will run in it. KVM takes
+//! milliseconds to set some of this up, so it is done before anybody waits for it.
+
+use std::io;
+use std::sync::Arc;
+
+use hearth_protocol::guest::DISK_COUNT;
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::error::MicroVmError;
+use crate::boot::layout::{KVM_TSS, VIRTIO_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
+use crate::host::HostIdentity;
+
+/// Most vCPUs that a microVM may have: what the MP table has room for.
+pub const MAX_VCPUS: u8 = 32;
+
+/// virtio-mmio's QueueNotify register.
+const QUEUE_NOTIFY: u64 = 0x50;
+/// Queues of a block device and of vsock.
+const BLOCK_QUEUES: usize = 1;
+const VSOCK_QUEUES: usize = 3;
+/// KVM_CAP_XSAVE2 answers with the size of a vCPU's XSAVE state.
+const XSAVE_SIZE: i32 = 4096;
+
+/// How one device's driver and KVM reach each other without the vCPU thread.
+#[derive(Debug)]
+pub struct DeviceLines {
+    /// The device's interrupt.
+    pub interrupt: EventFd,
+    /// The driver's notifications, by queue.
+    pub queues: Vec<EventFd>,
+}
+
+/// An empty VM.
+#[derive(Debug)]
+pub struct Shell {
+    /// `/dev/kvm`.
+    pub kvm: Arc<Kvm>,
+    /// The VM with its interrupt controllers and timer.
+    pub vm: VmFd,
+    /// Its first vCPU.
+    pub first_vcpu: VcpuFd,
+    /// Lines of the devices in address order: the disks, then vsock.
+    pub lines: Vec<DeviceLines>,
+    /// Where this is.
+    pub host: HostIdentity,
+}
+
+impl Shell {
+    /// Prepares a VM.
+    pub fn new() -> Result<Self, MicroVmError> {
+        let kvm = Kvm::new().map_err(|e| MicroVmError::Kvm("opening /dev/kvm", e))?;
+        for (cap, name) in [
+            (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+            (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+            (Cap::Irqfd, "KVM_CAP_IRQFD"),
+            (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+            (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+        ] {
+            if !kvm.check_extension(cap) {
+                return Err(MicroVmError::Capability(name));
+            }
+        }
+        // The sandbox never asks for dynamic features (AMX), so the classic size holds.
+        if kvm.check_extension_int(Cap::Xsave2) > XSAVE_SIZE {
+            return Err(MicroVmError::Capability(
+                "an XSAVE state of at most 4096 bytes",
+            ));
+        }
+        let host =
+            HostIdentity::detect().map_err(|e| MicroVmError::Host("reading /proc/cpuinfo", e))?;
+        let vm = kvm
+            .create_vm()
+            .map_err(|e| MicroVmError::Kvm("KVM_CREATE_VM", e))?;
+        vm.set_tss_address(KVM_TSS)
+            .map_err(|e| MicroVmError::Kvm("KVM_SET_TSS_ADDR", e))?;
+        // Interrupt controllers come before vCPUs, or these get no local APIC.
+        vm.create_irq_chip()
+            .map_err(|e| MicroVmError::Kvm("KVM_CREATE_IRQCHIP", e))?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        vm.create_pit2(pit)
+            .map_err(|e| MicroVmError::Kvm("KVM_CREATE_PIT2", e))?;
+        let first_vcpu = vm
+            .create_vcpu(0)
+            .map_err(|e| MicroVmError::Kvm("KVM_CREATE_VCPU", e))?;
+        let lines = device_lines(&vm)?;
+        Ok(Self {
+            kvm: Arc::new(kvm),
+            vm,
+            first_vcpu,
+            lines,
+            host,
+        })
+    }
+}
+
+fn device_lines(vm: &VmFd) -> Result<Vec<DeviceLines>, MicroVmError> {
+    let queues = [BLOCK_QUEUES; DISK_COUNT].into_iter().chain([VSOCK_QUEUES]);
+    let bases = (0..).map(|i| VIRTIO_MMIO + i * VIRTIO_MMIO_SIZE);
+    queues
+        .zip(bases)
+        .zip(VIRTIO_IRQ..)
+        .map(|((queues, base), irq)| {
+            let interrupt = eventfd()?;
+            vm.register_irqfd(&interrupt, irq)
+                .map_err(|e| MicroVmError::Kvm("KVM_IRQFD", e))?;
+            let queues = (0u32..)
+                .take(queues)
+                .map(|queue| {
+                    let notify = eventfd()?;
+                    let at = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
+                    vm.register_ioevent(&notify, &at, queue)
+                        .map_err(|e| MicroVmError::Kvm("KVM_IOEVENTFD", e))?;
+                    Ok(notify)
+                })
+                .collect::<Result<_, MicroVmError>>()?;
+            Ok(DeviceLines { interrupt, queues })
+        })
+        .collect()
+}
+
+fn eventfd() -> Result<EventFd, MicroVmError> {
+    EventFd::new(EFD_NONBLOCK).map_err(|e: io::Error| MicroVmError::Host("making an eventfd", e))
+}

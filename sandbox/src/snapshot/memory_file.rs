@@ -1,0 +1,225 @@
+//! The memory file: guest RAM, one range after the other, with holes where pages are zero.
+//!
+//! Most of a guest's RAM has never been touched, and reading untouched memory would make the host
+//! fill it in. So the pages to look at come from two places: the data extents of the file that the
+//! memory was restored from, and the pages of this process that are its own (`/proc/self/pagemap`).
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use nix::unistd::{Whence, lseek64};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::state_file::{beside, remove_after_failure};
+use crate::memory::{GuestMemory, Slot, slots};
+
+const PAGE: usize = 4096;
+/// Pages written by one call.
+const RUN: usize = 256;
+/// Documentation/admin-guide/mm/pagemap.rst: page is present, is swapped, belongs to a file or is
+/// shared.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const FILE_BACKED: u64 = 1 << 61;
+
+/// Writes all of `memory` beside `path`, flushes it and moves it into place. `base` is the file
+/// that the memory is a private view of; it is never overwritten.
+pub fn write(path: &Path, memory: &GuestMemory, base: Option<&File>) -> io::Result<()> {
+    if let Some(base) = base
+        && is_same_file(path, base)?
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "this is the memory file that the running microVM maps",
+        ));
+    }
+    let in_progress = beside(path);
+    let result =
+        write_pages(&in_progress, memory, base).and_then(|()| fs::rename(&in_progress, path));
+    if result.is_err() {
+        remove_after_failure(&in_progress);
+    }
+    result
+}
+
+fn is_same_file(path: &Path, file: &File) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(there) => {
+            let ours = file.metadata()?;
+            Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn write_pages(path: &Path, memory: &GuestMemory, base: Option<&File>) -> io::Result<()> {
+    let out = File::create(path)?;
+    let pagemap = File::open("/proc/self/pagemap")?;
+    let mut offset = 0;
+    for slot in slots(memory) {
+        let pages = usize::try_from(slot.len).expect("x86_64 has 64-bit addresses") / PAGE;
+        let mut wanted = vec![false; pages];
+        mark_own_pages(&pagemap, &slot, &mut wanted)?;
+        if let Some(base) = base {
+            mark_data(base, offset, &mut wanted)?;
+        }
+        for run in runs(&wanted) {
+            write_run(&out, memory, &slot, offset, run)?;
+        }
+        offset += slot.len;
+    }
+    out.set_len(offset)?;
+    out.sync_all()
+}
+
+/// Marks pages that this process has written to.
+fn mark_own_pages(pagemap: &File, slot: &Slot, wanted: &mut [bool]) -> io::Result<()> {
+    const BATCH: usize = 4096;
+    let first = slot.host / PAGE as u64;
+    let mut bytes = vec![0; BATCH * 8];
+    for (batch, pages) in wanted.chunks_mut(BATCH).enumerate() {
+        let bytes = &mut bytes[..pages.len() * 8];
+        pagemap.read_exact_at(bytes, (first + (batch * BATCH) as u64) * 8)?;
+        for (page, entry) in pages.iter_mut().zip(bytes.chunks_exact(8)) {
+            let entry = u64::from_ne_bytes(entry.try_into().expect("chunks of eight"));
+            *page |= entry & SWAPPED != 0 || (entry & PRESENT != 0 && entry & FILE_BACKED == 0);
+        }
+    }
+    Ok(())
+}
+
+/// Marks pages that the file has data for.
+fn mark_data(file: &File, start: u64, wanted: &mut [bool]) -> io::Result<()> {
+    let end = start + (wanted.len() * PAGE) as u64;
+    let mut at = start;
+    while at < end {
+        let Some(data) = seek(file, at, Whence::SeekData)?.filter(|data| *data < end) else {
+            return Ok(());
+        };
+        let hole = seek(file, data, Whence::SeekHole)?.unwrap_or(end).min(end);
+        wanted[page_index(data - start)..page_index((hole - start).next_multiple_of(PAGE as u64))]
+            .fill(true);
+        at = hole;
+    }
+    Ok(())
+}
+
+fn page_index(offset: u64) -> usize {
+    usize::try_from(offset).expect("x86_64 has 64-bit addresses") / PAGE
+}
+
+/// `None`: no more data.
+fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
+    let from = i64::try_from(from).map_err(io::Error::other)?;
+    match lseek64(file, from, whence) {
+        Ok(at) => Ok(Some(at.cast_unsigned())),
+        Err(nix::errno::Errno::ENXIO) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Consecutive wanted pages, at most [`RUN`] at a time.
+fn runs(wanted: &[bool]) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + wanted[at..].iter().position(|w| *w)?;
+        let len = wanted[start..].iter().take(RUN).take_while(|w| **w).count();
+        at = start + len;
+        Some(start..at)
+    })
+}
+
+/// Writes the pages of a run that are not all zero.
+fn write_run(
+    out: &File,
+    memory: &GuestMemory,
+    slot: &Slot,
+    file_start: u64,
+    run: Range<usize>,
+) -> io::Result<()> {
+    let mut bytes = vec![0; run.len() * PAGE];
+    let start = (run.start * PAGE) as u64;
+    memory
+        .read_slice(&mut bytes, GuestAddress(slot.guest + start))
+        .map_err(io::Error::other)?;
+    let filled: Vec<bool> = bytes
+        .chunks_exact(PAGE)
+        .map(|page| page.iter().any(|b| *b != 0))
+        .collect();
+    for part in runs(&filled) {
+        let at = file_start + start + (part.start * PAGE) as u64;
+        out.write_all_at(&bytes[part.start * PAGE..part.end * PAGE], at)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{self, MemorySize};
+
+    fn size() -> MemorySize {
+        MemorySize::from_mib(128).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_comes_back_and_the_rest_takes_no_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory");
+        let booted = memory::anonymous(size()).unwrap();
+        let places = [0, 4096 * 300 + 5, size().bytes() - 1];
+        for place in places {
+            booted.write_obj(9u8, GuestAddress(place)).unwrap();
+        }
+        write(&path, &booted, None).unwrap();
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!(meta.len(), size().bytes());
+        assert!(meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
+        let view = memory::private_view(size(), File::open(&path).unwrap()).unwrap();
+        for place in places {
+            assert_eq!(view.read_obj::<u8>(GuestAddress(place)).unwrap(), 9);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_a_restored_microvm_has_old_and_new_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("1"), dir.path().join("2"));
+        let booted = memory::anonymous(size()).unwrap();
+        booted.write_obj(1u8, GuestAddress(4096)).unwrap();
+        booted.write_obj(1u8, GuestAddress(8192)).unwrap();
+        write(&first, &booted, None).unwrap();
+        let base = File::open(&first).unwrap();
+        let restored = memory::private_view(size(), base.try_clone().unwrap()).unwrap();
+        restored.write_obj(2u8, GuestAddress(8192)).unwrap();
+        restored.write_obj(3u8, GuestAddress(1 << 20)).unwrap();
+        write(&second, &restored, Some(&base)).unwrap();
+        let view = memory::private_view(size(), File::open(&second).unwrap()).unwrap();
+        for (place, value) in [(4096, 1u8), (8192, 2), (1 << 20, 3), (2 << 20, 0)] {
+            assert_eq!(view.read_obj::<u8>(GuestAddress(place)).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn the_file_that_is_mapped_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory");
+        write(&path, &memory::anonymous(size()).unwrap(), None).unwrap();
+        let base = File::open(&path).unwrap();
+        let restored = memory::private_view(size(), base.try_clone().unwrap()).unwrap();
+        assert!(write(&path, &restored, Some(&base)).is_err());
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir_all(path.join("x")).unwrap();
+        assert!(write(&path, &memory::anonymous(size()).unwrap(), None).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,106 @@
+//! CPU time of a vCPU thread: how much it used, and a budget that interrupts it.
+//!
+//! The budget is a POSIX timer on the thread's own CPU clock, so it costs nothing while the guest
+//! idles, needs no clock ticks, and counts what the host spent, which no guest can forge.
+
+use std::io;
+use std::mem;
+use std::os::unix::thread::JoinHandleExt;
+use std::ptr;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::kick;
+
+/// A timer on the calling thread's CPU clock that kicks the calling thread.
+#[derive(Debug)]
+pub(super) struct BudgetTimer {
+    id: libc::timer_t,
+}
+
+impl BudgetTimer {
+    /// Makes a disarmed timer for the calling thread.
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: sigevent is plain data; all zeroes is a valid value.
+        let mut event: libc::sigevent = unsafe { mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = kick::signal();
+        // SAFETY: gettid has no preconditions.
+        event.sigev_notify_thread_id = unsafe { libc::gettid() };
+        let mut id = ptr::null_mut();
+        // SAFETY: both pointers lead to live locals.
+        let status = unsafe {
+            libc::timer_create(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut event, &raw mut id)
+        };
+        if status == 0 {
+            Ok(Self { id })
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// Fires once after `budget` of CPU time, and then every millisecond: a kick that meets the
+    /// thread outside of `KVM_RUN` must not be the last one. Zero disarms.
+    pub(super) fn arm(&self, budget: Duration) -> io::Result<()> {
+        let interval = if budget.is_zero() {
+            Duration::ZERO
+        } else {
+            Duration::from_millis(1)
+        };
+        let setting = libc::itimerspec {
+            it_interval: timespec(interval),
+            it_value: timespec(budget),
+        };
+        // SAFETY: the timer is ours, the setting is a live local, no old setting is asked for.
+        let status =
+            unsafe { libc::timer_settime(self.id, 0, &raw const setting, ptr::null_mut()) };
+        if status == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+impl Drop for BudgetTimer {
+    fn drop(&mut self) {
+        // SAFETY: the timer is ours and is not used again.
+        unsafe { libc::timer_delete(self.id) };
+    }
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+fn read(clock: libc::clockid_t) -> Option<Duration> {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer leads to a live local.
+    if unsafe { libc::clock_gettime(clock, &raw mut now) } != 0 {
+        return None;
+    }
+    let seconds = u64::try_from(now.tv_sec).ok()?;
+    Some(Duration::new(seconds, u32::try_from(now.tv_nsec).ok()?))
+}
+
+/// CPU time of the calling thread.
+pub(super) fn own() -> Duration {
+    read(libc::CLOCK_THREAD_CPUTIME_ID).expect("every thread has a CPU clock")
+}
+
+/// CPU time of another thread; `None` when it has ended.
+pub(super) fn of<T>(thread: &JoinHandle<T>) -> Option<Duration> {
+    if thread.is_finished() {
+        return None;
+    }
+    let mut clock = 0;
+    // SAFETY: the handle has not been joined, so the id is valid; the pointer is a live local.
+    let status = unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) };
+    if status == 0 { read(clock) } else { None }
+}

@@ -1,0 +1,488 @@
+//! A vCPU's thread: runs the guest until it is told to stop or the guest ends it, serves port I/O
+//! itself, and hands memory-mapped I/O to the event loop that owns the devices.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use hearth_protocol::sandbox::{ExitReason, Exits};
+use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::cpu_time::{self, BudgetTimer};
+use super::kick::{self, ImmediateExit};
+use super::state::{StateError, VcpuState};
+use crate::assist;
+use crate::boot::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
+use crate::devices::pio::PioBus;
+use crate::devices::virtio::Interrupt;
+use crate::host::HostKind;
+use crate::memory::GuestMemory;
+
+/// virtio-mmio registers that the vCPU thread answers itself: every interrupt reads the first and
+/// writes the second, and neither touches more than one atomic word.
+const INTERRUPT_STATUS: u64 = 0x60;
+const INTERRUPT_ACK: u64 = 0x64;
+
+/// Why a vCPU could not be started or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// The host has no thread or timer left.
+    #[error("starting a vCPU thread: {0}")]
+    Thread(#[from] io::Error),
+    /// The kick's signal handler could not be installed.
+    #[error("installing the vCPU signal handler: {0}")]
+    Signal(vmm_sys_util::errno::Error),
+    /// Its state could not be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The thread has ended.
+    #[error("the vCPU thread has ended")]
+    Gone,
+}
+
+/// Why a vCPU no longer runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was told to.
+    Requested,
+    /// Its CPU budget is used up.
+    BudgetExhausted,
+    /// The microVM is over.
+    End(ExitReason, String),
+}
+
+/// A guest access to a device register.
+#[derive(Debug)]
+pub enum MmioAccess {
+    /// Answer with this many bytes.
+    Read(usize),
+    /// Take these bytes.
+    Write(Vec<u8>),
+}
+
+/// One access, and where the answer goes: the bytes read, or nothing.
+#[derive(Debug)]
+pub struct MmioRequest {
+    /// Guest-physical address.
+    pub address: u64,
+    /// What is done.
+    pub access: MmioAccess,
+    /// The vCPU waits here.
+    pub reply: SyncSender<Vec<u8>>,
+}
+
+/// What a vCPU thread tells the event loop.
+#[derive(Debug)]
+pub enum Notice {
+    /// A device register is accessed.
+    Mmio(MmioRequest),
+    /// vCPU of this number has stopped.
+    Stopped(u8, StopReason),
+}
+
+/// The event loop's mailbox: a channel, and an eventfd that wakes it.
+#[derive(Debug)]
+pub struct NoticeSender {
+    /// Carries the notice.
+    pub channel: Sender<Notice>,
+    /// Wakes the loop.
+    pub wake: EventFd,
+}
+
+impl NoticeSender {
+    /// A second sender to the same loop.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            channel: self.channel.clone(),
+            wake: self.wake.try_clone()?,
+        })
+    }
+
+    /// `false` when the loop is gone, and with it the process.
+    fn send(&self, notice: Notice) -> bool {
+        self.channel.send(notice).is_ok() && self.wake.write(1).is_ok()
+    }
+}
+
+/// `KVM_RUN` returns, counted over all vCPUs.
+#[derive(Debug, Default)]
+pub struct Counters {
+    io: AtomicU64,
+    mmio: AtomicU64,
+    emulation: AtomicU64,
+    interrupted: AtomicU64,
+    other: AtomicU64,
+    assists: AtomicU64,
+}
+
+impl Counters {
+    /// Exits by reason.
+    pub fn exits(&self) -> Exits {
+        Exits {
+            io: self.io.load(Ordering::Relaxed),
+            mmio: self.mmio.load(Ordering::Relaxed),
+            emulation: self.emulation.load(Ordering::Relaxed),
+            interrupted: self.interrupted.load(Ordering::Relaxed),
+            other: self.other.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Instructions completed by the assist.
+    pub fn assists(&self) -> u64 {
+        self.assists.load(Ordering::Relaxed)
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What a vCPU needs of its microVM.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Its number, from 0.
+    pub id: u8,
+    /// For reading its own state.
+    pub kvm: Arc<Kvm>,
+    /// Guest memory.
+    pub memory: GuestMemory,
+    /// Interrupts of the virtio devices, in address order.
+    pub interrupts: Vec<Interrupt>,
+    /// Ports. Each vCPU has its own; only the first one's serial port is ever used.
+    pub ports: PioBus<fn(&str)>,
+    /// Whether ring 0 needs assistance.
+    pub host: HostKind,
+    /// To the event loop.
+    pub notices: NoticeSender,
+    /// Shared by all vCPUs.
+    pub counters: Arc<Counters>,
+}
+
+enum Order {
+    Run(Option<Duration>),
+    Save(SyncSender<Result<Box<VcpuState>, StateError>>),
+}
+
+/// A vCPU and its thread. Dropping it stops and joins the thread.
+#[derive(Debug)]
+pub struct Vcpu {
+    thread: Option<JoinHandle<VcpuFd>>,
+    orders: Option<Sender<Order>>,
+    stop: Arc<AtomicBool>,
+    immediate_exit: Arc<ImmediateExit>,
+}
+
+impl Vcpu {
+    /// Starts the thread; the vCPU does not run yet.
+    pub fn start(mut fd: VcpuFd, attachment: Attachment) -> Result<Self, VcpuError> {
+        kick::install_handler().map_err(VcpuError::Signal)?;
+        // SAFETY: the thread owns `fd` and returns it, so that it lives until the thread is joined;
+        // `Vcpu` uses the pointer only before it joins.
+        let immediate_exit = Arc::new(unsafe { ImmediateExit::of(&mut fd) });
+        let stop = Arc::new(AtomicBool::new(false));
+        let (orders, incoming) = mpsc::channel();
+        let mut runner = Runner {
+            fd,
+            attachment,
+            stop: Arc::clone(&stop),
+            immediate_exit: Arc::clone(&immediate_exit),
+        };
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{}", runner.attachment.id))
+            .spawn(move || {
+                runner.work(&incoming);
+                runner.fd
+            })?;
+        Ok(Self {
+            thread: Some(thread),
+            orders: Some(orders),
+            stop,
+            immediate_exit,
+        })
+    }
+
+    /// Lets the guest run. A [`Notice::Stopped`] follows some day.
+    pub fn run(&self, budget: Option<Duration>) -> Result<(), VcpuError> {
+        // The thread does not run now, so nothing else reads the flag.
+        self.stop.store(false, Ordering::SeqCst);
+        self.order(Order::Run(budget))
+    }
+
+    /// Asks a running vCPU to stop, at once and whatever the guest does. [`Notice::Stopped`] tells
+    /// when it has.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.immediate_exit.set(true);
+        if let Some(thread) = &self.thread {
+            kick::interrupt(thread);
+        }
+    }
+
+    /// Reads the state of a stopped vCPU.
+    pub fn save(&self) -> Result<Box<VcpuState>, VcpuError> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.order(Order::Save(reply))?;
+        Ok(answer.recv().map_err(|_| VcpuError::Gone)??)
+    }
+
+    /// CPU time that the thread has used.
+    pub fn cpu_time(&self) -> Duration {
+        self.thread
+            .as_ref()
+            .and_then(cpu_time::of)
+            .unwrap_or_default()
+    }
+
+    fn order(&self, order: Order) -> Result<(), VcpuError> {
+        self.orders
+            .as_ref()
+            .ok_or(VcpuError::Gone)?
+            .send(order)
+            .map_err(|_| VcpuError::Gone)
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        // No more orders, and no more waiting in KVM_RUN: the thread ends.
+        self.orders = None;
+        self.stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("a vCPU thread panicked");
+        }
+    }
+}
+
+/// The thread's side.
+struct Runner {
+    fd: VcpuFd,
+    attachment: Attachment,
+    stop: Arc<AtomicBool>,
+    immediate_exit: Arc<ImmediateExit>,
+}
+
+impl Runner {
+    fn work(&mut self, orders: &Receiver<Order>) {
+        let id = self.attachment.id;
+        let timer = match BudgetTimer::new() {
+            Ok(timer) => timer,
+            Err(e) => {
+                let end = StopReason::End(ExitReason::InternalError, format!("CPU timer: {e}"));
+                self.attachment.notices.send(Notice::Stopped(id, end));
+                return;
+            }
+        };
+        while let Ok(order) = orders.recv() {
+            match order {
+                Order::Run(budget) => {
+                    let reason = self.run_with_budget(&timer, budget);
+                    if !self.attachment.notices.send(Notice::Stopped(id, reason)) {
+                        return;
+                    }
+                }
+                Order::Save(reply) => {
+                    let state = VcpuState::save(&self.attachment.kvm, &self.fd).map(Box::new);
+                    if reply.send(state).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn run_with_budget(&mut self, timer: &BudgetTimer, budget: Option<Duration>) -> StopReason {
+        let Some(budget) = budget else {
+            return self.run_until_stopped(None);
+        };
+        let limit = cpu_time::own() + budget;
+        // A zero setting would disarm the timer; the smallest one fires at once.
+        if let Err(e) = timer.arm(budget.max(Duration::from_nanos(1))) {
+            return StopReason::End(ExitReason::InternalError, format!("CPU timer: {e}"));
+        }
+        let reason = self.run_until_stopped(Some(limit));
+        if let Err(e) = timer.arm(Duration::ZERO) {
+            return StopReason::End(ExitReason::InternalError, format!("CPU timer: {e}"));
+        }
+        reason
+    }
+
+    fn run_until_stopped(&mut self, limit: Option<Duration>) -> StopReason {
+        loop {
+            match self.run_once() {
+                Ok(()) => {}
+                Err(Interruption::Signal) => {
+                    count(&self.attachment.counters.interrupted);
+                    self.immediate_exit.set(false);
+                    // Read after the byte was cleared: a stop that sets it again is seen here.
+                    if self.stop.load(Ordering::SeqCst) {
+                        return StopReason::Requested;
+                    }
+                    if limit.is_some_and(|limit| cpu_time::own() >= limit) {
+                        return StopReason::BudgetExhausted;
+                    }
+                }
+                Err(Interruption::End(reason, detail)) => return StopReason::End(reason, detail),
+            }
+        }
+    }
+
+    /// Runs the guest up to one exit and serves it.
+    fn run_once(&mut self) -> Result<(), Interruption> {
+        let Attachment {
+            ports,
+            interrupts,
+            notices,
+            counters,
+            ..
+        } = &mut self.attachment;
+        match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                count(&counters.io);
+                match ports.write(port, data, Instant::now()) {
+                    Some(reason) => Err(Interruption::End(
+                        reason,
+                        format!("the guest wrote to port {port:#x}"),
+                    )),
+                    None => Ok(()),
+                }
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                count(&counters.io);
+                ports.read(port, data);
+                Ok(())
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                count(&counters.mmio);
+                if let Some((interrupt, INTERRUPT_STATUS)) = register(interrupts, address)
+                    && let Ok(word) = <&mut [u8; 4]>::try_from(&mut *data)
+                {
+                    *word = interrupt.status().to_le_bytes();
+                    return Ok(());
+                }
+                let bytes = forward(notices, address, MmioAccess::Read(data.len()))?;
+                data.fill(0);
+                for (to, from) in data.iter_mut().zip(bytes) {
+                    *to = from;
+                }
+                Ok(())
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                count(&counters.mmio);
+                if let Some((interrupt, INTERRUPT_ACK)) = register(interrupts, address)
+                    && let Ok(word) = <[u8; 4]>::try_from(data)
+                {
+                    interrupt.acknowledge(u32::from_le_bytes(word));
+                    return Ok(());
+                }
+                forward(notices, address, MmioAccess::Write(data.to_vec())).map(|_| ())
+            }
+            Ok(VcpuExit::InternalError) => self.internal_error(),
+            Ok(VcpuExit::Shutdown) => Err(Interruption::End(
+                ExitReason::TripleFault,
+                self.describe("triple fault"),
+            )),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => Err(self.fatal(&format!(
+                "the CPU refused to enter the guest: reason {reason:#x} on CPU {cpu}"
+            ))),
+            Ok(VcpuExit::Intr) => Err(Interruption::Signal),
+            Ok(VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => {
+                count(&counters.other);
+                Ok(())
+            }
+            Ok(exit) => {
+                let text = format!("unexpected KVM exit: {exit:?}");
+                Err(self.fatal(&text))
+            }
+            Err(e) if e.errno() == libc::EINTR => Err(Interruption::Signal),
+            // A secondary CPU that has not been started yet.
+            Err(e) if e.errno() == libc::EAGAIN => Ok(()),
+            Err(e) => Err(self.fatal(&format!("KVM_RUN: {e}"))),
+        }
+    }
+
+    fn internal_error(&mut self) -> Result<(), Interruption> {
+        count(&self.attachment.counters.emulation);
+        // SAFETY: KVM has just reported KVM_EXIT_INTERNAL_ERROR, so this is the union's member.
+        let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
+        if self.attachment.host != HostKind::Software || suberror != KVM_INTERNAL_ERROR_EMULATION {
+            return Err(self.fatal(&format!("KVM internal error, suberror {suberror}")));
+        }
+        match assist::complete(&self.fd, &self.attachment.memory) {
+            Ok(()) => {
+                count(&self.attachment.counters.assists);
+                Ok(())
+            }
+            Err(e) => Err(self.fatal(&e.to_string())),
+        }
+    }
+
+    fn fatal(&self, what: &str) -> Interruption {
+        Interruption::End(ExitReason::InternalError, self.describe(what))
+    }
+
+    /// `what`, with the registers if KVM still gives them.
+    fn describe(&self, what: &str) -> String {
+        match (self.fd.get_regs(), self.fd.get_sregs()) {
+            (Ok(regs), Ok(sregs)) => format!(
+                "{what}; rip={:#x} rsp={:#x} rflags={:#x} rax={:#x} rbx={:#x} rcx={:#x} rdx={:#x} \
+                 rsi={:#x} rdi={:#x} rbp={:#x} cr0={:#x} cr2={:#x} cr3={:#x} cr4={:#x} efer={:#x} \
+                 cs={:#x}",
+                regs.rip,
+                regs.rsp,
+                regs.rflags,
+                regs.rax,
+                regs.rbx,
+                regs.rcx,
+                regs.rdx,
+                regs.rsi,
+                regs.rdi,
+                regs.rbp,
+                sregs.cr0,
+                sregs.cr2,
+                sregs.cr3,
+                sregs.cr4,
+                sregs.efer,
+                sregs.cs.selector,
+            ),
+            _ => what.to_owned(),
+        }
+    }
+}
+
+/// Why the guest does not simply run on.
+enum Interruption {
+    Signal,
+    End(ExitReason, String),
+}
+
+/// Which device's register an address is.
+fn register(interrupts: &[Interrupt], address: u64) -> Option<(&Interrupt, u64)> {
+    let offset = address.checked_sub(VIRTIO_MMIO)?;
+    let device = usize::try_from(offset / VIRTIO_MMIO_SIZE).ok()?;
+    Some((interrupts.get(device)?, offset % VIRTIO_MMIO_SIZE))
+}
+
+/// Hands an access to the event loop and waits for its answer.
+fn forward(
+    notices: &NoticeSender,
+    address: u64,
+    access: MmioAccess,
+) -> Result<Vec<u8>, Interruption> {
+    let (reply, answer) = mpsc::sync_channel(1);
+    let gone = || Interruption::End(ExitReason::InternalError, "the event loop has ended".into());
+    if !notices.send(Notice::Mmio(MmioRequest {
+        address,
+        access,
+        reply,
+    })) {
+        return Err(gone());
+    }
+    answer.recv().map_err(|_| gone())
+}

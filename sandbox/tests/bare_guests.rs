@@ -1,0 +1,319 @@
+//! What the sandbox promises of any guest, shown with guests of a few instructions.
+
+mod support;
+
+use hearth_protocol::sandbox::{Boot, Command, Event, ExitReason, RefusalKind, Resume, State};
+use support::{Guest, Sandbox};
+
+/// `mov dx, 0x600; mov al, 0x34; out dx, al; jmp $`
+const SHUTDOWN: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
+/// `mov al, 0xfe; out 0x64, al; jmp $`
+const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfe];
+/// `lidt [rip+x]` of an empty table, then `ud2`: no handler for that, nor for its absence.
+const TRIPLE_FAULT: &[u8] = &[
+    0x0f, 0x01, 0x1d, 0x02, 0x00, 0x00, 0x00, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
+/// `jmp $`
+const SPIN: &[u8] = &[0xeb, 0xfe];
+/// `cli; hlt; jmp $-2`
+const HALT_FOR_EVER: &[u8] = &[0xfa, 0xf4, 0xeb, 0xfd];
+/// `pxor xmm0, xmm0`: vector arithmetic, which the interpreter of a software-KVM host lacks and
+/// the assist does not offer. Then a shutdown, for hosts where it simply works.
+const VECTOR_ARITHMETIC: &[u8] = &[
+    0x66, 0x0f, 0xef, 0xc0, 0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe,
+];
+/// `mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp` back to the `out`
+const SERIAL_FLOOD: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfd];
+/// `mov dx, 0x1234; in eax, dx; cmp eax, -1; jne $; out dx, eax;` then a shutdown
+const UNKNOWN_PORT: &[u8] = &[
+    0x66, 0xba, 0x34, 0x12, 0xed, 0x83, 0xf8, 0xff, 0x75, 0xfe, 0xef, 0x66, 0xba, 0x00, 0x06, 0xb0,
+    0x34, 0xee, 0xeb, 0xfe,
+];
+/// Counts in memory and in a register, and shuts down if they ever differ; on `[0x200008] != 0`
+/// it shuts down as well. `xor rbx, rbx; mov [0x200000], rbx; L: inc rbx; inc qword [0x200000];
+/// cmp rbx, [0x200000]; jne out; jmp L; out:` shutdown
+const COUNT: &[u8] = &[
+    0x48, 0x31, 0xdb, 0x48, 0x89, 0x1c, 0x25, 0x00, 0x00, 0x20, 0x00, 0x48, 0xff, 0xc3, 0x48, 0xff,
+    0x04, 0x25, 0x00, 0x00, 0x20, 0x00, 0x48, 0x3b, 0x1c, 0x25, 0x00, 0x00, 0x20, 0x00, 0x75, 0x02,
+    0xeb, 0xe9, 0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe,
+];
+
+fn ends_with(code: &[u8], reason: ExitReason) -> String {
+    let guest = Guest::new(code);
+    let mut sandbox = guest.run();
+    let Event::Exited(told) = sandbox.event() else {
+        panic!("an end was due")
+    };
+    let (status, line) = sandbox.end();
+    assert_eq!(
+        told, line,
+        "the owner and standard output are told the same"
+    );
+    assert_eq!(line.reason, reason, "{}", line.detail);
+    assert_eq!(status, i32::from(reason.code()));
+    line.detail
+}
+
+#[test]
+fn a_guest_that_powers_off_is_told_apart_from_one_that_resets_and_one_that_crashes() {
+    ends_with(SHUTDOWN, ExitReason::GuestShutdown);
+    ends_with(RESET, ExitReason::GuestReset);
+    let detail = ends_with(TRIPLE_FAULT, ExitReason::TripleFault);
+    assert!(detail.contains("rip=0x"), "{detail}");
+}
+
+#[test]
+fn an_instruction_that_nobody_can_complete_ends_the_microvm_with_its_bytes_and_registers() {
+    let host = hearth_sandbox::host::HostIdentity::detect().unwrap();
+    if host.kind == hearth_sandbox::host::HostKind::Hardware {
+        ends_with(VECTOR_ARITHMETIC, ExitReason::GuestShutdown);
+        return;
+    }
+    let detail = ends_with(VECTOR_ARITHMETIC, ExitReason::InternalError);
+    assert!(
+        detail.contains("pxor xmm0,xmm0") && detail.contains("66, 0f, ef, c0"),
+        "{detail}"
+    );
+    assert!(
+        detail.contains("rip=0x100000") && detail.contains("cr3="),
+        "{detail}"
+    );
+}
+
+#[test]
+fn unknown_ports_read_as_ones_and_swallow_writes() {
+    ends_with(UNKNOWN_PORT, ExitReason::GuestShutdown);
+}
+
+#[test]
+fn a_spinning_guest_is_killed_at_once() {
+    for code in [SPIN, HALT_FOR_EVER, SERIAL_FLOOD] {
+        let mut sandbox = Guest::new(code).run();
+        sandbox.send(Command::Kill);
+        let Event::Exited(told) = sandbox.event() else {
+            panic!("an end was due")
+        };
+        assert_eq!(told.reason, ExitReason::Killed);
+        assert_eq!(sandbox.end().0, i32::from(ExitReason::Killed.code()));
+    }
+}
+
+#[test]
+fn a_spinning_guest_is_paused_and_resumed_any_number_of_times() {
+    let mut sandbox = Guest::new(SPIN).run();
+    for _ in 0..100 {
+        assert_eq!(sandbox.status().state, State::Running);
+        sandbox.done(Command::Pause);
+        assert_eq!(sandbox.status().state, State::Paused);
+        sandbox.done(Command::Pause);
+        sandbox.done(Command::Resume(Resume::default()));
+    }
+}
+
+#[test]
+fn a_paused_guest_uses_no_cpu() {
+    let mut sandbox = Guest::new(SPIN).run();
+    sandbox.done(Command::Pause);
+    let before = sandbox.status().vcpu_cpu_us;
+    for _ in 0..1000 {
+        sandbox.status();
+    }
+    assert_eq!(sandbox.status().vcpu_cpu_us, before);
+}
+
+#[test]
+fn a_microvm_does_not_outlive_its_owner() {
+    let mut sandbox = Guest::new(SPIN).run();
+    sandbox.abandon();
+    let (status, line) = sandbox.end();
+    assert_eq!(line.reason, ExitReason::OwnerGone);
+    assert_eq!(status, i32::from(ExitReason::OwnerGone.code()));
+}
+
+#[test]
+fn a_cpu_budget_stops_the_guest_and_can_be_renewed() {
+    let guest = Guest::new(SPIN);
+    let mut sandbox = Sandbox::start();
+    sandbox.done(Command::Boot(guest.boot()));
+    for round in 1..=3 {
+        let budget = 20_000;
+        sandbox.done(Command::Resume(Resume {
+            cpu_budget_us: Some(budget),
+        }));
+        assert_eq!(sandbox.event(), Event::CpuBudgetExhausted);
+        let status = sandbox.status();
+        assert_eq!(status.state, State::Paused);
+        assert!(
+            status.vcpu_cpu_us >= round * budget,
+            "{} µs",
+            status.vcpu_cpu_us
+        );
+    }
+}
+
+#[test]
+fn a_sleeping_guest_does_not_use_up_its_cpu_budget() {
+    let guest = Guest::new(HALT_FOR_EVER);
+    let mut sandbox = Sandbox::start();
+    sandbox.done(Command::Boot(guest.boot()));
+    sandbox.done(Command::Resume(Resume {
+        cpu_budget_us: Some(1_000_000),
+    }));
+    for _ in 0..1000 {
+        assert_eq!(sandbox.status().state, State::Running);
+    }
+    sandbox.done(Command::Pause);
+}
+
+#[test]
+fn clones_of_one_snapshot_run_on_from_where_it_was_taken() {
+    let guest = Guest::new(COUNT);
+    let mut original = guest.run();
+    original.done(Command::Pause);
+    original.done(Command::Snapshot(guest.files("one")));
+    let mut clones: Vec<Sandbox> = (0..3).map(|_| Sandbox::start()).collect();
+    for clone in &mut clones {
+        let mut restore = guest.restore("one");
+        restore.resume = Some(Resume::default());
+        clone.done(Command::Restore(restore));
+    }
+    // A guest whose memory and registers no longer agree would have shut down.
+    for (generation, clone) in clones.iter_mut().enumerate() {
+        clone.done(Command::Pause);
+        let name = format!("clone{generation}");
+        clone.done(Command::Snapshot(guest.files(&name)));
+        let mut grandchild = Sandbox::start();
+        let mut restore = guest.restore(&name);
+        restore.resume = Some(Resume {
+            cpu_budget_us: Some(10_000),
+        });
+        grandchild.done(Command::Restore(restore));
+        assert_eq!(grandchild.event(), Event::CpuBudgetExhausted);
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_running_microvm_is_refused_and_hurts_nothing() {
+    let guest = Guest::new(SPIN);
+    let mut sandbox = guest.run();
+    let refusal = sandbox.refused(Command::Snapshot(guest.files("x")));
+    assert_eq!(refusal.kind, RefusalKind::InvalidRequest);
+    assert!(!guest.path("x.state").exists());
+    assert_eq!(sandbox.status().state, State::Running);
+}
+
+#[test]
+fn a_snapshot_never_overwrites_the_memory_that_it_runs_on() {
+    let guest = Guest::new(SPIN);
+    let mut original = guest.run();
+    original.done(Command::Pause);
+    original.done(Command::Snapshot(guest.files("one")));
+    let mut clone = Sandbox::start();
+    clone.done(Command::Restore(guest.restore("one")));
+    let refusal = clone.refused(Command::Snapshot(guest.files("one")));
+    assert!(refusal.message.contains("maps"), "{}", refusal.message);
+    clone.done(Command::Snapshot(guest.files("two")));
+}
+
+#[test]
+fn an_unusable_snapshot_is_refused_and_the_shell_stays_usable() {
+    let guest = Guest::new(SPIN);
+    let mut original = guest.run();
+    original.done(Command::Pause);
+    original.done(Command::Snapshot(guest.files("good")));
+    let good = guest.files("good");
+    let state = std::fs::read(&good.state).unwrap();
+    let mut clone = Sandbox::start();
+    let mut refuse = |what: &str, prepare: &dyn Fn()| {
+        std::fs::write(guest.path("bad.state"), &state).unwrap();
+        std::fs::copy(&good.memory, guest.path("bad.memory")).unwrap();
+        prepare();
+        let refusal = clone.refused(Command::Restore(guest.restore("bad")));
+        assert_eq!(
+            refusal.kind,
+            RefusalKind::SnapshotUnusable,
+            "{what}: {}",
+            refusal.message
+        );
+    };
+    refuse("changed byte", &|| {
+        let mut bad = state.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        std::fs::write(guest.path("bad.state"), bad).unwrap();
+    });
+    refuse("truncated state", &|| {
+        std::fs::write(guest.path("bad.state"), &state[..state.len() - 1]).unwrap();
+    });
+    refuse("no memory", &|| {
+        std::fs::remove_file(guest.path("bad.memory")).unwrap()
+    });
+    let mut other = guest.restore("good");
+    other.fingerprint = "another kernel".into();
+    let refusal = clone.refused(Command::Restore(other));
+    assert_eq!(refusal.kind, RefusalKind::SnapshotUnusable);
+    clone.done(Command::Restore(guest.restore("good")));
+}
+
+#[test]
+fn a_short_memory_file_is_refused() {
+    let guest = Guest::new(SPIN);
+    let mut original = guest.run();
+    original.done(Command::Pause);
+    original.done(Command::Snapshot(guest.files("short")));
+    let memory = std::fs::OpenOptions::new()
+        .write(true)
+        .open(guest.path("short.memory"))
+        .unwrap();
+    memory.set_len((128 << 20) - 1).unwrap();
+    let mut clone = Sandbox::start();
+    let refusal = clone.refused(Command::Restore(guest.restore("short")));
+    assert_eq!(
+        refusal.kind,
+        RefusalKind::SnapshotUnusable,
+        "{}",
+        refusal.message
+    );
+}
+
+#[test]
+fn a_boot_that_makes_no_sense_is_refused_and_the_shell_stays_usable() {
+    let guest = Guest::new(SHUTDOWN);
+    let mut sandbox = Sandbox::start();
+    let attempts: [(&str, fn(&mut Boot)); 5] = [
+        ("127 MiB", |b| b.memory_mib = 127),
+        ("10241 MiB", |b| b.memory_mib = 10_241),
+        ("no CPU", |b| b.vcpus = 0),
+        ("two disks", |b| b.disks.truncate(2)),
+        ("no image", |b| {
+            b.disks[0] = Some("/nonexistent/image".into())
+        }),
+    ];
+    for (what, spoil) in attempts {
+        let mut boot = guest.boot();
+        spoil(&mut boot);
+        let refusal = sandbox.refused(Command::Boot(boot));
+        assert_eq!(
+            refusal.kind,
+            RefusalKind::InvalidRequest,
+            "{what}: {}",
+            refusal.message
+        );
+    }
+    for command in [Command::Resume(Resume::default()), Command::Pause] {
+        assert_eq!(sandbox.refused(command).kind, RefusalKind::InvalidRequest);
+    }
+    sandbox.done(Command::Boot(guest.boot()));
+    sandbox.done(Command::Resume(Resume::default()));
+    assert_eq!(sandbox.end().1.reason, ExitReason::GuestShutdown);
+}
+
+#[test]
+fn a_file_that_is_no_kernel_ends_the_sandbox_with_a_reason() {
+    let guest = Guest::new(SHUTDOWN);
+    std::fs::write(guest.path("kernel"), b"#!/bin/sh\n").unwrap();
+    let mut sandbox = Sandbox::start();
+    let refusal = sandbox.refused(Command::Boot(guest.boot()));
+    assert_eq!(refusal.kind, RefusalKind::InvalidRequest);
+    assert!(refusal.message.contains("kernel"), "{}", refusal.message);
+}
