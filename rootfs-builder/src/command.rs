@@ -115,7 +115,10 @@ impl Tool {
             return Err(CommandError::Failed {
                 command: line,
                 status: out.status,
-                output: tail(String::from_utf8_lossy(&out.stderr).lines()),
+                output: tail(
+                    String::from_utf8_lossy(&[out.stdout, b"\n".to_vec(), out.stderr].concat())
+                        .lines(),
+                ),
                 advice: self.advice_text(),
             });
         }

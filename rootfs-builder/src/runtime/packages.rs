@@ -32,7 +32,7 @@ const BASE: &[&str] = &[
     "zlib1g",
 ];
 
-const PYTHON: &[&str] = &["libpython3.11", "libsqlite3-0", "python3.11"];
+const PYTHON: &[&str] = &["libsqlite3-0", "python3.11"];
 
 /// The packages that `runtime` is made of, less what they depend on.
 pub(super) fn wanted(runtime: Runtime) -> Vec<&'static str> {

@@ -89,6 +89,9 @@ const UNUSED: &[&str] = &[
     "var/mail",
     "var/opt",
     "var/spool",
+    // Looked for at each start of Python; does nothing here.
+    "etc/python3.11",
+    "usr/lib/python3.11/sitecustomize.py",
     // Parts of Python's library that need a display, a network or a compiler.
     "usr/lib/python3.11/ensurepip",
     "usr/lib/python3.11/idlelib",
@@ -114,9 +117,13 @@ pub(super) fn shape(root: &Path) -> Result<(), RuntimeError> {
     merge_usr(root)?;
     for name in UNUSED {
         let path = root.join(name);
-        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
-            remove_tree(&path).map_err(RuntimeError::io("remove", &path))?;
-        }
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => remove_tree(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        removed.map_err(RuntimeError::io("remove", &path))?;
     }
     remove_programs(root)?;
     for name in FOLDERS {
@@ -125,9 +132,36 @@ pub(super) fn shape(root: &Path) -> Result<(), RuntimeError> {
     accounts::write(root)?;
     // As on Lambda, whose own tutorial's script says `set -o pipefail`.
     link(root, "usr/bin/sh", "bash")?;
+    link(root, "usr/bin/awk", "gawk")?;
     applets(root)?;
     certificates(root)?;
+    library_cache(root)?;
     modes(root)
+}
+
+/// Without its cache the loader looks for each library in a dozen folders, a
+/// system call each.
+fn library_cache(root: &Path) -> Result<(), RuntimeError> {
+    let program = root.join("usr/sbin/ldconfig");
+    if !program.is_file() {
+        return Err(RuntimeError::Absent { path: program });
+    }
+    // It enters the root to do its work, which takes privilege or a namespace.
+    let tool = if nix::unistd::geteuid().is_root() {
+        Tool::new(&program, "libc-bin")
+    } else {
+        Tool::new("unshare", "util-linux")
+            .arg("--map-root-user")
+            .arg(&program)
+    };
+    tool.arg("-X")
+        .arg("-r")
+        .arg(root)
+        .advice("the library cache could not be made:")
+        .output()?;
+    // Holds time stamps, and serves only the next run.
+    let cache = root.join("var/cache");
+    remove_tree(&cache).map_err(RuntimeError::io("remove", &cache))
 }
 
 /// Moves what lies in `/bin` and so on below `/usr`.
