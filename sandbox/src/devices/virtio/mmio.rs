@@ -181,6 +181,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
     /// after a restore, when the guest is about to run: a notification of the time before the
     /// snapshot reached nobody, and neither did an edge.
     pub fn kick_all(&mut self) {
+        // What was pending first: what comes new below raises an edge of its own.
+        let result = self.interrupt.resample();
+        self.log_interrupt(result);
         if self.announce_config {
             self.announce_config = false;
             let result = self.interrupt.trigger_config();
@@ -189,8 +192,6 @@ impl<D: VirtioDevice> MmioTransport<D> {
         if self.running() {
             self.process_all();
         }
-        let result = self.interrupt.resample();
-        self.log_interrupt(result);
     }
 
     /// Whether work was cut short to be fair to other devices. The owner calls

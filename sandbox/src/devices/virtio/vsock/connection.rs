@@ -247,3 +247,180 @@ impl Connection {
         self.sent.wrapping_sub(self.peer_fwd_cnt)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER_BUF: u32 = 256 * 1024;
+
+    fn open() -> Connection {
+        let mut connection = Connection::accept(&Header {
+            src_port: 5000,
+            dst_port: 1024,
+            buf_alloc: PEER_BUF,
+            ..Header::default()
+        });
+        assert_eq!(connection.due(), Some(Op::Response));
+        connection.stamp(Op::Response, 0);
+        connection
+    }
+
+    fn credit(buf_alloc: u32, fwd_cnt: u32) -> Header {
+        Header {
+            buf_alloc,
+            fwd_cnt,
+            ..Header::default()
+        }
+    }
+
+    #[test]
+    fn nothing_may_be_sent_before_the_response() {
+        let mut connection = Connection::accept(&credit(PEER_BUF, 0));
+        assert_eq!(connection.credit(), 0);
+        connection.stamp(Op::Response, 0);
+        assert_eq!(connection.credit(), PEER_BUF);
+        assert_eq!(connection.due(), None);
+    }
+
+    #[test]
+    fn the_guests_credit_is_used_up_exactly_and_comes_back_exactly() {
+        let mut connection = open();
+        connection.stamp(Op::Data, PEER_BUF - 1);
+        assert_eq!(connection.credit(), 1);
+        connection.stamp(Op::Data, 1);
+        assert_eq!(connection.credit(), 0);
+        connection.on_credit(&credit(PEER_BUF, 100)).unwrap();
+        assert_eq!(connection.credit(), 100);
+    }
+
+    #[test]
+    fn counters_wrap_around_at_2_to_the_32() {
+        let mut connection = open();
+        let mut total = 0_u32;
+        for _ in 0..40_000 {
+            connection.stamp(Op::Data, PEER_BUF);
+            total = total.wrapping_add(PEER_BUF);
+            assert_eq!(connection.credit(), 0);
+            connection.on_credit(&credit(PEER_BUF, total)).unwrap();
+            assert_eq!(connection.credit(), PEER_BUF);
+            connection.on_data(BUF_ALLOC).unwrap();
+            assert!(connection.on_data(1).is_err());
+            connection.forwarded(BUF_ALLOC);
+            assert_eq!(connection.due(), Some(Op::CreditUpdate));
+            connection.stamp(Op::CreditUpdate, 0);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_confirms_more_than_was_sent_is_caught() {
+        let mut connection = open();
+        connection.stamp(Op::Data, 10);
+        assert_eq!(
+            connection.on_credit(&credit(PEER_BUF, 11)),
+            Err(Violation::Confirmed {
+                confirmed: 11,
+                in_flight: 10
+            })
+        );
+    }
+
+    #[test]
+    fn old_news_about_credit_changes_nothing() {
+        let mut connection = open();
+        connection.stamp(Op::Data, 10);
+        connection.on_credit(&credit(PEER_BUF, 10)).unwrap();
+        connection.on_credit(&credit(0, 9)).unwrap();
+        assert_eq!(connection.credit(), PEER_BUF);
+    }
+
+    #[test]
+    fn a_buffer_of_nothing_or_one_that_shrinks_stops_the_data() {
+        let mut connection = open();
+        connection.stamp(Op::Data, 1000);
+        connection.on_credit(&credit(500, 0)).unwrap();
+        assert_eq!(connection.credit(), 0);
+        connection.on_credit(&credit(0, 1000)).unwrap();
+        assert_eq!(connection.credit(), 0);
+        connection.on_credit(&credit(u32::MAX, 1000)).unwrap();
+        assert_eq!(connection.credit(), u32::MAX);
+    }
+
+    #[test]
+    fn a_guest_that_ignores_our_credit_is_caught() {
+        let mut connection = open();
+        connection.on_data(BUF_ALLOC - 5).unwrap();
+        assert_eq!(
+            connection.on_data(6),
+            Err(Violation::Credit { len: 6, credit: 5 })
+        );
+        connection.on_data(5).unwrap();
+    }
+
+    #[test]
+    fn small_exchanges_cost_no_credit_updates() {
+        let mut connection = open();
+        for _ in 0..100_000 {
+            connection.on_data(200).unwrap();
+            connection.forwarded(200);
+            assert_eq!(connection.due(), None);
+            connection.stamp(Op::Data, 300);
+            let confirmed = connection.sent;
+            connection.on_credit(&credit(PEER_BUF, confirmed)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_guest_that_only_sends_is_told_before_its_credit_ends() {
+        let mut connection = open();
+        let mut known_credit = BUF_ALLOC;
+        let mut updates = 0;
+        for _ in 0..1000 {
+            assert!(known_credit >= 64 * 1024, "the guest would have to wait");
+            connection.on_data(64 * 1024).unwrap();
+            known_credit -= 64 * 1024;
+            connection.forwarded(64 * 1024);
+            if let Some(op) = connection.due() {
+                connection.stamp(op, 0);
+                known_credit = BUF_ALLOC;
+                updates += 1;
+            }
+        }
+        assert!(updates <= 1000 / 8, "{updates} updates for 1000 packets");
+    }
+
+    #[test]
+    fn a_credit_request_is_answered_and_a_flood_of_them_once() {
+        let mut connection = open();
+        for _ in 0..1000 {
+            connection.on_credit_request();
+        }
+        assert_eq!(connection.due(), Some(Op::CreditUpdate));
+        connection.stamp(Op::CreditUpdate, 0);
+        assert_eq!(connection.due(), None);
+    }
+
+    #[test]
+    fn shutdown_flags_add_up_and_never_go_back() {
+        let mut connection = open();
+        connection.on_shutdown(SHUTDOWN_RECEIVE);
+        assert_eq!(connection.credit(), 0);
+        assert!(connection.guest_sends());
+        connection.on_shutdown(0);
+        connection.on_shutdown(SHUTDOWN_SEND);
+        assert!(connection.finished());
+        assert_eq!(connection.on_data(0), Err(Violation::DataAfterShutdown));
+    }
+
+    #[test]
+    fn only_a_quiet_connection_is_plausible_in_a_snapshot() {
+        let mut connection = open();
+        assert!(connection.is_plausible());
+        connection.on_data(1).unwrap();
+        assert!(!connection.is_plausible());
+        connection.forwarded(1);
+        assert!(connection.is_plausible());
+        connection.on_credit_request();
+        assert!(!connection.is_plausible());
+    }
+}
