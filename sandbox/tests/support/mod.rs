@@ -2,6 +2,7 @@
 //! just machine code at the kernel's entry point, in 64-bit mode and ring 0.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,20 +19,20 @@ use hearth_protocol::sandbox::{
 };
 
 /// Far longer than anything here takes; a test that meets it has found a hang.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A sandbox process with its two sockets.
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     child: Child,
     control: Option<UnixStream>,
-    pub vsock: UnixStream,
+    pub(crate) vsock: UnixStream,
     received: BytesMut,
     events: Vec<Event>,
     next_id: u64,
 }
 
 impl Sandbox {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (control, theirs) = UnixStream::pair().unwrap();
         let (vsock, their_vsock) = UnixStream::pair().unwrap();
         let (theirs, their_vsock) = (OwnedFd::from(theirs), OwnedFd::from(their_vsock));
@@ -65,7 +66,7 @@ impl Sandbox {
         }
     }
 
-    pub fn send(&mut self, command: Command) -> u64 {
+    pub(crate) fn send(&mut self, command: Command) -> u64 {
         self.next_id += 1;
         let request = Request {
             id: self.next_id,
@@ -94,7 +95,7 @@ impl Sandbox {
     }
 
     /// Sends a command and waits for its reply; events on the way are kept.
-    pub fn call(&mut self, command: Command) -> Outcome {
+    pub(crate) fn call(&mut self, command: Command) -> Outcome {
         let id = self.send(command);
         loop {
             match self
@@ -110,26 +111,26 @@ impl Sandbox {
         }
     }
 
-    pub fn done(&mut self, command: Command) {
+    pub(crate) fn done(&mut self, command: Command) {
         let outcome = self.call(command);
         assert_eq!(outcome, Outcome::Done);
     }
 
-    pub fn refused(&mut self, command: Command) -> Refusal {
+    pub(crate) fn refused(&mut self, command: Command) -> Refusal {
         match self.call(command) {
             Outcome::Refused(refusal) => refusal,
             other => panic!("should have been refused: {other:?}"),
         }
     }
 
-    pub fn status(&mut self) -> Status {
+    pub(crate) fn status(&mut self) -> Status {
         match self.call(Command::Status) {
             Outcome::Status(status) => status,
             other => panic!("no status: {other:?}"),
         }
     }
 
-    pub fn event(&mut self) -> Event {
+    pub(crate) fn event(&mut self) -> Event {
         if !self.events.is_empty() {
             return self.events.remove(0);
         }
@@ -140,16 +141,16 @@ impl Sandbox {
     }
 
     /// Closes the control socket, as an owner does who dies.
-    pub fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         self.control = None;
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Waits for the process and returns its exit status and last words.
-    pub fn end(mut self) -> (i32, Exited) {
+    pub(crate) fn end(mut self) -> (i32, Exited) {
         let started = Instant::now();
         let mut line = String::new();
         self.child
@@ -175,23 +176,23 @@ impl Drop for Sandbox {
 }
 
 /// A folder with a guest's kernel and room for snapshots.
-pub struct Guest {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Guest {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Guest {
     /// A kernel of this machine code.
-    pub fn new(code: &[u8]) -> Self {
+    pub(crate) fn new(code: &[u8]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("kernel"), elf(code)).unwrap();
         Self { dir }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn boot(&self) -> Boot {
+    pub(crate) fn boot(&self) -> Boot {
         Boot {
             kernel: self.path("kernel"),
             memory_mib: 128,
@@ -202,14 +203,14 @@ impl Guest {
         }
     }
 
-    pub fn files(&self, name: &str) -> SnapshotFiles {
+    pub(crate) fn files(&self, name: &str) -> SnapshotFiles {
         SnapshotFiles {
             state: self.path(&format!("{name}.state")),
             memory: self.path(&format!("{name}.memory")),
         }
     }
 
-    pub fn restore(&self, name: &str) -> Restore {
+    pub(crate) fn restore(&self, name: &str) -> Restore {
         Restore {
             snapshot: self.files(name),
             disks: vec![None, None, None],
@@ -219,7 +220,7 @@ impl Guest {
     }
 
     /// Boots and runs.
-    pub fn run(&self) -> Sandbox {
+    pub(crate) fn run(&self) -> Sandbox {
         let mut sandbox = Sandbox::start();
         sandbox.done(Command::Boot(self.boot()));
         sandbox.done(Command::Resume(Resume::default()));
@@ -263,7 +264,7 @@ fn elf(code: &[u8]) -> Vec<u8> {
 }
 
 /// Descriptors that a process has open.
-pub fn open_descriptors(pid: u32) -> usize {
+pub(crate) fn open_descriptors(pid: u32) -> usize {
     std::fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd"))
         .unwrap()
         .count()
