@@ -85,19 +85,20 @@ impl Log {
     /// tells how many are missing.
     pub fn line(&mut self, now: Instant, message: fmt::Arguments<'_>) {
         if let Some(suppressed) = self.admit(now) {
-            let mut err = io::stderr().lock();
-            let result = if suppressed == 0 {
-                writeln!(err, "hearth-sandbox: {}: {message}", self.source)
-            } else {
-                writeln!(
-                    err,
-                    "hearth-sandbox: {}: {message} ({suppressed} lines before this one left out)",
-                    self.source
-                )
-            };
-            // There is nowhere left to complain when standard error is closed, and a microVM
-            // must not end for want of a log.
-            drop(result);
+            let mut text = format!("hearth-sandbox: {}: {message}", self.source);
+            if suppressed > 0 {
+                text.push_str(&format!(" ({suppressed} lines before this one left out)"));
+            }
+            text.push('\n');
+            if cfg!(test) {
+                // The test harness keeps what tests print for those that fail.
+                eprint!("{text}");
+                return;
+            }
+            // One write, so that lines stay whole when several processes share the stream. There
+            // is nowhere left to complain when it is closed, and a microVM must not end for want
+            // of a log.
+            let _closed = io::stderr().write_all(text.as_bytes());
         }
     }
 

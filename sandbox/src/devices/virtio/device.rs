@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use vmm_sys_util::epoll::EventSet;
 
 use super::guest_io::GuestIoError;
-use super::queue::{RingError, VirtQueue};
+use super::queue::VirtQueue;
+use super::ring_error::RingError;
 use crate::devices::GuestMemory;
 
 /// A device behind [`super::MmioTransport`]. All calls come from one thread. Methods with `queues`

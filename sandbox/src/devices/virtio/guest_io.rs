@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
-use super::queue::Segment;
+use super::chain::Segment;
 use crate::devices::GuestMemory;
 
 /// Pieces handed to the kernel at once. More of them only means another system call.

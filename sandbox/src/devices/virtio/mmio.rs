@@ -13,6 +13,8 @@
 //! and not one more look at the rings until the driver resets the device.
 
 pub mod register;
+mod setup;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -21,9 +23,11 @@ use std::time::Instant;
 
 use vmm_sys_util::epoll::EventSet;
 
+use self::setup::QueueSetup;
 use super::device::{ConfigChange, DeviceError, NotQuiet, Outcome, VirtioDevice};
 use super::interrupt::{self, Interrupt};
-use super::queue::{RingError, VirtQueue};
+use super::queue::VirtQueue;
+use super::ring_error::RingError;
 use super::status::{self, Step};
 use super::transport_state::{DriverState, RestoreError, TransportState};
 use crate::devices::GuestMemory;
@@ -37,15 +41,6 @@ pub const VERSION: u32 = 2;
 pub const VENDOR: u32 = 0x6874_7268;
 /// `VIRTIO_F_VERSION_1` (virtio 1.2, section 6).
 pub const F_VERSION_1: u64 = 1 << 32;
-
-/// What the driver has written about one queue before declaring it ready.
-#[derive(Debug, Clone, Copy, Default)]
-struct QueueSetup {
-    size: Option<u32>,
-    descriptors: u64,
-    available: u64,
-    used: u64,
-}
 
 /// One device behind virtio-mmio registers.
 #[derive(Debug)]
@@ -209,90 +204,6 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// The state for a snapshot; the vCPUs are stopped.
-    pub fn save(&self) -> Result<TransportState<D::State>, NotQuiet> {
-        let driver = match self.status {
-            status::RUNNING => Some(DriverState {
-                features: self.driver_features,
-                queues: self.queues.iter().map(VirtQueue::save).collect(),
-            }),
-            status::INITIAL => None,
-            _ => return Err(NotQuiet::Broken(D::NAME)),
-        };
-        Ok(TransportState {
-            device_type: D::TYPE,
-            driver,
-            interrupt_status: self.interrupt.status(),
-            config_generation: self.config_generation,
-            device: self.device.save(&self.queues, &self.memory)?,
-        })
-    }
-
-    /// A transport from a snapshot, over the restored `memory`. Nothing is sent to the guest until
-    /// [`kick_all`](Self::kick_all).
-    pub fn restore(
-        device: D,
-        state: &TransportState<D::State>,
-        memory: GuestMemory,
-        interrupt: Interrupt,
-    ) -> Result<Self, RestoreError> {
-        if state.device_type != D::TYPE {
-            return Err(RestoreError::DeviceType {
-                found: state.device_type,
-                expected: D::TYPE,
-            });
-        }
-        if state.interrupt_status & !(interrupt::QUEUE | interrupt::CONFIG) != 0 {
-            return Err(RestoreError::InterruptStatus(state.interrupt_status));
-        }
-        let mut transport = Self::new(device, memory, interrupt);
-        transport.interrupt.restore_status(state.interrupt_status);
-        transport.config_generation = state.config_generation;
-        let change = transport.device.restore(&state.device)?;
-        if let Some(driver) = &state.driver {
-            transport.restore_driver(driver)?;
-        }
-        if change == ConfigChange::Announce {
-            transport.config_generation = transport.config_generation.wrapping_add(1);
-            transport.announce_config = transport.running();
-        }
-        Ok(transport)
-    }
-
-    fn restore_driver(&mut self, driver: &DriverState) -> Result<(), RestoreError> {
-        let offered = self.offered_features();
-        if !acceptable(driver.features, offered) {
-            return Err(RestoreError::Features {
-                features: driver.features,
-                offered,
-            });
-        }
-        if driver.queues.len() != D::QUEUE_SIZES.len() {
-            return Err(RestoreError::QueueCount {
-                found: driver.queues.len(),
-                expected: D::QUEUE_SIZES.len(),
-            });
-        }
-        for (index, (saved, &max_size)) in driver.queues.iter().zip(D::QUEUE_SIZES).enumerate() {
-            let of_queue = |source| RestoreError::Queue {
-                queue: index,
-                source,
-            };
-            if !saved.ready {
-                return Err(of_queue(RingError::NotReady));
-            }
-            self.queues[index] =
-                VirtQueue::restore(max_size, saved, &self.memory).map_err(of_queue)?;
-        }
-        VirtQueue::check_apart(&self.queues).map_err(RestoreError::Queues)?;
-        self.driver_features = driver.features;
-        self.device
-            .activate(&mut self.queues, &self.memory)
-            .map_err(RestoreError::Activation)?;
-        self.status = status::RUNNING;
-        Ok(())
-    }
-
     fn offered_features(&self) -> u64 {
         self.device.features() | F_VERSION_1
     }
@@ -365,189 +276,6 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    fn write_features(&mut self, value: u32) {
-        if self.status != status::NEGOTIATING {
-            refuse(
-                &mut self.log,
-                format_args!("features written with status {:#x}", self.status),
-            );
-            return;
-        }
-        match self.driver_features_sel {
-            0 => {
-                self.driver_features =
-                    self.driver_features & !u64::from(u32::MAX) | u64::from(value);
-            }
-            1 => {
-                self.driver_features =
-                    self.driver_features & u64::from(u32::MAX) | u64::from(value) << 32;
-            }
-            // No feature there is offered, and Linux writes zeros there.
-            _ if value == 0 => {}
-            sel => refuse(
-                &mut self.log,
-                format_args!("features {value:#x} in word {sel}"),
-            ),
-        }
-    }
-
-    /// Queue registers may be written only while queues are being set up: after the features are
-    /// agreed on and before the driver drives. Anything else would move rings that are in use.
-    fn write_queue_register(&mut self, offset: u64, value: u32) {
-        let Some(queue) = self.selected() else {
-            refuse(
-                &mut self.log,
-                format_args!("register {offset:#x} of queue {}", self.queue_sel),
-            );
-            return;
-        };
-        if self.status != status::CONFIGURING {
-            refuse(
-                &mut self.log,
-                format_args!(
-                    "queue register {offset:#x} written with status {:#x}",
-                    self.status
-                ),
-            );
-            return;
-        }
-        if offset == register::QUEUE_READY {
-            self.write_queue_ready(queue, value);
-            return;
-        }
-        if self.queues[queue].ready() {
-            refuse(
-                &mut self.log,
-                format_args!("register {offset:#x} of ready queue {queue}"),
-            );
-            return;
-        }
-        let setup = &mut self.setups[queue];
-        match offset {
-            register::QUEUE_NUM => setup.size = Some(value),
-            register::QUEUE_DESC_LOW => set_low(&mut setup.descriptors, value),
-            register::QUEUE_DESC_HIGH => set_high(&mut setup.descriptors, value),
-            register::QUEUE_DRIVER_LOW => set_low(&mut setup.available, value),
-            register::QUEUE_DRIVER_HIGH => set_high(&mut setup.available, value),
-            register::QUEUE_DEVICE_LOW => set_low(&mut setup.used, value),
-            _ => set_high(&mut setup.used, value),
-        }
-    }
-
-    fn write_queue_ready(&mut self, index: usize, value: u32) {
-        let ready = self.queues[index].ready();
-        match (ready, value) {
-            (false, 1) => {
-                if let Err(source) = self.set_queue_up(index) {
-                    self.queues[index].reset();
-                    self.give_up(&DeviceError::ring(index)(source));
-                }
-            }
-            (true, 0) => {
-                self.queues[index].reset();
-                self.setups[index] = QueueSetup::default();
-            }
-            (false, 0) => {}
-            (ready, value) => refuse(
-                &mut self.log,
-                format_args!(
-                    "{value:#x} to QueueReady of queue {index}, which is {}ready",
-                    if ready { "" } else { "not " }
-                ),
-            ),
-        }
-    }
-
-    /// Everything that a queue must be is checked here, before a ring is ever touched.
-    fn set_queue_up(&mut self, index: usize) -> Result<(), RingError> {
-        let setup = self.setups[index];
-        let queue = &mut self.queues[index];
-        queue.set_size(setup.size.unwrap_or(queue.max_size().into()))?;
-        queue.set_addresses(setup.descriptors, setup.available, setup.used)?;
-        queue.check(&self.memory)?;
-        queue.set_ready(true);
-        Ok(())
-    }
-
-    fn write_status(&mut self, value: u32) {
-        let step = u8::try_from(value)
-            .ok()
-            .and_then(|requested| Some((requested, status::step(self.status, requested)?)));
-        let Some((requested, step)) = step else {
-            refuse(
-                &mut self.log,
-                format_args!("status {value:#x} written over {:#x}", self.status),
-            );
-            return;
-        };
-        match step {
-            Step::Reset => self.reset(),
-            // The device's own bit is not the driver's to set or clear.
-            Step::Note => {
-                self.status = requested & !status::DEVICE_NEEDS_RESET
-                    | self.status & status::DEVICE_NEEDS_RESET;
-            }
-            Step::ProposeFeatures => {
-                let offered = self.offered_features();
-                if acceptable(self.driver_features, offered) {
-                    self.status = status::CONFIGURING;
-                } else {
-                    // The driver reads the status back and finds FEATURES_OK missing (3.1.1).
-                    refuse(
-                        &mut self.log,
-                        format_args!(
-                            "features {:#x}, offered are {offered:#x}",
-                            self.driver_features
-                        ),
-                    );
-                }
-            }
-            Step::Activate => self.activate(),
-        }
-    }
-
-    fn activate(&mut self) {
-        let result = self
-            .check_queues()
-            .and_then(|()| self.device.activate(&mut self.queues, &self.memory));
-        match result {
-            Ok(()) => {
-                self.status = status::RUNNING;
-                // A driver may have filled queues and notified before it set DRIVER_OK; those
-                // notifications were not for a running device.
-                self.process_all();
-            }
-            Err(error) => {
-                // The driver believes that it drives, so it has to be told by interrupt.
-                self.status = status::RUNNING;
-                self.give_up(&error);
-            }
-        }
-    }
-
-    fn check_queues(&self) -> Result<(), DeviceError> {
-        if let Some(index) = self.queues.iter().position(|queue| !queue.ready()) {
-            return Err(DeviceError::ring(index)(RingError::NotReady));
-        }
-        VirtQueue::check_apart(&self.queues).map_err(DeviceError::ring(0))
-    }
-
-    fn reset(&mut self) {
-        self.device.reset();
-        for queue in &mut self.queues {
-            queue.reset();
-        }
-        self.setups.fill(QueueSetup::default());
-        self.status = status::INITIAL;
-        self.driver_features = 0;
-        self.device_features_sel = 0;
-        self.driver_features_sel = 0;
-        self.queue_sel = 0;
-        self.backlog = 0;
-        self.announce_config = false;
-        self.interrupt.acknowledge(u32::MAX);
-    }
-
     fn process_all(&mut self) {
         for queue in 0..self.queues.len() {
             if self.running() {
@@ -580,6 +308,8 @@ impl<D: VirtioDevice> MmioTransport<D> {
     fn give_up(&mut self, error: &DeviceError) {
         self.status |= status::DEVICE_NEEDS_RESET;
         self.backlog = 0;
+        // It must not wait for host events either: nobody would serve them.
+        self.device.reset();
         self.log.line(
             Instant::now(),
             format_args!("out of service until reset: {error}"),
@@ -608,11 +338,6 @@ fn refuse(log: &mut Log, what: fmt::Arguments<'_>) {
     log.line(Instant::now(), format_args!("ignored: {what}"));
 }
 
-/// Whether a driver may accept `features` of what is `offered`.
-fn acceptable(features: u64, offered: u64) -> bool {
-    features & !offered == 0 && features & F_VERSION_1 != 0
-}
-
 fn half(word: u64, select: u32) -> u32 {
     let bytes = word.to_le_bytes();
     match select {
@@ -620,12 +345,4 @@ fn half(word: u64, select: u32) -> u32 {
         1 => u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
         _ => 0,
     }
-}
-
-fn set_low(word: &mut u64, value: u32) {
-    *word = *word & !u64::from(u32::MAX) | u64::from(value);
-}
-
-fn set_high(word: &mut u64, value: u32) {
-    *word = *word & u64::from(u32::MAX) | u64::from(value) << 32;
 }

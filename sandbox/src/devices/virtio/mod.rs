@@ -7,20 +7,26 @@
 //! in between.
 
 pub mod block;
+pub mod chain;
 pub mod device;
 pub mod guest_io;
 pub mod interrupt;
 pub mod mmio;
 pub mod queue;
+pub mod ring_error;
 pub mod status;
 pub mod transport_state;
 pub mod vsock;
 
 #[cfg(test)]
+mod garbage;
+#[cfg(test)]
 pub(crate) mod mock_driver;
 
+pub use chain::{Chain, Segment};
 pub use device::{ConfigChange, DeviceError, NotQuiet, StateError, VirtioDevice};
 pub use interrupt::Interrupt;
 pub use mmio::MmioTransport;
-pub use queue::{Chain, RingError, Segment, VirtQueue};
+pub use queue::VirtQueue;
+pub use ring_error::RingError;
 pub use transport_state::{RestoreError, TransportState};

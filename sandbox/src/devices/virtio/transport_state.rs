@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::device::{DeviceError, StateError};
-use super::queue::{RingError, SavedQueue};
+use super::queue::SavedQueue;
+use super::ring_error::RingError;
 
 /// A device and its transport in a snapshot. A device whose driver is half-way through its set-up,
 /// or which gave up, is never saved, so those states cannot even be written down.

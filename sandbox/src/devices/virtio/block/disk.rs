@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::image::{Image, ImageError};
 use super::request;
 use crate::devices::GuestMemory;
+use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::device::{
     ConfigChange, DeviceError, NotQuiet, Outcome, StateError, VirtioDevice,
 };
-use crate::devices::virtio::queue::{Chain, VirtQueue};
+use crate::devices::virtio::queue::VirtQueue;
 
 /// `VIRTIO_BLK_F_SEG_MAX`: the configuration says how many data segments a request may have.
 /// Without it Linux sends one segment per request.

@@ -8,8 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::devices::GuestMemory;
+use crate::devices::virtio::chain::Segment;
 use crate::devices::virtio::guest_io;
-use crate::devices::virtio::queue::Segment;
 
 /// Bytes of a virtio-blk sector, whatever the medium (virtio 1.2, 5.2.4).
 pub const SECTOR: u64 = 512;

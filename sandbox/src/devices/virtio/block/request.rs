@@ -6,9 +6,9 @@ use vm_memory::GuestAddress;
 
 use super::image::{Image, SECTOR};
 use crate::devices::GuestMemory;
+use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::device::DeviceError;
 use crate::devices::virtio::guest_io::{copy_from_guest, copy_to_guest};
-use crate::devices::virtio::queue::Chain;
 
 /// `VIRTIO_BLK_T_IN`: read.
 pub const IN: u32 = 0;

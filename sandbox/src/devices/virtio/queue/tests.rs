@@ -235,7 +235,7 @@ fn misaligned_rings_are_refused() {
 #[test]
 fn rings_outside_of_ram_are_refused() {
     let memory = memory();
-    let end_of_addresses = u64::MAX & !0xf;
+    let end_of_addresses = !0xf_u64;
     for bad in [RAM, RAM - 16, end_of_addresses, 0] {
         for which in 0..3 {
             let mut addresses = [0x1000, 0x2000, 0x3000];

@@ -37,11 +37,12 @@ use super::connection::{Connection, Ports, Violation};
 use super::host_stream::HostStream;
 use super::packet::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM};
 use crate::devices::GuestMemory;
+use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::device::{
     ConfigChange, DeviceError, NotQuiet, Outcome, StateError, VirtioDevice,
 };
 use crate::devices::virtio::guest_io::copy_to_guest;
-use crate::devices::virtio::queue::{Chain, VirtQueue};
+use crate::devices::virtio::queue::VirtQueue;
 use crate::log::Log;
 
 /// Index of the queue from host to guest.

@@ -10,9 +10,9 @@ use std::os::unix::net::UnixStream;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::devices::GuestMemory;
+use crate::devices::virtio::chain::Segment;
 use crate::devices::virtio::device::DeviceError;
 use crate::devices::virtio::guest_io;
-use crate::devices::virtio::queue::Segment;
 
 /// A socket and what it has not taken.
 #[derive(Debug)]

@@ -8,9 +8,10 @@ use super::connection::{Connection, Ports};
 use super::device::{EVENT, TX, Vsock};
 use super::packet::{HEADER, Header, MAX_PAYLOAD, Op, STREAM};
 use crate::devices::GuestMemory;
+use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::device::DeviceError;
 use crate::devices::virtio::guest_io::copy_from_guest;
-use crate::devices::virtio::queue::{Chain, VirtQueue};
+use crate::devices::virtio::queue::VirtQueue;
 
 impl Vsock {
     /// Works the transmit queue off.

@@ -1,0 +1,92 @@
+//! What can be wrong with a queue: each with what was found and, where there is one, the limit.
+
+/// Why a queue or a chain on it can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// Size zero, not a power of two, or over the limit.
+    #[error("queue size {size}, it must be a power of two up to {max}")]
+    Size {
+        /// What the driver asked for.
+        size: u32,
+        /// The largest.
+        max: u16,
+    },
+    /// A ring's address is not aligned.
+    #[error("{ring} at {address:#x} is not aligned to {align}")]
+    Misaligned {
+        /// Which ring.
+        ring: &'static str,
+        /// Its address.
+        address: u64,
+        /// What the address must be a multiple of.
+        align: u64,
+    },
+    /// A ring is not wholly in RAM.
+    #[error("{ring} at {address:#x}, {len} bytes, is not in RAM")]
+    OutsideRam {
+        /// Which ring.
+        ring: &'static str,
+        /// Its address.
+        address: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// Two rings share memory.
+    #[error("rings at {0:#x} and {1:#x} overlap")]
+    Overlap(u64, u64),
+    /// The queue is not set up.
+    #[error("not ready")]
+    NotReady,
+    /// The available index is ahead by more than there are entries.
+    #[error("available index {index} is more than {size} ahead of {next}")]
+    AvailIndex {
+        /// The driver's index.
+        index: u16,
+        /// The next to be taken.
+        next: u16,
+        /// The queue's size.
+        size: u16,
+    },
+    /// A chain's head or a link points outside of the table.
+    #[error("descriptor {index} of {size}")]
+    DescriptorIndex {
+        /// The index found.
+        index: u16,
+        /// The queue's size.
+        size: u16,
+    },
+    /// More links than there are descriptors.
+    #[error("chain from descriptor {0} loops")]
+    Loop(u16),
+    /// Indirect tables are not offered.
+    #[error("descriptor {0} is indirect, which was not negotiated")]
+    Indirect(u16),
+    /// A buffer of no length.
+    #[error("descriptor {0} has length zero")]
+    Empty(u16),
+    /// A buffer that is not wholly in RAM.
+    #[error("buffer at {address:#x}, {len} bytes, is not in RAM")]
+    Buffer {
+        /// Its address.
+        address: u64,
+        /// Its length.
+        len: u32,
+    },
+    /// The lengths sum to 2³² or more (2.7.4.2).
+    #[error("chain from descriptor {0} is longer than 2^32 bytes")]
+    TooLong(u16),
+    /// A readable descriptor after a writable one (2.7.4.2).
+    #[error("descriptor {0} is readable after a writable one")]
+    Order(u16),
+    /// The rings were checked to be in RAM, and yet could not be reached.
+    #[error("ring memory: {0}")]
+    Access(String),
+    /// A saved queue that no driver could have set up.
+    #[error("{what} {value:#x}")]
+    State {
+        /// Field.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
+}
