@@ -22,6 +22,8 @@ pub mod vsock;
 mod garbage;
 #[cfg(test)]
 pub(crate) mod mock_driver;
+#[cfg(test)]
+mod numbers;
 
 pub use chain::{Chain, Segment};
 pub use device::{ConfigChange, DeviceError, NotQuiet, StateError, VirtioDevice};
