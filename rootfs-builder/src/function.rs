@@ -84,10 +84,7 @@ pub fn build_from_zip_file(zip: &Path, out: &Path) -> Result<FunctionImage, Func
 /// As [`build_from_zip`].
 pub fn build_from_dir(dir: &Path, out: &Path) -> Result<FunctionImage, FunctionError> {
     let tree = folder::read(dir)?;
-    build(out, &tree, |path| {
-        let path = dir.join(path);
-        fs::read(&path).map_err(FunctionError::io("read", &path))
-    })
+    build(out, &tree, |path| folder::content(&dir.join(path)))
 }
 
 /// Writes a checked tree to a temporary folder beside `out` and makes the image.

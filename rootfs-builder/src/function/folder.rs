@@ -1,7 +1,9 @@
 //! Reads a package that is a folder on this host.
 
 use super::tree::{Node, Tree};
-use super::{FunctionError, name};
+use super::{FunctionError, MAX_UNZIPPED_BYTES, name};
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -47,7 +49,7 @@ pub(super) fn read(dir: &Path) -> Result<Tree, FunctionError> {
                     executable: metadata.mode() & 0o111 != 0,
                 }
             } else if kind.is_symlink() {
-                let target = std::fs::read_link(path).map_err(FunctionError::io("read", path))?;
+                let target = fs::read_link(path).map_err(FunctionError::io("read", path))?;
                 let target = target.into_os_string().into_string().map_err(|target| {
                     FunctionError::BadLink {
                         name: name.clone(),
@@ -67,10 +69,18 @@ pub(super) fn read(dir: &Path) -> Result<Tree, FunctionError> {
     tree.finish()
 }
 
+/// A file's bytes, and no more than may be, even if it grows meanwhile.
+pub(super) fn content(path: &Path) -> Result<Vec<u8>, FunctionError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_UNZIPPED_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(FunctionError::io("read", path))?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     #[test]

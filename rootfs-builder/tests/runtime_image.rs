@@ -1,0 +1,53 @@
+//! Runtime images from real packages. Needs mmdebstrap, erofs-utils and a Debian
+//! mirror; the packages come from the user's own artefact cache when it has them.
+
+use hearth_rootfs::cache::Cache;
+use hearth_rootfs::progress::Terminal;
+use hearth_rootfs::{Runtime, build_runtime, cached_runtime};
+use std::fs;
+use std::path::Path;
+
+/// The least that passes for an agent: an ELF header for x86-64.
+fn agent(path: &Path, mark: u8) {
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(64, 0);
+    elf[18] = 62;
+    elf.push(mark);
+    fs::write(path, elf).expect("the temporary folder is writable");
+}
+
+/// Copies of the images are made in fresh caches that share the unpacked
+/// packages, so that only the cheap part runs twice.
+#[test]
+fn the_same_inputs_give_the_same_bytes_and_another_agent_another_image() {
+    let shared = Cache::open(&Cache::default_root().unwrap()).unwrap();
+    let dir = tempfile::tempdir_in(shared.root()).unwrap();
+    let one = dir.path().join("agent-1");
+    let two = dir.path().join("agent-2");
+    agent(&one, 1);
+    agent(&two, 2);
+
+    fs::create_dir_all(shared.root().join("trees")).unwrap();
+    let build = |name: &str, agent: &Path| {
+        let root = dir.path().join(name);
+        fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink(shared.root().join("trees"), root.join("trees")).unwrap();
+        let cache = Cache::open(&root).unwrap();
+        let image = build_runtime(&cache, Runtime::Provided, agent, &Terminal::stderr()).unwrap();
+        assert_eq!(
+            cached_runtime(&cache, Runtime::Provided).unwrap().as_ref(),
+            Some(&image)
+        );
+        image
+    };
+    let first = build("a", &one);
+    let second = build("b", &one);
+    let other = build("c", &two);
+    assert_eq!(first.sha256, second.sha256);
+    assert_eq!(
+        fs::read(&first.path).unwrap(),
+        fs::read(&second.path).unwrap()
+    );
+    assert_ne!(first.sha256, other.sha256);
+    assert_eq!(fs::metadata(&first.path).unwrap().len() % 512, 0);
+}
