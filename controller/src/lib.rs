@@ -1,18 +1,31 @@
 //! Hearth's controller: Lambda's HTTP API in front of functions that run in microVMs.
 //!
-//! Data flows one way: [`api`] parses a request, [`pool`] finds or starts an instance, [`instance`]
-//! talks to its sandbox process and to the agent in its guest. [`registry`] knows which functions
-//! exist, [`deploy`] turns their packages into snapshots.
+//! Data flows one way: [`api`] parses a request, `pool` finds or starts an instance, `instance`
+//! talks to its sandbox process and to the agent in its guest. `registry` knows which functions
+//! exist, `deploy` turns their packages into snapshots.
 //!
 //! The controller never links the VMM: each microVM is a `hearth-sandbox` process, which ends by
 //! itself when the controller does.
 
 pub mod api;
+mod assembly;
+mod data_dir;
+mod deploy;
+mod function;
+mod instance;
+mod limits;
+mod logs;
+mod metrics;
+mod pool;
+mod registry;
 mod serve;
 mod settings;
 
+pub use assembly::StartError;
+pub use data_dir::DataDirError;
+pub use registry::RegistryError;
 pub use serve::{ServeError, serve};
-pub use settings::{CpuLimit, Settings};
+pub use settings::{CpuLimit, Settings, SettingsError};
 
 /// This build's version, as `/hearth/v1/status` and logs say it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -15,17 +15,25 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::settings::{Settings, SettingsError};
+use crate::api;
+use crate::assembly::{Controller, StartError};
+use crate::data_dir::DataDirError;
+use crate::settings::Settings;
 
 /// Longest time for a request's headers, from the connection's (or the previous response's) end.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Largest request line and headers, in bytes; bodies are read in pieces of at most this.
+const MAX_HEADERS: usize = 64 * 1024;
+/// For answers to invocations that were ended by the shutdown.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Why the controller could not start or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A setting is missing or makes no sense.
+    /// Something that it needs is missing.
     #[error(transparent)]
-    Settings(#[from] SettingsError),
+    Start(#[from] StartError),
     /// The address can't be listened on.
     #[error("can't listen on {address}: {source}")]
     Listen {
@@ -34,6 +42,9 @@ pub enum ServeError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The address file can't be written.
+    #[error(transparent)]
+    Address(DataDirError),
 }
 
 /// Runs a controller until `shutdown` completes, then drains it. `ready` gets the address that it
@@ -43,47 +54,79 @@ pub async fn serve(
     ready: Option<oneshot::Sender<SocketAddr>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    settings.check()?;
     let listen_error = |source| ServeError::Listen {
         address: settings.listen,
         source,
     };
+    settings.check().map_err(StartError::Settings)?;
+    // The port first: a second controller on it should not get as far as starting microVMs.
     let listener = TcpListener::bind(settings.listen)
         .await
         .map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
+    tokio::pin!(shutdown);
+    let controller = tokio::select! {
+        started = Controller::start(&settings) => started?,
+        () = &mut shutdown => return Ok(()),
+    };
+    if let Err(error) = controller.data.write_address(&address.to_string()) {
+        controller.stop().await;
+        return Err(ServeError::Address(error));
+    }
     tracing::info!("listening on http://{address}");
     if let Some(ready) = ready {
         // Whoever asked may have gone; then nobody needs the address.
         let _ = ready.send(address);
     }
-    let router = Router::new().route("/healthz", axum::routing::get(|| async { "ok\n" }));
-    let permits = Arc::new(Semaphore::new(settings.max_connections as usize));
-    accept(
+    let router = api::router(controller.app.clone());
+    let graceful = accept(
         listener,
         router,
-        permits,
-        Duration::from_secs(settings.drain_timeout),
+        settings.max_connections as usize,
         shutdown,
     )
     .await;
+    controller.app.draining.cancel();
+    let drain = Duration::from_secs(settings.drain_timeout);
+    drain_connections(&controller, graceful, drain).await;
+    controller.stop().await;
+    tracing::info!("ended");
     Ok(())
 }
 
-/// Accepts connections until `shutdown`, then lets those that are in mid-request end.
+/// Lets requests that run end, up to a limit; then ends what they wait for.
+async fn drain_connections(controller: &Controller, graceful: GracefulShutdown, limit: Duration) {
+    tracing::info!(
+        connections = graceful.count(),
+        "no new connections; waiting for requests"
+    );
+    let done = graceful.shutdown();
+    tokio::pin!(done);
+    if tokio::time::timeout(limit, &mut done).await.is_ok() {
+        return;
+    }
+    tracing::warn!("some requests did not end within {} s", limit.as_secs());
+    controller.app.pool.close();
+    controller.app.pool.kill();
+    // Their callers hear what became of them.
+    if tokio::time::timeout(LAST_WORDS, done).await.is_err() {
+        tracing::warn!("some clients did not take their answers");
+    }
+}
+
+/// Accepts connections until `shutdown`, and returns those that are there.
 async fn accept(
     listener: TcpListener,
     router: Router,
-    permits: Arc<Semaphore>,
-    drain: Duration,
-    shutdown: impl Future<Output = ()>,
-) {
+    max_connections: usize,
+    mut shutdown: impl Future<Output = ()> + Unpin,
+) -> GracefulShutdown {
+    let permits = Arc::new(Semaphore::new(max_connections));
     let graceful = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(64 * 1024);
-    tokio::pin!(shutdown);
+        .max_buf_size(MAX_HEADERS);
     loop {
         let permit = tokio::select! {
             permit = permits.clone().acquire_owned() => permit.expect("never closed"),
@@ -113,15 +156,5 @@ async fn accept(
             drop(permit);
         });
     }
-    drop(listener);
-    tracing::info!(
-        "no new connections; waiting for {} running",
-        graceful.count()
-    );
-    if tokio::time::timeout(drain, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!("some requests did not end in {} s", drain.as_secs());
-    }
+    graceful
 }

@@ -74,6 +74,103 @@
 //! ping frames one after another over its one vsock connection, each timed from write to the pong's
 //! arrival, and paused again. Nothing else runs in between.
 
+mod body;
+mod error;
+mod extract;
+mod functions;
+mod hearth;
+mod invoke;
+mod names;
 mod region;
+mod request_id;
+mod validate;
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::{get, post, put};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+
+use crate::deploy::{Builder, Deployer};
+use crate::function::Place;
+use crate::limits::Isolation;
+use crate::logs::LogStore;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::registry::Catalog;
+use error::ApiError;
+use names::Named;
 pub(crate) use region::is_region;
+use request_id::RequestId;
+
+/// Uploads that are read and unpacked at the same time: each may take 100 MB of memory.
+const UPLOADS: usize = 4;
+/// Longest wait for a turn.
+const UPLOAD_WAIT: Duration = Duration::from_secs(60);
+
+/// What the routes work with.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) place: Place,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) pool: Pool,
+    pub(crate) deployer: Deployer,
+    pub(crate) builder: Arc<Builder>,
+    pub(crate) logs: LogStore,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) isolation: Isolation,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) started: Instant,
+    pub(crate) uploads: Semaphore,
+    /// Cancelled when the controller is about to end.
+    pub(crate) draining: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn upload_turns() -> Semaphore {
+        Semaphore::new(UPLOADS)
+    }
+
+    async fn upload_slot(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        match tokio::time::timeout(UPLOAD_WAIT, self.uploads.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(ApiError::unavailable("Too many uploads at once")),
+        }
+    }
+}
+
+/// Every route.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let lambda = Router::new()
+        .route("/", get(functions::list).post(functions::create))
+        .route("/{name}", get(functions::get).delete(functions::delete))
+        .route(
+            "/{name}/configuration",
+            get(functions::get_configuration).put(functions::update_configuration),
+        )
+        .route("/{name}/code", put(functions::update_code))
+        .route("/{name}/invocations", post(invoke::invoke));
+    let own = Router::new()
+        .route("/functions/{name}/logs", get(hearth::logs))
+        .route("/instances", get(hearth::instances))
+        .route("/status", get(hearth::status))
+        .route("/bench/agent-ping", post(hearth::agent_ping));
+    let routes = Router::new()
+        .nest("/2015-03-31/functions", lambda)
+        .nest("/hearth/v1", own)
+        .route("/healthz", get(hearth::healthz))
+        .route("/readyz", get(hearth::readyz))
+        .route("/metrics", get(hearth::metrics))
+        .fallback(async || ApiError::unknown_path())
+        .method_not_allowed_fallback(async || ApiError::method())
+        .with_state(app);
+    // Outside of the router, so that what no route takes has its request id as well.
+    Router::new()
+        .fallback_service(tower::util::MapRequest::new(
+            routes,
+            request_id::without_trailing_slash,
+        ))
+        .layer(axum::middleware::from_fn(request_id::assign))
+}

@@ -1,0 +1,241 @@
+//! The one place where an error becomes a response, in the shape that Lambda's clients expect.
+//!
+//! The type goes into `x-amzn-ErrorType`; in the body the message is called `Message` or `message`
+//! depending on the type, as AWS does it.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use crate::deploy::ControlError;
+use crate::pool::{NotRun, PingError};
+
+/// An answer that is not the one that was asked for.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+    /// For 429: which limit.
+    reason: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            message: message.into(),
+            reason: None,
+        }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "InvalidParameterValueException",
+            message,
+        )
+    }
+
+    pub(crate) fn validation(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "ValidationException", message)
+    }
+
+    /// Lambda's sentence about one value out of its pattern or range.
+    pub(crate) fn constraint(value: &str, field: &str, constraint: &str) -> Self {
+        let shown: String = value.chars().take(300).collect();
+        Self::validation(format!(
+            "1 validation error detected: Value '{shown}' at '{field}' failed to satisfy \
+             constraint: {constraint}"
+        ))
+    }
+
+    pub(crate) fn bad_content(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "InvalidRequestContentException",
+            message,
+        )
+    }
+
+    pub(crate) fn serialization(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "SerializationException", message)
+    }
+
+    /// `arn` is that of the function, or of the version that was asked for.
+    pub(crate) fn function_not_found(arn: &str) -> Self {
+        Self::not_found(format!("Function not found: {arn}"))
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "ResourceNotFoundException", message)
+    }
+
+    pub(crate) fn unknown_path() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "UnknownOperationException",
+            "There is nothing at this path",
+        )
+    }
+
+    pub(crate) fn method() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "UnknownOperationException",
+            "This path does not take this method",
+        )
+    }
+
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "ResourceConflictException", message)
+    }
+
+    pub(crate) fn too_large(kind: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, kind, message)
+    }
+
+    pub(crate) fn slow_body() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "RequestTimeoutException",
+            "The body did not arrive in time",
+        )
+    }
+
+    pub(crate) fn service(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "ServiceException",
+            message,
+        )
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceException", message)
+    }
+
+    /// A change was refused. `arn` is the function's.
+    pub(crate) fn control(error: ControlError, arn: &str) -> Self {
+        match error {
+            ControlError::NotFound => Self::function_not_found(arn),
+            ControlError::Exists => {
+                let name = arn.rsplit(':').next().unwrap_or(arn);
+                Self::conflict(format!("Function already exist: {name}"))
+            }
+            ControlError::Busy => Self::conflict(format!(
+                "The operation cannot be performed at this time. An update is in progress for \
+                 resource: {arn}"
+            )),
+            ControlError::Revision => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                "PreconditionFailedException",
+                "The Revision Id provided does not match the latest Revision Id. Call the \
+                 GetFunction/GetAlias API to retrieve the latest Revision Id",
+            ),
+            ControlError::Package(message) => Self::invalid(message),
+            ControlError::Registry(_) | ControlError::Host(_) => {
+                tracing::error!(arn, %error, "a change failed");
+                Self::service(error.to_string())
+            }
+        }
+    }
+
+    /// An invocation did not run: clients may try again.
+    pub(crate) fn not_run(error: &NotRun) -> Self {
+        match error {
+            NotRun::Throttled => Self {
+                reason: Some("ConcurrentInvocationLimitExceeded"),
+                ..Self::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "TooManyRequestsException",
+                    "Rate Exceeded.",
+                )
+            },
+            NotRun::Unavailable(_) => Self::service(error.to_string()),
+            NotRun::Ending => Self::unavailable(error.to_string()),
+        }
+    }
+
+    pub(crate) fn ping(error: &PingError) -> Self {
+        match error {
+            PingError::NoIdleInstance => Self::conflict(error.to_string()),
+            PingError::Failed(_) => Self::service(error.to_string()),
+        }
+    }
+}
+
+impl axum::response::IntoResponse for ApiError {
+    fn into_response(self) -> Response<Body> {
+        let owner = if self.status.is_server_error() {
+            "Service"
+        } else {
+            "User"
+        };
+        let body = match (self.kind, self.reason) {
+            (_, Some(reason)) => {
+                json!({ "Type": owner, "Reason": reason, "message": self.message })
+            }
+            // The types whose model has a capital M.
+            ("ResourceNotFoundException" | "ServiceException", None) => {
+                json!({ "Type": owner, "Message": self.message })
+            }
+            _ => json!({ "Type": owner, "message": self.message }),
+        };
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        headers.insert("x-amzn-errortype", HeaderValue::from_static(self.kind));
+        if self.status == StatusCode::TOO_MANY_REQUESTS
+            || self.status == StatusCode::SERVICE_UNAVAILABLE
+        {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn parts(error: ApiError) -> (u16, String, serde_json::Value) {
+        let response = error.into_response();
+        let status = response.status().as_u16();
+        let kind = response.headers()["x-amzn-errortype"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, kind, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_case_of_the_message_key_is_each_types_own() {
+        let (status, kind, body) = parts(ApiError::function_not_found("arn")).await;
+        assert_eq!((status, kind.as_str()), (404, "ResourceNotFoundException"));
+        assert_eq!(body["Message"], "Function not found: arn");
+        let (status, _, body) = parts(ApiError::conflict("c")).await;
+        assert_eq!((status, &body["message"]), (409, &json!("c")));
+    }
+
+    #[tokio::test]
+    async fn a_throttle_says_which_limit_and_when_to_try_again() {
+        let error = ApiError::not_run(&NotRun::Throttled);
+        let response = error.into_response();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "1");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["Reason"], "ConcurrentInvocationLimitExceeded");
+        assert_eq!(body["message"], "Rate Exceeded.");
+    }
+}

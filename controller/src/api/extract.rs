@@ -1,0 +1,52 @@
+//! What routes take out of a request's line: the function in the path, the query.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+
+use super::App;
+use super::error::ApiError;
+use super::names::Named;
+
+/// The function that the path names, with the query's qualifier.
+#[derive(Debug)]
+pub(crate) struct Function(pub(crate) Named);
+
+/// The query's parameters.
+#[derive(Debug)]
+pub(crate) struct Parameters(BTreeMap<String, String>);
+
+impl Parameters {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Parameters {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(parameters)| Self(parameters))
+            .map_err(|error| ApiError::invalid(format!("The query could not be read: {error}")))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Function {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let Path(name) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(|error| {
+                ApiError::validation(format!("The function's name could not be read: {error}"))
+            })?;
+        let parameters = Parameters::from_request_parts(parts, app).await?;
+        let qualifier = parameters
+            .get("Qualifier")
+            .filter(|qualifier| !qualifier.is_empty());
+        Named::parse(&name, qualifier, &app.place).map(Self)
+    }
+}

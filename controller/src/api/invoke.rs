@@ -1,0 +1,340 @@
+//! `POST …/invocations`: from a request to an [`Invocation`] and from what came of it to a response.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hearth_protocol::guest::MAX_PAYLOAD;
+use serde::de::IgnoredAny;
+
+use super::error::ApiError;
+use super::extract::Function;
+use super::{App, RequestId, body};
+use crate::function::{LATEST, Version};
+use crate::pool::{Completed, Invocation, Limits, Start};
+
+/// Longest client context, in bytes of base64.
+const MAX_CLIENT_CONTEXT: usize = 3583;
+/// Longest trace header that is handed on.
+const MAX_TRACE_ID: usize = 1024;
+/// Least memory that a runtime may be limited to, in MiB.
+const MIN_MEMORY_MIB: u64 = 16;
+
+/// How the caller wants it invoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    RequestResponse,
+    DryRun,
+}
+
+pub(super) async fn invoke(
+    State(app): State<Arc<App>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let accepted = Instant::now();
+    let function = app.find(&named)?;
+    let kind = kind(&headers)?;
+    let tail = tail(&headers)?;
+    let client_context = client_context(&headers)?;
+    let Some(version) = function.live.clone() else {
+        return Err(ApiError::conflict(format!(
+            "The operation cannot be performed at this time. The function is currently in the \
+             following state: {}",
+            function.record.state.is.name()
+        )));
+    };
+    let limits = limits(&headers, &version)?;
+    let event = event(body::read(&headers, body, MAX_PAYLOAD, || {
+        ApiError::too_large(
+            "RequestTooLargeException",
+            format!("Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"),
+        )
+    })
+    .await?)?;
+    if kind == Kind::DryRun {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let invocation = Invocation {
+        request_id,
+        version,
+        event,
+        function_arn: named.arn(&app.place),
+        trace_id: text(&headers, "x-amzn-trace-id", MAX_TRACE_ID),
+        client_context,
+        limits,
+        tail,
+        accepted,
+    };
+    let completed = app.pool.submit(invocation).await.map_err(|error| {
+        tracing::debug!(%error, "not run");
+        ApiError::not_run(&error)
+    })?;
+    Ok(respond(completed))
+}
+
+fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
+    match headers
+        .get("x-amz-invocation-type")
+        .map(HeaderValue::as_bytes)
+    {
+        None | Some(b"RequestResponse") => Ok(Kind::RequestResponse),
+        Some(b"DryRun") => Ok(Kind::DryRun),
+        Some(b"Event") => Err(ApiError::invalid(
+            "InvocationType Event is not supported yet: use RequestResponse",
+        )),
+        Some(other) => Err(ApiError::constraint(
+            &String::from_utf8_lossy(other),
+            "invocationType",
+            "Member must satisfy enum value set: [Event, RequestResponse, DryRun]",
+        )),
+    }
+}
+
+fn tail(headers: &HeaderMap) -> Result<bool, ApiError> {
+    match headers.get("x-amz-log-type").map(HeaderValue::as_bytes) {
+        None | Some(b"None") => Ok(false),
+        Some(b"Tail") => Ok(true),
+        Some(other) => Err(ApiError::constraint(
+            &String::from_utf8_lossy(other),
+            "logType",
+            "Member must satisfy enum value set: [None, Tail]",
+        )),
+    }
+}
+
+fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(context) = headers.get("x-amz-client-context") else {
+        return Ok(None);
+    };
+    if context.len() > MAX_CLIENT_CONTEXT {
+        return Err(ApiError::invalid(format!(
+            "Client context must be at most {MAX_CLIENT_CONTEXT} bytes, it has {}",
+            context.len()
+        )));
+    }
+    let decoded = STANDARD
+        .decode(context.as_bytes())
+        .ok()
+        .and_then(|json| String::from_utf8(json).ok())
+        .filter(|json| serde_json::from_str::<IgnoredAny>(json).is_ok());
+    match decoded {
+        // It becomes a header in the guest, which has to be one line.
+        Some(json) => Ok(Some(json.replace(['\r', '\n'], " "))),
+        None => Err(ApiError::bad_content(
+            "Client context must be a valid Base64-encoded JSON object.",
+        )),
+    }
+}
+
+/// A header that is handed on if it is short and printable, and else left out.
+fn text(headers: &HeaderMap, name: &str, most: usize) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?;
+    (value.len() <= most).then(|| value.to_owned())
+}
+
+/// The function's limits, tightened by the request's headers.
+fn limits(headers: &HeaderMap, version: &Version) -> Result<Limits, ApiError> {
+    let own_ms = u64::from(version.config.timeout_seconds) * 1000;
+    let own_mib = u64::from(version.config.memory_mib);
+    let timeout = whole(headers, "X-Hearth-Timeout-Ms", 1, own_ms)?;
+    let memory = whole(headers, "X-Hearth-Memory-MiB", MIN_MEMORY_MIB, own_mib)?;
+    let cpu = whole(headers, "X-Hearth-Cpu-Ms", 1, own_ms)?;
+    Ok(Limits {
+        timeout: timeout.map_or(version.timeout(), Duration::from_millis),
+        memory_mib: memory.and_then(|mib| u32::try_from(mib).ok()),
+        cpu: cpu.map(Duration::from_millis),
+    })
+}
+
+fn whole(
+    headers: &HeaderMap,
+    name: &'static str,
+    least: u64,
+    most: u64,
+) -> Result<Option<u64>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let digits = value.as_bytes();
+    let number = std::str::from_utf8(digits)
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .filter(|number| (least..=most).contains(number));
+    match number {
+        Some(number) if values.next().is_none() => Ok(Some(number)),
+        _ => Err(ApiError::invalid(format!(
+            "{name} must be one whole number from {least} to {most}, it was {:?}",
+            String::from_utf8_lossy(&digits[..digits.len().min(40)])
+        ))),
+    }
+}
+
+/// The payload as the function gets it: JSON, and `{}` when there is none.
+fn event(payload: Bytes) -> Result<Bytes, ApiError> {
+    if payload.is_empty() {
+        return Ok(Bytes::from_static(b"{}"));
+    }
+    let checked = match std::str::from_utf8(&payload) {
+        Ok(text) => serde_json::from_str::<IgnoredAny>(text).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match checked {
+        Ok(_) => Ok(payload),
+        Err(why) => Err(ApiError::bad_content(format!(
+            "Could not parse request body into json: Could not parse payload into json: {why}"
+        ))),
+    }
+}
+
+fn respond(completed: Completed) -> Response {
+    let mut response = Response::new(Body::from(completed.payload));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert("x-amz-executed-version", HeaderValue::from_static(LATEST));
+    if completed.failed {
+        headers.insert(
+            "x-amz-function-error",
+            HeaderValue::from_static("Unhandled"),
+        );
+    }
+    let mut put = |name: &'static str, value: String| match HeaderValue::try_from(value) {
+        Ok(value) => drop(headers.insert(name, value)),
+        // Digits, base64 and JSON of digits are always fine in a header.
+        Err(error) => tracing::error!(name, %error, "response header"),
+    };
+    if let Some(tail) = completed.tail {
+        put("x-amz-log-result", STANDARD.encode(tail));
+    }
+    let start = if completed.start == Start::Cold {
+        "cold"
+    } else {
+        "warm"
+    };
+    put("x-hearth-start", start.into());
+    put("x-hearth-duration-ms", millis(completed.duration));
+    put("x-hearth-cpu-ms", millis(completed.cpu));
+    put(
+        "x-hearth-max-memory-mib",
+        completed.max_memory_mib.to_string(),
+    );
+    let phases = completed.phases;
+    put(
+        "x-hearth-phases",
+        format!(
+            r#"{{"queue_us":{},"restore_us":{},"run_us":{},"total_us":{}}}"#,
+            phases.queue.as_micros(),
+            phases.restore.as_micros(),
+            phases.run.as_micros(),
+            phases.total.as_micros()
+        ),
+    );
+    response
+}
+
+fn millis(duration: Duration) -> String {
+    format!("{:.3}", duration.as_secs_f64() * 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &'static str, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn a_limit_is_a_whole_number_within_the_functions_own() {
+        let ask = |value: &str| {
+            whole(
+                &with("x-hearth-timeout-ms", value),
+                "X-Hearth-Timeout-Ms",
+                1,
+                3000,
+            )
+        };
+        assert_eq!(ask("1").unwrap(), Some(1));
+        assert_eq!(ask("3000").unwrap(), Some(3000));
+        for bad in [
+            "0",
+            "3001",
+            "-1",
+            "+1",
+            "1.5",
+            "1e2",
+            "0x10",
+            "soon",
+            "",
+            "18446744073709551616",
+        ] {
+            assert!(ask(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            whole(&HeaderMap::new(), "X-Hearth-Timeout-Ms", 1, 3000).unwrap(),
+            None
+        );
+        let mut twice = with("x-hearth-timeout-ms", "1");
+        twice.append("x-hearth-timeout-ms", "2".parse().unwrap());
+        assert!(whole(&twice, "X-Hearth-Timeout-Ms", 1, 3000).is_err());
+    }
+
+    #[test]
+    fn a_payload_is_json_and_nothing_is_an_empty_object() {
+        assert_eq!(event(Bytes::new()).unwrap(), "{}");
+        for good in ["null", "1", "\"x\"", " {\"a\": [1]} "] {
+            assert_eq!(event(Bytes::from(good)).unwrap(), good);
+        }
+        for bad in [&b"{"[..], b"nope", b"{} {}", b"\"\xff\""] {
+            assert!(event(Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_payload_nested_a_million_deep_is_checked_without_a_million_frames() {
+        let deep = [vec![b'['; 1 << 20], vec![b']'; 1 << 20]].concat();
+        // Accepted or refused, but not a crash.
+        drop(event(deep.into()));
+    }
+
+    #[test]
+    fn a_client_context_is_base64_of_json_on_one_line() {
+        let context =
+            |text: &[u8]| client_context(&with("x-amz-client-context", &STANDARD.encode(text)));
+        assert_eq!(
+            context(b"{\"a\":\n1}").unwrap().as_deref(),
+            Some("{\"a\": 1}")
+        );
+        assert!(context(b"{").is_err());
+        assert!(client_context(&with("x-amz-client-context", "%%%")).is_err());
+        assert!(context(&[b' '; 3000]).is_err());
+    }
+
+    #[test]
+    fn invocation_and_log_types_are_lambdas_and_case_matters() {
+        assert!(kind(&with("x-amz-invocation-type", "requestresponse")).is_err());
+        assert!(kind(&with("x-amz-invocation-type", "Event")).is_err());
+        assert_eq!(
+            kind(&with("x-amz-invocation-type", "DryRun")).unwrap(),
+            Kind::DryRun
+        );
+        assert!(tail(&with("x-amz-log-type", "Tail")).unwrap());
+        assert!(tail(&with("x-amz-log-type", "tail")).is_err());
+    }
+}

@@ -1,0 +1,502 @@
+//! What may be in a function's configuration: types, ranges, patterns, with Lambda's texts.
+//!
+//! Values arrive as JSON of any shape; what leaves here is a [`FunctionConfig`] that the rest of the
+//! controller trusts.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::ApiError;
+use crate::function::{Environment, FunctionConfig, Runtime};
+
+/// Largest sum of names and values of environment variables, as JSON, in bytes.
+const MAX_ENVIRONMENT: usize = 4096;
+const MAX_TAGS: usize = 50;
+
+/// Variables that belong to the platform.
+const RESERVED: [&str; 20] = [
+    "_HANDLER",
+    "_X_AMZN_TRACE_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_INITIALIZATION_TYPE",
+    "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_LAMBDA_RUNTIME_API",
+    "LAMBDA_TASK_ROOT",
+    "LAMBDA_RUNTIME_DIR",
+    "AWS_LAMBDA_MAX_CONCURRENCY",
+    "AWS_LAMBDA_METADATA_API",
+];
+
+/// The members that create and update have in common. Those of features that are not there yet are
+/// refused unless they say "off".
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct ConfigInput {
+    runtime: Option<String>,
+    handler: Option<String>,
+    role: Option<String>,
+    description: Option<String>,
+    timeout: Option<i64>,
+    memory_size: Option<i64>,
+    ephemeral_storage: Option<EphemeralStorage>,
+    environment: Option<EnvironmentInput>,
+    tracing_config: Option<TracingConfig>,
+    snap_start: Option<SnapStart>,
+    logging_config: Option<LoggingConfig>,
+    layers: Option<Vec<Value>>,
+    file_system_configs: Option<Vec<Value>>,
+    image_config: Option<Value>,
+    vpc_config: Option<VpcConfig>,
+    dead_letter_config: Option<DeadLetterConfig>,
+    #[serde(rename = "KMSKeyArn")]
+    kms_key_arn: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct EphemeralStorage {
+    size: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct EnvironmentInput {
+    variables: Option<BTreeMap<String, String>>,
+}
+
+impl std::fmt::Debug for EnvironmentInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set()
+            .entries(self.variables.iter().flat_map(BTreeMap::keys))
+            .finish()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TracingConfig {
+    mode: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SnapStart {
+    apply_on: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct LoggingConfig {
+    log_format: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct VpcConfig {
+    #[serde(default)]
+    subnet_ids: Vec<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DeadLetterConfig {
+    target_arn: Option<String>,
+}
+
+impl ConfigInput {
+    /// The configuration of a new function.
+    pub(crate) fn create(self, tags: BTreeMap<String, String>) -> Result<FunctionConfig, ApiError> {
+        let required = |given: bool, field: &str| given.then_some(()).ok_or_else(|| missing(field));
+        required(self.role.is_some(), "role")?;
+        if self.runtime.is_none() || self.handler.is_none() {
+            return Err(ApiError::invalid(
+                "Runtime and Handler are mandatory parameters for functions created with \
+                 deployment packages.",
+            ));
+        }
+        let defaults = FunctionConfig {
+            runtime: Runtime::Provided,
+            handler: String::new(),
+            role: String::new(),
+            description: String::new(),
+            timeout_seconds: 3,
+            memory_mib: 128,
+            ephemeral_storage_mib: 512,
+            environment: Environment::default(),
+            tracing_mode: "PassThrough".into(),
+            snap_start: "None".into(),
+            tags: check_tags(tags)?,
+        };
+        self.apply(&defaults)
+    }
+
+    /// `before` with what is given here.
+    pub(crate) fn apply(self, before: &FunctionConfig) -> Result<FunctionConfig, ApiError> {
+        self.refuse_unsupported()?;
+        let mut config = before.clone();
+        if let Some(runtime) = self.runtime {
+            config.runtime = parse_runtime(&runtime)?;
+        }
+        if let Some(handler) = self.handler {
+            config.handler = parse_handler(handler)?;
+        }
+        if let Some(role) = self.role {
+            config.role = parse_role(role)?;
+        }
+        if let Some(description) = self.description {
+            at_most(&description, 256, "description")?;
+            config.description = description;
+        }
+        if let Some(timeout) = self.timeout {
+            config.timeout_seconds = in_range(timeout, 1, 900, "timeout")?;
+        }
+        if let Some(memory) = self.memory_size {
+            config.memory_mib = in_range(memory, 128, 10_240, "memorySize")?;
+        }
+        if let Some(storage) = self.ephemeral_storage {
+            config.ephemeral_storage_mib =
+                in_range(storage.size, 512, 10_240, "ephemeralStorage.size")?;
+        }
+        if let Some(environment) = self.environment {
+            config.environment = parse_environment(environment.variables.unwrap_or_default())?;
+        }
+        if let Some(mode) = self.tracing_config.and_then(|tracing| tracing.mode) {
+            config.tracing_mode = one_of(mode, &["Active", "PassThrough"], "tracingConfig.mode")?;
+        }
+        if let Some(apply_on) = self.snap_start.and_then(|snap_start| snap_start.apply_on) {
+            config.snap_start = one_of(
+                apply_on,
+                &["PublishedVersions", "None"],
+                "snapStart.applyOn",
+            )?;
+        }
+        Ok(config)
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), ApiError> {
+        let given = |list: &Option<Vec<Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
+        let refused = [
+            ("Layers", given(&self.layers)),
+            ("FileSystemConfigs", given(&self.file_system_configs)),
+            (
+                "ImageConfig",
+                self.image_config
+                    .as_ref()
+                    .is_some_and(|config| !config.is_null()),
+            ),
+            (
+                "VpcConfig",
+                self.vpc_config
+                    .as_ref()
+                    .is_some_and(|vpc| !vpc.subnet_ids.is_empty()),
+            ),
+            (
+                "DeadLetterConfig",
+                self.dead_letter_config
+                    .as_ref()
+                    .and_then(|config| config.target_arn.as_ref())
+                    .is_some_and(|arn| !arn.is_empty()),
+            ),
+            (
+                "KMSKeyArn",
+                self.kms_key_arn.as_ref().is_some_and(|arn| !arn.is_empty()),
+            ),
+        ];
+        for (member, given) in refused {
+            if given {
+                return Err(ApiError::invalid(format!("{member} is not supported yet")));
+            }
+        }
+        if let Some(format) = self
+            .logging_config
+            .as_ref()
+            .and_then(|c| c.log_format.as_ref())
+        {
+            let format = one_of(format.clone(), &["JSON", "Text"], "loggingConfig.logFormat")?;
+            if format == "JSON" {
+                return Err(ApiError::invalid("LogFormat JSON is not supported yet"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn missing(field: &str) -> ApiError {
+    ApiError::validation(format!(
+        "1 validation error detected: Value null at '{field}' failed to satisfy constraint: Member \
+         must not be null"
+    ))
+}
+
+fn parse_runtime(id: &str) -> Result<Runtime, ApiError> {
+    Runtime::parse(id).ok_or_else(|| {
+        let known: Vec<&str> = Runtime::ALL.iter().map(|runtime| runtime.id()).collect();
+        let shown: String = id.chars().take(100).collect();
+        ApiError::invalid(format!(
+            "Value {shown} at 'runtime' failed to satisfy constraint: Member must satisfy enum \
+             value set: [{}] or be a valid ARN",
+            known.join(", ")
+        ))
+    })
+}
+
+fn parse_handler(handler: String) -> Result<String, ApiError> {
+    at_most(&handler, 128, "handler")?;
+    if handler.is_empty() || handler.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(ApiError::constraint(
+            &handler,
+            "handler",
+            "Member must satisfy regular expression pattern: [^\\s]+",
+        ));
+    }
+    Ok(handler)
+}
+
+/// `arn:aws:iam::<account>:role/<path>`: nobody here assumes it, but clients send and expect it.
+fn parse_role(role: String) -> Result<String, ApiError> {
+    let fine = |path: &str| {
+        !path.is_empty()
+            && path
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+=,.@-_/".contains(&b))
+    };
+    let parts: Vec<&str> = role.splitn(6, ':').collect();
+    let good = match parts.as_slice() {
+        ["arn", partition, "iam", "", account, resource] => {
+            partition.starts_with("aws")
+                && partition
+                    .bytes()
+                    .all(|b| b.is_ascii_alphabetic() || b == b'-')
+                && account.len() == 12
+                && account.bytes().all(|b| b.is_ascii_digit())
+                && resource.strip_prefix("role").is_some_and(fine)
+                && role.len() <= 2048
+        }
+        _ => false,
+    };
+    if good {
+        return Ok(role);
+    }
+    Err(ApiError::constraint(
+        &role,
+        "role",
+        "Member must satisfy regular expression pattern: \
+         arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+",
+    ))
+}
+
+fn parse_environment(variables: BTreeMap<String, String>) -> Result<Environment, ApiError> {
+    for (name, value) in &variables {
+        let mut bytes = name.bytes();
+        let good = bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+            && name.len() >= 2
+            && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        // Names of one letter are outside of the API's pattern, and taken all the same.
+        let single = name.len() == 1 && name.bytes().all(|b| b.is_ascii_alphabetic());
+        if RESERVED.contains(&name.as_str()) {
+            return Err(ApiError::invalid(format!(
+                "Lambda was unable to configure your environment variables because the environment \
+                 variables you have provided contains reserved keys that are currently not \
+                 supported for modification. Reserved keys used in this request: {name}"
+            )));
+        }
+        if !good && !single {
+            let shown: String = name.chars().take(100).collect();
+            return Err(ApiError::validation(format!(
+                "1 validation error detected: Value at 'environment.variables' failed to satisfy \
+                 constraint: Map keys must satisfy constraint: [Member must satisfy regular \
+                 expression pattern: [a-zA-Z]([a-zA-Z0-9_])+], the key was {shown:?}"
+            )));
+        }
+        if value.contains('\0') {
+            return Err(ApiError::invalid(format!(
+                "The value of variable {name} contains a NUL byte"
+            )));
+        }
+    }
+    let measured =
+        serde_json::to_string(&variables).map_err(|error| ApiError::invalid(error.to_string()))?;
+    if measured.len() > MAX_ENVIRONMENT {
+        // Lambda repeats the whole string here. Values are secrets: not even in an answer that a
+        // client may log.
+        return Err(ApiError::invalid(format!(
+            "Lambda was unable to configure your environment variables because the environment \
+             variables you have provided exceeded the 4KB limit. String measured: {} bytes",
+            measured.len()
+        )));
+    }
+    Ok(Environment(variables))
+}
+
+fn check_tags(tags: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
+    if tags.len() > MAX_TAGS {
+        return Err(ApiError::invalid(format!(
+            "Number of tags exceeds resource tag limit of {MAX_TAGS}."
+        )));
+    }
+    for (key, value) in &tags {
+        at_most(key, 128, "tags.key")?;
+        at_most(value, 256, "tags.value")?;
+    }
+    Ok(tags)
+}
+
+fn at_most(text: &str, limit: usize, field: &str) -> Result<(), ApiError> {
+    if text.chars().count() > limit {
+        let constraint = format!("Member must have length less than or equal to {limit}");
+        return Err(ApiError::constraint(text, field, &constraint));
+    }
+    Ok(())
+}
+
+fn in_range(value: i64, least: u32, most: u32, field: &str) -> Result<u32, ApiError> {
+    let shown = value.to_string();
+    match u32::try_from(value) {
+        Ok(value) if value > most => {
+            let constraint = format!("Member must have value less than or equal to {most}");
+            Err(ApiError::constraint(&shown, field, &constraint))
+        }
+        Ok(value) if value >= least => Ok(value),
+        _ if value > i64::from(most) => {
+            let constraint = format!("Member must have value less than or equal to {most}");
+            Err(ApiError::constraint(&shown, field, &constraint))
+        }
+        _ => {
+            let constraint = format!("Member must have value greater than or equal to {least}");
+            Err(ApiError::constraint(&shown, field, &constraint))
+        }
+    }
+}
+
+fn one_of(value: String, known: &[&str], field: &str) -> Result<String, ApiError> {
+    if known.contains(&value.as_str()) {
+        return Ok(value);
+    }
+    let constraint = format!("Member must satisfy enum value set: [{}]", known.join(", "));
+    Err(ApiError::constraint(&value, field, &constraint))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn create(changes: Value) -> Result<FunctionConfig, ApiError> {
+        let mut input = json!({
+            "Runtime": "provided", "Handler": "bootstrap",
+            "Role": "arn:aws:iam::000000000000:role/service/any",
+        });
+        input
+            .as_object_mut()
+            .unwrap()
+            .extend(changes.as_object().unwrap().clone());
+        let input: ConfigInput = serde_json::from_value(input)
+            .map_err(|error| ApiError::serialization(error.to_string()))?;
+        input.create(BTreeMap::new())
+    }
+
+    #[test]
+    fn defaults_are_lambdas() {
+        let config = create(json!({})).unwrap();
+        assert_eq!((config.timeout_seconds, config.memory_mib), (3, 128));
+        assert_eq!(config.ephemeral_storage_mib, 512);
+        assert_eq!(config.tracing_mode, "PassThrough");
+    }
+
+    #[test]
+    fn limits_themselves_are_allowed_and_what_is_beyond_is_not() {
+        for (good, bad) in [
+            (json!({"Timeout": 900}), json!({"Timeout": 901})),
+            (json!({"Timeout": 1}), json!({"Timeout": 0})),
+            (json!({"MemorySize": 10_240}), json!({"MemorySize": 10_241})),
+            (json!({"MemorySize": 128}), json!({"MemorySize": -128})),
+            (
+                json!({"EphemeralStorage": {"Size": 512}}),
+                json!({"EphemeralStorage": {"Size": 511}}),
+            ),
+            (
+                json!({"Handler": "x".repeat(128)}),
+                json!({"Handler": "x".repeat(129)}),
+            ),
+            (
+                json!({"Description": "x".repeat(256)}),
+                json!({"Description": "x".repeat(257)}),
+            ),
+            (
+                json!({"Runtime": "python3.11"}),
+                json!({"Runtime": "python2.7"}),
+            ),
+            (json!({"Layers": []}), json!({"Layers": ["arn"]})),
+            (
+                json!({"Timeout": 3}),
+                json!({"Timeout": 9_223_372_036_854_775_807_i64}),
+            ),
+            (
+                json!({"VpcConfig": {}}),
+                json!({"VpcConfig": {"SubnetIds": ["s"]}}),
+            ),
+            (
+                json!({"TracingConfig": {"Mode": "Active"}}),
+                json!({"TracingConfig": {"Mode": "x"}}),
+            ),
+        ] {
+            create(good.clone()).unwrap_or_else(|error| panic!("{good}: {error:?}"));
+            assert!(create(bad.clone()).is_err(), "{bad}");
+        }
+        for bad in [
+            json!({"Role": "me"}),
+            json!({"Handler": "a b"}),
+            json!({"Timeout": 1.5}),
+        ] {
+            assert!(create(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn variables_are_refused_by_name_size_and_nul_and_never_repeated() {
+        let with =
+            |name: &str, value: &str| create(json!({"Environment": {"Variables": {name: value}}}));
+        with("KEY", "value").unwrap();
+        with("K", "\u{1F525}").unwrap();
+        for (name, value) in [
+            ("1BAD", "x"),
+            ("A=B", "x"),
+            ("", "x"),
+            ("AWS_REGION", "x"),
+            ("NUL", "a\0b"),
+        ] {
+            assert!(with(name, value).is_err(), "{name}");
+        }
+        let secret = "s3cret".repeat(1000);
+        let error = with("BIG", &secret).unwrap_err();
+        assert!(!format!("{error:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names_and_nothing_else() {
+        let before =
+            create(json!({"Description": "d", "Environment": {"Variables": {"A": "1"}}})).unwrap();
+        let input: ConfigInput = serde_json::from_value(json!({"Timeout": 9})).unwrap();
+        let after = input.apply(&before).unwrap();
+        assert_eq!(
+            after,
+            FunctionConfig {
+                timeout_seconds: 9,
+                ..before
+            }
+        );
+    }
+}

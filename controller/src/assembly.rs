@@ -1,0 +1,307 @@
+//! Putting a controller together: what is opened, checked and cleaned up before it serves, and the
+//! order in which it is taken apart.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::App;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
+use crate::function::{FunctionRecord, Place, Version};
+use crate::instance::ProcessLauncher;
+use crate::limits::{CpuCgroups, Isolation};
+use crate::logs::LogStore;
+use crate::metrics::Metrics;
+use crate::pool::{Pool, PoolSettings, Shells};
+use crate::registry::{Catalog, Database, Function, RegistryError};
+use crate::settings::{Settings, SettingsError};
+
+/// Part of the host's memory that instances may have unless told otherwise.
+const MEMORY_SHARE: (u64, u64) = (7, 10);
+/// Default limit of init on hardware: Lambda's.
+const INIT_HARDWARE: u64 = 10;
+/// Default limit of init where the guest's kernel is interpreted.
+const INIT_SOFTWARE: u64 = 120;
+/// Longest time for killed sandboxes to be reaped.
+const REAP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a controller could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The sandbox program is not there.
+    #[error("there is no sandbox program at {}: build it (`make`), or say --sandbox-bin FILE", .0.display())]
+    NoSandbox(PathBuf),
+    /// The sandbox program does not work here.
+    #[error(
+        "no microVM can be made on this host: {0}. Is /dev/kvm there and open to this user? `hearth doctor` tells more"
+    )]
+    NoMicroVm(String),
+    /// The guest's kernel or images.
+    #[error("{0}")]
+    Artefacts(String),
+    /// Something that the host should have had.
+    #[error("{doing}: {source}")]
+    Host {
+        /// What was going on.
+        doing: &'static str,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// Two metrics of one name: a mistake in this program.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The package store.
+    #[error("package store: {0}")]
+    Packages(#[from] object_store::Error),
+}
+
+/// A controller that is ready to serve.
+#[derive(Debug)]
+pub(crate) struct Controller {
+    pub(crate) app: Arc<App>,
+    pub(crate) data: Arc<DataDir>,
+    cgroups: Arc<CpuCgroups>,
+    reaper: TaskTracker,
+}
+
+impl Controller {
+    /// Opens everything. Must run in a tokio runtime.
+    pub(crate) async fn start(settings: &Settings) -> Result<Self, StartError> {
+        settings.check()?;
+        let started = Instant::now();
+        let data = Arc::new(DataDir::open(&settings.data_dir()?)?);
+        let sandbox = settings.sandbox_bin()?;
+        if !sandbox.is_file() {
+            return Err(StartError::NoSandbox(sandbox));
+        }
+        let host = |doing| move |source| StartError::Host { doing, source };
+        let metrics = Arc::new(Metrics::new()?);
+        let logs = LogStore::open(
+            data.logs(),
+            settings.log_mib << 20,
+            metrics.logs_lost.clone(),
+        )
+        .map_err(host("opening the logs"))?;
+        let name = format!("hearth-{}", data.tag());
+        let cgroups = Arc::new(CpuCgroups::open(
+            Path::new("/sys/fs/cgroup"),
+            &name,
+            settings.cpu_limit,
+        ));
+        let reaper = TaskTracker::new();
+        let launcher = ProcessLauncher::new(sandbox.clone(), cgroups.clone(), reaper.clone())
+            .map_err(host("starting the launcher's thread"))?;
+        let shells = Arc::new(Shells::new(Arc::new(launcher), settings.shells as usize));
+        let kind = first_shell(&shells).await?;
+        let artefacts =
+            |error: crate::deploy::DeployError| StartError::Artefacts(error.to_string());
+        let host_facts = Host::new(&settings.cache_dir()?, &sandbox, kind).map_err(artefacts)?;
+        if host_facts.kernel().map_err(artefacts)?.is_none() {
+            return Err(StartError::Artefacts(format!(
+                "there is no guest kernel in {}: run `make images`, or `hearth-rootfs kernel`; \
+                 --cache-dir or HEARTH_CACHE say where to look",
+                settings.cache_dir()?.display()
+            )));
+        }
+        let memory_budget_mib = match settings.memory_budget_mib {
+            Some(mib) => mib,
+            None => host_memory_mib()? * MEMORY_SHARE.0 / MEMORY_SHARE.1,
+        };
+        metrics.set_host(cgroups.isolation(), memory_budget_mib);
+        let place = Place {
+            region: settings.region.clone(),
+            account: settings.account.clone(),
+        };
+        let warnings = warnings(settings, &cgroups, &host_facts);
+        let init = settings
+            .init_timeout
+            .unwrap_or(if host_facts.is_software() {
+                INIT_SOFTWARE
+            } else {
+                INIT_HARDWARE
+            });
+        let times = Times {
+            boot: Duration::from_secs(settings.boot_timeout),
+            init: Duration::from_secs(init),
+        };
+
+        let (database, records) = Database::open(&data.registry())?;
+        sweep(&data, &records)?;
+        let builder = Arc::new(Builder::new(
+            data.clone(),
+            host_facts,
+            Packages::in_folder(&data.packages())?,
+            place.clone(),
+            times,
+            settings.max_deploys as usize,
+            shells.clone(),
+            logs.clone(),
+            metrics.clone(),
+        ));
+        let functions = records
+            .into_iter()
+            .map(|record| revive(&builder, record))
+            .collect();
+        let catalog = Arc::new(Catalog::new(database, functions));
+        let rebuilder = Arc::new(Rebuilder::new(builder.clone(), catalog.clone()));
+        let pool_settings = PoolSettings {
+            max_instances: settings.max_instances as usize,
+            max_per_function: settings
+                .max_instances_per_function
+                .unwrap_or(settings.max_instances) as usize,
+            memory_budget_mib,
+            idle_timeout: Duration::from_secs(settings.idle_timeout),
+            throttle_wait: settings.throttle_wait(),
+        };
+        let pool = Pool::new(
+            pool_settings,
+            shells,
+            rebuilder,
+            metrics.clone(),
+            logs.clone(),
+        );
+        let deployer = Deployer::new(
+            catalog.clone(),
+            builder.clone(),
+            pool.clone(),
+            logs.clone(),
+            metrics.clone(),
+        );
+        deployer.resume();
+        let isolation = cgroups.isolation();
+        let app = Arc::new(App {
+            place,
+            catalog,
+            pool,
+            deployer,
+            builder,
+            logs,
+            metrics,
+            isolation,
+            warnings,
+            started,
+            uploads: App::upload_turns(),
+            draining: CancellationToken::new(),
+        });
+        Ok(Self {
+            app,
+            data,
+            cgroups,
+            reaper,
+        })
+    }
+
+    /// Ends deploys, instances and processes; nothing of them is left afterwards.
+    pub(crate) async fn stop(&self) {
+        self.app.pool.close();
+        self.app.deployer.close().await;
+        self.app.pool.kill();
+        self.app.pool.drained().await;
+        self.reaper.close();
+        if tokio::time::timeout(REAP_LIMIT, self.reaper.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!("some sandboxes did not end");
+        }
+        self.cgroups.close();
+        self.data.remove_address();
+    }
+}
+
+/// Starts a first sandbox: shows that microVMs can be made here, and what kind of host this is.
+async fn first_shell(shells: &Shells) -> Result<String, StartError> {
+    let (vm, status) = shells
+        .launch()
+        .await
+        .map_err(|error| StartError::NoMicroVm(error.to_string()))?;
+    shells.put_back(vm);
+    Ok(status.host_kind)
+}
+
+/// Removes files that nothing speaks of.
+fn sweep(data: &DataDir, records: &[FunctionRecord]) -> Result<(), DataDirError> {
+    let mut keys = HashSet::new();
+    let mut packages = HashSet::new();
+    for record in records {
+        packages.insert(record.code.sha256.as_str());
+        keys.extend(record.pending_deploy.as_deref());
+        if let Some(deployed) = &record.deployed {
+            packages.insert(deployed.code.sha256.as_str());
+            keys.insert(&deployed.key);
+        }
+    }
+    let functions = records.iter().map(|record| record.name.as_str()).collect();
+    data.sweep(&keys, &packages, &functions)
+}
+
+/// A function as it was, with what it served if that can still be used.
+fn revive(builder: &Builder, record: FunctionRecord) -> Function {
+    let live = record.deployed.as_ref().map(|deployed| {
+        let artefacts = builder.find(&record.name, deployed);
+        if artefacts.is_none() {
+            tracing::warn!(function = %record.name, "its snapshot does not fit this host any more");
+            builder.forget(&deployed.key);
+        }
+        Version::new(
+            record.name.clone(),
+            deployed.config.clone(),
+            deployed.code.clone(),
+            record.revision_id.clone(),
+            artefacts,
+        )
+    });
+    Function { record, live }
+}
+
+fn warnings(settings: &Settings, cgroups: &CpuCgroups, host: &Host) -> Vec<String> {
+    let mut warnings = cgroups.warnings().to_vec();
+    if cgroups.isolation() == Isolation::None {
+        warnings.push("functions share the CPU without regard to their memory size".into());
+    }
+    if host.is_software() {
+        warnings.push(
+            "this host has no virtualization extensions: guest kernels are interpreted, and slow"
+                .into(),
+        );
+    }
+    if !settings.listen.ip().is_loopback() {
+        warnings.push(format!(
+            "listening on {} without authentication: whoever reaches it can run code",
+            settings.listen
+        ));
+    }
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    warnings
+}
+
+fn host_memory_mib() -> Result<u64, StartError> {
+    let doing = "reading /proc/meminfo";
+    let text = std::fs::read_to_string("/proc/meminfo")
+        .map_err(|source| StartError::Host { doing, source })?;
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|kib| kib.parse::<u64>().ok());
+    kib.map(|kib| kib / 1024).ok_or_else(|| StartError::Host {
+        doing,
+        source: std::io::Error::other("there is no MemTotal in it"),
+    })
+}

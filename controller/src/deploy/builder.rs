@@ -1,0 +1,395 @@
+//! Makes the files that instances start from.
+//!
+//! A runtime snapshot is made once for a runtime and memory size, by whoever needs it first; others
+//! wait. A function snapshot is made for each deploy, in a microVM that is thrown away afterwards.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hearth_protocol::agent::Configure;
+use hearth_protocol::sandbox::{Boot, RefusalKind, Restore};
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
+
+use super::error::DeployError;
+use super::host::{Base, Host, function_fingerprint};
+use super::packages::Packages;
+use super::snapshot;
+use crate::data_dir::DataDir;
+use crate::function::{
+    Artefacts, Code, Deployed, FunctionConfig, FunctionName, LATEST, Place, Version, snapshot_files,
+};
+use crate::instance::VmError;
+use crate::logs::{Kind, LogStore, lines};
+use crate::metrics::Metrics;
+use crate::pool::{ArtefactSource, Shells};
+use crate::registry::{Catalog, Function};
+
+/// Longest times.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) boot: Duration,
+    pub(crate) init: Duration,
+}
+
+/// Makes snapshots.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    pub(crate) data: Arc<DataDir>,
+    pub(crate) host: Host,
+    pub(crate) packages: Packages,
+    place: Place,
+    times: Times,
+    shells: Arc<Shells>,
+    logs: LogStore,
+    metrics: Arc<Metrics>,
+    permits: Semaphore,
+    bases: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What to make a version of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) name: &'a FunctionName,
+    pub(crate) config: &'a FunctionConfig,
+    pub(crate) code: &'a Code,
+    /// Names the files.
+    pub(crate) key: &'a str,
+}
+
+impl Builder {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is one thing that it works with"
+    )]
+    pub(crate) fn new(
+        data: Arc<DataDir>,
+        host: Host,
+        packages: Packages,
+        place: Place,
+        times: Times,
+        at_once: usize,
+        shells: Arc<Shells>,
+        logs: LogStore,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            data,
+            host,
+            packages,
+            place,
+            times,
+            shells,
+            logs,
+            metrics,
+            permits: Semaphore::new(at_once),
+            bases: Mutex::default(),
+        }
+    }
+
+    /// Makes image and snapshot of a version. On failure nothing is left of them.
+    pub(crate) async fn build(&self, source: Source<'_>) -> Result<Arc<Artefacts>, DeployError> {
+        let _permit = self
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| DeployError::Cancelled)?;
+        let base = self
+            .host
+            .base(source.config.runtime, source.config.memory_mib)?;
+        let artefacts = Artefacts::new(
+            source.key.into(),
+            base.image.clone(),
+            self.data.image(source.key),
+            self.data.function_snapshot(source.key),
+            self.fingerprint(&base, source),
+        );
+        // Until it is whole, whoever lets go of it removes what there is of it.
+        artefacts.doom();
+        self.image(source).await?;
+        self.function_snapshot(&base, source, &artefacts).await?;
+        artefacts.keep();
+        Ok(artefacts)
+    }
+
+    /// The files of a deploy of earlier, if they are whole and fit this host as it is now.
+    pub(crate) fn find(&self, name: &FunctionName, deployed: &Deployed) -> Option<Arc<Artefacts>> {
+        let Deployed {
+            config,
+            code,
+            key,
+            fingerprint,
+        } = deployed;
+        let base = self.host.base(config.runtime, config.memory_mib).ok()?;
+        let expected = self.fingerprint(
+            &base,
+            Source {
+                name,
+                config,
+                code,
+                key,
+            },
+        );
+        let artefacts = Artefacts::new(
+            key.clone(),
+            base.image,
+            self.data.image(key),
+            self.data.function_snapshot(key),
+            expected,
+        );
+        (*fingerprint == artefacts.fingerprint && artefacts.complete()).then_some(artefacts)
+    }
+
+    /// Removes the files of an earlier deploy, whatever there is of them.
+    pub(crate) fn forget(&self, key: &str) {
+        let (image, folder) = (self.data.image(key), self.data.function_snapshot(key));
+        let unused = Artefacts::new(key.into(), PathBuf::new(), image, folder, String::new());
+        unused.doom();
+    }
+
+    fn fingerprint(&self, base: &Base, source: Source<'_>) -> String {
+        let Source {
+            name, config, code, ..
+        } = source;
+        function_fingerprint(base, name, code, config, &self.place.region)
+    }
+
+    /// The code as a disk, unless it was made when the package came in.
+    async fn image(&self, source: Source<'_>) -> Result<(), DeployError> {
+        let out = self.data.image(source.key);
+        if out.is_file() {
+            return Ok(());
+        }
+        let package = self.packages.get(source.code).await?;
+        make_image(package, out).await
+    }
+
+    async fn function_snapshot(
+        &self,
+        base: &Base,
+        source: Source<'_>,
+        artefacts: &Artefacts,
+    ) -> Result<(), DeployError> {
+        for last in [false, true] {
+            let folder = self
+                .runtime_snapshot(base, source.config.runtime.id())
+                .await?;
+            let restore = Restore {
+                snapshot: snapshot_files(&folder),
+                disks: artefacts.disks(),
+                // What the snapshot to restore is bound to; the new one gets its own below.
+                fingerprint: base.fingerprint.clone(),
+                resume: None,
+            };
+            let (mut vm, _) = self.shells.launch().await?;
+            let init =
+                snapshot::init(&mut vm, restore, self.configure(source), self.times.init).await;
+            let init = match init {
+                Ok(init) => init,
+                Err(VmError::Refused(refusal))
+                    if refusal.kind == RefusalKind::SnapshotUnusable && !last =>
+                {
+                    tracing::warn!(why = refusal.message, "making a runtime snapshot anew");
+                    self.metrics.rebuilds.inc();
+                    remove_folder(&folder)?;
+                    continue;
+                }
+                Err(error) => return Err(DeployError::vm("restoring the runtime snapshot")(error)),
+            };
+            for text in init.log {
+                self.logs.append(source.name, None, Kind::Function, text);
+            }
+            let took = match init.result {
+                Ok(took) => took,
+                Err(error) => {
+                    self.report_init(source.name, self.times.init, Some(&error));
+                    return Err(error);
+                }
+            };
+            self.report_init(source.name, took, None);
+            self.metrics.init(source.name.as_str(), took);
+            let work = self.data.tmp().join(source.key);
+            return snapshot::save(&mut vm, &work, &artefacts.folder).await;
+        }
+        unreachable!("the second try returns")
+    }
+
+    fn report_init(&self, name: &FunctionName, took: Duration, error: Option<&DeployError>) {
+        let kind = error.map(|error| match error {
+            DeployError::InitTimeout(_) => "timeout",
+            DeployError::Init { kind, .. }
+                if kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.') =>
+            {
+                kind
+            }
+            _ => "Unknown",
+        });
+        let line = lines::init_report(took, kind);
+        self.logs.append(name, None, Kind::Platform, line.into());
+    }
+
+    /// The folder of the snapshot that functions of this base start from.
+    async fn runtime_snapshot(&self, base: &Base, runtime: &str) -> Result<PathBuf, DeployError> {
+        let short = &base.fingerprint[..16];
+        let key = format!("{runtime}-{}-{short}", base.memory_mib);
+        let turn = {
+            let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+            bases.entry(key.clone()).or_default().clone()
+        };
+        let _turn = turn.lock().await;
+        let folder = self.data.runtime_snapshot(&key);
+        let files = snapshot_files(&folder);
+        if files.state.is_file() && files.memory.is_file() {
+            return Ok(folder);
+        }
+        remove_folder(&folder)?;
+        tracing::info!(
+            runtime,
+            memory_mib = base.memory_mib,
+            "making a runtime snapshot"
+        );
+        let (mut vm, _) = self.shells.launch().await?;
+        let boot = Boot {
+            kernel: base.kernel.clone(),
+            memory_mib: base.memory_mib,
+            vcpus: 1,
+            disks: vec![Some(base.image.clone()), None, None],
+            kernel_args: String::new(),
+            fingerprint: base.fingerprint.clone(),
+        };
+        snapshot::boot(&mut vm, boot, self.times.boot).await?;
+        snapshot::save(&mut vm, &self.data.tmp().join(&key), &folder).await?;
+        tracing::info!(
+            runtime,
+            memory_mib = base.memory_mib,
+            "runtime snapshot ready"
+        );
+        Ok(folder)
+    }
+
+    fn configure(&self, source: Source<'_>) -> Configure {
+        let Source { name, config, .. } = source;
+        let today = OffsetDateTime::now_utc().date();
+        Configure {
+            function_name: name.to_string(),
+            function_version: LATEST.into(),
+            runtime: config.runtime.id().into(),
+            handler: config.handler.clone(),
+            memory_mib: config.memory_mib,
+            ephemeral_storage_mib: config.ephemeral_storage_mib,
+            region: self.place.region.clone(),
+            log_group: format!("/aws/lambda/{name}"),
+            log_stream: format!(
+                "{:04}/{:02}/{:02}/[{LATEST}]{}",
+                today.year(),
+                u8::from(today.month()),
+                today.day(),
+                uuid::Uuid::new_v4().simple()
+            ),
+            initialization_type: "on-demand".into(),
+            environment: config.environment.0.clone(),
+            bootstrap: config.runtime.bootstrap(),
+            layers: false,
+        }
+    }
+}
+
+/// Makes the image of a package, checked in full.
+pub(crate) async fn make_image(package: bytes::Bytes, out: PathBuf) -> Result<(), DeployError> {
+    let made = tokio::task::spawn_blocking(move || {
+        hearth_rootfs::function::build_from_zip(&package, &out).map(drop)
+    });
+    match made.await {
+        Ok(made) => Ok(made?),
+        // A panic in there is this package's problem, not the controller's.
+        Err(_) => Err(DeployError::Cancelled),
+    }
+}
+
+fn remove_folder(folder: &Path) -> Result<(), DeployError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(DeployError::io("remove", folder)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names the files of a new deploy.
+pub(crate) fn new_key(name: &FunctionName) -> String {
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    format!("{name}-{}", &unique[..12])
+}
+
+/// Makes the files of a version that is in the registry anew.
+#[derive(Debug)]
+pub(crate) struct Rebuilder {
+    builder: Arc<Builder>,
+    catalog: Arc<Catalog>,
+}
+
+impl Rebuilder {
+    pub(crate) fn new(builder: Arc<Builder>, catalog: Arc<Catalog>) -> Self {
+        Self { builder, catalog }
+    }
+
+    async fn make(&self, version: &Arc<Version>) -> Result<Arc<Artefacts>, DeployError> {
+        let Version {
+            name, config, code, ..
+        } = version.as_ref();
+        let key = new_key(name);
+        let artefacts = self
+            .builder
+            .build(Source {
+                name,
+                config,
+                code,
+                key: &key,
+            })
+            .await?;
+        let writer = self.catalog.write().await;
+        match writer.get(name) {
+            Some(function)
+                if function
+                    .live
+                    .as_ref()
+                    .is_some_and(|live| Arc::ptr_eq(live, version)) =>
+            {
+                let mut record = function.record.clone();
+                record.deployed = Some(Deployed {
+                    config: config.clone(),
+                    code: code.clone(),
+                    key,
+                    fingerprint: artefacts.fingerprint.clone(),
+                });
+                let live = function.live.clone();
+                if let Err(error) = writer.put(Function { record, live }).await {
+                    // They serve now; after the next start they are made once more.
+                    tracing::error!(function = %name, %error, "new snapshot not registered");
+                }
+            }
+            // Replaced meanwhile: good for what still waits, and gone after that.
+            _ => artefacts.doom(),
+        }
+        version.set_artefacts(artefacts.clone());
+        Ok(artefacts)
+    }
+}
+
+impl ArtefactSource for Rebuilder {
+    fn rebuild<'a>(
+        &'a self,
+        version: &'a Arc<Version>,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Artefacts>, String>> + Send + 'a>> {
+        Box::pin(async move {
+            self.make(version).await.map_err(|error| {
+                tracing::error!(function = %version.name, %error, "its snapshot can't be made");
+                error.to_string()
+            })
+        })
+    }
+}

@@ -1,0 +1,134 @@
+//! What snapshots are bound to: kernel, image, sandbox program, kind of host, memory size.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use hearth_rootfs::Artefact;
+use hearth_rootfs::cache::Cache;
+use sha2::{Digest, Sha256};
+
+use super::error::DeployError;
+use super::packages::hex;
+use crate::function::{Code, FunctionConfig, FunctionName, Runtime};
+
+/// This host, as far as snapshots depend on it.
+#[derive(Debug)]
+pub(crate) struct Host {
+    cache: Cache,
+    /// `hardware` or `software`.
+    pub(crate) kind: String,
+    /// SHA-256 of the sandbox program: another build may lay out its state differently.
+    pub(crate) sandbox: String,
+}
+
+/// What a runtime snapshot is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub(crate) kernel: PathBuf,
+    pub(crate) image: PathBuf,
+    pub(crate) memory_mib: u32,
+    pub(crate) fingerprint: String,
+}
+
+impl Host {
+    pub(crate) fn new(cache: &Path, sandbox: &Path, kind: String) -> Result<Self, DeployError> {
+        let cache = Cache::open(cache)?;
+        let sandbox = hash_file(sandbox).map_err(DeployError::io("read", sandbox))?;
+        Ok(Self {
+            cache,
+            kind,
+            sandbox,
+        })
+    }
+
+    pub(crate) fn kernel(&self) -> Result<Option<Artefact>, DeployError> {
+        Ok(hearth_rootfs::cached_kernel(&self.cache)?)
+    }
+
+    pub(crate) fn has_runtime(&self, runtime: Runtime) -> bool {
+        matches!(
+            hearth_rootfs::cached_runtime(&self.cache, runtime.image()),
+            Ok(Some(_))
+        )
+    }
+
+    pub(crate) fn is_software(&self) -> bool {
+        self.kind == "software"
+    }
+
+    /// What a function of this runtime and memory size starts from.
+    pub(crate) fn base(&self, runtime: Runtime, memory_mib: u32) -> Result<Base, DeployError> {
+        let kernel = self.kernel()?.ok_or(DeployError::NoKernel)?;
+        let image = hearth_rootfs::cached_runtime(&self.cache, runtime.image())?
+            .ok_or(DeployError::NoRuntimeImage(runtime.id()))?;
+        let fingerprint = fingerprint(&[
+            "runtime 1",
+            &kernel.sha256,
+            &image.sha256,
+            &self.sandbox,
+            &self.kind,
+            &memory_mib.to_string(),
+        ]);
+        Ok(Base {
+            kernel: kernel.path,
+            image: image.path,
+            memory_mib,
+            fingerprint,
+        })
+    }
+}
+
+/// What a function's snapshot is bound to: where it started from, its code, everything that its
+/// runtime saw of its configuration.
+pub(crate) fn function_fingerprint(
+    base: &Base,
+    name: &FunctionName,
+    code: &Code,
+    config: &FunctionConfig,
+    region: &str,
+) -> String {
+    let config = serde_json::to_string(config).expect("a configuration is plain JSON");
+    fingerprint(&[
+        "function 1",
+        &base.fingerprint,
+        name.as_str(),
+        &code.sha256,
+        &config,
+        region,
+    ])
+}
+
+fn fingerprint(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        // With its length, so that no two lists of parts run into the same bytes.
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize())
+}
+
+fn hash_file(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(&buffer[..read]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_do_not_run_into_each_other() {
+        assert_ne!(fingerprint(&["ab", "c"]), fingerprint(&["a", "bc"]));
+        assert_eq!(fingerprint(&["a"]).len(), 64);
+    }
+}

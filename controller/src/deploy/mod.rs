@@ -1,0 +1,20 @@
+//! From a code package to a version that can run.
+//!
+//! * [`packages`]: uploaded packages, by content hash.
+//! * [`host`]: what snapshots are bound to: kernel, images, sandbox, kind of host.
+//! * [`snapshot`]: talking a microVM into a state worth keeping, and keeping it.
+//! * [`builder`]: runtime snapshots and function snapshots, made when needed.
+//! * [`control`]: create, update, delete: what the API asks for, one at a time, nothing lost.
+
+mod builder;
+mod control;
+mod error;
+mod host;
+mod packages;
+mod snapshot;
+
+pub(crate) use builder::{Builder, Rebuilder, Times};
+pub(crate) use control::{ControlError, Deployer};
+pub(crate) use error::DeployError;
+pub(crate) use host::Host;
+pub(crate) use packages::Packages;

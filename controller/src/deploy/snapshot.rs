@@ -1,0 +1,218 @@
+//! Talking a microVM into a state worth keeping, and keeping it.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hearth_protocol::agent::{AgentMessage, Configure, HostMessage};
+use hearth_protocol::sandbox::{Boot, Command, RefusalKind, Restore, Resume};
+use tokio::time::{timeout, timeout_at};
+
+use super::error::DeployError;
+use crate::function::snapshot_files;
+use crate::instance::{MicroVm, VmError, VmEvent, thaw};
+
+/// Longest time to write a snapshot: 10 GiB at the speed of a slow disk.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
+/// Longest time for any other command.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// How often a guest that is not quiet is given time to become it.
+const QUIET_TRIES: u32 = 50;
+/// How long each time: a few timer ticks of an interpreted kernel.
+const QUIET_PAUSE: Duration = Duration::from_millis(20);
+/// How often a long boot is spoken of.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Boots a kernel and waits for its agent.
+pub(crate) async fn boot(vm: &mut MicroVm, boot: Boot, limit: Duration) -> Result<(), DeployError> {
+    let doing = DeployError::vm;
+    let began = Instant::now();
+    command(vm, Command::Boot(boot), COMMAND_LIMIT)
+        .await
+        .map_err(doing("starting a kernel"))?;
+    let mut next_word = PROGRESS;
+    loop {
+        let due = began + next_word.min(limit);
+        match timeout_at(due.into(), vm.next()).await {
+            Ok(Ok(VmEvent::Agent(AgentMessage::Hello(hello)))) => {
+                tracing::info!(
+                    kernel = hello.kernel,
+                    agent = hello.version,
+                    seconds = began.elapsed().as_secs_f64(),
+                    "guest booted"
+                );
+                return Ok(());
+            }
+            Ok(Ok(other)) => return Err(doing("booting")(unexpected(other))),
+            Ok(Err(error)) => return Err(doing("booting")(error)),
+            Err(_) if began.elapsed() >= limit => {
+                return Err(doing("booting")(VmError::Late(
+                    "the agent's first word",
+                    limit,
+                )));
+            }
+            Err(_) => {
+                tracing::info!(seconds = next_word.as_secs(), "guest kernel is booting");
+                next_word += PROGRESS;
+            }
+        }
+    }
+}
+
+/// What a function's init came to.
+#[derive(Debug)]
+pub(crate) struct Init {
+    pub(crate) result: Result<Duration, DeployError>,
+    /// What it wrote.
+    pub(crate) log: Vec<Bytes>,
+}
+
+/// Restores a runtime snapshot and starts a function in it. An error is the platform's; the
+/// function's own is in [`Init`].
+pub(crate) async fn init(
+    vm: &mut MicroVm,
+    restore: Restore,
+    configure: Configure,
+    limit: Duration,
+) -> Result<Init, VmError> {
+    let began = Instant::now();
+    let restore = Restore {
+        resume: Some(Resume::default()),
+        ..restore
+    };
+    command(vm, Command::Restore(restore), COMMAND_LIMIT).await?;
+    vm.send([thaw()?, HostMessage::Configure(configure)])?;
+    let mut log = Vec::new();
+    let mut thawed = false;
+    let deadline = began + limit;
+    let result = loop {
+        let event = timeout_at(deadline.into(), vm.next()).await;
+        if Instant::now() >= deadline {
+            break Err(DeployError::InitTimeout(limit));
+        }
+        let Ok(event) = event else {
+            break Err(DeployError::InitTimeout(limit));
+        };
+        let message = match event? {
+            VmEvent::Agent(message) => message,
+            other => return Err(unexpected(other)),
+        };
+        match message {
+            AgentMessage::Thawed if !thawed => thawed = true,
+            AgentMessage::Log(_, text) if thawed => log.push(text),
+            AgentMessage::Ready(ready) if thawed => {
+                let took = began.elapsed();
+                let said = ready.init_us.map_or(took, Duration::from_micros);
+                break Ok(said.min(took));
+            }
+            AgentMessage::InitFailed(failed, body) => {
+                break Err(DeployError::Init {
+                    message: error_message(&body),
+                    kind: failed.error_type.chars().take(128).collect(),
+                });
+            }
+            AgentMessage::RuntimeExited(exited) => {
+                break Err(DeployError::Init {
+                    kind: "Runtime.ExitError".into(),
+                    message: format!("the runtime ended in init: {:?}", exited.exit),
+                });
+            }
+            other => return Err(unexpected(VmEvent::Agent(other))),
+        }
+    };
+    Ok(Init { result, log })
+}
+
+/// Pauses the microVM and writes its snapshot into `folder`, which appears whole or not at all.
+pub(crate) async fn save(vm: &mut MicroVm, work: &Path, folder: &Path) -> Result<(), DeployError> {
+    fs::create_dir_all(work).map_err(DeployError::io("create", work))?;
+    let _leftovers = Work(work);
+    write(vm, work)
+        .await
+        .map_err(DeployError::vm("writing a snapshot"))?;
+    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
+    sync(work).map_err(DeployError::io("flush", work))?;
+    fs::rename(work, folder).map_err(DeployError::io("rename into place", folder))?;
+    let parent = folder.parent().unwrap_or(folder);
+    sync(parent).map_err(DeployError::io("flush", parent))
+}
+
+/// A folder for work in progress: what is left of it goes, also when nobody waits any more.
+struct Work<'a>(&'a Path);
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "half a snapshot not removed");
+        }
+    }
+}
+
+async fn write(vm: &mut MicroVm, work: &Path) -> Result<(), VmError> {
+    command(vm, Command::Pause, COMMAND_LIMIT).await?;
+    for tries in 1.. {
+        let snapshot = Command::Snapshot(snapshot_files(work));
+        match command(vm, snapshot, SNAPSHOT_LIMIT).await {
+            // The guest has something in flight: let it run on for a moment.
+            Err(VmError::Refused(refusal))
+                if refusal.kind == RefusalKind::NotQuiet && tries < QUIET_TRIES =>
+            {
+                command(vm, Command::Resume(Resume::default()), COMMAND_LIMIT).await?;
+                tokio::time::sleep(QUIET_PAUSE).await;
+                command(vm, Command::Pause, COMMAND_LIMIT).await?;
+            }
+            other => return other,
+        }
+    }
+    unreachable!("the last try returns")
+}
+
+async fn command(vm: &mut MicroVm, command: Command, limit: Duration) -> Result<(), VmError> {
+    timeout(limit, vm.command(command))
+        .await
+        .map_err(|_| VmError::Late("a command", limit))?
+        .map(drop)
+}
+
+fn unexpected(event: VmEvent) -> VmError {
+    match event {
+        VmEvent::Exited(exited) => VmError::Exited(exited),
+        VmEvent::Agent(AgentMessage::Fatal(reason)) => VmError::Unexpected(format!(
+            "the agent can't go on: {}",
+            String::from_utf8_lossy(&reason[..reason.len().min(500)])
+        )),
+        other => VmError::Unexpected(format!("in init it said {other:?}")),
+    }
+}
+
+/// The message in a runtime's error body, which is whatever the function made of it.
+fn error_message(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        #[serde(rename = "errorMessage")]
+        message: String,
+    }
+    let text = match serde_json::from_slice::<Body>(body) {
+        Ok(body) => body.message,
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    text.chars().take(1000).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_init_errors_message_is_found_or_its_body_shown_in_part() {
+        assert_eq!(
+            error_message(br#"{"errorMessage":"no module x","errorType":"E"}"#),
+            "no module x"
+        );
+        assert_eq!(error_message(b"plain"), "plain");
+        assert_eq!(error_message(&[b'x'; 5000]).len(), 1000);
+    }
+}

@@ -1,0 +1,123 @@
+//! A function's configuration: what its owner chose. Values are checked where they come in, see
+//! `api::validate`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a function's owner chose. Everything in it is part of what a snapshot is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FunctionConfig {
+    pub(crate) runtime: Runtime,
+    pub(crate) handler: String,
+    pub(crate) role: String,
+    pub(crate) description: String,
+    /// 1 to 900.
+    pub(crate) timeout_seconds: u32,
+    /// 128 to 10,240.
+    pub(crate) memory_mib: u32,
+    /// 512 to 10,240: the size of `/tmp`.
+    pub(crate) ephemeral_storage_mib: u32,
+    pub(crate) environment: Environment,
+    /// `PassThrough` or `Active`.
+    pub(crate) tracing_mode: String,
+    /// `None` or `PublishedVersions`. Kept for clients; here every version starts from a snapshot.
+    pub(crate) snap_start: String,
+    pub(crate) tags: BTreeMap<String, String>,
+}
+
+/// Runtimes that functions can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum Runtime {
+    #[serde(rename = "python3.11")]
+    Python311,
+    #[serde(rename = "provided")]
+    Provided,
+    #[serde(rename = "provided.al2")]
+    ProvidedAl2,
+    #[serde(rename = "provided.al2023")]
+    ProvidedAl2023,
+}
+
+impl Runtime {
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Python311,
+        Self::Provided,
+        Self::ProvidedAl2,
+        Self::ProvidedAl2023,
+    ];
+
+    /// Lambda's identifier.
+    pub(crate) fn id(self) -> &'static str {
+        match self {
+            Self::Python311 => "python3.11",
+            Self::Provided => "provided",
+            Self::ProvidedAl2 => "provided.al2",
+            Self::ProvidedAl2023 => "provided.al2023",
+        }
+    }
+
+    pub(crate) fn parse(id: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|runtime| runtime.id() == id)
+    }
+
+    /// The image that it runs on.
+    pub(crate) fn image(self) -> hearth_rootfs::Runtime {
+        match self {
+            Self::Python311 => hearth_rootfs::Runtime::Python311,
+            Self::Provided | Self::ProvidedAl2 | Self::ProvidedAl2023 => {
+                hearth_rootfs::Runtime::Provided
+            }
+        }
+    }
+
+    /// Programs to start in the guest; the first that is there is taken.
+    pub(crate) fn bootstrap(self) -> Vec<String> {
+        let candidates: &[&str] = match self {
+            Self::Python311 => &["/var/runtime/bootstrap"],
+            Self::Provided | Self::ProvidedAl2 | Self::ProvidedAl2023 => &[
+                "/var/task/bootstrap",
+                "/opt/bootstrap",
+                "/var/runtime/bootstrap",
+            ],
+        };
+        candidates.iter().map(|path| (*path).into()).collect()
+    }
+}
+
+/// Environment variables. Values are secrets: shown to whoever may read the configuration, and
+/// never in a log.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Environment(pub(crate) BTreeMap<String, String>);
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_environment_variables_are_not_in_debug_output() {
+        let environment = Environment(BTreeMap::from([("KEY".into(), "secret".into())]));
+        let shown = format!("{environment:?}");
+        assert!(
+            shown.contains("KEY") && !shown.contains("secret"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn every_runtime_is_found_and_stored_by_its_identifier() {
+        for runtime in Runtime::ALL {
+            assert_eq!(Runtime::parse(runtime.id()), Some(runtime));
+            assert_eq!(serde_json::to_value(runtime).unwrap(), runtime.id());
+        }
+        assert_eq!(Runtime::parse("python2.7"), None);
+    }
+}

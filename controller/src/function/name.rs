@@ -1,0 +1,92 @@
+//! Function names and the ARNs made of them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The qualifier of the code that was deployed last: the only version so far.
+pub(crate) const LATEST: &str = "$LATEST";
+
+/// Longest name, in bytes.
+const MAX_NAME: usize = 64;
+
+/// 1 to 64 of `a-z A-Z 0-9 - _`: safe as a path component and in an ARN.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct FunctionName(Arc<str>);
+
+/// A name that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no function name: 1 to {MAX_NAME} of a-z A-Z 0-9 - _")]
+pub(crate) struct BadName(String);
+
+impl FunctionName {
+    pub(crate) fn parse(name: &str) -> Result<Self, BadName> {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(fine) {
+            return Err(BadName(name.into()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for FunctionName {
+    type Error = BadName;
+
+    fn try_from(name: String) -> Result<Self, BadName> {
+        Self::parse(&name)
+    }
+}
+
+impl From<FunctionName> for String {
+    fn from(name: FunctionName) -> Self {
+        name.0.as_ref().into()
+    }
+}
+
+impl fmt::Display for FunctionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The region and account that this controller's ARNs name.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) region: String,
+    pub(crate) account: String,
+}
+
+impl Place {
+    /// The ARN of a function, unqualified.
+    pub(crate) fn arn(&self, name: &FunctionName) -> String {
+        self.arn_of(name.as_str())
+    }
+
+    /// The ARN of a function, or of a version of it when `name` is qualified.
+    pub(crate) fn arn_of(&self, name: &str) -> String {
+        format!(
+            "arn:aws:lambda:{}:{}:function:{name}",
+            self.region, self.account
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_safe_as_a_path_component() {
+        FunctionName::parse("a-B_9").unwrap();
+        FunctionName::parse(&"x".repeat(64)).unwrap();
+        for bad in ["", "a/b", "..", "a.b", "a b", "a\0", "ä", &"x".repeat(65)] {
+            assert!(FunctionName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A version of a function that invocations can run on, and the files that it starts from.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hearth_protocol::sandbox::SnapshotFiles;
+
+use super::{Code, FunctionConfig, FunctionName};
+
+/// A version of a function. Invocations, instances and the catalog share it; an instance never
+/// serves another one than the one it was started from.
+#[derive(Debug)]
+pub(crate) struct Version {
+    /// Unique in this process.
+    pub(crate) serial: u64,
+    pub(crate) name: FunctionName,
+    pub(crate) config: FunctionConfig,
+    pub(crate) code: Code,
+    pub(crate) revision_id: String,
+    artefacts: Mutex<Option<Arc<Artefacts>>>,
+    retired: AtomicBool,
+    /// Held by whoever makes artefacts anew: once is enough.
+    pub(crate) rebuilding: tokio::sync::Mutex<()>,
+}
+
+impl Version {
+    /// `artefacts` is `None` when they have to be made anew before the first start.
+    pub(crate) fn new(
+        name: FunctionName,
+        config: FunctionConfig,
+        code: Code,
+        revision_id: String,
+        artefacts: Option<Arc<Artefacts>>,
+    ) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self {
+            serial: NEXT.fetch_add(1, Ordering::Relaxed),
+            name,
+            config,
+            code,
+            revision_id,
+            artefacts: Mutex::new(artefacts),
+            retired: AtomicBool::new(false),
+            rebuilding: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.config.timeout_seconds.into())
+    }
+
+    pub(crate) fn artefacts(&self) -> Option<Arc<Artefacts>> {
+        self.artefacts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_artefacts(&self, artefacts: Arc<Artefacts>) {
+        *self
+            .artefacts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(artefacts);
+    }
+
+    /// Gives up artefacts that could not be used, unless others have taken their place already.
+    pub(crate) fn discard_artefacts(&self, unusable: &Arc<Artefacts>) {
+        let mut place = self
+            .artefacts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if place.as_ref().is_some_and(|now| Arc::ptr_eq(now, unusable)) {
+            unusable.doom();
+            *place = None;
+        }
+    }
+
+    /// Says that another version took this one's place: no instance of it stays idle, and its files
+    /// go when the last who holds it lets go.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        if let Some(artefacts) = self.artefacts() {
+            artefacts.doom();
+        }
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+}
+
+/// Image and snapshot of one deploy. Each deploy has its own: nothing is shared, so nothing can be
+/// taken from under another. Files that are doomed disappear with the last one who may still open
+/// them.
+#[derive(Debug)]
+pub(crate) struct Artefacts {
+    /// Names them.
+    pub(crate) key: String,
+    /// The runtime's image: not doomed with the rest.
+    pub(crate) runtime_image: PathBuf,
+    /// The code.
+    pub(crate) code_image: PathBuf,
+    /// Folder of the snapshot's files.
+    pub(crate) folder: PathBuf,
+    pub(crate) fingerprint: String,
+    doomed: AtomicBool,
+}
+
+impl Artefacts {
+    pub(crate) fn new(
+        key: String,
+        runtime_image: PathBuf,
+        code_image: PathBuf,
+        folder: PathBuf,
+        fingerprint: String,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            key,
+            runtime_image,
+            code_image,
+            folder,
+            fingerprint,
+            doomed: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn snapshot(&self) -> SnapshotFiles {
+        snapshot_files(&self.folder)
+    }
+
+    pub(crate) fn disks(&self) -> Vec<Option<PathBuf>> {
+        vec![
+            Some(self.runtime_image.clone()),
+            Some(self.code_image.clone()),
+            None,
+        ]
+    }
+
+    /// Whether the files are there.
+    pub(crate) fn complete(&self) -> bool {
+        let files = self.snapshot();
+        files.state.is_file() && files.memory.is_file() && self.code_image.is_file()
+    }
+
+    pub(crate) fn doom(&self) {
+        self.doomed.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes `doom` back: for files that were not whole until now.
+    pub(crate) fn keep(&self) {
+        self.doomed.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Artefacts {
+    fn drop(&mut self) {
+        if !*self.doomed.get_mut() {
+            return;
+        }
+        let removed = [
+            std::fs::remove_dir_all(&self.folder),
+            std::fs::remove_file(&self.code_image),
+        ];
+        for result in removed {
+            match result {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(key = self.key, %error, "files of a former deploy not removed");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The files of a snapshot in `folder`.
+pub(crate) fn snapshot_files(folder: &std::path::Path) -> SnapshotFiles {
+    SnapshotFiles {
+        state: folder.join("state"),
+        memory: folder.join("memory"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doomed_files_stay_until_the_last_holder_lets_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, image) = (dir.path().join("snapshot"), dir.path().join("image"));
+        std::fs::create_dir(&folder).unwrap();
+        for file in [folder.join("state"), folder.join("memory"), image.clone()] {
+            std::fs::write(file, "x").unwrap();
+        }
+        let first = Artefacts::new(
+            "k".into(),
+            "/runtime".into(),
+            image.clone(),
+            folder.clone(),
+            String::new(),
+        );
+        let second = first.clone();
+        first.doom();
+        drop(first);
+        assert!(second.complete());
+        drop(second);
+        assert!(!folder.exists() && !image.exists());
+    }
+}

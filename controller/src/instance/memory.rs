@@ -1,0 +1,39 @@
+//! What a sandbox process has of the host's memory, from `/proc/PID/smaps_rollup`.
+//!
+//! Reading it makes the kernel walk the process's pages: for listings and for instances that are
+//! about to be killed, never on an invocation's ordinary way.
+
+use std::fs;
+
+/// Proportional set size in KiB: shared pages count by their share. `None` when the process is gone
+/// or not ours.
+pub(crate) fn pss_kib(pid: u32) -> Option<u64> {
+    field(&rollup(pid)?, "Pss:")
+}
+
+/// Bytes that no other process has: what the guest wrote, and the sandbox's own.
+pub(crate) fn private_bytes(pid: u32) -> Option<u64> {
+    let text = rollup(pid)?;
+    Some((field(&text, "Private_Dirty:")? + field(&text, "Private_Clean:")?) * 1024)
+}
+
+fn rollup(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory() {
+        assert!(pss_kib(std::process::id()).unwrap() > 0);
+        assert!(private_bytes(std::process::id()).unwrap() > 0);
+        assert_eq!(pss_kib(u32::MAX), None);
+    }
+}

@@ -1,0 +1,345 @@
+//! A microVM as its owner sees it: commands go in, events come out.
+//!
+//! Both sockets belong to one value and are read by one caller, so there is nothing to lock. What
+//! is sent to the agent is queued and written while [`MicroVm::next`] waits: a guest that does not
+//! read its 6 MB event while it floods its log can't bring both sides to a standstill.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::task::Context;
+
+use bytes::{Buf, Bytes, BytesMut};
+use hearth_protocol::agent::{
+    AgentMessage, Frame, FrameDecoder, FrameError, HostMessage, MessageError,
+};
+use hearth_protocol::guest::MAX_PAYLOAD;
+use hearth_protocol::sandbox::{
+    Command, ControlError, Event, Exited, Message, Outcome, Refusal, Reply, Request, Status,
+    decode, encode,
+};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use super::process::SandboxProcess;
+
+/// Messages of the agent that may come in while a command's reply is awaited.
+const MAX_STASH: usize = 256;
+/// Frames that one write hands to the kernel at most.
+const MAX_SLICES: usize = 8;
+
+/// What a microVM has to say.
+#[derive(Debug)]
+pub(crate) enum VmEvent {
+    /// The agent, through the vsock connection.
+    Agent(AgentMessage),
+    /// The sandbox, to a command.
+    Reply(Reply),
+    /// The vCPU time of the last `Resume` is used up; the microVM is paused.
+    CpuBudgetExhausted,
+    /// The process is about to end.
+    Exited(Exited),
+}
+
+/// Why a microVM is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VmError {
+    /// The sandbox's process has ended without a word.
+    #[error("the sandbox's process ended")]
+    Gone,
+    /// The process said that it ends.
+    #[error("the microVM ended: {:?}: {}", .0.reason, .0.detail)]
+    Exited(Exited),
+    /// A socket failed.
+    #[error("socket to the sandbox: {0}")]
+    Io(#[from] io::Error),
+    /// The sandbox does not read its commands.
+    #[error("the sandbox does not read its commands")]
+    Stuck,
+    /// The control channel carried something else than messages.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The guest sent something that is no frame.
+    #[error("from the guest: {0}")]
+    Frame(#[from] FrameError),
+    /// The guest sent a frame that is no message.
+    #[error("from the guest: {0}")]
+    Message(#[from] MessageError),
+    /// A reply to no command, or a second one.
+    #[error("a reply to command {got} after that to command {last}")]
+    ForeignReply {
+        /// Its number.
+        got: u64,
+        /// The one before it.
+        last: u64,
+    },
+    /// The guest said what makes no sense now.
+    #[error("from the guest: {0}")]
+    Unexpected(String),
+    /// The sandbox would not.
+    #[error("the sandbox refused ({:?}): {}", .0.kind, .0.message)]
+    Refused(Refusal),
+    /// Something took longer than it may.
+    #[error("{0} took longer than {1:?}")]
+    Late(&'static str, std::time::Duration),
+}
+
+/// A sandbox process and both ends of what connects to it. Dropping it ends the process.
+#[derive(Debug)]
+pub(crate) struct MicroVm {
+    control: UnixStream,
+    control_in: BytesMut,
+    agent: UnixStream,
+    agent_in: BytesMut,
+    agent_open: bool,
+    outbound: VecDeque<Bytes>,
+    stash: VecDeque<AgentMessage>,
+    decoder: FrameDecoder,
+    next_id: u64,
+    last_reply: u64,
+    process: Box<dyn SandboxProcess>,
+}
+
+impl MicroVm {
+    pub(crate) fn new(
+        control: UnixStream,
+        agent: UnixStream,
+        process: Box<dyn SandboxProcess>,
+    ) -> Self {
+        Self {
+            control,
+            control_in: BytesMut::new(),
+            agent,
+            agent_in: BytesMut::new(),
+            agent_open: true,
+            outbound: VecDeque::new(),
+            stash: VecDeque::new(),
+            decoder: FrameDecoder::new(MAX_PAYLOAD),
+            next_id: 1,
+            last_reply: 0,
+            process,
+        }
+    }
+
+    pub(crate) fn process(&self) -> &dyn SandboxProcess {
+        self.process.as_ref()
+    }
+
+    /// Writes a command and does not wait. The number is its reply's.
+    pub(crate) fn submit(&mut self, command: Command) -> Result<u64, VmError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let bytes = encode(&Request { id, command })?;
+        // Commands are a few hundred bytes, the socket's buffer takes hundreds of kilobytes, and
+        // one command is under way at a time: a write that does not fit means a stuck reader.
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        match send(self.control.as_raw_fd(), &bytes, flags) {
+            Ok(written) if written == bytes.len() => Ok(id),
+            Ok(_) | Err(Errno::EAGAIN) => Err(VmError::Stuck),
+            Err(Errno::EPIPE | Errno::ECONNRESET) => Err(VmError::Gone),
+            Err(errno) => Err(VmError::Io(errno.into())),
+        }
+    }
+
+    /// Queues messages to the agent and writes what fits, all in one system call if it does.
+    pub(crate) fn send<const N: usize>(
+        &mut self,
+        messages: [HostMessage; N],
+    ) -> Result<(), VmError> {
+        let mut small = BytesMut::new();
+        for message in messages {
+            let frame = Frame::from(message);
+            if frame.payload.len() <= 4096 {
+                frame.encode(&mut small)?;
+            } else {
+                frame.encode_head(&mut small)?;
+                self.outbound.push_back(small.split().freeze());
+                self.outbound.push_back(frame.payload);
+            }
+        }
+        if !small.is_empty() {
+            self.outbound.push_back(small.freeze());
+        }
+        self.flush()
+    }
+
+    /// Writes queued bytes until the socket is full.
+    fn flush(&mut self) -> Result<(), VmError> {
+        while !self.outbound.is_empty() {
+            let slices: Vec<IoSlice<'_>> = self
+                .outbound
+                .iter()
+                .take(MAX_SLICES)
+                .map(|bytes| IoSlice::new(bytes))
+                .collect();
+            let mut written = match self.agent.try_write_vectored(&slices) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(VmError::Io(error)),
+            };
+            while let Some(front) = self.outbound.front_mut() {
+                if written < front.len() {
+                    front.advance(written);
+                    break;
+                }
+                written -= front.len();
+                self.outbound.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what the microVM says next. Nothing is lost when the future is dropped.
+    pub(crate) async fn next(&mut self) -> Result<VmEvent, VmError> {
+        if let Some(message) = self.stash.pop_front() {
+            return Ok(VmEvent::Agent(message));
+        }
+        self.next_unstashed().await
+    }
+
+    async fn next_unstashed(&mut self) -> Result<VmEvent, VmError> {
+        loop {
+            if let Some(frame) = self.decoder.decode(&mut self.agent_in)? {
+                return Ok(VmEvent::Agent(AgentMessage::try_from(frame)?));
+            }
+            if let Some(message) = decode::<Message>(&mut self.control_in)? {
+                return Ok(match message {
+                    Message::Reply(reply) => {
+                        self.check_order(&reply)?;
+                        VmEvent::Reply(reply)
+                    }
+                    Message::Event(Event::CpuBudgetExhausted) => VmEvent::CpuBudgetExhausted,
+                    Message::Event(Event::Exited(exited)) => VmEvent::Exited(exited),
+                });
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Replies come in the order of their commands, each once.
+    fn check_order(&mut self, reply: &Reply) -> Result<(), VmError> {
+        if reply.id <= self.last_reply || reply.id >= self.next_id {
+            return Err(VmError::ForeignReply {
+                got: reply.id,
+                last: self.last_reply,
+            });
+        }
+        self.last_reply = reply.id;
+        Ok(())
+    }
+
+    /// Reads more bytes from either socket, and writes queued ones.
+    async fn fill(&mut self) -> Result<(), VmError> {
+        let interest = if self.outbound.is_empty() {
+            Interest::READABLE
+        } else {
+            Interest::READABLE | Interest::WRITABLE
+        };
+        // The agent first: its last words must be heard before the news that it is gone.
+        tokio::select! {
+            biased;
+            ready = self.agent.ready(interest), if self.agent_open => {
+                let ready = ready?;
+                if ready.is_readable() {
+                    match self.agent.try_read_buf(&mut self.agent_in) {
+                        // The process is ending; the control channel will say how.
+                        Ok(0) => self.agent_open = false,
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                            self.agent_open = false;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                if ready.is_writable() && self.agent_open {
+                    match self.flush() {
+                        Err(VmError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                            self.outbound.clear();
+                        }
+                        other => other?,
+                    }
+                }
+            }
+            ready = self.control.readable() => {
+                ready?;
+                match self.control.try_read_buf(&mut self.control_in) {
+                    Ok(0) => return Err(VmError::Gone),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                        return Err(VmError::Gone);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the process lives and has said nothing: true of a shell that waits. Something to
+    /// read means that it has ended, or is no shell.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        recv(self.control.as_raw_fd(), &mut byte, flags) == Err(Errno::EAGAIN)
+    }
+
+    /// The same, waking `context` when it becomes false.
+    pub(crate) fn poll_silent(&self, context: &mut Context<'_>) -> bool {
+        loop {
+            if self.control.poll_read_ready(context).is_pending() {
+                return true;
+            }
+            // Readiness may be left over from what was read before: only the kernel knows.
+            let peeked = self.control.try_io(Interest::READABLE, || {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+                recv(self.control.as_raw_fd(), &mut [0; 1], flags).map_err(io::Error::from)
+            });
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Sends a command and waits for its reply. What the agent says meanwhile is kept for `next`.
+    pub(crate) async fn command(&mut self, command: Command) -> Result<Option<Status>, VmError> {
+        let awaited = self.submit(command)?;
+        loop {
+            match self.next_unstashed().await? {
+                VmEvent::Agent(message) => {
+                    if self.stash.len() == MAX_STASH {
+                        return Err(VmError::Unexpected(format!(
+                            "more than {MAX_STASH} messages while a command was under way"
+                        )));
+                    }
+                    self.stash.push_back(message);
+                }
+                // An earlier command's reply may not have been waited for.
+                VmEvent::Reply(reply) => {
+                    let id = reply.id;
+                    let status = outcome(reply)?;
+                    if id == awaited {
+                        return Ok(status);
+                    }
+                }
+                // The budget ended while the reply was on its way; the microVM is paused, which no
+                // command that awaits its reply minds.
+                VmEvent::CpuBudgetExhausted => {}
+                VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
+            }
+        }
+    }
+}
+
+/// What a reply says.
+pub(crate) fn outcome(reply: Reply) -> Result<Option<Status>, VmError> {
+    match reply.outcome {
+        Outcome::Done => Ok(None),
+        Outcome::Status(status) => Ok(Some(status)),
+        Outcome::Refused(refusal) => Err(VmError::Refused(refusal)),
+    }
+}

@@ -1,0 +1,19 @@
+//! One instance: a sandbox process, the two sockets to it, and the conversation over them.
+//!
+//! * [`process`]: starting, measuring and ending sandbox processes.
+//! * [`microvm`]: commands to the sandbox and frames to the agent, as one stream of events.
+//! * [`entropy`]: what a restored guest's generator is reseeded with.
+//!
+//! Everything that comes out of a microVM is hostile. A microVM that says what it should not is
+//! ended; nothing that it says reaches another function.
+
+mod cpu_clock;
+mod entropy;
+mod memory;
+mod microvm;
+mod process;
+
+pub(crate) use entropy::{realtime_ns, thaw};
+pub(crate) use memory::{private_bytes, pss_kib};
+pub(crate) use microvm::{MicroVm, VmError, VmEvent, outcome};
+pub(crate) use process::{LaunchError, Launcher, ProcessLauncher};

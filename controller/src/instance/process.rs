@@ -1,0 +1,271 @@
+//! Sandbox processes: started by one thread, ended and reaped in the background.
+//!
+//! A sandbox asks to be killed when the *thread* that forked it ends, so all are started by one
+//! thread that lives as long as the controller. It also keeps `fork`, which takes a millisecond and
+//! more, off the threads that serve requests.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::cpu_clock;
+use super::microvm::MicroVm;
+use crate::limits::{CpuCgroup, CpuCgroups};
+
+/// The descriptors that a sandbox finds its sockets at.
+const CONTROL_FD: RawFd = 3;
+const AGENT_FD: RawFd = 4;
+/// What one process may write to the log; the rest is thrown away.
+const MAX_STDERR: u64 = 256 * 1024;
+
+/// A running sandbox process. Dropping it kills and reaps the process.
+pub(crate) trait SandboxProcess: Debug + Send {
+    /// Its process id.
+    fn pid(&self) -> u32;
+    /// CPU time it has used; `None` when it has ended.
+    fn cpu_time(&self) -> Option<Duration>;
+    /// Gives it the CPU share that goes with a memory size.
+    fn set_memory(&self, memory_mib: u32);
+}
+
+/// Starts sandbox processes: microVMs without a guest, ready for `Boot` or `Restore`.
+pub(crate) trait Launcher: Debug + Send + Sync + 'static {
+    /// Starts one.
+    fn launch(&self) -> Pin<Box<dyn Future<Output = Result<MicroVm, LaunchError>> + Send + '_>>;
+}
+
+/// Why no sandbox process could be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    /// The host would not start it.
+    #[error("can't start {}: {source}", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Sockets could not be made.
+    #[error("can't make sockets for a sandbox: {0}")]
+    Sockets(io::Error),
+    /// It started, and was no sandbox.
+    #[error("a new sandbox did not come up: {0}")]
+    Dead(#[from] super::microvm::VmError),
+    /// The controller is ending.
+    #[error("the controller is ending")]
+    Closed,
+}
+
+type Order = oneshot::Sender<Result<MicroVm, LaunchError>>;
+
+/// Starts the real thing.
+#[derive(Debug)]
+pub(crate) struct ProcessLauncher {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl ProcessLauncher {
+    /// A launcher of `program`. Ended processes are reaped on `reaper`; whoever waits for that
+    /// tracker knows that none is left.
+    pub(crate) fn new(
+        program: PathBuf,
+        cgroups: Arc<CpuCgroups>,
+        reaper: TaskTracker,
+    ) -> io::Result<Self> {
+        let (orders, mut inbox) = mpsc::unbounded_channel::<Order>();
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new()
+            .name("launcher".into())
+            .spawn(move || {
+                let _runtime = runtime.enter();
+                while let Some(order) = inbox.blocking_recv() {
+                    // An order whose giver is gone gets its process dropped, and with it ended.
+                    let _ = order.send(spawn(&program, &cgroups, &reaper));
+                }
+            })?;
+        Ok(Self { orders })
+    }
+}
+
+impl Launcher for ProcessLauncher {
+    fn launch(&self) -> Pin<Box<dyn Future<Output = Result<MicroVm, LaunchError>> + Send + '_>> {
+        Box::pin(async {
+            let (order, result) = oneshot::channel();
+            self.orders.send(order).map_err(|_| LaunchError::Closed)?;
+            result.await.map_err(|_| LaunchError::Closed)?
+        })
+    }
+}
+
+/// A child process with its cgroup.
+#[derive(Debug)]
+struct RealProcess {
+    child: Option<Child>,
+    cgroup: Option<CpuCgroup>,
+    pid: u32,
+    reaper: TaskTracker,
+}
+
+impl SandboxProcess for RealProcess {
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        cpu_clock::cpu_time(self.pid)
+    }
+
+    fn set_memory(&self, memory_mib: u32) {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.set_memory(memory_mib)
+        {
+            tracing::warn!(pid = self.pid, %error, "CPU share not set");
+        }
+    }
+}
+
+impl Drop for RealProcess {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        if let Err(error) = child.start_kill() {
+            tracing::debug!(pid = self.pid, %error, "kill");
+        }
+        let cgroup = self.cgroup.take();
+        self.reaper.spawn(async move {
+            if let Err(error) = child.wait().await {
+                tracing::warn!(%error, "waiting for a sandbox's end");
+            }
+            // Only an empty cgroup can be removed: after the wait.
+            drop(cgroup);
+        });
+    }
+}
+
+fn spawn(
+    program: &PathBuf,
+    cgroups: &CpuCgroups,
+    reaper: &TaskTracker,
+) -> Result<MicroVm, LaunchError> {
+    let (control, control_far) = StdUnixStream::pair().map_err(LaunchError::Sockets)?;
+    let (agent, agent_far) = StdUnixStream::pair().map_err(LaunchError::Sockets)?;
+    let (control_far, agent_far) = (OwnedFd::from(control_far), OwnedFd::from(agent_far));
+    let mut command = Command::new(program);
+    command
+        .args(["--control-fd", "3", "--vsock-fd", "4"])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    if let Some(filter) = std::env::var_os("RUST_LOG") {
+        command.env("RUST_LOG", filter);
+    }
+    let (control_fd, agent_fd) = (control_far.as_raw_fd(), agent_far.as_raw_fd());
+    // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls
+    // on descriptors that are open in the parent until `spawn` returns.
+    unsafe {
+        command.pre_exec(move || hand_over(control_fd, agent_fd));
+    }
+    let mut child = command.spawn().map_err(|source| LaunchError::Spawn {
+        program: program.clone(),
+        source,
+    })?;
+    drop((control_far, agent_far));
+    let pid = child
+        .id()
+        .expect("a child that was not waited for has an id");
+    if let Some(stderr) = child.stderr.take() {
+        tokio::spawn(forward(pid, stderr));
+    }
+    let cgroup = cgroups.enter(pid);
+    let process = RealProcess {
+        child: Some(child),
+        cgroup,
+        pid,
+        reaper: reaper.clone(),
+    };
+    let connect = |socket: StdUnixStream| {
+        socket.set_nonblocking(true)?;
+        UnixStream::from_std(socket)
+    };
+    let control = connect(control).map_err(LaunchError::Sockets)?;
+    let agent = connect(agent).map_err(LaunchError::Sockets)?;
+    Ok(MicroVm::new(control, agent, Box::new(process)))
+}
+
+/// In the child: sockets to their places, everything else closed at exec, and death with the
+/// controller.
+fn hand_over(control: RawFd, agent: RawFd) -> io::Result<()> {
+    let check = |result: i32| {
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(result)
+        }
+    };
+    // Out of the way first: either may lie where the other has to go.
+    // SAFETY: plain system calls on descriptors that this process has.
+    unsafe {
+        let control = check(libc::fcntl(control, libc::F_DUPFD_CLOEXEC, 10))?;
+        let agent = check(libc::fcntl(agent, libc::F_DUPFD_CLOEXEC, 10))?;
+        check(libc::dup2(control, CONTROL_FD))?;
+        check(libc::dup2(agent, AGENT_FD))?;
+        // Rust opens everything close-on-exec; this is for what others opened.
+        if libc::syscall(
+            libc::SYS_close_range,
+            5,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        ) < 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+    }
+    Ok(())
+}
+
+/// Carries a sandbox's log into this process's, up to a limit: a guest may have a hand in it.
+async fn forward(pid: u32, mut stderr: ChildStderr) {
+    let mut lines = BufReader::new((&mut stderr).take(MAX_STDERR));
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match lines.read_until(b'\n', &mut line).await {
+            Ok(0) => break,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line);
+                tracing::info!(target: "sandbox", pid, "{}", text.trim_end().escape_debug());
+            }
+            Err(error) => {
+                tracing::debug!(pid, %error, "reading a sandbox's log");
+                break;
+            }
+        }
+    }
+    drop(lines);
+    // Past the limit: a full pipe would stop the writer, so read on and forget.
+    if let Ok(dropped @ 1..) = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await {
+        tracing::warn!(
+            pid,
+            dropped,
+            "a sandbox wrote more log than {MAX_STDERR} bytes"
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! CPU shares proportional to memory, by a cgroup for each sandbox process.
+//!
+//! On Lambda 1,769 MB of memory come with one vCPU. Here the same ratio becomes a weight:
+//! work-conserving, so an instance alone on the host runs at full speed, and what it costs others
+//! is bounded when they contend. `--cpu-limit cap` adds a hard quota for those who want an instance
+//! to run at the same speed whatever its neighbours do; it is not the default because a function of
+//! 128 MB would get 7 % of a CPU, also for its init at deploy.
+//!
+//! Version 2 (`cpu.weight`, `cpu.max`) is used where its cpu controller can be had, else version 1
+//! (`cpu.shares`, `cpu.cfs_quota_us`). Groups lie in one folder named after the data directory, so
+//! that the next start finds and removes what a killed controller left.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::settings::CpuLimit;
+
+/// Memory that comes with one vCPU, in MiB.
+const MIB_PER_VCPU: u64 = 1769;
+/// Period of a hard quota, in microseconds: the kernel's default.
+const PERIOD_US: u64 = 100_000;
+/// Shares of one vCPU in version 1: the kernel's default for a group.
+const V1_SHARES: u64 = 1024;
+/// Weight of one vCPU in version 2: the kernel's default for a group.
+const V2_WEIGHT: u64 = 100;
+
+/// Which cgroup version gives instances their CPU share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// The unified hierarchy.
+    V2,
+    /// The cpu controller's own hierarchy.
+    V1,
+    /// Neither could be used: every sandbox counts the same.
+    None,
+}
+
+impl Isolation {
+    pub(crate) const ALL: [Self; 3] = [Self::V2, Self::V1, Self::None];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::V2 => "v2",
+            Self::V1 => "v1",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Where the groups of this controller's sandboxes are made.
+#[derive(Debug)]
+pub(crate) struct CpuCgroups {
+    folder: Option<(Isolation, PathBuf)>,
+    limit: CpuLimit,
+    warnings: Vec<String>,
+}
+
+impl CpuCgroups {
+    /// Finds a usable hierarchy below `mount` (`/sys/fs/cgroup`) and makes the folder `name` in it,
+    /// after removing groups that an earlier controller left there.
+    pub(crate) fn open(mount: &Path, name: &str, limit: CpuLimit) -> Self {
+        let mut warnings = Vec::new();
+        for (isolation, parent) in candidates(mount) {
+            let folder = parent.join(name);
+            match prepare(isolation, &parent, &folder) {
+                Ok(()) => {
+                    return Self {
+                        folder: Some((isolation, folder)),
+                        limit,
+                        warnings: Vec::new(),
+                    };
+                }
+                Err(error) => warnings.push(format!("{}: {error}", folder.display())),
+            }
+        }
+        if warnings.is_empty() {
+            warnings.push(format!("no cpu controller below {}", mount.display()));
+        }
+        warnings.insert(
+            0,
+            "CPU shares are not enforced: no usable cpu cgroup".into(),
+        );
+        Self {
+            folder: None,
+            limit,
+            warnings,
+        }
+    }
+
+    pub(crate) fn isolation(&self) -> Isolation {
+        self.folder
+            .as_ref()
+            .map_or(Isolation::None, |(isolation, _)| *isolation)
+    }
+
+    /// What an administrator should know.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Puts a process into a group of its own. A failure costs isolation, not the process.
+    pub(crate) fn enter(&self, pid: u32) -> Option<CpuCgroup> {
+        let (isolation, folder) = self.folder.as_ref()?;
+        let path = folder.join(pid.to_string());
+        let group = CpuCgroup {
+            path,
+            isolation: *isolation,
+            limit: self.limit,
+        };
+        let entered = fs::create_dir(&group.path)
+            .and_then(|()| fs::write(group.path.join("cgroup.procs"), pid.to_string()));
+        if let Err(error) = entered {
+            tracing::warn!(pid, group = %group.path.display(), %error, "no CPU share for a sandbox");
+            return None;
+        }
+        Some(group)
+    }
+
+    /// Removes the folder, once every sandbox is gone.
+    pub(crate) fn close(&self) {
+        if let Some((_, folder)) = &self.folder
+            && let Err(error) = remove(folder)
+        {
+            tracing::warn!(folder = %folder.display(), %error, "cgroup folder not removed");
+        }
+    }
+}
+
+/// The group of one process; removed when dropped, which must be after the process's end.
+#[derive(Debug)]
+pub(crate) struct CpuCgroup {
+    path: PathBuf,
+    isolation: Isolation,
+    limit: CpuLimit,
+}
+
+impl CpuCgroup {
+    /// Sets the share, and the cap if there is to be one, that go with a memory size.
+    pub(crate) fn set_memory(&self, memory_mib: u32) -> io::Result<()> {
+        let memory = u64::from(memory_mib);
+        let part = |whole: u64| memory * whole / MIB_PER_VCPU;
+        let quota = part(PERIOD_US).max(1000);
+        match self.isolation {
+            Isolation::V2 => {
+                self.write("cpu.weight", &part(V2_WEIGHT).clamp(1, 10_000).to_string())?;
+                if self.limit == CpuLimit::Cap {
+                    self.write("cpu.max", &format!("{quota} {PERIOD_US}"))?;
+                }
+            }
+            Isolation::V1 => {
+                self.write("cpu.shares", &part(V1_SHARES).max(2).to_string())?;
+                if self.limit == CpuLimit::Cap {
+                    self.write("cpu.cfs_quota_us", &quota.to_string())?;
+                }
+            }
+            Isolation::None => {}
+        }
+        Ok(())
+    }
+
+    fn write(&self, file: &str, value: &str) -> io::Result<()> {
+        fs::write(self.path.join(file), value)
+    }
+}
+
+impl Drop for CpuCgroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.path) {
+            tracing::warn!(group = %self.path.display(), %error, "cgroup not removed");
+        }
+    }
+}
+
+/// Places where a folder of groups may be possible, best first.
+fn candidates(mount: &Path) -> Vec<(Isolation, PathBuf)> {
+    let mut places = Vec::new();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own_path = |prefix: &str| {
+        own.lines()
+            .find_map(|line| {
+                line.split_once(':')
+                    .and_then(|(_, rest)| rest.strip_prefix(prefix))
+            })
+            .map(|path| path.trim_start_matches('/').to_owned())
+    };
+    for unified in [mount.to_owned(), mount.join("unified")] {
+        let has_cpu = |dir: &Path| {
+            fs::read_to_string(dir.join("cgroup.controllers"))
+                .is_ok_and(|list| list.split_whitespace().any(|name| name == "cpu"))
+        };
+        if !has_cpu(&unified) {
+            continue;
+        }
+        // A service manager's delegated group first: there groups are ours to make.
+        if let Some(own) = own_path(":").filter(|own| !own.is_empty()) {
+            places.push((Isolation::V2, unified.join(own)));
+        }
+        places.push((Isolation::V2, unified));
+    }
+    for v1 in [mount.join("cpu"), mount.join("cpu,cpuacct")] {
+        if !v1.join("cpu.shares").exists() {
+            continue;
+        }
+        let own = own_path("cpu:")
+            .or_else(|| own_path("cpu,cpuacct:"))
+            .unwrap_or_default();
+        places.push((Isolation::V1, v1.join(own)));
+        places.push((Isolation::V1, v1));
+    }
+    places
+}
+
+/// Makes `folder` in `parent` and tries it out.
+fn prepare(isolation: Isolation, parent: &Path, folder: &Path) -> io::Result<()> {
+    remove(folder)?;
+    if isolation == Isolation::V2 {
+        delegate(parent)?;
+    }
+    fs::create_dir(folder)?;
+    let tried = (|| {
+        if isolation == Isolation::V2 {
+            fs::write(folder.join("cgroup.subtree_control"), "+cpu")?;
+        }
+        let trial = folder.join("trial");
+        fs::create_dir(&trial)?;
+        let group = CpuCgroup {
+            path: trial,
+            isolation,
+            limit: CpuLimit::Share,
+        };
+        group.set_memory(128)
+    })();
+    if tried.is_err() {
+        remove(folder)?;
+    }
+    tried
+}
+
+/// Hands the cpu controller on to the groups below `parent`. Version 2 allows that only when no
+/// process is in `parent` itself, so this one moves to a group beside the sandboxes'.
+fn delegate(parent: &Path) -> io::Result<()> {
+    let control = parent.join("cgroup.subtree_control");
+    if fs::read_to_string(&control)?
+        .split_whitespace()
+        .any(|name| name == "cpu")
+    {
+        return Ok(());
+    }
+    let leaf = parent.join("hearthd");
+    if let Err(error) = fs::create_dir(&leaf)
+        && error.kind() != io::ErrorKind::AlreadyExists
+    {
+        return Err(error);
+    }
+    fs::write(leaf.join("cgroup.procs"), std::process::id().to_string())?;
+    fs::write(control, "+cpu").inspect_err(|_| {
+        // Other processes are in there too. Back to where this one came from.
+        let _ = fs::write(parent.join("cgroup.procs"), std::process::id().to_string());
+        let _ = fs::remove_dir(&leaf);
+    })
+}
+
+/// Removes a folder of groups. Processes that are still in one are stale sandboxes: killed.
+fn remove(folder: &Path) -> io::Result<()> {
+    let groups = match fs::read_dir(folder) {
+        Ok(groups) => groups,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for group in groups {
+        let group = group?;
+        if group.file_type()?.is_dir() {
+            remove_group(&group.path())?;
+        }
+    }
+    remove_empty(folder)
+}
+
+fn remove_group(group: &Path) -> io::Result<()> {
+    for pid in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
+        if let Ok(pid) = pid.parse() {
+            tracing::warn!(pid, "killing a sandbox that an earlier controller left");
+            // ESRCH: it ended by itself meanwhile.
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+    }
+    remove_empty(group)
+}
+
+/// Removes a group whose last process may still be on its way out.
+fn remove_empty(group: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match fs::remove_dir(group) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < 100 => {
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(isolation: Isolation, limit: CpuLimit) -> (tempfile::TempDir, CpuCgroup) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1");
+        fs::create_dir(&path).unwrap();
+        (
+            dir,
+            CpuCgroup {
+                path,
+                isolation,
+                limit,
+            },
+        )
+    }
+
+    fn read(group: &CpuCgroup, file: &str) -> Option<String> {
+        fs::read_to_string(group.path.join(file)).ok()
+    }
+
+    #[test]
+    fn a_function_of_1769_mib_weighs_one_vcpu() {
+        let (_dir, v1) = group(Isolation::V1, CpuLimit::Share);
+        v1.set_memory(1769).unwrap();
+        assert_eq!(read(&v1, "cpu.shares").as_deref(), Some("1024"));
+        assert_eq!(read(&v1, "cpu.cfs_quota_us"), None);
+        let (_dir, v2) = group(Isolation::V2, CpuLimit::Share);
+        v2.set_memory(1769).unwrap();
+        assert_eq!(read(&v2, "cpu.weight").as_deref(), Some("100"));
+        assert_eq!(read(&v2, "cpu.max"), None);
+    }
+
+    #[test]
+    fn a_cap_is_a_quota_in_proportion() {
+        let (_dir, v1) = group(Isolation::V1, CpuLimit::Cap);
+        v1.set_memory(128).unwrap();
+        assert_eq!(read(&v1, "cpu.cfs_quota_us").as_deref(), Some("7235"));
+        let (_dir, v2) = group(Isolation::V2, CpuLimit::Cap);
+        v2.set_memory(10_240).unwrap();
+        assert_eq!(read(&v2, "cpu.max").as_deref(), Some("578857 100000"));
+        assert_eq!(read(&v2, "cpu.weight").as_deref(), Some("578"));
+    }
+
+    #[test]
+    fn a_host_without_cgroups_is_said_to_be_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let cgroups = CpuCgroups::open(dir.path(), "hearth-x", CpuLimit::Share);
+        assert_eq!(cgroups.isolation(), Isolation::None);
+        assert!(cgroups.warnings()[0].contains("not enforced"));
+        assert!(cgroups.enter(std::process::id()).is_none());
+    }
+}

@@ -1,0 +1,275 @@
+//! Numbers for Prometheus. One value holds them all and is passed to whoever counts.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::limits::Isolation;
+
+/// From half a millisecond, a warm invocation on hardware KVM, to Lambda's longest timeout.
+const SECONDS: [f64; 18] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 300.0, 900.0,
+];
+
+/// Every number of a controller. Those of a function are named after Lambda's in CloudWatch.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    invocations: IntCounterVec,
+    errors: IntCounterVec,
+    throttles: IntCounterVec,
+    duration: HistogramVec,
+    restore: HistogramVec,
+    init: HistogramVec,
+    starts: IntCounterVec,
+    deploys: IntCounterVec,
+    failures: IntCounterVec,
+    instances: IntGaugeVec,
+    memory: IntGauge,
+    memory_budget: IntGauge,
+    shells: IntGauge,
+    cpu_isolation: IntGaugeVec,
+    pub(crate) evictions: IntCounter,
+    pub(crate) logs_lost: IntCounter,
+    pub(crate) rebuilds: IntCounter,
+}
+
+/// Instances by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    pub(crate) starting: u32,
+    pub(crate) busy: u32,
+    pub(crate) finishing: u32,
+    pub(crate) idle: u32,
+    pub(crate) memory_mib: u64,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let counter = |name: &str, help: &str| {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let gauge = |name: &str, help: &str| {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let histograms = |name: &str, help: &str, labels: &[&str]| {
+            let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            let metric = HistogramVec::new(options, labels)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let function = ["function"];
+        Ok(Self {
+            invocations: counters(
+                "hearth_invocations_total",
+                "Invocations that ran, also those that failed.",
+                &function,
+            )?,
+            errors: counters(
+                "hearth_errors_total",
+                "Invocations that ended in a function error, timeouts included.",
+                &["function", "error"],
+            )?,
+            throttles: counters(
+                "hearth_throttles_total",
+                "Invocations refused because a concurrency or memory limit was reached.",
+                &function,
+            )?,
+            duration: histograms(
+                "hearth_duration_seconds",
+                "Time from handing over the event to the function's answer.",
+                &function,
+            )?,
+            restore: histograms(
+                "hearth_restore_duration_seconds",
+                "Time from having a sandbox to its restored guest running.",
+                &function,
+            )?,
+            init: histograms(
+                "hearth_init_duration_seconds",
+                "Time of a function's init at deploy.",
+                &function,
+            )?,
+            starts: counters(
+                "hearth_starts_total",
+                "Invocations by how their instance was come by: cold (restored) or warm (idle).",
+                &["function", "start"],
+            )?,
+            deploys: counters(
+                "hearth_deploys_total",
+                "Deploys by outcome: successful, failed or superseded.",
+                &["outcome"],
+            )?,
+            failures: counters(
+                "hearth_instance_failures_total",
+                "Instances that ended by themselves or had to be ended, by reason.",
+                &["reason"],
+            )?,
+            instances: gauges("hearth_instances", "Instances by state.", &["state"])?,
+            memory: gauge(
+                "hearth_instance_memory_bytes",
+                "Sum of the memory sizes of all instances.",
+            )?,
+            memory_budget: gauge(
+                "hearth_instance_memory_budget_bytes",
+                "Limit of the sum of the memory sizes of all instances.",
+            )?,
+            shells: gauge("hearth_shells", "Sandboxes built ahead of need and unused.")?,
+            cpu_isolation: gauges(
+                "hearth_cpu_isolation",
+                "1 for the cgroup version that enforces CPU shares; none when nothing does.",
+                &["mode"],
+            )?,
+            evictions: counter(
+                "hearth_evictions_total",
+                "Idle instances ended to make room for others.",
+            )?,
+            logs_lost: counter(
+                "hearth_log_batches_lost_total",
+                "Pieces of function output thrown away because they came faster than they could be stored.",
+            )?,
+            rebuilds: counter(
+                "hearth_snapshot_rebuilds_total",
+                "Snapshots made anew because the stored one could not be used.",
+            )?,
+            registry,
+        })
+    }
+
+    /// An invocation ran.
+    pub(crate) fn invocation(&self, function: &str, cold: bool, took: Duration) {
+        self.invocations.with_label_values(&[function]).inc();
+        let start = if cold { "cold" } else { "warm" };
+        self.starts.with_label_values(&[function, start]).inc();
+        self.duration
+            .with_label_values(&[function])
+            .observe(took.as_secs_f64());
+    }
+
+    /// It ended in an error of this kind, one of a fixed set.
+    pub(crate) fn error(&self, function: &str, kind: &'static str) {
+        self.errors.with_label_values(&[function, kind]).inc();
+    }
+
+    pub(crate) fn throttle(&self, function: &str) {
+        self.throttles.with_label_values(&[function]).inc();
+    }
+
+    pub(crate) fn restored(&self, function: &str, took: Duration) {
+        self.restore
+            .with_label_values(&[function])
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn init(&self, function: &str, took: Duration) {
+        self.init
+            .with_label_values(&[function])
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn deploy(&self, outcome: &'static str) {
+        self.deploys.with_label_values(&[outcome]).inc();
+    }
+
+    pub(crate) fn instance_failure(&self, reason: &'static str) {
+        self.failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Forgets a deleted function's series, or they would pile up.
+    pub(crate) fn forget(&self, function: &str) {
+        // An error says that the function was never invoked that way: nothing to forget.
+        let _ = self.invocations.remove_label_values(&[function]);
+        let _ = self.throttles.remove_label_values(&[function]);
+        let _ = self.duration.remove_label_values(&[function]);
+        let _ = self.restore.remove_label_values(&[function]);
+        let _ = self.init.remove_label_values(&[function]);
+        for start in ["cold", "warm"] {
+            let _ = self.starts.remove_label_values(&[function, start]);
+        }
+        for kind in crate::pool::ERROR_KINDS {
+            let _ = self.errors.remove_label_values(&[function, kind]);
+        }
+    }
+
+    pub(crate) fn set_host(&self, isolation: Isolation, memory_budget_mib: u64) {
+        for mode in Isolation::ALL {
+            let value = i64::from(mode == isolation);
+            self.cpu_isolation
+                .with_label_values(&[mode.name()])
+                .set(value);
+        }
+        self.memory_budget.set(bytes(memory_budget_mib));
+    }
+
+    /// Prometheus's text format, with the gauges as they are now.
+    pub(crate) fn text(&self, census: Census, shells: usize) -> Result<String, prometheus::Error> {
+        for (state, count) in [
+            ("starting", census.starting),
+            ("busy", census.busy),
+            ("finishing", census.finishing),
+            ("idle", census.idle),
+        ] {
+            self.instances.with_label_values(&[state]).set(count.into());
+        }
+        self.memory.set(bytes(census.memory_mib));
+        self.shells.set(i64::try_from(shells).unwrap_or(i64::MAX));
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+fn bytes(mib: u64) -> i64 {
+    i64::try_from(mib.saturating_mul(1024 * 1024)).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_in_the_text_and_what_was_forgotten_is_not() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_host(Isolation::V1, 1);
+        metrics.invocation("f", true, Duration::from_millis(3));
+        metrics.error("f", "timeout");
+        let text = metrics
+            .text(
+                Census {
+                    idle: 2,
+                    ..Census::default()
+                },
+                1,
+            )
+            .unwrap();
+        for line in [
+            "hearth_invocations_total{function=\"f\"} 1",
+            "hearth_starts_total{function=\"f\",start=\"cold\"} 1",
+            "hearth_errors_total{error=\"timeout\",function=\"f\"} 1",
+            "hearth_instances{state=\"idle\"} 2",
+            "hearth_cpu_isolation{mode=\"v1\"} 1",
+            "hearth_cpu_isolation{mode=\"none\"} 0",
+            "hearth_instance_memory_budget_bytes 1048576",
+            "hearth_shells 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        metrics.forget("f");
+        let text = metrics.text(Census::default(), 0).unwrap();
+        assert!(!text.contains("function=\"f\""), "{text}");
+    }
+}

@@ -1,0 +1,223 @@
+//! How an invocation ended, in Lambda's words.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_protocol::agent::Exit;
+use serde_json::json;
+
+use crate::logs::lines::ReportStatus;
+
+/// Values of the label `error` in metrics.
+pub(crate) const ERROR_KINDS: [&str; 6] = [
+    "function",
+    "timeout",
+    "exit",
+    "out_of_memory",
+    "cpu_limit",
+    "sandbox",
+];
+
+/// How an invocation ended.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The function's result.
+    Response(Bytes),
+    /// The function's own account of its failure.
+    FunctionError {
+        body: Bytes,
+        /// As the runtime named it.
+        kind: Option<String>,
+    },
+    /// The runtime's process ended instead of answering.
+    Exited(Exit),
+    /// Its time ran out.
+    TimedOut(Duration),
+    /// Its CPU time ran out.
+    CpuExhausted(Duration),
+    /// The microVM ended or broke the protocol.
+    Broken(String),
+}
+
+impl Answer {
+    /// The response body.
+    pub(crate) fn body(&self, request_id: &str) -> Bytes {
+        let say = |kind: &str, message: String| {
+            let message = format!("RequestId: {request_id} Error: {message}");
+            Bytes::from(json!({ "errorType": kind, "errorMessage": message }).to_string())
+        };
+        match self {
+            Self::Response(body) | Self::FunctionError { body, .. } => body.clone(),
+            Self::Exited(exit) => say(self.kind(), exited(*exit)),
+            Self::TimedOut(limit) => say(
+                self.kind(),
+                format!("Task timed out after {:.2} seconds", limit.as_secs_f64()),
+            ),
+            Self::CpuExhausted(limit) => say(
+                self.kind(),
+                format!("CPU time limit of {} ms exceeded", limit.as_millis()),
+            ),
+            Self::Broken(why) => say(
+                self.kind(),
+                format!("the execution environment ended: {why}"),
+            ),
+        }
+    }
+
+    pub(crate) fn failed(&self) -> bool {
+        !matches!(self, Self::Response(_))
+    }
+
+    /// Whether the runtime lives on and may serve again.
+    pub(crate) fn reusable(&self) -> bool {
+        matches!(self, Self::Response(_) | Self::FunctionError { .. })
+    }
+
+    /// Lambda's name of the error.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Response(_) | Self::FunctionError { .. } => "Unhandled",
+            Self::Exited(Exit::OutOfMemory) => "Runtime.OutOfMemory",
+            Self::Exited(_) => "Runtime.ExitError",
+            Self::TimedOut(_) => "Sandbox.Timedout",
+            Self::CpuExhausted(_) => "Sandbox.CpuLimitExceeded",
+            Self::Broken(_) => "Sandbox.Failure",
+        }
+    }
+
+    /// The end of the `REPORT` line.
+    pub(crate) fn report_status(&self) -> ReportStatus<'_> {
+        match self {
+            Self::Response(_) => ReportStatus::Success,
+            Self::TimedOut(_) => ReportStatus::Timeout,
+            Self::FunctionError { kind, .. } => ReportStatus::Error(
+                kind.as_deref()
+                    .filter(|kind| is_name(kind))
+                    .unwrap_or("Unhandled"),
+            ),
+            _ => ReportStatus::Error(self.kind()),
+        }
+    }
+
+    /// Its name in metrics; `None` for success.
+    pub(crate) fn metric(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Response(_) => return None,
+            Self::FunctionError { .. } => "function",
+            Self::TimedOut(_) => "timeout",
+            Self::Exited(Exit::OutOfMemory) => "out_of_memory",
+            Self::Exited(_) => "exit",
+            Self::CpuExhausted(_) => "cpu_limit",
+            Self::Broken(_) => "sandbox",
+        })
+    }
+
+    /// What Lambda writes into the log besides its three lines.
+    pub(crate) fn log_line(&self, request_id: &str) -> Option<String> {
+        match self {
+            Self::TimedOut(limit) => Some(format!(
+                "{request_id} Task timed out after {:.2} seconds",
+                limit.as_secs_f64()
+            )),
+            Self::Exited(exit) => Some(format!(
+                "RequestId: {request_id} Error: {}\n{}",
+                exited(*exit),
+                self.kind()
+            )),
+            Self::CpuExhausted(_) | Self::Broken(_) => {
+                let body = self.body(request_id);
+                Some(String::from_utf8_lossy(&body).into_owned())
+            }
+            Self::Response(_) | Self::FunctionError { .. } => None,
+        }
+    }
+}
+
+/// A guest's word goes into a log line only if it is one.
+fn is_name(kind: &str) -> bool {
+    !kind.is_empty()
+        && kind.len() <= 128
+        && kind
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_')
+}
+
+fn exited(exit: Exit) -> String {
+    match exit {
+        Exit::Code(0) => "Runtime exited without providing a reason".into(),
+        Exit::Code(code) => format!("Runtime exited with error: exit status {code}"),
+        Exit::Signal(signal) => {
+            format!("Runtime exited with error: signal: {}", signal_name(signal))
+        }
+        Exit::OutOfMemory => "Runtime exited with error: signal: killed".into(),
+    }
+}
+
+/// Signals as Lambda's messages name them.
+fn signal_name(signal: i32) -> String {
+    match signal {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        10 => "user defined signal 1",
+        11 => "segmentation fault",
+        12 => "user defined signal 2",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        other => return format!("signal {other}"),
+    }
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_lambdas_to_the_byte() {
+        for (answer, body) in [
+            (
+                Answer::TimedOut(Duration::from_secs(1)),
+                r#"{"errorType":"Sandbox.Timedout","errorMessage":"RequestId: r Error: Task timed out after 1.00 seconds"}"#,
+            ),
+            (
+                Answer::Exited(Exit::Code(0)),
+                r#"{"errorType":"Runtime.ExitError","errorMessage":"RequestId: r Error: Runtime exited without providing a reason"}"#,
+            ),
+            (
+                Answer::Exited(Exit::Code(127)),
+                r#"{"errorType":"Runtime.ExitError","errorMessage":"RequestId: r Error: Runtime exited with error: exit status 127"}"#,
+            ),
+            (
+                Answer::Exited(Exit::Signal(11)),
+                r#"{"errorType":"Runtime.ExitError","errorMessage":"RequestId: r Error: Runtime exited with error: signal: segmentation fault"}"#,
+            ),
+            (
+                Answer::Exited(Exit::OutOfMemory),
+                r#"{"errorType":"Runtime.OutOfMemory","errorMessage":"RequestId: r Error: Runtime exited with error: signal: killed"}"#,
+            ),
+        ] {
+            let expected: serde_json::Value = serde_json::from_str(body).unwrap();
+            let got: serde_json::Value = serde_json::from_slice(&answer.body("r")).unwrap();
+            assert_eq!(got, expected);
+            assert!(ERROR_KINDS.contains(&answer.metric().unwrap()));
+            assert!(!answer.reusable());
+        }
+    }
+
+    #[test]
+    fn a_guest_can_not_write_the_report_line() {
+        let hostile = Answer::FunctionError {
+            body: Bytes::new(),
+            kind: Some("x\nREPORT RequestId: other".into()),
+        };
+        assert_eq!(hostile.report_status(), ReportStatus::Error("Unhandled"));
+    }
+}

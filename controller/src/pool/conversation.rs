@@ -1,0 +1,376 @@
+//! One invocation's messages, from the command that lets the microVM run to the answer.
+//!
+//! Nothing is waited for that need not be: a restored microVM gets `Restore`, `Thaw` and `Invoke`
+//! in one go, a paused one `Resume` and `Invoke`. What comes back is then checked in full: the
+//! right request id, once, in order. Anything else ends the microVM, and the caller hears so.
+
+use std::time::{Duration, Instant};
+
+use hearth_protocol::agent::{AgentMessage, HostMessage, Invoke, Usage};
+use hearth_protocol::sandbox::{Command, RefusalKind, Restore, Resume};
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::Answer;
+use super::job::{Invocation, Start};
+use crate::function::{Artefacts, LATEST};
+use crate::instance::{MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw};
+use crate::logs::{Kind, LogStore, Tail, lines};
+
+/// Longest time from a restore's command to the guest's first word. Tens of milliseconds are usual;
+/// this is for a host with far more to do than it can.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the instance has to do before the function can run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Begin<'a> {
+    /// Restore it into a shell.
+    Restore(&'a Artefacts),
+    /// Let its vCPU run.
+    Resume,
+    /// Nothing: it runs.
+    Running,
+}
+
+impl Begin<'_> {
+    pub(crate) fn start(self) -> Start {
+        match self {
+            Self::Restore(_) => Start::Cold,
+            Self::Resume | Self::Running => Start::Warm,
+        }
+    }
+}
+
+/// An invocation that ran.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) answer: Answer,
+    pub(crate) restore: Duration,
+    pub(crate) run: Duration,
+    /// As the function saw it.
+    pub(crate) duration: Duration,
+    pub(crate) cpu: Duration,
+    pub(crate) max_memory_bytes: u64,
+    /// When the function's time is over.
+    pub(crate) deadline: Instant,
+}
+
+/// The function provably did not see the event.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub(crate) struct NotStarted {
+    pub(crate) why: VmError,
+    /// Whether the snapshot is to blame.
+    pub(crate) snapshot_unusable: bool,
+}
+
+/// Where an invocation's log lines go.
+#[derive(Debug)]
+pub(crate) struct Output<'a> {
+    pub(crate) store: &'a LogStore,
+    pub(crate) invocation: &'a Invocation,
+    pub(crate) tail: Option<Tail>,
+}
+
+impl Output<'_> {
+    /// What the function wrote. The guest's claim whose output it is counts only for this
+    /// invocation; anything else is nobody's.
+    fn function(&mut self, message: &hearth_protocol::agent::Log, lines: bytes::Bytes) {
+        let id = self.invocation.request_id.as_str();
+        let own = message.request_id.as_deref() == Some(id);
+        if message.dropped_bytes > 0 {
+            self.platform(&format!(
+                "({} bytes of output were lost)",
+                message.dropped_bytes
+            ));
+        }
+        if let Some(tail) = &mut self.tail {
+            tail.push(&lines);
+        }
+        self.store.append(
+            &self.invocation.version.name,
+            own.then_some(id),
+            Kind::Function,
+            lines,
+        );
+    }
+
+    fn start(&mut self) {
+        self.platform(&lines::start(&self.invocation.request_id, LATEST));
+    }
+
+    /// A line of the platform's.
+    pub(crate) fn platform(&mut self, line: &str) {
+        if let Some(tail) = &mut self.tail {
+            tail.push_line(line);
+        }
+        self.store.append(
+            &self.invocation.version.name,
+            Some(&self.invocation.request_id),
+            Kind::Platform,
+            line.to_owned().into(),
+        );
+    }
+}
+
+/// Runs one invocation to its answer.
+pub(crate) async fn converse(
+    vm: &mut MicroVm,
+    invocation: &Invocation,
+    begin: Begin<'_>,
+    output: &mut Output<'_>,
+    stop: &CancellationToken,
+) -> Result<Ran, NotStarted> {
+    let mut talk = Talk::new(invocation, begin);
+    if let Err(why) = talk.open(vm, begin) {
+        return Err(NotStarted {
+            why,
+            snapshot_unusable: false,
+        });
+    }
+    talk.cpu_before = vm.process().cpu_time().unwrap_or_default();
+    if talk.guest_runs {
+        output.start();
+    }
+    loop {
+        let limit = talk.limit;
+        let event = tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                return talk.ended(vm, Answer::Broken("the controller was stopped".into()));
+            }
+            event = timeout_at(limit.into(), vm.next()) => event,
+        };
+        // A guest that never stops talking does not get around its time.
+        let late = Instant::now() >= limit;
+        match event {
+            Ok(Ok(event)) if !late => match talk.hear(vm, event, output) {
+                Ok(None) => {}
+                Ok(Some((answer, usage))) => return talk.finished(vm, answer, usage),
+                Err(why) => return talk.failed(vm, why),
+            },
+            Ok(Err(why)) => return talk.failed(vm, why),
+            Ok(Ok(_)) | Err(_) if talk.guest_runs => {
+                return talk.ended(vm, Answer::TimedOut(invocation.limits.timeout));
+            }
+            Ok(Ok(_)) | Err(_) => {
+                return talk.failed(vm, VmError::Late("a start", START_LIMIT));
+            }
+        }
+    }
+}
+
+/// Where the conversation is.
+#[derive(Debug)]
+struct Talk<'a> {
+    invocation: &'a Invocation,
+    began: Instant,
+    /// The command that awaits its reply.
+    awaited: Option<u64>,
+    /// Whether the guest has said anything since `began`.
+    heard: bool,
+    /// Whether the function's time has begun.
+    guest_runs: bool,
+    ran_since: Instant,
+    limit: Instant,
+    cpu_before: Duration,
+}
+
+impl<'a> Talk<'a> {
+    fn new(invocation: &'a Invocation, begin: Begin<'_>) -> Self {
+        let began = Instant::now();
+        let guest_runs = begin.start() == Start::Warm;
+        let limit = began
+            + if guest_runs {
+                invocation.limits.timeout
+            } else {
+                START_LIMIT
+            };
+        Self {
+            invocation,
+            began,
+            awaited: None,
+            heard: false,
+            guest_runs,
+            ran_since: began,
+            limit,
+            cpu_before: Duration::ZERO,
+        }
+    }
+
+    /// Sends everything at once.
+    fn open(&mut self, vm: &mut MicroVm, begin: Begin<'_>) -> Result<(), VmError> {
+        let limits = &self.invocation.limits;
+        let cpu_budget_us = limits
+            .cpu
+            .map(|cpu| u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX));
+        let resume = Resume { cpu_budget_us };
+        let realtime_ns = realtime_ns();
+        let timeout_ms = u64::try_from(limits.timeout.as_millis()).unwrap_or(u64::MAX);
+        let invoke = HostMessage::Invoke(
+            Invoke {
+                request_id: self.invocation.request_id.clone(),
+                deadline_ms: (realtime_ns / 1_000_000).saturating_add(timeout_ms),
+                function_arn: self.invocation.function_arn.clone(),
+                trace_id: self.invocation.trace_id.clone(),
+                client_context: self.invocation.client_context.clone(),
+                memory_limit_mib: limits.memory_mib,
+                realtime_ns,
+            },
+            self.invocation.event.clone(),
+        );
+        match begin {
+            Begin::Restore(artefacts) => {
+                self.awaited = Some(vm.submit(Command::Restore(Restore {
+                    snapshot: artefacts.snapshot(),
+                    disks: artefacts.disks(),
+                    fingerprint: artefacts.fingerprint.clone(),
+                    resume: Some(resume),
+                }))?);
+                vm.send([thaw()?, invoke])
+            }
+            Begin::Resume => {
+                self.awaited = Some(vm.submit(Command::Resume(resume))?);
+                vm.send([invoke])
+            }
+            Begin::Running => vm.send([invoke]),
+        }
+    }
+
+    /// Takes in one event; an answer ends the conversation.
+    fn hear(
+        &mut self,
+        vm: &MicroVm,
+        event: VmEvent,
+        output: &mut Output<'_>,
+    ) -> Result<Option<(Answer, Usage)>, VmError> {
+        let message = match event {
+            VmEvent::Reply(reply) => {
+                // The reply of the command before may be late; it says nothing new.
+                self.awaited = self.awaited.filter(|awaited| *awaited != reply.id);
+                return outcome(reply).map(|_| None);
+            }
+            VmEvent::CpuBudgetExhausted => {
+                let limit = self.invocation.limits.cpu.unwrap_or_default();
+                return Ok(Some((Answer::CpuExhausted(limit), Usage::default())));
+            }
+            VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
+            VmEvent::Agent(message) => message,
+        };
+        self.heard = true;
+        if !self.guest_runs && !matches!(message, AgentMessage::Thawed | AgentMessage::Fatal(_)) {
+            return Err(unexpected("something before it had thawed"));
+        }
+        match message {
+            AgentMessage::Thawed if !self.guest_runs => {
+                self.guest_runs = true;
+                self.ran_since = Instant::now();
+                self.limit = self.ran_since + self.invocation.limits.timeout;
+                self.cpu_before = vm.process().cpu_time().unwrap_or_default();
+                output.start();
+                Ok(None)
+            }
+            AgentMessage::Log(log, lines) => {
+                output.function(&log, lines);
+                Ok(None)
+            }
+            AgentMessage::Response(response, body) => {
+                self.check(&response.request_id)?;
+                Ok(Some((Answer::Response(body), response.usage)))
+            }
+            AgentMessage::FunctionError(error, body) => {
+                self.check(&error.request_id)?;
+                let answer = Answer::FunctionError {
+                    body,
+                    kind: error.error_type,
+                };
+                Ok(Some((answer, error.usage)))
+            }
+            AgentMessage::RuntimeExited(exited) => {
+                if let Some(id) = &exited.request_id {
+                    self.check(id)?;
+                }
+                Ok(Some((Answer::Exited(exited.exit), exited.usage)))
+            }
+            AgentMessage::Fatal(reason) => {
+                let reason: String = String::from_utf8_lossy(&reason).chars().take(500).collect();
+                Err(VmError::Unexpected(format!(
+                    "the agent can't go on: {reason}"
+                )))
+            }
+            AgentMessage::Thawed => Err(unexpected("that it thawed twice")),
+            AgentMessage::Ready(_) => Err(unexpected("that it is ready without an answer")),
+            AgentMessage::Hello(_) => Err(unexpected("hello in mid-conversation")),
+            AgentMessage::Pong(_) => Err(unexpected("a pong without a ping")),
+            AgentMessage::InitFailed(..) => Err(unexpected("that init failed after init")),
+        }
+    }
+
+    fn check(&self, answered: &str) -> Result<(), VmError> {
+        if answered == self.invocation.request_id {
+            return Ok(());
+        }
+        Err(unexpected("an answer to another invocation"))
+    }
+
+    /// The agent has told the outcome, and what it used.
+    fn finished(&self, vm: &MicroVm, answer: Answer, usage: Usage) -> Result<Ran, NotStarted> {
+        if matches!(answer, Answer::CpuExhausted(_)) {
+            return self.ended(vm, answer);
+        }
+        let run = self.ran_since.elapsed();
+        // The guest's own figures may make an invocation look cheaper than it was, never longer
+        // than it took or larger than its memory.
+        let memory = u64::from(self.invocation.version.config.memory_mib) << 20;
+        Ok(Ran {
+            duration: Duration::from_micros(usage.duration_us).min(run),
+            max_memory_bytes: usage.max_memory_bytes.min(memory),
+            ..self.ran(vm, answer, run)
+        })
+    }
+
+    /// The host ended it: the host's figures are all there is.
+    fn ended(&self, vm: &MicroVm, answer: Answer) -> Result<Ran, NotStarted> {
+        let memory = u64::from(self.invocation.version.config.memory_mib) << 20;
+        let used = private_bytes(vm.process().pid()).unwrap_or(0);
+        let run = self.ran_since.elapsed();
+        Ok(Ran {
+            max_memory_bytes: used.min(memory),
+            ..self.ran(vm, answer, run)
+        })
+    }
+
+    fn ran(&self, vm: &MicroVm, answer: Answer, run: Duration) -> Ran {
+        let cpu = vm.process().cpu_time().unwrap_or(self.cpu_before);
+        Ran {
+            answer,
+            restore: self.ran_since - self.began,
+            run,
+            duration: run,
+            cpu: cpu.saturating_sub(self.cpu_before),
+            max_memory_bytes: 0,
+            deadline: self.limit,
+        }
+    }
+
+    /// The microVM ended or broke the rules. When its first command was not answered and its guest
+    /// not heard of, the vCPU never ran and the event can go to another instance.
+    fn failed(&self, vm: &MicroVm, why: VmError) -> Result<Ran, NotStarted> {
+        let refused = matches!(why, VmError::Refused(_));
+        if refused || (self.awaited.is_some() && !self.heard) {
+            let snapshot_unusable = matches!(
+                &why,
+                VmError::Refused(refusal) if refusal.kind == RefusalKind::SnapshotUnusable
+            );
+            return Err(NotStarted {
+                why,
+                snapshot_unusable,
+            });
+        }
+        self.ended(vm, Answer::Broken(why.to_string()))
+    }
+}
+
+fn unexpected(what: &str) -> VmError {
+    VmError::Unexpected(format!("it said {what}"))
+}

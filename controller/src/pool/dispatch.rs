@@ -1,0 +1,344 @@
+//! The pool's face: submit an invocation, look at instances, retire a version, drain.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::job::{Completed, Invocation, Job, NotRun};
+use super::lifecycle;
+use super::shells::Shells;
+use super::state::{Capacity, FINISH_GRACE, GiveUp, Phase, StartOrder, State};
+use crate::function::{Artefacts, Version};
+use crate::instance::pss_kib;
+use crate::logs::LogStore;
+use crate::metrics::{Census, Metrics};
+
+/// Who makes a version's files anew when they can't be used.
+pub(crate) trait ArtefactSource: std::fmt::Debug + Send + Sync {
+    /// Makes them and gives them to the version, or says for people why not.
+    fn rebuild<'a>(
+        &'a self,
+        version: &'a Arc<Version>,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Artefacts>, String>> + Send + 'a>>;
+}
+
+/// Limits and waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PoolSettings {
+    pub(crate) max_instances: usize,
+    pub(crate) max_per_function: usize,
+    pub(crate) memory_budget_mib: u64,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) throttle_wait: Duration,
+}
+
+/// What instances share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    settings: PoolSettings,
+    pub(crate) shells: Arc<Shells>,
+    source: Arc<dyn ArtefactSource>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) logs: LogStore,
+    /// Ends everything that still runs.
+    pub(crate) stop: CancellationToken,
+    tasks: TaskTracker,
+    parked: Notify,
+}
+
+/// All instances.
+#[derive(Debug, Clone)]
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    tickets: Arc<AtomicU64>,
+}
+
+/// One instance as others see it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub(crate) struct InstanceInfo {
+    id: u64,
+    function: String,
+    version: &'static str,
+    revision_id: String,
+    state: &'static str,
+    age_seconds: f64,
+    idle_seconds: Option<f64>,
+    memory_mib: u32,
+    pid: Option<u32>,
+    pss_kib: Option<u64>,
+    invocations: u64,
+}
+
+/// Why there is no measurement.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PingError {
+    /// Nothing to measure.
+    #[error("no instance of the function is idle: invoke it first")]
+    NoIdleInstance,
+    /// The instance failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Shared {
+    /// The book-keeping. Never held across an `await`.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files to start from, made anew if need be; once, however many wait for them.
+    pub(crate) async fn artefacts(&self, version: &Arc<Version>) -> Result<Arc<Artefacts>, String> {
+        if let Some(artefacts) = version.artefacts() {
+            return Ok(artefacts);
+        }
+        let _turn = version.rebuilding.lock().await;
+        if let Some(artefacts) = version.artefacts() {
+            return Ok(artefacts);
+        }
+        self.metrics.rebuilds.inc();
+        tracing::warn!(function = %version.name, "making its snapshot anew");
+        self.source.rebuild(version).await
+    }
+
+    /// An instance has ended.
+    pub(crate) fn gone(self: &Arc<Self>, id: u64) {
+        let orders = self.state().gone(id, Instant::now());
+        self.start(orders);
+    }
+
+    pub(crate) fn resubmit(self: &Arc<Self>, job: Job) {
+        let orders = {
+            let mut state = self.state();
+            if state.is_closed() {
+                drop(state);
+                return job.answer(Err(NotRun::Ending));
+            }
+            state.resubmit(job, Instant::now())
+        };
+        self.start(orders);
+    }
+
+    /// Something became idle: the reaper has a new date to look at.
+    pub(crate) fn notify_parked(&self) {
+        self.parked.notify_one();
+    }
+
+    fn start(self: &Arc<Self>, orders: Vec<StartOrder>) {
+        let evicted = self.state().take_evicted();
+        self.metrics.evictions.inc_by(evicted);
+        for order in orders {
+            self.tasks.spawn(lifecycle::live(self.clone(), order));
+        }
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(
+        settings: PoolSettings,
+        shells: Arc<Shells>,
+        source: Arc<dyn ArtefactSource>,
+        metrics: Arc<Metrics>,
+        logs: LogStore,
+    ) -> Self {
+        let capacity = Capacity {
+            max_instances: settings.max_instances,
+            max_per_function: settings.max_per_function,
+            memory_mib: settings.memory_budget_mib,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::new(capacity)),
+            settings,
+            shells,
+            source,
+            metrics,
+            logs,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            parked: Notify::new(),
+        });
+        tokio::spawn(reap(shared.clone()));
+        tokio::spawn({
+            let (shells, stop) = (shared.shells.clone(), shared.stop.clone());
+            async move { shells.keep(stop).await }
+        });
+        Self {
+            shared,
+            tickets: Arc::default(),
+        }
+    }
+
+    /// Runs an invocation. When the caller goes away, one that runs is run to its end, and one that
+    /// still waits is forgotten.
+    pub(crate) async fn submit(&self, invocation: Invocation) -> Result<Completed, NotRun> {
+        let serial = invocation.version.serial;
+        let function = invocation.version.name.clone();
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let (reply, mut answer) = oneshot::channel();
+        let job = Job {
+            ticket,
+            invocation,
+            attempts: 0,
+            reply,
+        };
+        let now = Instant::now();
+        let (orders, counting) = {
+            let mut state = self.shared.state();
+            if state.is_closed() {
+                return Err(NotRun::Ending);
+            }
+            let orders = state.submit(job, now);
+            (orders, state.counts_on_finishing(serial, now))
+        };
+        self.shared.start(orders);
+        if counting {
+            self.look_again(serial);
+        }
+        loop {
+            let wait = self.shared.settings.throttle_wait;
+            match tokio::time::timeout(wait, &mut answer).await {
+                Ok(answered) => return answered.unwrap_or(Err(NotRun::Ending)),
+                Err(_) => match self.shared.state().give_up(serial, ticket, Instant::now()) {
+                    GiveUp::Removed => {
+                        self.shared.metrics.throttle(function.as_str());
+                        return Err(NotRun::Throttled);
+                    }
+                    GiveUp::Coming => {}
+                    GiveUp::Started => break,
+                },
+            }
+        }
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(NotRun::Ending),
+        }
+    }
+
+    /// Starts instances after all if those that were about to be free are not.
+    fn look_again(&self, serial: u64) {
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(FINISH_GRACE) => {}
+                () = shared.stop.cancelled() => return,
+            }
+            let orders = shared.state().provide_serial(serial, Instant::now());
+            shared.start(orders);
+        });
+    }
+
+    /// Makes sure that a version has files to start from.
+    pub(crate) async fn prepare(&self, version: &Arc<Version>) {
+        if let Err(why) = self.shared.artefacts(version).await {
+            tracing::error!(function = %version.name, why, "it can't serve");
+        }
+    }
+
+    /// Ends what is idle of a version that was replaced or deleted.
+    pub(crate) fn retire(&self, version: &Arc<Version>) {
+        version.retire();
+        let orders = self.shared.state().retire(version.serial, Instant::now());
+        self.shared.start(orders);
+    }
+
+    /// Every instance, oldest first.
+    pub(crate) fn instances(&self) -> Vec<InstanceInfo> {
+        let now = Instant::now();
+        let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
+        let mut list: Vec<InstanceInfo> = self
+            .shared
+            .state()
+            .instances()
+            .map(|(id, entry)| InstanceInfo {
+                id,
+                function: entry.version.name.to_string(),
+                version: crate::function::LATEST,
+                revision_id: entry.version.revision_id.clone(),
+                state: entry.phase.name(),
+                age_seconds: seconds(entry.started),
+                idle_seconds: match entry.phase {
+                    Phase::Idle { since, .. } => Some(seconds(since)),
+                    _ => None,
+                },
+                memory_mib: entry.version.config.memory_mib,
+                pid: entry.pid,
+                pss_kib: None,
+                invocations: entry.invocations,
+            })
+            .collect();
+        // Reads files: after the lock.
+        for info in &mut list {
+            info.pss_kib = info.pid.and_then(pss_kib);
+        }
+        list
+    }
+
+    pub(crate) fn census(&self) -> Census {
+        self.shared.state().census()
+    }
+
+    pub(crate) fn shells(&self) -> usize {
+        self.shared.shells.len()
+    }
+
+    pub(crate) fn memory_budget_mib(&self) -> u64 {
+        self.shared.settings.memory_budget_mib
+    }
+
+    /// Measures frames to an idle instance's agent and back, in microseconds.
+    pub(crate) async fn ping(&self, version: &Version, count: u32) -> Result<Vec<u64>, PingError> {
+        let (reply, micros) = oneshot::channel();
+        if !self.shared.state().ping(version.serial, count, reply) {
+            return Err(PingError::NoIdleInstance);
+        }
+        micros
+            .await
+            .map_err(|_| PingError::Failed("the instance ended".into()))?
+            .map_err(PingError::Failed)
+    }
+
+    /// Refuses new invocations and ends idle instances; those that run go on.
+    pub(crate) fn close(&self) {
+        let waiting = self.shared.state().close();
+        for job in waiting {
+            job.answer(Err(NotRun::Ending));
+        }
+        self.shared.tasks.close();
+    }
+
+    /// Waits until no instance is left.
+    pub(crate) async fn drained(&self) {
+        self.shared.tasks.wait().await;
+    }
+
+    /// Ends whatever runs.
+    pub(crate) fn kill(&self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// Ends instances that were idle for too long.
+async fn reap(shared: Arc<Shared>) {
+    loop {
+        let next = shared
+            .state()
+            .reap(shared.settings.idle_timeout, Instant::now());
+        let due = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = shared.parked.notified() => {}
+            () = shared.stop.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! An invocation on its way to an instance, and what comes back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::function::Version;
+
+/// What a caller wants run. Checked where it came in.
+#[derive(Debug, Clone)]
+pub(crate) struct Invocation {
+    pub(crate) request_id: String,
+    pub(crate) version: Arc<Version>,
+    /// As it came in.
+    pub(crate) event: Bytes,
+    /// What the function sees as the ARN that was invoked.
+    pub(crate) function_arn: String,
+    pub(crate) trace_id: Option<String>,
+    /// JSON.
+    pub(crate) client_context: Option<String>,
+    pub(crate) limits: Limits,
+    /// Whether the caller wants the end of the log.
+    pub(crate) tail: bool,
+    pub(crate) accepted: Instant,
+}
+
+/// Limits of one invocation, never above its function's own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) timeout: Duration,
+    /// `None`: the function's own.
+    pub(crate) memory_mib: Option<u32>,
+    /// `None`: bounded by the timeout alone.
+    pub(crate) cpu: Option<Duration>,
+}
+
+/// An invocation in the pool, with the way back to its caller.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) ticket: u64,
+    pub(crate) invocation: Invocation,
+    /// Instances that ended before it could have begun on them.
+    pub(crate) attempts: u8,
+    pub(crate) reply: oneshot::Sender<Result<Completed, NotRun>>,
+}
+
+impl Job {
+    /// Answers the caller, who may have gone; the function's result is then nobody's.
+    pub(crate) fn answer(self, result: Result<Completed, NotRun>) {
+        let _ = self.reply.send(result);
+    }
+}
+
+/// How the instance was come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Restored from the function's snapshot.
+    Cold,
+    /// Had served before.
+    Warm,
+}
+
+/// Where the time went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Phases {
+    pub(crate) queue: Duration,
+    pub(crate) restore: Duration,
+    pub(crate) run: Duration,
+    pub(crate) total: Duration,
+}
+
+/// The function ran, well or not.
+#[derive(Debug)]
+pub(crate) struct Completed {
+    pub(crate) payload: Bytes,
+    /// Whether `payload` tells of a function error.
+    pub(crate) failed: bool,
+    pub(crate) start: Start,
+    pub(crate) duration: Duration,
+    pub(crate) cpu: Duration,
+    pub(crate) max_memory_mib: u64,
+    pub(crate) phases: Phases,
+    pub(crate) tail: Option<Vec<u8>>,
+}
+
+/// The function provably did not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotRun {
+    /// A limit of instances or memory was reached and no instance came free in time.
+    #[error("every instance that there may be is busy")]
+    Throttled,
+    /// No instance could be started.
+    #[error("no instance could be started: {0}")]
+    Unavailable(String),
+    /// The controller is ending.
+    #[error("the controller is ending")]
+    Ending,
+}

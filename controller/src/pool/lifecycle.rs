@@ -1,0 +1,370 @@
+//! The task that an instance is: a shell, the first invocation, idle and busy by turns, the end.
+//!
+//! The task alone owns the microVM. What others want of it they tell [`super::state`], and the task
+//! asks there when it has nothing to do.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hearth_protocol::agent::{AgentMessage, HostMessage};
+use hearth_protocol::sandbox::{Command, Resume};
+use tokio::time::{timeout, timeout_at};
+
+use super::conversation::{Begin, NotStarted, Output, Ran, converse};
+use super::dispatch::Shared;
+use super::job::{Completed, Job, NotRun, Phases, Start};
+use super::state::{Order, Parked, StartOrder};
+use crate::function::{Artefacts, Version};
+use crate::instance::{MicroVm, VmError, VmEvent};
+use crate::logs::lines::{self, Report};
+use crate::logs::{Kind, Tail};
+
+/// Longest time for a pause or a resume.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// An answered invocation's runtime gets at least this long to ask for the next.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+/// Starts that may fail before an invocation is told so.
+const MAX_ATTEMPTS: u8 = 3;
+
+/// How the microVM is when an invocation begins.
+#[derive(Debug, Clone)]
+enum Vm {
+    /// A shell.
+    Shell(Arc<Artefacts>),
+    Paused,
+    Running,
+}
+
+/// Lives an instance's life.
+pub(crate) async fn live(pool: Arc<Shared>, order: StartOrder) {
+    let instance = Instance {
+        id: order.id,
+        version: order.version,
+        pool,
+    };
+    instance.run().await;
+    instance.pool.gone(instance.id);
+}
+
+struct Instance {
+    id: u64,
+    version: Arc<Version>,
+    pool: Arc<Shared>,
+}
+
+impl Instance {
+    async fn run(&self) {
+        let (mut vm, artefacts) = match self.prepare().await {
+            Ok(prepared) => prepared,
+            Err(why) => return self.start_failed(&why),
+        };
+        self.pool.state().claimed(self.id, vm.process().pid());
+        let taken = self.pool.state().take(self.id);
+        let Some(mut job) = taken else {
+            // Another instance was faster.
+            return self.pool.shells.put_back(vm);
+        };
+        vm.process().set_memory(self.version.config.memory_mib);
+        let mut state = Vm::Shell(artefacts);
+        loop {
+            let budgeted = job.invocation.limits.cpu.is_some();
+            if self.serve(&mut vm, &state, job).await.is_break() {
+                return;
+            }
+            (job, state) = match self.next(&mut vm, budgeted).await {
+                Some(next) => next,
+                None => return,
+            };
+        }
+    }
+
+    /// Files and a process to start from.
+    async fn prepare(&self) -> Result<(MicroVm, Arc<Artefacts>), String> {
+        let artefacts = self.pool.artefacts(&self.version).await?;
+        let vm = self
+            .pool
+            .shells
+            .claim()
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok((vm, artefacts))
+    }
+
+    fn start_failed(&self, why: &str) {
+        tracing::error!(function = %self.version.name, why, "an instance could not be started");
+        self.pool.metrics.instance_failure("start");
+        let waiting = self.pool.state().start_failed(self.id);
+        if let Some(job) = waiting {
+            self.again(job, why);
+        }
+    }
+
+    /// Lets an invocation that did not begin try another instance, a few times.
+    fn again(&self, mut job: Job, why: &str) {
+        job.attempts += 1;
+        if job.attempts >= MAX_ATTEMPTS {
+            return job.answer(Err(NotRun::Unavailable(why.into())));
+        }
+        self.pool.resubmit(job);
+    }
+
+    /// One invocation, from its event to its caller's answer. Breaks when the microVM is of no more
+    /// use.
+    async fn serve(&self, vm: &mut MicroVm, state: &Vm, job: Job) -> ControlFlow<()> {
+        let begin = match state {
+            Vm::Shell(artefacts) => Begin::Restore(artefacts),
+            Vm::Paused => Begin::Resume,
+            Vm::Running => Begin::Running,
+        };
+        let queue = job.invocation.accepted.elapsed();
+        let tail = job.invocation.tail.then(Tail::default);
+        let mut output = Output {
+            store: &self.pool.logs,
+            invocation: &job.invocation,
+            tail,
+        };
+        let ran = converse(vm, &job.invocation, begin, &mut output, &self.pool.stop).await;
+        match ran {
+            Ok(ran) => {
+                let completed = self.complete(&ran, begin.start(), queue, output);
+                let reusable = ran.answer.reusable();
+                if reusable {
+                    self.pool.state().finishing(self.id, Instant::now());
+                } else {
+                    self.pool
+                        .metrics
+                        .instance_failure(ran.answer.metric().unwrap_or("sandbox"));
+                    tracing::info!(
+                        function = %self.version.name,
+                        request_id = job.invocation.request_id,
+                        answer = ?ran.answer,
+                        "instance ended"
+                    );
+                    self.pool.gone(self.id);
+                }
+                job.answer(Ok(completed));
+                if !reusable {
+                    return ControlFlow::Break(());
+                }
+                self.settle(vm, ran.deadline).await
+            }
+            Err(not_started) => {
+                drop(output);
+                self.not_started(state, job, &not_started);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn not_started(&self, state: &Vm, mut job: Job, not_started: &NotStarted) {
+        let why = not_started.to_string();
+        tracing::warn!(function = %self.version.name, why, "an instance did not start");
+        self.pool.metrics.instance_failure("start");
+        if let Vm::Shell(artefacts) = state
+            && (not_started.snapshot_unusable || !artefacts.complete())
+        {
+            // Not the instance's fault: the snapshot is made anew, and that does not count.
+            self.version.discard_artefacts(artefacts);
+            job.attempts = job.attempts.saturating_sub(1);
+        }
+        self.pool.gone(self.id);
+        self.again(job, &why);
+    }
+
+    /// Everything that is told about an invocation: log, metrics, the caller's answer.
+    fn complete(
+        &self,
+        ran: &Ran,
+        start: Start,
+        queue: Duration,
+        mut output: Output<'_>,
+    ) -> Completed {
+        let invocation = output.invocation;
+        let id = &invocation.request_id;
+        let function = self.version.name.as_str();
+        let max_memory_mib = ran.max_memory_bytes.div_ceil(1 << 20);
+        if let Some(line) = ran.answer.log_line(id) {
+            output.platform(&line);
+        }
+        output.platform(&lines::end(id));
+        let report = Report {
+            duration: ran.duration,
+            memory_mib: self.version.config.memory_mib,
+            max_memory_mib,
+            restore: (start == Start::Cold).then_some(ran.restore),
+            status: ran.answer.report_status(),
+        };
+        output.platform(&lines::report(id, &report));
+        let metrics = &self.pool.metrics;
+        metrics.invocation(function, start == Start::Cold, ran.duration);
+        if start == Start::Cold {
+            metrics.restored(function, ran.restore);
+        }
+        if let Some(kind) = ran.answer.metric() {
+            metrics.error(function, kind);
+        }
+        Completed {
+            payload: ran.answer.body(id),
+            failed: ran.answer.failed(),
+            start,
+            duration: ran.duration,
+            cpu: ran.cpu,
+            max_memory_mib,
+            phases: Phases {
+                queue,
+                restore: ran.restore,
+                run: ran.run,
+                total: invocation.accepted.elapsed(),
+            },
+            tail: output.tail.map(Tail::into_bytes),
+        }
+    }
+
+    /// Waits until the runtime has asked for the next event.
+    async fn settle(&self, vm: &mut MicroVm, deadline: Instant) -> ControlFlow<()> {
+        let limit = deadline.max(Instant::now() + SETTLE_LIMIT);
+        let why = loop {
+            let event = tokio::select! {
+                biased;
+                () = self.pool.stop.cancelled() => return ControlFlow::Break(()),
+                event = timeout_at(limit.into(), vm.next()) => event,
+            };
+            if Instant::now() >= limit {
+                break "its runtime did not come back after its answer".into();
+            }
+            match event {
+                Ok(Ok(VmEvent::Agent(AgentMessage::Ready(_)))) => return ControlFlow::Continue(()),
+                Ok(Ok(VmEvent::Agent(AgentMessage::Log(_, text)))) => self.log(text),
+                Ok(Ok(VmEvent::Reply(_))) => {}
+                Ok(Ok(other)) => break format!("after its answer came {other:?}"),
+                Ok(Err(error)) => break error.to_string(),
+                Err(_) => break "its runtime did not come back after its answer".into(),
+            }
+        };
+        self.lost(&why);
+        ControlFlow::Break(())
+    }
+
+    /// The next invocation and how it finds the microVM; `None` to end.
+    async fn next(&self, vm: &mut MicroVm, budgeted: bool) -> Option<(Job, Vm)> {
+        let waiting = self.pool.state().next(self.id);
+        if let Some(job) = waiting {
+            // A budget of CPU time is armed and disarmed by a resume: only then is the pause worth
+            // its time.
+            if !budgeted && job.invocation.limits.cpu.is_none() {
+                return Some((job, Vm::Running));
+            }
+            return match self.command(vm, Command::Pause).await {
+                Ok(()) => Some((job, Vm::Paused)),
+                Err(why) => {
+                    self.lost(&why.to_string());
+                    self.again(job, &why.to_string());
+                    None
+                }
+            };
+        }
+        if let Err(why) = self.command(vm, Command::Pause).await {
+            self.lost(&why.to_string());
+            return None;
+        }
+        loop {
+            let parked = self.pool.state().park(self.id, Instant::now());
+            let orders = match parked {
+                Parked::Run(job) => return Some((job, Vm::Paused)),
+                Parked::End => return None,
+                Parked::Wait(orders) => orders,
+            };
+            self.pool.notify_parked();
+            match self.idle(vm, orders).await? {
+                Order::Run(job) => return Some((job, Vm::Paused)),
+                Order::End => return None,
+                Order::Ping { count, reply } => {
+                    let pinged = self.ping(vm, count).await;
+                    let failed = pinged.as_ref().err().map(ToString::to_string);
+                    // Whoever measures may have gone.
+                    let _ = reply.send(pinged.map_err(|error| error.to_string()));
+                    if let Some(why) = failed {
+                        self.lost(&why);
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for an order, and for a sign that the microVM is not what it should be.
+    async fn idle(
+        &self,
+        vm: &mut MicroVm,
+        mut orders: tokio::sync::oneshot::Receiver<Order>,
+    ) -> Option<Order> {
+        let why = loop {
+            tokio::select! {
+                biased;
+                event = vm.next() => match event {
+                    Ok(VmEvent::Agent(AgentMessage::Log(_, text))) => self.log(text),
+                    Ok(other) => break format!("an idle instance said {other:?}"),
+                    Err(error) => break error.to_string(),
+                },
+                order = &mut orders => return order.ok(),
+            }
+        };
+        self.lost(&why);
+        self.pool.gone(self.id);
+        // An order that was given in the same moment must not be lost with the instance.
+        orders.close();
+        if let Ok(Order::Run(job)) = orders.try_recv() {
+            self.again(job, &why);
+        }
+        None
+    }
+
+    /// The unit of the benchmarks: a frame to the agent and back.
+    async fn ping(&self, vm: &mut MicroVm, count: u32) -> Result<Vec<u64>, VmError> {
+        self.command(vm, Command::Resume(Resume::default())).await?;
+        let mut micros = Vec::with_capacity(count as usize);
+        for n in 0..count {
+            let bytes = Bytes::copy_from_slice(&n.to_le_bytes());
+            let sent = Instant::now();
+            vm.send([HostMessage::Ping(bytes.clone())])?;
+            loop {
+                let event = timeout(COMMAND_LIMIT, vm.next())
+                    .await
+                    .map_err(|_| VmError::Late("a pong", COMMAND_LIMIT))??;
+                match event {
+                    VmEvent::Agent(AgentMessage::Pong(pong)) if pong == bytes => break,
+                    VmEvent::Agent(AgentMessage::Log(_, text)) => self.log(text),
+                    other => {
+                        return Err(VmError::Unexpected(format!(
+                            "it answered a ping with {other:?}"
+                        )));
+                    }
+                }
+            }
+            micros.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+        }
+        self.command(vm, Command::Pause).await?;
+        Ok(micros)
+    }
+
+    async fn command(&self, vm: &mut MicroVm, command: Command) -> Result<(), VmError> {
+        timeout(COMMAND_LIMIT, vm.command(command))
+            .await
+            .map_err(|_| VmError::Late("a command", COMMAND_LIMIT))?
+            .map(drop)
+    }
+
+    /// What a function writes between invocations.
+    fn log(&self, text: Bytes) {
+        self.pool
+            .logs
+            .append(&self.version.name, None, Kind::Function, text);
+    }
+
+    fn lost(&self, why: &str) {
+        tracing::warn!(function = %self.version.name, instance = self.id, why, "instance lost");
+        self.pool.metrics.instance_failure("lost");
+    }
+}

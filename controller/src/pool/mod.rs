@@ -1,0 +1,23 @@
+//! Instances: who serves which invocation, how many there may be, and what becomes of them.
+//!
+//! * [`job`]: an invocation on its way to an instance, and what comes back.
+//! * [`state`]: the book-keeping. One value behind one lock, without I/O: every decision is a
+//!   function of it.
+//! * [`dispatch`]: the face: submit, wait, list, retire, drain.
+//! * [`shells`]: sandbox processes built ahead of need.
+//! * [`lifecycle`]: the task that an instance is, from shell to end.
+//! * [`conversation`]: one invocation's messages.
+//! * [`answer`]: how it ended, in Lambda's words.
+
+mod answer;
+mod conversation;
+mod dispatch;
+mod job;
+mod lifecycle;
+mod shells;
+mod state;
+
+pub(crate) use answer::ERROR_KINDS;
+pub(crate) use dispatch::{ArtefactSource, PingError, Pool, PoolSettings};
+pub(crate) use job::{Completed, Invocation, Limits, NotRun, Start};
+pub(crate) use shells::Shells;

@@ -1,0 +1,574 @@
+//! The book-keeping of instances and waiting invocations: pure decisions, no I/O, no waiting.
+//!
+//! An instance counts against the limits from the decision to start it until its end is decided.
+//! Invocations of a version wait in one queue and are served in the order of their arrival, by
+//! whichever instance is there first: an idle one, one that has just answered, or a new one.
+//!
+//! ```text
+//!           take              finishing           park
+//! Starting ──────▶ Busy ◀───────────▶ Finishing ──────▶ Idle
+//!    │ (nothing left  ▲       next                       │
+//!    ▼  to do)        └──────────────────────────────────┘ submit
+//!  gone
+//! ```
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::job::Job;
+use crate::function::Version;
+use crate::metrics::Census;
+
+/// How long an instance that has answered counts as one that will soon be free. After that a
+/// waiting invocation gets a new one.
+pub(crate) const FINISH_GRACE: Duration = Duration::from_millis(100);
+
+/// What an idle instance is told.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Run this.
+    Run(Job),
+    /// Answer pings: a measurement.
+    Ping {
+        /// How many.
+        count: u32,
+        /// Microseconds of each, or why not.
+        reply: oneshot::Sender<Result<Vec<u64>, String>>,
+    },
+    /// End.
+    End,
+}
+
+/// What an instance does when it has nothing to do.
+#[derive(Debug)]
+pub(crate) enum Parked {
+    /// There is something after all.
+    Run(Job),
+    /// Wait for an order.
+    Wait(oneshot::Receiver<Order>),
+    /// End.
+    End,
+}
+
+/// An instance to start.
+#[derive(Debug, Clone)]
+pub(crate) struct StartOrder {
+    pub(crate) id: u64,
+    pub(crate) version: Arc<Version>,
+}
+
+/// What became of an invocation that has waited long enough.
+#[derive(Debug)]
+pub(crate) enum GiveUp {
+    /// It was still waiting and nothing is on its way for it.
+    Removed,
+    /// An instance is on its way.
+    Coming,
+    /// It runs, or has run.
+    Started,
+}
+
+/// Limits of all instances together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Capacity {
+    pub(crate) max_instances: usize,
+    pub(crate) max_per_function: usize,
+    pub(crate) memory_mib: u64,
+}
+
+/// One instance.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) version: Arc<Version>,
+    pub(crate) phase: Phase,
+    pub(crate) started: Instant,
+    pub(crate) pid: Option<u32>,
+    pub(crate) invocations: u64,
+}
+
+/// What an instance does. Only an idle one has somebody to give orders to.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    Starting,
+    Busy,
+    Finishing {
+        since: Instant,
+    },
+    Idle {
+        since: Instant,
+        wake: oneshot::Sender<Order>,
+    },
+}
+
+impl Phase {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Busy => "busy",
+            Self::Finishing { .. } => "finishing",
+            Self::Idle { .. } => "idle",
+        }
+    }
+}
+
+/// What all instances of one version share.
+#[derive(Debug, Default)]
+struct Group {
+    /// Least recently used first.
+    idle: Vec<u64>,
+    queue: VecDeque<Job>,
+    starting: usize,
+}
+
+/// All instances and all waiting invocations.
+#[derive(Debug)]
+pub(crate) struct State {
+    capacity: Capacity,
+    groups: HashMap<u64, Group>,
+    instances: BTreeMap<u64, Entry>,
+    memory_mib: u64,
+    next_id: u64,
+    ending: bool,
+    evicted: u64,
+}
+
+impl State {
+    pub(crate) fn new(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            groups: HashMap::new(),
+            instances: BTreeMap::new(),
+            memory_mib: 0,
+            next_id: 1,
+            ending: false,
+            evicted: 0,
+        }
+    }
+
+    /// Gives an invocation to the idle instance that was used last, or lets it wait and says what
+    /// to start for it.
+    pub(crate) fn submit(&mut self, job: Job, now: Instant) -> Vec<StartOrder> {
+        let version = job.invocation.version.clone();
+        let Some(job) = self.wake(job) else {
+            return Vec::new();
+        };
+        self.groups
+            .entry(version.serial)
+            .or_default()
+            .queue
+            .push_back(job);
+        self.provide(&version, now)
+    }
+
+    /// Puts an invocation that its instance could not begin back to the head of the queue.
+    pub(crate) fn resubmit(&mut self, job: Job, now: Instant) -> Vec<StartOrder> {
+        let version = job.invocation.version.clone();
+        let Some(job) = self.wake(job) else {
+            return Vec::new();
+        };
+        self.groups
+            .entry(version.serial)
+            .or_default()
+            .queue
+            .push_front(job);
+        self.provide(&version, now)
+    }
+
+    fn wake(&mut self, mut job: Job) -> Option<Job> {
+        let Some(group) = self.groups.get_mut(&job.invocation.version.serial) else {
+            return Some(job);
+        };
+        while let Some(id) = group.idle.pop() {
+            let entry = self
+                .instances
+                .get_mut(&id)
+                .expect("idle instances have an entry");
+            let Phase::Idle { wake, .. } = std::mem::replace(&mut entry.phase, Phase::Busy) else {
+                unreachable!("instances in the idle list are idle");
+            };
+            match wake.send(Order::Run(job)) {
+                Ok(()) => {
+                    entry.invocations += 1;
+                    return None;
+                }
+                // It has just died and will say so; the next one.
+                Err(Order::Run(back)) => job = back,
+                Err(_) => unreachable!("the order comes back as it was"),
+            }
+        }
+        Some(job)
+    }
+
+    /// Starts as many instances of a version as its queue needs and the limits allow.
+    pub(crate) fn provide(&mut self, version: &Arc<Version>, now: Instant) -> Vec<StartOrder> {
+        let mut orders = Vec::new();
+        loop {
+            let soon = self.soon_free(version.serial, now);
+            let Some(group) = self.groups.get(&version.serial) else {
+                break;
+            };
+            if group.queue.len() <= group.starting + soon || !self.make_room(version) {
+                break;
+            }
+            let id = self.next_id;
+            self.next_id += 1;
+            self.memory_mib += u64::from(version.config.memory_mib);
+            self.instances.insert(
+                id,
+                Entry {
+                    version: version.clone(),
+                    phase: Phase::Starting,
+                    started: now,
+                    pid: None,
+                    invocations: 0,
+                },
+            );
+            self.groups.entry(version.serial).or_default().starting += 1;
+            orders.push(StartOrder {
+                id,
+                version: version.clone(),
+            });
+        }
+        orders
+    }
+
+    /// The same for a version of which only the number is known.
+    pub(crate) fn provide_serial(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
+        let waiting = self
+            .groups
+            .get(&serial)
+            .and_then(|group| group.queue.front());
+        match waiting.map(|job| job.invocation.version.clone()) {
+            Some(version) => self.provide(&version, now),
+            None => Vec::new(),
+        }
+    }
+
+    /// Starts for every version that waits, the longest-waiting first.
+    fn provide_all(&mut self, now: Instant) -> Vec<StartOrder> {
+        let mut waiting: Vec<(Instant, Arc<Version>)> = self
+            .groups
+            .values()
+            .filter_map(|group| group.queue.front())
+            .map(|job| (job.invocation.accepted, job.invocation.version.clone()))
+            .collect();
+        waiting.sort_by_key(|(accepted, _)| *accepted);
+        waiting
+            .into_iter()
+            .flat_map(|(_, version)| self.provide(&version, now))
+            .collect()
+    }
+
+    /// Instances that have answered and should be free any moment.
+    fn soon_free(&self, serial: u64, now: Instant) -> usize {
+        self.instances
+            .values()
+            .filter(|entry| match entry.phase {
+                Phase::Finishing { since } => {
+                    entry.version.serial == serial && now < since + FINISH_GRACE
+                }
+                _ => false,
+            })
+            .count()
+    }
+
+    /// Whether invocations of a version wait for an instance that has answered to be free.
+    pub(crate) fn counts_on_finishing(&self, serial: u64, now: Instant) -> bool {
+        self.groups.get(&serial).is_some_and(|group| {
+            group.queue.len() > group.starting && self.soon_free(serial, now) > 0
+        })
+    }
+
+    /// Whether one more instance fits, after ending idle ones, least recently used first.
+    fn make_room(&mut self, version: &Version) -> bool {
+        let of_function = self
+            .instances
+            .values()
+            .filter(|entry| entry.version.name == version.name)
+            .count();
+        if self.ending || of_function >= self.capacity.max_per_function {
+            return false;
+        }
+        let memory = u64::from(version.config.memory_mib);
+        let fits = |state: &Self| {
+            state.instances.len() < state.capacity.max_instances
+                && state.memory_mib + memory <= state.capacity.memory_mib
+        };
+        // Look before killing: idle instances are worth keeping when their end would not help.
+        let idle_memory: u64 = self
+            .instances
+            .values()
+            .filter(|entry| matches!(entry.phase, Phase::Idle { .. }))
+            .map(|entry| u64::from(entry.version.config.memory_mib))
+            .sum();
+        if self.memory_mib - idle_memory + memory > self.capacity.memory_mib {
+            return false;
+        }
+        while !fits(self) {
+            let oldest = self
+                .instances
+                .iter()
+                .filter_map(|(id, entry)| match entry.phase {
+                    Phase::Idle { since, .. } => Some((since, *id)),
+                    _ => None,
+                })
+                .min();
+            let Some((_, id)) = oldest else { return false };
+            self.end(id);
+            self.evicted += 1;
+        }
+        true
+    }
+
+    /// Ends an idle instance; its place is free at once.
+    fn end(&mut self, id: u64) {
+        if let Some(entry) = self.remove(id)
+            && let Phase::Idle { wake, .. } = entry.phase
+        {
+            // An instance that does not listen any more is ending by itself.
+            let _ = wake.send(Order::End);
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.instances.remove(&id)?;
+        self.memory_mib -= u64::from(entry.version.config.memory_mib);
+        if let Some(group) = self.groups.get_mut(&entry.version.serial) {
+            group.idle.retain(|idle| *idle != id);
+            if matches!(entry.phase, Phase::Starting) {
+                group.starting -= 1;
+            }
+        }
+        self.forget_empty(entry.version.serial);
+        Some(entry)
+    }
+
+    fn forget_empty(&mut self, serial: u64) {
+        let used = self
+            .instances
+            .values()
+            .any(|entry| entry.version.serial == serial);
+        if !used
+            && self
+                .groups
+                .get(&serial)
+                .is_some_and(|group| group.queue.is_empty())
+        {
+            self.groups.remove(&serial);
+        }
+    }
+
+    /// A starting instance has a process.
+    pub(crate) fn claimed(&mut self, id: u64, pid: u32) {
+        if let Some(entry) = self.instances.get_mut(&id) {
+            entry.pid = Some(pid);
+        }
+    }
+
+    /// A starting instance is about to begin: what with? Without anything to do it is forgotten.
+    pub(crate) fn take(&mut self, id: u64) -> Option<Job> {
+        let serial = self.instances.get(&id)?.version.serial;
+        let Some(job) = self.pop(serial) else {
+            self.remove(id);
+            return None;
+        };
+        let entry = self.instances.get_mut(&id).expect("looked up above");
+        entry.phase = Phase::Busy;
+        entry.invocations += 1;
+        if let Some(group) = self.groups.get_mut(&serial) {
+            group.starting -= 1;
+        }
+        Some(job)
+    }
+
+    /// The longest-waiting invocation of a version whose caller still waits.
+    fn pop(&mut self, serial: u64) -> Option<Job> {
+        let queue = &mut self.groups.get_mut(&serial)?.queue;
+        loop {
+            let job = queue.pop_front()?;
+            if !job.reply.is_closed() {
+                return Some(job);
+            }
+        }
+    }
+
+    /// An instance has its answer; its runtime is not back yet.
+    pub(crate) fn finishing(&mut self, id: u64, now: Instant) {
+        if let Some(entry) = self.instances.get_mut(&id) {
+            entry.phase = Phase::Finishing { since: now };
+        }
+    }
+
+    /// An instance's runtime is back: the next invocation for it, if one waits.
+    pub(crate) fn next(&mut self, id: u64) -> Option<Job> {
+        let serial = self.instances.get(&id)?.version.serial;
+        let job = self.pop(serial)?;
+        let entry = self.instances.get_mut(&id).expect("looked up above");
+        entry.phase = Phase::Busy;
+        entry.invocations += 1;
+        Some(job)
+    }
+
+    /// An instance is paused.
+    pub(crate) fn park(&mut self, id: u64, now: Instant) -> Parked {
+        if let Some(job) = self.next(id) {
+            return Parked::Run(job);
+        }
+        let Some(entry) = self.instances.get_mut(&id) else {
+            return Parked::End;
+        };
+        if self.ending || entry.version.is_retired() {
+            return Parked::End;
+        }
+        let (wake, orders) = oneshot::channel();
+        entry.phase = Phase::Idle { since: now, wake };
+        self.groups
+            .entry(entry.version.serial)
+            .or_default()
+            .idle
+            .push(id);
+        Parked::Wait(orders)
+    }
+
+    /// An instance has ended: whom its place goes to.
+    pub(crate) fn gone(&mut self, id: u64, now: Instant) -> Vec<StartOrder> {
+        self.remove(id);
+        self.provide_all(now)
+    }
+
+    /// The invocation that a failed start was for, if it still waits.
+    pub(crate) fn start_failed(&mut self, id: u64) -> Option<Job> {
+        let serial = self.instances.get(&id)?.version.serial;
+        let job = self.pop(serial);
+        self.remove(id);
+        job
+    }
+
+    /// An invocation has waited long enough.
+    pub(crate) fn give_up(&mut self, serial: u64, ticket: u64, now: Instant) -> GiveUp {
+        let soon = self.soon_free(serial, now);
+        let Some(group) = self.groups.get_mut(&serial) else {
+            return GiveUp::Started;
+        };
+        let Some(position) = group.queue.iter().position(|job| job.ticket == ticket) else {
+            return GiveUp::Started;
+        };
+        if position < group.starting + soon {
+            return GiveUp::Coming;
+        }
+        group.queue.remove(position);
+        self.forget_empty(serial);
+        GiveUp::Removed
+    }
+
+    /// Ends the idle instances of a version that was replaced or deleted. Busy ones end when they
+    /// are done, and what waits for them is still served.
+    pub(crate) fn retire(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
+        let idle = self
+            .groups
+            .get(&serial)
+            .map(|group| group.idle.clone())
+            .unwrap_or_default();
+        for id in idle {
+            self.end(id);
+        }
+        self.provide_all(now)
+    }
+
+    /// Ends instances that have been idle for `limit`, and says when to look again.
+    pub(crate) fn reap(&mut self, limit: Duration, now: Instant) -> Option<Instant> {
+        let mut next = None;
+        let mut over = Vec::new();
+        for (id, entry) in &self.instances {
+            if let Phase::Idle { since, .. } = entry.phase {
+                let end = since + limit;
+                if end <= now {
+                    over.push(*id);
+                } else {
+                    next = Some(next.map_or(end, |next: Instant| next.min(end)));
+                }
+            }
+        }
+        for id in over {
+            self.end(id);
+        }
+        next
+    }
+
+    /// No new instances from here on; idle ones end. Returns those that wait: they never will run.
+    pub(crate) fn close(&mut self) -> Vec<Job> {
+        self.ending = true;
+        let idle: Vec<u64> = self
+            .groups
+            .values()
+            .flat_map(|group| group.idle.iter().copied())
+            .collect();
+        for id in idle {
+            self.end(id);
+        }
+        self.groups
+            .values_mut()
+            .flat_map(|group| group.queue.drain(..))
+            .collect()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.ending
+    }
+
+    /// Gives an idle instance of a function, the last used one, a measurement to do.
+    pub(crate) fn ping(
+        &mut self,
+        serial: u64,
+        count: u32,
+        reply: oneshot::Sender<Result<Vec<u64>, String>>,
+    ) -> bool {
+        let Some(id) = self
+            .groups
+            .get_mut(&serial)
+            .and_then(|group| group.idle.pop())
+        else {
+            return false;
+        };
+        let entry = self
+            .instances
+            .get_mut(&id)
+            .expect("idle instances have an entry");
+        match std::mem::replace(&mut entry.phase, Phase::Busy) {
+            Phase::Idle { wake, .. } => wake.send(Order::Ping { count, reply }).is_ok(),
+            _ => unreachable!("instances in the idle list are idle"),
+        }
+    }
+
+    pub(crate) fn instances(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        self.instances.iter().map(|(id, entry)| (*id, entry))
+    }
+
+    /// Evictions since this was asked last.
+    pub(crate) fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
+    }
+
+    pub(crate) fn census(&self) -> Census {
+        let mut census = Census {
+            memory_mib: self.memory_mib,
+            ..Census::default()
+        };
+        for entry in self.instances.values() {
+            match entry.phase {
+                Phase::Starting => census.starting += 1,
+                Phase::Busy => census.busy += 1,
+                Phase::Finishing { .. } => census.finishing += 1,
+                Phase::Idle { .. } => census.idle += 1,
+            }
+        }
+        census
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,11 @@
+//! Which functions exist.
+//!
+//! [`database`] is what survives; [`catalog`] is the same in memory, together with what can run.
+//! Reads never touch the database: an invocation finds its function with one look into a map.
+
+mod catalog;
+mod database;
+
+pub(crate) use catalog::{Catalog, Function, Writer};
+pub(crate) use database::Database;
+pub use database::RegistryError;
