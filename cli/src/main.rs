@@ -1,2 +1,84 @@
-//! Placeholder.
-fn main() {}
+//! `hearth`: what people type. Talks to a controller over its HTTP API; `serve` and `dev` start one
+//! in this process.
+
+mod args;
+mod client;
+mod commands;
+mod deployment;
+mod dev;
+mod doctor;
+mod event;
+mod failure;
+mod function_name;
+mod output;
+mod package;
+mod project;
+mod variable;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::{Output, Stream, Tone};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(help_or_error) => {
+            // Help on a closed pipe: nothing to do about it.
+            let _ = help_or_error.print();
+            return ExitCode::from(if help_or_error.use_stderr() {
+                failure::YOURS
+            } else {
+                0
+            });
+        }
+    };
+    let output = Output::new(cli.global.json);
+    match run(cli, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tell(&failure, output);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli, output: Output) -> Result<(), Failure> {
+    let client = || Client::new(&cli.global.endpoint_url);
+    match cli.command {
+        Command::Serve(serve) => commands::serve::run(serve.settings, output.json),
+        Command::Deploy(deploy) => commands::deploy::run(&client()?, &deploy, output),
+        Command::Invoke(invoke) => commands::invoke::run(&client()?, &invoke, output),
+        Command::Logs(logs) => commands::logs::run(&client()?, &logs, output),
+        Command::Ls(ls) => commands::ls::run(&client()?, &ls, output),
+        Command::Rm(rm) => commands::rm::run(&client()?, &rm, output),
+        Command::Dev(dev) => dev::run(dev, output),
+        Command::Doctor(doctor) => doctor::run(&client()?, &doctor, output),
+    }
+}
+
+fn tell(failure: &Failure, output: Output) {
+    if failure.is_told() {
+        return;
+    }
+    if output.json {
+        let side = if failure.exit_code() == failure::YOURS {
+            "yours"
+        } else {
+            "platform"
+        };
+        let error =
+            serde_json::json!({ "error": { "side": side, "message": failure.to_string() } });
+        output.note(&error.to_string());
+    } else {
+        let label = output.paint(Stream::Stderr, Tone::Bad, "error:");
+        output.note(&format!(
+            "{label} {}",
+            output.foreign(Stream::Stderr, &failure.to_string())
+        ));
+    }
+}

@@ -1,0 +1,318 @@
+//! The command line: what can be typed, with its help. Values are parsed here, once, into types
+//! that the commands can trust.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::function_name::{FunctionName, FunctionRef};
+use crate::variable::UncheckedVariable;
+
+/// Where `hearth serve` listens and every other command looks.
+pub(crate) const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:9070";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 yours to mend (a function error, a wrong argument, a folder that does not
+build); 3 the platform's (no controller, no /dev/kvm, an internal error).";
+
+/// Functions on your own microVMs.
+#[derive(Debug, Parser)]
+#[command(name = "hearth", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(after_long_help = "\
+Examples:
+  hearth doctor                         is this machine ready?
+  hearth serve                          start a controller here
+  hearth deploy functions-examples/python-hello
+  hearth invoke python-hello -d '{\"name\": \"Hearth\"}'
+  hearth logs python-hello -f
+  hearth dev functions-examples/python-hello
+
+Exit codes: 0 done; 1 yours to mend (a function error, a wrong argument, a folder that does not
+build); 3 the platform's (no controller, no /dev/kvm, an internal error).")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// The controller to talk to
+    #[arg(long, global = true, env = "HEARTH_ENDPOINT", default_value = DEFAULT_ENDPOINT, value_name = "URL")]
+    pub(crate) endpoint_url: String,
+    /// Answer with JSON on standard output, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a controller on this machine
+    Serve(Serve),
+    /// Package a folder and make a function of it, or update the one there is
+    Deploy(Deploy),
+    /// Run a function and print its result
+    Invoke(Invoke),
+    /// Print what a function wrote
+    Logs(Logs),
+    /// List functions, or the microVMs that serve them
+    Ls(Ls),
+    /// Delete functions
+    Rm(Rm),
+    /// Serve a folder while you work on it; every request sees the newest code
+    Dev(Dev),
+    /// Check whether this machine can run Hearth, and say what to do where it can't
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth serve
+  hearth serve --listen 127.0.0.1:9999 --data-dir /tmp/hearth
+
+Everything hearthd takes is taken here. The log goes to standard error; RUST_LOG sets its level.")]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) settings: hearth_controller::Settings,
+}
+
+/// What a function is to be; everything left out comes from `hearth.toml`, then from the function
+/// as it is, then from defaults.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Settings {
+    /// Name of the function; by default the folder's
+    #[arg(long)]
+    pub(crate) name: Option<FunctionName>,
+    /// Such as python3.11 or provided; by default told from the folder's files
+    #[arg(long)]
+    pub(crate) runtime: Option<String>,
+    /// What the runtime calls, such as app.handler
+    #[arg(long)]
+    pub(crate) handler: Option<String>,
+    /// Memory in MiB, 128 to 10240
+    #[arg(long, value_parser = clap::value_parser!(u32).range(128..=10_240), value_name = "MIB")]
+    pub(crate) memory: Option<u32>,
+    /// Seconds that an invocation may take, 1 to 900
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=900), value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    /// An environment variable; may be given many times
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub(crate) environment: Vec<UncheckedVariable>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth deploy functions-examples/python-hello
+  hearth deploy . --name mail --handler app.handler --memory 512 --timeout 30 --env STAGE=test
+
+A hearth.toml in the folder says the same once and for all; flags win over it:
+  name = \"mail\"
+  runtime = \"python3.11\"
+  handler = \"app.handler\"
+  memory = 512
+  timeout = 30
+  exclude = [\"docs\"]
+  [environment]
+  STAGE = \"production\"
+
+A requirements.txt is vendored into the package by pip; a folder with a Cargo.toml is built with
+Cargo, and its program becomes the bootstrap.")]
+pub(crate) struct Deploy {
+    /// The function's folder
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth invoke python-hello
+  hearth invoke python-hello -d '{\"name\": \"Hearth\"}'
+  hearth invoke python-hello -d @event.json > result.json
+  jq -n '{n: 1}' | hearth invoke python-hello -d -
+
+The result goes to standard output as it is; what the invocation took goes to standard error.
+Exits with 1 if the function failed.")]
+pub(crate) struct Invoke {
+    /// Function, or function:qualifier
+    pub(crate) function: FunctionRef,
+    /// The event: JSON, @FILE, or - for standard input
+    #[arg(short, long, default_value = "{}", value_name = "JSON|@FILE|-")]
+    pub(crate) data: String,
+    /// A shorter timeout for this invocation, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) timeout_ms: Option<u64>,
+    /// A smaller memory limit for this invocation, in MiB
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_mib: Option<u64>,
+    /// A limit on CPU time for this invocation, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) cpu_ms: Option<u64>,
+    /// Nothing on standard error but errors
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth logs python-hello
+  hearth logs python-hello -f")]
+pub(crate) struct Logs {
+    /// The function
+    pub(crate) function: FunctionName,
+    /// Go on with new lines as they come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth ls
+  hearth ls --instances
+  hearth ls --json | jq -r '.[].FunctionName'")]
+pub(crate) struct Ls {
+    /// Each microVM: its function, state, age, memory and process
+    #[arg(long)]
+    pub(crate) instances: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth rm python-hello
+  hearth rm python-hello rust-echo")]
+pub(crate) struct Rm {
+    /// The functions
+    #[arg(required = true)]
+    pub(crate) functions: Vec<FunctionName>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth dev functions-examples/python-hello
+  curl -d '{\"name\": \"Hearth\"}' http://127.0.0.1:9080/
+
+The same address answers the Lambda API, for boto3 or the AWS CLI with --endpoint-url. A request that
+comes while the folder is being deployed waits for it: an answer is never from older code.")]
+pub(crate) struct Dev {
+    /// The function's folder
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Address and port of the development server
+    #[arg(long, default_value = "127.0.0.1:9080", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Where functions and snapshots are kept; by default a folder in the cache, so that the next
+    /// start is quick
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth doctor
+  hearth doctor --json | jq '.checks[] | select(.verdict != \"ok\")'
+
+Exits with 3 if something is missing that Hearth can't do without.")]
+pub(crate) struct Doctor {
+    /// The data directory to look at; by default the one that `hearth serve` takes
+    #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The artefact cache to look at
+    #[arg(long, env = "HEARTH_CACHE", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once(&"hearth").chain(line))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_follow_the_command() {
+        let cli = parse(&[
+            "ls",
+            "--instances",
+            "--json",
+            "--endpoint-url",
+            "http://h:1",
+        ])
+        .unwrap();
+        assert!(cli.global.json);
+        assert_eq!(cli.global.endpoint_url, "http://h:1");
+        assert!(matches!(cli.command, Command::Ls(Ls { instances: true })));
+    }
+
+    #[test]
+    fn deploy_takes_every_setting() {
+        let cli = parse(&[
+            "deploy",
+            "d",
+            "--name",
+            "f",
+            "--runtime",
+            "provided",
+            "--handler",
+            "h",
+            "--memory",
+            "128",
+            "--timeout",
+            "900",
+            "--env",
+            "A=1",
+            "--env",
+            "B=x=y",
+        ])
+        .unwrap();
+        let Command::Deploy(deploy) = cli.command else {
+            panic!("not a deploy");
+        };
+        assert_eq!(deploy.settings.memory, Some(128));
+        assert_eq!(deploy.settings.timeout, Some(900));
+        assert_eq!(deploy.settings.environment.len(), 2);
+    }
+
+    #[test]
+    fn sizes_and_times_out_of_range_are_refused() {
+        for bad in [
+            ["deploy", "d", "--memory", "127"],
+            ["deploy", "d", "--memory", "10241"],
+            ["deploy", "d", "--timeout", "0"],
+            ["deploy", "d", "--timeout", "901"],
+            ["deploy", "d", "--name", "a/b"],
+        ] {
+            assert!(parse(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_starts_with_a_brace_or_is_a_dash_is_taken() {
+        for data in ["{}", "-", "@file", "[1]"] {
+            let cli = parse(&["invoke", "f:live", "-d", data]).unwrap();
+            let Command::Invoke(invoke) = cli.command else {
+                panic!("not an invoke");
+            };
+            assert_eq!(invoke.data, data);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Lambda's API for functions: create, update, read, list, delete.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use ureq::http::Method;
+
+use super::{Client, ClientError};
+use crate::function_name::FunctionName;
+
+const FUNCTIONS: &str = "/2015-03-31/functions";
+
+/// A function as the controller describes it. Only what the commands show or compare.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Configuration {
+    pub(crate) function_name: String,
+    #[serde(default)]
+    pub(crate) function_arn: String,
+    #[serde(default)]
+    pub(crate) runtime: String,
+    #[serde(default)]
+    pub(crate) handler: String,
+    #[serde(default)]
+    pub(crate) code_size: u64,
+    /// Base64 of the package's SHA-256.
+    #[serde(default)]
+    pub(crate) code_sha256: String,
+    pub(crate) memory_size: u32,
+    pub(crate) timeout: u32,
+    #[serde(default)]
+    pub(crate) last_modified: String,
+    #[serde(default)]
+    pub(crate) environment: Environment,
+    #[serde(default)]
+    pub(crate) state: String,
+    pub(crate) state_reason: Option<String>,
+    pub(crate) state_reason_code: Option<String>,
+    pub(crate) last_update_status: Option<String>,
+    pub(crate) last_update_status_reason: Option<String>,
+    pub(crate) last_update_status_reason_code: Option<String>,
+}
+
+/// A function's variables; their values are never shown.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct Environment {
+    #[serde(default, rename = "Variables")]
+    pub(crate) variables: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.variables.keys()).finish()
+    }
+}
+
+/// What `POST …/functions` takes.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Create<'a> {
+    pub(crate) function_name: &'a str,
+    pub(crate) role: &'a str,
+    pub(crate) runtime: &'a str,
+    pub(crate) handler: &'a str,
+    pub(crate) code: Code,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) environment: Option<Variables<'a>>,
+}
+
+/// What `PUT …/code` takes, and the part of a create that is the package.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Code {
+    /// Base64.
+    pub(crate) zip_file: String,
+}
+
+/// What `PUT …/configuration` takes; what is left out stays as it is.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Change<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) runtime: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) handler: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) environment: Option<Variables<'a>>,
+}
+
+impl Change<'_> {
+    /// Whether there is nothing to change.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runtime.is_none()
+            && self.handler.is_none()
+            && self.memory_size.is_none()
+            && self.timeout.is_none()
+            && self.environment.is_none()
+    }
+}
+
+/// All variables of a function.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Variables<'a> {
+    pub(crate) variables: &'a BTreeMap<String, String>,
+}
+
+fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and maps with string keys are JSON")
+}
+
+impl Client {
+    /// The function as it is.
+    pub(crate) fn configuration(&self, name: &FunctionName) -> Result<Configuration, ClientError> {
+        self.json(
+            Method::GET,
+            &format!("{FUNCTIONS}/{name}/configuration"),
+            b"",
+        )
+    }
+
+    /// A new function. It is `Pending` at first.
+    pub(crate) fn create(&self, create: &Create<'_>) -> Result<Configuration, ClientError> {
+        self.json(Method::POST, FUNCTIONS, &to_json(create))
+    }
+
+    /// New code for a function. The update is in progress at first.
+    pub(crate) fn update_code(
+        &self,
+        name: &FunctionName,
+        code: &Code,
+    ) -> Result<Configuration, ClientError> {
+        self.json(
+            Method::PUT,
+            &format!("{FUNCTIONS}/{name}/code"),
+            &to_json(code),
+        )
+    }
+
+    /// New settings for a function. The update is in progress at first.
+    pub(crate) fn update_configuration(
+        &self,
+        name: &FunctionName,
+        change: &Change<'_>,
+    ) -> Result<Configuration, ClientError> {
+        let path = format!("{FUNCTIONS}/{name}/configuration");
+        self.json(Method::PUT, &path, &to_json(change))
+    }
+
+    /// Deletes a function, its code and its instances.
+    pub(crate) fn delete(&self, name: &FunctionName) -> Result<(), ClientError> {
+        self.bytes(Method::DELETE, &format!("{FUNCTIONS}/{name}"), b"")?;
+        Ok(())
+    }
+
+    /// All functions, by page after page, as the controller wrote them.
+    pub(crate) fn functions(&self) -> Result<Vec<serde_json::Value>, ClientError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Page {
+            functions: Vec<serde_json::Value>,
+            next_marker: Option<String>,
+        }
+        let mut all = Vec::new();
+        let mut path = FUNCTIONS.to_owned();
+        loop {
+            let page: Page = self.json(Method::GET, &path, b"")?;
+            let empty = page.functions.is_empty();
+            all.extend(page.functions);
+            match page.next_marker {
+                // An empty page with a marker would have this go round for ever.
+                Some(marker) if !marker.is_empty() && !empty => {
+                    path = format!("{FUNCTIONS}?Marker={}", percent_encode(&marker));
+                }
+                _ => return Ok(all),
+            }
+        }
+    }
+}
+
+/// `text` as a value in a query: everything but RFC 3986's unreserved characters is escaped.
+pub(super) fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_names_only_what_changes() {
+        let change = Change {
+            timeout: Some(5),
+            ..Change::default()
+        };
+        assert_eq!(to_json(&change), br#"{"Timeout":5}"#);
+        assert!(!change.is_empty() && Change::default().is_empty());
+    }
+
+    #[test]
+    fn lambdas_configuration_is_understood_whatever_else_it_holds() {
+        let text = r#"{"FunctionName":"f","MemorySize":128,"Timeout":3,"State":"Pending",
+            "StateReasonCode":"Creating","CodeSha256":"x=","Environment":{"Variables":{"A1":"s"}},
+            "Layers":[],"SnapStart":{"ApplyOn":"None"}}"#;
+        let configuration: Configuration = serde_json::from_str(text).unwrap();
+        assert_eq!(configuration.code_sha256, "x=");
+        assert_eq!(configuration.state, "Pending");
+        assert!(!format!("{configuration:?}").contains("\"s\""));
+    }
+
+    #[test]
+    fn a_query_value_is_escaped() {
+        assert_eq!(percent_encode("$LATEST a/b&c"), "%24LATEST%20a%2Fb%26c");
+        assert_eq!(percent_encode("ä"), "%C3%A4");
+    }
+}

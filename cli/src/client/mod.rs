@@ -1,0 +1,14 @@
+//! The controller as its HTTP API shows it: [`Client`] sends, the submodules name the calls.
+//!
+//! * [`forward`]: a request that came from elsewhere
+//! * [`function`]: Lambda's API for functions
+//! * [`invocation`]: running one
+//! * [`observe`]: Hearth's own API: logs, instances, status
+
+pub(crate) mod forward;
+pub(crate) mod function;
+pub(crate) mod invocation;
+pub(crate) mod observe;
+mod transport;
+
+pub(crate) use transport::{Client, ClientError};

@@ -1,0 +1,357 @@
+//! One request and its answer, and what can be wrong with either.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use ureq::http::{Method, Request, Response, Uri};
+use ureq::{Agent, Body};
+
+/// Longest wait for a connection. The controller is near, or it isn't there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for anything but an invocation.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for an invocation: Lambda's longest timeout, and time to queue and restore.
+const INVOCATION_TIMEOUT: Duration = Duration::from_secs(900 + 120);
+/// Largest answer read, in bytes: a listing of ten thousand functions fits.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// A connection to one controller.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    agent: Agent,
+    endpoint: String,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// `--endpoint-url` is no URL.
+    #[error("endpoint {0:?}: expected a URL such as http://127.0.0.1:9070 (http only)")]
+    Endpoint(String),
+    /// Nobody listens.
+    #[error(
+        "no controller at {endpoint}: {source}; is `hearth serve` (or hearthd) running there? \
+         --endpoint-url or HEARTH_ENDPOINT says where to look"
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        endpoint: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The connection broke or took too long.
+    #[error("{method} {path} at {endpoint}: {message}; `hearth doctor` checks this machine")]
+    Transport {
+        /// The controller.
+        endpoint: String,
+        /// Of the request.
+        method: Method,
+        /// Of the request.
+        path: String,
+        /// What happened.
+        message: String,
+    },
+    /// The controller said no.
+    #[error("{kind}: {message} (HTTP {status}, request {request_id})")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Lambda's name of the error.
+        kind: String,
+        /// The controller's words.
+        message: String,
+        /// To be found in the controller's log.
+        request_id: String,
+    },
+    /// The answer is not what the API promises.
+    #[error(
+        "{path} answered what is not {expected}: {message}; is {endpoint} a Hearth controller?"
+    )]
+    Answer {
+        /// Where it came from.
+        endpoint: String,
+        /// Of the request.
+        path: String,
+        /// What should have come.
+        expected: &'static str,
+        /// What the parser said.
+        message: String,
+    },
+}
+
+impl ClientError {
+    /// Whether the caller can mend it: a request that the controller understood and refused.
+    pub(crate) fn is_callers(&self) -> bool {
+        match self {
+            Self::Endpoint(_) => true,
+            Self::Refused { status, .. } => (400..500).contains(status) && *status != 429,
+            _ => false,
+        }
+    }
+
+    /// Whether the thing asked for does not exist.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether another change is at work on the same thing.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused { status: 409, .. })
+    }
+}
+
+impl Client {
+    /// A client of the controller at `endpoint`.
+    pub(crate) fn new(endpoint: &str) -> Result<Self, ClientError> {
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        let uri: Option<Uri> = endpoint.parse().ok();
+        let usable =
+            uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
+        if !usable {
+            return Err(ClientError::Endpoint(endpoint));
+        }
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            // A controller is on this machine or this network; a proxy from the environment is
+            // for the world outside.
+            .proxy(None)
+            .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Ok(Self { agent, endpoint })
+    }
+
+    /// The controller's URL, without a slash at the end.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// A call that is answered by JSON.
+    pub(crate) fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &[u8],
+    ) -> Result<T, ClientError> {
+        let bytes = self.bytes(method, path, body)?;
+        self.parse(path, &bytes)
+    }
+
+    /// A call whose answer's bytes are all that matters.
+    pub(crate) fn bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Vec<u8>, ClientError> {
+        let request = Request::builder().method(method);
+        let response = self.send(request, path, body, CALL_TIMEOUT)?;
+        self.read(path, response)
+    }
+
+    /// An invocation: waits as long as one may take. The answer's body is still to be read.
+    pub(crate) fn invocation(
+        &self,
+        request: ureq::http::request::Builder,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Response<Body>, ClientError> {
+        self.send(request, path, body, INVOCATION_TIMEOUT)
+    }
+
+    /// The same for a request that is handed on: a refusal is an answer like any other.
+    pub(super) fn any_status(
+        &self,
+        request: ureq::http::request::Builder,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Response<Body>, ClientError> {
+        self.run(request, path, body, INVOCATION_TIMEOUT)
+    }
+
+    fn send(
+        &self,
+        request: ureq::http::request::Builder,
+        path: &str,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<Response<Body>, ClientError> {
+        let response = self.run(request, path, body, timeout)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refused(path, response))
+    }
+
+    fn run(
+        &self,
+        request: ureq::http::request::Builder,
+        path: &str,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<Response<Body>, ClientError> {
+        let request = request
+            .uri(format!("{}{path}", self.endpoint))
+            .body(())
+            .map_err(|_| ClientError::Endpoint(self.endpoint.clone()))?;
+        let method = request.method().clone();
+        let answer = if matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+            self.run_with(request.map(|()| body), timeout)
+        } else {
+            self.run_with(request, timeout)
+        };
+        answer.map_err(|error| self.failed(method, path, error))
+    }
+
+    fn run_with(
+        &self,
+        request: Request<impl ureq::AsSendBody>,
+        timeout: Duration,
+    ) -> Result<Response<Body>, ureq::Error> {
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_global(Some(timeout))
+            .build();
+        self.agent.run(request)
+    }
+
+    /// Reads an answer's whole body.
+    pub(crate) fn read(
+        &self,
+        path: &str,
+        response: Response<Body>,
+    ) -> Result<Vec<u8>, ClientError> {
+        response
+            .into_body()
+            .into_with_config()
+            .limit(MAX_ANSWER)
+            .read_to_vec()
+            .map_err(|error| self.failed(Method::GET, path, error))
+    }
+
+    /// Reads an answer that came with this path as JSON.
+    pub(crate) fn parse<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        bytes: &[u8],
+    ) -> Result<T, ClientError> {
+        serde_json::from_slice(bytes).map_err(|error| ClientError::Answer {
+            endpoint: self.endpoint.clone(),
+            path: path.to_owned(),
+            expected: "the JSON that this call answers",
+            message: error.to_string(),
+        })
+    }
+
+    fn failed(&self, method: Method, path: &str, error: ureq::Error) -> ClientError {
+        let unreachable = |source| ClientError::Unreachable {
+            endpoint: self.endpoint.clone(),
+            source,
+        };
+        match error {
+            ureq::Error::Io(source)
+                if matches!(
+                    source.kind(),
+                    std::io::ErrorKind::ConnectionRefused
+                        | std::io::ErrorKind::HostUnreachable
+                        | std::io::ErrorKind::NetworkUnreachable
+                ) =>
+            {
+                unreachable(source)
+            }
+            ureq::Error::HostNotFound => unreachable(std::io::Error::other("host not found")),
+            ureq::Error::ConnectionFailed => {
+                unreachable(std::io::Error::other("connection failed"))
+            }
+            error => ClientError::Transport {
+                endpoint: self.endpoint.clone(),
+                method,
+                path: path.to_owned(),
+                message: error.to_string(),
+            },
+        }
+    }
+
+    fn refused(&self, path: &str, response: Response<Body>) -> ClientError {
+        let status = response.status().as_u16();
+        let header = |name: &str| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            Some(value.to_owned())
+        };
+        let kind = header("x-amzn-errortype");
+        let request_id = header("x-amzn-requestid").unwrap_or_else(|| "without id".to_owned());
+        let body = match self.read(path, response) {
+            Ok(body) => body,
+            Err(error) => return error,
+        };
+        /// Lambda's error types disagree about the key's case.
+        #[derive(Deserialize)]
+        struct Refusal {
+            #[serde(alias = "message", rename = "Message")]
+            message: String,
+        }
+        let message = match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => refusal.message,
+            Err(_) => String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(),
+        };
+        ClientError::Refused {
+            status,
+            kind: kind.unwrap_or_else(|| "error".to_owned()),
+            message,
+            request_id,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_url_with_a_host() {
+        for good in ["http://127.0.0.1:9070", "http://h:1/"] {
+            assert!(Client::new(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "127.0.0.1:9070",
+            "ftp://h",
+            "http://",
+            "not a url",
+            "https://h",
+        ] {
+            assert!(Client::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn nobody_listening_says_what_to_start() {
+        // Bound and dropped: nothing listens there now.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let client = Client::new(&endpoint).unwrap();
+        let error = client.bytes(Method::GET, "/healthz", b"").unwrap_err();
+        assert!(error.to_string().contains("hearth serve"), "{error}");
+        assert!(error.to_string().contains(&endpoint), "{error}");
+        assert!(!error.is_callers());
+    }
+
+    #[test]
+    fn refusals_are_the_callers_and_throttles_the_platforms() {
+        let refused = |status| ClientError::Refused {
+            status,
+            kind: String::new(),
+            message: String::new(),
+            request_id: String::new(),
+        };
+        assert!(refused(404).is_callers() && refused(404).is_not_found());
+        assert!(refused(409).is_callers() && refused(409).is_conflict());
+        assert!(!refused(429).is_callers());
+        assert!(!refused(502).is_callers());
+    }
+}

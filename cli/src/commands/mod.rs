@@ -1,0 +1,9 @@
+//! What each word on the command line does; one file, one word. `dev` and `doctor` have folders of
+//! their own beside this one.
+
+pub(crate) mod deploy;
+pub(crate) mod invoke;
+pub(crate) mod logs;
+pub(crate) mod ls;
+pub(crate) mod rm;
+pub(crate) mod serve;

@@ -1,0 +1,301 @@
+//! Makes the controller's function what a project and its package say, and waits until it serves.
+//! Nothing is sent that is there already: an unchanged folder costs one request.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+
+use crate::client::function::{Change, Code, Configuration, Create, Variables};
+use crate::client::{Client, ClientError};
+use crate::function_name::FunctionName;
+use crate::package::Package;
+use crate::project::Project;
+
+/// Lambda requires a role; Hearth has no use for one.
+const ROLE: &str = "arn:aws:iam::000000000000:role/hearth";
+/// How often the controller is asked whether a function is ready.
+const POLL: Duration = Duration::from_millis(100);
+/// Longest wait for a function: a kernel to boot, an init to end, several deploys ahead of it.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// What a deployment did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Deployed {
+    /// There was no such function.
+    Created,
+    /// Its code or settings are new.
+    Updated,
+    /// It was this already.
+    Unchanged,
+}
+
+/// Why a function does not serve what was deployed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeploymentError {
+    /// The controller, or the way to it.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The controller tried and the function did not come up.
+    #[error("{name} did not come up: {reason}{}", if *serving { " (what was deployed before still serves)" } else { "" })]
+    Failed {
+        /// The function.
+        name: FunctionName,
+        /// The controller's code for the reason.
+        code: String,
+        /// The controller's words.
+        reason: String,
+        /// Whether an earlier version is still there.
+        serving: bool,
+    },
+    /// It takes too long.
+    #[error("{name} is not ready after {} s; `hearth ls` shows its state", PATIENCE.as_secs())]
+    Slow {
+        /// The function.
+        name: FunctionName,
+    },
+}
+
+impl DeploymentError {
+    /// Whether the function's owner can mend it.
+    pub(crate) fn is_callers(&self) -> bool {
+        match self {
+            Self::Client(error) => error.is_callers(),
+            // Any other code is about the host: no image of the runtime, no sandbox, no space.
+            Self::Failed { code, .. } => {
+                code.starts_with("FunctionError") || code.starts_with("InvalidZipFile")
+            }
+            Self::Slow { .. } => false,
+        }
+    }
+}
+
+/// Deploys and waits until the function is active with it. `tell` hears what is going on.
+pub(crate) fn deploy(
+    client: &Client,
+    project: &Project,
+    package: &Package,
+    tell: &dyn Fn(&str),
+) -> Result<(Deployed, Configuration), DeploymentError> {
+    let name = &project.name;
+    let deadline = Instant::now() + PATIENCE;
+    let current = match client.configuration(name) {
+        Ok(_) => settled(client, name, deadline)?,
+        Err(error) if error.is_not_found() => {
+            tell(&format!("creating {name}"));
+            client.create(&create(project, package))?;
+            let created = succeeded(name, settled(client, name, deadline)?)?;
+            return Ok((Deployed::Created, created));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let change = change(project, &current);
+    let new_code = current.code_sha256 != package.sha256 || is_failed(&current);
+    if !new_code && change.is_empty() {
+        return Ok((Deployed::Unchanged, current));
+    }
+    let mut result = current;
+    if new_code {
+        tell(&format!("updating the code of {name}"));
+        let code = Code {
+            zip_file: STANDARD.encode(&package.zip),
+        };
+        retry_conflicts(client, name, deadline, || client.update_code(name, &code))?;
+        result = settled(client, name, deadline)?;
+    }
+    // New code may need the new settings to come up (another handler): its failure counts only if
+    // there are none to follow.
+    if !change.is_empty() {
+        tell(&format!("updating the settings of {name}"));
+        retry_conflicts(client, name, deadline, || {
+            client.update_configuration(name, &change)
+        })?;
+        result = settled(client, name, deadline)?;
+    }
+    Ok((Deployed::Updated, succeeded(name, result)?))
+}
+
+fn create<'a>(project: &'a Project, package: &Package) -> Create<'a> {
+    Create {
+        function_name: project.name.as_str(),
+        role: ROLE,
+        runtime: &project.runtime,
+        handler: &project.handler,
+        code: Code {
+            zip_file: STANDARD.encode(&package.zip),
+        },
+        memory_size: project.memory,
+        timeout: project.timeout,
+        environment: project
+            .environment
+            .as_ref()
+            .map(|variables| Variables { variables }),
+    }
+}
+
+/// What of the function has to become different.
+fn change<'a>(project: &'a Project, current: &Configuration) -> Change<'a> {
+    let differs = |wanted: Option<u32>, is: u32| wanted.filter(|wanted| *wanted != is);
+    let environment = project
+        .environment
+        .as_ref()
+        .filter(|variables| **variables != current.environment.variables);
+    Change {
+        runtime: Some(&*project.runtime).filter(|runtime| *runtime != current.runtime),
+        handler: Some(&*project.handler).filter(|handler| *handler != current.handler),
+        memory_size: differs(project.memory, current.memory_size),
+        timeout: differs(project.timeout, current.timeout),
+        environment: environment.map(|variables| Variables { variables }),
+    }
+}
+
+fn is_failed(configuration: &Configuration) -> bool {
+    configuration.state == "Failed" || configuration.last_update_status.as_deref() == Some("Failed")
+}
+
+fn is_under_way(configuration: &Configuration) -> bool {
+    configuration.state == "Pending"
+        || configuration.last_update_status.as_deref() == Some("InProgress")
+}
+
+/// Waits until nothing is being done to the function.
+fn settled(
+    client: &Client,
+    name: &FunctionName,
+    deadline: Instant,
+) -> Result<Configuration, DeploymentError> {
+    loop {
+        let configuration = client.configuration(name)?;
+        if !is_under_way(&configuration) {
+            return Ok(configuration);
+        }
+        if Instant::now() >= deadline {
+            return Err(DeploymentError::Slow { name: name.clone() });
+        }
+        sleep(POLL);
+    }
+}
+
+/// Sends an update again when somebody else's was in the way.
+fn retry_conflicts(
+    client: &Client,
+    name: &FunctionName,
+    deadline: Instant,
+    update: impl Fn() -> Result<Configuration, ClientError>,
+) -> Result<(), DeploymentError> {
+    loop {
+        match update() {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_conflict() && Instant::now() < deadline => {
+                sleep(POLL);
+                settled(client, name, deadline)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn succeeded(
+    name: &FunctionName,
+    configuration: Configuration,
+) -> Result<Configuration, DeploymentError> {
+    if !is_failed(&configuration) {
+        return Ok(configuration);
+    }
+    let created = configuration.state == "Failed";
+    let (reason, code) = if created {
+        (configuration.state_reason, configuration.state_reason_code)
+    } else {
+        (
+            configuration.last_update_status_reason,
+            configuration.last_update_status_reason_code,
+        )
+    };
+    Err(DeploymentError::Failed {
+        name: name.clone(),
+        code: code.unwrap_or_default(),
+        reason: reason.unwrap_or_else(|| "the controller gives no reason; see its log".to_owned()),
+        serving: !created,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project(environment: Option<&[(&str, &str)]>) -> Project {
+        let pairs = environment.map(|pairs| {
+            let owned = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            owned.collect()
+        });
+        Project {
+            dir: "/d".into(),
+            name: "f".parse().unwrap(),
+            runtime: "python3.11".into(),
+            handler: "app.handler".into(),
+            memory: None,
+            timeout: Some(3),
+            environment: pairs,
+            exclude: Vec::new(),
+        }
+    }
+
+    fn configuration(extra: &str) -> Configuration {
+        let text = format!(
+            r#"{{"FunctionName":"f","Runtime":"python3.11","Handler":"app.handler","MemorySize":128,
+                "Timeout":3,"Environment":{{"Variables":{{"AA":"1"}}}}{extra}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_named_stays_as_it_is() {
+        assert!(change(&project(None), &configuration("")).is_empty());
+        assert!(change(&project(Some(&[("AA", "1")])), &configuration("")).is_empty());
+    }
+
+    #[test]
+    fn what_is_named_and_differs_is_changed() {
+        let wanted = Project {
+            handler: "main.handler".into(),
+            memory: Some(256),
+            ..project(Some(&[("AA", "2")]))
+        };
+        let change = change(&wanted, &configuration(""));
+        assert_eq!(change.handler, Some("main.handler"));
+        assert_eq!(change.memory_size, Some(256));
+        assert!(change.environment.is_some());
+        assert!(change.runtime.is_none() && change.timeout.is_none());
+    }
+
+    #[test]
+    fn a_failed_init_is_the_owners_and_an_internal_error_the_platforms() {
+        let name: FunctionName = "f".parse().unwrap();
+        let failed = |code: &str| {
+            let extra =
+                format!(r#","State":"Failed","StateReason":"why","StateReasonCode":"{code}""#);
+            succeeded(&name, configuration(&extra)).unwrap_err()
+        };
+        assert!(failed("FunctionError.InitTimeout").is_callers());
+        assert!(failed("FunctionError").to_string().contains("why"));
+        assert!(!failed("InternalError").is_callers());
+        assert!(
+            !failed("InvalidRuntime").is_callers(),
+            "an image that nobody built"
+        );
+    }
+
+    #[test]
+    fn a_failed_update_says_that_the_older_one_serves() {
+        let name: FunctionName = "f".parse().unwrap();
+        let extra = r#","State":"Active","LastUpdateStatus":"Failed","LastUpdateStatusReason":"why",
+            "LastUpdateStatusReasonCode":"FunctionError""#;
+        let error = succeeded(&name, configuration(extra)).unwrap_err();
+        assert!(error.to_string().contains("still serves"), "{error}");
+    }
+}

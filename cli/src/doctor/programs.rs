@@ -1,0 +1,97 @@
+//! Other programs: those that a controller calls, and those that some deploys do.
+
+use std::process::{Command, Stdio};
+
+use super::Check;
+
+/// A program, how it tells its version, and what it is for.
+struct Program {
+    name: &'static str,
+    command: &'static [&'static str],
+    /// Whether no function can be deployed without it.
+    needed: bool,
+    advice: &'static str,
+}
+
+const PROGRAMS: &[Program] = &[
+    Program {
+        name: "mkfs.erofs",
+        command: &["mkfs.erofs", "--version"],
+        needed: true,
+        advice: "it makes the images of functions: apt-get install erofs-utils",
+    },
+    Program {
+        name: "pip",
+        command: &["python3", "-m", "pip", "--version"],
+        needed: false,
+        advice: "`hearth deploy` needs it for folders with a requirements.txt: apt-get install \
+                 python3-pip",
+    },
+    Program {
+        name: "cargo",
+        command: &["cargo", "--version"],
+        needed: false,
+        advice: "`hearth deploy` needs it for folders with a Cargo.toml: install Rust",
+    },
+];
+
+/// One check for each program.
+pub(super) fn check() -> Vec<Check> {
+    PROGRAMS.iter().map(look).collect()
+}
+
+fn look(program: &Program) -> Check {
+    let (path, arguments) = program
+        .command
+        .split_first()
+        .expect("every command has a program");
+    let output = Command::new(path)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
+    let problem = match output {
+        Ok(output) if output.status.success() => {
+            return Check::ok(program.name, version(&output.stdout, &output.stderr));
+        }
+        Ok(output) => format!("{} ends with {}", program.command.join(" "), output.status),
+        Err(error) => format!("{path}: {error}"),
+    };
+    if program.needed {
+        Check::fail(program.name, problem, program.advice)
+    } else {
+        Check::warn(program.name, problem, program.advice)
+    }
+}
+
+/// The first line that a program says of itself, on whichever stream.
+fn version(stdout: &[u8], stderr: &[u8]) -> String {
+    let text = [stdout, b"\n", stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+    line.unwrap_or("there").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_as_bad_as_it_is_needed() {
+        let program = |needed| Program {
+            name: "x",
+            command: &["/nonexistent/program"],
+            needed,
+            advice: "get it",
+        };
+        assert_eq!(look(&program(true)).verdict, Verdict::Fail);
+        assert_eq!(look(&program(false)).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn a_version_is_one_line_from_either_stream() {
+        assert_eq!(version(b"", b"\nmkfs.erofs 1.5\nmore\n"), "mkfs.erofs 1.5");
+        assert_eq!(version(b"pip 23\n", b"noise"), "pip 23");
+        assert_eq!(version(b"", b""), "there");
+    }
+}

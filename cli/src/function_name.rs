@@ -1,0 +1,105 @@
+//! Names of functions as Lambda allows them, so that what reaches a URL needs no second look.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// 1 to 64 letters, digits, `-` and `_`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FunctionName(String);
+
+/// A text that is no function's name.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NameError {
+    /// Wrong length or letters.
+    #[error("{0:?} is no function name: 1 to 64 letters, digits, '-' and '_' make one")]
+    Name(String),
+    /// What follows the colon is neither a version nor an alias.
+    #[error("{0:?} is no qualifier: $LATEST, a version number or an alias is one")]
+    Qualifier(String),
+}
+
+impl FunctionName {
+    /// The name as text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for FunctionName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+        if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::Name(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for FunctionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What to invoke: a function, and perhaps which version of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FunctionRef {
+    /// The function.
+    pub(crate) name: FunctionName,
+    /// `$LATEST`, a version or an alias; the controller takes `$LATEST` for none.
+    pub(crate) qualifier: Option<String>,
+}
+
+impl FromStr for FunctionRef {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let Some((name, qualifier)) = text.split_once(':') else {
+            return Ok(Self {
+                name: text.parse()?,
+                qualifier: None,
+            });
+        };
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_$".contains(&c);
+        if !(1..=128).contains(&qualifier.len()) || !qualifier.bytes().all(allowed) {
+            return Err(NameError::Qualifier(qualifier.to_owned()));
+        }
+        Ok(Self {
+            name: name.parse()?,
+            qualifier: Some(qualifier.to_owned()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lambdas_names_are_names() {
+        for good in ["f", "python-hello", "A_1", &"x".repeat(64)] {
+            assert_eq!(good.parse::<FunctionName>().unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn everything_else_is_not() {
+        for bad in ["", "a b", "a/b", "../x", "ä", "a\0", "a.b", &"x".repeat(65)] {
+            assert!(bad.parse::<FunctionName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_qualifier_follows_a_colon() {
+        let live: FunctionRef = "f:live".parse().unwrap();
+        assert_eq!(live.qualifier.as_deref(), Some("live"));
+        assert_eq!("f".parse::<FunctionRef>().unwrap().qualifier, None);
+        assert!("f:$LATEST".parse::<FunctionRef>().is_ok());
+        for bad in ["f:", ":live", "f:a b", "f:a:b", "f:a?b"] {
+            assert!(bad.parse::<FunctionRef>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Which files of a folder belong to the function. `hearth dev` watches exactly these.
+
+use std::path::{Path, PathBuf};
+
+use std::os::unix::fs::PermissionsExt;
+use walkdir::{DirEntry, WalkDir};
+
+use super::Entry;
+use crate::project::{PROJECT_FILE, Project};
+
+/// Folders that never belong to a function, at any depth: version control, caches, environments.
+const NEVER_FOLDERS: &[&str] = &[
+    ".git",
+    ".hg",
+    ".svn",
+    ".venv",
+    "__pycache__",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+];
+/// The folder of a project's own description and of Cargo's products; at the top only.
+const NEVER_AT_TOP: &[&str] = &[PROJECT_FILE, "target"];
+/// Most files in a package. A ZIP without extensions counts them with 16 bits.
+const MAX_FILES: usize = 65_535;
+
+/// A folder and what of it counts.
+#[derive(Debug, Clone)]
+pub(crate) struct Selection {
+    root: PathBuf,
+    exclude: Vec<PathBuf>,
+    everything: bool,
+}
+
+/// Why a folder's files can't be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FilesError {
+    /// Reading the folder.
+    #[error("{path}: {source}")]
+    Walk {
+        /// Where.
+        path: PathBuf,
+        /// What the system said; a link that leads to a folder above it is told here too.
+        source: walkdir::Error,
+    },
+    /// A symbolic link out of the folder.
+    #[error(
+        "{path} is a symbolic link to {target}, outside the function's folder; copy the file in, or \
+         leave it out with exclude = […] in {PROJECT_FILE}"
+    )]
+    LinkOutside {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A device, socket or pipe.
+    #[error("{0} is neither a file nor a folder, and can't be part of a package")]
+    Special(PathBuf),
+    /// Not UTF-8.
+    #[error("{0:?}: a package's file names are UTF-8, this one is not")]
+    Name(PathBuf),
+    /// More than a ZIP holds.
+    #[error("{0} holds more than {MAX_FILES} files")]
+    TooMany(PathBuf),
+}
+
+impl Selection {
+    /// What of a project's folder goes into its package.
+    pub(crate) fn of(project: &Project) -> Self {
+        Self {
+            root: project.dir.clone(),
+            exclude: project.exclude.clone(),
+            everything: false,
+        }
+    }
+
+    /// All of a folder that was made for the purpose.
+    pub(crate) fn everything(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            exclude: Vec::new(),
+            everything: true,
+        }
+    }
+
+    /// The folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether a change of `path`, an absolute one, can change the package or how it is deployed.
+    pub(crate) fn concerns(&self, path: &Path) -> bool {
+        let Ok(relative) = path.strip_prefix(&self.root) else {
+            return false;
+        };
+        if relative == Path::new(PROJECT_FILE) {
+            return true;
+        }
+        let mut partial = PathBuf::new();
+        relative.components().all(|part| {
+            partial.push(part);
+            self.admits(&partial)
+        })
+    }
+
+    /// Whether `relative` goes in, given that the folder it is in does.
+    fn admits(&self, relative: &Path) -> bool {
+        if self.everything {
+            return true;
+        }
+        let name = relative
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let at_top = relative.components().count() == 1;
+        !(NEVER_FOLDERS.contains(&name)
+            || name.ends_with(".pyc")
+            || at_top && NEVER_AT_TOP.contains(&name)
+            || self.exclude.iter().any(|excluded| excluded == relative))
+    }
+
+    /// Every path that goes in, with what it is. Symbolic links are followed.
+    pub(crate) fn walk(&self) -> impl Iterator<Item = Result<DirEntry, walkdir::Error>> + '_ {
+        WalkDir::new(&self.root)
+            .follow_links(true)
+            .into_iter()
+            .filter_entry(|entry| {
+                let relative = entry
+                    .path()
+                    .strip_prefix(&self.root)
+                    .unwrap_or(entry.path());
+                entry.depth() == 0 || self.admits(relative)
+            })
+    }
+
+    /// The files that go in, in no particular order.
+    pub(super) fn entries(&self) -> Result<Vec<Entry>, FilesError> {
+        let mut entries = Vec::new();
+        for found in self.walk() {
+            let found = found.map_err(|source| FilesError::Walk {
+                path: self.root.clone(),
+                source,
+            })?;
+            self.check_link(&found)?;
+            if found.file_type().is_dir() {
+                continue;
+            }
+            if !found.file_type().is_file() {
+                return Err(FilesError::Special(found.path().to_owned()));
+            }
+            if entries.len() == MAX_FILES {
+                return Err(FilesError::TooMany(self.root.clone()));
+            }
+            entries.push(self.entry(&found)?);
+        }
+        Ok(entries)
+    }
+
+    fn entry(&self, found: &DirEntry) -> Result<Entry, FilesError> {
+        let path = found.path();
+        let relative = path.strip_prefix(&self.root).unwrap_or(path);
+        let name = relative
+            .to_str()
+            .ok_or_else(|| FilesError::Name(path.to_owned()))?;
+        let metadata = found.metadata().map_err(|source| FilesError::Walk {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Entry {
+            name: name.to_owned(),
+            source: path.to_owned(),
+            executable: metadata.permissions().mode() & 0o111 != 0,
+        })
+    }
+
+    /// A link within the folder stands for what it leads to; one that leads out would take files
+    /// along that nobody meant to deploy.
+    fn check_link(&self, found: &DirEntry) -> Result<(), FilesError> {
+        if !found.path_is_symlink() || found.depth() == 0 {
+            return Ok(());
+        }
+        let outside = |target| FilesError::LinkOutside {
+            path: found.path().to_owned(),
+            target,
+        };
+        match found.path().canonicalize() {
+            Ok(target) if target.starts_with(&self.root) => Ok(()),
+            Ok(target) => Err(outside(target)),
+            Err(_) => Err(outside(found.path().read_link().unwrap_or_default())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::Builder::new().prefix("fn").tempdir().unwrap();
+        for name in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, name).unwrap();
+        }
+        dir
+    }
+
+    fn select(dir: &tempfile::TempDir, exclude: &[&str]) -> Selection {
+        Selection {
+            root: dir.path().canonicalize().unwrap(),
+            exclude: exclude.iter().map(PathBuf::from).collect(),
+            everything: false,
+        }
+    }
+
+    fn names(selection: &Selection) -> Vec<String> {
+        let mut names: Vec<String> = selection
+            .entries()
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.name)
+            .collect();
+        names.sort();
+        names
+    }
+
+    const FILES: &[&str] = &[
+        "app.py",
+        "lib/util.py",
+        "lib/target/x",
+        "docs/a.md",
+        "target/debug/x",
+        ".git/HEAD",
+        "lib/__pycache__/util.pyc",
+        "old.pyc",
+        "hearth.toml",
+        "lib/hearth.toml",
+        ".config",
+    ];
+
+    #[test]
+    fn what_never_belongs_to_a_function_stays_out() {
+        let dir = folder(FILES);
+        let kept = names(&select(&dir, &["docs"]));
+        assert_eq!(
+            kept,
+            [
+                ".config",
+                "app.py",
+                "lib/hearth.toml",
+                "lib/target/x",
+                "lib/util.py"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_change_concerns_the_package_exactly_if_the_file_goes_in_or_describes_it() {
+        let dir = folder(FILES);
+        let selection = select(&dir, &["docs"]);
+        for file in FILES {
+            let path = selection.root.join(file);
+            let goes_in = names(&selection).iter().any(|name| name == file);
+            assert_eq!(
+                selection.concerns(&path),
+                goes_in || *file == "hearth.toml",
+                "{file}"
+            );
+        }
+        assert!(!selection.concerns(Path::new("/elsewhere/app.py")));
+    }
+
+    #[test]
+    fn a_link_inside_is_followed_and_one_that_leads_out_is_refused() {
+        let dir = folder(&["app.py"]);
+        std::os::unix::fs::symlink("app.py", dir.path().join("alias.py")).unwrap();
+        let selection = select(&dir, &[]);
+        assert_eq!(names(&selection), ["alias.py", "app.py"]);
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("users")).unwrap();
+        let error = selection.entries().unwrap_err();
+        assert!(matches!(error, FilesError::LinkOutside { .. }), "{error}");
+        assert!(names(&select(&dir, &["users"])).len() == 2);
+    }
+
+    #[test]
+    fn a_link_that_goes_in_circles_is_an_error() {
+        let dir = folder(&["lib/a.py"]);
+        std::os::unix::fs::symlink("..", dir.path().join("lib/up")).unwrap();
+        assert!(matches!(
+            select(&dir, &[]).entries(),
+            Err(FilesError::Walk { .. })
+        ));
+    }
+
+    #[test]
+    fn a_socket_is_no_part_of_a_package() {
+        let dir = folder(&["app.py"]);
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("s")).unwrap();
+        assert!(matches!(
+            select(&dir, &[]).entries(),
+            Err(FilesError::Special(_))
+        ));
+    }
+}

@@ -1,0 +1,385 @@
+//! What a folder is to become: `hearth.toml`, the flags, and what the folder's files tell, made
+//! into one [`Project`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::args::Settings;
+use crate::function_name::{FunctionName, NameError};
+use crate::variable::{Variable, VariableError};
+
+/// The file that describes a function beside its code.
+pub(crate) const PROJECT_FILE: &str = "hearth.toml";
+
+/// A folder and what it is to be deployed as.
+#[derive(Debug, Clone)]
+pub(crate) struct Project {
+    /// The folder, absolute and without symbolic links.
+    pub(crate) dir: PathBuf,
+    /// The function's name.
+    pub(crate) name: FunctionName,
+    /// Lambda's identifier of the runtime.
+    pub(crate) runtime: String,
+    /// What the runtime calls.
+    pub(crate) handler: String,
+    /// MiB; `None` leaves what the function has, or the default.
+    pub(crate) memory: Option<u32>,
+    /// Seconds; `None` leaves what the function has, or the default.
+    pub(crate) timeout: Option<u32>,
+    /// All variables of the function; `None` leaves those it has.
+    pub(crate) environment: Option<BTreeMap<String, String>>,
+    /// Files and folders that stay out of the package, relative to `dir`.
+    pub(crate) exclude: Vec<PathBuf>,
+}
+
+/// `hearth.toml` as it is written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProjectFile {
+    name: Option<String>,
+    runtime: Option<String>,
+    handler: Option<String>,
+    memory: Option<u32>,
+    timeout: Option<u32>,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    #[serde(default)]
+    exclude: Vec<PathBuf>,
+}
+
+/// Why a folder can't be deployed as it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProjectError {
+    /// The argument names no folder.
+    #[error("{path}: {source}; expected the folder of a function")]
+    Folder {
+        /// As it was given.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The argument names something else.
+    #[error("{0} is not a folder; give the folder that the function's code is in")]
+    NotAFolder(PathBuf),
+    /// The project file can't be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The project file is no TOML, or says what nothing understands. The line itself is not
+    /// shown: it may hold a variable's value.
+    #[error("{path}, line {line}: {message}")]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What the parser said.
+        message: String,
+    },
+    /// A number in the project file is out of range.
+    #[error("{path}: {what} is {value}, expected {low} to {high}")]
+    Range {
+        /// The file.
+        path: PathBuf,
+        /// Which setting.
+        what: &'static str,
+        /// What it says.
+        value: u32,
+        /// Smallest allowed.
+        low: u32,
+        /// Largest allowed.
+        high: u32,
+    },
+    /// A path to exclude leads out of the folder.
+    #[error("{path}: exclude names {excluded:?}, expected a path inside the folder")]
+    Exclude {
+        /// The file.
+        path: PathBuf,
+        /// What it names.
+        excluded: PathBuf,
+    },
+    /// The name, from wherever it came.
+    #[error("{0}; give one with --name or in {PROJECT_FILE}")]
+    Name(#[from] NameError),
+    /// A variable, from wherever it came.
+    #[error("environment: {0}")]
+    Variable(#[from] VariableError),
+    /// The folder's files do not tell.
+    #[error(
+        "can't tell the runtime of {0}: no Cargo.toml, bootstrap or *.py in it; give --runtime, or \
+         runtime = \"…\" in {PROJECT_FILE}"
+    )]
+    Runtime(PathBuf),
+    /// Nothing says what to call.
+    #[error(
+        "no handler for {dir} ({runtime}): give --handler, such as app.handler for the function \
+         handler in app.py, or handler = \"…\" in {PROJECT_FILE}"
+    )]
+    Handler {
+        /// The folder.
+        dir: PathBuf,
+        /// Its runtime.
+        runtime: String,
+    },
+}
+
+impl Project {
+    /// Reads the folder and its project file; flags win.
+    pub(crate) fn load(dir: &Path, flags: &Settings) -> Result<Self, ProjectError> {
+        let folder = |source| ProjectError::Folder {
+            path: dir.to_owned(),
+            source,
+        };
+        if !dir.metadata().map_err(folder)?.is_dir() {
+            return Err(ProjectError::NotAFolder(dir.to_owned()));
+        }
+        let dir = dir.canonicalize().map_err(folder)?;
+        let file = ProjectFile::load(&dir.join(PROJECT_FILE))?;
+
+        let name = match (&flags.name, &file.name) {
+            (Some(name), _) => name.clone(),
+            (None, Some(name)) => name.parse()?,
+            (None, None) => dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .parse()?,
+        };
+        let runtime = match flags.runtime.clone().or(file.runtime) {
+            Some(runtime) => runtime,
+            None => tell_runtime(&dir)
+                .ok_or_else(|| ProjectError::Runtime(dir.clone()))?
+                .to_owned(),
+        };
+        let handler = match flags.handler.clone().or(file.handler) {
+            Some(handler) => handler,
+            None => tell_handler(&dir, &runtime)
+                .ok_or_else(|| ProjectError::Handler {
+                    dir: dir.clone(),
+                    runtime: runtime.clone(),
+                })?
+                .to_owned(),
+        };
+        Ok(Self {
+            name,
+            runtime,
+            handler,
+            memory: flags.memory.or(file.memory),
+            timeout: flags.timeout.or(file.timeout),
+            environment: environment(&file.environment, flags)?,
+            exclude: file.exclude,
+            dir,
+        })
+    }
+}
+
+impl ProjectFile {
+    fn load(path: &Path) -> Result<Self, ProjectError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(source) => {
+                return Err(ProjectError::Read {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        let file: Self = toml::from_str(&text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            ProjectError::Toml {
+                path: path.to_owned(),
+                line: text[..start].matches('\n').count() + 1,
+                message: error.message().to_owned(),
+            }
+        })?;
+        let range = |what, value: Option<u32>, low, high| match value {
+            Some(value) if !(low..=high).contains(&value) => Err(ProjectError::Range {
+                path: path.to_owned(),
+                what,
+                value,
+                low,
+                high,
+            }),
+            _ => Ok(()),
+        };
+        range("memory", file.memory, 128, 10_240)?;
+        range("timeout", file.timeout, 1, 900)?;
+        let inside = |path: &Path| {
+            let mut parts = path.components();
+            path.components().next().is_some()
+                && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+        };
+        if let Some(excluded) = file.exclude.iter().find(|path| !inside(path)) {
+            return Err(ProjectError::Exclude {
+                path: path.to_owned(),
+                excluded: excluded.clone(),
+            });
+        }
+        Ok(file)
+    }
+}
+
+/// The file's variables with the flags' over them; `None` if neither names any.
+fn environment(
+    file: &BTreeMap<String, String>,
+    flags: &Settings,
+) -> Result<Option<BTreeMap<String, String>>, ProjectError> {
+    if file.is_empty() && flags.environment.is_empty() {
+        return Ok(None);
+    }
+    let mut all = BTreeMap::new();
+    for (name, value) in file {
+        let variable = Variable::new(name, value)?;
+        all.insert(variable.name, variable.value);
+    }
+    for unchecked in &flags.environment {
+        let variable = unchecked.check()?;
+        all.insert(variable.name, variable.value);
+    }
+    Ok(Some(all))
+}
+
+fn tell_runtime(dir: &Path) -> Option<&'static str> {
+    if dir.join("Cargo.toml").is_file() || dir.join("bootstrap").is_file() {
+        return Some("provided");
+    }
+    let entries = std::fs::read_dir(dir).ok()?;
+    let python = entries
+        .filter_map(Result::ok)
+        .any(|entry| entry.path().extension().is_some_and(|ext| ext == "py"));
+    python.then_some("python3.11")
+}
+
+/// Lambda's console calls a new Python function `lambda_function.lambda_handler`; a program of the
+/// `provided` runtimes gets the text and may ignore it.
+fn tell_handler(dir: &Path, runtime: &str) -> Option<&'static str> {
+    if runtime.starts_with("provided") {
+        Some("bootstrap")
+    } else if dir.join("lambda_function.py").is_file() {
+        Some("lambda_function.lambda_handler")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::Builder::new().prefix("fn").tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    const TOML: &str = "name = 'mail'\nruntime = 'python3.11'\nhandler = 'app.handler'\n\
+                        memory = 256\ntimeout = 9\n[environment]\nSTAGE = 'test'\nKEEP = 'k'\n";
+
+    #[test]
+    fn the_project_file_is_enough() {
+        let dir = folder(&[("hearth.toml", TOML)]);
+        let project = Project::load(dir.path(), &Settings::default()).unwrap();
+        assert_eq!(project.name.as_str(), "mail");
+        assert_eq!(project.handler, "app.handler");
+        assert_eq!((project.memory, project.timeout), (Some(256), Some(9)));
+        assert_eq!(project.environment.unwrap()["STAGE"], "test");
+    }
+
+    #[test]
+    fn flags_win_over_the_project_file() {
+        let dir = folder(&[("hearth.toml", TOML)]);
+        let flags = Settings {
+            name: Some("other".parse().unwrap()),
+            memory: Some(512),
+            environment: vec!["STAGE=production".into()],
+            ..Settings::default()
+        };
+        let project = Project::load(dir.path(), &flags).unwrap();
+        assert_eq!(project.name.as_str(), "other");
+        assert_eq!((project.memory, project.timeout), (Some(512), Some(9)));
+        let environment = project.environment.unwrap();
+        assert_eq!(environment["STAGE"], "production");
+        assert_eq!(environment["KEEP"], "k");
+    }
+
+    #[test]
+    fn without_a_project_file_the_folders_files_tell() {
+        let python = folder(&[("lambda_function.py", "")]);
+        let flags = Settings {
+            name: Some("f".parse().unwrap()),
+            ..Settings::default()
+        };
+        let project = Project::load(python.path(), &flags).unwrap();
+        assert_eq!(project.runtime, "python3.11");
+        assert_eq!(project.handler, "lambda_function.lambda_handler");
+        assert!(project.environment.is_none());
+
+        let shell = folder(&[("bootstrap", "#!/bin/sh\n")]);
+        let project = Project::load(shell.path(), &flags).unwrap();
+        assert_eq!(
+            (&*project.runtime, &*project.handler),
+            ("provided", "bootstrap")
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let flags = Settings {
+            name: Some("f".parse().unwrap()),
+            ..Settings::default()
+        };
+        let python = folder(&[("main.py", "")]);
+        let error = Project::load(python.path(), &flags).unwrap_err();
+        assert!(matches!(error, ProjectError::Handler { .. }), "{error}");
+        let empty = folder(&[]);
+        let error = Project::load(empty.path(), &flags).unwrap_err();
+        assert!(matches!(error, ProjectError::Runtime(_)), "{error}");
+    }
+
+    #[test]
+    fn a_typing_mistake_in_the_project_file_is_told_with_its_place_and_no_value() {
+        let dir = folder(&[("hearth.toml", "[environment]\nTOKEN = 'hunter2' oops\n")]);
+        let error = Project::load(dir.path(), &Settings::default()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("hearth.toml, line 2"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+        let dir = folder(&[("hearth.toml", "memroy = 128\n")]);
+        let error = Project::load(dir.path(), &Settings::default()).unwrap_err();
+        assert!(error.to_string().contains("memroy"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_and_paths_out_of_the_folder_are_refused() {
+        for bad in [
+            "memory = 64",
+            "timeout = 901",
+            "exclude = ['../x']",
+            "exclude = ['']",
+            "name = 'a b'",
+        ] {
+            let dir = folder(&[("hearth.toml", bad), ("bootstrap", "")]);
+            assert!(
+                Project::load(dir.path(), &Settings::default()).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_is_no_folder() {
+        let dir = folder(&[("app.py", "")]);
+        let error = Project::load(&dir.path().join("app.py"), &Settings::default()).unwrap_err();
+        assert!(matches!(error, ProjectError::NotAFolder(_)));
+    }
+}
