@@ -22,8 +22,8 @@ mod supervision;
 #[cfg(test)]
 mod tests;
 
-use std::io;
-use std::net::TcpListener;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
 use hearth_protocol::agent::{AgentMessage, Hello, Log};
@@ -43,6 +43,7 @@ use crate::logs::LogBuffer;
 use crate::output::Output;
 use crate::runtime_api::connection::Connection;
 use crate::spawn::SpawnError;
+use crate::vsock::HostStream;
 
 /// Log bytes that may wait for the host; what comes while there are more is thrown away.
 const MAX_QUEUED_LOGS: usize = 1024 * 1024;
@@ -114,12 +115,10 @@ impl Agent {
     pub(crate) fn new(children: SignalFd) -> Result<Self, AgentError> {
         let listener =
             TcpListener::bind(RUNTIME_API_ADDRESS).map_err(AgentError::io("Runtime API"))?;
-        Self::assemble(
-            listener,
-            HostLink::connect()?,
-            RuntimeCgroup::create()?,
-            children,
-        )
+        warm_up(&listener).map_err(AgentError::io("loopback"))?;
+        let cgroup = RuntimeCgroup::create()?;
+        let host = HostStream::connect().map_err(AgentError::errno("connecting to the host"))?;
+        Self::assemble(listener, HostLink::new(host), cgroup, children)
     }
 
     fn assemble(
@@ -223,4 +222,18 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Makes one connection over loopback and sends a byte each way, before anybody waits for it.
+///
+/// The first connection of a kernel fills a table of 256 KiB with random numbers: seconds of work
+/// where the guest's kernel is interpreted, which each function's init would have to do.
+fn warm_up(listener: &TcpListener) -> io::Result<()> {
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    let (mut server, _) = listener.accept()?;
+    let mut byte = [0];
+    client.write_all(&[1])?;
+    server.read_exact(&mut byte)?;
+    server.write_all(&byte)?;
+    client.read_exact(&mut byte)
 }

@@ -4,35 +4,28 @@
 //! next urgent frame, or on their own after [`PATIENCE`]. On the path of an invocation that saves
 //! a system call and a wake-up of the host.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use hearth_protocol::agent::{
     AgentMessage, Frame, FrameDecoder, FrameError, HostMessage, MessageError,
 };
-use hearth_protocol::guest::{AGENT_PORT, HOST_CID, MAX_PAYLOAD};
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use hearth_protocol::guest::MAX_PAYLOAD;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 
 use crate::outbox::Outbox;
+use crate::vsock::HostStream;
 
 /// How long a patient frame may wait for company.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 /// How long the host may take to hear of a failure before the agent powers off, milliseconds.
 const LAST_WORDS: u16 = 1_000;
-/// Connections are tried this often; a device that is only just up may miss the first.
-const ATTEMPTS: u32 = 5;
 
 /// What broke the connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    #[error("connecting to the host: {0}")]
-    Connect(Errno),
     #[error("the host closed the connection")]
     Closed,
     #[error("connection to the host: {0}")]
@@ -46,7 +39,7 @@ pub(crate) enum LinkError {
 /// The connection to the host.
 #[derive(Debug)]
 pub(crate) struct HostLink {
-    stream: File,
+    stream: HostStream,
     decoder: FrameDecoder,
     input: BytesMut,
     out: Outbox,
@@ -61,34 +54,10 @@ pub(crate) struct HostLink {
 }
 
 impl HostLink {
-    /// Connects to the agent's port on the host.
-    pub(crate) fn connect() -> Result<Self, LinkError> {
-        let cid = u32::try_from(HOST_CID).expect("the host's context id is 2");
-        let address = VsockAddr::new(cid, AGENT_PORT);
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let stream = socket(
-                AddressFamily::Vsock,
-                SockType::Stream,
-                SockFlag::SOCK_CLOEXEC,
-                None,
-            )
-            .map_err(LinkError::Connect)?;
-            match connect(std::os::fd::AsRawFd::as_raw_fd(&stream), &address) {
-                Ok(()) => return Self::new(stream),
-                Err(Errno::ETIMEDOUT | Errno::ECONNRESET | Errno::ECONNREFUSED)
-                    if attempt < ATTEMPTS => {}
-                Err(errno) => return Err(LinkError::Connect(errno)),
-            }
-        }
-    }
-
-    /// Speaks over a stream that is connected already.
-    pub(crate) fn new(stream: OwnedFd) -> Result<Self, LinkError> {
-        fcntl(&stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(LinkError::Connect)?;
-        Ok(Self {
-            stream: stream.into(),
+    /// Speaks over `stream`.
+    pub(crate) fn new(stream: HostStream) -> Self {
+        Self {
+            stream,
             decoder: FrameDecoder::new(MAX_PAYLOAD),
             input: BytesMut::with_capacity(64 * 1024),
             out: Outbox::default(),
@@ -96,14 +65,14 @@ impl HostLink {
             deadline: None,
             stuck: false,
             waits_for_room: false,
-        })
+        }
     }
 
     /// Reads once; what is left is reported by the event loop again. Large payloads arrive in many
     /// pieces, so a full buffer is read on from at once.
     pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Result<(), LinkError> {
         loop {
-            match self.stream.read(scratch) {
+            match (&self.stream).read(scratch) {
                 Ok(0) => return Err(LinkError::Closed),
                 Ok(count) => {
                     self.input.extend_from_slice(&scratch[..count]);
@@ -215,7 +184,8 @@ mod tests {
     fn pair() -> (HostLink, UnixStream) {
         let (agent, host) = UnixStream::pair().unwrap();
         host.set_nonblocking(true).unwrap();
-        (HostLink::new(agent.into()).unwrap(), host)
+        let stream = HostStream::new(agent.into()).unwrap();
+        (HostLink::new(stream), host)
     }
 
     fn kinds(host: &mut UnixStream) -> Vec<u8> {

@@ -23,6 +23,7 @@ mod output;
 mod power;
 mod runtime_api;
 mod spawn;
+mod vsock;
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -17,6 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::{Agent, AgentError};
 use crate::cgroup::RuntimeCgroup;
 use crate::host_link::HostLink;
+use crate::vsock::HostStream;
 
 /// No answer takes this long.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -53,7 +54,7 @@ impl Guest {
         host.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut agent = Agent::assemble(
             listener,
-            HostLink::new(agents_end.into()).unwrap(),
+            HostLink::new(HostStream::new(agents_end.into()).unwrap()),
             RuntimeCgroup::open(cgroup.path().to_owned()).unwrap(),
             SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap(),
         )
@@ -140,7 +141,8 @@ struct Runtime(TcpStream);
 
 impl Runtime {
     fn get(&mut self, path: &str) {
-        write!(self.0, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        self.0.write_all(request.as_bytes()).unwrap();
     }
 
     fn post(&mut self, path: &str, body: &[u8]) -> String {

@@ -1,0 +1,87 @@
+//! A vsock stream to the host, as something to read from and write to.
+//!
+//! `send` and `recv` rather than `write` and `read`: the latter take the way through the file
+//! layer, some hundred instructions more for the guest's kernel.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use hearth_protocol::guest::{AGENT_PORT, HOST_CID};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, VsockAddr, connect, recv, send, sendmsg, socket,
+};
+
+/// Connections are tried this often; a device that is only just up may miss the first.
+const ATTEMPTS: u32 = 5;
+
+/// A connected, non-blocking stream socket.
+#[derive(Debug)]
+pub(crate) struct HostStream {
+    socket: OwnedFd,
+}
+
+impl HostStream {
+    /// Connects to the agent's port on the host.
+    pub(crate) fn connect() -> Result<Self, Errno> {
+        let cid = u32::try_from(HOST_CID).expect("the host's context id is 2");
+        let address = VsockAddr::new(cid, AGENT_PORT);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let socket = socket(
+                AddressFamily::Vsock,
+                SockType::Stream,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )?;
+            match connect(socket.as_raw_fd(), &address) {
+                Ok(()) => return Self::new(socket),
+                Err(Errno::ETIMEDOUT | Errno::ECONNRESET | Errno::ECONNREFUSED)
+                    if attempt < ATTEMPTS => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Takes a stream socket that is connected already.
+    pub(crate) fn new(socket: OwnedFd) -> Result<Self, Errno> {
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Self { socket })
+    }
+}
+
+impl Read for &HostStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty())?)
+    }
+}
+
+impl Write for &HostStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let fd = self.socket.as_raw_fd();
+        Ok(send(fd, bytes, MsgFlags::MSG_NOSIGNAL)?)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let fd = self.socket.as_raw_fd();
+        Ok(sendmsg::<()>(
+            fd,
+            slices,
+            &[],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for HostStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
