@@ -65,9 +65,15 @@ pub(crate) fn prepare() -> Result<(), MachineError> {
             _ => {}
         }
     }
-    // The kernel's log is no business of a function. A kernel without this switch is no reason to
-    // refuse work, hence the result is not looked at.
-    let _ = fs::write("/proc/sys/kernel/dmesg_restrict", "1");
+    for (switch, value) in [
+        // The kernel's log is no business of a function.
+        ("kernel/dmesg_restrict", "1"),
+        // Nobody reads the list of processes that running out of memory would print.
+        ("vm/oom_dump_tasks", "0"),
+    ] {
+        // A kernel without the switch is no reason to refuse work.
+        let _ = fs::write(Path::new("/proc/sys").join(switch), value);
+    }
     loopback_up()?;
     nix::unistd::sethostname(NAME).map_err(MachineError::Hostname)
 }

@@ -36,6 +36,7 @@ impl HostStream {
                 SockFlag::SOCK_CLOEXEC,
                 None,
             )?;
+            enlarge_buffer(&socket)?;
             match connect(socket.as_raw_fd(), &address) {
                 Ok(()) => return Self::new(socket),
                 Err(Errno::ETIMEDOUT | Errno::ECONNRESET | Errno::ECONNREFUSED)
@@ -50,6 +51,34 @@ impl HostStream {
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Self { socket })
     }
+}
+
+/// Room for bytes in either direction: the kernel holds no more on receipt, and, whatever the host
+/// offers, sends no more ahead. It has to be at least the host's own buffer, because the host tells
+/// of freed room only when a good part of *its* buffer has been used.
+static BUFFER: u64 = 1024 * 1024;
+
+/// Options of `AF_VSOCK` sockets, linux/vm_sockets.h.
+const SO_VM_SOCKETS_BUFFER_SIZE: libc::c_int = 0;
+const SO_VM_SOCKETS_BUFFER_MAX_SIZE: libc::c_int = 2;
+
+/// Must come before `connect`, which announces the size.
+fn enlarge_buffer(socket: &OwnedFd) -> Result<(), Errno> {
+    for option in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {
+        let len = libc::socklen_t::try_from(size_of_val(&BUFFER)).expect("8");
+        // SAFETY: both options take a u64, which is read during the call.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::AF_VSOCK,
+                option,
+                (&raw const BUFFER).cast(),
+                len,
+            )
+        };
+        Errno::result(result)?;
+    }
+    Ok(())
 }
 
 impl Read for &HostStream {
