@@ -129,6 +129,12 @@ impl Client {
         &self.endpoint
     }
 
+    /// Whether a controller answers at all.
+    pub(crate) fn is_there(&self) -> Result<(), ClientError> {
+        self.bytes(Method::GET, "/healthz", b"")?;
+        Ok(())
+    }
+
     /// A call that is answered by JSON.
     pub(crate) fn json<T: DeserializeOwned>(
         &self,

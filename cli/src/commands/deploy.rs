@@ -20,6 +20,8 @@ const LOG_LINES: usize = 20;
 pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<(), Failure> {
     let start = Instant::now();
     let project = Project::load(&deploy.dir, &deploy.settings)?;
+    // A package may take minutes to build: that nobody is there to take it is told before.
+    client.is_there()?;
     output.progress(&format!("packaging {}", project.dir.display()));
     let package = package::build(&project, &Vendor::new())?;
     output.progress(&format!(

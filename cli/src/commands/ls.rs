@@ -60,7 +60,9 @@ const FUNCTION_HEADINGS: &[&str] = &[
 fn function_row(function: &Configuration) -> Vec<String> {
     let state = match function.last_update_status.as_deref() {
         Some("InProgress") => "Updating".to_owned(),
-        Some("Failed") => format!("{} (last update failed)", function.state),
+        Some("Failed") if function.state != "Failed" => {
+            format!("{} (last update failed)", function.state)
+        }
         _ => function.state.clone(),
     };
     vec![

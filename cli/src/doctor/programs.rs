@@ -16,7 +16,8 @@ struct Program {
 const PROGRAMS: &[Program] = &[
     Program {
         name: "mkfs.erofs",
-        command: &["mkfs.erofs", "--version"],
+        // Before 1.6 there is no --version; the first line of its help has it.
+        command: &["mkfs.erofs", "--help"],
         needed: true,
         advice: "it makes the images of functions: apt-get install erofs-utils",
     },
@@ -51,7 +52,10 @@ fn look(program: &Program) -> Check {
         .output();
     let problem = match output {
         Ok(output) if output.status.success() => {
-            return Check::ok(program.name, version(&output.stdout, &output.stderr));
+            return Check::ok(
+                program.name,
+                version(program.name, &output.stdout, &output.stderr),
+            );
         }
         Ok(output) => format!("{} ends with {}", program.command.join(" "), output.status),
         Err(error) => format!("{path}: {error}"),
@@ -63,12 +67,15 @@ fn look(program: &Program) -> Check {
     }
 }
 
-/// The first line that a program says of itself, on whichever stream.
-fn version(stdout: &[u8], stderr: &[u8]) -> String {
+/// The line that begins with the program's name, or else the first that it says, on whichever
+/// stream: mkfs.erofs before 1.6 prints its version above its usage, and both on different ones.
+fn version(name: &str, stdout: &[u8], stderr: &[u8]) -> String {
     let text = [stdout, b"\n", stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty());
-    line.unwrap_or("there").to_owned()
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.clone().next();
+    let named = lines.find(|line| line.starts_with(name));
+    named.or(first).unwrap_or("there").to_owned()
 }
 
 #[cfg(test)]
@@ -90,8 +97,10 @@ mod tests {
 
     #[test]
     fn a_version_is_one_line_from_either_stream() {
-        assert_eq!(version(b"", b"\nmkfs.erofs 1.5\nmore\n"), "mkfs.erofs 1.5");
-        assert_eq!(version(b"pip 23\n", b"noise"), "pip 23");
-        assert_eq!(version(b"", b""), "there");
+        let erofs = version("mkfs.erofs", b"usage:\n", b"\nmkfs.erofs 1.5\n");
+        assert_eq!(erofs, "mkfs.erofs 1.5");
+        assert_eq!(version("pip", b"pip 23\n", b"noise"), "pip 23");
+        assert_eq!(version("pip", b"x\n", b""), "x");
+        assert_eq!(version("pip", b"", b""), "there");
     }
 }
