@@ -31,6 +31,11 @@ pub(crate) async fn boot(vm: &mut MicroVm, boot: Boot, limit: Duration) -> Resul
     command(vm, Command::Boot(boot), COMMAND_LIMIT)
         .await
         .map_err(doing("starting a kernel"))?;
+    // A booted microVM is paused at its first instruction.
+    let run = Command::Resume(Resume::default());
+    command(vm, run, COMMAND_LIMIT)
+        .await
+        .map_err(doing("starting a kernel"))?;
     let mut next_word = PROGRESS;
     loop {
         let due = began + next_word.min(limit);

@@ -16,4 +16,6 @@ mod process;
 pub(crate) use entropy::{realtime_ns, thaw};
 pub(crate) use memory::{private_bytes, pss_kib};
 pub(crate) use microvm::{MicroVm, VmError, VmEvent, outcome};
+#[cfg(test)]
+pub(crate) use process::SandboxProcess;
 pub(crate) use process::{LaunchError, Launcher, ProcessLauncher};

@@ -12,10 +12,14 @@
 mod answer;
 mod conversation;
 mod dispatch;
+#[cfg(test)]
+mod double;
 mod job;
 mod lifecycle;
 mod shells;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use answer::ERROR_KINDS;
 pub(crate) use dispatch::{ArtefactSource, PingError, Pool, PoolSettings};

@@ -1,1 +1,327 @@
+//! The book-keeping's promises, decision by decision.
 
+use super::super::job::{Invocation, Limits, NotRun};
+use super::*;
+use crate::function::{Code, FunctionConfig, FunctionName};
+use crate::registry::test_record;
+
+const ROOMY: Capacity = Capacity {
+    max_instances: 10,
+    max_per_function: 10,
+    memory_mib: 10_000,
+};
+
+pub(crate) fn version(name: &str, memory_mib: u32) -> Arc<Version> {
+    let config = FunctionConfig {
+        memory_mib,
+        ..test_record(name).config
+    };
+    let code = Code {
+        sha256: String::new(),
+        size: 0,
+    };
+    let name = FunctionName::parse(name).unwrap();
+    Version::new(name, config, code, "r".into(), None)
+}
+
+struct Book {
+    state: State,
+    now: Instant,
+    tickets: u64,
+    answers: Vec<oneshot::Receiver<Result<super::super::Completed, NotRun>>>,
+}
+
+impl Book {
+    fn new(capacity: Capacity) -> Self {
+        Self {
+            state: State::new(capacity),
+            now: Instant::now(),
+            tickets: 0,
+            answers: Vec::new(),
+        }
+    }
+
+    fn job(&mut self, version: &Arc<Version>) -> Job {
+        let (reply, answer) = oneshot::channel();
+        self.answers.push(answer);
+        self.tickets += 1;
+        self.now += Duration::from_millis(1);
+        Job {
+            ticket: self.tickets,
+            attempts: 0,
+            reply,
+            invocation: Invocation {
+                request_id: self.tickets.to_string(),
+                version: version.clone(),
+                event: bytes::Bytes::new(),
+                function_arn: String::new(),
+                trace_id: None,
+                client_context: None,
+                limits: Limits {
+                    timeout: version.timeout(),
+                    memory_mib: None,
+                    cpu: None,
+                },
+                tail: false,
+                accepted: self.now,
+            },
+        }
+    }
+
+    /// Submits an invocation; the ids of what has to be started.
+    fn submit(&mut self, version: &Arc<Version>) -> Vec<u64> {
+        let job = self.job(version);
+        ids(self.state.submit(job, self.now))
+    }
+
+    /// Takes an instance from its start to its first invocation's ticket.
+    fn take(&mut self, id: u64) -> u64 {
+        self.state.take(id).expect("something to do").ticket
+    }
+
+    /// Takes an instance from an answer to idle.
+    fn park(&mut self, id: u64) -> oneshot::Receiver<Order> {
+        self.state.finishing(id, self.now);
+        assert!(self.state.next(id).is_none());
+        match self.state.park(id, self.now) {
+            Parked::Wait(orders) => orders,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// An idle instance of a version.
+    fn idle(&mut self, version: &Arc<Version>) -> (u64, oneshot::Receiver<Order>) {
+        let id = self.submit(version)[0];
+        self.take(id);
+        (id, self.park(id))
+    }
+}
+
+fn ids(orders: Vec<StartOrder>) -> Vec<u64> {
+    orders.into_iter().map(|order| order.id).collect()
+}
+
+fn ordered(orders: &mut oneshot::Receiver<Order>) -> Option<u64> {
+    match orders.try_recv() {
+        Ok(Order::Run(job)) => Some(job.ticket),
+        Ok(Order::End) => Some(0),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_idle_instance_that_was_used_last_gets_the_next_invocation() {
+    let mut book = Book::new(ROOMY);
+    let f = version("f", 128);
+    let (a, b) = (book.submit(&f)[0], book.submit(&f)[0]);
+    assert_eq!((book.take(a), book.take(b)), (1, 2));
+    let mut of_b = book.park(b);
+    let mut of_a = book.park(a);
+    assert_eq!(book.submit(&f), []);
+    assert_eq!(ordered(&mut of_a), Some(3));
+    assert_eq!(ordered(&mut of_b), None);
+}
+
+#[test]
+fn a_burst_starts_as_many_instances_as_the_limit_allows_and_no_more() {
+    let mut book = Book::new(Capacity {
+        max_per_function: 2,
+        ..ROOMY
+    });
+    let f = version("f", 128);
+    let started: usize = (0..5).map(|_| book.submit(&f).len()).sum();
+    assert_eq!(started, 2);
+    assert_eq!(
+        book.submit(&version("g", 128)).len(),
+        1,
+        "another function has its own limit"
+    );
+}
+
+#[test]
+fn waiting_invocations_are_served_in_the_order_of_their_arrival() {
+    let mut book = Book::new(Capacity {
+        max_instances: 1,
+        ..ROOMY
+    });
+    let f = version("f", 128);
+    let id = book.submit(&f)[0];
+    for _ in 0..3 {
+        assert_eq!(book.submit(&f), []);
+    }
+    assert_eq!(book.take(id), 1);
+    for expected in 2..=4 {
+        book.state.finishing(id, book.now);
+        assert_eq!(book.state.next(id).unwrap().ticket, expected);
+    }
+}
+
+#[test]
+fn an_invocation_waits_for_an_instance_that_has_just_answered_and_not_for_one_that_lingers() {
+    let mut book = Book::new(ROOMY);
+    let f = version("f", 128);
+    let id = book.submit(&f)[0];
+    book.take(id);
+    book.state.finishing(id, book.now);
+    assert_eq!(book.submit(&f), []);
+    assert!(book.state.counts_on_finishing(f.serial, book.now));
+    let later = book.now + FINISH_GRACE;
+    assert_eq!(ids(book.state.provide_serial(f.serial, later)).len(), 1);
+}
+
+#[test]
+fn a_new_instance_that_comes_too_late_has_nothing_to_do_and_takes_no_room() {
+    let mut book = Book::new(ROOMY);
+    let f = version("f", 128);
+    let first = book.submit(&f)[0];
+    book.take(first);
+    let second = book.submit(&f)[0];
+    book.state.finishing(first, book.now);
+    assert_eq!(book.state.next(first).unwrap().ticket, 2);
+    assert!(book.state.take(second).is_none());
+    assert_eq!(
+        book.state.census(),
+        Census {
+            busy: 1,
+            memory_mib: 128,
+            ..Census::default()
+        }
+    );
+}
+
+#[test]
+fn room_is_made_by_ending_the_least_recently_used_idle_instance() {
+    let mut book = Book::new(Capacity {
+        memory_mib: 300,
+        ..ROOMY
+    });
+    let (f, g, h) = (version("f", 128), version("g", 128), version("h", 128));
+    let (_, mut old) = book.idle(&f);
+    let (_, mut recent) = book.idle(&g);
+    assert_eq!(book.submit(&h).len(), 1);
+    assert_eq!(ordered(&mut old), Some(0));
+    assert_eq!(ordered(&mut recent), None);
+    assert_eq!(book.state.census().memory_mib, 256);
+    assert_eq!(book.state.take_evicted(), 1);
+}
+
+#[test]
+fn idle_instances_are_not_ended_when_that_would_not_make_enough_room() {
+    let mut book = Book::new(Capacity {
+        memory_mib: 300,
+        ..ROOMY
+    });
+    let (f, g) = (version("f", 128), version("g", 10_240));
+    let (_, mut idle) = book.idle(&f);
+    assert_eq!(book.submit(&g), []);
+    assert_eq!(ordered(&mut idle), None);
+}
+
+#[test]
+fn room_that_comes_free_goes_to_the_version_that_has_waited_longest() {
+    let mut book = Book::new(Capacity {
+        max_instances: 1,
+        ..ROOMY
+    });
+    let (f, g, h) = (version("f", 128), version("g", 128), version("h", 128));
+    let id = book.submit(&f)[0];
+    book.take(id);
+    assert_eq!((book.submit(&g), book.submit(&h)), (vec![], vec![]));
+    let started = book.state.gone(id, book.now);
+    assert_eq!(started.len(), 1);
+    assert_eq!(started[0].version.name, g.name);
+}
+
+#[test]
+fn who_gives_up_is_removed_unless_an_instance_is_on_its_way() {
+    let mut book = Book::new(Capacity {
+        max_instances: 1,
+        ..ROOMY
+    });
+    let f = version("f", 128);
+    let id = book.submit(&f)[0];
+    book.submit(&f);
+    assert!(matches!(
+        book.state.give_up(f.serial, 1, book.now),
+        GiveUp::Coming
+    ));
+    assert!(matches!(
+        book.state.give_up(f.serial, 2, book.now),
+        GiveUp::Removed
+    ));
+    book.take(id);
+    assert!(matches!(
+        book.state.give_up(f.serial, 1, book.now),
+        GiveUp::Started
+    ));
+    assert!(book.state.next(id).is_none());
+}
+
+#[test]
+fn an_invocation_whose_caller_has_gone_before_it_began_is_not_run() {
+    let mut book = Book::new(ROOMY);
+    let f = version("f", 128);
+    let id = book.submit(&f)[0];
+    book.answers.clear();
+    assert!(book.state.take(id).is_none());
+}
+
+#[test]
+fn a_retired_version_keeps_no_idle_instance_and_still_serves_what_waits() {
+    let mut book = Book::new(Capacity {
+        max_instances: 2,
+        ..ROOMY
+    });
+    let f = version("f", 128);
+    let (_, mut idle) = book.idle(&f);
+    let busy = {
+        let job = book.job(&f);
+        let id = ids(book.state.submit(job, book.now));
+        assert_eq!(id, []);
+        assert_eq!(ordered(&mut idle), Some(2));
+        1
+    };
+    f.retire();
+    assert_eq!(book.submit(&f).len(), 1);
+    assert!(book.state.retire(f.serial, book.now).is_empty());
+    book.state.finishing(busy, book.now);
+    assert_eq!(book.state.next(busy).unwrap().ticket, 3);
+    book.state.finishing(busy, book.now);
+    assert!(matches!(book.state.park(busy, book.now), Parked::End));
+}
+
+#[test]
+fn an_idle_instance_that_died_unnoticed_costs_the_invocation_nothing() {
+    let mut book = Book::new(ROOMY);
+    let f = version("f", 128);
+    let (id, orders) = book.idle(&f);
+    drop(orders);
+    let started = book.submit(&f);
+    assert_eq!(started.len(), 1);
+    assert!(book.state.gone(id, book.now).is_empty());
+    assert_eq!(book.take(started[0]), 2);
+}
+
+#[test]
+fn idle_instances_end_after_their_time_and_not_before() {
+    let mut book = Book::new(ROOMY);
+    let (_, mut orders) = book.idle(&version("f", 128));
+    let limit = Duration::from_secs(10);
+    let due = book.state.reap(limit, book.now).unwrap();
+    assert_eq!(due, book.now + limit);
+    assert_eq!(ordered(&mut orders), None);
+    assert_eq!(book.state.reap(limit, due), None);
+    assert_eq!(ordered(&mut orders), Some(0));
+    assert_eq!(book.state.census(), Census::default());
+}
+
+#[test]
+fn a_closed_pool_starts_nothing_and_gives_back_what_waits() {
+    let mut book = Book::new(ROOMY);
+    let f = version("f", 128);
+    let (_, mut idle) = book.idle(&version("g", 128));
+    book.submit(&f);
+    assert_eq!(book.state.close().len(), 1);
+    assert_eq!(ordered(&mut idle), Some(0));
+    assert_eq!(book.submit(&f), []);
+}

@@ -9,3 +9,5 @@ mod database;
 pub(crate) use catalog::{Catalog, Function, Writer};
 pub(crate) use database::Database;
 pub use database::RegistryError;
+#[cfg(test)]
+pub(crate) use database::tests::record as test_record;

@@ -1,0 +1,236 @@
+//! A stand-in for sandbox and guest, for tests of the pool: the real wire protocol over real
+//! sockets, with a "guest" that does what the event tells it to.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hearth_protocol::agent::{
+    AgentMessage, Exit, Frame, FrameDecoder, HostMessage, Invoke, Log, Ready, Response,
+    RuntimeExited, Usage,
+};
+use hearth_protocol::guest::MAX_PAYLOAD;
+use hearth_protocol::sandbox::{
+    Command, Exits, Message, Outcome, Refusal, RefusalKind, Reply, Request, State, Status, decode,
+    encode,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+
+use super::dispatch::ArtefactSource;
+use crate::function::{Artefacts, Version};
+use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess};
+
+/// What tests steer and look at.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// Processes that live.
+    pub(crate) alive: AtomicUsize,
+    /// Processes that were ever started.
+    pub(crate) launched: AtomicUsize,
+    /// Whether snapshots are refused as unusable.
+    pub(crate) stale: AtomicBool,
+    /// How often files were made anew.
+    pub(crate) rebuilt: AtomicUsize,
+    /// Invocations of `"gate"` answer when they get a permit.
+    pub(crate) gate: Semaphore,
+    /// Events in the order in which guests saw them.
+    pub(crate) seen: Mutex<Vec<String>>,
+    folder: tempfile::TempDir,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            alive: AtomicUsize::new(0),
+            launched: AtomicUsize::new(0),
+            stale: AtomicBool::new(false),
+            rebuilt: AtomicUsize::new(0),
+            gate: Semaphore::new(0),
+            seen: Mutex::default(),
+            folder: tempfile::tempdir().unwrap(),
+        })
+    }
+
+    /// Files that exist, so that they are not taken for missing.
+    pub(crate) fn artefacts(&self) -> Arc<Artefacts> {
+        let folder = self.folder.path().to_owned();
+        for name in ["state", "memory", "code"] {
+            std::fs::write(folder.join(name), "x").unwrap();
+        }
+        let code = folder.join("code");
+        Artefacts::new("k".into(), PathBuf::new(), code, folder, String::new())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Doubles(pub(crate) Arc<Stage>);
+
+impl Launcher for Doubles {
+    fn launch(&self) -> Pin<Box<dyn Future<Output = Result<MicroVm, LaunchError>> + Send + '_>> {
+        Box::pin(async {
+            let stage = self.0.clone();
+            stage.alive.fetch_add(1, Ordering::SeqCst);
+            stage.launched.fetch_add(1, Ordering::SeqCst);
+            let (control, control_far) = UnixStream::pair().unwrap();
+            let (agent, agent_far) = UnixStream::pair().unwrap();
+            let process = Double(stage.clone());
+            tokio::spawn(act(stage, control_far, agent_far));
+            Ok(MicroVm::new(control, agent, Box::new(process)))
+        })
+    }
+}
+
+impl ArtefactSource for Stage {
+    fn rebuild<'a>(
+        &'a self,
+        version: &'a Arc<Version>,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Artefacts>, String>> + Send + 'a>> {
+        Box::pin(async {
+            self.rebuilt.fetch_add(1, Ordering::SeqCst);
+            self.stale.store(false, Ordering::SeqCst);
+            let artefacts = self.artefacts();
+            version.set_artefacts(artefacts.clone());
+            Ok(artefacts)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Double(Arc<Stage>);
+
+impl SandboxProcess for Double {
+    fn pid(&self) -> u32 {
+        u32::MAX
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        None
+    }
+
+    fn set_memory(&self, _: u32) {}
+}
+
+impl Drop for Double {
+    fn drop(&mut self) {
+        self.0.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Plays sandbox and guest until a socket closes.
+async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) {
+    let (mut commands, mut frames) = (BytesMut::new(), BytesMut::new());
+    let decoder = FrameDecoder::new(MAX_PAYLOAD);
+    loop {
+        tokio::select! {
+            read = control.read_buf(&mut commands) => if read.unwrap_or(0) == 0 { return },
+            read = agent.read_buf(&mut frames) => if read.unwrap_or(0) == 0 { return },
+        }
+        while let Some(Request { id, command }) = decode(&mut commands).unwrap() {
+            let outcome = answer(&stage, &command);
+            let reply = encode(&Message::Reply(Reply { id, outcome })).unwrap();
+            if control.write_all(&reply).await.is_err() {
+                return;
+            }
+        }
+        while let Some(frame) = decoder.decode(&mut frames).unwrap() {
+            let done = match HostMessage::try_from(frame).unwrap() {
+                HostMessage::Thaw(..) => say(&mut agent, [AgentMessage::Thawed]).await,
+                HostMessage::Ping(bytes) => say(&mut agent, [AgentMessage::Pong(bytes)]).await,
+                HostMessage::Invoke(invoke, event) => run(&stage, &mut agent, &invoke, event).await,
+                other => panic!("{other:?}"),
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn answer(stage: &Stage, command: &Command) -> Outcome {
+    match command {
+        Command::Status => Outcome::Status(Status {
+            state: State::Shell,
+            host_kind: "software".into(),
+            vcpu_cpu_us: 0,
+            exits: Exits::default(),
+            assists: 0,
+        }),
+        Command::Restore(_) if stage.stale.load(Ordering::SeqCst) => Outcome::Refused(Refusal {
+            kind: RefusalKind::SnapshotUnusable,
+            message: "made by another version".into(),
+        }),
+        _ => Outcome::Done,
+    }
+}
+
+/// Does what the event says.
+async fn run(
+    stage: &Stage,
+    agent: &mut UnixStream,
+    invoke: &Invoke,
+    event: Bytes,
+) -> std::io::Result<()> {
+    let what = String::from_utf8_lossy(&event).into_owned();
+    stage.seen.lock().unwrap().push(what.clone());
+    let respond = |id: &str| {
+        let response = Response {
+            request_id: id.into(),
+            usage: Usage::default(),
+        };
+        AgentMessage::Response(response, event.clone())
+    };
+    let own = &invoke.request_id;
+    let ready = AgentMessage::Ready(Ready::default());
+    match what.as_str() {
+        "hang" => Ok(()),
+        "die" => Err(std::io::ErrorKind::BrokenPipe.into()),
+        "foreign" => say(agent, [respond("another")]).await,
+        "twice" => say(agent, [respond(own), respond(own)]).await,
+        "nonsense" => agent.write_all(&[0xff; 64]).await,
+        "linger" => say(agent, [respond(own)]).await,
+        "exit" => {
+            let exited = RuntimeExited {
+                request_id: Some(own.clone()),
+                exit: Exit::Code(1),
+                usage: Usage::default(),
+            };
+            say(agent, [AgentMessage::RuntimeExited(exited)]).await
+        }
+        "flood" => loop {
+            let log = Log {
+                request_id: Some(own.clone()),
+                dropped_bytes: 0,
+            };
+            say(agent, [AgentMessage::Log(log, Bytes::from_static(b"x\n"))]).await?;
+        },
+        gated if gated.starts_with("gate") => {
+            stage.gate.acquire().await.unwrap().forget();
+            say(agent, [respond(own), ready]).await
+        }
+        _ => {
+            let log = Log {
+                request_id: Some(own.clone()),
+                dropped_bytes: 0,
+            };
+            let line = AgentMessage::Log(log, Bytes::from_static(b"hello\n"));
+            say(agent, [line, respond(own), ready]).await
+        }
+    }
+}
+
+async fn say<const N: usize>(
+    agent: &mut UnixStream,
+    messages: [AgentMessage; N],
+) -> std::io::Result<()> {
+    let mut bytes = BytesMut::new();
+    for message in messages {
+        Frame::from(message).encode(&mut bytes).unwrap();
+    }
+    agent.write_all(&bytes).await
+}
