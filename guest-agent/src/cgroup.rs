@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 const ROOT: &str = "/sys/fs/cgroup";
 /// Processes and threads; Lambda's limit.
 const MAX_PIDS: u32 = 1024;
-/// Memory left to the kernel and the agent: payload buffers of both directions, sockets, slack.
-const RESERVE: u64 = 12 << 20;
+/// Memory left to the kernel and the agent, beyond what they use already: socket buffers, slack.
+/// The agent's room for a payload is part of what it uses.
+const RESERVE: u64 = 6 << 20;
 /// No function gets less, however small the machine is.
 const MIN_MEMORY: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn a_function_gets_what_it_was_promised_if_the_machine_has_it() {
         assert_eq!(share(128 * MIB, Some(200 * MIB)), 128 * MIB);
-        assert_eq!(share(128 * MIB, Some(100 * MIB)), 88 * MIB);
+        assert_eq!(share(128 * MIB, Some(100 * MIB)), 94 * MIB);
         assert_eq!(share(128 * MIB, Some(0)), MIN_MEMORY);
         assert_eq!(share(128 * MIB, None), 128 * MIB);
     }

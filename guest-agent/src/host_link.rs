@@ -59,7 +59,7 @@ impl HostLink {
         Self {
             stream,
             decoder: FrameDecoder::new(MAX_PAYLOAD),
-            input: BytesMut::with_capacity(64 * 1024),
+            input: BytesMut::new(),
             out: Outbox::default(),
             urgent: false,
             deadline: None,
@@ -90,7 +90,14 @@ impl HostLink {
     /// The next message of those received.
     pub(crate) fn next(&mut self) -> Result<Option<HostMessage>, LinkError> {
         match self.decoder.decode(&mut self.input)? {
-            Some(frame) => Ok(Some(HostMessage::try_from(frame)?)),
+            Some(frame) => {
+                if self.input.is_empty() {
+                    // What is left of the buffer would keep the whole of it alive, and with it the
+                    // payload's memory, beyond the payload's own life.
+                    self.input = BytesMut::new();
+                }
+                Ok(Some(HostMessage::try_from(frame)?))
+            }
             None => Ok(None),
         }
     }

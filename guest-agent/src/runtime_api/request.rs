@@ -159,6 +159,10 @@ impl Parser {
             (Some(body), _) => match std::mem::replace(&mut self.stage, Stage::Head) {
                 Stage::Head => Ok(Parsed::Incomplete),
                 Stage::Length(head, _) | Stage::Discard(head, _) | Stage::Chunked(head, _) => {
+                    if self.buffer.is_empty() {
+                        // What is left of it would keep the body's memory alive with it.
+                        self.buffer = BytesMut::new();
+                    }
                     Ok(Parsed::Request(Request {
                         method: head.method,
                         target: head.target,
