@@ -18,8 +18,10 @@ use nix::poll::{PollFd, PollFlags};
 use crate::outbox::Outbox;
 use crate::vsock::HostStream;
 
-/// How long a patient frame may wait for company.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a patient frame may wait for company: longer than most invocations, software KVM
+/// included, and short enough that next to nothing is lost when the host ends the microVM of a
+/// function that overran its time.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 /// How long the host may take to hear of a failure before the agent powers off, milliseconds.
 const LAST_WORDS: u16 = 1_000;
 
