@@ -1,12 +1,13 @@
 //! The Lambda Runtime API, version 2018-06-01, on loopback: HTTP/1.1 as far as runtimes use it.
 //!
-//! * [`request`] cuts a connection's bytes into requests, within limits.
+//! * [`request`] and [`chunked`] cut a connection's bytes into requests, within limits.
 //! * [`route`] says what a request asks for.
 //! * [`reply`] renders answers, each as one piece that one `send` carries.
 //! * [`connection`] is one client's socket.
 //!
 //! What a request *means* is decided by [`crate::lifecycle`].
 
+pub(crate) mod chunked;
 pub(crate) mod connection;
 pub(crate) mod reply;
 pub(crate) mod request;

@@ -107,8 +107,8 @@ impl Agent {
         let request_id = request_id.to_owned();
         self.queue_all_output(Some(&request_id))?;
         let (message, answer) = match (request.body, request.stream_error) {
-            (_, Some(body)) => (
-                function_error(request_id, request.error_type, usage, body),
+            (_, Some(error)) => (
+                function_error(request_id, error.error_type, usage, error.body),
                 reply::accepted(),
             ),
             (Body::Whole(body), None) => (

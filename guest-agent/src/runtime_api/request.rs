@@ -5,16 +5,15 @@
 //! bounded by [`MAX_HEAD`] and the payload limit; a longer body is read to its end and thrown
 //! away, so that a client which sends everything before it reads still gets its answer.
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::{Buf, Bytes, BytesMut};
 use hearth_protocol::guest::MAX_PAYLOAD;
+
+use super::chunked::{Chunked, StreamError};
 
 /// Longest request line with headers. Runtimes may send an X-Ray error cause of up to 1 MB as a
 /// header.
 pub(crate) const MAX_HEAD: usize = 1024 * 1024 + 64 * 1024;
 const MAX_HEADERS: usize = 96;
-/// Longest line of chunked framing, extensions and trailer fields included.
-const MAX_CHUNK_LINE: usize = 64 * 1024;
 
 /// What arrived in place of a request. The connection can't be used after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,12 +46,11 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) keep_alive: bool,
-    /// `Lambda-Runtime-Function-Error-Type`, from the headers or, after a chunked body that failed
-    /// half-way, from the trailer.
+    /// `Lambda-Runtime-Function-Error-Type`.
     pub(crate) error_type: Option<String>,
     /// Set if a streamed body ended in an error: what was received is only the beginning of a
-    /// result. The error's own body, empty if it had none that could be read.
-    pub(crate) stream_error: Option<Bytes>,
+    /// result.
+    pub(crate) stream_error: Option<StreamError>,
     pub(crate) body: Body,
 }
 
@@ -72,7 +70,7 @@ struct Head {
     target: String,
     keep_alive: bool,
     error_type: Option<String>,
-    stream_error: Option<Bytes>,
+    stream_error: Option<StreamError>,
     expects_continue: bool,
 }
 
@@ -84,21 +82,6 @@ enum Stage {
     /// `left` bytes of a body that is too long are to be thrown away.
     Discard(Head, usize),
     Chunked(Head, Chunked),
-}
-
-#[derive(Debug)]
-struct Chunked {
-    body: BytesMut,
-    too_long: bool,
-    stage: ChunkStage,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum ChunkStage {
-    Size,
-    Data(usize),
-    DataEnd,
-    Trailer,
 }
 
 /// One connection's parser.
@@ -144,9 +127,10 @@ impl Parser {
                 *left -= step;
                 (*left == 0).then_some(Body::TooLong)
             }
-            Stage::Chunked(head, chunked) => chunked
-                .advance(&mut self.buffer, head)?
-                .then(|| chunked.take()),
+            Stage::Chunked(head, chunked) => chunked.advance(&mut self.buffer)?.then(|| {
+                head.stream_error = chunked.take_error();
+                chunked.take_body()
+            }),
         };
         match (finished, &mut self.stage) {
             (None, Stage::Length(head, _) | Stage::Discard(head, _) | Stage::Chunked(head, _))
@@ -238,103 +222,6 @@ impl Parser {
     }
 }
 
-impl Chunked {
-    fn new() -> Self {
-        Self {
-            body: BytesMut::new(),
-            too_long: false,
-            stage: ChunkStage::Size,
-        }
-    }
-
-    fn take(&mut self) -> Body {
-        if self.too_long {
-            Body::TooLong
-        } else {
-            Body::Whole(std::mem::take(&mut self.body).freeze())
-        }
-    }
-
-    /// Eats what it can of `input`; true when the body and its trailer are complete.
-    fn advance(&mut self, input: &mut BytesMut, head: &mut Head) -> Result<bool, RequestError> {
-        loop {
-            match self.stage {
-                ChunkStage::Size => {
-                    let Some(line) = take_line(input)? else {
-                        return Ok(false);
-                    };
-                    let size = chunk_size(&line).ok_or(RequestError::Chunk)?;
-                    self.stage = match size {
-                        0 => ChunkStage::Trailer,
-                        size => ChunkStage::Data(size),
-                    };
-                }
-                ChunkStage::Data(left) => {
-                    let step = left.min(input.len());
-                    let data = input.split_to(step);
-                    if self.too_long || self.body.len() + step > MAX_PAYLOAD {
-                        self.too_long = true;
-                        self.body = BytesMut::new();
-                    } else {
-                        self.body.extend_from_slice(&data);
-                    }
-                    if step < left {
-                        self.stage = ChunkStage::Data(left - step);
-                        return Ok(false);
-                    }
-                    self.stage = ChunkStage::DataEnd;
-                }
-                ChunkStage::DataEnd => match take_line(input)? {
-                    None => return Ok(false),
-                    Some(line) if line.is_empty() => self.stage = ChunkStage::Size,
-                    Some(_) => return Err(RequestError::Chunk),
-                },
-                ChunkStage::Trailer => match take_line(input)? {
-                    None => return Ok(false),
-                    Some(line) if line.is_empty() => return Ok(true),
-                    Some(line) => {
-                        let colon = line.iter().position(|b| *b == b':');
-                        let (name, value) = line.split_at(colon.ok_or(RequestError::Chunk)?);
-                        let value = &value[1..];
-                        if name.eq_ignore_ascii_case(b"lambda-runtime-function-error-type") {
-                            head.error_type = error_type(value);
-                            head.stream_error.get_or_insert_default();
-                        } else if name.eq_ignore_ascii_case(b"lambda-runtime-function-error-body") {
-                            let body = BASE64_STANDARD.decode(value.trim_ascii());
-                            head.stream_error = Some(body.unwrap_or_default().into());
-                        }
-                    }
-                },
-            }
-        }
-    }
-}
-
-/// Takes one line without its line end.
-fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, RequestError> {
-    match input.iter().take(MAX_CHUNK_LINE).position(|b| *b == b'\n') {
-        Some(end) => {
-            let mut line = input.split_to(end + 1);
-            line.truncate(end);
-            if line.last() == Some(&b'\r') {
-                line.truncate(end - 1);
-            }
-            Ok(Some(line))
-        }
-        None if input.len() >= MAX_CHUNK_LINE => Err(RequestError::Chunk),
-        None => Ok(None),
-    }
-}
-
-fn chunk_size(line: &[u8]) -> Option<usize> {
-    let digits = line.split(|b| *b == b';').next()?.trim_ascii();
-    // Eight digits are 4 GiB: enough for anything, and no overflow.
-    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-}
-
 fn content_length_of(value: &[u8]) -> Option<usize> {
     let value = value.trim_ascii();
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
@@ -345,7 +232,7 @@ fn content_length_of(value: &[u8]) -> Option<usize> {
 
 /// Lambda keeps an error type of the form `Runtime.Name` or `Function.Name` and calls every other
 /// one unknown.
-fn error_type(value: &[u8]) -> Option<String> {
+pub(super) fn error_type(value: &[u8]) -> Option<String> {
     const MAX_NAME: usize = 128;
     let value = std::str::from_utf8(value.trim_ascii()).unwrap_or("?");
     if value.is_empty() {
@@ -476,8 +363,13 @@ mod tests {
             )
             .unwrap(),
         );
-        assert_eq!(request.error_type.as_deref(), Some("Runtime.Broken"));
-        assert_eq!(request.stream_error.as_deref(), Some(&b"{\"a\":1}"[..]));
+        assert_eq!(
+            request.stream_error,
+            Some(StreamError {
+                error_type: Some("Runtime.Broken".into()),
+                body: Bytes::from_static(b"{\"a\":1}"),
+            })
+        );
     }
 
     #[test]

@@ -1,0 +1,140 @@
+//! Chunked bodies: data in pieces of announced length, and a trailer in which a streaming runtime
+//! tells that it failed half-way.
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use bytes::{Bytes, BytesMut};
+use hearth_protocol::guest::MAX_PAYLOAD;
+
+use super::request::{Body, RequestError, error_type};
+
+/// Longest line of the framing, extensions and trailer fields included.
+const MAX_CHUNK_LINE: usize = 64 * 1024;
+
+/// What a runtime that had begun to stream its result said when it failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct StreamError {
+    pub(crate) error_type: Option<String>,
+    /// The error's own body, empty if it had none that could be read.
+    pub(crate) body: Bytes,
+}
+
+/// A chunked body that is being received.
+#[derive(Debug)]
+pub(super) struct Chunked {
+    body: BytesMut,
+    too_long: bool,
+    error: Option<StreamError>,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Size,
+    Data(usize),
+    DataEnd,
+    Trailer,
+}
+
+impl Chunked {
+    pub(super) fn new() -> Self {
+        Self {
+            body: BytesMut::new(),
+            too_long: false,
+            error: None,
+            stage: Stage::Size,
+        }
+    }
+
+    /// The error that the trailer told of, once the body is complete.
+    pub(super) fn take_error(&mut self) -> Option<StreamError> {
+        self.error.take()
+    }
+
+    /// The body, once it is complete.
+    pub(super) fn take_body(&mut self) -> Body {
+        if self.too_long {
+            Body::TooLong
+        } else {
+            Body::Whole(std::mem::take(&mut self.body).freeze())
+        }
+    }
+
+    /// Eats what it can of `input`; true when the body and its trailer are complete.
+    pub(super) fn advance(&mut self, input: &mut BytesMut) -> Result<bool, RequestError> {
+        loop {
+            match self.stage {
+                Stage::Size => {
+                    let Some(line) = take_line(input)? else {
+                        return Ok(false);
+                    };
+                    let size = chunk_size(&line).ok_or(RequestError::Chunk)?;
+                    self.stage = match size {
+                        0 => Stage::Trailer,
+                        size => Stage::Data(size),
+                    };
+                }
+                Stage::Data(left) => {
+                    let step = left.min(input.len());
+                    let data = input.split_to(step);
+                    if self.too_long || self.body.len() + step > MAX_PAYLOAD {
+                        self.too_long = true;
+                        self.body = BytesMut::new();
+                    } else {
+                        self.body.extend_from_slice(&data);
+                    }
+                    if step < left {
+                        self.stage = Stage::Data(left - step);
+                        return Ok(false);
+                    }
+                    self.stage = Stage::DataEnd;
+                }
+                Stage::DataEnd => match take_line(input)? {
+                    None => return Ok(false),
+                    Some(line) if line.is_empty() => self.stage = Stage::Size,
+                    Some(_) => return Err(RequestError::Chunk),
+                },
+                Stage::Trailer => match take_line(input)? {
+                    None => return Ok(false),
+                    Some(line) if line.is_empty() => return Ok(true),
+                    Some(line) => {
+                        let colon = line.iter().position(|b| *b == b':');
+                        let (name, value) = line.split_at(colon.ok_or(RequestError::Chunk)?);
+                        let value = &value[1..];
+                        if name.eq_ignore_ascii_case(b"lambda-runtime-function-error-type") {
+                            self.error.get_or_insert_default().error_type = error_type(value);
+                        } else if name.eq_ignore_ascii_case(b"lambda-runtime-function-error-body") {
+                            let body = BASE64_STANDARD.decode(value.trim_ascii());
+                            self.error.get_or_insert_default().body =
+                                body.unwrap_or_default().into();
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Takes one line without its line end.
+fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, RequestError> {
+    match input.iter().take(MAX_CHUNK_LINE).position(|b| *b == b'\n') {
+        Some(end) => {
+            let mut line = input.split_to(end + 1);
+            line.truncate(end);
+            if line.last() == Some(&b'\r') {
+                line.truncate(end - 1);
+            }
+            Ok(Some(line))
+        }
+        None if input.len() >= MAX_CHUNK_LINE => Err(RequestError::Chunk),
+        None => Ok(None),
+    }
+}
+
+fn chunk_size(line: &[u8]) -> Option<usize> {
+    let digits = line.split(|b| *b == b';').next()?.trim_ascii();
+    // Eight digits are 4 GiB: enough for anything, and no overflow.
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
