@@ -189,6 +189,11 @@ pub(crate) fn span_of_seconds(seconds: f64) -> String {
     span(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
+/// A number of things, with an `s` unless it is one.
+pub(crate) fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A number of bytes in the largest unit that leaves a digit before the point.
 pub(crate) fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -249,6 +254,10 @@ mod tests {
             ("17 B".to_owned(), "1.5 KiB".to_owned())
         );
         assert_eq!(size(3 << 30), "3.0 GiB");
+        assert_eq!(
+            (count(1, "file"), count(2, "file")),
+            ("1 file".to_owned(), "2 files".to_owned())
+        );
     }
 
     #[test]

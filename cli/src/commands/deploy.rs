@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::deployment::{self, Deployed, DeploymentError};
 use crate::failure::Failure;
 use crate::function_name::FunctionName;
-use crate::output::{Output, Stream, Tone, size, span};
+use crate::output::{Output, Stream, Tone, count, size, span};
 use crate::package::{self, Vendor};
 use crate::project::Project;
 
@@ -25,8 +25,8 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
     output.progress(&format!("packaging {}", project.dir.display()));
     let package = package::build(&project, &Vendor::new())?;
     output.progress(&format!(
-        "{} files, {}",
-        package.files,
+        "{}, {}",
+        count(package.files, "file"),
         size(package.zip.len() as u64)
     ));
     let tell = |text: &str| output.progress(text);
@@ -61,13 +61,13 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
             Deployed::Unchanged => "unchanged",
         };
         output.line(&format!(
-            "{} {} in {} ({}, {} MiB, {} files, {})",
+            "{} {} in {} ({}, {} MiB, {}, {})",
             output.paint(Stream::Stdout, Tone::Strong, &configuration.function_name),
             output.paint(Stream::Stdout, Tone::Good, change),
             span(seconds),
             configuration.runtime,
             configuration.memory_size,
-            package.files,
+            count(package.files, "file"),
             size(package.zip.len() as u64),
         ))?;
     }

@@ -11,7 +11,7 @@ use crate::commands::deploy::show_log;
 use crate::deployment::{self, Deployed, DeploymentError};
 use crate::failure::Failure;
 use crate::function_name::FunctionName;
-use crate::output::{Output, Stream, Tone, size, span};
+use crate::output::{Output, Stream, Tone, count, size, span};
 use crate::package::{self, Package, Selection, Vendor};
 use crate::project::{Project, ProjectError};
 
@@ -134,8 +134,8 @@ impl Deployer {
     fn deploy(&self, package: &Package, start: Instant) -> Result<(), Failure> {
         let name = &self.project.name;
         let files = format!(
-            "{} files, {}",
-            package.files,
+            "{}, {}",
+            count(package.files, "file"),
             size(package.zip.len() as u64)
         );
         self.output
