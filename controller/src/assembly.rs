@@ -26,7 +26,11 @@ const MEMORY_SHARE: (u64, u64) = (7, 10);
 /// Default limit of init on hardware: Lambda's.
 const INIT_HARDWARE: u64 = 10;
 /// Default limit of init where the guest's kernel is interpreted.
-const INIT_SOFTWARE: u64 = 120;
+const INIT_SOFTWARE: u64 = 300;
+/// Time for a runtime to come back for the next event after its answer: about what a new instance
+/// would take. Many times longer where the guest's kernel is interpreted.
+const GRACE_HARDWARE: Duration = Duration::from_millis(50);
+const GRACE_SOFTWARE: Duration = Duration::from_secs(1);
 /// Longest time for killed sandboxes to be reaped.
 const REAP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -134,6 +138,7 @@ impl Controller {
             } else {
                 INIT_HARDWARE
             });
+        let software = host_facts.is_software();
         let times = Times {
             boot: Duration::from_secs(settings.boot_timeout),
             init: Duration::from_secs(init),
@@ -166,6 +171,11 @@ impl Controller {
             memory_budget_mib,
             idle_timeout: Duration::from_secs(settings.idle_timeout),
             throttle_wait: settings.throttle_wait(),
+            finish_grace: if software {
+                GRACE_SOFTWARE
+            } else {
+                GRACE_HARDWARE
+            },
         };
         let pool = Pool::new(
             pool_settings,

@@ -168,7 +168,8 @@ impl DataDir {
         functions: &HashSet<&str>,
     ) -> Result<(), DataDirError> {
         let image_key = |name: &str| name.strip_suffix(".erofs").map(str::to_owned);
-        let folders: [(PathBuf, &dyn Fn(&str) -> bool); 4] = [
+        type Wanted<'a> = &'a dyn Fn(&str) -> bool;
+        let folders: [(PathBuf, Wanted<'_>); 4] = [
             (self.images(), &|name| {
                 image_key(name).is_some_and(|key| keys.contains(&*key))
             }),

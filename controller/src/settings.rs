@@ -74,7 +74,7 @@ pub struct Settings {
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_deploys: u32,
 
-    /// Seconds that a function's init may take at deploy [default: 10; 120 on software-KVM hosts,
+    /// Seconds that a function's init may take at deploy [default: 10; 300 on software-KVM hosts,
     /// where the guest's kernel is interpreted].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
     pub init_timeout: Option<u64>,

@@ -122,7 +122,7 @@ pub(super) async fn list(
     };
     let marker = parameters
         .get("Marker")
-        .map(|marker| FunctionName::parse(marker))
+        .map(FunctionName::parse)
         .transpose()
         .map_err(|_| ApiError::invalid("The Marker is not one that this API gave out"))?;
     let (page, more) = app.catalog.list(marker.as_ref(), limit);

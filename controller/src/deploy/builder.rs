@@ -21,7 +21,8 @@ use super::packages::Packages;
 use super::snapshot;
 use crate::data_dir::DataDir;
 use crate::function::{
-    Artefacts, Code, Deployed, FunctionConfig, FunctionName, LATEST, Place, Version, snapshot_files,
+    Artefacts, Code, Deployed, Fingerprints, FunctionConfig, FunctionName, LATEST, Place, Version,
+    snapshot_files,
 };
 use crate::instance::VmError;
 use crate::logs::{Kind, LogStore, lines};
@@ -106,7 +107,7 @@ impl Builder {
             base.image.clone(),
             self.data.image(source.key),
             self.data.function_snapshot(source.key),
-            self.fingerprint(&base, source),
+            self.fingerprints(&base, source),
         );
         // Until it is whole, whoever lets go of it removes what there is of it.
         artefacts.doom();
@@ -125,7 +126,7 @@ impl Builder {
             fingerprint,
         } = deployed;
         let base = self.host.base(config.runtime, config.memory_mib).ok()?;
-        let expected = self.fingerprint(
+        let expected = self.fingerprints(
             &base,
             Source {
                 name,
@@ -141,21 +142,32 @@ impl Builder {
             self.data.function_snapshot(key),
             expected,
         );
-        (*fingerprint == artefacts.fingerprint && artefacts.complete()).then_some(artefacts)
+        (*fingerprint == artefacts.fingerprints.deployed && artefacts.complete())
+            .then_some(artefacts)
     }
 
     /// Removes the files of an earlier deploy, whatever there is of them.
     pub(crate) fn forget(&self, key: &str) {
         let (image, folder) = (self.data.image(key), self.data.function_snapshot(key));
-        let unused = Artefacts::new(key.into(), PathBuf::new(), image, folder, String::new());
+        let unused = Artefacts::new(
+            key.into(),
+            PathBuf::new(),
+            image,
+            folder,
+            Fingerprints::default(),
+        );
         unused.doom();
     }
 
-    fn fingerprint(&self, base: &Base, source: Source<'_>) -> String {
+    fn fingerprints(&self, base: &Base, source: Source<'_>) -> Fingerprints {
         let Source {
             name, config, code, ..
         } = source;
-        function_fingerprint(base, name, code, config, &self.place.region)
+        let deployed = function_fingerprint(base, name, code, config, &self.place.region);
+        Fingerprints {
+            booted: base.fingerprint.clone(),
+            deployed,
+        }
     }
 
     /// The code as a disk, unless it was made when the package came in.
@@ -181,7 +193,7 @@ impl Builder {
             let restore = Restore {
                 snapshot: snapshot_files(&folder),
                 disks: artefacts.disks(),
-                // What the snapshot to restore is bound to; the new one gets its own below.
+                // The new snapshot will carry the same: it is that of the boot.
                 fingerprint: base.fingerprint.clone(),
                 resume: None,
             };
@@ -364,7 +376,7 @@ impl Rebuilder {
                     config: config.clone(),
                     code: code.clone(),
                     key,
-                    fingerprint: artefacts.fingerprint.clone(),
+                    fingerprint: artefacts.fingerprints.deployed.clone(),
                 });
                 let live = function.live.clone();
                 if let Err(error) = writer.put(Function { record, live }).await {

@@ -416,7 +416,7 @@ impl Deployer {
                     config: config.clone(),
                     code: code.clone(),
                     key: key.into(),
-                    fingerprint: artefacts.fingerprint.clone(),
+                    fingerprint: artefacts.fingerprints.deployed.clone(),
                 });
                 record.state = Status::plain(State::Active);
                 record.last_update = Some(Status::plain(UpdateStatus::Successful));

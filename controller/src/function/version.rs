@@ -91,6 +91,16 @@ impl Version {
     }
 }
 
+/// What a snapshot was made of, twice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Fingerprints {
+    /// What its microVM was booted from: kernel, runtime image, memory, sandbox, kind of host. The
+    /// snapshot's state file carries it, and the sandbox compares it.
+    pub(crate) booted: String,
+    /// That, and code and configuration. The registry carries it, and this controller compares it.
+    pub(crate) deployed: String,
+}
+
 /// Image and snapshot of one deploy. Each deploy has its own: nothing is shared, so nothing can be
 /// taken from under another. Files that are doomed disappear with the last one who may still open
 /// them.
@@ -104,7 +114,7 @@ pub(crate) struct Artefacts {
     pub(crate) code_image: PathBuf,
     /// Folder of the snapshot's files.
     pub(crate) folder: PathBuf,
-    pub(crate) fingerprint: String,
+    pub(crate) fingerprints: Fingerprints,
     doomed: AtomicBool,
 }
 
@@ -114,14 +124,14 @@ impl Artefacts {
         runtime_image: PathBuf,
         code_image: PathBuf,
         folder: PathBuf,
-        fingerprint: String,
+        fingerprints: Fingerprints,
     ) -> Arc<Self> {
         Arc::new(Self {
             key,
             runtime_image,
             code_image,
             folder,
-            fingerprint,
+            fingerprints,
             doomed: AtomicBool::new(false),
         })
     }
@@ -199,7 +209,7 @@ mod tests {
             "/runtime".into(),
             image.clone(),
             folder.clone(),
-            String::new(),
+            Fingerprints::default(),
         );
         let second = first.clone();
         first.doom();

@@ -224,7 +224,7 @@ impl<'a> Talk<'a> {
                 self.awaited = Some(vm.submit(Command::Restore(Restore {
                     snapshot: artefacts.snapshot(),
                     disks: artefacts.disks(),
-                    fingerprint: artefacts.fingerprint.clone(),
+                    fingerprint: artefacts.fingerprints.booted.clone(),
                     resume: Some(resume),
                 }))?);
                 vm.send([thaw()?, invoke])

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::job::{Completed, Invocation, Job, NotRun};
 use super::lifecycle;
 use super::shells::Shells;
-use super::state::{Capacity, FINISH_GRACE, GiveUp, Phase, StartOrder, State};
+use super::state::{Capacity, GiveUp, Phase, StartOrder, State};
 use crate::function::{Artefacts, Version};
 use crate::instance::pss_kib;
 use crate::logs::LogStore;
@@ -36,6 +36,8 @@ pub(crate) struct PoolSettings {
     pub(crate) memory_budget_mib: u64,
     pub(crate) idle_timeout: Duration,
     pub(crate) throttle_wait: Duration,
+    /// See [`Capacity::finish_grace`].
+    pub(crate) finish_grace: Duration,
 }
 
 /// What instances share.
@@ -151,6 +153,7 @@ impl Pool {
             max_instances: settings.max_instances,
             max_per_function: settings.max_per_function,
             memory_mib: settings.memory_budget_mib,
+            finish_grace: settings.finish_grace,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(capacity)),
@@ -163,8 +166,8 @@ impl Pool {
             tasks: TaskTracker::new(),
             parked: Notify::new(),
         });
-        tokio::spawn(reap(shared.clone()));
-        tokio::spawn({
+        shared.tasks.spawn(reap(shared.clone()));
+        shared.tasks.spawn({
             let (shells, stop) = (shared.shells.clone(), shared.stop.clone());
             async move { shells.keep(stop).await }
         });
@@ -183,7 +186,7 @@ impl Pool {
         let (reply, mut answer) = oneshot::channel();
         let job = Job {
             ticket,
-            invocation,
+            invocation: Box::new(invocation),
             attempts: 0,
             reply,
         };
@@ -204,14 +207,25 @@ impl Pool {
             let wait = self.shared.settings.throttle_wait;
             match tokio::time::timeout(wait, &mut answer).await {
                 Ok(answered) => return answered.unwrap_or(Err(NotRun::Ending)),
-                Err(_) => match self.shared.state().give_up(serial, ticket, Instant::now()) {
-                    GiveUp::Removed => {
-                        self.shared.metrics.throttle(function.as_str());
-                        return Err(NotRun::Throttled);
+                Err(_) => {
+                    let (orders, given_up) = {
+                        let (mut state, now) = (self.shared.state(), Instant::now());
+                        // There may be room by now, or an instance that was about to be free isn't.
+                        (
+                            state.provide_serial(serial, now),
+                            state.give_up(serial, ticket, now),
+                        )
+                    };
+                    self.shared.start(orders);
+                    match given_up {
+                        GiveUp::Removed => {
+                            self.shared.metrics.throttle(function.as_str());
+                            return Err(NotRun::Throttled);
+                        }
+                        GiveUp::Coming => {}
+                        GiveUp::Started => break,
                     }
-                    GiveUp::Coming => {}
-                    GiveUp::Started => break,
-                },
+                }
             }
         }
         match answer.await {
@@ -225,7 +239,7 @@ impl Pool {
         let shared = self.shared.clone();
         self.shared.tasks.spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(FINISH_GRACE) => {}
+                () = tokio::time::sleep(shared.settings.finish_grace) => {}
                 () = shared.stop.cancelled() => return,
             }
             let orders = shared.state().provide_serial(serial, Instant::now());

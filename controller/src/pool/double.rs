@@ -23,7 +23,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 use super::dispatch::ArtefactSource;
-use crate::function::{Artefacts, Version};
+use crate::function::{Artefacts, Fingerprints, Version};
 use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess};
 
 /// What tests steer and look at.
@@ -59,12 +59,20 @@ impl Stage {
 
     /// Files that exist, so that they are not taken for missing.
     pub(crate) fn artefacts(&self) -> Arc<Artefacts> {
-        let folder = self.folder.path().to_owned();
+        // Each its own: the files of those that are given up are removed.
+        let folder = self.folder.path().join(uuid::Uuid::new_v4().to_string());
+        std::fs::create_dir(&folder).unwrap();
         for name in ["state", "memory", "code"] {
             std::fs::write(folder.join(name), "x").unwrap();
         }
         let code = folder.join("code");
-        Artefacts::new("k".into(), PathBuf::new(), code, folder, String::new())
+        Artefacts::new(
+            "k".into(),
+            PathBuf::new(),
+            code,
+            folder,
+            Fingerprints::default(),
+        )
     }
 }
 
@@ -140,6 +148,8 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
         }
         while let Some(frame) = decoder.decode(&mut frames).unwrap() {
             let done = match HostMessage::try_from(frame).unwrap() {
+                // What was refused to be restored does not run.
+                _ if stage.stale.load(Ordering::SeqCst) => Ok(()),
                 HostMessage::Thaw(..) => say(&mut agent, [AgentMessage::Thawed]).await,
                 HostMessage::Ping(bytes) => say(&mut agent, [AgentMessage::Pong(bytes)]).await,
                 HostMessage::Invoke(invoke, event) => run(&stage, &mut agent, &invoke, event).await,

@@ -40,7 +40,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) ticket: u64,
-    pub(crate) invocation: Invocation,
+    pub(crate) invocation: Box<Invocation>,
     /// Instances that ended before it could have begun on them.
     pub(crate) attempts: u8,
     pub(crate) reply: oneshot::Sender<Result<Completed, NotRun>>,

@@ -56,7 +56,12 @@ struct Instance {
 
 impl Instance {
     async fn run(&self) {
-        let (mut vm, artefacts) = match self.prepare().await {
+        let prepared = tokio::select! {
+            prepared = self.prepare() => prepared,
+            // Files may be in the making, which takes longer than an end may.
+            () = self.pool.stop.cancelled() => return,
+        };
+        let (mut vm, artefacts) = match prepared {
             Ok(prepared) => prepared,
             Err(why) => return self.start_failed(&why),
         };
@@ -158,16 +163,16 @@ impl Instance {
         }
     }
 
-    fn not_started(&self, state: &Vm, mut job: Job, not_started: &NotStarted) {
+    fn not_started(&self, state: &Vm, job: Job, not_started: &NotStarted) {
         let why = not_started.to_string();
         tracing::warn!(function = %self.version.name, why, "an instance did not start");
         self.pool.metrics.instance_failure("start");
         if let Vm::Shell(artefacts) = state
             && (not_started.snapshot_unusable || !artefacts.complete())
         {
-            // Not the instance's fault: the snapshot is made anew, and that does not count.
+            // The next start makes it anew. It counts as an attempt: a snapshot that can't be used
+            // even when it is new must not be made again and again.
             self.version.discard_artefacts(artefacts);
-            job.attempts = job.attempts.saturating_sub(1);
         }
         self.pool.gone(self.id);
         self.again(job, &why);

@@ -22,10 +22,6 @@ use super::job::Job;
 use crate::function::Version;
 use crate::metrics::Census;
 
-/// How long an instance that has answered counts as one that will soon be free. After that a
-/// waiting invocation gets a new one.
-pub(crate) const FINISH_GRACE: Duration = Duration::from_millis(100);
-
 /// What an idle instance is told.
 #[derive(Debug)]
 pub(crate) enum Order {
@@ -77,6 +73,9 @@ pub(crate) struct Capacity {
     pub(crate) max_instances: usize,
     pub(crate) max_per_function: usize,
     pub(crate) memory_mib: u64,
+    /// How long an instance that has answered counts as one that will soon be free. After that a
+    /// waiting invocation gets a new one.
+    pub(crate) finish_grace: Duration,
 }
 
 /// One instance.
@@ -268,7 +267,7 @@ impl State {
             .values()
             .filter(|entry| match entry.phase {
                 Phase::Finishing { since } => {
-                    entry.version.serial == serial && now < since + FINISH_GRACE
+                    entry.version.serial == serial && now < since + self.capacity.finish_grace
                 }
                 _ => false,
             })

@@ -19,6 +19,7 @@ const SETTINGS: PoolSettings = PoolSettings {
     memory_budget_mib: 100_000,
     idle_timeout: Duration::from_secs(600),
     throttle_wait: Duration::from_millis(50),
+    finish_grace: Duration::from_millis(100),
 };
 /// For what should come at once on a host that may be busy.
 const SOON: Duration = Duration::from_secs(20);
