@@ -15,10 +15,13 @@ const TOO_LITTLE: u64 = 1 << 30;
 /// Below this building a kernel from source, or a dozen functions, gets tight.
 const LITTLE: u64 = 6 << 30;
 
+/// Name of the check of the artefact cache.
+const CACHE: &str = "cache";
+
 /// One check for each directory.
 pub(super) fn check(settings: &Settings) -> Vec<Check> {
     let directories = [
-        ("cache", settings.cache_dir(), "HEARTH_CACHE"),
+        (CACHE, settings.cache_dir(), "HEARTH_CACHE"),
         ("data", settings.data_dir(), "--data-dir"),
     ];
     directories
@@ -39,11 +42,8 @@ fn directory_check(name: &'static str, directory: &Path, setting: &str) -> Check
     };
     let place = format!("{}{not_yet}", directory.display());
     if let Err(error) = access(&existing, AccessFlags::W_OK | AccessFlags::X_OK) {
-        return Check::fail(
-            name,
-            format!("{place}: {} can't be written: {error}", existing.display()),
-            format!("give this user access, or choose another directory with {setting}"),
-        );
+        let found = format!("{place}: {} can't be written: {error}", existing.display());
+        return not_writable(name, found, setting);
     }
     let free = match statvfs(&existing) {
         Ok(stat) => stat.blocks_available().saturating_mul(stat.fragment_size()),
@@ -52,6 +52,20 @@ fn directory_check(name: &'static str, directory: &Path, setting: &str) -> Check
         }
     };
     judge(name, &place, free, setting)
+}
+
+/// A controller only reads the cache; its own data it has to write.
+fn not_writable(name: &'static str, found: String, setting: &str) -> Check {
+    let advice = format!("give this user access, or choose another directory with {setting}");
+    if name == CACHE {
+        Check::warn(
+            name,
+            found,
+            format!("to build kernel or images here, {advice}"),
+        )
+    } else {
+        Check::fail(name, found, advice)
+    }
 }
 
 fn judge(name: &'static str, place: &str, free: u64, setting: &str) -> Check {
@@ -84,6 +98,13 @@ mod tests {
         assert_eq!(verdict(100 << 30), Verdict::Ok);
         assert_eq!(verdict(2 << 30), Verdict::Warn);
         assert_eq!(verdict(1 << 20), Verdict::Fail);
+    }
+
+    #[test]
+    fn a_cache_may_be_read_only_and_a_data_directory_may_not() {
+        let verdict = |name| not_writable(name, String::new(), "X").verdict;
+        assert_eq!(verdict(CACHE), Verdict::Warn);
+        assert_eq!(verdict("data"), Verdict::Fail);
     }
 
     #[test]
