@@ -1,7 +1,8 @@
 """Fixtures of the whole-system tests.
 
-A microVM boots once: the session prepares one data directory in which both runtimes' snapshots and
-two functions exist, and every controller that a test starts gets a copy of it. `guest` is the
+A microVM boots once: one data directory is prepared in which both runtimes' snapshots and two
+functions exist, and every controller that a test starts gets a copy of it. It is kept in the
+artefact cache under the hash of everything it was made by and of (harness/prepared_data.py). `guest` is the
 compiled program of tests/guest on the `provided` runtime, `probe` is tests/functions/probe on
 `python3.11`.
 
@@ -16,7 +17,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import host, layout, package
+from harness import host, layout, package, prepared_data
 from harness.controller import Controller
 from harness.deadline import TooLate, until
 from harness.invocation import create, lambda_client
@@ -39,26 +40,37 @@ def guest_package(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def template(prepared, guest_package, tmp_path_factory):
+def template(prepared, guest_package):
     """A data directory with both runtimes' snapshots and the functions `guest` and `probe`."""
-    data = tmp_path_factory.mktemp("template") / "data"
-    before = host.Host.now()
-    controller = Controller(data).start()
+    probe = package.folder(layout.FUNCTIONS / "probe")
+    with prepared_data.held(guest_package, probe) as (data, complete):
+        if not complete:
+            before = host.Host.now()
+            _prepare(Controller(data), guest_package, probe)
+            host.assert_nothing_left(before)
+            prepared_data.mark_complete(data)
+        yield data
+
+
+def _prepare(controller, guest_package, probe):
+    controller.start()
     try:
         client = lambda_client(controller.url)
         create(client, "guest", guest_package, Environment={"Variables": {"TAG": "guest"}})
         create(
             client,
             "probe",
-            package.folder(layout.FUNCTIONS / "probe"),
+            probe,
             Runtime="python3.11",
             Handler="app.handler",
             Environment={"Variables": {"TAG": "probe", "EMPTY": "", "SPACED": "a b=c"}},
         )
+    except Exception as error:
+        # Every other test would fail the same way, some minutes later each.
+        log = controller.log_text()[-6000:]
+        pytest.exit(f"the first two functions can't be deployed: {error}\n{log}", returncode=1)
     finally:
         controller.stop()
-    host.assert_nothing_left(before)
-    return data
 
 
 @pytest.fixture(scope="session")

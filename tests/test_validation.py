@@ -17,7 +17,7 @@ ARN = "arn:aws:lambda:us-east-1:000000000000:function:guest"
 
 
 def post(controller, body, path=API):
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    data = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
     return controller.request("POST", path, body=data)
 
 
@@ -76,7 +76,6 @@ def test_a_trailing_slash_changes_nothing(controller, client):
     [
         "a/b",
         "../etc/passwd",
-        "..",
         "a b",
         "a\0b",
         "a\nb",

@@ -67,6 +67,7 @@ class Controller:
 
     def launch(self) -> None:
         """Starts it and does not wait."""
+        host.watch(self.data)
         self.temporary.mkdir(parents=True, exist_ok=True)
         self._written_before = self.log.stat().st_size if self.log.exists() else 0
         self.address = ""

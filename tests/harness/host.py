@@ -7,6 +7,7 @@ devices and namespaces, Unix sockets, temporary files.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass, fields
@@ -90,13 +91,24 @@ def _mounts() -> set[str]:
     return found
 
 
+#: Folders of control groups that the controllers of this run may make, by name.
+_group_folders: set[str] = set()
+
+
+def watch(data: Path) -> None:
+    """From now on the control groups of the controller on this data directory are looked at. Each
+    controller names its folder after its directory, so another Hearth on this host is left out."""
+    tag = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:8]
+    _group_folders.add(f"hearth-{tag}")
+
+
 def cgroups() -> set[str]:
-    """Control groups of ours, in any version's hierarchy."""
-    return {
-        path
-        for path, _, _ in os.walk("/sys/fs/cgroup")
-        if _NAME.search(path.removeprefix("/sys/fs/cgroup"))
-    }
+    """Control groups of this run's controllers, in any version's hierarchy."""
+    found = set()
+    for path, _, _ in os.walk("/sys/fs/cgroup"):
+        if _group_folders.intersection(Path(path).parts):
+            found.add(path)
+    return found
 
 
 def cgroups_of(pids: list[int]) -> set[str]:
@@ -135,7 +147,8 @@ def _sockets() -> set[str]:
 
 def _temporary() -> set[str]:
     found = set()
-    for parent in ("/tmp", "/dev/shm", "/run", "/var/tmp"):
+    # /tmp is each controller's own: the harness sets TMPDIR and looks there.
+    for parent in ("/dev/shm", "/run"):
         found |= {str(path) for path in Path(parent).iterdir() if _NAME.search(path.name)}
     return found
 

@@ -73,7 +73,9 @@ class Invocation:
 def invoke(client: Any, name: str, event: Any = None, **options: Any) -> Invocation:
     """Invoke through boto3. `event` is sent as JSON unless it is bytes."""
     if event is not None:
-        options["Payload"] = event if isinstance(event, bytes) else json.dumps(event).encode()
+        # Without blanks: the guest program looks for names and values, it does not parse.
+        compact = json.dumps(event, separators=(",", ":")).encode
+        options["Payload"] = event if isinstance(event, bytes) else compact()
     answer = client.invoke(FunctionName=name, **options)
     return Invocation(
         status=answer["StatusCode"],
@@ -113,6 +115,6 @@ def create(client: Any, name: str, package: bytes, **options: Any) -> dict:
     }
     client.create_function(FunctionName=name, Code={"ZipFile": package}, **settings)
     client.get_waiter("function_active_v2").wait(
-        FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 180}
+        FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 400}
     )
     return client.get_function(FunctionName=name)["Configuration"]
