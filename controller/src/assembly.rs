@@ -92,6 +92,27 @@ impl Controller {
         if !sandbox.is_file() {
             return Err(StartError::NoSandbox(sandbox));
         }
+        let name = format!("hearth-{}", data.tag());
+        let mount = Path::new("/sys/fs/cgroup");
+        let cgroups = Arc::new(CpuCgroups::open(mount, &name, settings.cpu_limit));
+        let reaper = TaskTracker::new();
+        let assembled = Self::assemble(settings, started, data, sandbox, &cgroups, &reaper).await;
+        if assembled.is_err() {
+            clear_away(&cgroups, &reaper).await;
+        }
+        assembled
+    }
+
+    /// Everything that needs processes.
+    async fn assemble(
+        settings: &Settings,
+        started: Instant,
+        data: Arc<DataDir>,
+        sandbox: PathBuf,
+        cgroups: &Arc<CpuCgroups>,
+        reaper: &TaskTracker,
+    ) -> Result<Self, StartError> {
+        let (cgroups, reaper) = (cgroups.clone(), reaper.clone());
         let host = |doing| move |source| StartError::Host { doing, source };
         let metrics = Arc::new(Metrics::new()?);
         let logs = LogStore::open(
@@ -100,13 +121,6 @@ impl Controller {
             metrics.logs_lost.clone(),
         )
         .map_err(host("opening the logs"))?;
-        let name = format!("hearth-{}", data.tag());
-        let cgroups = Arc::new(CpuCgroups::open(
-            Path::new("/sys/fs/cgroup"),
-            &name,
-            settings.cpu_limit,
-        ));
-        let reaper = TaskTracker::new();
         let launcher = ProcessLauncher::new(sandbox.clone(), cgroups.clone(), reaper.clone())
             .map_err(host("starting the launcher's thread"))?;
         let shells = Arc::new(Shells::new(Arc::new(launcher), settings.shells as usize));
@@ -221,16 +235,21 @@ impl Controller {
         self.app.deployer.close().await;
         self.app.pool.kill();
         self.app.pool.drained().await;
-        self.reaper.close();
-        if tokio::time::timeout(REAP_LIMIT, self.reaper.wait())
-            .await
-            .is_err()
-        {
-            tracing::error!("some sandboxes did not end");
-        }
-        self.cgroups.close();
+        clear_away(&self.cgroups, &self.reaper).await;
         self.data.remove_address();
     }
+}
+
+/// Waits until every process is buried, and removes the folder of their groups.
+async fn clear_away(cgroups: &CpuCgroups, reaper: &TaskTracker) {
+    reaper.close();
+    if tokio::time::timeout(REAP_LIMIT, reaper.wait())
+        .await
+        .is_err()
+    {
+        tracing::error!("some sandboxes did not end");
+    }
+    cgroups.close();
 }
 
 /// Starts a first sandbox: shows that microVMs can be made here, and what kind of host this is.

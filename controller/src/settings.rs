@@ -80,7 +80,7 @@ pub struct Settings {
     pub init_timeout: Option<u64>,
 
     /// Seconds that a kernel may take to boot for a runtime snapshot.
-    #[arg(long, default_value_t = 180, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
     pub boot_timeout: u64,
 
     /// Seconds that running invocations get to end after SIGTERM.

@@ -188,7 +188,7 @@ impl Builder {
     ) -> Result<(), DeployError> {
         for last in [false, true] {
             let folder = self
-                .runtime_snapshot(base, source.config.runtime.id())
+                .runtime_snapshot(base, source.config.runtime.image_name())
                 .await?;
             let restore = Restore {
                 snapshot: snapshot_files(&folder),
@@ -215,15 +215,9 @@ impl Builder {
             for text in init.log {
                 self.logs.append(source.name, None, Kind::Function, text);
             }
-            let took = match init.result {
-                Ok(took) => took,
-                Err(error) => {
-                    self.report_init(source.name, self.times.init, Some(&error));
-                    return Err(error);
-                }
-            };
-            self.report_init(source.name, took, None);
-            self.metrics.init(source.name.as_str(), took);
+            self.report_init(source.name, init.took, init.result.as_ref().err());
+            init.result?;
+            self.metrics.init(source.name.as_str(), init.took);
             let work = self.data.tmp().join(source.key);
             return snapshot::save(&mut vm, &work, &artefacts.folder).await;
         }

@@ -72,6 +72,14 @@ impl Runtime {
         }
     }
 
+    /// The name of that image: what runtimes that share one have in common.
+    pub(crate) fn image_name(self) -> &'static str {
+        match self {
+            Self::Python311 => "python3.11",
+            Self::Provided | Self::ProvidedAl2 | Self::ProvidedAl2023 => "provided",
+        }
+    }
+
     /// Programs to start in the guest; the first that is there is taken.
     pub(crate) fn bootstrap(self) -> Vec<String> {
         let candidates: &[&str] = match self {
