@@ -297,7 +297,7 @@ def test_unknown_paths_and_methods_are_told_apart_from_functions(controller, cli
     assert controller.request("PATCH", f"{API}/guest").status in (404, 405)
 
 
-@pytest.mark.parametrize("kind", ["Sideways", "requestresponse ", "\x7f"])
+@pytest.mark.parametrize("kind", ["Sideways", "requestresponse"])
 def test_an_unknown_invocation_type_is_refused(controller, client, kind):
     answer = controller.request(
         "POST",

@@ -74,8 +74,9 @@ def invoke(client: Any, name: str, event: Any = None, **options: Any) -> Invocat
     """Invoke through boto3. `event` is sent as JSON unless it is bytes."""
     if event is not None:
         # Without blanks: the guest program looks for names and values, it does not parse.
-        compact = json.dumps(event, separators=(",", ":")).encode
-        options["Payload"] = event if isinstance(event, bytes) else compact()
+        options["Payload"] = (
+            event if isinstance(event, bytes) else json.dumps(event, separators=(",", ":")).encode()
+        )
     answer = client.invoke(FunctionName=name, **options)
     return Invocation(
         status=answer["StatusCode"],
