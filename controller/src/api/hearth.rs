@@ -100,11 +100,16 @@ fn number(text: &str, name: &str, least: u64, most: u64) -> Result<u64, ApiError
         })
 }
 
-pub(super) async fn instances(State(app): State<Arc<App>>) -> Response {
-    json_response(
+pub(super) async fn instances(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let pool = app.pool.clone();
+    // Asks the kernel about each process's pages: not on a thread that serves requests.
+    let instances = tokio::task::spawn_blocking(move || pool.instances())
+        .await
+        .map_err(|error| ApiError::service(error.to_string()))?;
+    Ok(json_response(
         StatusCode::OK,
-        &json!({ "instances": app.pool.instances() }),
-    )
+        &json!({ "instances": instances }),
+    ))
 }
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Result<Response, ApiError> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_protocol::sandbox::SnapshotFiles;
 
@@ -21,8 +21,8 @@ pub(crate) struct Version {
     pub(crate) revision_id: String,
     artefacts: Mutex<Option<Arc<Artefacts>>>,
     retired: AtomicBool,
-    /// Held by whoever makes artefacts anew: once is enough.
-    pub(crate) rebuilding: tokio::sync::Mutex<()>,
+    /// Held by whoever makes artefacts anew: once is enough. Inside: when that failed last, and why.
+    pub(crate) rebuilding: tokio::sync::Mutex<Option<(Instant, String)>>,
 }
 
 impl Version {
@@ -43,7 +43,7 @@ impl Version {
             revision_id,
             artefacts: Mutex::new(artefacts),
             retired: AtomicBool::new(false),
-            rebuilding: tokio::sync::Mutex::new(()),
+            rebuilding: tokio::sync::Mutex::default(),
         })
     }
 

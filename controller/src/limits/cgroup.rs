@@ -219,6 +219,7 @@ fn prepare(isolation: Isolation, parent: &Path, folder: &Path) -> io::Result<()>
     }
     fs::create_dir(folder)?;
     let tried = (|| {
+        weigh_folder(isolation, folder)?;
         if isolation == Isolation::V2 {
             fs::write(folder.join("cgroup.subtree_control"), "+cpu")?;
         }
@@ -235,6 +236,23 @@ fn prepare(isolation: Isolation, parent: &Path, folder: &Path) -> io::Result<()>
         remove(folder)?;
     }
     tried
+}
+
+/// Outside of the folder all sandboxes together count as one: as much as one ordinary process if
+/// nothing is said. They get the weight of as many as there are CPUs.
+fn weigh_folder(isolation: Isolation, folder: &Path) -> io::Result<()> {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    match isolation {
+        Isolation::V2 => {
+            let weight = (V2_WEIGHT * cpus).min(10_000);
+            fs::write(folder.join("cpu.weight"), weight.to_string())
+        }
+        Isolation::V1 => {
+            let shares = (V1_SHARES * cpus).min(262_144);
+            fs::write(folder.join("cpu.shares"), shares.to_string())
+        }
+        Isolation::None => Ok(()),
+    }
 }
 
 /// Hands the cpu controller on to the groups below `parent`. Version 2 allows that only when no

@@ -19,6 +19,9 @@ use crate::instance::pss_kib;
 use crate::logs::LogStore;
 use crate::metrics::{Census, Metrics};
 
+/// From a failure to make a version's files anew to the next try.
+const REBUILD_PAUSE: Duration = Duration::from_secs(10);
+
 /// Who makes a version's files anew when they can't be used.
 pub(crate) trait ArtefactSource: std::fmt::Debug + Send + Sync {
     /// Makes them and gives them to the version, or says for people why not.
@@ -100,13 +103,21 @@ impl Shared {
         if let Some(artefacts) = version.artefacts() {
             return Ok(artefacts);
         }
-        let _turn = version.rebuilding.lock().await;
+        let mut last_failure = version.rebuilding.lock().await;
         if let Some(artefacts) = version.artefacts() {
             return Ok(artefacts);
         }
+        // Those who waited for the one that failed share its failure.
+        if let Some((at, why)) = last_failure.as_ref()
+            && at.elapsed() < REBUILD_PAUSE
+        {
+            return Err(why.clone());
+        }
         self.metrics.rebuilds.inc();
         tracing::warn!(function = %version.name, "making its snapshot anew");
-        self.source.rebuild(version).await
+        let made = self.source.rebuild(version).await;
+        *last_failure = made.as_ref().err().map(|why| (Instant::now(), why.clone()));
+        made
     }
 
     /// An instance has ended.
