@@ -25,8 +25,8 @@ def test_the_largest_payload_goes_both_ways_unchanged(controller, client):
 
 
 def test_six_megabytes_go_both_ways_through_python(controller, client):
-    event = {"op": "echo", "filler": "é" * (3 << 20)}
-    assert invoke(client, "probe", json.dumps(event, ensure_ascii=False).encode()).ok() == event
+    event = {"op": "echo", "filler": "x" * (6 << 20)}
+    assert invoke(client, "probe", event).ok() == event
 
 
 def test_a_payload_one_byte_over_the_limit_is_413(controller, client):
