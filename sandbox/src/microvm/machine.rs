@@ -35,6 +35,7 @@ pub struct RestorePlan {
     images: Images,
     size: MemorySize,
     state: MicroVmState,
+    memory: GuestMemory,
     memory_file: File,
 }
 
@@ -76,10 +77,16 @@ impl RestorePlan {
     pub fn new(restore: &Restore, host: &HostIdentity) -> Result<Self, MicroVmError> {
         let state: MicroVmState = state_file::read(&restore.snapshot.state)?;
         state.check(host, &restore.fingerprint)?;
+        let size = MemorySize::from_mib(state.memory_mib)?;
+        let memory_file = open_memory(&restore.snapshot.memory)?;
+        let mapped = memory_file
+            .try_clone()
+            .map_err(|e| MicroVmError::Host("copying the memory file's descriptor", e))?;
         Ok(Self {
             images: Images::open(&restore.disks)?,
-            size: MemorySize::from_mib(state.memory_mib)?,
-            memory_file: open_memory(&restore.snapshot.memory)?,
+            size,
+            memory: memory::private_view(size, mapped)?,
+            memory_file,
             state,
         })
     }
@@ -139,12 +146,9 @@ impl MicroVm {
             images,
             size,
             state,
+            memory,
             memory_file,
         } = plan;
-        let base = memory_file
-            .try_clone()
-            .map_err(|e| MicroVmError::Host("copying the memory file's descriptor", e))?;
-        let memory = memory::private_view(size, memory_file)?;
         // Memory comes before vCPU state: some of it is read through guest memory.
         add_memory(&shell.vm, &memory)?;
         let count = u8::try_from(state.vcpus.len()).expect("checked with the state");
@@ -161,7 +165,7 @@ impl MicroVm {
             devices,
             lines: shell.lines,
             memory,
-            memory_base: Some(base),
+            memory_base: Some(memory_file),
             size,
             fingerprint: state.fingerprint,
             counters: Arc::default(),

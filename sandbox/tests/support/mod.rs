@@ -38,14 +38,15 @@ impl Sandbox {
         let (theirs, their_vsock) = (OwnedFd::from(theirs), OwnedFd::from(their_vsock));
         let mut process = Process::new(env!("CARGO_BIN_EXE_hearth-sandbox"));
         process
-            .args(["--control-fd", "10", "--vsock-fd", "11"])
+            .args(["--control-fd", "900", "--vsock-fd", "901"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let raw = [theirs.as_raw_fd(), their_vsock.as_raw_fd()];
+        // Far above what is open here: a dup2 onto the other socket would lose it.
         // SAFETY: only dup2 is called between fork and exec, on descriptors that are open.
         unsafe {
             process.pre_exec(move || {
-                for (from, to) in raw.iter().zip([10, 11]) {
+                for (from, to) in raw.iter().zip([900, 901]) {
                     if libc::dup2(*from, to) < 0 {
                         return Err(std::io::Error::last_os_error());
                     }
