@@ -169,9 +169,11 @@ struct Talk<'a> {
     awaited: Option<u64>,
     /// Whether the guest has said anything since `began`.
     heard: bool,
-    /// Whether the function's time has begun.
+    /// Whether the guest may serve: it was restored and has thawed, or it was paused.
     guest_runs: bool,
-    ran_since: Instant,
+    /// When the vCPU began to run: the beginning of what the caller is told. `Thawed` may come
+    /// together with the answer, so for a restored microVM it is the restore's reply that counts.
+    ran_since: Option<Instant>,
     limit: Instant,
     cpu_before: Duration,
 }
@@ -192,7 +194,7 @@ impl<'a> Talk<'a> {
             awaited: None,
             heard: false,
             guest_runs,
-            ran_since: began,
+            ran_since: guest_runs.then_some(began),
             limit,
             cpu_before: Duration::ZERO,
         }
@@ -247,8 +249,13 @@ impl<'a> Talk<'a> {
         let message = match event {
             VmEvent::Reply(reply) => {
                 // The reply of the command before may be late; it says nothing new.
-                self.awaited = self.awaited.filter(|awaited| *awaited != reply.id);
-                return outcome(reply).map(|_| None);
+                let expected = self.awaited == Some(reply.id);
+                outcome(reply)?;
+                if expected {
+                    self.awaited = None;
+                    self.vcpu_runs(vm);
+                }
+                return Ok(None);
             }
             VmEvent::CpuBudgetExhausted => {
                 let limit = self.invocation.limits.cpu.unwrap_or_default();
@@ -264,9 +271,9 @@ impl<'a> Talk<'a> {
         match message {
             AgentMessage::Thawed if !self.guest_runs => {
                 self.guest_runs = true;
-                self.ran_since = Instant::now();
-                self.limit = self.ran_since + self.invocation.limits.timeout;
-                self.cpu_before = vm.process().cpu_time().unwrap_or_default();
+                // The two sockets have no order between them: the reply may still be unread.
+                let since = self.vcpu_runs(vm);
+                self.limit = since + self.invocation.limits.timeout;
                 output.start();
                 Ok(None)
             }
@@ -306,6 +313,14 @@ impl<'a> Talk<'a> {
         }
     }
 
+    /// Notes that the vCPU runs: from now on, unless it was known to run already.
+    fn vcpu_runs(&mut self, vm: &MicroVm) -> Instant {
+        *self.ran_since.get_or_insert_with(|| {
+            self.cpu_before = vm.process().cpu_time().unwrap_or_default();
+            Instant::now()
+        })
+    }
+
     fn check(&self, answered: &str) -> Result<(), VmError> {
         if answered == self.invocation.request_id {
             return Ok(());
@@ -318,12 +333,12 @@ impl<'a> Talk<'a> {
         if matches!(answer, Answer::CpuExhausted(_)) {
             return self.ended(vm, answer);
         }
-        let run = self.ran_since.elapsed();
+        let run = self.run();
         // The guest's own figures may make an invocation look cheaper than it was, never longer
         // than it took or larger than its memory.
         let memory = u64::from(self.invocation.version.config.memory_mib) << 20;
         Ok(Ran {
-            duration: Duration::from_micros(usage.duration_us).min(run),
+            duration: Duration::from_micros(usage.duration_us).min(self.began.elapsed()),
             max_memory_bytes: usage.max_memory_bytes.min(memory),
             ..self.ran(vm, answer, run)
         })
@@ -333,18 +348,25 @@ impl<'a> Talk<'a> {
     fn ended(&self, vm: &MicroVm, answer: Answer) -> Result<Ran, NotStarted> {
         let memory = u64::from(self.invocation.version.config.memory_mib) << 20;
         let used = private_bytes(vm.process().pid()).unwrap_or(0);
-        let run = self.ran_since.elapsed();
+        let run = self.run();
         Ok(Ran {
             max_memory_bytes: used.min(memory),
             ..self.ran(vm, answer, run)
         })
     }
 
+    fn run(&self) -> Duration {
+        self.ran_since
+            .map(|since| since.elapsed())
+            .unwrap_or_default()
+    }
+
     fn ran(&self, vm: &MicroVm, answer: Answer, run: Duration) -> Ran {
         let cpu = vm.process().cpu_time().unwrap_or(self.cpu_before);
+        let now = Instant::now();
         Ran {
             answer,
-            restore: self.ran_since - self.began,
+            restore: self.ran_since.unwrap_or(now) - self.began,
             run,
             duration: run,
             cpu: cpu.saturating_sub(self.cpu_before),

@@ -26,6 +26,9 @@ use super::dispatch::ArtefactSource;
 use crate::function::{Artefacts, Fingerprints, Version};
 use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess};
 
+/// How long the event `slow` takes its guest.
+pub(crate) const SLOW: Duration = Duration::from_millis(30);
+
 /// What tests steer and look at.
 #[derive(Debug)]
 pub(crate) struct Stage {
@@ -134,8 +137,11 @@ impl Drop for Double {
 async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) {
     let (mut commands, mut frames) = (BytesMut::new(), BytesMut::new());
     let decoder = FrameDecoder::new(MAX_PAYLOAD);
+    let mut thawed = false;
     loop {
         tokio::select! {
+            // A guest runs once its sandbox has said so.
+            biased;
             read = control.read_buf(&mut commands) => if read.unwrap_or(0) == 0 { return },
             read = agent.read_buf(&mut frames) => if read.unwrap_or(0) == 0 { return },
         }
@@ -150,9 +156,23 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
             let done = match HostMessage::try_from(frame).unwrap() {
                 // What was refused to be restored does not run.
                 _ if stage.stale.load(Ordering::SeqCst) => Ok(()),
-                HostMessage::Thaw(..) => say(&mut agent, [AgentMessage::Thawed]).await,
+                // Leaves with the answer, as the agent's does.
+                HostMessage::Thaw(..) => {
+                    thawed = true;
+                    Ok(())
+                }
                 HostMessage::Ping(bytes) => say(&mut agent, [AgentMessage::Pong(bytes)]).await,
-                HostMessage::Invoke(invoke, event) => run(&stage, &mut agent, &invoke, event).await,
+                HostMessage::Invoke(invoke, event) => {
+                    if event == "slow" {
+                        tokio::time::sleep(SLOW).await;
+                    }
+                    if std::mem::take(&mut thawed)
+                        && say(&mut agent, [AgentMessage::Thawed]).await.is_err()
+                    {
+                        return;
+                    }
+                    run(&stage, &mut agent, &invoke, event).await
+                }
                 other => panic!("{other:?}"),
             };
             if done.is_err() {
@@ -191,7 +211,13 @@ async fn run(
     let respond = |id: &str| {
         let response = Response {
             request_id: id.into(),
-            usage: Usage::default(),
+            usage: Usage {
+                duration_us: match &event[..] {
+                    b"slow" => u64::try_from(SLOW.as_micros()).unwrap(),
+                    _ => 0,
+                },
+                ..Usage::default()
+            },
         };
         AgentMessage::Response(response, event.clone())
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::double::{Doubles, Stage};
+use super::double::{Doubles, SLOW, Stage};
 use super::state::tests::version;
 use super::{Completed, Invocation, Limits, NotRun, Pool, PoolSettings, Shells, Start};
 use crate::function::Version;
@@ -112,6 +112,15 @@ async fn the_first_invocation_is_cold_and_the_next_is_warm_on_the_same_instance(
     );
     assert_eq!(second.phases.restore, Duration::ZERO);
     assert_eq!(fixture.stage.launched.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_cold_invocation_is_told_its_whole_duration_although_thawed_comes_with_the_answer() {
+    let fixture = Fixture::new(SETTINGS);
+    let done = fixture.run(&fixture.version("f"), "slow").await.unwrap();
+    assert_eq!(done.start, Start::Cold);
+    assert!(done.duration >= SLOW, "{:?}", done.duration);
+    assert!(done.phases.run >= SLOW, "{:?}", done.phases);
 }
 
 #[tokio::test]
