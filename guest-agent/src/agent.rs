@@ -103,7 +103,7 @@ pub(crate) struct Agent {
     runtime: Option<Pid>,
     /// When the runtime was started, or was given its event.
     since: Instant,
-    /// The cgroup's CPU time at the last look. One look per invocation, at its end, is enough: in
+    /// The runtime's CPU time at the last look. One look per invocation, at its end, is enough: in
     /// between the microVM is paused, and what the runtime does after its answer counts for the
     /// invocation that follows.
     cpu_us: u64,

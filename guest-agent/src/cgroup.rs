@@ -1,8 +1,8 @@
 //! The runtime's cgroup: bounds what a function may use, tells what it used, and kills all of it
 //! at once.
 //!
-//! The cpu controller stays off: `cpu.stat` counts CPU time without it, the share of CPU is the
-//! host's to enforce, and each scheduling decision would cost more instructions with it.
+//! The cpu controller stays off: the share of CPU is the host's to enforce, and each scheduling
+//! decision would cost more instructions with it. CPU time: [`crate::cpu_time`].
 //!
 //! Files that are read per invocation are kept open and read with `pread`.
 
@@ -35,7 +35,6 @@ pub(crate) struct CgroupError {
 pub(crate) struct RuntimeCgroup {
     path: PathBuf,
     procs: File,
-    cpu_stat: File,
     memory_peak: File,
     memory_events: File,
     /// `memory.max` for the function, and what is written there at the moment.
@@ -72,7 +71,6 @@ impl RuntimeCgroup {
                     path: procs,
                     source,
                 })?,
-            cpu_stat: open(&path, "cpu.stat")?,
             memory_peak: open(&path, "memory.peak")?,
             memory_events: open(&path, "memory.events")?,
             path,
@@ -105,12 +103,6 @@ impl RuntimeCgroup {
             return Ok(());
         }
         self.apply_limit(limit)
-    }
-
-    /// CPU time of all processes, living and dead, in microseconds.
-    pub(crate) fn cpu_us(&self) -> Result<u64, CgroupError> {
-        // `usage_usec` is the first line; no more than it is wanted.
-        self.read(&self.cpu_stat, "cpu.stat", |text| field(text, "usage_usec"))
     }
 
     /// Most memory that was in use at one time, in bytes.
@@ -209,11 +201,7 @@ mod tests {
         assert_eq!(field(events, "oom_kill"), Some(1));
         assert_eq!(field(events, "oom"), Some(2));
         assert_eq!(field(events, "swap"), None);
-        assert_eq!(
-            field("usage_usec 12345\nuser_us", "usage_usec"),
-            Some(12345)
-        );
-        assert_eq!(field("usage_usec x\n", "usage_usec"), None);
+        assert_eq!(field("oom_kill x\n", "oom_kill"), None);
     }
 
     #[test]

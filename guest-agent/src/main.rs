@@ -10,6 +10,7 @@ mod bootstrap;
 mod cgroup;
 mod clock;
 mod code;
+mod cpu_time;
 mod entropy;
 mod environment;
 mod exit;

@@ -7,6 +7,7 @@ use hearth_protocol::agent::{AgentMessage, FunctionError, InitFailed, Ready, Res
 use hearth_protocol::guest::MAX_PAYLOAD;
 
 use super::{Agent, AgentError};
+use crate::cpu_time;
 use crate::lifecycle::{ConnectionId, Next};
 use crate::runtime_api::connection::Input;
 use crate::runtime_api::reply;
@@ -89,7 +90,7 @@ impl Agent {
         if first {
             ready.init_us = Some(micros(self.since.elapsed()));
             // Init's CPU time is not the first invocation's.
-            self.cpu_us = self.cgroup.cpu_us()?;
+            self.cpu_us = self.cpu_us_so_far();
         }
         self.queue_all_output(None)?;
         self.host.queue(AgentMessage::Ready(ready))?;
@@ -170,10 +171,15 @@ impl Agent {
         Ok(())
     }
 
+    fn cpu_us_so_far(&self) -> u64 {
+        self.runtime
+            .map_or_else(cpu_time::of_the_reaped, cpu_time::of)
+    }
+
     /// What the invocation that ends now has used.
     pub(super) fn usage(&mut self) -> Result<Usage, AgentError> {
         let duration_us = micros(self.since.elapsed());
-        let cpu_us = self.cgroup.cpu_us()?;
+        let cpu_us = self.cpu_us_so_far();
         let before = std::mem::replace(&mut self.cpu_us, cpu_us);
         Ok(Usage {
             duration_us,

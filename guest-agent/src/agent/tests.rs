@@ -41,7 +41,6 @@ impl Guest {
         for (name, content) in [
             ("cgroup.procs", ""),
             ("cgroup.kill", ""),
-            ("cpu.stat", "usage_usec 1000\nuser_usec 0\n"),
             ("memory.peak", "4096\n"),
             ("memory.events", "oom 0\noom_kill 0\n"),
             ("memory.max", "max\n"),

@@ -157,7 +157,8 @@ pub struct InitFailed {
 pub struct Usage {
     /// From handing the event to the runtime to its answer, microseconds.
     pub duration_us: u64,
-    /// CPU time of everything in the runtime's cgroup in that span, microseconds.
+    /// CPU time of the runtime's process in that span, all its threads included, microseconds. Of
+    /// its children it has what they used when they, and then it, have ended.
     pub cpu_us: u64,
     /// Peak memory of the runtime's cgroup since it was started, bytes.
     pub max_memory_bytes: u64,
