@@ -1,7 +1,7 @@
-//! The guest kernel: Debian's source, one configuration fragment, one patch.
+//! The guest kernel: Debian's source, one configuration fragment, a few patches.
 //!
 //! Everything that decides about the result is part of the cache key: version of
-//! the source, fragment, patch, compiler and linker. The build itself happens in
+//! the source, fragment, patches, compiler and linker. The build itself happens in
 //! a temporary folder of the cache and leaves only `vmlinux`.
 
 mod configuration;
@@ -24,7 +24,11 @@ use std::path::{Path, PathBuf};
 pub(crate) const FILE: &str = "vmlinux";
 
 const FRAGMENT: &str = include_str!("../kernel/hearth.config");
-const PATCH: &str = include_str!("../kernel/syscall-from-ring3.patch");
+/// In the order they are applied in.
+const PATCHES: &[&str] = &[
+    include_str!("../kernel/syscall-from-ring3.patch"),
+    include_str!("../kernel/timer-hz-25.patch"),
+];
 /// This part of the recipe: a change here makes another kernel.
 const RECIPE: &[u8] = include_bytes!("kernel.rs");
 
@@ -97,8 +101,8 @@ impl KernelError {
 pub struct KernelOptions {
     /// The source's archive; that of the distribution's package if `None`.
     pub source: Option<PathBuf>,
-    /// The patch to apply, in unified format.
-    pub patch: String,
+    /// The patches to apply one after the other, in unified format.
+    pub patches: Vec<String>,
     /// The configuration on top of `allnoconfig`.
     pub fragment: String,
 }
@@ -107,7 +111,7 @@ impl Default for KernelOptions {
     fn default() -> Self {
         Self {
             source: None,
-            patch: PATCH.to_owned(),
+            patches: PATCHES.iter().copied().map(str::to_owned).collect(),
             fragment: FRAGMENT.to_owned(),
         }
     }
@@ -116,7 +120,7 @@ impl Default for KernelOptions {
 /// Builds the guest kernel, or finds it.
 ///
 /// # Errors
-/// Source or tools are missing, the patch does not fit, an option of the
+/// Source or tools are missing, a patch does not fit, an option of the
 /// configuration was not taken, the compiler fails, or the disk is full.
 /// Nothing half-made is left.
 pub fn build_kernel(cache: &Cache, progress: &dyn Progress) -> Result<Artefact> {
@@ -133,11 +137,15 @@ pub fn build_kernel_from(
     progress: &dyn Progress,
 ) -> Result<Artefact> {
     let source = Source::find(options.source.as_deref())?;
-    let key = Key::new("kernel")
+    let key = options
+        .patches
+        .iter()
+        .fold(Key::new("kernel"), |key, patch| {
+            key.with("patch", patch.as_bytes())
+        })
         .with("recipe", RECIPE)
         .with("source", source.version.as_bytes())
         .with("fragment", options.fragment.as_bytes())
-        .with("patch", options.patch.as_bytes())
         .with("compiler", version_of("gcc")?.as_bytes())
         .with("linker", version_of("ld")?.as_bytes())
         .finish();
@@ -151,7 +159,9 @@ pub fn build_kernel_from(
     let work = stage.path().join("build");
     fs::create_dir(&work).map_err(CacheError::io("create", &work))?;
     let tree = source.unpack(&work, progress)?;
-    patch(&tree, &work, &options.patch, &source, progress)?;
+    for text in &options.patches {
+        patch(&tree, &work, text, &source, progress)?;
+    }
     configure(&tree, &work, &options.fragment, &source, progress)?;
     compile(&tree, progress)?;
     // Symbols stay: they cost no guest memory, and name addresses in a crash.
@@ -169,16 +179,16 @@ pub fn build_kernel_from(
     Ok(made.expect("it was published under the lock that is still held"))
 }
 
-/// Tries the patch first: a source with half a patch would build, too.
+/// Tries a patch first: a source with half a patch would build, too.
 fn patch(
     tree: &Path,
     work: &Path,
-    patch: &str,
+    text: &str,
     source: &Source,
     progress: &dyn Progress,
 ) -> std::result::Result<(), KernelError> {
     let file = work.join("hearth.patch");
-    fs::write(&file, patch).map_err(KernelError::io("write", &file))?;
+    fs::write(&file, text).map_err(KernelError::io("write", &file))?;
     let tool = || {
         Tool::new("patch", "patch")
             .args(["-p1", "--forward", "--fuzz=0", "--batch", "--input"])

@@ -3,7 +3,7 @@
 //! Three kinds of build, each from named inputs to one file:
 //!
 //! - [`build_kernel`]: the distribution's kernel source, the configuration
-//!   fragment and the one patch of this crate → an uncompressed `vmlinux`.
+//!   fragment and the patches of this crate → an uncompressed `vmlinux`.
 //! - [`build_runtime`]: Debian packages, the Lambda runtime client and the guest
 //!   agent → a read-only EROFS image that the guest boots from.
 //! - [`function::build_from_zip`], [`function::build_from_dir`]: a code package →
