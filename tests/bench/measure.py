@@ -53,12 +53,12 @@ def deploys(controller: Controller, count: int, progress: Callable[[str], None])
             progress(f"first deploy of {name} (kernel boot, then its snapshot)")
             figures[f"first deploy {name}"] = times([timed_deploy(controller, name)])
     progress(f"{count} deploys of python-hello (its runtime's snapshot exists)")
-    again = [timed_deploy(controller, "python-hello", f"V={n}") for n in range(count)]
+    again = [timed_deploy(controller, "python-hello", f"ROUND={n}") for n in range(count)]
     figures["deploy python-hello"] = times(again)
     return figures
 
 
-def timed_deploy(controller: Controller, name: str, variable: str = "V=first") -> float:
+def timed_deploy(controller: Controller, name: str, variable: str = "ROUND=first") -> float:
     """Milliseconds until `hearth deploy` returns; another variable makes it another snapshot."""
     began = time.perf_counter()
     hearth(controller, "deploy", layout.EXAMPLES / name, "--env", variable).ok()
