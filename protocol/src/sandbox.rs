@@ -5,6 +5,7 @@
 //! they happen. When the socket closes, the sandbox ends at once: no microVM outlives its owner.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,9 @@ pub enum Command {
     Resume(Resume),
     /// Stop the vCPU. The reply comes when it has stopped.
     Pause,
+    /// Stop the vCPU once the guest has come to rest, or its time is up. The reply comes when it
+    /// has stopped, or when a `Resume` came before that.
+    Freeze(Freeze),
     /// Write a snapshot of a paused and quiet microVM.
     Snapshot(SnapshotFiles),
     /// Counters and state.
@@ -96,6 +100,22 @@ pub struct Resume {
     /// Pause and send [`Event::CpuBudgetExhausted`] after this much vCPU time, in microseconds.
     #[serde(default)]
     pub cpu_budget_us: Option<u64>,
+}
+
+/// How long a guest may take to come to rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// Microseconds until it is stopped whatever it does.
+    pub within_us: u64,
+}
+
+impl Freeze {
+    /// A freeze that waits this long at most.
+    pub fn within(limit: Duration) -> Self {
+        Self {
+            within_us: u64::try_from(limit.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// What a sandbox sends.
@@ -327,7 +347,12 @@ mod tests {
 
     #[test]
     fn commands_without_fields_and_events_survive() {
-        for command in [Command::Pause, Command::Status, Command::Kill] {
+        for command in [
+            Command::Pause,
+            Command::Freeze(Freeze { within_us: 7 }),
+            Command::Status,
+            Command::Kill,
+        ] {
             let wire = encode(&Request {
                 id: 1,
                 command: command.clone(),

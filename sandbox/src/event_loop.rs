@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
 use hearth_protocol::sandbox::{
     Boot, Command, Event, ExitReason, Exited, Message, Outcome, Refusal, RefusalKind, Reply,
@@ -14,11 +15,14 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::control::{ChannelError, ControlChannel};
+use crate::freeze::Freeze;
 use crate::microvm::error::MicroVmError;
 use crate::microvm::machine::{BootPlan, MicroVm, RestorePlan};
 use crate::microvm::shell::Shell;
 use crate::vcpu::{Counters, Notice, NoticeSender, StopReason};
 
+/// Longest time that a freeze may wait for its guest.
+const MAX_FREEZE: Duration = Duration::from_secs(60);
 /// Events handled by one wake-up.
 const BATCH: usize = 16;
 const TOKEN_CONTROL: u64 = 0;
@@ -47,6 +51,8 @@ struct Stopping {
     pauses: Vec<u64>,
     /// Tell the owner that the CPU budget was the reason.
     budget: bool,
+    /// A `Resume` that came while the vCPUs were about to stop.
+    resume: Option<(u64, Resume)>,
 }
 
 /// The loop.
@@ -54,6 +60,9 @@ pub struct EventLoop {
     control: ControlChannel,
     life: Life,
     stopping: Stopping,
+    freeze: Option<Freeze>,
+    /// Whether the vCPUs run with a CPU budget, which only a stop disarms.
+    budgeted: bool,
     epoll: Epoll,
     notices: NoticeSender,
     incoming: Receiver<Notice>,
@@ -115,6 +124,8 @@ impl EventLoop {
                 vsock,
             },
             stopping: Stopping::default(),
+            freeze: None,
+            budgeted: false,
             epoll,
             notices: NoticeSender {
                 channel: sender,
@@ -145,11 +156,7 @@ impl EventLoop {
 
     fn turn(&mut self) -> Result<(), End> {
         let mut events = [EpollEvent::default(); BATCH];
-        let timeout = match &self.life {
-            Life::Machine(machine) if machine.devices_ref().has_backlog() => 0,
-            _ => -1,
-        };
-        let count = match self.epoll.wait(timeout, &mut events) {
+        let count = match self.epoll.wait(self.timeout(), &mut events) {
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(e) => return Err(internal(format_args!("epoll_wait: {e}"))),
@@ -169,7 +176,33 @@ impl EventLoop {
         if let Life::Machine(machine) = &mut self.life {
             machine.devices().run_backlog();
         }
+        self.advance_freeze();
         self.update_vsock_interest()
+    }
+
+    /// Milliseconds, rounded up: a look that comes early would only be followed by another.
+    fn timeout(&self) -> i32 {
+        match (&self.life, &self.freeze) {
+            (Life::Machine(machine), _) if machine.devices_ref().has_backlog() => 0,
+            (_, Some(freeze)) => {
+                let millis = freeze.wait(Instant::now()).as_micros().div_ceil(1000);
+                i32::try_from(millis).unwrap_or(i32::MAX)
+            }
+            _ => -1,
+        }
+    }
+
+    /// Stops the vCPUs if it is time for that.
+    fn advance_freeze(&mut self) {
+        let (Life::Machine(machine), Some(freeze)) = (&self.life, &mut self.freeze) else {
+            return;
+        };
+        if freeze.is_due(|| machine.cpu_time(), Instant::now()) {
+            machine.stop();
+            self.stopping
+                .pauses
+                .extend(self.freeze.take().map(|f| f.id));
+        }
     }
 
     fn serve_queue(&mut self, token: u64) -> Result<(), End> {
@@ -220,7 +253,13 @@ impl EventLoop {
         if !machine.stopped_one() {
             return Ok(());
         }
-        let Stopping { pauses, budget } = std::mem::take(&mut self.stopping);
+        let Stopping {
+            mut pauses,
+            budget,
+            resume,
+        } = std::mem::take(&mut self.stopping);
+        pauses.extend(self.freeze.take().map(|freeze| freeze.id));
+        self.budgeted = false;
         if budget {
             self.control
                 .send(&Message::Event(Event::CpuBudgetExhausted))
@@ -229,7 +268,10 @@ impl EventLoop {
         for id in pauses {
             self.reply(id, Outcome::Done)?;
         }
-        Ok(())
+        match resume {
+            Some((id, resume)) => self.resume(id, resume),
+            None => Ok(()),
+        }
     }
 
     fn serve_owner(&mut self) -> Result<(), End> {
@@ -240,6 +282,7 @@ impl EventLoop {
                 Command::Restore(restore) => self.restore(id, &restore)?,
                 Command::Resume(resume) => self.resume(id, resume)?,
                 Command::Pause => self.pause(id)?,
+                Command::Freeze(freeze) => self.freeze(id, freeze.within_us)?,
                 Command::Snapshot(files) => self.snapshot(id, &files)?,
                 Command::Status => {
                     let status = self.status();
@@ -305,6 +348,7 @@ impl EventLoop {
         });
         match started {
             Ok(machine) => {
+                self.budgeted = resume.is_some_and(|resume| resume.cpu_budget_us.is_some());
                 self.watch_devices(&machine)?;
                 self.life = Life::Machine(Box::new(machine));
                 self.reply(id, Outcome::Done)
@@ -321,24 +365,70 @@ impl EventLoop {
             return self.refuse(id, NO_MACHINE);
         };
         if machine.is_running() {
-            return self.refuse(id, "the microVM is running already");
+            return self.resume_running(id, resume);
         }
+        self.budgeted = resume.cpu_budget_us.is_some();
         match machine.resume(resume) {
             Ok(()) => self.reply(id, Outcome::Done),
             Err(e) => Err(internal(e)),
         }
     }
 
+    /// vCPUs that were to stop go on: at once if they need not know of it, else when they have
+    /// stopped.
+    fn resume_running(&mut self, id: u64, resume: Resume) -> Result<(), End> {
+        let about_to_stop = !self.stopping.pauses.is_empty() || self.stopping.budget;
+        if self.stopping.resume.is_some() || (self.freeze.is_none() && !about_to_stop) {
+            return self.refuse(id, "the microVM is running already");
+        }
+        match self.freeze.take() {
+            Some(freeze) if !self.budgeted && resume.cpu_budget_us.is_none() => {
+                self.reply(freeze.id, Outcome::Done)?;
+                return self.reply(id, Outcome::Done);
+            }
+            Some(freeze) => self.stop_for(freeze.id),
+            None => {}
+        }
+        self.stopping.resume = Some((id, resume));
+        Ok(())
+    }
+
     fn pause(&mut self, id: u64) -> Result<(), End> {
-        let Life::Machine(machine) = &mut self.life else {
+        match &self.life {
+            Life::Machine(machine) if machine.is_running() => {
+                if let Some(freeze) = self.freeze.take() {
+                    self.stop_for(freeze.id);
+                }
+                self.stop_for(id);
+                Ok(())
+            }
+            Life::Machine(_) => self.reply(id, Outcome::Done),
+            _ => self.refuse(id, NO_MACHINE),
+        }
+    }
+
+    fn freeze(&mut self, id: u64, within_us: u64) -> Result<(), End> {
+        let Life::Machine(machine) = &self.life else {
             return self.refuse(id, NO_MACHINE);
         };
         if !machine.is_running() {
             return self.reply(id, Outcome::Done);
         }
-        machine.stop();
-        self.stopping.pauses.push(id);
+        if self.freeze.is_some() {
+            return self.refuse(id, "the microVM is being frozen already");
+        }
+        let within = Duration::from_micros(within_us).min(MAX_FREEZE);
+        let (cpu, now) = (machine.cpu_time(), Instant::now());
+        self.freeze = Some(Freeze::new(id, within, cpu, now));
         Ok(())
+    }
+
+    /// Stops the vCPUs; the request is answered when they have.
+    fn stop_for(&mut self, id: u64) {
+        if let Life::Machine(machine) = &self.life {
+            machine.stop();
+        }
+        self.stopping.pauses.push(id);
     }
 
     fn snapshot(&mut self, id: u64, files: &SnapshotFiles) -> Result<(), End> {

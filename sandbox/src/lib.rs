@@ -13,6 +13,7 @@ pub mod boot;
 pub mod control;
 pub mod devices;
 pub mod event_loop;
+mod freeze;
 pub mod host;
 pub mod log;
 pub mod memory;

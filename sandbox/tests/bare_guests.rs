@@ -2,9 +2,11 @@
 
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hearth_protocol::sandbox::{Boot, Command, Event, ExitReason, RefusalKind, Resume, State};
+use hearth_protocol::sandbox::{
+    Boot, Command, Event, ExitReason, Freeze, Outcome, RefusalKind, Resume, State,
+};
 use support::{DEADLINE, Guest, Sandbox};
 
 /// `mov dx, 0x600; mov al, 0x34; out dx, al; jmp $`
@@ -110,6 +112,71 @@ fn a_spinning_guest_is_paused_and_resumed_any_number_of_times() {
         sandbox.done(Command::Pause);
         sandbox.done(Command::Resume(Resume::default()));
     }
+}
+
+fn freeze(within: Duration) -> Command {
+    Command::Freeze(Freeze::within(within))
+}
+
+#[test]
+fn a_halted_guest_is_frozen_long_before_its_time_is_up() {
+    let mut sandbox = Guest::new(HALT_FOR_EVER).run();
+    sandbox.done(freeze(DEADLINE * 2));
+    assert_eq!(sandbox.status().state, State::Paused);
+}
+
+#[test]
+fn a_guest_that_never_rests_is_frozen_when_its_time_is_up() {
+    let mut sandbox = Guest::new(SPIN).run();
+    for within in [Duration::ZERO, Duration::from_millis(20)] {
+        sandbox.done(freeze(within));
+        assert_eq!(sandbox.status().state, State::Paused);
+        sandbox.done(Command::Resume(Resume::default()));
+    }
+}
+
+#[test]
+fn a_resume_calls_off_a_freeze_and_a_pause_hastens_it() {
+    let mut sandbox = Guest::new(SPIN).run();
+    let freezing = sandbox.send(freeze(DEADLINE * 2));
+    let resumed = sandbox.send(Command::Resume(Resume::default()));
+    for id in [freezing, resumed] {
+        assert_eq!(sandbox.outcome_of(id), Outcome::Done);
+    }
+    assert_eq!(sandbox.status().state, State::Running);
+    let freezing = sandbox.send(freeze(DEADLINE * 2));
+    let paused = sandbox.send(Command::Pause);
+    for id in [freezing, paused] {
+        assert_eq!(sandbox.outcome_of(id), Outcome::Done);
+    }
+    assert_eq!(sandbox.status().state, State::Paused);
+}
+
+#[test]
+fn a_resume_with_a_cpu_budget_during_a_freeze_is_held_to_it() {
+    let mut sandbox = Guest::new(SPIN).run();
+    let budget = Resume {
+        cpu_budget_us: Some(1_000),
+    };
+    let freezing = sandbox.send(freeze(DEADLINE * 2));
+    let resumed = sandbox.send(Command::Resume(budget));
+    for id in [freezing, resumed] {
+        assert_eq!(sandbox.outcome_of(id), Outcome::Done);
+    }
+    assert_eq!(sandbox.event(), Event::CpuBudgetExhausted);
+    // And the next one, without a budget, is free of it.
+    let resumed = sandbox.send(Command::Resume(budget));
+    let freezing = sandbox.send(freeze(DEADLINE * 2));
+    let free = sandbox.send(Command::Resume(Resume::default()));
+    for id in [resumed, freezing, free] {
+        assert_eq!(sandbox.outcome_of(id), Outcome::Done);
+    }
+    let used = sandbox.status().vcpu_cpu_us;
+    let deadline = Instant::now() + DEADLINE;
+    while sandbox.status().vcpu_cpu_us < used + 20_000 {
+        assert!(Instant::now() < deadline, "the guest does not run");
+    }
+    assert_eq!(sandbox.status().state, State::Running);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, Configure, HostMessage};
-use hearth_protocol::sandbox::{Boot, Command, RefusalKind, Restore, Resume};
+use hearth_protocol::sandbox::{Boot, Command, Freeze, RefusalKind, Restore, Resume};
 use tokio::time::{timeout, timeout_at};
 
 use super::error::DeployError;
@@ -17,6 +17,8 @@ use crate::instance::{MicroVm, VmError, VmEvent, thaw};
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
 /// Longest time for any other command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// How long a guest may take to come to rest before it is saved as it is.
+const FREEZE_WITHIN: Duration = Duration::from_secs(2);
 /// How often a guest that is not quiet is given time to become it.
 const QUIET_TRIES: u32 = 50;
 /// How long each time: a few timer ticks of an interpreted kernel.
@@ -162,7 +164,9 @@ impl Drop for Work<'_> {
 }
 
 async fn write(vm: &mut MicroVm, work: &Path) -> Result<(), VmError> {
-    command(vm, Command::Pause, COMMAND_LIMIT).await?;
+    // Every clone begins where this one stops: with a guest at rest, not in a system call.
+    let freeze = || Command::Freeze(Freeze::within(FREEZE_WITHIN));
+    command(vm, freeze(), COMMAND_LIMIT).await?;
     for tries in 1.. {
         let snapshot = Command::Snapshot(snapshot_files(work));
         match command(vm, snapshot, SNAPSHOT_LIMIT).await {
@@ -172,7 +176,7 @@ async fn write(vm: &mut MicroVm, work: &Path) -> Result<(), VmError> {
             {
                 command(vm, Command::Resume(Resume::default()), COMMAND_LIMIT).await?;
                 tokio::time::sleep(QUIET_PAUSE).await;
-                command(vm, Command::Pause, COMMAND_LIMIT).await?;
+                command(vm, freeze(), COMMAND_LIMIT).await?;
             }
             other => return other,
         }

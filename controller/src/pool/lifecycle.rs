@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, HostMessage};
-use hearth_protocol::sandbox::{Command, Resume};
+use hearth_protocol::sandbox::{Command, Freeze, Resume};
 use tokio::time::{timeout, timeout_at};
 
 use super::conversation::{Begin, NotStarted, Output, Ran, converse};
@@ -17,10 +17,13 @@ use super::dispatch::Shared;
 use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::state::{Order, Parked, StartOrder};
 use crate::function::{Artefacts, Version};
-use crate::instance::{MicroVm, VmError, VmEvent};
+use crate::instance::{MicroVm, VmError, VmEvent, outcome};
 use crate::logs::lines::{self, Report};
 use crate::logs::{Kind, Tail};
 
+/// How long a guest may go on after its runtime is back in `next`: to return from the system call
+/// that told so, and to halt. Not more, since a function's threads run on in that time as well.
+const FREEZE_WITHIN: Duration = Duration::from_millis(100);
 /// Longest time for a pause or a resume.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// An answered invocation's runtime gets at least this long to ask for the next.
@@ -33,7 +36,8 @@ const MAX_ATTEMPTS: u8 = 3;
 enum Vm {
     /// A shell.
     Shell(Arc<Artefacts>),
-    Paused,
+    /// Paused, or about to be: only a resume makes sure that it runs.
+    Frozen,
     Running,
 }
 
@@ -120,7 +124,7 @@ impl Instance {
     async fn serve(&self, vm: &mut MicroVm, state: &Vm, job: Job) -> ControlFlow<()> {
         let begin = match state {
             Vm::Shell(artefacts) => Begin::Restore(artefacts),
-            Vm::Paused => Begin::Resume,
+            Vm::Frozen => Begin::Resume,
             Vm::Running => Begin::Running,
         };
         let queue = job.invocation.accepted.elapsed();
@@ -262,7 +266,7 @@ impl Instance {
                 return Some((job, Vm::Running));
             }
             return match self.command(vm, Command::Pause).await {
-                Ok(()) => Some((job, Vm::Paused)),
+                Ok(()) => Some((job, Vm::Frozen)),
                 Err(why) => {
                     self.lost(&why.to_string());
                     self.again(job, &why.to_string());
@@ -270,20 +274,21 @@ impl Instance {
                 }
             };
         }
-        if let Err(why) = self.command(vm, Command::Pause).await {
+        // Nobody waits for it: an invocation may come at any moment, and then it goes on.
+        if let Err(why) = vm.submit(Command::Freeze(Freeze::within(FREEZE_WITHIN))) {
             self.lost(&why.to_string());
             return None;
         }
         loop {
             let parked = self.pool.state().park(self.id, Instant::now());
             let orders = match parked {
-                Parked::Run(job) => return Some((job, Vm::Paused)),
+                Parked::Run(job) => return Some((job, Vm::Frozen)),
                 Parked::End => return None,
                 Parked::Wait(orders) => orders,
             };
             self.pool.notify_parked();
             match self.idle(vm, orders).await? {
-                Order::Run(job) => return Some((job, Vm::Paused)),
+                Order::Run(job) => return Some((job, Vm::Frozen)),
                 Order::End => return None,
                 Order::Ping { count, reply } => {
                     let pinged = self.ping(vm, count).await;
@@ -310,6 +315,12 @@ impl Instance {
                 biased;
                 event = vm.next() => match event {
                     Ok(VmEvent::Agent(AgentMessage::Log(_, text))) => self.log(text),
+                    Ok(VmEvent::Reply(reply)) => match outcome(reply) {
+                        Ok(_) => {}
+                        Err(error) => break error.to_string(),
+                    },
+                    // Of the invocation before; it is frozen now, which is what was wanted.
+                    Ok(VmEvent::CpuBudgetExhausted) => {}
                     Ok(other) => break format!("an idle instance said {other:?}"),
                     Err(error) => break error.to_string(),
                 },

@@ -270,9 +270,14 @@ impl MicroVm {
         &self.lines
     }
 
+    /// CPU time that the vCPUs have used.
+    pub fn cpu_time(&self) -> Duration {
+        self.vcpus.iter().map(Vcpu::cpu_time).sum()
+    }
+
     /// State and counters.
     pub fn status(&self) -> Status {
-        let cpu: Duration = self.vcpus.iter().map(Vcpu::cpu_time).sum();
+        let cpu = self.cpu_time();
         Status {
             state: if self.is_running() {
                 State::Running

@@ -98,6 +98,11 @@ impl Sandbox {
     /// Sends a command and waits for its reply; events on the way are kept.
     pub(crate) fn call(&mut self, command: Command) -> Outcome {
         let id = self.send(command);
+        self.outcome_of(id)
+    }
+
+    /// Waits for the next reply, which must be to this command.
+    pub(crate) fn outcome_of(&mut self, id: u64) -> Outcome {
         loop {
             match self
                 .receive()
