@@ -3,6 +3,7 @@
 //! * [`agent`]: host to guest agent and back, over one virtio-vsock connection (or whatever else
 //!   carries a byte stream into the guest).
 //! * [`sandbox`]: controller to sandbox process and back, over a Unix socket.
+//! * [`jail`]: what a sandbox process says of what it is locked up in.
 //! * [`guest`]: facts that host and guest must agree on, such as device order and port numbers.
 //!
 //! Everything that arrives from the guest is hostile. Decoding here is total: it returns an error
@@ -10,4 +11,5 @@
 
 pub mod agent;
 pub mod guest;
+pub mod jail;
 pub mod sandbox;
