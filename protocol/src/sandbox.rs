@@ -3,14 +3,22 @@
 //! Each message is a little-endian `u32` length, at most [`MAX_MESSAGE`], and that many bytes of
 //! JSON. A [`Request`] is answered by the [`Reply`] with its `id`, in order; [`Event`]s come when
 //! they happen. When the socket closes, the sandbox ends at once: no microVM outlives its owner.
+//!
+//! A sandbox opens no file: its owner does, and passes the descriptors with the command's bytes
+//! (`SCM_RIGHTS`, all with the first byte). How many, and in which order, is said at each command;
+//! [`Command::descriptors`] counts them. Any other number is refused.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::jail::Jail;
+
 /// Longest message in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
+/// Most descriptors that one message may carry: more than any command wants, so that one too many
+/// is answered with a refusal.
+pub const MAX_DESCRIPTORS: usize = 16;
 
 /// Smallest guest memory in MiB.
 pub const MIN_MEMORY_MIB: u32 = 128;
@@ -32,8 +40,13 @@ pub struct Request {
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
     /// Start a kernel. Once, and not with `Restore`.
+    ///
+    /// Descriptors, for reading only: the kernel (an uncompressed ELF `vmlinux`), then each disk's
+    /// image.
     Boot(Boot),
     /// Continue from a snapshot. Once, and not with `Boot`.
+    ///
+    /// Descriptors, for reading only: the state file, the memory file, then each disk's image.
     Restore(Restore),
     /// Let the vCPU run.
     Resume(Resume),
@@ -43,24 +56,39 @@ pub enum Command {
     /// has stopped, or when a `Resume` came before that.
     Freeze(Freeze),
     /// Write a snapshot of a paused and quiet microVM.
-    Snapshot(SnapshotFiles),
+    ///
+    /// Descriptors, for writing: the state file, the memory file. What was in them is replaced;
+    /// both are flushed to disk when the reply comes. The memory file that the microVM was restored
+    /// from is refused.
+    Snapshot,
     /// Counters and state.
     Status,
     /// End the microVM and the process. The reply is [`Event::Exited`].
     Kill,
 }
 
+impl Command {
+    /// Descriptors that come with it.
+    pub fn descriptors(&self) -> usize {
+        let images = |disks: &[bool]| disks.iter().filter(|image| **image).count();
+        match self {
+            Self::Boot(boot) => 1 + images(&boot.disks),
+            Self::Restore(restore) => 2 + images(&restore.disks),
+            Self::Snapshot => 2,
+            Self::Resume(_) | Self::Pause | Self::Freeze(_) | Self::Status | Self::Kill => 0,
+        }
+    }
+}
+
 /// A new microVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
-    /// Uncompressed ELF `vmlinux`.
-    pub kernel: PathBuf,
     /// 128 to 10,240.
     pub memory_mib: u32,
-    /// 1 to 32.
+    /// As many as the sandbox was started for.
     pub vcpus: u8,
-    /// Read-only images in device order; `None` is a drive without a medium.
-    pub disks: Vec<Option<PathBuf>>,
+    /// In device order: whether there is an image, or just a drive without a medium.
+    pub disks: Vec<bool>,
     /// Added to the kernel's command line after the sandbox's own arguments.
     #[serde(default)]
     pub kernel_args: String,
@@ -73,25 +101,14 @@ pub struct Boot {
 /// A microVM from a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {
-    /// Where state and memory lie.
-    pub snapshot: SnapshotFiles,
-    /// Images in device order. One that differs from the snapshot's is announced to the guest as a
-    /// change of medium.
-    pub disks: Vec<Option<PathBuf>>,
+    /// In device order: whether there is an image, or just a drive without a medium. An image that
+    /// differs from the snapshot's is announced to the guest as a change of medium.
+    pub disks: Vec<bool>,
     /// Must equal the snapshot's.
     #[serde(default)]
     pub fingerprint: String,
     /// Run at once, with this budget; `None` leaves the microVM paused.
     pub resume: Option<Resume>,
-}
-
-/// The two files of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotFiles {
-    /// vCPU, KVM and device state.
-    pub state: PathBuf,
-    /// Guest memory, sparse.
-    pub memory: PathBuf,
 }
 
 /// How to run on.
@@ -198,6 +215,8 @@ pub struct Status {
     pub exits: Exits,
     /// Instructions completed by the ring-0 assist.
     pub assists: u64,
+    /// What the process is locked up in.
+    pub jail: Jail,
 }
 
 /// `KVM_RUN` returns by reason.
@@ -322,11 +341,7 @@ mod tests {
         let request = Request {
             id: 7,
             command: Command::Restore(Restore {
-                snapshot: SnapshotFiles {
-                    state: "/s".into(),
-                    memory: "/m".into(),
-                },
-                disks: vec![Some("/d".into()), None],
+                disks: vec![true, false],
                 fingerprint: "k+i".into(),
                 resume: Some(Resume {
                     cpu_budget_us: Some(5),
@@ -346,9 +361,24 @@ mod tests {
     }
 
     #[test]
+    fn a_command_knows_how_many_descriptors_come_with_it() {
+        let boot = Boot {
+            memory_mib: 128,
+            vcpus: 1,
+            disks: vec![true, true, false],
+            kernel_args: String::new(),
+            fingerprint: String::new(),
+        };
+        assert_eq!(Command::Boot(boot).descriptors(), 3);
+        assert_eq!(Command::Snapshot.descriptors(), 2);
+        assert_eq!(Command::Status.descriptors(), 0);
+    }
+
+    #[test]
     fn commands_without_fields_and_events_survive() {
         for command in [
             Command::Pause,
+            Command::Snapshot,
             Command::Freeze(Freeze { within_us: 7 }),
             Command::Status,
             Command::Kill,

@@ -1,12 +1,21 @@
-//! The control socket: one owner, commands in, replies and events out.
+//! The control socket: one owner, commands and the descriptors that go with them in, replies and
+//! events out.
+//!
+//! The kernel hands over descriptors with the first byte of the write that they were sent with, and
+//! one read never takes in those of two writes. So they are queued in the order of their messages,
+//! and each message takes its own from the front; what is left when no byte is left came with the
+//! last one.
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use hearth_protocol::sandbox::{self as protocol, ControlError, Message, Request};
+use hearth_protocol::sandbox::{self as protocol, ControlError, MAX_DESCRIPTORS, Message, Request};
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// An owner that does not read its replies for this long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +33,18 @@ pub enum ChannelError {
     /// What came is no message.
     #[error(transparent)]
     Protocol(#[from] ControlError),
+    /// More descriptors than a message may carry, or than one message explains.
+    #[error("more than {MAX_DESCRIPTORS} descriptors are waiting for their commands")]
+    Descriptors,
+}
+
+/// A request, and every descriptor that came with it: not yet compared with what it should have.
+#[derive(Debug)]
+pub struct Received {
+    /// What to do.
+    pub request: Request,
+    /// With what.
+    pub descriptors: Vec<OwnedFd>,
 }
 
 /// The sandbox's end of the control socket.
@@ -31,6 +52,7 @@ pub enum ChannelError {
 pub struct ControlChannel {
     stream: UnixStream,
     received: BytesMut,
+    descriptors: VecDeque<OwnedFd>,
 }
 
 impl ControlChannel {
@@ -41,24 +63,64 @@ impl ControlChannel {
         Ok(Self {
             stream,
             received: BytesMut::new(),
+            descriptors: VecDeque::new(),
         })
     }
 
     /// Reads what is there and returns the requests that are complete. Call it when the socket is
     /// readable; it blocks otherwise.
-    pub fn receive(&mut self) -> Result<Vec<Request>, ChannelError> {
+    pub fn receive(&mut self) -> Result<Vec<Received>, ChannelError> {
+        self.read()?;
+        let mut all = Vec::new();
+        while let Some(request) = protocol::decode::<Request>(&mut self.received)? {
+            let own = if self.received.is_empty() {
+                self.descriptors.len()
+            } else {
+                request.command.descriptors().min(self.descriptors.len())
+            };
+            all.push(Received {
+                request,
+                descriptors: self.descriptors.drain(..own).collect(),
+            });
+        }
+        Ok(all)
+    }
+
+    fn read(&mut self) -> Result<(), ChannelError> {
         let mut chunk = [0; READ_CHUNK];
-        match self.stream.read(&mut chunk) {
-            Ok(0) => return Err(ChannelError::Closed),
-            Ok(n) => self.received.extend_from_slice(&chunk[..n]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e.into()),
+        let mut pieces = [IoSliceMut::new(&mut chunk)];
+        let mut space = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        let message = recvmsg::<()>(
+            self.stream.as_raw_fd(),
+            &mut pieces,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        );
+        let message = match message {
+            Ok(message) => message,
+            Err(Errno::EINTR) => return Ok(()),
+            Err(errno) => return Err(io::Error::from(errno).into()),
+        };
+        // An error says that there were more descriptors than room: the process ends over it, and
+        // with it those that came.
+        let control = message.cmsgs().map_err(|_| ChannelError::Descriptors)?;
+        for part in control {
+            if let ControlMessageOwned::ScmRights(raw) = part {
+                // SAFETY: the kernel has just made these descriptors for this process, and nothing
+                // else knows of them.
+                let owned = raw.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) });
+                self.descriptors.extend(owned);
+            }
         }
-        let mut requests = Vec::new();
-        while let Some(request) = protocol::decode(&mut self.received)? {
-            requests.push(request);
+        let len = message.bytes;
+        if len == 0 {
+            return Err(ChannelError::Closed);
         }
-        Ok(requests)
+        if self.descriptors.len() > MAX_DESCRIPTORS {
+            return Err(ChannelError::Descriptors);
+        }
+        self.received.extend_from_slice(&chunk[..len]);
+        Ok(())
     }
 
     /// Sends one message, whole.
@@ -75,9 +137,72 @@ impl AsRawFd for ControlChannel {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
     use hearth_protocol::sandbox::Command;
+    use nix::sys::socket::{ControlMessage, sendmsg};
 
     use super::*;
+
+    fn request(id: u64, command: Command) -> Vec<u8> {
+        protocol::encode(&Request { id, command }).unwrap()
+    }
+
+    fn send_with(owner: &UnixStream, bytes: &[u8], descriptors: usize) {
+        let files = vec![owner.as_raw_fd(); descriptors];
+        let rights = [ControlMessage::ScmRights(&files)];
+        let flags = MsgFlags::empty();
+        let pieces = [IoSlice::new(bytes)];
+        sendmsg::<()>(owner.as_raw_fd(), &pieces, &rights, flags, None).unwrap();
+    }
+
+    #[test]
+    fn descriptors_belong_to_the_message_that_they_were_sent_with() {
+        let (mut owner, ours) = UnixStream::pair().unwrap();
+        let mut channel = ControlChannel::new(ours).unwrap();
+        owner.write_all(&request(1, Command::Status)).unwrap();
+        send_with(&owner, &request(2, Command::Snapshot), 2);
+        owner.write_all(&request(3, Command::Pause)).unwrap();
+        let mut all = Vec::new();
+        while all.len() < 3 {
+            all.extend(channel.receive().unwrap());
+        }
+        let counts: Vec<_> = all
+            .iter()
+            .map(|r| (r.request.id, r.descriptors.len()))
+            .collect();
+        assert_eq!(counts, [(1, 0), (2, 2), (3, 0)]);
+    }
+
+    #[test]
+    fn missing_and_surplus_descriptors_are_seen_at_their_message() {
+        for count in [0, 1, 3, MAX_DESCRIPTORS] {
+            let (owner, ours) = UnixStream::pair().unwrap();
+            let mut channel = ControlChannel::new(ours).unwrap();
+            if count == 0 {
+                (&owner).write_all(&request(1, Command::Snapshot)).unwrap();
+            } else {
+                send_with(&owner, &request(1, Command::Snapshot), count);
+            }
+            let received = channel.receive().unwrap();
+            assert_eq!(received[0].descriptors.len(), count);
+        }
+    }
+
+    #[test]
+    fn descriptors_without_end_are_an_error() {
+        let (owner, ours) = UnixStream::pair().unwrap();
+        let mut channel = ControlChannel::new(ours).unwrap();
+        send_with(&owner, &[9], MAX_DESCRIPTORS + 1);
+        assert!(matches!(channel.receive(), Err(ChannelError::Descriptors)));
+        let (owner, ours) = UnixStream::pair().unwrap();
+        let mut channel = ControlChannel::new(ours).unwrap();
+        // A length's bytes, each with descriptors of its own.
+        send_with(&owner, &[9], MAX_DESCRIPTORS);
+        assert!(channel.receive().unwrap().is_empty());
+        send_with(&owner, &[0], 1);
+        assert!(matches!(channel.receive(), Err(ChannelError::Descriptors)));
+    }
 
     #[test]
     fn requests_come_out_whole_however_they_were_cut() {
@@ -97,7 +222,12 @@ mod tests {
         owner.write_all(&bytes[..7]).unwrap();
         assert!(channel.receive().unwrap().is_empty());
         owner.write_all(&bytes[7..]).unwrap();
-        let ids: Vec<u64> = channel.receive().unwrap().iter().map(|r| r.id).collect();
+        let ids: Vec<u64> = channel
+            .receive()
+            .unwrap()
+            .iter()
+            .map(|r| r.request.id)
+            .collect();
         assert_eq!(ids, [1, 2]);
     }
 

@@ -2,19 +2,21 @@
 //! the vsock's host socket, and never waits for one of them alone.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
+use hearth_protocol::jail::Jail;
 use hearth_protocol::sandbox::{
     Boot, Command, Event, ExitReason, Exited, Message, Outcome, Refusal, RefusalKind, Reply,
-    Request, Restore, Resume, SnapshotFiles, State, Status,
+    Request, Restore, Resume, State, Status,
 };
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::control::{ChannelError, ControlChannel};
+use crate::control::{ChannelError, ControlChannel, Received};
+use crate::files::{self, BootFiles, RestoreFiles, SnapshotFiles};
 use crate::freeze::Freeze;
 use crate::microvm::error::MicroVmError;
 use crate::microvm::machine::{BootPlan, MicroVm, RestorePlan};
@@ -68,6 +70,7 @@ pub struct EventLoop {
     incoming: Receiver<Notice>,
     /// What the epoll waits for at the vsock's host socket now.
     vsock_interest: Option<(RawFd, EventSet)>,
+    jail: Jail,
 }
 
 impl std::fmt::Debug for EventLoop {
@@ -90,7 +93,7 @@ fn internal(detail: impl std::fmt::Display) -> End {
 fn channel_end(e: ChannelError) -> End {
     let reason = match e {
         ChannelError::Closed | ChannelError::Io(_) => ExitReason::OwnerGone,
-        ChannelError::Protocol(_) => ExitReason::Usage,
+        ChannelError::Protocol(_) | ChannelError::Descriptors => ExitReason::Usage,
     };
     Exited {
         reason,
@@ -99,8 +102,13 @@ fn channel_end(e: ChannelError) -> End {
 }
 
 impl EventLoop {
-    /// Prepares a shell behind two connected sockets.
-    pub fn new(control: UnixStream, vsock: UnixStream) -> Result<Self, MicroVmError> {
+    /// Puts a shell behind two connected sockets.
+    pub fn new(
+        control: UnixStream,
+        vsock: UnixStream,
+        shell: Shell,
+        jail: Jail,
+    ) -> Result<Self, MicroVmError> {
         let host = |what| move |e: io::Error| MicroVmError::Host(what, e);
         let control = ControlChannel::new(control).map_err(host("the control socket"))?;
         vsock
@@ -120,7 +128,7 @@ impl EventLoop {
         Ok(Self {
             control,
             life: Life::Shell {
-                shell: Box::new(Shell::new()?),
+                shell: Box::new(shell),
                 vsock,
             },
             stopping: Stopping::default(),
@@ -133,6 +141,7 @@ impl EventLoop {
             },
             incoming,
             vsock_interest: None,
+            jail,
         })
     }
 
@@ -275,15 +284,23 @@ impl EventLoop {
     }
 
     fn serve_owner(&mut self) -> Result<(), End> {
-        let requests = self.control.receive().map_err(channel_end)?;
-        for Request { id, command } in requests {
+        let all = self.control.receive().map_err(channel_end)?;
+        for Received {
+            request: Request { id, command },
+            descriptors,
+        } in all
+        {
+            if let Err(e) = files::check_count(&command, &descriptors) {
+                self.refuse(id, &e.to_string())?;
+                continue;
+            }
             match command {
-                Command::Boot(boot) => self.boot(id, &boot)?,
-                Command::Restore(restore) => self.restore(id, &restore)?,
+                Command::Boot(boot) => self.boot(id, &boot, descriptors)?,
+                Command::Restore(restore) => self.restore(id, &restore, descriptors)?,
                 Command::Resume(resume) => self.resume(id, resume)?,
                 Command::Pause => self.pause(id)?,
                 Command::Freeze(freeze) => self.freeze(id, freeze.within_us)?,
-                Command::Snapshot(files) => self.snapshot(id, &files)?,
+                Command::Snapshot => self.snapshot(id, descriptors)?,
                 Command::Status => {
                     let status = self.status();
                     self.reply(id, Outcome::Status(status))?;
@@ -300,8 +317,14 @@ impl EventLoop {
         Ok(())
     }
 
-    fn boot(&mut self, id: u64, boot: &Boot) -> Result<(), End> {
-        match BootPlan::new(boot) {
+    fn boot(&mut self, id: u64, boot: &Boot, descriptors: Vec<OwnedFd>) -> Result<(), End> {
+        let Life::Shell { shell, .. } = &self.life else {
+            return self.refuse(id, NOT_A_SHELL);
+        };
+        let plan = BootFiles::take(boot, descriptors)
+            .map_err(MicroVmError::from)
+            .and_then(|files| BootPlan::new(boot, files, shell));
+        match plan {
             Ok(plan) => self.become_machine(
                 id,
                 |shell, vsock, notices| MicroVm::boot(shell, plan, vsock, notices),
@@ -311,11 +334,19 @@ impl EventLoop {
         }
     }
 
-    fn restore(&mut self, id: u64, restore: &Restore) -> Result<(), End> {
+    fn restore(
+        &mut self,
+        id: u64,
+        restore: &Restore,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), End> {
         let Life::Shell { shell, .. } = &self.life else {
             return self.refuse(id, NOT_A_SHELL);
         };
-        match RestorePlan::new(restore, &shell.host) {
+        let plan = RestoreFiles::take(restore, descriptors)
+            .map_err(MicroVmError::from)
+            .and_then(|files| RestorePlan::new(restore, files, shell));
+        match plan {
             Ok(plan) => self.become_machine(
                 id,
                 |shell, vsock, notices| MicroVm::restore(shell, plan, vsock, notices),
@@ -431,14 +462,17 @@ impl EventLoop {
         self.stopping.pauses.push(id);
     }
 
-    fn snapshot(&mut self, id: u64, files: &SnapshotFiles) -> Result<(), End> {
+    fn snapshot(&mut self, id: u64, descriptors: Vec<OwnedFd>) -> Result<(), End> {
         let Life::Machine(machine) = &mut self.life else {
             return self.refuse(id, NO_MACHINE);
         };
         if machine.is_running() {
             return self.refuse(id, "only a paused microVM can be saved");
         }
-        let outcome = match machine.snapshot(files) {
+        let saved = SnapshotFiles::take(descriptors)
+            .map_err(MicroVmError::from)
+            .and_then(|files| machine.snapshot(&files));
+        let outcome = match saved {
             Ok(()) => Outcome::Done,
             Err(e) => Outcome::Refused(e.refusal()),
         };
@@ -447,7 +481,7 @@ impl EventLoop {
 
     fn status(&self) -> Status {
         match &self.life {
-            Life::Machine(machine) => machine.status(),
+            Life::Machine(machine) => machine.status(&self.jail),
             Life::Shell { .. } | Life::Nothing => Status {
                 state: State::Shell,
                 host_kind: match &self.life {
@@ -457,6 +491,7 @@ impl EventLoop {
                 vcpu_cpu_us: 0,
                 exits: Counters::default().exits(),
                 assists: 0,
+                jail: self.jail.clone(),
             },
         }
     }

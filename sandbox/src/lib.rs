@@ -6,6 +6,8 @@
 //! * [`boot`]: from a kernel file to a first instruction.
 //! * [`devices`]: virtio over MMIO, ports, serial.
 //! * [`snapshot`]: the files.
+//! * [`files`]: what comes with a command, opened by the owner.
+//! * [`jail`]: what the process locks itself up in before all that.
 //! * [`assist`]: what software-KVM hosts need.
 
 pub mod assist;
@@ -13,8 +15,10 @@ pub mod boot;
 pub mod control;
 pub mod devices;
 pub mod event_loop;
+pub mod files;
 mod freeze;
 pub mod host;
+pub mod jail;
 pub mod log;
 pub mod memory;
 pub mod microvm;

@@ -2,7 +2,7 @@
 //! understands, and `ExitReason::code` for its exit status.
 
 use std::io::{self, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,11 +11,14 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use hearth_protocol::sandbox::{ExitReason, Exited};
 use hearth_sandbox::event_loop::EventLoop;
+use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, Outside};
+use hearth_sandbox::microvm::shell::{MAX_VCPUS, Shell};
 
 /// Runs one microVM, controlled over a Unix socket.
 ///
 /// The owner passes two connected Unix stream sockets as file descriptors. By hand, two paths to
-/// listen on do as well: the first connection to each is taken, and the path removed.
+/// listen on do as well: the first connection to each is taken, and the path removed. Before it
+/// reads a first command the process locks itself up, as far as its privileges go; see SECURITY.md.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -39,24 +42,80 @@ struct Arguments {
     /// Path to listen on for the agent's byte stream
     #[arg(long)]
     vsock_socket: Option<PathBuf>,
+    /// Inherited descriptor of /dev/kvm [default: it is opened]
+    #[arg(long)]
+    kvm_fd: Option<RawFd>,
+    /// User to become; no other process should have it. Needs root
+    #[arg(long, requires = "gid")]
+    uid: Option<u32>,
+    /// Group to become
+    #[arg(long, requires = "uid")]
+    gid: Option<u32>,
+    /// vCPUs of the microVM to be: as many threads are started
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_VCPUS)))]
+    vcpus: u8,
+    /// Development: report a system call that is in no rule, instead of being killed for it
+    #[arg(long, hide = true)]
+    report_violations: bool,
 }
 
 fn main() -> ExitCode {
-    let end = match sockets(&Arguments::parse()) {
-        Ok((control, vsock)) => match EventLoop::new(control, vsock) {
-            Ok(event_loop) => event_loop.run(),
-            Err(e) => Exited {
-                reason: ExitReason::InternalError,
-                detail: format!("preparing a VM: {e}"),
-            },
-        },
-        Err(e) => Exited {
-            reason: ExitReason::Usage,
-            detail: format!("{e:#}"),
-        },
+    let end = match prepare(&Arguments::parse()) {
+        Ok(event_loop) => event_loop.run(),
+        Err(end) => end,
     };
     last_words(&end);
     ExitCode::from(end.reason.code())
+}
+
+/// Locks the process up and makes a shell; the last thing is this thread's own filter.
+fn prepare(arguments: &Arguments) -> Result<EventLoop, Exited> {
+    let usage = |e: anyhow::Error| Exited {
+        reason: ExitReason::Usage,
+        detail: format!("{e:#}"),
+    };
+    let failed = |what: &'static str| {
+        move |e: &dyn std::fmt::Display| Exited {
+            reason: ExitReason::InternalError,
+            detail: format!("{what}: {e}"),
+        }
+    };
+    let (control, vsock) = sockets(arguments).map_err(usage)?;
+    let kvm = arguments
+        .kvm_fd
+        .map(|fd| inherited(fd).context("KVM"))
+        .transpose()
+        .map_err(usage)?;
+    let identity = match (arguments.uid, arguments.gid) {
+        (Some(uid), Some(gid)) => {
+            Some(Identity::new(uid, gid).map_err(|e| usage(anyhow::Error::from(e)))?)
+        }
+        _ => None,
+    };
+    let mut keep = vec![control.as_raw_fd(), vsock.as_raw_fd()];
+    keep.extend(kvm.as_ref().map(AsRawFd::as_raw_fd));
+    // SAFETY: the process has opened nothing else yet, and what it inherited nobody uses.
+    unsafe { jail::descriptors::close_all_but(&keep) }
+        .map_err(|e| failed("closing inherited descriptors")(&e))?;
+    // SAFETY: there is one thread, and nothing holds a reference into the environment.
+    unsafe { libc::clearenv() };
+    let outside = Outside::gather(kvm).map_err(|e| failed("preparing")(&e))?;
+    let jail = jail::enter(identity).map_err(|e| failed("preparing")(&e))?;
+    let mismatch = if arguments.report_violations {
+        Mismatch::Report
+    } else {
+        Mismatch::Kill
+    };
+    let filters = Filters::new(mismatch).map_err(|e| failed("preparing")(&e))?;
+    let shell = Shell::new(outside, arguments.vcpus, &filters.vcpu)
+        .map_err(|e| failed("preparing a VM")(&e))?;
+    let event_loop =
+        EventLoop::new(control, vsock, shell, jail).map_err(|e| failed("preparing a VM")(&e))?;
+    filters
+        .main
+        .install()
+        .map_err(|e| failed("preparing")(&e))?;
+    Ok(event_loop)
 }
 
 /// One JSON line. Nobody may be listening any more, and then there is nobody to tell of it.
@@ -68,8 +127,11 @@ fn last_words(end: &Exited) {
 }
 
 fn sockets(arguments: &Arguments) -> anyhow::Result<(UnixStream, UnixStream)> {
-    if arguments.control_fd.is_some() && arguments.control_fd == arguments.vsock_fd {
-        bail!("--control-fd and --vsock-fd name the same descriptor");
+    let given = [arguments.control_fd, arguments.vsock_fd, arguments.kvm_fd];
+    for (n, fd) in given.iter().enumerate() {
+        if fd.is_some() && given[n + 1..].contains(fd) {
+            bail!("two of --control-fd, --vsock-fd and --kvm-fd name the same descriptor");
+        }
     }
     let control = socket(arguments.control_fd, arguments.control_socket.as_deref())
         .context("control socket")?;
@@ -80,7 +142,11 @@ fn sockets(arguments: &Arguments) -> anyhow::Result<(UnixStream, UnixStream)> {
 
 fn socket(fd: Option<RawFd>, path: Option<&Path>) -> anyhow::Result<UnixStream> {
     if let Some(fd) = fd {
-        return inherited(fd);
+        let stream = UnixStream::from(inherited(fd)?);
+        stream
+            .local_addr()
+            .with_context(|| format!("descriptor {fd} is no Unix socket"))?;
+        return Ok(stream);
     }
     let path = path.context("neither a descriptor nor a path was given")?;
     let listener =
@@ -92,7 +158,7 @@ fn socket(fd: Option<RawFd>, path: Option<&Path>) -> anyhow::Result<UnixStream> 
     Ok(stream)
 }
 
-fn inherited(fd: RawFd) -> anyhow::Result<UnixStream> {
+fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
     if fd <= 2 {
         bail!("descriptor {fd} is a standard stream");
     }
@@ -103,11 +169,6 @@ fn inherited(fd: RawFd) -> anyhow::Result<UnixStream> {
     )
     .with_context(|| format!("descriptor {fd}"))?;
     // SAFETY: the descriptor is open, was passed to this process by its owner for this purpose,
-    // and nothing else in this process has it.
-    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-    let stream = UnixStream::from(owned);
-    stream
-        .local_addr()
-        .with_context(|| format!("descriptor {fd} is no Unix socket"))?;
-    Ok(stream)
+    // and nothing else in this process has it: `sockets` refuses the same number twice.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::fs::{File, OpenOptions};
 use std::time::{Duration, Instant};
 
 use hearth_protocol::sandbox::{
-    Boot, Command, Event, ExitReason, Freeze, Outcome, RefusalKind, Resume, State,
+    Boot, Command, Event, ExitReason, Freeze, MAX_DESCRIPTORS, Outcome, RefusalKind, Restore,
+    Resume, State,
 };
-use support::{DEADLINE, Guest, Sandbox};
+use support::{DEADLINE, Errand, Guest, Sandbox, open_descriptors};
 
 /// `mov dx, 0x600; mov al, 0x34; out dx, al; jmp $`
 const SHUTDOWN: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
@@ -210,7 +212,7 @@ fn a_microvm_does_not_outlive_its_owner() {
 fn a_cpu_budget_stops_the_guest_and_can_be_renewed() {
     let guest = Guest::new(SPIN);
     let mut sandbox = Sandbox::start();
-    sandbox.done(Command::Boot(guest.boot()));
+    sandbox.done(guest.boot());
     for round in 1..=3 {
         let budget = 20_000;
         sandbox.done(Command::Resume(Resume {
@@ -231,7 +233,7 @@ fn a_cpu_budget_stops_the_guest_and_can_be_renewed() {
 fn a_sleeping_guest_does_not_use_up_its_cpu_budget() {
     let guest = Guest::new(HALT_FOR_EVER);
     let mut sandbox = Sandbox::start();
-    sandbox.done(Command::Boot(guest.boot()));
+    sandbox.done(guest.boot());
     sandbox.done(Command::Resume(Resume {
         cpu_budget_us: Some(1_000_000),
     }));
@@ -246,24 +248,21 @@ fn clones_of_one_snapshot_run_on_from_where_it_was_taken() {
     let guest = Guest::new(COUNT);
     let mut original = guest.run();
     original.done(Command::Pause);
-    original.done(Command::Snapshot(guest.files("one")));
+    original.save(&guest, "one");
     let mut clones: Vec<Sandbox> = (0..3).map(|_| Sandbox::start()).collect();
     for clone in &mut clones {
-        let mut restore = guest.restore("one");
-        restore.resume = Some(Resume::default());
-        clone.done(Command::Restore(restore));
+        clone.done(guest.restore("one", Some(Resume::default())));
     }
     // A guest whose memory and registers no longer agree would have shut down.
     for (generation, clone) in clones.iter_mut().enumerate() {
         clone.done(Command::Pause);
         let name = format!("clone{generation}");
-        clone.done(Command::Snapshot(guest.files(&name)));
+        clone.save(&guest, &name);
         let mut grandchild = Sandbox::start();
-        let mut restore = guest.restore(&name);
-        restore.resume = Some(Resume {
+        let resume = Resume {
             cpu_budget_us: Some(10_000),
-        });
-        grandchild.done(Command::Restore(restore));
+        };
+        grandchild.done(guest.restore(&name, Some(resume)));
         assert_eq!(grandchild.event(), Event::CpuBudgetExhausted);
     }
 }
@@ -272,9 +271,10 @@ fn clones_of_one_snapshot_run_on_from_where_it_was_taken() {
 fn a_snapshot_of_a_running_microvm_is_refused_and_hurts_nothing() {
     let guest = Guest::new(SPIN);
     let mut sandbox = guest.run();
-    let refusal = sandbox.refused(Command::Snapshot(guest.files("x")));
+    let refusal = sandbox.refused(guest.snapshot("x"));
     assert_eq!(refusal.kind, RefusalKind::InvalidRequest);
-    assert!(!guest.path("x.state").exists());
+    let written = std::fs::metadata(guest.path("x.state.part")).unwrap().len();
+    assert_eq!(written, 0);
     assert_eq!(sandbox.status().state, State::Running);
 }
 
@@ -283,12 +283,23 @@ fn a_snapshot_never_overwrites_the_memory_that_it_runs_on() {
     let guest = Guest::new(SPIN);
     let mut original = guest.run();
     original.done(Command::Pause);
-    original.done(Command::Snapshot(guest.files("one")));
+    original.save(&guest, "one");
+    let before = std::fs::read(guest.path("one.memory")).unwrap();
     let mut clone = Sandbox::start();
-    clone.done(Command::Restore(guest.restore("one")));
-    let refusal = clone.refused(Command::Snapshot(guest.files("one")));
+    clone.done(guest.restore("one", None));
+    let writable = |name| {
+        OpenOptions::new()
+            .write(true)
+            .open(guest.path(name))
+            .unwrap()
+    };
+    let refusal = clone.refused(Errand {
+        command: Command::Snapshot,
+        files: vec![writable("one.state"), writable("one.memory")],
+    });
     assert!(refusal.message.contains("maps"), "{}", refusal.message);
-    clone.done(Command::Snapshot(guest.files("two")));
+    assert!(std::fs::read(guest.path("one.memory")).unwrap() == before);
+    clone.save(&guest, "two");
 }
 
 #[test]
@@ -296,15 +307,14 @@ fn an_unusable_snapshot_is_refused_and_the_shell_stays_usable() {
     let guest = Guest::new(SPIN);
     let mut original = guest.run();
     original.done(Command::Pause);
-    original.done(Command::Snapshot(guest.files("good")));
-    let good = guest.files("good");
-    let state = std::fs::read(&good.state).unwrap();
+    original.save(&guest, "good");
+    let state = std::fs::read(guest.path("good.state")).unwrap();
     let mut clone = Sandbox::start();
     let mut refuse = |what: &str, prepare: &dyn Fn()| {
         std::fs::write(guest.path("bad.state"), &state).unwrap();
-        std::fs::copy(&good.memory, guest.path("bad.memory")).unwrap();
+        std::fs::copy(guest.path("good.memory"), guest.path("bad.memory")).unwrap();
         prepare();
-        let refusal = clone.refused(Command::Restore(guest.restore("bad")));
+        let refusal = clone.refused(guest.restore("bad", None));
         assert_eq!(
             refusal.kind,
             RefusalKind::SnapshotUnusable,
@@ -322,13 +332,16 @@ fn an_unusable_snapshot_is_refused_and_the_shell_stays_usable() {
         std::fs::write(guest.path("bad.state"), &state[..state.len() - 1]).unwrap();
     });
     refuse("no memory", &|| {
-        std::fs::remove_file(guest.path("bad.memory")).unwrap()
+        std::fs::write(guest.path("bad.memory"), b"").unwrap();
     });
-    let mut other = guest.restore("good");
-    other.fingerprint = "another kernel".into();
-    let refusal = clone.refused(Command::Restore(other));
+    let other = Restore {
+        disks: vec![false; 3],
+        fingerprint: "another kernel".into(),
+        resume: None,
+    };
+    let refusal = clone.refused(guest.restore_with("good", other));
     assert_eq!(refusal.kind, RefusalKind::SnapshotUnusable);
-    clone.done(Command::Restore(guest.restore("good")));
+    clone.done(guest.restore("good", None));
 }
 
 #[test]
@@ -336,14 +349,14 @@ fn a_short_memory_file_is_refused() {
     let guest = Guest::new(SPIN);
     let mut original = guest.run();
     original.done(Command::Pause);
-    original.done(Command::Snapshot(guest.files("short")));
-    let memory = std::fs::OpenOptions::new()
+    original.save(&guest, "short");
+    let memory = OpenOptions::new()
         .write(true)
         .open(guest.path("short.memory"))
         .unwrap();
     memory.set_len((128 << 20) - 1).unwrap();
     let mut clone = Sandbox::start();
-    let refusal = clone.refused(Command::Restore(guest.restore("short")));
+    let refusal = clone.refused(guest.restore("short", None));
     assert_eq!(
         refusal.kind,
         RefusalKind::SnapshotUnusable,
@@ -357,19 +370,16 @@ fn a_boot_that_makes_no_sense_is_refused_and_the_shell_stays_usable() {
     let guest = Guest::new(SHUTDOWN);
     let mut sandbox = Sandbox::start();
     type Spoil = fn(&mut Boot);
-    let attempts: [(&str, Spoil); 5] = [
+    let attempts: [(&str, Spoil); 4] = [
         ("127 MiB", |b| b.memory_mib = 127),
         ("10241 MiB", |b| b.memory_mib = 10_241),
-        ("no CPU", |b| b.vcpus = 0),
+        ("another number of CPUs", |b| b.vcpus = 2),
         ("two disks", |b| b.disks.truncate(2)),
-        ("no image", |b| {
-            b.disks[0] = Some("/nonexistent/image".into())
-        }),
     ];
     for (what, spoil) in attempts {
-        let mut boot = guest.boot();
+        let mut boot = Guest::boot_command();
         spoil(&mut boot);
-        let refusal = sandbox.refused(Command::Boot(boot));
+        let refusal = sandbox.refused(guest.boot_with(boot));
         assert_eq!(
             refusal.kind,
             RefusalKind::InvalidRequest,
@@ -380,7 +390,7 @@ fn a_boot_that_makes_no_sense_is_refused_and_the_shell_stays_usable() {
     for command in [Command::Resume(Resume::default()), Command::Pause] {
         assert_eq!(sandbox.refused(command).kind, RefusalKind::InvalidRequest);
     }
-    sandbox.done(Command::Boot(guest.boot()));
+    sandbox.done(guest.boot());
     sandbox.done(Command::Resume(Resume::default()));
     assert_eq!(sandbox.end().1.reason, ExitReason::GuestShutdown);
 }
@@ -390,7 +400,59 @@ fn a_file_that_is_no_kernel_ends_the_sandbox_with_a_reason() {
     let guest = Guest::new(SHUTDOWN);
     std::fs::write(guest.path("kernel"), b"#!/bin/sh\n").unwrap();
     let mut sandbox = Sandbox::start();
-    let refusal = sandbox.refused(Command::Boot(guest.boot()));
+    let refusal = sandbox.refused(guest.boot());
     assert_eq!(refusal.kind, RefusalKind::InvalidRequest);
     assert!(refusal.message.contains("kernel"), "{}", refusal.message);
+}
+
+#[test]
+fn descriptors_that_are_missing_surplus_or_of_the_wrong_kind_are_refused_and_closed() {
+    let guest = Guest::new(SHUTDOWN);
+    let mut sandbox = Sandbox::start();
+    assert_eq!(sandbox.status().state, State::Shell);
+    let before = open_descriptors(sandbox.pid());
+    let kernel = || File::open(guest.path("kernel")).unwrap();
+    let writable = || OpenOptions::new().write(true).open(guest.path("kernel"));
+    let wrong = [
+        ("none", vec![]),
+        ("two", vec![kernel(), kernel()]),
+        ("a device", vec![File::open("/dev/null").unwrap()]),
+        ("a folder", vec![File::open(guest.dir.path()).unwrap()]),
+        ("writable", vec![writable().unwrap()]),
+    ];
+    for (what, files) in wrong {
+        let command = Command::Boot(Guest::boot_command());
+        let refusal = sandbox.refused(Errand { command, files });
+        assert_eq!(refusal.kind, RefusalKind::InvalidRequest, "{what}");
+    }
+    let surplus = Errand {
+        command: Command::Status,
+        files: vec![kernel()],
+    };
+    assert_eq!(sandbox.refused(surplus).kind, RefusalKind::InvalidRequest);
+    let mut with_image = Guest::boot_command();
+    with_image.disks[1] = true;
+    let mut errand = guest.boot_with(with_image);
+    errand.files.push(File::open("/dev/null").unwrap());
+    let refusal = sandbox.refused(errand);
+    assert!(refusal.message.contains("disk 1"), "{}", refusal.message);
+    assert_eq!(open_descriptors(sandbox.pid()), before);
+    sandbox.done(guest.boot());
+    sandbox.done(Command::Resume(Resume::default()));
+    assert_eq!(sandbox.end().1.reason, ExitReason::GuestShutdown);
+}
+
+#[test]
+fn more_descriptors_than_a_message_may_carry_end_the_sandbox() {
+    let mut sandbox = Sandbox::start();
+    let files = (0..=MAX_DESCRIPTORS)
+        .map(|_| File::open("/dev/null").unwrap())
+        .collect();
+    sandbox.send(Errand {
+        command: Command::Status,
+        files,
+    });
+    let (status, line) = sandbox.end();
+    assert_eq!(line.reason, ExitReason::Usage, "{}", line.detail);
+    assert_eq!(status, i32::from(ExitReason::Usage.code()));
 }

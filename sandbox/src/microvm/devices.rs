@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use hearth_protocol::guest::{DISK_COUNT, GUEST_CID};
 use serde::{Deserialize, Serialize};
@@ -39,8 +38,8 @@ pub struct DevicesState {
 pub struct Images(Vec<Block>);
 
 impl Images {
-    /// Opens every image, before anything else is touched.
-    pub fn open(disks: &[Option<PathBuf>]) -> Result<Self, MicroVmError> {
+    /// Looks at every image, before anything else is touched.
+    pub fn new(disks: Vec<Option<File>>) -> Result<Self, MicroVmError> {
         if disks.len() != DISK_COUNT {
             return Err(MicroVmError::DiskCount {
                 given: disks.len(),
@@ -48,8 +47,12 @@ impl Images {
             });
         }
         let blocks: Result<_, _> = disks
-            .iter()
-            .map(|path| Block::open(path.as_deref()))
+            .into_iter()
+            .enumerate()
+            .map(|(number, image)| match image {
+                Some(file) => Block::from_file(file, number.to_string()),
+                None => Ok(Block::empty()),
+            })
             .collect();
         Ok(Self(blocks?))
     }
@@ -213,12 +216,4 @@ fn interrupts(lines: &[DeviceLines]) -> Result<Vec<Interrupt>, MicroVmError> {
         .map(|line| Ok(Interrupt::new(line.interrupt.try_clone()?)))
         .collect();
     copies.map_err(|e| MicroVmError::Host("copying an eventfd", e))
-}
-
-/// A snapshot's memory file, opened for mapping.
-pub(super) fn open_memory(path: &PathBuf) -> Result<File, MicroVmError> {
-    File::open(path).map_err(|source| MicroVmError::MemoryFile {
-        path: path.clone(),
-        source,
-    })
 }

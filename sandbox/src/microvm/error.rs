@@ -1,7 +1,6 @@
 //! What can go wrong with a microVM, and which kind of refusal that is to the controller.
 
 use std::io;
-use std::path::PathBuf;
 
 use hearth_protocol::sandbox::{Refusal, RefusalKind};
 
@@ -10,6 +9,7 @@ use crate::boot::kernel::KernelError;
 use crate::boot::registers::RegistersError;
 use crate::devices::virtio::block::ImageError;
 use crate::devices::virtio::{NotQuiet, RestoreError};
+use crate::files::{FilesError, Role};
 use crate::memory::MemoryError;
 use crate::snapshot::state_file::StateFileError;
 use crate::vcpu::{StateError, VcpuError};
@@ -22,8 +22,8 @@ pub enum MicroVmError {
     Kvm(&'static str, kvm_ioctls::Error),
     #[error("this host's KVM lacks {0}")]
     Capability(&'static str),
-    #[error("{0} vCPUs; it must be 1 to {max}", max = super::shell::MAX_VCPUS)]
-    VcpuCount(u8),
+    #[error("{asked} vCPUs; this sandbox was started for {prepared}")]
+    VcpuCount { asked: usize, prepared: usize },
     #[error("{given} disks; every microVM has {expected}, each with or without an image")]
     DiskCount { given: usize, expected: usize },
     #[error(transparent)]
@@ -56,15 +56,22 @@ pub enum MicroVmError {
     },
     #[error(transparent)]
     StateFile(#[from] StateFileError),
-    #[error("{path}: {source}")]
-    MemoryFile { path: PathBuf, source: io::Error },
+    #[error("memory file: {0}")]
+    MemoryFile(io::Error),
+    #[error(transparent)]
+    Files(#[from] FilesError),
 }
 
 impl MicroVmError {
     /// What the controller should do about it.
     pub fn refusal(&self) -> Refusal {
         let kind = match self {
-            Self::VcpuCount(_)
+            // An old snapshot's files may be anything; its maker can make new ones.
+            Self::Files(FilesError::NotAFile(Role::State | Role::Memory)) => {
+                RefusalKind::SnapshotUnusable
+            }
+            Self::VcpuCount { .. }
+            | Self::Files(_)
             | Self::DiskCount { .. }
             | Self::Memory(MemoryError::Size(_))
             | Self::CommandLine(_)
@@ -73,7 +80,7 @@ impl MicroVmError {
             Self::NotQuiet(_) => RefusalKind::NotQuiet,
             Self::Mismatch { .. }
             | Self::StateFile(_)
-            | Self::MemoryFile { .. }
+            | Self::MemoryFile(_)
             | Self::Device(_)
             | Self::VcpuState(_)
             | Self::Memory(MemoryError::FileSize { .. } | MemoryError::File(_)) => {

@@ -6,30 +6,34 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_protocol::sandbox::{Boot, Restore, Resume, SnapshotFiles, State, Status};
+use hearth_protocol::jail::Jail;
+use hearth_protocol::sandbox::{Boot, Restore, Resume, State, Status};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
-use super::devices::{Devices, Images, open_memory};
+use super::devices::{Devices, Images};
 use super::error::MicroVmError;
-use super::shell::{DeviceLines, MAX_VCPUS, Shell};
-use super::state::{MicroVmState, VERSION, VmState};
+use super::shell::{DeviceLines, Shell};
+use super::state::{MicroVmState, VERSION, VmState, check_vcpus};
 use crate::boot::{command_line, cpuid, kernel, mptable, registers};
 use crate::devices::pio::PioBus;
+use crate::files::{BootFiles, RestoreFiles, SnapshotFiles};
 use crate::host::HostIdentity;
 use crate::memory::{self, GuestMemory, MemorySize};
+use crate::snapshot::memory_file::Sources;
 use crate::snapshot::{memory_file, state_file};
-use crate::vcpu::{Attachment, Counters, NoticeSender, Vcpu};
+use crate::vcpu::{Attachment, Counters, IdleVcpu, NoticeSender, Vcpu};
 
-/// What a boot needs of the host, opened and checked before the shell is touched.
+/// What a boot needs of the host, checked before the shell is touched.
 #[derive(Debug)]
 pub struct BootPlan {
+    kernel: File,
     images: Images,
     size: MemorySize,
     boot: Boot,
 }
 
-/// What a restore needs of the host, opened and checked before the shell is touched.
+/// What a restore needs of the host, mapped and checked before the shell is touched.
 #[derive(Debug)]
 pub struct RestorePlan {
     images: Images,
@@ -48,6 +52,7 @@ pub struct MicroVm {
     lines: Vec<DeviceLines>,
     memory: GuestMemory,
     memory_base: Option<File>,
+    pagemap: File,
     size: MemorySize,
     fingerprint: String,
     counters: Arc<Counters>,
@@ -58,14 +63,13 @@ pub struct MicroVm {
 }
 
 impl BootPlan {
-    /// Opens and checks.
-    pub fn new(boot: &Boot) -> Result<Self, MicroVmError> {
-        if !(1..=MAX_VCPUS).contains(&boot.vcpus) {
-            return Err(MicroVmError::VcpuCount(boot.vcpus));
-        }
+    /// Checks.
+    pub fn new(boot: &Boot, files: BootFiles, shell: &Shell) -> Result<Self, MicroVmError> {
+        check_vcpus(boot.vcpus.into(), shell.vcpus.len())?;
         let size = MemorySize::from_mib(boot.memory_mib)?;
         Ok(Self {
-            images: Images::open(&boot.disks)?,
+            kernel: files.kernel,
+            images: Images::new(files.disks)?,
             size,
             boot: boot.clone(),
         })
@@ -73,17 +77,21 @@ impl BootPlan {
 }
 
 impl RestorePlan {
-    /// Opens and checks.
-    pub fn new(restore: &Restore, host: &HostIdentity) -> Result<Self, MicroVmError> {
-        let state: MicroVmState = state_file::read(&restore.snapshot.state)?;
-        state.check(host, &restore.fingerprint)?;
+    /// Checks and maps.
+    pub fn new(
+        restore: &Restore,
+        files: RestoreFiles,
+        shell: &Shell,
+    ) -> Result<Self, MicroVmError> {
+        let state: MicroVmState = state_file::read(&files.state)?;
+        state.check(&shell.host, &restore.fingerprint, shell.vcpus.len())?;
         let size = MemorySize::from_mib(state.memory_mib)?;
-        let memory_file = open_memory(&restore.snapshot.memory)?;
+        let memory_file = files.memory;
         let mapped = memory_file
             .try_clone()
             .map_err(|e| MicroVmError::Host("copying the memory file's descriptor", e))?;
         Ok(Self {
-            images: Images::open(&restore.disks)?,
+            images: Images::new(files.disks)?,
             size,
             memory: memory::private_view(size, mapped)?,
             memory_file,
@@ -100,30 +108,35 @@ impl MicroVm {
         vsock: UnixStream,
         notices: &NoticeSender,
     ) -> Result<Self, MicroVmError> {
-        let BootPlan { images, size, boot } = plan;
+        let BootPlan {
+            kernel,
+            images,
+            size,
+            boot,
+        } = plan;
         let memory = memory::anonymous(size)?;
-        let entry = kernel::load(&memory, &boot.kernel)?;
+        let entry = kernel::load(&memory, kernel)?;
         let line = command_line::build(shell.host.kind, shell.lines.len(), &boot.kernel_args)?;
         kernel::write_boot_params(&memory, size, &line)?;
         mptable::write(&memory, boot.vcpus)?;
         add_memory(&shell.vm, &memory)?;
         let devices = Devices::new(images, vsock, &memory, &shell.lines)?;
         let tsc_deadline = shell.kvm.check_extension(Cap::TscDeadlineTimer);
-        let fds = all_vcpus(&shell.vm, shell.first_vcpu, boot.vcpus)?;
-        for (id, fd) in (0..).zip(&fds) {
+        for (id, (fd, _)) in (0..).zip(&shell.vcpus) {
             let cpuid = cpuid::for_cpu(&shell.kvm, id, boot.vcpus, tsc_deadline)
                 .map_err(|e| MicroVmError::Kvm("KVM_GET_SUPPORTED_CPUID", e))?;
             fd.set_cpuid2(&cpuid)
                 .map_err(|e| MicroVmError::Kvm("KVM_SET_CPUID2", e))?;
         }
         // The others wait until the kernel starts them.
-        registers::set_up(&fds[0], &memory, entry)?;
+        registers::set_up(&shell.vcpus[0].0, &memory, entry)?;
         let machine = Self {
             vcpus: Vec::new(),
             devices,
             lines: shell.lines,
             memory,
             memory_base: None,
+            pagemap: shell.pagemap,
             size,
             fingerprint: boot.fingerprint,
             counters: Arc::default(),
@@ -132,7 +145,7 @@ impl MicroVm {
             kvm: shell.kvm,
             host: shell.host,
         };
-        machine.with_threads(fds, notices)
+        machine.with_vcpus(shell.vcpus, notices)
     }
 
     /// Continues a snapshot in a shell. The microVM is paused where it was.
@@ -151,9 +164,7 @@ impl MicroVm {
         } = plan;
         // Memory comes before vCPU state: some of it is read through guest memory.
         add_memory(&shell.vm, &memory)?;
-        let count = u8::try_from(state.vcpus.len()).expect("checked with the state");
-        let fds = all_vcpus(&shell.vm, shell.first_vcpu, count)?;
-        for (fd, vcpu) in fds.iter().zip(&state.vcpus) {
+        for ((fd, _), vcpu) in shell.vcpus.iter().zip(&state.vcpus) {
             vcpu.restore(fd)?;
         }
         state.vm.restore(&shell.vm)?;
@@ -166,6 +177,7 @@ impl MicroVm {
             lines: shell.lines,
             memory,
             memory_base: Some(memory_file),
+            pagemap: shell.pagemap,
             size,
             fingerprint: state.fingerprint,
             counters: Arc::default(),
@@ -174,15 +186,15 @@ impl MicroVm {
             kvm: shell.kvm,
             host: shell.host,
         };
-        machine.with_threads(fds, notices)
+        machine.with_vcpus(shell.vcpus, notices)
     }
 
-    fn with_threads(
+    fn with_vcpus(
         mut self,
-        fds: Vec<VcpuFd>,
+        vcpus: Vec<(VcpuFd, IdleVcpu)>,
         notices: &NoticeSender,
     ) -> Result<Self, MicroVmError> {
-        for (id, fd) in (0..).zip(fds) {
+        for (id, (fd, thread)) in (0..).zip(vcpus) {
             let attachment = Attachment {
                 id,
                 kvm: Arc::clone(&self.kvm),
@@ -195,7 +207,7 @@ impl MicroVm {
                     .map_err(|e| MicroVmError::Host("copying an eventfd", e))?,
                 counters: Arc::clone(&self.counters),
             };
-            self.vcpus.push(Vcpu::start(fd, attachment)?);
+            self.vcpus.push(Vcpu::attach(thread, fd, attachment)?);
         }
         Ok(self)
     }
@@ -246,12 +258,11 @@ impl MicroVm {
             devices,
             vm: VmState::save(&self.vm)?,
         };
-        memory_file::write(&files.memory, &self.memory, self.memory_base.as_ref()).map_err(
-            |source| MicroVmError::MemoryFile {
-                path: files.memory.clone(),
-                source,
-            },
-        )?;
+        let from = Sources {
+            pagemap: &self.pagemap,
+            base: self.memory_base.as_ref(),
+        };
+        memory_file::write(&files.memory, &self.memory, from).map_err(MicroVmError::MemoryFile)?;
         Ok(state_file::write(&files.state, &state)?)
     }
 
@@ -276,7 +287,7 @@ impl MicroVm {
     }
 
     /// State and counters.
-    pub fn status(&self) -> Status {
+    pub fn status(&self, jail: &Jail) -> Status {
         let cpu = self.cpu_time();
         Status {
             state: if self.is_running() {
@@ -288,6 +299,7 @@ impl MicroVm {
             vcpu_cpu_us: u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX),
             exits: self.counters.exits(),
             assists: self.counters.assists(),
+            jail: jail.clone(),
         }
     }
 }
@@ -295,17 +307,6 @@ impl MicroVm {
 /// A line of the guest's console, already rate-limited and made harmless, goes to the log.
 fn console(line: &str) {
     eprintln!("guest: {line}");
-}
-
-fn all_vcpus(vm: &VmFd, first: VcpuFd, count: u8) -> Result<Vec<VcpuFd>, MicroVmError> {
-    let mut fds = vec![first];
-    for id in 1..u64::from(count) {
-        fds.push(
-            vm.create_vcpu(id)
-                .map_err(|e| MicroVmError::Kvm("KVM_CREATE_VCPU", e))?,
-        );
-    }
-    Ok(fds)
 }
 
 fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), MicroVmError> {

@@ -1,6 +1,7 @@
 //! A shell: everything of a microVM that does not depend on what will run in it. KVM takes
 //! milliseconds to set some of this up, so it is done before anybody waits for it.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -12,6 +13,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::error::MicroVmError;
 use crate::boot::layout::{KVM_TSS, VIRTIO_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::host::HostIdentity;
+use crate::jail::{Outside, ThreadFilter};
+use crate::vcpu::IdleVcpu;
 
 /// Most vCPUs that a microVM may have: what the MP table has room for.
 pub const MAX_VCPUS: u8 = 32;
@@ -40,18 +43,20 @@ pub struct Shell {
     pub kvm: Arc<Kvm>,
     /// The VM with its interrupt controllers and timer.
     pub vm: VmFd,
-    /// Its first vCPU.
-    pub first_vcpu: VcpuFd,
+    /// Its vCPUs by number, each with a thread that waits for it.
+    pub vcpus: Vec<(VcpuFd, IdleVcpu)>,
     /// Lines of the devices in address order: the disks, then vsock.
     pub lines: Vec<DeviceLines>,
     /// Where this is.
     pub host: HostIdentity,
+    /// This process's pagemap.
+    pub pagemap: File,
 }
 
 impl Shell {
-    /// Prepares a VM.
-    pub fn new() -> Result<Self, MicroVmError> {
-        let kvm = Kvm::new().map_err(|e| MicroVmError::Kvm("opening /dev/kvm", e))?;
+    /// Prepares a VM with `vcpus` vCPUs, whose threads get this filter.
+    pub fn new(outside: Outside, vcpus: u8, filter: &ThreadFilter) -> Result<Self, MicroVmError> {
+        let Outside { kvm, host, pagemap } = outside;
         for (cap, name) in [
             (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
             (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
@@ -69,8 +74,6 @@ impl Shell {
                 "an XSAVE state of at most 4096 bytes",
             ));
         }
-        let host =
-            HostIdentity::detect().map_err(|e| MicroVmError::Host("reading /proc/cpuinfo", e))?;
         let vm = kvm
             .create_vm()
             .map_err(|e| MicroVmError::Kvm("KVM_CREATE_VM", e))?;
@@ -85,16 +88,22 @@ impl Shell {
         };
         vm.create_pit2(pit)
             .map_err(|e| MicroVmError::Kvm("KVM_CREATE_PIT2", e))?;
-        let first_vcpu = vm
-            .create_vcpu(0)
-            .map_err(|e| MicroVmError::Kvm("KVM_CREATE_VCPU", e))?;
+        let vcpus = (0..vcpus)
+            .map(|id| {
+                let fd = vm
+                    .create_vcpu(id.into())
+                    .map_err(|e| MicroVmError::Kvm("KVM_CREATE_VCPU", e))?;
+                Ok((fd, IdleVcpu::start(id, filter.clone())?))
+            })
+            .collect::<Result<_, MicroVmError>>()?;
         let lines = device_lines(&vm)?;
         Ok(Self {
             kvm: Arc::new(kvm),
             vm,
-            first_vcpu,
+            vcpus,
             lines,
             host,
+            pagemap,
         })
     }
 }

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use super::devices::DevicesState;
 use super::error::MicroVmError;
-use super::shell::MAX_VCPUS;
 use crate::host::HostIdentity;
 use crate::vcpu::VcpuState;
 
@@ -96,7 +95,12 @@ impl VmState {
 
 impl MicroVmState {
     /// Refuses a state that was made elsewhere or of something else.
-    pub fn check(&self, host: &HostIdentity, fingerprint: &str) -> Result<(), MicroVmError> {
+    pub fn check(
+        &self,
+        host: &HostIdentity,
+        fingerprint: &str,
+        vcpus: usize,
+    ) -> Result<(), MicroVmError> {
         let same = |what, snapshot: &str, here: &str| {
             if snapshot == here {
                 return Ok(());
@@ -113,10 +117,16 @@ impl MicroVmState {
         same("CPU", &self.host.cpu, &host.cpu)?;
         same("CPU flags", &self.host.flags, &host.flags)?;
         same("fingerprint", &self.fingerprint, fingerprint)?;
-        match u8::try_from(self.vcpus.len()) {
-            Ok(1..=MAX_VCPUS) => Ok(()),
-            count => Err(MicroVmError::VcpuCount(count.unwrap_or(u8::MAX))),
-        }
+        check_vcpus(self.vcpus.len(), vcpus)
+    }
+}
+
+/// Threads were started with the shell, one for each vCPU, and none can be added.
+pub(super) fn check_vcpus(asked: usize, prepared: usize) -> Result<(), MicroVmError> {
+    if asked == prepared {
+        Ok(())
+    } else {
+        Err(MicroVmError::VcpuCount { asked, prepared })
     }
 }
 

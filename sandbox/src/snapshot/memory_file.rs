@@ -2,18 +2,17 @@
 //!
 //! Most of a guest's RAM has never been touched, and reading untouched memory would make the host
 //! fill it in. So the pages to look at come from two places: the data extents of the file that the
-//! memory was restored from, and the pages of this process that are its own (`/proc/self/pagemap`).
+//! memory was restored from, and the pages of this process that are its own (`/proc/self/pagemap`, opened
+//! before the process was locked up).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
 
 use nix::unistd::{Whence, lseek64};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::state_file::{beside, remove_after_failure};
 use crate::memory::{GuestMemory, Slot, slots};
 
 const PAGE: usize = 4096;
@@ -25,55 +24,47 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const FILE_BACKED: u64 = 1 << 61;
 
-/// Writes all of `memory` beside `path`, flushes it and moves it into place. `base` is the file
-/// that the memory is a private view of; it is never overwritten.
-pub fn write(path: &Path, memory: &GuestMemory, base: Option<&File>) -> io::Result<()> {
-    if let Some(base) = base
-        && is_same_file(path, base)?
+/// Where the pages that may have content are looked up.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// This process's `/proc/self/pagemap`.
+    pub pagemap: &'a File,
+    /// The file that the memory is a private view of, if it was restored.
+    pub base: Option<&'a File>,
+}
+
+/// Replaces what is in `out` by all of `memory` and flushes it. The file that the memory is a
+/// private view of is refused, and left as it is.
+pub fn write(out: &File, memory: &GuestMemory, from: Sources<'_>) -> io::Result<()> {
+    if let Some(base) = from.base
+        && is_same_file(out, base)?
     {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "this is the memory file that the running microVM maps",
         ));
     }
-    let in_progress = beside(path);
-    let result =
-        write_pages(&in_progress, memory, base).and_then(|()| fs::rename(&in_progress, path));
-    if result.is_err() {
-        remove_after_failure(&in_progress);
-    }
-    result
-}
-
-fn is_same_file(path: &Path, file: &File) -> io::Result<bool> {
-    match fs::metadata(path) {
-        Ok(there) => {
-            let ours = file.metadata()?;
-            Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino()))
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-fn write_pages(path: &Path, memory: &GuestMemory, base: Option<&File>) -> io::Result<()> {
-    let out = File::create(path)?;
-    let pagemap = File::open("/proc/self/pagemap")?;
+    out.set_len(0)?;
     let mut offset = 0;
     for slot in slots(memory) {
         let pages = usize::try_from(slot.len).expect("x86_64 has 64-bit addresses") / PAGE;
         let mut wanted = vec![false; pages];
-        mark_own_pages(&pagemap, &slot, &mut wanted)?;
-        if let Some(base) = base {
+        mark_own_pages(from.pagemap, &slot, &mut wanted)?;
+        if let Some(base) = from.base {
             mark_data(base, offset, &mut wanted)?;
         }
         for run in runs(&wanted) {
-            write_run(&out, memory, &slot, offset, run)?;
+            write_run(out, memory, &slot, offset, run)?;
         }
         offset += slot.len;
     }
     out.set_len(offset)?;
     out.sync_all()
+}
+
+fn is_same_file(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 /// Marks pages that this process has written to.
@@ -159,11 +150,27 @@ fn write_run(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::memory::{self, MemorySize};
 
     fn size() -> MemorySize {
         MemorySize::from_mib(128).unwrap()
+    }
+
+    fn save(path: &Path, memory: &GuestMemory, base: Option<&File>) -> io::Result<()> {
+        let out = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let pagemap = File::open("/proc/self/pagemap")?;
+        let from = Sources {
+            pagemap: &pagemap,
+            base,
+        };
+        write(&out, memory, from)
     }
 
     #[test]
@@ -175,8 +182,8 @@ mod tests {
         for place in places {
             booted.write_obj(9u8, GuestAddress(place)).unwrap();
         }
-        write(&path, &booted, None).unwrap();
-        let meta = fs::metadata(&path).unwrap();
+        save(&path, &booted, None).unwrap();
+        let meta = std::fs::metadata(&path).unwrap();
         assert_eq!(meta.len(), size().bytes());
         assert!(meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
         let view = memory::private_view(size(), File::open(&path).unwrap()).unwrap();
@@ -192,12 +199,12 @@ mod tests {
         let booted = memory::anonymous(size()).unwrap();
         booted.write_obj(1u8, GuestAddress(4096)).unwrap();
         booted.write_obj(1u8, GuestAddress(8192)).unwrap();
-        write(&first, &booted, None).unwrap();
+        save(&first, &booted, None).unwrap();
         let base = File::open(&first).unwrap();
         let restored = memory::private_view(size(), base.try_clone().unwrap()).unwrap();
         restored.write_obj(2u8, GuestAddress(8192)).unwrap();
         restored.write_obj(3u8, GuestAddress(1 << 20)).unwrap();
-        write(&second, &restored, Some(&base)).unwrap();
+        save(&second, &restored, Some(&base)).unwrap();
         let view = memory::private_view(size(), File::open(&second).unwrap()).unwrap();
         for (place, value) in [(4096, 1u8), (8192, 2), (1 << 20, 3), (2 << 20, 0)] {
             assert_eq!(view.read_obj::<u8>(GuestAddress(place)).unwrap(), value);
@@ -208,18 +215,22 @@ mod tests {
     fn the_file_that_is_mapped_is_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("memory");
-        write(&path, &memory::anonymous(size()).unwrap(), None).unwrap();
+        let booted = memory::anonymous(size()).unwrap();
+        booted.write_obj(7u8, GuestAddress(4096)).unwrap();
+        save(&path, &booted, None).unwrap();
         let base = File::open(&path).unwrap();
         let restored = memory::private_view(size(), base.try_clone().unwrap()).unwrap();
-        assert!(write(&path, &restored, Some(&base)).is_err());
+        assert!(save(&path, &restored, Some(&base)).is_err());
+        assert_eq!(restored.read_obj::<u8>(GuestAddress(4096)).unwrap(), 7);
     }
 
     #[test]
-    fn a_write_that_fails_leaves_nothing() {
+    fn what_a_file_held_before_is_gone_from_it() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("taken");
-        fs::create_dir_all(path.join("x")).unwrap();
-        assert!(write(&path, &memory::anonymous(size()).unwrap(), None).is_err());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let path = dir.path().join("memory");
+        std::fs::write(&path, vec![5; 3 << 20]).unwrap();
+        save(&path, &memory::anonymous(size()).unwrap(), None).unwrap();
+        let view = memory::private_view(size(), File::open(&path).unwrap()).unwrap();
+        assert_eq!(view.read_obj::<u8>(GuestAddress(1 << 20)).unwrap(), 0);
     }
 }

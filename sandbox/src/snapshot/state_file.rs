@@ -12,9 +12,9 @@
 //! The file is checked as a whole before any of it is used. What the body says of devices is
 //! checked again by the devices: a state file may be forged.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,65 +29,37 @@ const MAX_BODY: usize = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
     /// The file system said no.
-    #[error("{path}: {source}")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("state file: {0}")]
+    Io(#[from] io::Error),
     /// Shorter than its header says.
-    #[error("{path}: truncated: {actual} bytes of {expected}")]
+    #[error("state file truncated: {actual} bytes of {expected}")]
     Truncated {
-        /// Which file.
-        path: PathBuf,
         /// Bytes there.
         actual: usize,
         /// Bytes that should be there.
         expected: usize,
     },
     /// Not a state file.
-    #[error("{0}: not a snapshot state file")]
-    Magic(PathBuf),
+    #[error("not a snapshot state file")]
+    Magic,
     /// Another format.
-    #[error("{path}: format version {found}, this sandbox reads {VERSION}")]
-    Version {
-        /// Which file.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-    },
+    #[error("state file of format version {0}, this sandbox reads {VERSION}")]
+    Version(u32),
     /// Larger than any microVM's state.
-    #[error("{path}: {len} bytes of state, the limit is {MAX_BODY}")]
-    TooLarge {
-        /// Which file.
-        path: PathBuf,
-        /// Announced or actual size.
-        len: usize,
-    },
+    #[error("{0} bytes of state, the limit is {MAX_BODY}")]
+    TooLarge(usize),
     /// A byte has changed.
-    #[error("{0}: checksum mismatch")]
-    Checksum(PathBuf),
+    #[error("state file: checksum mismatch")]
+    Checksum,
     /// The body does not parse.
-    #[error("{path}: {source}")]
-    Body {
-        /// Which file.
-        path: PathBuf,
-        /// What the parser said.
-        source: postcard::Error,
-    },
+    #[error("state file: {0}")]
+    Body(#[from] postcard::Error),
 }
 
-/// Writes `state` beside `path`, flushes it and moves it into place.
-pub fn write<T: Serialize>(path: &Path, state: &T) -> Result<(), StateFileError> {
-    let body = postcard::to_stdvec(state).map_err(|source| StateFileError::Body {
-        path: path.into(),
-        source,
-    })?;
-    let too_large = || StateFileError::TooLarge {
-        path: path.into(),
-        len: body.len(),
-    };
+/// Replaces what is in `out` by `state` and flushes it.
+pub fn write<T: Serialize>(out: &File, state: &T) -> Result<(), StateFileError> {
+    let body = postcard::to_stdvec(state)?;
+    let too_large = || StateFileError::TooLarge(body.len());
     if body.len() > MAX_BODY {
         return Err(too_large());
     }
@@ -98,37 +70,15 @@ pub fn write<T: Serialize>(path: &Path, state: &T) -> Result<(), StateFileError>
     bytes.extend_from_slice(&len.to_le_bytes());
     bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
     bytes.extend_from_slice(&body);
-    let in_progress = beside(path);
-    let result = File::create(&in_progress)
-        .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&in_progress, path));
-    result.map_err(|source| {
-        remove_after_failure(&in_progress);
-        StateFileError::Io {
-            path: path.into(),
-            source,
-        }
-    })
+    out.set_len(0)?;
+    out.write_all_at(&bytes, 0)?;
+    Ok(out.sync_all()?)
 }
 
-/// Reads and checks a state file.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, StateFileError> {
-    let io = |source| StateFileError::Io {
-        path: path.into(),
-        source,
-    };
-    let mut bytes = Vec::new();
-    let limit = (HEADER + MAX_BODY + 1) as u64;
-    File::open(path)
-        .map_err(io)?
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
-    let truncated = |actual, expected| StateFileError::Truncated {
-        path: path.into(),
-        actual,
-        expected,
-    };
+/// Reads and checks a state file, wherever its descriptor stands.
+pub fn read<T: DeserializeOwned>(file: &File) -> Result<T, StateFileError> {
+    let bytes = read_limited(file)?;
+    let truncated = |actual, expected| StateFileError::Truncated { actual, expected };
     let Some((header, body)) = bytes.split_first_chunk::<HEADER>() else {
         return Err(truncated(bytes.len(), HEADER));
     };
@@ -140,116 +90,96 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, StateFileError> {
         )
     };
     if header[..8] != MAGIC {
-        return Err(StateFileError::Magic(path.into()));
+        return Err(StateFileError::Magic);
     }
     if number(8) != VERSION {
-        return Err(StateFileError::Version {
-            path: path.into(),
-            found: number(8),
-        });
+        return Err(StateFileError::Version(number(8)));
     }
     let len = number(12) as usize;
     if len > MAX_BODY || body.len() > len {
-        return Err(StateFileError::TooLarge {
-            path: path.into(),
-            len: len.max(body.len()),
-        });
+        return Err(StateFileError::TooLarge(len.max(body.len())));
     }
     if body.len() < len {
         return Err(truncated(bytes.len(), HEADER + len));
     }
     if crc32fast::hash(body) != number(16) {
-        return Err(StateFileError::Checksum(path.into()));
+        return Err(StateFileError::Checksum);
     }
-    postcard::from_bytes(body).map_err(|source| StateFileError::Body {
-        path: path.into(),
-        source,
-    })
+    Ok(postcard::from_bytes(body)?)
 }
 
-/// The name under which a file is written before it is whole.
-pub(super) fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
-    path.with_file_name(name)
-}
-
-/// Nothing half-made stays.
-pub(super) fn remove_after_failure(path: &Path) {
-    if let Err(e) = fs::remove_file(path)
-        && e.kind() != io::ErrorKind::NotFound
-    {
-        eprintln!("{}: left behind: {e}", path.display());
+/// The whole file, or one byte more than the largest that there may be.
+fn read_limited(file: &File) -> io::Result<Vec<u8>> {
+    let limit = HEADER + MAX_BODY + 1;
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(limit);
+    let mut bytes = vec![0; len.min(limit)];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn written() -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        write(&path, &(7u32, "seven".to_owned())).unwrap();
-        (dir, path)
+    fn written() -> (tempfile::NamedTempFile, Vec<u8>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write(file.as_file(), &(7u32, "seven".to_owned())).unwrap();
+        let bytes = std::fs::read(file.path()).unwrap();
+        (file, bytes)
+    }
+
+    fn read_back(
+        file: &tempfile::NamedTempFile,
+        bytes: &[u8],
+    ) -> Result<(u32, String), StateFileError> {
+        std::fs::write(file.path(), bytes).unwrap();
+        read(file.as_file())
     }
 
     #[test]
-    fn what_was_written_is_read() {
-        let (dir, path) = written();
-        assert_eq!(
-            read::<(u32, String)>(&path).unwrap(),
-            (7, "seven".to_owned())
-        );
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "nothing else is left there"
-        );
+    fn what_was_written_is_read_and_replaces_what_was_there() {
+        let (file, _) = written();
+        std::fs::write(file.path(), vec![1; 100_000]).unwrap();
+        write(file.as_file(), &(7u32, "seven".to_owned())).unwrap();
+        let back: (u32, String) = read(file.as_file()).unwrap();
+        assert_eq!(back, (7, "seven".to_owned()));
     }
 
     #[test]
     fn a_changed_byte_anywhere_is_noticed() {
-        let (_dir, path) = written();
-        let good = fs::read(&path).unwrap();
+        let (file, good) = written();
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 0x40;
-            fs::write(&path, &bad).unwrap();
-            assert!(read::<(u32, String)>(&path).is_err(), "byte {at}");
+            assert!(read_back(&file, &bad).is_err(), "byte {at}");
         }
     }
 
     #[test]
     fn a_truncated_or_longer_file_is_noticed() {
-        let (_dir, path) = written();
-        let good = fs::read(&path).unwrap();
+        let (file, good) = written();
         for len in 0..good.len() {
-            fs::write(&path, &good[..len]).unwrap();
-            assert!(read::<(u32, String)>(&path).is_err(), "{len} bytes");
+            assert!(read_back(&file, &good[..len]).is_err(), "{len} bytes");
         }
-        fs::write(&path, [&good[..], b"x"].concat()).unwrap();
-        assert!(read::<(u32, String)>(&path).is_err());
+        assert!(read_back(&file, &[&good[..], b"x"].concat()).is_err());
     }
 
     #[test]
     fn an_oversized_body_is_refused_by_its_length_alone() {
-        let (_dir, path) = written();
-        let mut bad = fs::read(&path).unwrap();
+        let (file, mut bad) = written();
         bad[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
-        fs::write(&path, &bad).unwrap();
         assert!(matches!(
-            read::<(u32, String)>(&path),
-            Err(StateFileError::TooLarge { .. })
+            read_back(&file, &bad),
+            Err(StateFileError::TooLarge(_))
         ));
-    }
-
-    #[test]
-    fn a_write_that_fails_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("taken");
-        fs::create_dir_all(path.join("x")).unwrap();
-        assert!(write(&path, &1u8).is_err());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

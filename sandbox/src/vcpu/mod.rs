@@ -9,6 +9,6 @@ mod thread;
 
 pub use state::{StateError, VcpuState};
 pub use thread::{
-    Attachment, Counters, MmioAccess, MmioRequest, Notice, NoticeSender, StopReason, Vcpu,
-    VcpuError,
+    Attachment, Counters, IdleVcpu, MmioAccess, MmioRequest, Notice, NoticeSender, StopReason,
+    Vcpu, VcpuError,
 };

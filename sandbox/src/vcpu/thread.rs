@@ -1,5 +1,8 @@
 //! A vCPU's thread: runs the guest until it is told to stop or the guest ends it, serves port I/O
 //! itself, and hands memory-mapped I/O to the event loop that owns the devices.
+//!
+//! It is started with the shell, long before there is a guest, for two reasons: it costs nobody's
+//! time, and the main thread can give up the right to start threads before it reads a first command.
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use crate::boot::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::devices::pio::PioBus;
 use crate::devices::virtio::Interrupt;
 use crate::host::HostKind;
+use crate::jail::{FilterError, ThreadFilter};
 use crate::memory::GuestMemory;
 
 /// virtio-mmio registers that the vCPU thread answers itself: every interrupt reads the first and
@@ -37,6 +41,9 @@ pub enum VcpuError {
     /// The kick's signal handler could not be installed.
     #[error("installing the vCPU signal handler: {0}")]
     Signal(vmm_sys_util::errno::Error),
+    /// The thread's system calls could not be limited.
+    #[error("vCPU thread: {0}")]
+    Filter(#[from] FilterError),
     /// Its state could not be read.
     #[error(transparent)]
     State(#[from] StateError),
@@ -164,46 +171,96 @@ pub struct Attachment {
 }
 
 enum Order {
+    Attach(Box<Runner>),
     Run(Option<Duration>),
     Save(SyncSender<Result<Box<VcpuState>, StateError>>),
+}
+
+/// A vCPU thread without a microVM.
+#[derive(Debug)]
+pub struct IdleVcpu {
+    thread: JoinHandle<Option<VcpuFd>>,
+    orders: Sender<Order>,
+}
+
+impl IdleVcpu {
+    /// Starts the thread of vCPU `id` and waits until its system calls are limited.
+    pub fn start(id: u8, filter: ThreadFilter) -> Result<Self, VcpuError> {
+        kick::install_handler().map_err(VcpuError::Signal)?;
+        let (orders, incoming) = mpsc::channel();
+        let (ready, started) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || {
+                // The timer is for this thread and can't be had behind the filter.
+                let timer = BudgetTimer::new()
+                    .map_err(VcpuError::Thread)
+                    .and_then(|timer| {
+                        filter.install()?;
+                        Ok(timer)
+                    });
+                match timer {
+                    Ok(timer) => {
+                        drop(ready.send(Ok(())));
+                        wait_for_microvm(&incoming, &timer)
+                    }
+                    Err(e) => {
+                        drop(ready.send(Err(e)));
+                        None
+                    }
+                }
+            })?;
+        started.recv().map_err(|_| VcpuError::Gone)??;
+        Ok(Self { thread, orders })
+    }
+}
+
+/// The thread's life.
+fn wait_for_microvm(orders: &Receiver<Order>, timer: &BudgetTimer) -> Option<VcpuFd> {
+    match orders.recv() {
+        Ok(Order::Attach(mut runner)) => {
+            runner.work(orders, timer);
+            Some(runner.fd)
+        }
+        // A shell that is not used any more.
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// A vCPU and its thread. Dropping it stops and joins the thread.
 #[derive(Debug)]
 pub struct Vcpu {
-    thread: Option<JoinHandle<VcpuFd>>,
+    thread: Option<JoinHandle<Option<VcpuFd>>>,
     orders: Option<Sender<Order>>,
     stop: Arc<AtomicBool>,
     immediate_exit: Arc<ImmediateExit>,
 }
 
 impl Vcpu {
-    /// Starts the thread; the vCPU does not run yet.
-    pub fn start(mut fd: VcpuFd, attachment: Attachment) -> Result<Self, VcpuError> {
-        kick::install_handler().map_err(VcpuError::Signal)?;
+    /// Gives a thread its vCPU, which does not run yet.
+    pub fn attach(
+        idle: IdleVcpu,
+        mut fd: VcpuFd,
+        attachment: Attachment,
+    ) -> Result<Self, VcpuError> {
         // SAFETY: the thread owns `fd` and returns it, so that it lives until the thread is joined;
         // `Vcpu` uses the pointer only before it joins.
         let immediate_exit = Arc::new(unsafe { ImmediateExit::of(&mut fd) });
         let stop = Arc::new(AtomicBool::new(false));
-        let (orders, incoming) = mpsc::channel();
-        let mut runner = Runner {
+        let runner = Runner {
             fd,
             attachment,
             stop: Arc::clone(&stop),
             immediate_exit: Arc::clone(&immediate_exit),
         };
-        let thread = thread::Builder::new()
-            .name(format!("vcpu{}", runner.attachment.id))
-            .spawn(move || {
-                runner.work(&incoming);
-                runner.fd
-            })?;
-        Ok(Self {
-            thread: Some(thread),
-            orders: Some(orders),
+        let vcpu = Self {
+            thread: Some(idle.thread),
+            orders: Some(idle.orders),
             stop,
             immediate_exit,
-        })
+        };
+        vcpu.order(Order::Attach(Box::new(runner)))?;
+        Ok(vcpu)
     }
 
     /// Lets the guest run. A [`Notice::Stopped`] follows some day.
@@ -269,20 +326,14 @@ struct Runner {
 }
 
 impl Runner {
-    fn work(&mut self, orders: &Receiver<Order>) {
+    fn work(&mut self, orders: &Receiver<Order>, timer: &BudgetTimer) {
         let id = self.attachment.id;
-        let timer = match BudgetTimer::new() {
-            Ok(timer) => timer,
-            Err(e) => {
-                let end = StopReason::End(ExitReason::InternalError, format!("CPU timer: {e}"));
-                self.attachment.notices.send(Notice::Stopped(id, end));
-                return;
-            }
-        };
         while let Ok(order) = orders.recv() {
             match order {
+                // It has one.
+                Order::Attach(_) => return,
                 Order::Run(budget) => {
-                    let reason = self.run_with_budget(&timer, budget);
+                    let reason = self.run_with_budget(timer, budget);
                     if !self.attachment.notices.send(Notice::Stopped(id, reason)) {
                         return;
                     }

@@ -4,22 +4,39 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs::File;
+use std::io::{IoSlice, Read};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use hearth_protocol::sandbox::{
-    Boot, Command, Event, Exited, Message, Outcome, Refusal, Request, Restore, Resume,
-    SnapshotFiles, Status, decode, encode,
+    Boot, Command, Event, Exited, Message, Outcome, Refusal, Request, Restore, Resume, Status,
+    decode, encode,
 };
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// Far longer than anything here takes; a test that meets it has found a hang.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A command and the files that go with it.
+#[derive(Debug)]
+pub(crate) struct Errand {
+    pub(crate) command: Command,
+    pub(crate) files: Vec<File>,
+}
+
+impl From<Command> for Errand {
+    fn from(command: Command) -> Self {
+        let files = Vec::new();
+        Self { command, files }
+    }
+}
 
 /// A sandbox process with its two sockets.
 pub(crate) struct Sandbox {
@@ -39,6 +56,8 @@ impl Sandbox {
         let mut process = Process::new(env!("CARGO_BIN_EXE_hearth-sandbox"));
         process
             .args(["--control-fd", "900", "--vsock-fd", "901"])
+            .args(own_user())
+            .args(std::env::var("HEARTH_TEST_SANDBOX_ARGS").ok())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let raw = [theirs.as_raw_fd(), their_vsock.as_raw_fd()];
@@ -67,17 +86,21 @@ impl Sandbox {
         }
     }
 
-    pub(crate) fn send(&mut self, command: Command) -> u64 {
+    pub(crate) fn send(&mut self, errand: impl Into<Errand>) -> u64 {
+        let Errand { command, files } = errand.into();
         self.next_id += 1;
         let request = Request {
             id: self.next_id,
             command,
         };
-        self.control
-            .as_mut()
-            .unwrap()
-            .write_all(&encode(&request).unwrap())
-            .unwrap();
+        let bytes = encode(&request).unwrap();
+        let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = self.control.as_ref().unwrap().as_raw_fd();
+        let rights = if raw.is_empty() { &[] } else { &rights[..] };
+        let pieces = [IoSlice::new(&bytes)];
+        let sent = sendmsg::<()>(control, &pieces, rights, MsgFlags::empty(), None);
+        assert_eq!(sent.unwrap(), bytes.len());
         self.next_id
     }
 
@@ -96,8 +119,8 @@ impl Sandbox {
     }
 
     /// Sends a command and waits for its reply; events on the way are kept.
-    pub(crate) fn call(&mut self, command: Command) -> Outcome {
-        let id = self.send(command);
+    pub(crate) fn call(&mut self, errand: impl Into<Errand>) -> Outcome {
+        let id = self.send(errand);
         self.outcome_of(id)
     }
 
@@ -117,13 +140,22 @@ impl Sandbox {
         }
     }
 
-    pub(crate) fn done(&mut self, command: Command) {
-        let outcome = self.call(command);
+    pub(crate) fn done(&mut self, errand: impl Into<Errand>) {
+        let outcome = self.call(errand);
         assert_eq!(outcome, Outcome::Done);
     }
 
-    pub(crate) fn refused(&mut self, command: Command) -> Refusal {
-        match self.call(command) {
+    /// Saves a paused microVM under this name in the guest's folder.
+    pub(crate) fn save(&mut self, guest: &Guest, name: &str) {
+        self.done(guest.snapshot(name));
+        for kind in ["state", "memory"] {
+            let path = guest.path(&format!("{name}.{kind}"));
+            std::fs::rename(path.with_extension(format!("{kind}.part")), path).unwrap();
+        }
+    }
+
+    pub(crate) fn refused(&mut self, errand: impl Into<Errand>) -> Refusal {
+        match self.call(errand) {
             Outcome::Refused(refusal) => refusal,
             other => panic!("should have been refused: {other:?}"),
         }
@@ -198,40 +230,79 @@ impl Guest {
         self.dir.path().join(name)
     }
 
-    pub(crate) fn boot(&self) -> Boot {
+    pub(crate) fn boot_command() -> Boot {
         Boot {
-            kernel: self.path("kernel"),
             memory_mib: 128,
             vcpus: 1,
-            disks: vec![None, None, None],
+            disks: vec![false; 3],
             kernel_args: String::new(),
             fingerprint: "bare".into(),
         }
     }
 
-    pub(crate) fn files(&self, name: &str) -> SnapshotFiles {
-        SnapshotFiles {
-            state: self.path(&format!("{name}.state")),
-            memory: self.path(&format!("{name}.memory")),
+    pub(crate) fn boot(&self) -> Errand {
+        self.boot_with(Self::boot_command())
+    }
+
+    pub(crate) fn boot_with(&self, boot: Boot) -> Errand {
+        Errand {
+            command: Command::Boot(boot),
+            files: vec![File::open(self.path("kernel")).unwrap()],
         }
     }
 
-    pub(crate) fn restore(&self, name: &str) -> Restore {
-        Restore {
-            snapshot: self.files(name),
-            disks: vec![None, None, None],
-            fingerprint: "bare".into(),
-            resume: None,
+    pub(crate) fn restore(&self, name: &str, resume: Option<Resume>) -> Errand {
+        self.restore_with(
+            name,
+            Restore {
+                disks: vec![false; 3],
+                fingerprint: "bare".into(),
+                resume,
+            },
+        )
+    }
+
+    pub(crate) fn restore_with(&self, name: &str, restore: Restore) -> Errand {
+        let open = |kind| File::open(self.path(&format!("{name}.{kind}"))).unwrap();
+        Errand {
+            command: Command::Restore(restore),
+            files: vec![open("state"), open("memory")],
+        }
+    }
+
+    /// A snapshot into new files beside their final place.
+    pub(crate) fn snapshot(&self, name: &str) -> Errand {
+        let new = |kind| {
+            let path = self.path(&format!("{name}.{kind}.part"));
+            let mut options = File::options();
+            options.write(true).create_new(true).open(path).unwrap()
+        };
+        Errand {
+            command: Command::Snapshot,
+            files: vec![new("state"), new("memory")],
         }
     }
 
     /// Boots and runs.
     pub(crate) fn run(&self) -> Sandbox {
         let mut sandbox = Sandbox::start();
-        sandbox.done(Command::Boot(self.boot()));
+        sandbox.done(self.boot());
         sandbox.done(Command::Resume(Resume::default()));
         sandbox
     }
+}
+
+/// A user that no other process has, for a sandbox that is started by root.
+fn own_user() -> Vec<String> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if !nix::unistd::geteuid().is_root() {
+        return Vec::new();
+    }
+    let id = 1_800_000_000 + std::process::id() * 256 + NEXT.fetch_add(1, Ordering::Relaxed) % 256;
+    ["--uid", "--gid"]
+        .into_iter()
+        .flat_map(|name| [name.to_owned(), id.to_string()])
+        .collect()
 }
 
 /// Where the code lies and starts.

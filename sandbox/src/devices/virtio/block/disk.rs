@@ -6,7 +6,6 @@
 mod tests;
 
 use std::fs::File;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,12 +51,12 @@ pub struct BlockState {
 }
 
 impl Block {
-    /// A disk with the image at `path`, or a drive without a medium.
-    pub fn open(path: Option<&Path>) -> Result<Self, ImageError> {
-        Ok(Self::new(path.map(Image::open).transpose()?))
+    /// A drive without a medium.
+    pub fn empty() -> Self {
+        Self::new(None)
     }
 
-    /// A disk with an image that is open already; `name` is for errors.
+    /// A disk with an image; `name` is for errors.
     pub fn from_file(file: File, name: String) -> Result<Self, ImageError> {
         Ok(Self::new(Some(Image::new(file, name)?)))
     }

@@ -1,11 +1,9 @@
-//! The file behind a disk. It is opened for reading only and never changes size under the guest's
-//! feet: what the guest may read is decided once, when it is opened.
+//! The file behind a disk. It was opened for reading only and never changes size under the guest's
+//! feet: what the guest may read is decided once, when it is taken over.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use crate::devices::GuestMemory;
 use crate::devices::virtio::chain::Segment;
@@ -17,11 +15,11 @@ pub const SECTOR: u64 = 512;
 /// Why an image can't be a disk.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// It can't be opened or examined.
-    #[error("disk image {path}: {source}")]
-    Open {
-        /// Its path, or where it came from.
-        path: String,
+    /// It can't be examined.
+    #[error("disk image {name}: {source}")]
+    Unknown {
+        /// Which one.
+        name: String,
         /// What the system says.
         source: io::Error,
     },
@@ -29,10 +27,10 @@ pub enum ImageError {
     #[error("disk image {0} is not a regular file")]
     NotAFile(String),
     /// Not a whole number of sectors.
-    #[error("disk image {path} has {size} bytes, not a multiple of {SECTOR}")]
+    #[error("disk image {name} has {size} bytes, not a multiple of {SECTOR}")]
     Size {
-        /// Its path.
-        path: String,
+        /// Which one.
+        name: String,
         /// Its size in bytes.
         size: u64,
     },
@@ -49,26 +47,11 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens the file at `path`.
-    pub fn open(path: &Path) -> Result<Self, ImageError> {
-        let name = path.display().to_string();
-        let file = OpenOptions::new()
-            .read(true)
-            // A FIFO must not block the open; it is refused right after.
-            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-            .map_err(|source| ImageError::Open {
-                path: name.clone(),
-                source,
-            })?;
-        Self::new(file, name)
-    }
-
     /// An image from an open file; `name` is for errors.
     pub fn new(file: File, name: String) -> Result<Self, ImageError> {
         let metadata = match file.metadata() {
             Ok(metadata) => metadata,
-            Err(source) => return Err(ImageError::Open { path: name, source }),
+            Err(source) => return Err(ImageError::Unknown { name, source }),
         };
         if !metadata.is_file() {
             return Err(ImageError::NotAFile(name));
@@ -78,7 +61,7 @@ impl Image {
             return Err(ImageError::Empty(name));
         }
         if !size.is_multiple_of(SECTOR) {
-            return Err(ImageError::Size { path: name, size });
+            return Err(ImageError::Size { name, size });
         }
         Ok(Self {
             file,
@@ -108,51 +91,35 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn file_of(size: usize) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
+    fn image(file: File) -> Result<Image, ImageError> {
+        Image::new(file, "2".into())
+    }
+
+    fn file_of(size: usize) -> File {
+        let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![7; size]).unwrap();
         file
     }
 
     #[test]
-    fn an_image_of_whole_sectors_opens() {
-        let file = file_of(4096);
-        assert_eq!(Image::open(file.path()).unwrap().sectors(), 8);
+    fn an_image_of_whole_sectors_is_taken() {
+        assert_eq!(image(file_of(4096)).unwrap().sectors(), 8);
     }
 
     #[test]
-    fn errors_name_the_path() {
-        let error = Image::open(Path::new("/nowhere/image.erofs")).unwrap_err();
-        assert!(error.to_string().contains("/nowhere/image.erofs"));
+    fn a_ragged_or_empty_file_is_refused_by_name() {
+        let error = image(file_of(513)).unwrap_err();
+        assert!(matches!(error, ImageError::Size { size: 513, .. }));
+        assert!(error.to_string().contains("image 2"), "{error}");
+        assert!(matches!(image(file_of(0)), Err(ImageError::Empty(_))));
     }
 
     #[test]
-    fn a_ragged_or_empty_file_is_refused() {
-        let ragged = file_of(513);
-        assert!(matches!(
-            Image::open(ragged.path()),
-            Err(ImageError::Size { size: 513, .. })
-        ));
-        let empty = file_of(0);
-        assert!(matches!(
-            Image::open(empty.path()),
-            Err(ImageError::Empty(_))
-        ));
-    }
-
-    #[test]
-    fn what_is_not_a_regular_file_is_refused_without_blocking() {
+    fn what_is_not_a_regular_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            Image::open(dir.path()),
-            Err(ImageError::NotAFile(_))
-        ));
-        let fifo = dir.path().join("fifo");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
-        assert!(matches!(Image::open(&fifo), Err(ImageError::NotAFile(_))));
-        assert!(matches!(
-            Image::open(Path::new("/dev/null")),
-            Err(ImageError::NotAFile(_))
-        ));
+        for path in [dir.path(), std::path::Path::new("/dev/null")] {
+            let file = File::open(path).unwrap();
+            assert!(matches!(image(file), Err(ImageError::NotAFile(_))));
+        }
     }
 }

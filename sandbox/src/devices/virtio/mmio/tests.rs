@@ -7,7 +7,7 @@ use crate::devices::virtio::mock_driver::{
 const NEEDS_RESET: u32 = 0x40;
 
 fn disk() -> Block {
-    Block::open(None).unwrap()
+    Block::empty()
 }
 
 fn fresh() -> (Driver, MmioTransport<Block>) {

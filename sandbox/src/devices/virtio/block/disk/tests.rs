@@ -255,7 +255,7 @@ fn data_that_points_at_the_rings_harms_only_the_guest() {
 
 #[test]
 fn a_drive_without_a_medium_reads_nothing() {
-    let (mut driver, mut t) = Driver::up(Block::open(None).unwrap());
+    let (mut driver, mut t) = Driver::up(Block::empty());
     assert_eq!(read(&mut t, register::CONFIG), 0);
     let answer = request(&mut driver, &mut t, request::IN, 0, &[(DATA, 512, WRITE)]);
     assert_eq!(answer, (request::IOERR, 1));
@@ -265,7 +265,8 @@ fn a_drive_without_a_medium_reads_nothing() {
 fn an_image_that_shrank_is_an_error_not_a_crash() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(SECTORS * 512).unwrap();
-    let (mut driver, mut t) = Driver::up(Block::open(Some(file.path())).unwrap());
+    let image = file.reopen().unwrap();
+    let (mut driver, mut t) = Driver::up(Block::from_file(image, "0".into()).unwrap());
     file.as_file().set_len(512).unwrap();
     let answer = request(&mut driver, &mut t, request::IN, 8, &[(DATA, 512, WRITE)]);
     assert_eq!(answer, (request::IOERR, 1));
@@ -286,7 +287,7 @@ fn requests_that_wait_forbid_a_snapshot() {
 
 #[test]
 fn a_medium_that_enters_at_a_restore_is_announced_and_can_be_read() {
-    let (mut driver, t) = Driver::up(Block::open(None).unwrap());
+    let (mut driver, t) = Driver::up(Block::empty());
     let state = t.save().unwrap();
     let line = driver.new_line();
     let mut t =
