@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hearth_protocol::jail::Jail;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,7 +14,7 @@ use crate::api::App;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
 use crate::function::{FunctionRecord, Place, Version};
-use crate::instance::ProcessLauncher;
+use crate::instance::{Identities, JailSettings, ProcessLauncher};
 use crate::limits::{CpuCgroups, Isolation};
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
@@ -121,10 +122,11 @@ impl Controller {
             metrics.logs_lost.clone(),
         )
         .map_err(host("opening the logs"))?;
-        let launcher = ProcessLauncher::new(sandbox.clone(), cgroups.clone(), reaper.clone())
+        let jail = jail_settings(settings, &data);
+        let launcher = ProcessLauncher::new(sandbox.clone(), jail, cgroups.clone(), reaper.clone())
             .map_err(host("starting the launcher's thread"))?;
         let shells = Arc::new(Shells::new(Arc::new(launcher), settings.shells as usize));
-        let kind = first_shell(&shells).await?;
+        let (kind, jail) = first_shell(&shells).await?;
         let artefacts =
             |error: crate::deploy::DeployError| StartError::Artefacts(error.to_string());
         let host_facts = Host::new(&settings.cache_dir()?, &sandbox, kind).map_err(artefacts)?;
@@ -144,7 +146,8 @@ impl Controller {
             region: settings.region.clone(),
             account: settings.account.clone(),
         };
-        let warnings = warnings(settings, &cgroups, &host_facts);
+        metrics.set_jail(&jail);
+        let warnings = warnings(settings, &cgroups, &host_facts, &jail);
         let init = settings
             .init_timeout
             .unwrap_or(if host_facts.is_software() {
@@ -216,6 +219,7 @@ impl Controller {
             logs,
             metrics,
             isolation,
+            jail,
             warnings,
             started,
             uploads: App::upload_turns(),
@@ -252,14 +256,29 @@ async fn clear_away(cgroups: &CpuCgroups, reaper: &TaskTracker) {
     cgroups.close();
 }
 
-/// Starts a first sandbox: shows that microVMs can be made here, and what kind of host this is.
-async fn first_shell(shells: &Shells) -> Result<String, StartError> {
+/// Only root can give away users.
+fn jail_settings(settings: &Settings, data: &DataDir) -> JailSettings {
+    let first = settings.jail_first_id.unwrap_or_else(|| {
+        let number = u32::from_str_radix(&data.tag(), 16).expect("a tag is eight digits");
+        Identities::range_of(number)
+    });
+    JailSettings {
+        identities: nix::unistd::geteuid()
+            .is_root()
+            .then(|| Identities::new(first, std::process::id())),
+        required: settings.require_jail,
+    }
+}
+
+/// Starts a first sandbox: shows that microVMs can be made here, what kind of host this is, and how
+/// far sandboxes can be locked up.
+async fn first_shell(shells: &Shells) -> Result<(String, Jail), StartError> {
     let (vm, status) = shells
         .launch()
         .await
         .map_err(|error| StartError::NoMicroVm(error.to_string()))?;
     shells.put_back(vm);
-    Ok(status.host_kind)
+    Ok((status.host_kind, status.jail))
 }
 
 /// Removes files that nothing speaks of.
@@ -297,10 +316,13 @@ fn revive(builder: &Builder, record: FunctionRecord) -> Function {
     Function { record, live }
 }
 
-fn warnings(settings: &Settings, cgroups: &CpuCgroups, host: &Host) -> Vec<String> {
+fn warnings(settings: &Settings, cgroups: &CpuCgroups, host: &Host, jail: &Jail) -> Vec<String> {
     let mut warnings = cgroups.warnings().to_vec();
     if cgroups.isolation() == Isolation::None {
         warnings.push("functions share the CPU without regard to their memory size".into());
+    }
+    if !jail.is_complete() {
+        warnings.push(format!("sandboxes are locked up {jail}"));
     }
     if host.is_software() {
         warnings.push(

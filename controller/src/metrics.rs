@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hearth_protocol::jail::{Jail, JailPart};
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -33,6 +34,7 @@ pub(crate) struct Metrics {
     memory_budget: IntGauge,
     shells: IntGauge,
     cpu_isolation: IntGaugeVec,
+    jail: IntGaugeVec,
     pub(crate) evictions: IntCounter,
     pub(crate) logs_lost: IntCounter,
     pub(crate) rebuilds: IntCounter,
@@ -134,6 +136,11 @@ impl Metrics {
                 "1 for the cgroup version that enforces CPU shares; none when nothing does.",
                 &["mode"],
             )?,
+            jail: gauges(
+                "hearth_jail",
+                "1 for each part of the sandboxes' jail that is in force, 0 for those that are not.",
+                &["part"],
+            )?,
             evictions: counter(
                 "hearth_evictions_total",
                 "Idle instances ended to make room for others.",
@@ -215,6 +222,13 @@ impl Metrics {
         self.memory_budget.set(bytes(memory_budget_mib));
     }
 
+    pub(crate) fn set_jail(&self, jail: &Jail) {
+        for part in JailPart::ALL {
+            let value = i64::from(jail.has(part));
+            self.jail.with_label_values(&[part.name()]).set(value);
+        }
+    }
+
     /// Prometheus's text format, with the gauges as they are now.
     pub(crate) fn text(&self, census: Census, shells: usize) -> Result<String, prometheus::Error> {
         for (state, count) in [
@@ -239,12 +253,20 @@ fn bytes(mib: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use hearth_protocol::jail::MissingPart;
+
     use super::*;
 
     #[test]
     fn what_was_counted_is_in_the_text_and_what_was_forgotten_is_not() {
         let metrics = Metrics::new().unwrap();
         metrics.set_host(Isolation::V1, 1);
+        metrics.set_jail(&Jail {
+            missing: vec![MissingPart {
+                part: JailPart::User,
+                why: "not root".into(),
+            }],
+        });
         metrics.invocation("f", true, Duration::from_millis(3));
         metrics.error("f", "timeout");
         let text = metrics
@@ -265,6 +287,8 @@ mod tests {
             "hearth_cpu_isolation{mode=\"none\"} 0",
             "hearth_instance_memory_budget_bytes 1048576",
             "hearth_shells 1",
+            "hearth_jail{part=\"user\"} 0",
+            "hearth_jail{part=\"seccomp\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

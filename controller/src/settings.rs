@@ -92,6 +92,17 @@ pub struct Settings {
     #[arg(long, value_enum, default_value_t = CpuLimit::Share)]
     pub cpu_limit: CpuLimit,
 
+    /// Refuse to start unless every sandbox can be locked up completely: user of its own, empty
+    /// root, namespaces, Landlock, system call filters. That takes root.
+    #[arg(long)]
+    pub require_jail: bool,
+
+    /// First of 16,384 user and group ids that sandboxes get, each its own, when the controller is
+    /// root. Nobody else may have them [default: a range from 1,879,048,192 on that depends on the
+    /// data directory].
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..=0xffff_0000))]
+    pub jail_first_id: Option<u32>,
+
     /// Most HTTP connections at once; further ones wait to be accepted.
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections: u32,

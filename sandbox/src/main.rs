@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use hearth_protocol::sandbox::{ExitReason, Exited};
+use hearth_protocol::sandbox::{Event, ExitReason, Exited, Message, encode};
 use hearth_sandbox::event_loop::EventLoop;
 use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, Outside};
 use hearth_sandbox::microvm::shell::{MAX_VCPUS, Shell};
@@ -54,45 +54,85 @@ struct Arguments {
     /// vCPUs of the microVM to be: as many threads are started
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_VCPUS)))]
     vcpus: u8,
+    /// End unless every part of the jail is in force
+    #[arg(long)]
+    require_jail: bool,
     /// Development: report a system call that is in no rule, instead of being killed for it
     #[arg(long, hide = true)]
     report_violations: bool,
 }
 
 fn main() -> ExitCode {
-    let end = match prepare(&Arguments::parse()) {
-        Ok(event_loop) => event_loop.run(),
-        Err(end) => end,
+    let arguments = Arguments::parse();
+    let end = match sockets(&arguments) {
+        Ok((control, vsock)) => live(&arguments, control, vsock),
+        Err(e) => usage(&e),
     };
     last_words(&end);
     ExitCode::from(end.reason.code())
 }
 
-/// Locks the process up and makes a shell; the last thing is this thread's own filter.
-fn prepare(arguments: &Arguments) -> Result<EventLoop, Exited> {
-    let usage = |e: anyhow::Error| Exited {
+fn usage(e: &anyhow::Error) -> Exited {
+    Exited {
         reason: ExitReason::Usage,
         detail: format!("{e:#}"),
+    }
+}
+
+/// From the first word to the last.
+fn live(arguments: &Arguments, control: UnixStream, vsock: UnixStream) -> Exited {
+    let copy = match control.try_clone() {
+        Ok(copy) => copy,
+        Err(e) => return usage(&anyhow::Error::from(e).context("control socket")),
     };
+    match prepare(arguments, control, vsock, &copy) {
+        Ok(event_loop) => {
+            drop(copy);
+            event_loop.run()
+        }
+        Err(end) => {
+            tell(copy, &end);
+            end
+        }
+    }
+}
+
+/// Tells an owner who may be gone why nothing will come of this process.
+fn tell(mut control: UnixStream, end: &Exited) {
+    let message = Message::Event(Event::Exited(end.clone()));
+    let told = encode(&message)
+        .map_err(io::Error::other)
+        .and_then(|bytes| control.write_all(&bytes));
+    if let Err(e) = told {
+        eprintln!("telling the owner of the end: {e}");
+    }
+}
+
+/// Locks the process up and makes a shell; the last thing is this thread's own filter.
+fn prepare(
+    arguments: &Arguments,
+    control: UnixStream,
+    vsock: UnixStream,
+    copy: &UnixStream,
+) -> Result<EventLoop, Exited> {
     let failed = |what: &'static str| {
         move |e: &dyn std::fmt::Display| Exited {
             reason: ExitReason::InternalError,
             detail: format!("{what}: {e}"),
         }
     };
-    let (control, vsock) = sockets(arguments).map_err(usage)?;
     let kvm = arguments
         .kvm_fd
         .map(|fd| inherited(fd).context("KVM"))
         .transpose()
-        .map_err(usage)?;
+        .map_err(|e| usage(&e))?;
     let identity = match (arguments.uid, arguments.gid) {
         (Some(uid), Some(gid)) => {
-            Some(Identity::new(uid, gid).map_err(|e| usage(anyhow::Error::from(e)))?)
+            Some(Identity::new(uid, gid).map_err(|e| usage(&anyhow::Error::from(e)))?)
         }
         _ => None,
     };
-    let mut keep = vec![control.as_raw_fd(), vsock.as_raw_fd()];
+    let mut keep = vec![control.as_raw_fd(), vsock.as_raw_fd(), copy.as_raw_fd()];
     keep.extend(kvm.as_ref().map(AsRawFd::as_raw_fd));
     // SAFETY: the process has opened nothing else yet, and what it inherited nobody uses.
     unsafe { jail::descriptors::close_all_but(&keep) }
@@ -101,6 +141,9 @@ fn prepare(arguments: &Arguments) -> Result<EventLoop, Exited> {
     unsafe { libc::clearenv() };
     let outside = Outside::gather(kvm).map_err(|e| failed("preparing")(&e))?;
     let jail = jail::enter(identity).map_err(|e| failed("preparing")(&e))?;
+    if arguments.require_jail && !jail.is_complete() {
+        return Err(failed("the jail is not complete")(&jail));
+    }
     let mismatch = if arguments.report_violations {
         Mismatch::Report
     } else {

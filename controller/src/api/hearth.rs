@@ -130,6 +130,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Result<Response, ApiE
             "version": crate::VERSION,
             "host_kind": host.kind,
             "cpu_isolation": app.isolation.name(),
+            "jail": app.jail,
             "kernel": kernel.map(|kernel| kernel.sha256),
             "runtimes": runtimes,
             "sandbox": host.sandbox,

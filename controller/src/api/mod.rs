@@ -90,6 +90,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::{get, post, put};
+use hearth_protocol::jail::Jail;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
@@ -121,6 +122,7 @@ pub(crate) struct App {
     pub(crate) logs: LogStore,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) isolation: Isolation,
+    pub(crate) jail: Jail,
     pub(crate) warnings: Vec<String>,
     pub(crate) started: Instant,
     pub(crate) uploads: Semaphore,

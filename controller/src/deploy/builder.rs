@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hearth_protocol::agent::Configure;
-use hearth_protocol::sandbox::{Boot, RefusalKind, Restore};
+use hearth_protocol::sandbox::RefusalKind;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
@@ -24,7 +24,7 @@ use crate::function::{
     Artefacts, Code, Deployed, Fingerprints, FunctionConfig, FunctionName, LATEST, Place, Version,
     snapshot_files,
 };
-use crate::instance::VmError;
+use crate::instance::{BootFrom, RestoreFrom, VmError};
 use crate::logs::{Kind, LogStore, lines};
 use crate::metrics::Metrics;
 use crate::pool::{ArtefactSource, Shells};
@@ -190,7 +190,7 @@ impl Builder {
             let folder = self
                 .runtime_snapshot(base, source.config.runtime.image_name())
                 .await?;
-            let restore = Restore {
+            let restore = RestoreFrom {
                 snapshot: snapshot_files(&folder),
                 disks: artefacts.disks(),
                 // The new snapshot will carry the same: it is that of the boot.
@@ -259,12 +259,10 @@ impl Builder {
             "making a runtime snapshot"
         );
         let (mut vm, _) = self.shells.launch().await?;
-        let boot = Boot {
+        let boot = BootFrom {
             kernel: base.kernel.clone(),
-            memory_mib: base.memory_mib,
-            vcpus: 1,
             disks: vec![Some(base.image.clone()), None, None],
-            kernel_args: String::new(),
+            memory_mib: base.memory_mib,
             fingerprint: base.fingerprint.clone(),
         };
         snapshot::boot(&mut vm, boot, self.times.boot).await?;

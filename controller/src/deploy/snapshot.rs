@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, Configure, HostMessage};
-use hearth_protocol::sandbox::{Boot, Command, Freeze, RefusalKind, Restore, Resume};
+use hearth_protocol::sandbox::{Command, Freeze, RefusalKind, Resume};
 use tokio::time::{timeout, timeout_at};
 
 use super::error::DeployError;
 use crate::function::snapshot_files;
-use crate::instance::{MicroVm, VmError, VmEvent, thaw};
+use crate::instance::{
+    BootFrom, Errand, MicroVm, RestoreFrom, SnapshotOutput, VmError, VmEvent, thaw,
+};
 
 /// Longest time to write a snapshot: 10 GiB at the speed of a slow disk.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
@@ -27,10 +29,15 @@ const QUIET_PAUSE: Duration = Duration::from_millis(20);
 const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Boots a kernel and waits for its agent.
-pub(crate) async fn boot(vm: &mut MicroVm, boot: Boot, limit: Duration) -> Result<(), DeployError> {
+pub(crate) async fn boot(
+    vm: &mut MicroVm,
+    boot: BootFrom,
+    limit: Duration,
+) -> Result<(), DeployError> {
     let doing = DeployError::vm;
     let began = Instant::now();
-    command(vm, Command::Boot(boot), COMMAND_LIMIT)
+    let boot = boot.errand().map_err(doing("opening what to boot"))?;
+    command(vm, boot, COMMAND_LIMIT)
         .await
         .map_err(doing("starting a kernel"))?;
     // A booted microVM is paused at its first instruction.
@@ -81,16 +88,16 @@ pub(crate) struct Init {
 /// function's own is in [`Init`].
 pub(crate) async fn init(
     vm: &mut MicroVm,
-    restore: Restore,
+    restore: RestoreFrom,
     configure: Configure,
     limit: Duration,
 ) -> Result<Init, VmError> {
     let began = Instant::now();
-    let restore = Restore {
+    let restore = RestoreFrom {
         resume: Some(Resume::default()),
         ..restore
     };
-    command(vm, Command::Restore(restore), COMMAND_LIMIT).await?;
+    command(vm, restore.errand()?, COMMAND_LIMIT).await?;
     vm.send([thaw()?, HostMessage::Configure(configure)])?;
     let mut log = Vec::new();
     let mut thawed = false;
@@ -140,7 +147,9 @@ pub(crate) async fn init(
 pub(crate) async fn save(vm: &mut MicroVm, work: &Path, folder: &Path) -> Result<(), DeployError> {
     fs::create_dir_all(work).map_err(DeployError::io("create", work))?;
     let _leftovers = Work(work);
-    write(vm, work)
+    let output = SnapshotOutput::create(&snapshot_files(work))
+        .map_err(DeployError::io("create the snapshot's files in", work))?;
+    write(vm, &output)
         .await
         .map_err(DeployError::vm("writing a snapshot"))?;
     let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
@@ -163,13 +172,12 @@ impl Drop for Work<'_> {
     }
 }
 
-async fn write(vm: &mut MicroVm, work: &Path) -> Result<(), VmError> {
+async fn write(vm: &mut MicroVm, output: &SnapshotOutput) -> Result<(), VmError> {
     // Every clone begins where this one stops: with a guest at rest, not in a system call.
     let freeze = || Command::Freeze(Freeze::within(FREEZE_WITHIN));
     command(vm, freeze(), COMMAND_LIMIT).await?;
     for tries in 1.. {
-        let snapshot = Command::Snapshot(snapshot_files(work));
-        match command(vm, snapshot, SNAPSHOT_LIMIT).await {
+        match command(vm, output.errand()?, SNAPSHOT_LIMIT).await {
             // The guest has something in flight: let it run on for a moment.
             Err(VmError::Refused(refusal))
                 if refusal.kind == RefusalKind::NotQuiet && tries < QUIET_TRIES =>
@@ -184,8 +192,12 @@ async fn write(vm: &mut MicroVm, work: &Path) -> Result<(), VmError> {
     unreachable!("the last try returns")
 }
 
-async fn command(vm: &mut MicroVm, command: Command, limit: Duration) -> Result<(), VmError> {
-    timeout(limit, vm.command(command))
+async fn command(
+    vm: &mut MicroVm,
+    errand: impl Into<Errand>,
+    limit: Duration,
+) -> Result<(), VmError> {
+    timeout(limit, vm.command(errand))
         .await
         .map_err(|_| VmError::Late("a command", limit))?
         .map(drop)

@@ -9,4 +9,4 @@ mod version;
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use name::{FunctionName, LATEST, Place};
 pub(crate) use record::{Code, Deployed, FunctionRecord, State, Status, UpdateStatus};
-pub(crate) use version::{Artefacts, Fingerprints, Version, snapshot_files};
+pub(crate) use version::{Artefacts, Fingerprints, SnapshotFiles, Version, snapshot_files};

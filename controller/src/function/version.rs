@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_protocol::sandbox::SnapshotFiles;
-
 use super::{Code, FunctionConfig, FunctionName};
 
 /// A version of a function. Invocations, instances and the catalog share it; an instance never
@@ -182,6 +180,15 @@ impl Drop for Artefacts {
             }
         }
     }
+}
+
+/// The two files of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SnapshotFiles {
+    /// vCPU, KVM and device state.
+    pub(crate) state: PathBuf,
+    /// Guest memory, sparse.
+    pub(crate) memory: PathBuf,
 }
 
 /// The files of a snapshot in `folder`.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::task::Context;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -15,14 +15,14 @@ use hearth_protocol::agent::{
 };
 use hearth_protocol::guest::MAX_PAYLOAD;
 use hearth_protocol::sandbox::{
-    Command, ControlError, Event, Exited, Message, Outcome, Refusal, Reply, Request, Status,
-    decode, encode,
+    ControlError, Event, Exited, Message, Outcome, Refusal, Reply, Request, Status, decode, encode,
 };
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use super::errand::Errand;
 use super::process::SandboxProcess;
 
 /// Messages of the agent that may come in while a command's reply is awaited.
@@ -128,14 +128,19 @@ impl MicroVm {
     }
 
     /// Writes a command and does not wait. The number is its reply's.
-    pub(crate) fn submit(&mut self, command: Command) -> Result<u64, VmError> {
+    pub(crate) fn submit(&mut self, errand: impl Into<Errand>) -> Result<u64, VmError> {
+        let Errand { command, files } = errand.into();
         let id = self.next_id;
         self.next_id += 1;
         let bytes = encode(&Request { id, command })?;
         // Commands are a few hundred bytes, the socket's buffer takes hundreds of kilobytes, and
         // one command is under way at a time: a write that does not fit means a stuck reader.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        match send(self.control.as_raw_fd(), &bytes, flags) {
+        let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights = if raw.is_empty() { &[] } else { &rights[..] };
+        let pieces = [IoSlice::new(&bytes)];
+        match sendmsg::<()>(self.control.as_raw_fd(), &pieces, rights, flags, None) {
             Ok(written) if written == bytes.len() => Ok(id),
             Ok(_) | Err(Errno::EAGAIN) => Err(VmError::Stuck),
             Err(Errno::EPIPE | Errno::ECONNRESET) => Err(VmError::Gone),
@@ -306,8 +311,11 @@ impl MicroVm {
     }
 
     /// Sends a command and waits for its reply. What the agent says meanwhile is kept for `next`.
-    pub(crate) async fn command(&mut self, command: Command) -> Result<Option<Status>, VmError> {
-        let awaited = self.submit(command)?;
+    pub(crate) async fn command(
+        &mut self,
+        errand: impl Into<Errand>,
+    ) -> Result<Option<Status>, VmError> {
+        let awaited = self.submit(errand)?;
         loop {
             match self.next_unstashed().await? {
                 VmEvent::Agent(message) => {

@@ -1,5 +1,7 @@
 //! One instance: a sandbox process, the two sockets to it, and the conversation over them.
 //!
+//! * [`errand`]: commands with the files that go with them.
+//! * [`identity`], [`namespace`]: what a sandbox is given to be alone with.
 //! * [`process`]: starting, measuring and ending sandbox processes.
 //! * [`microvm`]: commands to the sandbox and frames to the agent, as one stream of events.
 //! * [`entropy`]: what a restored guest's generator is reseeded with.
@@ -9,13 +11,18 @@
 
 mod cpu_clock;
 mod entropy;
+mod errand;
+mod identity;
 mod memory;
 mod microvm;
+mod namespace;
 mod process;
 
 pub(crate) use entropy::{realtime_ns, thaw};
+pub(crate) use errand::{BootFrom, Errand, RestoreFrom, SnapshotOutput};
+pub(crate) use identity::Identities;
 pub(crate) use memory::{private_bytes, pss_kib};
 pub(crate) use microvm::{MicroVm, VmError, VmEvent, outcome};
 #[cfg(test)]
 pub(crate) use process::SandboxProcess;
-pub(crate) use process::{LaunchError, Launcher, ProcessLauncher};
+pub(crate) use process::{JailSettings, LaunchError, Launcher, ProcessLauncher};

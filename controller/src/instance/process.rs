@@ -5,10 +5,12 @@
 //! more, off the threads that serve requests.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::Stdio;
@@ -22,12 +24,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::cpu_clock;
+use super::identity::{Identities, Identity};
 use super::microvm::MicroVm;
+use super::namespace::OwnNamespace;
 use crate::limits::{CpuCgroup, CpuCgroups};
 
-/// The descriptors that a sandbox finds its sockets at.
+/// The descriptors that a sandbox finds its sockets and KVM at.
 const CONTROL_FD: RawFd = 3;
 const AGENT_FD: RawFd = 4;
+const KVM_FD: RawFd = 5;
 /// What one process may write to the log; the rest is thrown away.
 const MAX_STDERR: u64 = 256 * 1024;
 
@@ -58,6 +63,12 @@ pub(crate) enum LaunchError {
         /// What the host said.
         source: io::Error,
     },
+    /// No KVM for it.
+    #[error("can't open /dev/kvm: {0}")]
+    Kvm(io::Error),
+    /// As many sandboxes as there are users for them.
+    #[error("no user id is left for a sandbox")]
+    NoIdentity,
     /// Sockets could not be made.
     #[error("can't make sockets for a sandbox: {0}")]
     Sockets(io::Error),
@@ -67,6 +78,15 @@ pub(crate) enum LaunchError {
     /// The controller is ending.
     #[error("the controller is ending")]
     Closed,
+}
+
+/// What sandboxes are given to lock themselves up with.
+#[derive(Debug, Clone)]
+pub(crate) struct JailSettings {
+    /// Users to become; `None` without the right to give them any.
+    pub(crate) identities: Option<Arc<Identities>>,
+    /// Whether a sandbox that lacks a part of its jail must end.
+    pub(crate) required: bool,
 }
 
 type Order = oneshot::Sender<Result<MicroVm, LaunchError>>;
@@ -82,6 +102,7 @@ impl ProcessLauncher {
     /// tracker knows that none is left.
     pub(crate) fn new(
         program: PathBuf,
+        jail: JailSettings,
         cgroups: Arc<CpuCgroups>,
         reaper: TaskTracker,
     ) -> io::Result<Self> {
@@ -91,9 +112,10 @@ impl ProcessLauncher {
             .name("launcher".into())
             .spawn(move || {
                 let _runtime = runtime.enter();
+                let own = OwnNamespace::of_this_thread();
                 while let Some(order) = inbox.blocking_recv() {
                     // An order whose giver is gone gets its process dropped, and with it ended.
-                    let _ = order.send(spawn(&program, &cgroups, &reaper));
+                    let _ = order.send(spawn(&program, &jail, &own, &cgroups, &reaper));
                 }
             })?;
         Ok(Self { orders })
@@ -115,6 +137,7 @@ impl Launcher for ProcessLauncher {
 struct RealProcess {
     child: Option<Child>,
     cgroup: Option<CpuCgroup>,
+    identity: Option<Identity>,
     pid: u32,
     reaper: TaskTracker,
 }
@@ -145,48 +168,76 @@ impl Drop for RealProcess {
         if let Err(error) = child.start_kill() {
             tracing::debug!(pid = self.pid, %error, "kill");
         }
-        let cgroup = self.cgroup.take();
+        let (cgroup, identity, pid) = (self.cgroup.take(), self.identity.take(), self.pid);
         self.reaper.spawn(async move {
-            if let Err(error) = child.wait().await {
-                tracing::warn!(%error, "waiting for a sandbox's end");
+            match child.wait().await {
+                Ok(status) if status.signal() == Some(libc::SIGSYS) => tracing::error!(
+                    pid,
+                    "a sandbox was killed for a system call that it may not make: its guest may \
+                     have broken into it"
+                ),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(pid, %error, "waiting for a sandbox's end"),
             }
-            // Only an empty cgroup can be removed: after the wait.
-            drop(cgroup);
+            // Only an empty cgroup can be removed, and only the user of a dead process be given to
+            // another: after the wait.
+            drop((cgroup, identity));
         });
     }
 }
 
 fn spawn(
     program: &PathBuf,
+    jail: &JailSettings,
+    own: &OwnNamespace,
     cgroups: &CpuCgroups,
     reaper: &TaskTracker,
 ) -> Result<MicroVm, LaunchError> {
     let (control, control_far) = StdUnixStream::pair().map_err(LaunchError::Sockets)?;
     let (agent, agent_far) = StdUnixStream::pair().map_err(LaunchError::Sockets)?;
     let (control_far, agent_far) = (OwnedFd::from(control_far), OwnedFd::from(agent_far));
+    let kvm = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .map_err(LaunchError::Kvm)?;
+    let identity = match &jail.identities {
+        Some(identities) => Some(identities.lease().ok_or(LaunchError::NoIdentity)?),
+        None => None,
+    };
     let mut command = Command::new(program);
     command
-        .args(["--control-fd", "3", "--vsock-fd", "4"])
+        .args(["--control-fd", "3", "--vsock-fd", "4", "--kvm-fd", "5"])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    if let Some(filter) = std::env::var_os("RUST_LOG") {
-        command.env("RUST_LOG", filter);
+    if let Some(identity) = &identity {
+        let id = identity.id().to_string();
+        command.args(["--uid", &id, "--gid", &id]);
     }
-    let (control_fd, agent_fd) = (control_far.as_raw_fd(), agent_far.as_raw_fd());
+    if jail.required {
+        command.arg("--require-jail");
+    }
+    let fds = [
+        control_far.as_raw_fd(),
+        agent_far.as_raw_fd(),
+        kvm.as_raw_fd(),
+    ];
     // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls
     // on descriptors that are open in the parent until `spawn` returns.
     unsafe {
-        command.pre_exec(move || hand_over(control_fd, agent_fd));
+        command.pre_exec(move || hand_over(fds));
     }
-    let mut child = command.spawn().map_err(|source| LaunchError::Spawn {
-        program: program.clone(),
-        source,
-    })?;
-    drop((control_far, agent_far));
+    let mut child = own
+        .outside(|| command.spawn())
+        .map_err(|source| LaunchError::Spawn {
+            program: program.clone(),
+            source,
+        })?;
+    drop((control_far, agent_far, kvm));
     let pid = child
         .id()
         .expect("a child that was not waited for has an id");
@@ -197,6 +248,7 @@ fn spawn(
     let process = RealProcess {
         child: Some(child),
         cgroup,
+        identity,
         pid,
         reaper: reaper.clone(),
     };
@@ -209,9 +261,9 @@ fn spawn(
     Ok(MicroVm::new(control, agent, Box::new(process)))
 }
 
-/// In the child: sockets to their places, everything else closed at exec, and death with the
+/// In the child: sockets and KVM to their places, everything else closed at exec, and death with the
 /// controller.
-fn hand_over(control: RawFd, agent: RawFd) -> io::Result<()> {
+fn hand_over(fds: [RawFd; 3]) -> io::Result<()> {
     let check = |result: i32| {
         if result < 0 {
             Err(io::Error::last_os_error())
@@ -219,17 +271,20 @@ fn hand_over(control: RawFd, agent: RawFd) -> io::Result<()> {
             Ok(result)
         }
     };
-    // Out of the way first: either may lie where the other has to go.
+    // Out of the way first: each may lie where another has to go.
     // SAFETY: plain system calls on descriptors that this process has.
     unsafe {
-        let control = check(libc::fcntl(control, libc::F_DUPFD_CLOEXEC, 10))?;
-        let agent = check(libc::fcntl(agent, libc::F_DUPFD_CLOEXEC, 10))?;
-        check(libc::dup2(control, CONTROL_FD))?;
-        check(libc::dup2(agent, AGENT_FD))?;
+        let mut aside = [0; 3];
+        for (place, fd) in aside.iter_mut().zip(fds) {
+            *place = check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10))?;
+        }
+        for (fd, place) in aside.into_iter().zip([CONTROL_FD, AGENT_FD, KVM_FD]) {
+            check(libc::dup2(fd, place))?;
+        }
         // Rust opens everything close-on-exec; this is for what others opened.
         if libc::syscall(
             libc::SYS_close_range,
-            5,
+            KVM_FD + 1,
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         ) < 0

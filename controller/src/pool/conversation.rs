@@ -7,14 +7,16 @@
 use std::time::{Duration, Instant};
 
 use hearth_protocol::agent::{AgentMessage, HostMessage, Invoke, Usage};
-use hearth_protocol::sandbox::{Command, RefusalKind, Restore, Resume};
+use hearth_protocol::sandbox::{Command, RefusalKind, Resume};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::job::{Invocation, Start};
 use crate::function::{Artefacts, LATEST};
-use crate::instance::{MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw};
+use crate::instance::{
+    MicroVm, RestoreFrom, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw,
+};
 use crate::logs::{Kind, LogStore, Tail, lines};
 
 /// Longest time from a restore's command to the guest's first word. Tens of milliseconds are usual;
@@ -223,12 +225,13 @@ impl<'a> Talk<'a> {
         );
         match begin {
             Begin::Restore(artefacts) => {
-                self.awaited = Some(vm.submit(Command::Restore(Restore {
+                let restore = RestoreFrom {
                     snapshot: artefacts.snapshot(),
                     disks: artefacts.disks(),
                     fingerprint: artefacts.fingerprints.booted.clone(),
                     resume: Some(resume),
-                }))?);
+                };
+                self.awaited = Some(vm.submit(restore.errand()?)?);
                 vm.send([thaw()?, invoke])
             }
             Begin::Resume => {

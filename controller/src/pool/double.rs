@@ -2,7 +2,6 @@
 //! sockets, with a "guest" that does what the event tells it to.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,6 +13,7 @@ use hearth_protocol::agent::{
     RuntimeExited, Usage,
 };
 use hearth_protocol::guest::MAX_PAYLOAD;
+use hearth_protocol::jail::Jail;
 use hearth_protocol::sandbox::{
     Command, Exits, Message, Outcome, Refusal, RefusalKind, Reply, Request, State, Status, decode,
     encode,
@@ -71,7 +71,7 @@ impl Stage {
         let code = folder.join("code");
         Artefacts::new(
             "k".into(),
-            PathBuf::new(),
+            code.clone(),
             code,
             folder,
             Fingerprints::default(),
@@ -190,6 +190,7 @@ fn answer(stage: &Stage, command: &Command) -> Outcome {
             vcpu_cpu_us: 0,
             exits: Exits::default(),
             assists: 0,
+            jail: Jail::default(),
         }),
         Command::Restore(_) if stage.stale.load(Ordering::SeqCst) => Outcome::Refused(Refusal {
             kind: RefusalKind::SnapshotUnusable,
