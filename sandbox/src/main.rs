@@ -9,10 +9,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use hearth_protocol::jail::JailPart;
 use hearth_protocol::sandbox::{Event, ExitReason, Exited, Message, encode};
 use hearth_sandbox::event_loop::EventLoop;
 use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, Outside};
 use hearth_sandbox::microvm::shell::{MAX_VCPUS, Shell};
+use nix::sched::{CloneFlags, unshare};
 
 /// Runs one microVM, controlled over a Unix socket.
 ///
@@ -26,14 +28,14 @@ struct Arguments {
     #[arg(
         long,
         conflicts_with = "control_socket",
-        required_unless_present = "control_socket"
+        required_unless_present_any = ["control_socket", "report_jail"]
     )]
     control_fd: Option<RawFd>,
     /// Inherited descriptor of the agent's byte stream
     #[arg(
         long,
         conflicts_with = "vsock_socket",
-        required_unless_present = "vsock_socket"
+        required_unless_present_any = ["vsock_socket", "report_jail"]
     )]
     vsock_fd: Option<RawFd>,
     /// Path to listen on for the control connection
@@ -54,6 +56,9 @@ struct Arguments {
     /// vCPUs of the microVM to be: as many threads are started
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_VCPUS)))]
     vcpus: u8,
+    /// Lock up, print what could not be had as JSON, and end
+    #[arg(long)]
+    report_jail: bool,
     /// End unless every part of the jail is in force
     #[arg(long)]
     require_jail: bool,
@@ -64,12 +69,45 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.report_jail {
+        return report_jail(&arguments);
+    }
     let end = match sockets(&arguments) {
         Ok((control, vsock)) => live(&arguments, control, vsock),
         Err(e) => usage(&e),
     };
     last_words(&end);
     ExitCode::from(end.reason.code())
+}
+
+/// For `hearth doctor`: what a sandbox that is started here could not have.
+fn report_jail(arguments: &Arguments) -> ExitCode {
+    // An owner would have made it; whether it can be made is all that is asked.
+    let processes = unshare(CloneFlags::CLONE_NEWPID).is_ok();
+    let report = identity(arguments).and_then(|identity| {
+        let mut jail = jail::enter(identity)?;
+        Filters::new(Mismatch::Kill)?.main.install()?;
+        jail.missing
+            .retain(|missing| !(processes && missing.part == JailPart::Processes));
+        Ok(serde_json::to_string(&jail)?)
+    });
+    match report {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn identity(arguments: &Arguments) -> anyhow::Result<Option<Identity>> {
+    match (arguments.uid, arguments.gid) {
+        (Some(uid), Some(gid)) => Ok(Some(Identity::new(uid, gid)?)),
+        _ => Ok(None),
+    }
 }
 
 fn usage(e: &anyhow::Error) -> Exited {
@@ -126,12 +164,7 @@ fn prepare(
         .map(|fd| inherited(fd).context("KVM"))
         .transpose()
         .map_err(|e| usage(&e))?;
-    let identity = match (arguments.uid, arguments.gid) {
-        (Some(uid), Some(gid)) => {
-            Some(Identity::new(uid, gid).map_err(|e| usage(&anyhow::Error::from(e)))?)
-        }
-        _ => None,
-    };
+    let identity = identity(arguments).map_err(|e| usage(&e))?;
     let mut keep = vec![control.as_raw_fd(), vsock.as_raw_fd(), copy.as_raw_fd()];
     keep.extend(kvm.as_ref().map(AsRawFd::as_raw_fd));
     // SAFETY: the process has opened nothing else yet, and what it inherited nobody uses.

@@ -5,6 +5,7 @@ mod artefacts;
 mod cgroups;
 mod controller;
 mod host;
+mod jail;
 mod kvm;
 mod programs;
 mod space;
@@ -96,6 +97,8 @@ fn look(client: &Client, doctor: &Doctor) -> Vec<Check> {
         Ok(mut settings) => {
             settings.data_dir = doctor.data_dir.clone().or(settings.data_dir);
             settings.cache_dir = doctor.cache_dir.clone().or(settings.cache_dir);
+            // Where it is not to be found, the controller says so as well.
+            checks.extend(settings.sandbox_bin().ok().map(|bin| jail::check(&bin)));
             checks.extend(artefacts::check(&settings));
             checks.extend(space::check(&settings));
         }
