@@ -4,7 +4,6 @@ controller, a shell that waits, an instance that served, and one that serves rig
 import ctypes
 import os
 import re
-import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,10 +148,10 @@ def test_a_killed_controllers_sandboxes_end_with_it(own_controller):
     controller = own_controller()
     controller.shells_ready()
     found = controller.sandboxes()
-    os.kill(controller.pid, signal.SIGKILL)
-    controller.process.wait()
-    controller.process = None
-    until("the sandboxes are gone", lambda: all(host.state(pid) in "XZ" for pid in found))
+    controller.kill()
+    until("the sandboxes are gone", lambda: all(host.state(pid) == "X" for pid in found))
+    # The next one takes away the control groups.
+    controller.start()
 
 
 def test_a_controller_that_must_have_the_whole_jail_refuses_to_start_without_a_part(

@@ -315,7 +315,11 @@ impl MicroVm {
         &mut self,
         errand: impl Into<Errand>,
     ) -> Result<Option<Status>, VmError> {
-        let awaited = self.submit(errand)?;
+        let awaited = match self.submit(errand) {
+            // It can't be asked any more, but it may have said why: that is read below, or the end.
+            Err(VmError::Gone) => self.next_id,
+            other => other?,
+        };
         loop {
             match self.next_unstashed().await? {
                 VmEvent::Agent(message) => {
