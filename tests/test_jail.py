@@ -100,9 +100,7 @@ def test_a_sandboxs_root_is_empty_and_nothing_else_is_mounted(sandboxes):
 def test_a_sandbox_has_nothing_open_but_its_own(controller, sandboxes):
     instance = controller.idle("guest")["pid"]
     for pid in sandboxes:
-        files = {
-            name for name in host.open_files(pid).values() if not HARMLESS.fullmatch(name)
-        }
+        files = {name for name in host.open_files(pid).values() if not HARMLESS.fullmatch(name)}
         if pid != instance:
             assert not files, "a shell belongs to no function yet"
             continue
