@@ -14,19 +14,12 @@ demo: ## Build everything, deploy the five examples on a fresh controller, invok
 	@scripts/images
 	@scripts/demo
 
-test: ## Unit tests, then the core of the whole-system tests on real microVMs
+test: ## Unit tests, then whole-system tests on real microVMs; TESTS='test_http.py -x' runs those
 	@scripts/setup build images examples tests
 	@scripts/check-kvm
 	@scripts/build
 	@scripts/images
 	@scripts/test $(TESTS)
-
-test-all: ## Every whole-system test; over an hour where guest kernels are interpreted
-	@scripts/setup build images examples tests
-	@scripts/check-kvm
-	@scripts/build
-	@scripts/images
-	@scripts/test --all
 
 bench: ## Measure invocations, deploys and memory; JSON=FILE writes the figures there too
 	@scripts/setup build images examples tests
@@ -55,4 +48,4 @@ clean: ## Remove build results (the artefact cache in ~/.cache/hearth stays)
 	rm -rf functions-examples/*/target tests/.pytest_cache
 	find tests -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test test-all bench lint build images setup clean
+.PHONY: help demo test bench lint build images setup clean

@@ -43,6 +43,8 @@ def test_deploy_invoke_logs_ls_and_rm(controller, tmp_path):
     first = hearth(controller, "invoke", "tour", "-d", "{}")
     assert first.ok().strip() == '"one"'
     assert "cold" in first.err
+    # A shell takes its time to ask for the next event.
+    controller.idle("tour")
     second = hearth(controller, "invoke", "tour", "-d", "-", given='{"from":"stdin"}')
     assert second.ok().strip() == '"one"'
     assert "warm" in second.err

@@ -13,6 +13,7 @@
  *   touch n             n MiB written to, and freed again
  *   avx n               n seconds of the AVX check in avx.c
  *   print n m           n lines of m bytes on standard output
+ *   multiply            processes until the kernel starts no more; then they end
  *   exit n / kill n     the process ends with status n / by signal n
  */
 #define _GNU_SOURCE
@@ -22,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -31,6 +33,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -199,6 +202,27 @@ static size_t print(long lines, long width) {
     return say("{\"printed\":%ld}", lines);
 }
 
+static int wait_for_end(void *unused) {
+    for (;;) pause();
+    return unused != NULL;
+}
+
+/* They share this process's memory: what is to be met is the limit on processes. */
+static size_t multiply(void) {
+    enum { MOST = 4096, STACK = 1024 };
+    static char stacks[MOST][STACK] __attribute__((aligned(16)));
+    static pid_t started[MOST];
+    int n = 0, error = 0;
+    while (n < MOST && !error) {
+        pid_t pid = clone(wait_for_end, stacks[n] + STACK, CLONE_VM | SIGCHLD, NULL);
+        if (pid < 0) error = errno;
+        else started[n++] = pid;
+    }
+    for (int i = 0; i < n; i++) kill(started[i], SIGKILL);
+    for (int i = 0; i < n; i++) waitpid(started[i], NULL, 0);
+    return say("{\"started\":%d,\"refused_with\":\"%s\"}", n, error ? strerrorname_np(error) : "");
+}
+
 static size_t run(long count) {
     long n = number("n"), m = number("m");
     if (asked("size")) {
@@ -223,6 +247,7 @@ static size_t run(long count) {
     if (asked("touch")) return touch(n);
     if (asked("avx")) return avx_report(n, answer, sizeof answer);
     if (asked("print")) return print(n, m);
+    if (asked("multiply")) return multiply();
     if (asked("exit")) exit((int)n);
     if (asked("kill")) raise((int)n);
     memcpy(answer, body, body_len);

@@ -12,6 +12,7 @@ HOST_CID = 2
 API = os.environ["AWS_LAMBDA_RUNTIME_API"]
 LIBC = ctypes.CDLL(None, use_errno=True)
 REMEMBERED = []
+LEFT_OPEN = []
 
 
 def name_of(error):
@@ -118,7 +119,7 @@ def api_noise(event, context):
                 line.recv(100)
             except OSError:
                 pass
-    REMEMBERED.extend(socket.create_connection((host, int(port)), timeout=5) for _ in range(20))
+    LEFT_OPEN.extend(socket.create_connection((host, int(port)), timeout=5) for _ in range(20))
     return {"noise": "made"}
 
 
