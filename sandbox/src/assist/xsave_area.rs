@@ -2,6 +2,7 @@
 //! buffer has that same format (Intel SDM, volume 1, chapter 13).
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use kvm_bindings::kvm_xsave;
 use kvm_ioctls::VcpuFd;
@@ -69,28 +70,52 @@ fn word(bytes: &[u8], at: &Range<usize>) -> u64 {
 }
 
 /// One extended state component: its bit and where it lies.
+#[derive(Debug, Clone)]
 struct Component {
     bit: u64,
     range: Range<usize>,
 }
 
-/// The components from AVX on that this CPU has, where CPUID says that they lie.
-fn extended_components(enabled: u64) -> impl Iterator<Item = Component> {
-    (2..63u32)
-        .filter(move |i| enabled & (1 << i) != 0)
-        .filter_map(|i| {
-            let leaf = std::arch::x86_64::__cpuid_count(0xd, i);
-            let start = leaf.ebx as usize;
-            let range = start..start + leaf.eax as usize;
-            (!range.is_empty() && range.end <= AREA).then_some(Component { bit: 1 << i, range })
-        })
+/// The components from AVX on that this CPU has. Asked once: on a host that is a guest itself, each
+/// CPUID is an exit.
+static EXTENDED: LazyLock<Vec<Component>> = LazyLock::new(|| {
+    let component = |i| {
+        let leaf = std::arch::x86_64::__cpuid_count(0xd, i);
+        let start = leaf.ebx as usize;
+        let range = start..start + leaf.eax as usize;
+        (!range.is_empty() && range.end <= AREA).then_some(Component { bit: 1 << i, range })
+    };
+    (2..63).filter_map(component).collect()
+});
+
+/// What an instruction is about.
+struct Request {
+    /// The components that the guest has turned on.
+    enabled: u64,
+    /// Those of them that the instruction names.
+    mask: u64,
+    extended: Vec<Component>,
+    /// Bytes of guest memory, from the area's start.
+    len: usize,
 }
 
-fn enabled_components(vcpu: &VcpuFd) -> Result<u64, AssistError> {
-    let xcrs = vcpu
-        .get_xcrs()
-        .map_err(|e| AssistError::Kvm("KVM_GET_XCRS", e))?;
-    Ok(xcrs.xcrs.first().map_or(X87 | SSE, |xcr0| xcr0.value))
+impl Request {
+    fn new(vcpu: &VcpuFd, requested: u64) -> Result<Self, AssistError> {
+        let xcrs = vcpu
+            .get_xcrs()
+            .map_err(|e| AssistError::Kvm("KVM_GET_XCRS", e))?;
+        let enabled = xcrs.xcrs.first().map_or(X87 | SSE, |xcr0| xcr0.value);
+        let mask = requested & enabled;
+        let named = |component: &&Component| mask & component.bit != 0;
+        let extended: Vec<Component> = EXTENDED.iter().filter(named).cloned().collect();
+        let ends = extended.iter().map(|component| component.range.end);
+        Ok(Self {
+            enabled,
+            mask,
+            len: ends.max().unwrap_or(AREA_MIN),
+            extended,
+        })
+    }
 }
 
 /// `xsave`: writes the requested components to guest memory.
@@ -100,15 +125,13 @@ pub(super) fn save(
     address: u64,
     requested: u64,
 ) -> Result<Outcome, AssistError> {
-    let enabled = enabled_components(vcpu)?;
+    let Request {
+        mask,
+        extended,
+        len,
+        ..
+    } = Request::new(vcpu, requested)?;
     let state = Area::get(vcpu)?;
-    let mask = requested & enabled;
-    let extended: Vec<Component> = extended_components(mask).collect();
-    let len = extended
-        .iter()
-        .map(|c| c.range.end)
-        .max()
-        .unwrap_or(AREA_MIN);
     // What the instruction leaves alone has to keep its bytes, so the area is read first. This
     // also finds a page that is missing before anything is written.
     let mut image = [0; AREA];
@@ -148,14 +171,12 @@ pub(super) fn restore(
     address: u64,
     requested: u64,
 ) -> Result<Outcome, AssistError> {
-    let enabled = enabled_components(vcpu)?;
-    let mask = requested & enabled;
-    let extended: Vec<Component> = extended_components(mask).collect();
-    let len = extended
-        .iter()
-        .map(|c| c.range.end)
-        .max()
-        .unwrap_or(AREA_MIN);
+    let Request {
+        enabled,
+        mask,
+        extended,
+        len,
+    } = Request::new(vcpu, requested)?;
     let mut image = [0; AREA];
     if let Err(e) = space.read(address, &mut image[..len]) {
         return page_fault(e, Access::Read);
