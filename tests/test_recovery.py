@@ -287,11 +287,7 @@ def stored(controller):
 def test_a_registry_that_is_locked_holds_up_no_invocation(own_controller):
     controller = own_controller()
     client = lambda_client(controller.url)
-    [file] = [
-        p
-        for p in controller.data.rglob("*")
-        if p.is_file() and p.open("rb").read(15) == b"SQLite format 3"
-    ]
+    file = controller.data / "registry.db"
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as intruder:
         intruder.execute("BEGIN EXCLUSIVE")
         assert invoke(client, "guest", {"op": "echo"}).ok() == {"op": "echo"}

@@ -13,6 +13,9 @@ use tokio_util::task::TaskTracker;
 use crate::api::App;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
+use crate::events::{
+    Bounds, Events, EventsError, EventsStartError, PooledFunctions, RetrySettings,
+};
 use crate::function::{FunctionRecord, Place, Version};
 use crate::instance::{Identities, JailSettings, ProcessLauncher};
 use crate::limits::{CpuCgroups, Isolation};
@@ -24,6 +27,10 @@ use crate::settings::{Settings, SettingsError};
 
 /// Part of the host's memory that instances may have unless told otherwise.
 const MEMORY_SHARE: (u64, u64) = (7, 10);
+/// Part of instances and of their memory that events may have.
+const EVENTS_SHARE: (u64, u64) = (9, 10);
+/// Events of a function that run at a time, for each CPU, until it has shown that more are better.
+const EVENTS_PER_CPU: usize = 2;
 /// Default limit of init on hardware: Lambda's.
 const INIT_HARDWARE: u64 = 10;
 /// Default limit of init where the guest's kernel is interpreted.
@@ -47,6 +54,9 @@ pub enum StartError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The event queue.
+    #[error(transparent)]
+    Events(#[from] EventsError),
     /// The sandbox program is not there.
     #[error("there is no sandbox program at {}: build it (`make`), or say --sandbox-bin FILE", .0.display())]
     NoSandbox(PathBuf),
@@ -209,11 +219,27 @@ impl Controller {
             metrics.clone(),
         );
         deployer.resume();
+        let draining = CancellationToken::new();
+        let events = start_events(
+            settings,
+            &data,
+            PooledFunctions::new(
+                catalog.clone(),
+                pool.clone(),
+                place.clone(),
+                for_events(memory_budget_mib),
+            ),
+            &metrics,
+            draining.clone(),
+            &catalog,
+        )
+        .await?;
         let isolation = cgroups.isolation();
         let app = Arc::new(App {
             place,
             catalog,
             pool,
+            events,
             deployer,
             builder,
             logs,
@@ -223,7 +249,7 @@ impl Controller {
             warnings,
             started,
             uploads: App::upload_turns(),
-            draining: CancellationToken::new(),
+            draining,
         });
         Ok(Self {
             app,
@@ -242,6 +268,55 @@ impl Controller {
         clear_away(&self.cgroups, &self.reaper).await;
         self.data.remove_address();
     }
+}
+
+/// What events may have of something, so that some is left for callers that wait.
+fn for_events(all: u64) -> u64 {
+    (all * EVENTS_SHARE.0 / EVENTS_SHARE.1).max(1)
+}
+
+/// The event queue, as the settings want it.
+async fn start_events(
+    settings: &Settings,
+    data: &DataDir,
+    functions: PooledFunctions,
+    metrics: &Metrics,
+    draining: CancellationToken,
+    catalog: &Catalog,
+) -> Result<Events, StartError> {
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let most = settings
+        .event_concurrency
+        .map_or_else(|| for_events(settings.max_instances.into()), u64::from);
+    let of_one = settings
+        .max_instances_per_function
+        .unwrap_or(settings.max_instances);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let bounds = Bounds {
+        running: count(most),
+        per_function: count(for_events(of_one.into()).min(most)),
+        first_window: cpus * EVENTS_PER_CPU,
+        events: settings.event_queue_events,
+        bytes: settings.event_queue_mib << 20,
+    };
+    let retry = RetrySettings {
+        base: Duration::from_millis(settings.event_retry_base_ms),
+        max_age: Duration::from_secs(settings.event_max_age),
+    };
+    Events::start(
+        &data.events(),
+        bounds,
+        retry,
+        Arc::new(functions),
+        metrics,
+        draining,
+        |name| catalog.get(name).is_some(),
+    )
+    .await
+    .map_err(|error| match error {
+        EventsStartError::Queue(error) => error.into(),
+        EventsStartError::Metrics(error) => error.into(),
+    })
 }
 
 /// Waits until every process is buried, and removes the folder of their groups.

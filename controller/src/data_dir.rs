@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! registry.db             functions
+//! events.db               events that were accepted and are not over
 //! packages/<sha256>       code packages as they were uploaded
 //! images/<key>.erofs      the code of one deploy as a disk
 //! snapshots/function/<key>/{state,memory}
@@ -96,6 +97,10 @@ impl DataDir {
 
     pub(crate) fn registry(&self) -> PathBuf {
         self.root.join("registry.db")
+    }
+
+    pub(crate) fn events(&self) -> PathBuf {
+        self.root.join("events.db")
     }
 
     pub(crate) fn packages(&self) -> PathBuf {

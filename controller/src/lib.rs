@@ -2,7 +2,8 @@
 //!
 //! Data flows one way: [`api`] parses a request, `pool` finds or starts an instance, `instance`
 //! talks to its sandbox process and to the agent in its guest. `registry` knows which functions
-//! exist, `deploy` turns their packages into snapshots.
+//! exist, `deploy` turns their packages into snapshots, `events` keeps the invocations whose callers
+//! do not wait.
 //!
 //! The controller never links the VMM: each microVM is a `hearth-sandbox` process, which ends by
 //! itself when the controller does.
@@ -11,6 +12,7 @@ pub mod api;
 mod assembly;
 mod data_dir;
 mod deploy;
+mod events;
 mod function;
 mod instance;
 mod limits;
@@ -23,6 +25,7 @@ mod settings;
 
 pub use assembly::StartError;
 pub use data_dir::DataDirError;
+pub use events::EventsError;
 pub use registry::RegistryError;
 pub use serve::{ServeError, serve};
 pub use settings::{CpuLimit, Settings, SettingsError};

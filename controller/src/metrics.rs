@@ -157,6 +157,11 @@ impl Metrics {
         })
     }
 
+    /// Where parts of the controller register numbers of their own.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// An invocation ran.
     pub(crate) fn invocation(&self, function: &str, cold: bool, took: Duration) {
         self.invocations.with_label_values(&[function]).inc();

@@ -94,18 +94,20 @@ pub async fn serve(
     Ok(())
 }
 
-/// Lets requests that run end, up to a limit; then ends what they wait for.
+/// Lets requests and events that run end, up to a limit; then ends what they wait for.
 async fn drain_connections(controller: &Controller, graceful: GracefulShutdown, limit: Duration) {
     tracing::info!(
         connections = graceful.count(),
         "no new connections; waiting for requests"
     );
-    let done = graceful.shutdown();
+    let events = &controller.app.events;
+    let done = async { tokio::join!(graceful.shutdown(), events.drained()) };
     tokio::pin!(done);
     if tokio::time::timeout(limit, &mut done).await.is_ok() {
         return;
     }
     tracing::warn!("some requests did not end within {} s", limit.as_secs());
+    events.abandon();
     controller.app.pool.close();
     controller.app.pool.kill();
     // Their callers hear what became of them.

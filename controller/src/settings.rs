@@ -107,6 +107,28 @@ pub struct Settings {
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections: u32,
 
+    /// Most events (asynchronous invocations) in the queue; further ones are refused with 429.
+    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub event_queue_events: u64,
+
+    /// Most disk that queued events may take, in MiB; further ones are refused with 429.
+    #[arg(long, default_value_t = 4096, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub event_queue_mib: u64,
+
+    /// Most events that run at the same time, of all functions together [default: nine tenths of the
+    /// most instances, so that synchronous invocations find some].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub event_concurrency: Option<u32>,
+
+    /// Milliseconds from an event's function error to its second run; to the third it is twice that.
+    #[arg(long, default_value_t = 60_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub event_retry_base_ms: u64,
+
+    /// Seconds after which an event is dropped that could not be run, unless its function says
+    /// otherwise.
+    #[arg(long, default_value_t = 21_600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_209_600))]
+    pub event_max_age: u64,
+
     /// Log records kept on disk for each function, in MiB.
     #[arg(long, default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub log_mib: u64,

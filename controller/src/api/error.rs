@@ -142,6 +142,18 @@ impl ApiError {
         }
     }
 
+    /// There is no room for another event: clients may try again.
+    pub(crate) fn queue_full(message: impl Into<String>) -> Self {
+        Self {
+            reason: Some("CallerRateLimitExceeded"),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TooManyRequestsException",
+                message,
+            )
+        }
+    }
+
     /// An invocation did not run: clients may try again.
     pub(crate) fn not_run(error: &NotRun) -> Self {
         match error {

@@ -176,9 +176,12 @@ pub(super) async fn delete(
     }
     let arn = named.arn(&app.place);
     let deployer = app.deployer.clone();
-    to_the_end(async move { deployer.delete(&named.name).await })
-        .await?
-        .map_err(|error| ApiError::control(error, &arn))?;
+    to_the_end(async move {
+        let deleted = deployer.delete(&named.name).await;
+        deleted.map_err(|error| ApiError::control(error, &arn))?;
+        super::events::forget(&app, &named.name).await
+    })
+    .await??;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

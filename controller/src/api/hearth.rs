@@ -186,6 +186,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, &'static
 }
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    app.events.take_census().await;
     let text = app
         .metrics
         .text(app.pool.census(), app.pool.shells())

@@ -16,7 +16,8 @@ use serde::de::IgnoredAny;
 
 use super::error::ApiError;
 use super::extract::Function;
-use super::{App, RequestId, body};
+use super::{App, Named, RequestId, body, events};
+use crate::events::EventLimits;
 use crate::function::{LATEST, Version};
 use crate::pool::{Completed, Invocation, Limits, Start};
 
@@ -31,6 +32,7 @@ const MIN_MEMORY_MIB: u64 = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     RequestResponse,
+    Event,
     DryRun,
 }
 
@@ -42,27 +44,19 @@ pub(super) async fn invoke(
     body: Body,
 ) -> Result<Response, ApiError> {
     let accepted = Instant::now();
-    let function = app.find(&named)?;
+    let version = app.find_active(&named)?;
     let kind = kind(&headers)?;
     let tail = tail(&headers)?;
     let client_context = client_context(&headers)?;
-    let Some(version) = function.live.clone() else {
-        return Err(ApiError::conflict(format!(
-            "The operation cannot be performed at this time. The function is currently in the \
-             following state: {}",
-            function.record.state.is.name()
-        )));
-    };
     let limits = limits(&headers, &version)?;
-    let event = event(body::read(&headers, body, MAX_PAYLOAD, || {
-        ApiError::too_large(
-            "RequestTooLargeException",
-            format!("Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"),
-        )
-    })
-    .await?)?;
-    if kind == Kind::DryRun {
-        return Ok(StatusCode::NO_CONTENT.into_response());
+    let event = payload(&headers, body).await?;
+    match kind {
+        Kind::RequestResponse => {}
+        Kind::Event => {
+            let limits = EventLimits::of(&limits, &version);
+            return events::accept(&app, request_id, named, &headers, event, limits).await;
+        }
+        Kind::DryRun => return Ok(StatusCode::NO_CONTENT.into_response()),
     }
     let invocation = Invocation {
         request_id,
@@ -73,6 +67,7 @@ pub(super) async fn invoke(
         client_context,
         limits,
         tail,
+        background: false,
         accepted,
     };
     let completed = app.pool.submit(invocation).await.map_err(|error| {
@@ -82,6 +77,33 @@ pub(super) async fn invoke(
     Ok(respond(completed))
 }
 
+impl App {
+    /// The version that an invocation runs on.
+    pub(super) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
+        let function = self.find(named)?;
+        function.live.clone().ok_or_else(|| {
+            ApiError::conflict(format!(
+                "The operation cannot be performed at this time. The function is currently in the \
+                 following state: {}",
+                function.record.state.is.name()
+            ))
+        })
+    }
+}
+
+/// The payload as the function gets it.
+pub(super) async fn payload(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        ApiError::too_large(
+            "RequestTooLargeException",
+            format!(
+                "Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"
+            ),
+        )
+    };
+    event(body::read(headers, body, MAX_PAYLOAD, too_large).await?)
+}
+
 fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
     match headers
         .get("x-amz-invocation-type")
@@ -89,9 +111,7 @@ fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
     {
         None | Some(b"RequestResponse") => Ok(Kind::RequestResponse),
         Some(b"DryRun") => Ok(Kind::DryRun),
-        Some(b"Event") => Err(ApiError::invalid(
-            "InvocationType Event is not supported yet: use RequestResponse",
-        )),
+        Some(b"Event") => Ok(Kind::Event),
         Some(other) => Err(ApiError::constraint(
             &String::from_utf8_lossy(other),
             "invocationType",
@@ -137,13 +157,13 @@ fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 /// A header that is handed on if it is short and printable, and else left out.
-fn text(headers: &HeaderMap, name: &str, most: usize) -> Option<String> {
+pub(super) fn text(headers: &HeaderMap, name: &str, most: usize) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
     (value.len() <= most).then(|| value.to_owned())
 }
 
 /// The function's limits, tightened by the request's headers.
-fn limits(headers: &HeaderMap, version: &Version) -> Result<Limits, ApiError> {
+pub(super) fn limits(headers: &HeaderMap, version: &Version) -> Result<Limits, ApiError> {
     let own_ms = u64::from(version.config.timeout_seconds) * 1000;
     let own_mib = u64::from(version.config.memory_mib);
     let timeout = whole(headers, "X-Hearth-Timeout-Ms", 1, own_ms)?;
@@ -329,11 +349,10 @@ mod tests {
     #[test]
     fn invocation_and_log_types_are_lambdas_and_case_matters() {
         assert!(kind(&with("x-amz-invocation-type", "requestresponse")).is_err());
-        assert!(kind(&with("x-amz-invocation-type", "Event")).is_err());
-        assert_eq!(
-            kind(&with("x-amz-invocation-type", "DryRun")).unwrap(),
-            Kind::DryRun
-        );
+        for (name, expected) in [("Event", Kind::Event), ("DryRun", Kind::DryRun)] {
+            let headers = with("x-amz-invocation-type", name);
+            assert_eq!(kind(&headers).unwrap(), expected);
+        }
         assert!(tail(&with("x-amz-log-type", "Tail")).unwrap());
         assert!(tail(&with("x-amz-log-type", "tail")).is_err());
     }

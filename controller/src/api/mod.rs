@@ -14,7 +14,8 @@
 //! | `GET /2015-03-31/functions/{name}/configuration` | 200, configuration |
 //! | `PUT /2015-03-31/functions/{name}/configuration` | 200, configuration with `LastUpdateStatus: InProgress` |
 //! | `PUT /2015-03-31/functions/{name}/code` | 200, the same |
-//! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 204 for `DryRun` |
+//! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 202 for `Event`, 204 for `DryRun` |
+//! | `POST /2014-11-13/functions/{name}/invoke-async` | 202, as for `Event` |
 //!
 //! `State` becomes `Active`, or `Failed` with `StateReason` (for a failed init `<error type>:
 //! <message>`) and `StateReasonCode`. An update leaves the old version serving until the new one is
@@ -76,6 +77,7 @@
 
 mod body;
 mod error;
+mod events;
 mod extract;
 mod functions;
 mod hearth;
@@ -95,6 +97,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::deploy::{Builder, Deployer};
+use crate::events::Events;
 use crate::function::Place;
 use crate::limits::Isolation;
 use crate::logs::LogStore;
@@ -117,6 +120,7 @@ pub(crate) struct App {
     pub(crate) place: Place,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) pool: Pool,
+    pub(crate) events: Events,
     pub(crate) deployer: Deployer,
     pub(crate) builder: Arc<Builder>,
     pub(crate) logs: LogStore,
@@ -161,6 +165,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/bench/agent-ping", post(hearth::agent_ping));
     let routes = Router::new()
         .nest("/2015-03-31/functions", lambda)
+        .route(
+            "/2014-11-13/functions/{name}/invoke-async",
+            post(events::invoke_async),
+        )
         .nest("/hearth/v1", own)
         .route("/healthz", get(hearth::healthz))
         .route("/readyz", get(hearth::readyz))

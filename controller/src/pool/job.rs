@@ -23,6 +23,8 @@ pub(crate) struct Invocation {
     pub(crate) limits: Limits,
     /// Whether the caller wants the end of the log.
     pub(crate) tail: bool,
+    /// Nobody waits for the answer: those for whom somebody does go first.
+    pub(crate) background: bool,
     pub(crate) accepted: Instant,
 }
 

@@ -1,8 +1,9 @@
 //! The book-keeping of instances and waiting invocations: pure decisions, no I/O, no waiting.
 //!
 //! An instance counts against the limits from the decision to start it until its end is decided.
-//! Invocations of a version wait in one queue and are served in the order of their arrival, by
-//! whichever instance is there first: an idle one, one that has just answered, or a new one.
+//! Invocations of a version wait in one queue and are served in the order of their arrival, those
+//! that nobody waits for last, by whichever instance is there first: an idle one, one that has just
+//! answered, or a new one.
 //!
 //! ```text
 //!           take              finishing           park
@@ -154,11 +155,13 @@ impl State {
         let Some(job) = self.wake(job) else {
             return Vec::new();
         };
-        self.groups
-            .entry(version.serial)
-            .or_default()
-            .queue
-            .push_back(job);
+        let queue = &mut self.groups.entry(version.serial).or_default().queue;
+        let place = if job.invocation.background {
+            queue.len()
+        } else {
+            queue.partition_point(|waiting| !waiting.invocation.background)
+        };
+        queue.insert(place, job);
         self.provide(&version, now)
     }
 
@@ -246,15 +249,16 @@ impl State {
         }
     }
 
-    /// Starts for every version that waits, the longest-waiting first.
+    /// Starts for every version that waits, the longest-waiting caller first.
     fn provide_all(&mut self, now: Instant) -> Vec<StartOrder> {
-        let mut waiting: Vec<(Instant, Arc<Version>)> = self
+        let mut waiting: Vec<((bool, Instant), Arc<Version>)> = self
             .groups
             .values()
             .filter_map(|group| group.queue.front())
-            .map(|job| (job.invocation.accepted, job.invocation.version.clone()))
+            .map(|job| &job.invocation)
+            .map(|next| ((next.background, next.accepted), next.version.clone()))
             .collect();
-        waiting.sort_by_key(|(accepted, _)| *accepted);
+        waiting.sort_by_key(|(order, _)| *order);
         waiting
             .into_iter()
             .flat_map(|(_, version)| self.provide(&version, now))

@@ -65,6 +65,7 @@ impl Book {
                     cpu: None,
                 },
                 tail: false,
+                background: false,
                 accepted: self.now,
             }),
         }

@@ -88,6 +88,7 @@ async fn run(pool: Pool, version: Arc<Version>, event: String) -> Result<Complet
             cpu: None,
         },
         tail: true,
+        background: false,
         accepted: Instant::now(),
     };
     tokio::time::timeout(2 * SOON, pool.submit(invocation))

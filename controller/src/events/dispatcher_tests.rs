@@ -1,0 +1,275 @@
+//! The whole way of an event, with functions that answer as a test says and a clock that it sets.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use prometheus::Registry;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::clock::Clock;
+use super::dispatcher::Dispatcher;
+use super::event::Event;
+use super::metrics::EventMetrics;
+use super::queue::Queue;
+use super::queue::tests::{BOUNDS, request, schedule};
+use super::retry::RetrySettings;
+use super::target::{Attempt, Functions, Ran};
+
+/// Longest wait for something that has to happen.
+const SOON: Duration = Duration::from_secs(20);
+const SETTINGS: RetrySettings = RetrySettings {
+    base: Duration::from_secs(60),
+    max_age: Duration::from_secs(21_600),
+};
+
+/// Functions whose attempts come to what is next in a list, and to success after its end.
+#[derive(Debug, Default)]
+struct Scripted {
+    script: Mutex<VecDeque<Attempt>>,
+    seen: Mutex<Vec<(String, u32)>>,
+    /// Attempts wait for it while it is there.
+    gate: Option<Notify>,
+}
+
+impl Functions for Scripted {
+    fn run<'a>(&'a self, event: &'a Event) -> Pin<Box<dyn Future<Output = Attempt> + Send + 'a>> {
+        Box::pin(async move {
+            self.seen
+                .lock()
+                .unwrap()
+                .push((event.request.request_id.clone(), event.runs));
+            if let Some(gate) = &self.gate {
+                gate.notified().await;
+            }
+            let next = self.script.lock().unwrap().pop_front();
+            next.unwrap_or_else(|| ran(false))
+        })
+    }
+}
+
+fn ran(failed: bool) -> Attempt {
+    Attempt::Ran(Ran {
+        payload: Bytes::from_static(b"1"),
+        failed,
+        executed_version: "$LATEST".into(),
+        cpu: Duration::ZERO,
+    })
+}
+
+struct Fixture {
+    functions: Arc<Scripted>,
+    queue: Arc<Queue>,
+    now: Arc<AtomicI64>,
+    closing: CancellationToken,
+    abandoned: CancellationToken,
+    runs: TaskTracker,
+}
+
+impl Fixture {
+    fn new(path: &Path, functions: Scripted) -> Self {
+        let this = Self {
+            functions: Arc::new(functions),
+            queue: Arc::new(Queue::open(path, schedule(BOUNDS)).unwrap()),
+            now: Arc::default(),
+            closing: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
+            runs: TaskTracker::new(),
+        };
+        let dispatcher = Arc::new(Dispatcher {
+            queue: this.queue.clone(),
+            functions: this.functions.clone(),
+            retry: SETTINGS,
+            metrics: Arc::new(EventMetrics::new(&Registry::new()).unwrap()),
+            clock: Clock::Test(this.now.clone()),
+            closing: this.closing.clone(),
+            abandoned: this.abandoned.clone(),
+            runs: this.runs.clone(),
+        });
+        this.runs.spawn(dispatcher.dispatch());
+        this
+    }
+
+    fn scripted(path: &Path, script: impl IntoIterator<Item = Attempt>) -> Self {
+        Self::new(
+            path,
+            Scripted {
+                script: Mutex::new(script.into_iter().collect()),
+                ..Scripted::default()
+            },
+        )
+    }
+
+    async fn accept(&self, id: &str) {
+        let now = self.now.load(Ordering::SeqCst);
+        self.queue.accept(request("f", id), now).await.unwrap();
+    }
+
+    /// Lets time pass; who sleeps looks at the clock.
+    fn pass(&self, ms: i64) {
+        self.now.fetch_add(ms, Ordering::SeqCst);
+        self.queue.nudge();
+    }
+
+    async fn until(&self, what: &str, there: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !there(self) {
+            assert!(Instant::now() < deadline, "{what}: {:?}", self.seen());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits for that many attempts, all of them over.
+    async fn attempts(&self, count: usize) {
+        self.until("attempts", |this| {
+            this.seen().len() == count && this.queue.schedule().running() == 0
+        })
+        .await;
+    }
+
+    fn seen(&self) -> Vec<(String, u32)> {
+        self.functions.seen.lock().unwrap().clone()
+    }
+
+    fn queued(&self) -> u64 {
+        self.queue.schedule().events()
+    }
+
+    async fn end(self) {
+        self.closing.cancel();
+        self.runs.close();
+        tokio::time::timeout(SOON, self.runs.wait()).await.unwrap();
+    }
+}
+
+fn place() -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    (dir, path)
+}
+
+#[tokio::test]
+async fn an_event_runs_once_and_is_gone() {
+    let (_dir, path) = place();
+    let fixture = Fixture::scripted(&path, []);
+    fixture.accept("r").await;
+    fixture.attempts(1).await;
+    assert_eq!(fixture.queued(), 0);
+    fixture.end().await;
+    let again = Fixture::scripted(&path, []);
+    assert_eq!(again.queued(), 0);
+    again.end().await;
+}
+
+#[tokio::test]
+async fn a_function_error_is_retried_twice_at_its_times_with_the_same_request_id() {
+    let (_dir, path) = place();
+    let fixture = Fixture::scripted(&path, [ran(true), ran(true), ran(true)]);
+    fixture.accept("r").await;
+    fixture.attempts(1).await;
+    fixture.pass(59_999);
+    assert_eq!(fixture.queue.schedule().wake_at_ms(), Some(60_000));
+    fixture.pass(1);
+    fixture.attempts(2).await;
+    assert_eq!(fixture.queue.schedule().wake_at_ms(), Some(180_000));
+    fixture.pass(120_000);
+    fixture.attempts(3).await;
+    let seen = fixture.seen();
+    assert_eq!(seen, [0, 1, 2].map(|runs| ("r".to_owned(), runs)));
+    assert_eq!(fixture.queued(), 0);
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_retry_is_still_due_after_a_restart() {
+    let (_dir, path) = place();
+    let fixture = Fixture::scripted(&path, [ran(true)]);
+    fixture.accept("r").await;
+    fixture.attempts(1).await;
+    fixture.end().await;
+    let fixture = Fixture::scripted(&path, []);
+    assert_eq!(fixture.queue.schedule().wake_at_ms(), Some(60_000));
+    fixture.pass(60_000);
+    fixture.attempts(1).await;
+    assert_eq!(fixture.seen(), [("r".to_owned(), 1)]);
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn what_was_not_run_costs_no_attempt_and_is_tried_until_it_is_too_old() {
+    let (_dir, path) = place();
+    let failed = || Attempt::Failed("no snapshot".into());
+    let fixture = Fixture::scripted(&path, [Attempt::Throttled, failed(), Attempt::Throttled]);
+    fixture.accept("r").await;
+    for attempts in 1..=3 {
+        fixture.attempts(attempts).await;
+        fixture.pass(300_000);
+    }
+    fixture.attempts(4).await;
+    assert!(fixture.seen().iter().all(|(_, runs)| *runs == 0));
+    assert_eq!(fixture.queued(), 0);
+
+    fixture
+        .functions
+        .script
+        .lock()
+        .unwrap()
+        .push_back(Attempt::Throttled);
+    fixture.accept("old").await;
+    fixture.attempts(5).await;
+    fixture.pass(21_600_000);
+    fixture
+        .until("it is dropped", |fixture| fixture.queued() == 0)
+        .await;
+    assert_eq!(fixture.seen().len(), 5, "and not run");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn events_of_a_function_that_is_gone_are_dropped() {
+    let (_dir, path) = place();
+    let fixture = Fixture::scripted(&path, [Attempt::Gone]);
+    fixture.accept("r").await;
+    fixture.attempts(1).await;
+    assert_eq!(fixture.queued(), 0);
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn what_is_cut_off_by_the_end_runs_again_at_the_next_start_and_its_failure_does_not_count() {
+    let (_dir, path) = place();
+    let fixture = Fixture::new(
+        &path,
+        Scripted {
+            script: Mutex::new([ran(true), Attempt::Ending].into()),
+            gate: Some(Notify::new()),
+            ..Scripted::default()
+        },
+    );
+    for id in ["r1", "r2", "r3"] {
+        fixture.accept(id).await;
+    }
+    fixture
+        .until("they run", |fixture| fixture.seen().len() == 3)
+        .await;
+    fixture.closing.cancel();
+    fixture.abandoned.cancel();
+    for _ in 0..3 {
+        fixture.functions.gate.as_ref().unwrap().notify_one();
+        tokio::task::yield_now().await;
+    }
+    fixture.functions.gate.as_ref().unwrap().notify_waiters();
+    fixture.end().await;
+    let fixture = Fixture::scripted(&path, []);
+    fixture.attempts(2).await;
+    // The third was a success, which is one whenever it comes.
+    assert!(fixture.seen().iter().all(|(_, runs)| *runs == 0));
+    assert_eq!(fixture.queued(), 0);
+    fixture.end().await;
+}

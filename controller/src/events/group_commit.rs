@@ -1,0 +1,300 @@
+//! The one who writes: a thread that puts whatever changes have gathered into one transaction.
+//!
+//! A commit waits for the disk, and on most disks it waits as long for one row as for hundreds. So
+//! whoever comes while a commit is under way goes into the next one, together with all the others.
+//! Nobody is told before the disk has it, and a batch that fails has changed nothing.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, Transaction};
+use tokio::sync::{mpsc, oneshot};
+
+/// Most changes in one transaction.
+const MAX_CHANGES: usize = 1024;
+/// Most bytes in one transaction, about: what a commit holds in memory and in the log.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Why events could not be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EventsError {
+    /// SQLite failed.
+    #[error("event queue {}: {source}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: Arc<rusqlite::Error>,
+    },
+    /// The file was written by a newer version of this program.
+    #[error("event queue {} has schema {found}, this version knows up to {known}: use a newer hearthd", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest that this program knows.
+        known: usize,
+    },
+    /// The thread is gone.
+    #[error("the event queue's thread has ended")]
+    Closed,
+}
+
+impl EventsError {
+    pub(crate) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
+        Self::Sqlite {
+            path: path.into(),
+            source: Arc::new(source),
+        }
+    }
+}
+
+/// One change on its way into a transaction.
+trait Change: Send {
+    /// Bytes that it writes, about.
+    fn weight(&self) -> u64;
+    fn apply(&mut self, transaction: &Transaction<'_>) -> rusqlite::Result<()>;
+    /// It is on disk, or has not happened.
+    fn done(self: Box<Self>, result: Result<(), EventsError>);
+}
+
+struct Pending<T, W, F> {
+    weight: u64,
+    work: Option<W>,
+    value: Option<T>,
+    then: F,
+    reply: oneshot::Sender<Result<T, EventsError>>,
+}
+
+impl<T, W, F> Change for Pending<T, W, F>
+where
+    T: Send,
+    W: FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send,
+    F: FnOnce(Result<&T, &EventsError>) + Send,
+{
+    fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    fn apply(&mut self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        if let Some(work) = self.work.take() {
+            self.value = Some(work(transaction)?);
+        }
+        Ok(())
+    }
+
+    fn done(self: Box<Self>, result: Result<(), EventsError>) {
+        let Self {
+            value, then, reply, ..
+        } = *self;
+        let result = result.and_then(|()| value.ok_or(EventsError::Closed));
+        then(result.as_ref());
+        // A caller that is gone does not need to know; `then` has done what has to be done.
+        let _ = reply.send(result);
+    }
+}
+
+/// The way to the thread. When the last one is dropped, the thread ends.
+#[derive(Clone)]
+pub(crate) struct GroupCommit {
+    changes: mpsc::UnboundedSender<Box<dyn Change>>,
+}
+
+impl fmt::Debug for GroupCommit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupCommit").finish_non_exhaustive()
+    }
+}
+
+impl GroupCommit {
+    /// Starts the thread that owns the connection.
+    pub(crate) fn start(connection: Connection, path: PathBuf) -> Result<Self, EventsError> {
+        let (changes, inbox) = mpsc::unbounded_channel();
+        std::thread::Builder::new()
+            .name("events".into())
+            .spawn(move || write(connection, &path, inbox))
+            .map_err(|_| EventsError::Closed)?;
+        Ok(Self { changes })
+    }
+
+    /// Does `work` in the next transaction. `then` is called on the writer's thread once that is on
+    /// disk, or is known never to be, also when the caller does not wait any more; what `then` sees
+    /// comes in the order of the changes.
+    pub(crate) async fn commit<T: Send + 'static>(
+        &self,
+        weight: u64,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+        then: impl FnOnce(Result<&T, &EventsError>) + Send + 'static,
+    ) -> Result<T, EventsError> {
+        let (reply, answer) = oneshot::channel();
+        let change = Box::new(Pending {
+            weight,
+            work: Some(work),
+            value: None,
+            then,
+            reply,
+        });
+        if let Err(unsent) = self.changes.send(change) {
+            unsent.0.done(Err(EventsError::Closed));
+        }
+        answer.await.unwrap_or(Err(EventsError::Closed))
+    }
+}
+
+fn write(
+    mut connection: Connection,
+    path: &Path,
+    mut inbox: mpsc::UnboundedReceiver<Box<dyn Change>>,
+) {
+    while let Some(first) = inbox.blocking_recv() {
+        let mut bytes = first.weight();
+        let mut batch = vec![first];
+        while batch.len() < MAX_CHANGES && bytes < MAX_BYTES {
+            let Ok(change) = inbox.try_recv() else { break };
+            bytes += change.weight();
+            batch.push(change);
+        }
+        let result =
+            commit(&mut connection, &mut batch).map_err(|source| EventsError::sqlite(path, source));
+        if let Err(error) = &result {
+            tracing::error!(changes = batch.len(), %error, "changes not written");
+        }
+        for change in batch {
+            change.done(result.clone());
+        }
+    }
+}
+
+fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for change in batch {
+        change.apply(&transaction)?;
+    }
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc as blocking;
+
+    use super::*;
+
+    fn table(dir: &Path) -> (GroupCommit, PathBuf) {
+        let path = dir.join("g.db");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT")
+            .unwrap();
+        let commits = GroupCommit::start(connection, path.clone()).unwrap();
+        (commits, path)
+    }
+
+    fn insert(n: i64) -> impl FnOnce(&Transaction<'_>) -> rusqlite::Result<i64> + Send {
+        move |rows| rows.execute("INSERT INTO t VALUES (?1)", [n]).map(|_| n)
+    }
+
+    /// Holds the thread inside a transaction until told to go on.
+    async fn hold(
+        commits: &GroupCommit,
+    ) -> (
+        blocking::Sender<()>,
+        tokio::task::JoinHandle<Result<(), EventsError>>,
+    ) {
+        let (go, wait) = blocking::channel();
+        let (enter, entered) = oneshot::channel();
+        let commits = commits.clone();
+        let held = tokio::spawn(async move {
+            let work = move |_: &Transaction<'_>| {
+                enter.send(()).unwrap();
+                wait.recv().unwrap();
+                Ok(())
+            };
+            commits.commit(0, work, |_| {}).await
+        });
+        entered.await.unwrap();
+        (go, held)
+    }
+
+    #[tokio::test]
+    async fn what_gathers_during_a_commit_is_one_transaction() {
+        let dir = tempfile::tempdir().unwrap();
+        let (commits, path) = table(dir.path());
+        let (go, held) = hold(&commits).await;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let waiting: Vec<_> = (0..100)
+            .map(|n| {
+                let (commits, seen, path) = (commits.clone(), seen.clone(), path.clone());
+                tokio::spawn(async move {
+                    let count = move |_: Result<&i64, &EventsError>| {
+                        let rows: i64 = Connection::open(path)
+                            .unwrap()
+                            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+                            .unwrap();
+                        seen.lock().unwrap().push(rows);
+                    };
+                    commits.commit(1, insert(n), count).await
+                })
+            })
+            .collect();
+        // The runtime runs some tasks at a time; each has to have come to its commit.
+        for _ in 0..waiting.len() {
+            tokio::task::yield_now().await;
+        }
+        go.send(()).unwrap();
+        held.await.unwrap().unwrap();
+        for (n, task) in (0..).zip(waiting) {
+            assert_eq!(task.await.unwrap().unwrap(), n);
+        }
+        // Whoever is told first sees all the others on disk already.
+        assert_eq!(*seen.lock().unwrap(), [100; 100]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_fails_tells_everybody_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (commits, _) = table(dir.path());
+        commits.commit(1, insert(7), |_| {}).await.unwrap();
+        let (go, held) = hold(&commits).await;
+        let tasks: Vec<_> = [8, 7, 9]
+            .map(|n| {
+                let commits = commits.clone();
+                tokio::spawn(async move { commits.commit(1, insert(n), |_| {}).await })
+            })
+            .into();
+        tokio::task::yield_now().await;
+        go.send(()).unwrap();
+        held.await.unwrap().unwrap();
+        for task in tasks {
+            assert!(task.await.unwrap().is_err());
+        }
+        let count = |rows: &Transaction<'_>| {
+            rows.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0))
+        };
+        assert_eq!(commits.commit(0, count, |_| {}).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_has_to_follow_follows_also_when_the_caller_has_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (commits, _) = table(dir.path());
+        let (go, held) = hold(&commits).await;
+        let (told, hear) = oneshot::channel();
+        let caller = tokio::spawn({
+            let commits = commits.clone();
+            async move {
+                let then = move |result: Result<&i64, &EventsError>| {
+                    told.send(result.is_ok()).unwrap();
+                };
+                commits.commit(1, insert(1), then).await
+            }
+        });
+        tokio::task::yield_now().await;
+        caller.abort();
+        go.send(()).unwrap();
+        held.await.unwrap().unwrap();
+        assert!(hear.await.unwrap());
+    }
+}

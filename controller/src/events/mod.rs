@@ -1,0 +1,165 @@
+//! Events: invocations whose callers do not wait (`InvocationType: Event`).
+//!
+//! Accepted means stored: the caller's 202 comes after the disk has the event. From there it goes to
+//! its function in the background, again after errors, until it has run, was tried often enough, or
+//! is too old. All of that survives the process.
+//!
+//! * [`event`]: what an event is.
+//! * [`group_commit`]: the writer, many changes in one transaction. [`rows`]: the changes.
+//! * [`schedule`]: which event runs next. [`retry`]: what follows a run. [`cpu_load`]: how much at a
+//!   time. Decisions without I/O.
+//! * [`queue`]: disk and schedule, kept in step.
+//! * [`target`]: the functions that events are for.
+//! * [`dispatcher`]: from the queue to the function, and what came of it.
+//! * [`metrics`]: its numbers.
+
+mod clock;
+mod cpu_load;
+mod dispatcher;
+#[cfg(test)]
+mod dispatcher_tests;
+mod event;
+mod group_commit;
+mod metrics;
+mod queue;
+mod retry;
+mod rows;
+mod schedule;
+mod target;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::function::FunctionName;
+use crate::metrics::Metrics;
+use clock::Clock;
+use cpu_load::CpuLoad;
+use dispatcher::Dispatcher;
+pub(crate) use event::{EventLimits, EventRequest};
+pub use group_commit::EventsError;
+pub(crate) use metrics::EventMetrics;
+use metrics::QueueCensus;
+pub(crate) use queue::NotAccepted;
+use queue::Queue;
+pub(crate) use retry::RetrySettings;
+pub(crate) use schedule::Bounds;
+use schedule::Schedule;
+pub(crate) use target::{Functions, PooledFunctions};
+
+/// The queue and what drains it.
+#[derive(Debug)]
+pub(crate) struct Events {
+    queue: Arc<Queue>,
+    metrics: Arc<EventMetrics>,
+    clock: Clock,
+    abandoned: CancellationToken,
+    runs: TaskTracker,
+}
+
+impl Events {
+    /// Opens the queue and begins to drain it, until `closing`. `exists` tells which functions there
+    /// are: the events of others are dropped. Must run in a tokio runtime.
+    pub(crate) async fn start(
+        path: &Path,
+        bounds: Bounds,
+        retry: RetrySettings,
+        functions: Arc<dyn Functions>,
+        metrics: &Metrics,
+        closing: CancellationToken,
+        exists: impl Fn(&FunctionName) -> bool,
+    ) -> Result<Self, EventsStartError> {
+        let metrics = Arc::new(EventMetrics::new(metrics.registry())?);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let queue = Arc::new(Queue::open(
+            path,
+            Schedule::new(bounds, CpuLoad::new(cpus)),
+        )?);
+        let stored = queue.schedule().functions();
+        for function in stored.iter().filter(|function| !exists(function)) {
+            let dropped = queue.forget(function).await?;
+            tracing::info!(%function, dropped, "dropped the events of a deleted function");
+            metrics.forget(function.as_str(), dropped);
+        }
+        let waiting = queue.schedule().events();
+        if waiting > 0 {
+            tracing::info!(waiting, "events of an earlier process go on");
+        }
+        let this = Self {
+            queue: queue.clone(),
+            metrics: metrics.clone(),
+            clock: Clock::Host,
+            abandoned: CancellationToken::new(),
+            runs: TaskTracker::new(),
+        };
+        let dispatcher = Arc::new(Dispatcher {
+            queue,
+            functions,
+            retry,
+            metrics,
+            clock: this.clock.clone(),
+            closing,
+            abandoned: this.abandoned.clone(),
+            runs: this.runs.clone(),
+        });
+        this.runs.spawn(dispatcher.dispatch());
+        Ok(this)
+    }
+
+    /// Takes an event; when this returns it is on disk.
+    pub(crate) async fn accept(&self, request: EventRequest) -> Result<(), NotAccepted> {
+        let function = request.function.clone();
+        self.queue.accept(request, self.clock.now_ms()).await?;
+        self.metrics.received(function.as_str());
+        Ok(())
+    }
+
+    /// Drops everything of a deleted function.
+    pub(crate) async fn forget(&self, function: &FunctionName) -> Result<(), EventsError> {
+        let dropped = self.queue.forget(function).await?;
+        self.metrics.forget(function.as_str(), dropped);
+        Ok(())
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) async fn take_census(&self) {
+        let oldest = self.queue.oldest_ms().await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the oldest event can't be read");
+            None
+        });
+        let age = oldest.map_or(0, |accepted| self.clock.now_ms() - accepted);
+        let census = {
+            let schedule = self.queue.schedule();
+            QueueCensus {
+                events: schedule.events(),
+                running: schedule.running() as u64,
+                bytes: schedule.bytes(),
+                oldest: Duration::from_millis(u64::try_from(age).unwrap_or(0)),
+            }
+        };
+        self.metrics.set_census(census);
+    }
+
+    /// Waits, after `closing`, until the events that run have run and are written down.
+    pub(crate) async fn drained(&self) {
+        self.runs.close();
+        self.runs.wait().await;
+    }
+
+    /// What still runs is about to be killed: it will run again at the next start.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.cancel();
+    }
+}
+
+/// Why the queue can't be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EventsStartError {
+    #[error(transparent)]
+    Queue(#[from] EventsError),
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+}

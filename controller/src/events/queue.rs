@@ -1,0 +1,243 @@
+//! The queue: events on disk, and their schedule, kept in step.
+//!
+//! The disk is always first. An event enters the schedule once it is stored, and leaves it once its
+//! outcome is; both in the writer's thread, so that it does not matter whether whoever asked for it
+//! still waits.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+use tokio::sync::Notify;
+
+use super::event::{Event, EventRequest, cost};
+use super::group_commit::{EventsError, GroupCommit};
+use super::rows;
+use super::schedule::{Obstacle, QueueFull, Schedule, Turn};
+use crate::function::FunctionName;
+
+/// Events of a deleted function that are removed in one transaction: others need not wait long.
+const REMOVED_AT_ONCE: u32 = 1000;
+
+/// Why an event was not accepted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum NotAccepted {
+    /// There is no room for it.
+    #[error(transparent)]
+    Full(#[from] QueueFull),
+    /// It could not be stored.
+    #[error(transparent)]
+    Store(#[from] EventsError),
+}
+
+/// What a run led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// There will be no other.
+    Over,
+    /// Another run is due later.
+    Again { runs: u32, due_ms: i64 },
+}
+
+/// What the writer's thread needs after a commit.
+#[derive(Debug)]
+struct Shared {
+    schedule: Mutex<Schedule>,
+    changed: Notify,
+}
+
+impl Shared {
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All events that were accepted and are not over.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    shared: Arc<Shared>,
+    commits: GroupCommit,
+    reader: Arc<Mutex<Connection>>,
+    path: PathBuf,
+    next_id: AtomicI64,
+}
+
+impl Queue {
+    /// Opens the file, with whatever an earlier process has left in it.
+    pub(crate) fn open(path: &Path, mut schedule: Schedule) -> Result<Self, EventsError> {
+        let connection = rows::open(path)?;
+        let stored = rows::all(&connection).map_err(|error| EventsError::sqlite(path, error))?;
+        let next_id = stored.last().map_or(1, |last| last.id + 1);
+        for event in stored {
+            let Ok(function) = FunctionName::parse(&event.function) else {
+                continue;
+            };
+            let cost = cost(event.payload_len);
+            schedule.hold(cost);
+            schedule.add(&function, event.id, cost, Some(event.due_ms));
+        }
+        let reader = Arc::new(Mutex::new(rows::open_reader(path)?));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                schedule: Mutex::new(schedule),
+                changed: Notify::new(),
+            }),
+            commits: GroupCommit::start(connection, path.into())?,
+            reader,
+            path: path.into(),
+            next_id: AtomicI64::new(next_id),
+        })
+    }
+
+    /// Never held across an `await`.
+    pub(crate) fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.shared.schedule()
+    }
+
+    /// Waits until the schedule may have something new to run.
+    pub(crate) async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    /// Has whoever waits look at the clock.
+    #[cfg(test)]
+    pub(crate) fn nudge(&self) {
+        self.shared.changed.notify_one();
+    }
+
+    /// Stores an event; when this returns it is on disk.
+    pub(crate) async fn accept(
+        &self,
+        request: EventRequest,
+        now_ms: i64,
+    ) -> Result<(), NotAccepted> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let cost = request.cost();
+        self.schedule().reserve(cost)?;
+        let (shared, function) = (self.shared.clone(), request.function.clone());
+        self.commits
+            .commit(
+                cost,
+                move |rows| rows::insert(rows, id, now_ms, &request),
+                move |stored| {
+                    let mut schedule = shared.schedule();
+                    match stored {
+                        Ok(()) => schedule.add(&function, id, cost, None),
+                        Err(_) => schedule.release(cost),
+                    }
+                    drop(schedule);
+                    shared.changed.notify_one();
+                },
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// An event with all that its run needs; `None` when it was forgotten meanwhile.
+    pub(crate) async fn read(&self, id: i64) -> Result<Option<Event>, EventsError> {
+        self.with_reader(move |rows| rows::read(rows, id)).await
+    }
+
+    /// When the event that has waited longest was accepted.
+    pub(crate) async fn oldest_ms(&self) -> Result<Option<i64>, EventsError> {
+        self.with_reader(rows::oldest).await
+    }
+
+    /// Writes down what came of an event's run; when this returns it is on disk.
+    pub(crate) async fn record(&self, event: &Event, outcome: &Outcome) -> Result<(), EventsError> {
+        let turn = turn(event);
+        if !self.schedule().holds(&turn) {
+            // Its function was deleted, and its events with it.
+            self.leave(&turn);
+            return Ok(());
+        }
+        let (shared, id, cost) = (self.shared.clone(), event.id, event.request.cost());
+        let (write, outcome) = (outcome.clone(), outcome.clone());
+        self.commits
+            .commit(
+                0,
+                move |rows| match write {
+                    Outcome::Over => rows::remove(rows, id),
+                    Outcome::Again { runs, due_ms } => rows::postpone(rows, id, runs, due_ms),
+                },
+                move |written| {
+                    if written.is_err() {
+                        return;
+                    }
+                    let mut schedule = shared.schedule();
+                    match outcome {
+                        Outcome::Over => schedule.finish(&turn, cost),
+                        Outcome::Again { due_ms, .. } => schedule.retry(&turn, due_ms),
+                    }
+                    drop(schedule);
+                    shared.changed.notify_one();
+                },
+            )
+            .await
+    }
+
+    /// Nothing was run: the event is the next of its function again, after a pause that ends at
+    /// `until_ms` at the latest.
+    pub(crate) fn put_back(&self, turn: &Turn, why: Obstacle, until_ms: i64, now_ms: i64) {
+        self.schedule().put_back(turn, why, until_ms, now_ms);
+        self.shared.changed.notify_one();
+    }
+
+    /// The event stays as it is on disk, for the next start.
+    pub(crate) fn leave(&self, turn: &Turn) {
+        self.schedule().leave(turn);
+        self.shared.changed.notify_one();
+    }
+
+    /// Drops a deleted function's events; returns how many waited or ran.
+    pub(crate) async fn forget(&self, function: &FunctionName) -> Result<u64, EventsError> {
+        let before = self.next_id.load(Ordering::Relaxed);
+        let mut forgotten = 0;
+        loop {
+            let (shared, name) = (self.shared.clone(), function.clone());
+            let removed = self
+                .commits
+                .commit(
+                    0,
+                    move |rows| {
+                        // Here, so that what was accepted before this is in the schedule, and what
+                        // is accepted after it is not.
+                        let forgotten = shared.schedule().forget(&name);
+                        rows::remove_some(rows, name.as_str(), before, REMOVED_AT_ONCE)
+                            .map(|removed| (removed, forgotten))
+                    },
+                    |_| {},
+                )
+                .await?;
+            forgotten += removed.1;
+            if removed.0 < REMOVED_AT_ONCE as usize {
+                return Ok(forgotten);
+            }
+        }
+    }
+
+    async fn with_reader<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, EventsError> {
+        let reader = self.reader.clone();
+        tokio::task::spawn_blocking(move || {
+            read(&reader.lock().unwrap_or_else(PoisonError::into_inner))
+        })
+        .await
+        .map_err(|_| EventsError::Closed)?
+        .map_err(|error| EventsError::sqlite(&self.path, error))
+    }
+}
+
+fn turn(event: &Event) -> Turn {
+    Turn {
+        id: event.id,
+        function: event.request.function.clone(),
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+pub(super) mod tests;

@@ -1,0 +1,176 @@
+use bytes::Bytes;
+
+use super::super::cpu_load::CpuLoad;
+use super::super::event::EventLimits;
+use super::super::schedule::Bounds;
+use super::*;
+
+pub(crate) const BOUNDS: Bounds = Bounds {
+    running: 100,
+    per_function: 50,
+    first_window: 4,
+    events: 1000,
+    bytes: 1 << 20,
+};
+
+pub(crate) fn schedule(bounds: Bounds) -> Schedule {
+    Schedule::new(bounds, CpuLoad::new(2))
+}
+
+pub(crate) fn request(function: &str, id: &str) -> EventRequest {
+    EventRequest {
+        request_id: id.into(),
+        function: FunctionName::parse(function).unwrap(),
+        qualifier: Some("live".into()),
+        payload: Bytes::from_static(b" {\"a\": 1.0}"),
+        trace_id: Some("Root=1".into()),
+        limits: EventLimits {
+            timeout_ms: Some(5),
+            memory_mib: None,
+            cpu_ms: Some(7),
+        },
+    }
+}
+
+fn open(path: &Path) -> Queue {
+    Queue::open(path, schedule(BOUNDS)).unwrap()
+}
+
+fn next(queue: &Queue, now_ms: i64) -> Option<Turn> {
+    queue.schedule().next(now_ms)
+}
+
+/// The next event, as it is on disk.
+async fn take(queue: &Queue, now_ms: i64) -> Event {
+    let turn = next(queue, now_ms).expect("an event");
+    queue.read(turn.id).await.unwrap().expect("it is on disk")
+}
+
+#[tokio::test]
+async fn what_was_accepted_comes_back_byte_for_byte_in_order_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let queue = open(&path);
+    for (n, id) in ["r1", "r2", "r3"].iter().enumerate() {
+        let now = 1000 + i64::try_from(n).unwrap();
+        queue.accept(request("f", id), now).await.unwrap();
+    }
+    // In flight when the process ends.
+    next(&queue, 2000).unwrap();
+    drop(queue);
+    let queue = open(&path);
+    for (n, id) in ["r1", "r2", "r3"].iter().enumerate() {
+        let event = take(&queue, 2000).await;
+        assert_eq!(event.request, request("f", id));
+        assert_eq!(event.accepted_ms, 1000 + i64::try_from(n).unwrap());
+        assert_eq!(event.runs, 0);
+    }
+    assert_eq!(next(&queue, 2000), None);
+    assert_eq!(queue.oldest_ms().await.unwrap(), Some(1000));
+}
+
+#[tokio::test]
+async fn what_was_recorded_as_over_is_not_there_after_reopening_and_a_retry_keeps_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let queue = open(&path);
+    for id in ["r1", "r2"] {
+        queue.accept(request("f", id), 0).await.unwrap();
+    }
+    let (first, second) = (take(&queue, 0).await, take(&queue, 0).await);
+    queue.record(&first, &Outcome::Over).await.unwrap();
+    let again = Outcome::Again {
+        runs: 1,
+        due_ms: 60_000,
+    };
+    queue.record(&second, &again).await.unwrap();
+    drop(queue);
+    let queue = open(&path);
+    assert_eq!(queue.schedule().events(), 1);
+    assert_eq!(next(&queue, 59_999), None);
+    let event = take(&queue, 60_000).await;
+    assert_eq!((event.request.request_id.as_str(), event.runs), ("r2", 1));
+    queue.record(&event, &Outcome::Over).await.unwrap();
+    assert_eq!(queue.schedule().events(), 0);
+    assert_eq!(queue.schedule().bytes(), 0);
+    assert_eq!(queue.oldest_ms().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_takes_again_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let bounds = Bounds {
+        events: 1,
+        ..BOUNDS
+    };
+    let queue = Queue::open(&dir.path().join("events.db"), schedule(bounds)).unwrap();
+    queue.accept(request("f", "r1"), 0).await.unwrap();
+    let refused = queue.accept(request("f", "r2"), 0).await.unwrap_err();
+    assert!(matches!(refused, NotAccepted::Full(_)), "{refused}");
+    let event = take(&queue, 0).await;
+    queue.record(&event, &Outcome::Over).await.unwrap();
+    queue.accept(request("f", "r3"), 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deleted_functions_events_are_gone_from_the_disk_and_others_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let bounds = Bounds {
+        events: u64::MAX,
+        bytes: u64::MAX,
+        ..BOUNDS
+    };
+    let queue = Queue::open(&path, schedule(bounds)).unwrap();
+    let many = i64::from(REMOVED_AT_ONCE) * 2 + 1;
+    for n in 0..many {
+        queue.accept(request("f", &n.to_string()), 0).await.unwrap();
+    }
+    queue.accept(request("g", "kept"), 0).await.unwrap();
+    let running = take(&queue, 0).await;
+    let name = FunctionName::parse("f").unwrap();
+    assert_eq!(queue.forget(&name).await.unwrap(), many.unsigned_abs());
+    // What ran meanwhile comes to nothing, and brings nothing back.
+    let again = Outcome::Again { runs: 1, due_ms: 0 };
+    queue.record(&running, &again).await.unwrap();
+    queue.accept(request("f", "new"), 0).await.unwrap();
+    drop(queue);
+    let queue = Queue::open(&path, schedule(bounds)).unwrap();
+    let mut left = Vec::new();
+    while let Some(turn) = next(&queue, 0) {
+        let event = queue.read(turn.id).await.unwrap().unwrap();
+        left.push(event.request.request_id);
+    }
+    left.sort();
+    assert_eq!(left, ["kept", "new"]);
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    let refused = Queue::open(&path, schedule(BOUNDS)).unwrap_err();
+    assert!(
+        matches!(refused, EventsError::TooNew { found: 99, .. }),
+        "{refused}"
+    );
+}
+
+#[test]
+fn commits_wait_for_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let connection = rows::open(&dir.path().join("events.db")).unwrap();
+    let pragma = |name: &str| -> String {
+        connection
+            .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
+            .map(|value| format!("{value:?}"))
+            .unwrap()
+    };
+    assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
+    // 2 is FULL: in WAL mode a sync after each transaction.
+    assert_eq!(pragma("synchronous"), "Integer(2)");
+}

@@ -1,0 +1,222 @@
+//! The queue's file: its schema, and each thing that is done to its rows.
+//!
+//! Payloads lie last in their rows, so that a start, which reads all the others, passes by them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+
+use super::event::{Event, EventLimits, EventRequest};
+use super::group_commit::EventsError;
+use crate::function::FunctionName;
+
+/// Schema changes in order. A file's `user_version` is how many of them it has.
+const MIGRATIONS: [&str; 1] = ["CREATE TABLE events (
+    id INTEGER PRIMARY KEY NOT NULL,
+    request_id TEXT NOT NULL,
+    function TEXT NOT NULL,
+    qualifier TEXT,
+    accepted_ms INTEGER NOT NULL,
+    due_ms INTEGER NOT NULL,
+    runs INTEGER NOT NULL,
+    trace_id TEXT,
+    timeout_ms INTEGER,
+    memory_mib INTEGER,
+    cpu_ms INTEGER,
+    payload BLOB NOT NULL
+) STRICT;
+CREATE INDEX events_of_function ON events (function, id)"];
+
+/// Pages of the log that are collected before they are moved into the file, 4 KiB each.
+const CHECKPOINT_PAGES: i64 = 4000;
+/// Longest wait for somebody else who has the file locked.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// What the schedule has to know of a stored event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) id: i64,
+    pub(crate) function: String,
+    pub(crate) due_ms: i64,
+    pub(crate) payload_len: u64,
+}
+
+/// Opens the file for writing, making or migrating it.
+pub(crate) fn open(path: &Path) -> Result<Connection, EventsError> {
+    let sqlite = |source| EventsError::sqlite(path, source);
+    let mut connection = Connection::open(path).map_err(sqlite)?;
+    // Takes effect in a new file only: room that a long queue took is given back at later starts.
+    connection
+        .pragma_update(None, "auto_vacuum", "INCREMENTAL")
+        .map_err(sqlite)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(sqlite)?;
+    // Each commit reaches the disk before it returns: an event is accepted when it is there.
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(sqlite)?;
+    connection
+        .pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)
+        .map_err(sqlite)?;
+    connection.busy_timeout(BUSY).map_err(sqlite)?;
+    migrate(&mut connection, path)?;
+    connection
+        .execute_batch("PRAGMA incremental_vacuum")
+        .map_err(sqlite)?;
+    Ok(connection)
+}
+
+/// Opens a file that [`open`] has made for reading beside the writer.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, EventsError> {
+    let sqlite = |source| EventsError::sqlite(path, source);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    connection.busy_timeout(BUSY).map_err(sqlite)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), EventsError> {
+    let sqlite = |source| EventsError::sqlite(path, source);
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(sqlite)?;
+    let done = usize::try_from(found)
+        .ok()
+        .filter(|done| *done <= MIGRATIONS.len())
+        .ok_or(EventsError::TooNew {
+            path: path.into(),
+            found,
+            known: MIGRATIONS.len(),
+        })?;
+    for (version, statements) in (1i64..).zip(MIGRATIONS).skip(done) {
+        let step = connection.transaction().map_err(sqlite)?;
+        step.execute_batch(statements).map_err(sqlite)?;
+        step.pragma_update(None, "user_version", version)
+            .map_err(sqlite)?;
+        step.commit().map_err(sqlite)?;
+    }
+    Ok(())
+}
+
+/// Every event, oldest first, without what only its run needs.
+pub(crate) fn all(connection: &Connection) -> rusqlite::Result<Vec<Stored>> {
+    let mut select = connection
+        .prepare("SELECT id, function, due_ms, length(payload) FROM events ORDER BY id")?;
+    let rows = select.query_map([], |row| {
+        Ok(Stored {
+            id: row.get(0)?,
+            function: row.get(1)?,
+            due_ms: row.get(2)?,
+            payload_len: row.get::<_, i64>(3)?.unsigned_abs(),
+        })
+    })?;
+    rows.collect()
+}
+
+pub(crate) fn insert(
+    connection: &Connection,
+    id: i64,
+    accepted_ms: i64,
+    event: &EventRequest,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO events (id, request_id, function, qualifier, accepted_ms, due_ms, runs,
+                 trace_id, timeout_ms, memory_mib, cpu_ms, payload)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
+            id,
+            event.request_id,
+            event.function.as_str(),
+            event.qualifier,
+            accepted_ms,
+            event.trace_id,
+            event.limits.timeout_ms,
+            event.limits.memory_mib,
+            event.limits.cpu_ms,
+            &event.payload[..],
+        ])
+        .map(drop)
+}
+
+pub(crate) fn read(connection: &Connection, id: i64) -> rusqlite::Result<Option<Event>> {
+    connection
+        .prepare_cached(
+            "SELECT id, request_id, function, qualifier, accepted_ms, runs, trace_id, timeout_ms,
+                 memory_mib, cpu_ms, payload
+             FROM events WHERE id = ?1",
+        )?
+        .query_row(params![id], event)
+        .optional()
+}
+
+fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
+    let name: String = row.get(2)?;
+    let function = FunctionName::parse(&name).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
+    })?;
+    Ok(Event {
+        id: row.get(0)?,
+        accepted_ms: row.get(4)?,
+        runs: row.get(5)?,
+        request: EventRequest {
+            request_id: row.get(1)?,
+            function,
+            qualifier: row.get(3)?,
+            payload: Bytes::from(row.get::<_, Vec<u8>>(10)?),
+            trace_id: row.get(6)?,
+            limits: EventLimits {
+                timeout_ms: row.get(7)?,
+                memory_mib: row.get(8)?,
+                cpu_ms: row.get(9)?,
+            },
+        },
+    })
+}
+
+/// When the event that has waited longest was accepted.
+pub(crate) fn oldest(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT accepted_ms FROM events ORDER BY id LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()
+}
+
+pub(crate) fn remove(connection: &Connection, id: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM events WHERE id = ?1")?
+        .execute(params![id])
+        .map(drop)
+}
+
+/// Another run is due later.
+pub(crate) fn postpone(
+    connection: &Connection,
+    id: i64,
+    runs: u32,
+    due_ms: i64,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE events SET runs = ?2, due_ms = ?3 WHERE id = ?1")?
+        .execute(params![id, runs, due_ms])
+        .map(drop)
+}
+
+/// Removes up to `most` of a function's events with ids below `before`; returns how many it were.
+pub(crate) fn remove_some(
+    connection: &Connection,
+    function: &str,
+    before: i64,
+    most: u32,
+) -> rusqlite::Result<usize> {
+    connection
+        .prepare_cached(
+            "DELETE FROM events WHERE id IN
+                 (SELECT id FROM events WHERE function = ?1 AND id < ?2 LIMIT ?3)",
+        )?
+        .execute(params![function, before, most])
+}

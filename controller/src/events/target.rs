@@ -1,0 +1,121 @@
+//! Where events go: the function they are for, as it is at the moment, and the pool.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use super::event::Event;
+use crate::function::{LATEST, Place, Version};
+use crate::pool::{Invocation, NotRun, Pool};
+use crate::registry::Catalog;
+
+/// What came of an attempt to run a function with an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Ran(Ran),
+    /// Every instance that there may be is busy.
+    Throttled,
+    /// The host could not run it; for people.
+    Failed(String),
+    /// There is no such function.
+    Gone,
+    /// The controller is ending.
+    Ending,
+}
+
+/// The function ran, well or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ran {
+    pub(crate) payload: Bytes,
+    /// Whether `payload` tells of a function error.
+    pub(crate) failed: bool,
+    pub(crate) executed_version: String,
+    pub(crate) cpu: Duration,
+}
+
+/// Who runs functions.
+pub(crate) trait Functions: std::fmt::Debug + Send + Sync {
+    fn run<'a>(&'a self, event: &'a Event) -> Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
+}
+
+/// The functions of this controller.
+#[derive(Debug)]
+pub(crate) struct PooledFunctions {
+    catalog: Arc<Catalog>,
+    pool: Pool,
+    place: Place,
+    /// MiB that events' instances may have together.
+    memory: Semaphore,
+    memory_mib: u32,
+}
+
+impl PooledFunctions {
+    pub(crate) fn new(catalog: Arc<Catalog>, pool: Pool, place: Place, memory_mib: u64) -> Self {
+        let memory_mib = u32::try_from(memory_mib).unwrap_or(u32::MAX);
+        Self {
+            catalog,
+            pool,
+            place,
+            memory: Semaphore::new(memory_mib as usize),
+            memory_mib,
+        }
+    }
+
+    fn resolve(&self, event: &Event) -> Result<Arc<Version>, Attempt> {
+        let function = self.catalog.get(&event.request.function);
+        let function = function.ok_or(Attempt::Gone)?;
+        let state = function.record.state.is.name();
+        function
+            .live
+            .clone()
+            .ok_or_else(|| Attempt::Failed(format!("the function is {state}")))
+    }
+
+    async fn attempt(&self, event: &Event) -> Attempt {
+        let version = match self.resolve(event) {
+            Ok(version) => version,
+            Err(attempt) => return attempt,
+        };
+        let memory = version.config.memory_mib.min(self.memory_mib);
+        let Ok(_share) = self.memory.acquire_many(memory).await else {
+            return Attempt::Ending;
+        };
+        let request = &event.request;
+        let named = match &request.qualifier {
+            Some(qualifier) => format!("{}:{qualifier}", request.function),
+            None => request.function.to_string(),
+        };
+        let invocation = Invocation {
+            request_id: request.request_id.clone(),
+            limits: request.limits.on(&version),
+            version,
+            event: request.payload.clone(),
+            function_arn: self.place.arn_of(&named),
+            trace_id: request.trace_id.clone(),
+            client_context: None,
+            tail: false,
+            background: true,
+            accepted: Instant::now(),
+        };
+        match self.pool.submit(invocation).await {
+            Ok(completed) => Attempt::Ran(Ran {
+                payload: completed.payload,
+                failed: completed.failed,
+                executed_version: LATEST.into(),
+                cpu: completed.cpu,
+            }),
+            Err(NotRun::Throttled) => Attempt::Throttled,
+            Err(NotRun::Unavailable(why)) => Attempt::Failed(why),
+            Err(NotRun::Ending) => Attempt::Ending,
+        }
+    }
+}
+
+impl Functions for PooledFunctions {
+    fn run<'a>(&'a self, event: &'a Event) -> Pin<Box<dyn Future<Output = Attempt> + Send + 'a>> {
+        Box::pin(self.attempt(event))
+    }
+}
