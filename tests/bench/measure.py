@@ -19,6 +19,8 @@ from harness.command import hearth
 from harness.controller import Controller
 from harness.invocation import invoke_raw, lambda_client
 
+from .event_rates import event_rates
+
 #: What is invoked: an example, and its event.
 FUNCTIONS = {"rust-echo": b'{"n":1}', "python-hello": b'{"name":"bench"}'}
 
@@ -37,6 +39,8 @@ def everything(data: Path, options: SimpleNamespace, progress: Callable[[str], N
             figures[f"memory {name}"] = memory(controller, name)
             progress(f"{options.cold} cold invocations of {name}")
             figures |= cold(controller, name, options.cold)
+        progress(f"{options.events} events of rust-echo")
+        figures |= event_rates(controller, "rust-echo", FUNCTIONS["rust-echo"], options.events)
         figures["status"] = controller.status()
         return figures
     finally:

@@ -25,4 +25,8 @@ def table(results: dict) -> str:
         if figure["unit"] == "KiB":
             row = "".join(f"{figure[column]:>10}" for column in ("pss", "private_dirty", "rss"))
             lines.append(f"{name.removeprefix('memory '):<32}{row}")
+    lines += ["", f"{'per second':<32}{'count':>7}{'rate':>10}"]
+    for name, figure in figures.items():
+        if figure["unit"] == "1/s":
+            lines.append(f"{name:<32}{figure['count']:>7}{figure['rate']:>10.0f}")
     return "\n".join(lines)

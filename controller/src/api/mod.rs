@@ -16,6 +16,9 @@
 //! | `PUT /2015-03-31/functions/{name}/code` | 200, the same |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 202 for `Event`, 204 for `DryRun` |
 //! | `POST /2014-11-13/functions/{name}/invoke-async` | 202, as for `Event` |
+//! | `PUT`, `POST` (update), `GET` `/2019-09-25/functions/{name}/event-invoke-config?Qualifier=` | 200, configuration |
+//! | `DELETE /2019-09-25/functions/{name}/event-invoke-config?Qualifier=` | 204 |
+//! | `GET /2019-09-25/functions/{name}/event-invoke-config/list?Marker=&MaxItems=` | 200, `{FunctionEventInvokeConfigs, NextMarker}` |
 //!
 //! `State` becomes `Active`, or `Failed` with `StateReason` (for a failed init `<error type>:
 //! <message>`) and `StateReasonCode`. An update leaves the old version serving until the new one is
@@ -77,6 +80,7 @@
 
 mod body;
 mod error;
+mod event_invoke_config;
 mod events;
 mod extract;
 mod functions;
@@ -169,6 +173,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             "/2014-11-13/functions/{name}/invoke-async",
             post(events::invoke_async),
         )
+        .nest("/2019-09-25/functions", event_invoke_config::routes())
         .nest("/hearth/v1", own)
         .route("/healthz", get(hearth::healthz))
         .route("/readyz", get(hearth::readyz))

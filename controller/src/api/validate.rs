@@ -203,17 +203,14 @@ impl ConfigInput {
                     .is_some_and(|vpc| !vpc.subnet_ids.is_empty()),
             ),
             (
-                "DeadLetterConfig",
-                self.dead_letter_config
-                    .as_ref()
-                    .and_then(|config| config.target_arn.as_ref())
-                    .is_some_and(|arn| !arn.is_empty()),
-            ),
-            (
                 "KMSKeyArn",
                 self.kms_key_arn.as_ref().is_some_and(|arn| !arn.is_empty()),
             ),
         ];
+        let dead_letter = self.dead_letter_config.as_ref();
+        if let Some(arn) = dead_letter.and_then(|config| config.target_arn.as_deref()) {
+            super::event_invoke_config::check_dead_letter_target(arn)?;
+        }
         for (member, given) in refused {
             if given {
                 return Err(ApiError::invalid(format!("{member} is not supported yet")));

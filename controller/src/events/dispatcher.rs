@@ -10,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
-use super::event::Event;
+use super::config::{Configs, EventInvokeConfig};
+use super::destinations::Ending;
+use super::event::{Event, EventRequest};
 use super::metrics::EventMetrics;
 use super::queue::{Outcome, Queue};
-use super::retry::{AfterError, Condition, RetryRules, RetrySettings};
+use super::retry::{AfterError, Condition, RetrySettings};
 use super::schedule::{Obstacle, Turn};
 use super::target::{Attempt, Functions, Ran};
+use crate::function::LATEST;
 
 /// Longest sleep: the host's clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -26,6 +29,7 @@ const RECORD_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub(crate) queue: Arc<Queue>,
+    pub(crate) configs: Arc<Configs>,
     pub(crate) functions: Arc<dyn Functions>,
     pub(crate) retry: RetrySettings,
     pub(crate) metrics: Arc<EventMetrics>,
@@ -72,18 +76,22 @@ impl Dispatcher {
                 return self.put_back(&turn, Obstacle::Failure, i64::MAX);
             }
         };
-        let rules = RetryRules::new(&self.retry, None, None);
+        let qualifier = event.request.qualifier.as_deref();
+        let config = self.configs.get(&turn.function, qualifier);
+        let config = config.as_deref();
+        let rules = EventInvokeConfig::rules(config, &self.retry);
         let expires_ms = rules.expires_ms(event.accepted_ms);
         let began_ms = self.clock.now_ms();
         if began_ms >= expires_ms {
-            return self.over(&event, Condition::EventAgeExceeded).await;
+            let why = Condition::EventAgeExceeded;
+            return self.over(&event, why, None, config).await;
         }
         match self.functions.run(&event).await {
             Attempt::Ran(ran) => {
                 let age = u64::try_from(began_ms - event.accepted_ms).unwrap_or(0);
                 self.metrics
                     .run(turn.function.as_str(), Duration::from_millis(age));
-                self.ran(event, &turn, &rules, ran).await;
+                self.ran(event, &turn, ran, config).await;
             }
             Attempt::Throttled => self.put_back(&turn, Obstacle::Throttle, expires_ms),
             Attempt::Failed(why) => {
@@ -101,13 +109,19 @@ impl Dispatcher {
                     request_id = event.request.request_id,
                     "an event's function does not exist any more"
                 );
-                self.record(&event, &Outcome::Over).await;
+                self.record(&event, &Outcome::Over { record: None }).await;
             }
             Attempt::Ending => self.queue.leave(&turn),
         }
     }
 
-    async fn ran(&self, mut event: Event, turn: &Turn, rules: &RetryRules, ran: Ran) {
+    async fn ran(
+        &self,
+        mut event: Event,
+        turn: &Turn,
+        ran: Ran,
+        config: Option<&EventInvokeConfig>,
+    ) {
         if ran.failed && self.abandoned.is_cancelled() {
             return self.queue.leave(turn);
         }
@@ -115,20 +129,28 @@ impl Dispatcher {
         self.queue.schedule().ran(&turn.function, ran.cpu, now_ms);
         event.runs = event.runs.saturating_add(1);
         if !ran.failed {
-            return self.over(&event, Condition::Success).await;
+            let why = Condition::Success;
+            return self.over(&event, why, Some(&ran), config).await;
         }
+        let rules = EventInvokeConfig::rules(config, &self.retry);
         match rules.after_error(event.runs, event.accepted_ms, now_ms) {
             AfterError::Again { due_ms } => {
                 self.metrics.function_error_retried(turn.function.as_str());
                 let runs = event.runs;
                 self.record(&event, &Outcome::Again { runs, due_ms }).await;
             }
-            AfterError::Over(condition) => self.over(&event, condition).await,
+            AfterError::Over(why) => self.over(&event, why, Some(&ran), config).await,
         }
     }
 
     /// There will be no other run of it.
-    async fn over(&self, event: &Event, condition: Condition) {
+    async fn over(
+        &self,
+        event: &Event,
+        condition: Condition,
+        ran: Option<&Ran>,
+        config: Option<&EventInvokeConfig>,
+    ) {
         let function = event.request.function.as_str();
         if condition != Condition::Success {
             tracing::warn!(
@@ -140,7 +162,41 @@ impl Dispatcher {
             );
         }
         self.metrics.over(function, condition);
-        self.record(event, &Outcome::Over).await;
+        let record = config.and_then(|config| self.tell(event, condition, ran, config));
+        if self.record(event, &Outcome::Over { record }).await {
+            self.metrics.delivered(function, condition);
+        }
+    }
+
+    /// The event that tells another function of this one's end, if its own wants that.
+    fn tell(
+        &self,
+        event: &Event,
+        condition: Condition,
+        ran: Option<&Ran>,
+        config: &EventInvokeConfig,
+    ) -> Option<EventRequest> {
+        let function = &event.request.function;
+        let qualifier = event.request.qualifier.as_deref().unwrap_or(LATEST);
+        let ending = Ending {
+            event,
+            function_arn: &self.functions.arn(function, qualifier),
+            condition,
+            ran,
+            now_ms: self.clock.now_ms(),
+        };
+        let to = ending.destination(config)?;
+        let why = if self.functions.exists(&to.function) {
+            match ending.event_for(to) {
+                Ok(record) => return Some(record),
+                Err(error) => error.to_string(),
+            }
+        } else {
+            "there is no such function".into()
+        };
+        tracing::warn!(%function, destination = to.arn, why, "an event's record can't be sent");
+        self.metrics.undelivered(function.as_str());
+        None
     }
 
     fn put_back(&self, turn: &Turn, why: Obstacle, until_ms: i64) {
@@ -150,8 +206,14 @@ impl Dispatcher {
     }
 
     /// Writes an outcome down, however often that takes: until then the event is not begun again.
-    async fn record(&self, event: &Event, outcome: &Outcome) {
-        while let Err(error) = self.queue.record(event, outcome).await {
+    /// Returns whether a record tells of it.
+    async fn record(&self, event: &Event, outcome: &Outcome) -> bool {
+        loop {
+            let now_ms = self.clock.now_ms();
+            let error = match self.queue.record(event, outcome, now_ms).await {
+                Ok(sent) => return sent,
+                Err(error) => error,
+            };
             tracing::error!(
                 function = %event.request.function,
                 request_id = event.request.request_id,
@@ -160,7 +222,7 @@ impl Dispatcher {
             );
             tokio::select! {
                 () = tokio::time::sleep(RECORD_AGAIN) => {}
-                () = self.abandoned.cancelled() => return,
+                () = self.abandoned.cancelled() => return false,
             }
         }
     }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
+use super::config::{Configs, Destination, EventInvokeConfig};
 use super::dispatcher::Dispatcher;
 use super::event::Event;
 use super::metrics::EventMetrics;
@@ -21,6 +22,7 @@ use super::queue::Queue;
 use super::queue::tests::{BOUNDS, request, schedule};
 use super::retry::RetrySettings;
 use super::target::{Attempt, Functions, Ran};
+use crate::function::FunctionName;
 
 /// Longest wait for something that has to happen.
 const SOON: Duration = Duration::from_secs(20);
@@ -34,6 +36,8 @@ const SETTINGS: RetrySettings = RetrySettings {
 struct Scripted {
     script: Mutex<VecDeque<Attempt>>,
     seen: Mutex<Vec<(String, u32)>>,
+    /// Each event's function and payload.
+    told: Mutex<Vec<(String, serde_json::Value)>>,
     /// Attempts wait for it while it is there.
     gate: Option<Notify>,
 }
@@ -45,12 +49,24 @@ impl Functions for Scripted {
                 .lock()
                 .unwrap()
                 .push((event.request.request_id.clone(), event.runs));
+            self.told.lock().unwrap().push((
+                event.request.function.to_string(),
+                serde_json::from_slice(&event.request.payload).unwrap(),
+            ));
             if let Some(gate) = &self.gate {
                 gate.notified().await;
             }
             let next = self.script.lock().unwrap().pop_front();
             next.unwrap_or_else(|| ran(false))
         })
+    }
+
+    fn exists(&self, function: &FunctionName) -> bool {
+        function.as_str() != "nobody"
+    }
+
+    fn arn(&self, function: &FunctionName, qualifier: &str) -> String {
+        format!("arn:{function}:{qualifier}")
     }
 }
 
@@ -66,6 +82,7 @@ fn ran(failed: bool) -> Attempt {
 struct Fixture {
     functions: Arc<Scripted>,
     queue: Arc<Queue>,
+    configs: Arc<Configs>,
     now: Arc<AtomicI64>,
     closing: CancellationToken,
     abandoned: CancellationToken,
@@ -74,9 +91,11 @@ struct Fixture {
 
 impl Fixture {
     fn new(path: &Path, functions: Scripted) -> Self {
+        let queue = Arc::new(Queue::open(path, schedule(BOUNDS)).unwrap());
         let this = Self {
             functions: Arc::new(functions),
-            queue: Arc::new(Queue::open(path, schedule(BOUNDS)).unwrap()),
+            configs: Arc::new(Configs::new(queue.commits(), Vec::new()).unwrap()),
+            queue,
             now: Arc::default(),
             closing: CancellationToken::new(),
             abandoned: CancellationToken::new(),
@@ -84,6 +103,7 @@ impl Fixture {
         };
         let dispatcher = Arc::new(Dispatcher {
             queue: this.queue.clone(),
+            configs: this.configs.clone(),
             functions: this.functions.clone(),
             retry: SETTINGS,
             metrics: Arc::new(EventMetrics::new(&Registry::new()).unwrap()),
@@ -228,6 +248,72 @@ async fn what_was_not_run_costs_no_attempt_and_is_tried_until_it_is_too_old() {
         .until("it is dropped", |fixture| fixture.queued() == 0)
         .await;
     assert_eq!(fixture.seen().len(), 5, "and not run");
+    fixture.end().await;
+}
+
+/// A configuration of the function that [`request`] asks for.
+async fn configure(fixture: &Fixture, retries: u32, success: &str, failure: &str) {
+    let destination = |name: &str| {
+        Some(Destination {
+            arn: name.into(),
+            function: FunctionName::parse(name).unwrap(),
+            qualifier: None,
+        })
+    };
+    let config = EventInvokeConfig {
+        maximum_retry_attempts: Some(retries),
+        maximum_event_age_seconds: Some(60),
+        on_success: destination(success),
+        on_failure: destination(failure),
+        last_modified_ms: 0,
+    };
+    let function = FunctionName::parse("f").unwrap();
+    let writer = fixture.configs.write().await;
+    writer.put(&function, Some("live"), config).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_end_is_told_to_the_destination_of_its_kind_once() {
+    let (_dir, path) = place();
+    let fixture = Fixture::scripted(&path, [ran(false), ran(false), ran(true)]);
+    configure(&fixture, 0, "good", "bad").await;
+    fixture.accept("r1").await;
+    fixture.attempts(2).await;
+    fixture.accept("r2").await;
+    fixture.attempts(4).await;
+    assert_eq!(fixture.queued(), 0);
+    let told = fixture.functions.told.lock().unwrap().clone();
+    let summary: Vec<(&str, &str, &str)> = told
+        .iter()
+        .filter_map(|(function, payload)| {
+            let context = &payload["requestContext"];
+            Some((
+                function.as_str(),
+                context["requestId"].as_str()?,
+                context["condition"].as_str()?,
+            ))
+        })
+        .collect();
+    assert_eq!(
+        summary,
+        [("good", "r1", "Success"), ("bad", "r2", "RetriesExhausted"),]
+    );
+    assert_eq!(told[1].1["requestContext"]["functionArn"], "arn:f:live");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_functions_own_age_and_retries_count_and_a_destination_that_is_gone_holds_up_nothing() {
+    let (_dir, path) = place();
+    let fixture = Fixture::scripted(&path, [ran(true), ran(true), ran(true)]);
+    configure(&fixture, 1, "nobody", "nobody").await;
+    fixture.accept("r1").await;
+    fixture.attempts(1).await;
+    fixture.pass(60_000);
+    fixture
+        .until("it is too old", |fixture| fixture.queued() == 0)
+        .await;
+    assert_eq!(fixture.seen().len(), 1);
     fixture.end().await;
 }
 

@@ -37,6 +37,14 @@ pub enum EventsError {
         /// The newest that this program knows.
         known: usize,
     },
+    /// A stored event invoke configuration can't be read.
+    #[error("event queue: event invoke configuration of function {function:?}: {why}")]
+    Config {
+        /// Whose.
+        function: String,
+        /// What the parser said.
+        why: String,
+    },
     /// The thread is gone.
     #[error("the event queue's thread has ended")]
     Closed,

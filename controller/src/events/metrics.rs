@@ -19,12 +19,17 @@ const RETRY_REASONS: [&str; 3] = ["function_error", "throttle", "host"];
 /// Values of the label `reason` of dropped events.
 const DROP_REASONS: [&str; 3] = ["retries_exhausted", "age_exceeded", "function_deleted"];
 
+/// Values of the label `outcome` of deliveries.
+const OUTCOMES: [&str; 2] = ["success", "failure"];
+
 /// Every number of the event queue.
 #[derive(Debug)]
 pub(crate) struct EventMetrics {
     received: IntCounterVec,
     retries: IntCounterVec,
     dropped: IntCounterVec,
+    delivered: IntCounterVec,
+    undelivered: IntCounterVec,
     age: HistogramVec,
     queued: IntGaugeVec,
     bytes: IntGauge,
@@ -42,6 +47,7 @@ pub(crate) struct QueueCensus {
 
 impl EventMetrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let function = ["function"];
         let counters = |name: &str, help: &str, labels: &[&str]| {
             let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(metric.clone())).map(|()| metric)
@@ -64,14 +70,14 @@ impl EventMetrics {
                 "Time from an event's acceptance to a run of its function, retries included.",
             )
             .buckets(AGE_SECONDS.to_vec()),
-            &["function"],
+            &function,
         )?;
         registry.register(Box::new(age.clone()))?;
         Ok(Self {
             received: counters(
                 "hearth_async_events_received_total",
                 "Events that were stored and answered with 202.",
-                &["function"],
+                &function,
             )?,
             retries: counters(
                 "hearth_async_retries_total",
@@ -82,6 +88,16 @@ impl EventMetrics {
                 "hearth_async_events_dropped_total",
                 "Events that ended without a successful run, by reason.",
                 &["function", "reason"],
+            )?,
+            delivered: counters(
+                "hearth_async_destination_deliveries_total",
+                "Records of ended events that were sent to another function, by the events' outcome.",
+                &["function", "outcome"],
+            )?,
+            undelivered: counters(
+                "hearth_async_destination_failures_total",
+                "Records of ended events that could not be sent.",
+                &function,
             )?,
             age,
             queued,
@@ -130,11 +146,26 @@ impl EventMetrics {
         self.dropped.with_label_values(&[function, reason]).inc();
     }
 
+    /// A record of a function's event is on its way.
+    pub(crate) fn delivered(&self, function: &str, condition: Condition) {
+        let outcome = OUTCOMES[usize::from(condition != Condition::Success)];
+        self.delivered.with_label_values(&[function, outcome]).inc();
+    }
+
+    /// A record of a function's event can't be sent.
+    pub(crate) fn undelivered(&self, function: &str) {
+        self.undelivered.with_label_values(&[function]).inc();
+    }
+
     /// A deleted function's series go, but for how many of its events went with it.
     pub(crate) fn forget(&self, function: &str, dropped: u64) {
         // An error says that there is no such series: nothing to forget.
         let _ = self.received.remove_label_values(&[function]);
         let _ = self.age.remove_label_values(&[function]);
+        let _ = self.undelivered.remove_label_values(&[function]);
+        for outcome in OUTCOMES {
+            let _ = self.delivered.remove_label_values(&[function, outcome]);
+        }
         for reason in RETRY_REASONS {
             let _ = self.retries.remove_label_values(&[function, reason]);
         }
@@ -184,6 +215,9 @@ mod tests {
         metrics.put_back("f", Obstacle::Throttle);
         metrics.over("f", Condition::RetriesExhausted);
         metrics.over("f", Condition::Success);
+        metrics.delivered("f", Condition::Success);
+        metrics.delivered("f", Condition::EventAgeExceeded);
+        metrics.undelivered("f");
         metrics.set_census(QueueCensus {
             events: 5,
             running: 2,
@@ -197,6 +231,9 @@ mod tests {
             "hearth_async_retries_total{function=\"f\",reason=\"function_error\"} 1",
             "hearth_async_retries_total{function=\"f\",reason=\"throttle\"} 1",
             "hearth_async_events_dropped_total{function=\"f\",reason=\"retries_exhausted\"} 1",
+            "hearth_async_destination_deliveries_total{function=\"f\",outcome=\"success\"} 1",
+            "hearth_async_destination_deliveries_total{function=\"f\",outcome=\"failure\"} 1",
+            "hearth_async_destination_failures_total{function=\"f\"} 1",
             "hearth_async_events{state=\"waiting\"} 3",
             "hearth_async_events{state=\"running\"} 2",
             "hearth_async_queue_bytes 700",

@@ -10,11 +10,15 @@
 //!   time. Decisions without I/O.
 //! * [`queue`]: disk and schedule, kept in step.
 //! * [`target`]: the functions that events are for.
+//! * [`config`]: what functions want done with their events.
 //! * [`dispatcher`]: from the queue to the function, and what came of it.
+//! * [`destinations`]: the record that tells another function of it.
 //! * [`metrics`]: its numbers.
 
 mod clock;
+mod config;
 mod cpu_load;
+mod destinations;
 mod dispatcher;
 #[cfg(test)]
 mod dispatcher_tests;
@@ -37,6 +41,8 @@ use tokio_util::task::TaskTracker;
 use crate::function::FunctionName;
 use crate::metrics::Metrics;
 use clock::Clock;
+use config::Configs;
+pub(crate) use config::{Destination, EventInvokeConfig};
 use cpu_load::CpuLoad;
 use dispatcher::Dispatcher;
 pub(crate) use event::{EventLimits, EventRequest};
@@ -54,6 +60,7 @@ pub(crate) use target::{Functions, PooledFunctions};
 #[derive(Debug)]
 pub(crate) struct Events {
     queue: Arc<Queue>,
+    configs: Arc<Configs>,
     metrics: Arc<EventMetrics>,
     clock: Clock,
     abandoned: CancellationToken,
@@ -78,25 +85,29 @@ impl Events {
             path,
             Schedule::new(bounds, CpuLoad::new(cpus)),
         )?);
-        let stored = queue.schedule().functions();
-        for function in stored.iter().filter(|function| !exists(function)) {
-            let dropped = queue.forget(function).await?;
-            tracing::info!(%function, dropped, "dropped the events of a deleted function");
-            metrics.forget(function.as_str(), dropped);
-        }
-        let waiting = queue.schedule().events();
-        if waiting > 0 {
-            tracing::info!(waiting, "events of an earlier process go on");
-        }
+        let configs = Configs::new(queue.commits(), queue.configs().await?)?;
+        let configs = Arc::new(configs);
         let this = Self {
             queue: queue.clone(),
+            configs: configs.clone(),
             metrics: metrics.clone(),
             clock: Clock::Host,
             abandoned: CancellationToken::new(),
             runs: TaskTracker::new(),
         };
+        let mut stored = queue.schedule().functions();
+        stored.extend(configs.functions());
+        for function in stored.iter().filter(|function| !exists(function)) {
+            tracing::info!(%function, "dropping the events of a deleted function");
+            this.forget(function).await?;
+        }
+        let waiting = queue.schedule().events();
+        if waiting > 0 {
+            tracing::info!(waiting, "events of an earlier process go on");
+        }
         let dispatcher = Arc::new(Dispatcher {
             queue,
+            configs,
             functions,
             retry,
             metrics,
@@ -117,8 +128,19 @@ impl Events {
         Ok(())
     }
 
+    /// What functions want done with their events.
+    pub(crate) fn configs(&self) -> &Configs {
+        &self.configs
+    }
+
+    /// Milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
     /// Drops everything of a deleted function.
     pub(crate) async fn forget(&self, function: &FunctionName) -> Result<(), EventsError> {
+        self.configs.write().await.forget(function).await?;
         let dropped = self.queue.forget(function).await?;
         self.metrics.forget(function.as_str(), dropped);
         Ok(())

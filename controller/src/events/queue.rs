@@ -34,8 +34,8 @@ pub(crate) enum NotAccepted {
 /// What a run led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// There will be no other.
-    Over,
+    /// There will be no other. What tells of it is accepted in the same transaction.
+    Over { record: Option<EventRequest> },
     /// Another run is due later.
     Again { runs: u32, due_ms: i64 },
 }
@@ -88,6 +88,16 @@ impl Queue {
             path: path.into(),
             next_id: AtomicI64::new(next_id),
         })
+    }
+
+    /// The writer of the file, for whatever else is kept in it.
+    pub(crate) fn commits(&self) -> GroupCommit {
+        self.commits.clone()
+    }
+
+    /// Every event invoke configuration in the file.
+    pub(crate) async fn configs(&self) -> Result<Vec<rows::ConfigRow>, EventsError> {
+        self.with_reader(rows::configs).await
     }
 
     /// Never held across an `await`.
@@ -144,36 +154,84 @@ impl Queue {
         self.with_reader(rows::oldest).await
     }
 
-    /// Writes down what came of an event's run; when this returns it is on disk.
-    pub(crate) async fn record(&self, event: &Event, outcome: &Outcome) -> Result<(), EventsError> {
+    /// Writes down what came of an event's run, and returns whether a record tells of it; both are
+    /// on disk then.
+    pub(crate) async fn record(
+        &self,
+        event: &Event,
+        outcome: &Outcome,
+        now_ms: i64,
+    ) -> Result<bool, EventsError> {
         let turn = turn(event);
         if !self.schedule().holds(&turn) {
             // Its function was deleted, and its events with it.
             self.leave(&turn);
-            return Ok(());
+            return Ok(false);
         }
-        let (shared, id, cost) = (self.shared.clone(), event.id, event.request.cost());
-        let (write, outcome) = (outcome.clone(), outcome.clone());
+        let (id, cost) = (event.id, event.request.cost());
+        match outcome {
+            Outcome::Again { runs, due_ms } => {
+                let (runs, due_ms) = (*runs, *due_ms);
+                self.settle(
+                    0,
+                    move |rows| rows::postpone(rows, id, runs, due_ms).map(|()| false),
+                    move |schedule, _| schedule.retry(&turn, due_ms),
+                )
+                .await
+            }
+            Outcome::Over { record: None } => {
+                self.settle(
+                    0,
+                    move |rows| rows::remove(rows, id).map(|_| false),
+                    move |schedule, _| schedule.finish(&turn, cost),
+                )
+                .await
+            }
+            Outcome::Over {
+                record: Some(record),
+            } => {
+                let next_id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                let (record, weight) = (record.clone(), record.cost());
+                let to = record.function.clone();
+                self.settle(
+                    weight,
+                    move |rows| {
+                        let there = rows::remove(rows, id)?;
+                        if there {
+                            rows::insert(rows, next_id, now_ms, &record)?;
+                        }
+                        Ok(there)
+                    },
+                    move |schedule, sent| {
+                        schedule.finish(&turn, cost);
+                        if sent {
+                            // Full or not: it takes the place of the one that it tells of.
+                            schedule.hold(weight);
+                            schedule.add(&to, next_id, weight, None);
+                        }
+                    },
+                )
+                .await
+            }
+        }
+    }
+
+    /// A change of the file, and then what follows for the schedule.
+    async fn settle(
+        &self,
+        weight: u64,
+        on_disk: impl FnOnce(&Connection) -> rusqlite::Result<bool> + Send + 'static,
+        after: impl FnOnce(&mut Schedule, bool) + Send + 'static,
+    ) -> Result<bool, EventsError> {
+        let shared = self.shared.clone();
+        let then = move |written: Result<&bool, &EventsError>| {
+            if let Ok(sent) = written {
+                after(&mut shared.schedule(), *sent);
+                shared.changed.notify_one();
+            }
+        };
         self.commits
-            .commit(
-                0,
-                move |rows| match write {
-                    Outcome::Over => rows::remove(rows, id),
-                    Outcome::Again { runs, due_ms } => rows::postpone(rows, id, runs, due_ms),
-                },
-                move |written| {
-                    if written.is_err() {
-                        return;
-                    }
-                    let mut schedule = shared.schedule();
-                    match outcome {
-                        Outcome::Over => schedule.finish(&turn, cost),
-                        Outcome::Again { due_ms, .. } => schedule.retry(&turn, due_ms),
-                    }
-                    drop(schedule);
-                    shared.changed.notify_one();
-                },
-            )
+            .commit(weight, move |rows| on_disk(rows), then)
             .await
     }
 

@@ -13,6 +13,8 @@ pub(crate) const BOUNDS: Bounds = Bounds {
     bytes: 1 << 20,
 };
 
+const OVER: Outcome = Outcome::Over { record: None };
+
 pub(crate) fn schedule(bounds: Bounds) -> Schedule {
     Schedule::new(bounds, CpuLoad::new(2))
 }
@@ -78,22 +80,45 @@ async fn what_was_recorded_as_over_is_not_there_after_reopening_and_a_retry_keep
         queue.accept(request("f", id), 0).await.unwrap();
     }
     let (first, second) = (take(&queue, 0).await, take(&queue, 0).await);
-    queue.record(&first, &Outcome::Over).await.unwrap();
+    queue.record(&first, &OVER, 0).await.unwrap();
     let again = Outcome::Again {
         runs: 1,
         due_ms: 60_000,
     };
-    queue.record(&second, &again).await.unwrap();
+    queue.record(&second, &again, 0).await.unwrap();
     drop(queue);
     let queue = open(&path);
     assert_eq!(queue.schedule().events(), 1);
     assert_eq!(next(&queue, 59_999), None);
     let event = take(&queue, 60_000).await;
     assert_eq!((event.request.request_id.as_str(), event.runs), ("r2", 1));
-    queue.record(&event, &Outcome::Over).await.unwrap();
+    queue.record(&event, &OVER, 0).await.unwrap();
     assert_eq!(queue.schedule().events(), 0);
     assert_eq!(queue.schedule().bytes(), 0);
     assert_eq!(queue.oldest_ms().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_end_and_the_record_of_it_are_on_disk_together_and_a_full_queue_takes_the_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let bounds = Bounds {
+        events: 1,
+        ..BOUNDS
+    };
+    let queue = Queue::open(&path, schedule(bounds)).unwrap();
+    queue.accept(request("f", "r1"), 0).await.unwrap();
+    let event = take(&queue, 0).await;
+    let told = Outcome::Over {
+        record: Some(request("g", "told")),
+    };
+    assert!(queue.record(&event, &told, 77).await.unwrap());
+    drop(queue);
+    let queue = Queue::open(&path, schedule(BOUNDS)).unwrap();
+    assert_eq!(queue.schedule().events(), 1);
+    let record = take(&queue, 77).await;
+    assert_eq!(record.request, request("g", "told"));
+    assert_eq!(record.accepted_ms, 77);
 }
 
 #[tokio::test]
@@ -108,7 +133,7 @@ async fn a_full_queue_refuses_and_takes_again_when_there_is_room() {
     let refused = queue.accept(request("f", "r2"), 0).await.unwrap_err();
     assert!(matches!(refused, NotAccepted::Full(_)), "{refused}");
     let event = take(&queue, 0).await;
-    queue.record(&event, &Outcome::Over).await.unwrap();
+    queue.record(&event, &OVER, 0).await.unwrap();
     queue.accept(request("f", "r3"), 0).await.unwrap();
 }
 
@@ -132,7 +157,7 @@ async fn a_deleted_functions_events_are_gone_from_the_disk_and_others_are_not() 
     assert_eq!(queue.forget(&name).await.unwrap(), many.unsigned_abs());
     // What ran meanwhile comes to nothing, and brings nothing back.
     let again = Outcome::Again { runs: 1, due_ms: 0 };
-    queue.record(&running, &again).await.unwrap();
+    queue.record(&running, &again, 0).await.unwrap();
     queue.accept(request("f", "new"), 0).await.unwrap();
     drop(queue);
     let queue = Queue::open(&path, schedule(bounds)).unwrap();

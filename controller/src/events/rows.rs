@@ -13,7 +13,8 @@ use super::group_commit::EventsError;
 use crate::function::FunctionName;
 
 /// Schema changes in order. A file's `user_version` is how many of them it has.
-const MIGRATIONS: [&str; 1] = ["CREATE TABLE events (
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE events (
     id INTEGER PRIMARY KEY NOT NULL,
     request_id TEXT NOT NULL,
     function TEXT NOT NULL,
@@ -27,7 +28,14 @@ const MIGRATIONS: [&str; 1] = ["CREATE TABLE events (
     cpu_ms INTEGER,
     payload BLOB NOT NULL
 ) STRICT;
-CREATE INDEX events_of_function ON events (function, id)"];
+CREATE INDEX events_of_function ON events (function, id)",
+    "CREATE TABLE configs (
+    function TEXT NOT NULL,
+    qualifier TEXT NOT NULL,
+    document TEXT NOT NULL,
+    PRIMARY KEY (function, qualifier)
+) STRICT, WITHOUT ROWID",
+];
 
 /// Pages of the log that are collected before they are moved into the file, 4 KiB each.
 const CHECKPOINT_PAGES: i64 = 4000;
@@ -186,11 +194,12 @@ pub(crate) fn oldest(connection: &Connection) -> rusqlite::Result<Option<i64>> {
         .optional()
 }
 
-pub(crate) fn remove(connection: &Connection, id: i64) -> rusqlite::Result<()> {
+/// Whether it was there.
+pub(crate) fn remove(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("DELETE FROM events WHERE id = ?1")?
         .execute(params![id])
-        .map(drop)
+        .map(|removed| removed > 0)
 }
 
 /// Another run is due later.
@@ -219,4 +228,58 @@ pub(crate) fn remove_some(
                  (SELECT id FROM events WHERE function = ?1 AND id < ?2 LIMIT ?3)",
         )?
         .execute(params![function, before, most])
+}
+
+/// An event invoke configuration: its fields belong to [`super::config`], not to SQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConfigRow {
+    pub(crate) function: String,
+    pub(crate) qualifier: String,
+    pub(crate) document: String,
+}
+
+pub(crate) fn configs(connection: &Connection) -> rusqlite::Result<Vec<ConfigRow>> {
+    let mut select = connection.prepare("SELECT function, qualifier, document FROM configs")?;
+    let rows = select.query_map([], |row| {
+        Ok(ConfigRow {
+            function: row.get(0)?,
+            qualifier: row.get(1)?,
+            document: row.get(2)?,
+        })
+    })?;
+    rows.collect()
+}
+
+pub(crate) fn put_config(
+    connection: &Connection,
+    function: &str,
+    qualifier: &str,
+    document: &str,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO configs (function, qualifier, document) VALUES (?1, ?2, ?3)
+             ON CONFLICT (function, qualifier) DO UPDATE SET document = excluded.document",
+        )?
+        .execute(params![function, qualifier, document])
+        .map(drop)
+}
+
+pub(crate) fn remove_config(
+    connection: &Connection,
+    function: &str,
+    qualifier: &str,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM configs WHERE function = ?1 AND qualifier = ?2")?
+        .execute(params![function, qualifier])
+        .map(drop)
+}
+
+/// Removes all of a function's.
+pub(crate) fn remove_configs(connection: &Connection, function: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM configs WHERE function = ?1")?
+        .execute(params![function])
+        .map(drop)
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::event::Event;
-use crate::function::{LATEST, Place, Version};
+use crate::function::{FunctionName, LATEST, Place, Version};
 use crate::pool::{Invocation, NotRun, Pool};
 use crate::registry::Catalog;
 
@@ -39,6 +39,12 @@ pub(crate) struct Ran {
 /// Who runs functions.
 pub(crate) trait Functions: std::fmt::Debug + Send + Sync {
     fn run<'a>(&'a self, event: &'a Event) -> Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
+
+    /// Whether events can be sent to it.
+    fn exists(&self, function: &FunctionName) -> bool;
+
+    /// Its ARN with a qualifier.
+    fn arn(&self, function: &FunctionName, qualifier: &str) -> String;
 }
 
 /// The functions of this controller.
@@ -117,5 +123,13 @@ impl PooledFunctions {
 impl Functions for PooledFunctions {
     fn run<'a>(&'a self, event: &'a Event) -> Pin<Box<dyn Future<Output = Attempt> + Send + 'a>> {
         Box::pin(self.attempt(event))
+    }
+
+    fn exists(&self, function: &FunctionName) -> bool {
+        self.catalog.get(function).is_some()
+    }
+
+    fn arn(&self, function: &FunctionName, qualifier: &str) -> String {
+        self.place.arn_of(&format!("{function}:{qualifier}"))
     }
 }

@@ -160,6 +160,43 @@ fn waiting_invocations_are_served_in_the_order_of_their_arrival() {
 }
 
 #[test]
+fn invocations_that_nobody_waits_for_are_served_last_and_in_their_order() {
+    let mut book = Book::new(Capacity {
+        max_instances: 1,
+        ..ROOMY
+    });
+    let f = version("f", 128);
+    let id = book.submit(&f)[0];
+    assert_eq!(book.take(id), 1);
+    for background in [true, true, false, true, false] {
+        let mut job = book.job(&f);
+        job.invocation.background = background;
+        assert!(book.state.submit(job, book.now).is_empty());
+    }
+    for expected in [4, 6, 2, 3, 5] {
+        book.state.finishing(id, book.now);
+        assert_eq!(book.state.next(id).unwrap().ticket, expected);
+    }
+}
+
+#[test]
+fn a_place_that_comes_free_goes_to_a_caller_before_an_event_that_has_waited_longer() {
+    let mut book = Book::new(Capacity {
+        max_instances: 1,
+        ..ROOMY
+    });
+    let (f, g, h) = (version("f", 128), version("g", 128), version("h", 128));
+    let id = book.submit(&f)[0];
+    book.take(id);
+    let mut job = book.job(&g);
+    job.invocation.background = true;
+    assert!(book.state.submit(job, book.now).is_empty());
+    assert!(book.submit(&h).is_empty());
+    let started = book.state.gone(id, book.now);
+    assert_eq!(started[0].version.name.as_str(), "h");
+}
+
+#[test]
 fn an_invocation_waits_for_an_instance_that_has_just_answered_and_not_for_one_that_lingers() {
     let mut book = Book::new(ROOMY);
     let f = version("f", 128);

@@ -1,0 +1,491 @@
+//! Event invoke configurations: how often and how long a function's events are tried, and which
+//! function is told how they ended.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::extract::{Function, Parameters};
+use super::functions::json_response;
+use super::names::Named;
+use super::region::is_region;
+use super::{App, body};
+use crate::events::{Destination, EventInvokeConfig, EventsError};
+use crate::function::{LATEST, Place};
+
+/// Largest body: two ARNs and two numbers, and room for what is not looked at.
+const MAX_BODY: usize = 64 * 1024;
+/// Configurations on a page, at most and unless asked otherwise.
+const PAGE: usize = 50;
+
+const ARN_PATTERN: &str = "Member must satisfy regular expression pattern: \
+    ^$|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:([a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\\d{1})?:\
+    (\\d{12})?:(.*)";
+
+/// The routes under `/2019-09-25/functions`.
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route(
+            "/{name}/event-invoke-config",
+            get(read).put(put).post(update).delete(remove),
+        )
+        .route("/{name}/event-invoke-config/list", get(list))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Input {
+    maximum_retry_attempts: Option<i64>,
+    maximum_event_age_in_seconds: Option<i64>,
+    destination_config: Option<DestinationInput>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DestinationInput {
+    on_success: Option<TargetInput>,
+    on_failure: Option<TargetInput>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TargetInput {
+    destination: Option<String>,
+}
+
+/// What of a configuration is to be changed; everything in it may be kept.
+#[derive(Debug, Default)]
+struct Change {
+    maximum_retry_attempts: Option<u32>,
+    maximum_event_age_seconds: Option<u32>,
+    destinations: Option<(Option<Destination>, Option<Destination>)>,
+}
+
+impl Change {
+    fn apply(self, mut config: EventInvokeConfig, now_ms: i64) -> EventInvokeConfig {
+        if let Some((on_success, on_failure)) = self.destinations {
+            config.on_success = on_success;
+            config.on_failure = on_failure;
+        }
+        EventInvokeConfig {
+            maximum_retry_attempts: self
+                .maximum_retry_attempts
+                .or(config.maximum_retry_attempts),
+            maximum_event_age_seconds: self
+                .maximum_event_age_seconds
+                .or(config.maximum_event_age_seconds),
+            last_modified_ms: now_ms,
+            ..config
+        }
+    }
+}
+
+async fn put(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let change = app.change(&named, &read_input(&headers, body).await?)?;
+    let config = change.apply(EventInvokeConfig::default(), app.events.now_ms());
+    app.store(&named, |_| Ok(config)).await
+}
+
+async fn update(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let change = app.change(&named, &read_input(&headers, body).await?)?;
+    let now_ms = app.events.now_ms();
+    let place = app.place.clone();
+    let missing = named.clone();
+    app.store(&named, move |before| {
+        let before = before.ok_or_else(|| none(&missing, &place))?;
+        Ok(change.apply(before, now_ms))
+    })
+    .await
+}
+
+async fn read(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+) -> Result<Response, ApiError> {
+    let configs = app.events.configs();
+    let config = configs
+        .get(&named.name, named.qualifier.as_deref())
+        .ok_or_else(|| none(&named, &app.place))?;
+    Ok(json_response(
+        StatusCode::OK,
+        &shown(&config, &named, &app.place),
+    ))
+}
+
+async fn remove(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+) -> Result<Response, ApiError> {
+    let writer = app.events.configs().write().await;
+    let qualifier = named.qualifier.as_deref();
+    if app.events.configs().get(&named.name, qualifier).is_none() {
+        return Err(none(&named, &app.place));
+    }
+    writer
+        .delete(&named.name, qualifier)
+        .await
+        .map_err(|error| not_stored(&error))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn list(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    parameters: Parameters,
+) -> Result<Response, ApiError> {
+    app.find(&named).map_err(|_| no_function())?;
+    let limit = match parameters.get("MaxItems") {
+        None => PAGE,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=PAGE).contains(limit))
+            .ok_or_else(|| {
+                ApiError::constraint(text, "maxItems", "Member must have value between 1 and 50")
+            })?,
+    };
+    let configs = app.events.configs();
+    let (page, more) = configs.list(&named.name, parameters.get("Marker"), limit);
+    let mut answer = json!({ "FunctionEventInvokeConfigs": page
+        .iter()
+        .map(|(qualifier, config)| {
+            let named = Named {
+                name: named.name.clone(),
+                qualifier: Some(qualifier.clone()),
+            };
+            shown(config, &named, &app.place)
+        })
+        .collect::<Vec<Value>>() });
+    if let Some((last, _)) = page.last().filter(|_| more) {
+        answer["NextMarker"] = last.as_str().into();
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+impl App {
+    /// Checks what a function's configuration is to be.
+    fn change(&self, named: &Named, input: &Input) -> Result<Change, ApiError> {
+        let targets = input.destination_config.as_ref();
+        let success = targets.and_then(|config| address(config.on_success.as_ref()));
+        let failure = targets.and_then(|config| address(config.on_failure.as_ref()));
+        let change = Change {
+            maximum_retry_attempts: within(
+                input.maximum_retry_attempts,
+                "maximumRetryAttempts",
+                0,
+                2,
+            )?,
+            maximum_event_age_seconds: within(
+                input.maximum_event_age_in_seconds,
+                "maximumEventAgeInSeconds",
+                60,
+                21_600,
+            )?,
+            destinations: None,
+        };
+        for (arn, field) in [(success, "onSuccess"), (failure, "onFailure")] {
+            if let Some(arn) = arn.filter(|arn| service(arn).is_none()) {
+                let field = format!("destinationConfig.{field}.destination");
+                return Err(ApiError::constraint(arn, &field, ARN_PATTERN));
+            }
+        }
+        let nothing = change.maximum_retry_attempts.is_none()
+            && change.maximum_event_age_seconds.is_none()
+            && targets.is_none();
+        if nothing {
+            return Err(ApiError::invalid(
+                "You must specify at least one of error handling or destination setting.",
+            ));
+        }
+        self.find(named).map_err(|_| no_function())?;
+        if [success, failure]
+            .into_iter()
+            .flatten()
+            .any(|arn| service(arn) != Some("lambda"))
+        {
+            let part = |name: &str, kind: &str, arn: Option<&str>| match arn {
+                Some(arn) => format!("{name}={kind}(destination={arn})"),
+                None => format!("{name}=null"),
+            };
+            return Err(ApiError::invalid(format!(
+                "The provided destination config DestinationConfig({}, {}) is invalid.",
+                part("onSuccess", "OnSuccess", success),
+                part("onFailure", "OnFailure", failure)
+            )));
+        }
+        let destination = |arn: Option<&str>| -> Result<Option<Destination>, ApiError> {
+            arn.map(|arn| self.destination(arn, named)).transpose()
+        };
+        Ok(Change {
+            destinations: match targets {
+                Some(_) => Some((destination(success)?, destination(failure)?)),
+                None => None,
+            },
+            ..change
+        })
+    }
+
+    /// A function that is there and is another one.
+    fn destination(&self, arn: &str, of: &Named) -> Result<Destination, ApiError> {
+        let invalid = |_| ApiError::invalid(format!("The destination ARN {arn} is invalid."));
+        let named = Named::parse(arn, None, &self.place).map_err(invalid)?;
+        self.find(&named).map_err(invalid)?;
+        if named.name == of.name {
+            return Err(ApiError::invalid(
+                "You can't specify the function as a destination for itself.",
+            ));
+        }
+        Ok(Destination {
+            arn: arn.into(),
+            function: named.name,
+            qualifier: named.qualifier,
+        })
+    }
+
+    /// Writes what `change` makes of a function's configuration.
+    async fn store(
+        &self,
+        named: &Named,
+        change: impl FnOnce(Option<EventInvokeConfig>) -> Result<EventInvokeConfig, ApiError>,
+    ) -> Result<Response, ApiError> {
+        let configs = self.events.configs();
+        let qualifier = named.qualifier.as_deref();
+        let writer = configs.write().await;
+        let before = configs.get(&named.name, qualifier);
+        let config = change(before.as_deref().cloned())?;
+        let config = writer
+            .put(&named.name, qualifier, config)
+            .await
+            .map_err(|error| not_stored(&error))?;
+        Ok(json_response(
+            StatusCode::OK,
+            &shown(&config, named, &self.place),
+        ))
+    }
+}
+
+async fn read_input(headers: &HeaderMap, body: Body) -> Result<Input, ApiError> {
+    let body = body::read(headers, body, MAX_BODY, || {
+        ApiError::too_large(
+            "RequestEntityTooLargeException",
+            format!("Request must be smaller than {MAX_BODY} bytes for this operation"),
+        )
+    })
+    .await?;
+    serde_json::from_slice(&body).map_err(|error| {
+        ApiError::bad_content(format!("Could not parse request body into json: {error}"))
+    })
+}
+
+/// The ARN in a target; an empty one is none.
+fn address(target: Option<&TargetInput>) -> Option<&str> {
+    target?.destination.as_deref().filter(|arn| !arn.is_empty())
+}
+
+/// The service that an ARN names, if it has the form of one.
+fn service(arn: &str) -> Option<&str> {
+    let mut parts = arn.splitn(6, ':');
+    let mut next = || parts.next();
+    let (scheme, partition, service) = (next()?, next()?, next()?);
+    let (region, account, _resource) = (next()?, next()?, next()?);
+    let word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let digits = |text: &str| text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
+    (scheme == "arn"
+        && partition.starts_with("aws")
+        && word(partition)
+        && !service.is_empty()
+        && word(service)
+        && (region.is_empty() || is_region(region))
+        && (account.is_empty() || digits(account)))
+    .then_some(service)
+}
+
+fn within(
+    number: Option<i64>,
+    field: &str,
+    least: u32,
+    most: u32,
+) -> Result<Option<u32>, ApiError> {
+    let Some(number) = number else {
+        return Ok(None);
+    };
+    match u32::try_from(number) {
+        Ok(fine) if (least..=most).contains(&fine) => Ok(Some(fine)),
+        _ => {
+            let constraint = if number < i64::from(least) {
+                format!("Member must have value greater than or equal to {least}")
+            } else {
+                format!("Member must have value less than or equal to {most}")
+            };
+            Err(ApiError::constraint(
+                &number.to_string(),
+                field,
+                &constraint,
+            ))
+        }
+    }
+}
+
+/// Refuses dead-letter targets: on Lambda they are queues and topics, and there are none here.
+pub(super) fn check_dead_letter_target(arn: &str) -> Result<(), ApiError> {
+    match service(arn) {
+        _ if arn.is_empty() => Ok(()),
+        None => Err(ApiError::constraint(
+            arn,
+            "deadLetterConfig.targetArn",
+            ARN_PATTERN,
+        )),
+        Some("sqs" | "sns") => Err(ApiError::invalid(format!(
+            "Invalid dead letter queue ARN: {arn} can't be reached from this host, which has no \
+             queues and topics. Use an OnFailure destination to another function instead."
+        ))),
+        Some(_) => Err(ApiError::invalid(
+            "Invalid dead letter queue ARN: Only Amazon SQS queues and Amazon SNS topics are \
+             supported.",
+        )),
+    }
+}
+
+/// As Lambda shows it, with what is always there.
+fn shown(config: &EventInvokeConfig, named: &Named, place: &Place) -> Value {
+    let target = |destination: &Option<Destination>| match destination {
+        Some(destination) => json!({ "Destination": destination.arn }),
+        None => json!({}),
+    };
+    let seconds = config.last_modified_ms / 1000;
+    let millis = config.last_modified_ms % 1000;
+    let mut shown = json!({
+        "LastModified": format!("{seconds}.{millis:03}").parse::<f64>().unwrap_or_default(),
+        "FunctionArn": qualified_arn(named, place),
+        "DestinationConfig": {
+            "OnSuccess": target(&config.on_success),
+            "OnFailure": target(&config.on_failure),
+        },
+    });
+    if let Some(attempts) = config.maximum_retry_attempts {
+        shown["MaximumRetryAttempts"] = attempts.into();
+    }
+    if let Some(seconds) = config.maximum_event_age_seconds {
+        shown["MaximumEventAgeInSeconds"] = seconds.into();
+    }
+    shown
+}
+
+fn qualified_arn(named: &Named, place: &Place) -> String {
+    let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
+    place.arn_of(&format!("{}:{qualifier}", named.name))
+}
+
+fn none(named: &Named, place: &Place) -> ApiError {
+    ApiError::not_found(format!(
+        "The function {} doesn't have an EventInvokeConfig",
+        qualified_arn(named, place)
+    ))
+}
+
+fn no_function() -> ApiError {
+    ApiError::not_found("The function doesn't exist.")
+}
+
+fn not_stored(error: &EventsError) -> ApiError {
+    ApiError::service(format!("The configuration was not stored: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arn_names_a_service_and_what_has_not_its_form_none() {
+        for (arn, expected) in [
+            (
+                "arn:aws:lambda:us-east-1:000000000000:function:f",
+                Some("lambda"),
+            ),
+            ("arn:aws-cn:sqs:cn-north-1:000000000000:queue", Some("sqs")),
+            ("arn:aws:s3:::bucket", Some("s3")),
+            ("arn:aws:_-/!lambda:us-east-1:000000000000:function:f", None),
+            ("arn:aws:lambda:here:000000000000:function:f", None),
+            ("arn:aws:lambda:us-east-1:1:function:f", None),
+            ("arn:gcp:lambda:us-east-1:000000000000:function:f", None),
+            ("function:f", None),
+            ("", None),
+        ] {
+            assert_eq!(service(arn), expected, "{arn:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_by_the_bound_that_they_break() {
+        for fine in [0, 2] {
+            assert!(within(Some(fine), "maximumRetryAttempts", 0, 2).is_ok());
+        }
+        for (number, words) in [
+            (-1, "greater than or equal to 0"),
+            (3, "less than or equal to 2"),
+            (i64::MAX, "less than or equal to 2"),
+        ] {
+            let refused = within(Some(number), "maximumRetryAttempts", 0, 2).unwrap_err();
+            let text = format!("{refused:?}");
+            assert!(
+                text.contains(words) && text.contains("'maximumRetryAttempts'"),
+                "{text}"
+            );
+        }
+        assert_eq!(within(None, "f", 0, 2).unwrap(), None);
+    }
+
+    #[test]
+    fn a_dead_letter_target_is_a_queue_or_a_topic_and_refused_all_the_same() {
+        assert!(check_dead_letter_target("").is_ok());
+        for (arn, words) in [
+            (
+                "arn:aws:lambda:us-east-1:000000000000:function:f",
+                "Only Amazon SQS queues and Amazon SNS topics are supported.",
+            ),
+            (
+                "arn:aws:sqs:us-east-1:000000000000:q",
+                "OnFailure destination",
+            ),
+            ("queue", "failed to satisfy constraint"),
+        ] {
+            let refused = format!("{:?}", check_dead_letter_target(arn).unwrap_err());
+            assert!(refused.contains(words), "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_update_keeps_what_it_does_not_name() {
+        let before = EventInvokeConfig {
+            maximum_retry_attempts: Some(1),
+            maximum_event_age_seconds: Some(60),
+            ..EventInvokeConfig::default()
+        };
+        let change = Change {
+            maximum_retry_attempts: Some(0),
+            ..Change::default()
+        };
+        let after = change.apply(before, 5);
+        assert_eq!(after.maximum_retry_attempts, Some(0));
+        assert_eq!(after.maximum_event_age_seconds, Some(60));
+        assert_eq!(after.last_modified_ms, 5);
+    }
+}
