@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from harness import events, package
+from harness import events, host, package
 from harness.deadline import until
 from harness.invocation import create, invoke, lambda_client
 
@@ -167,15 +167,29 @@ def test_a_dead_letter_target_is_refused_with_what_to_do_instead(controller, cli
     assert "OnFailure destination" in message
 
 
-@pytest.fixture
-def chain(own_controller):
+@pytest.fixture(scope="module")
+def deployed(start_controller, tmp_path_factory):
     """A controller with a function `source` whose ends are told to `good` and `bad`."""
-    controller = own_controller("--event-retry-base-ms", "300")
-    client = lambda_client(controller.url)
+    before = host.Host.now()
+    controller = start_controller(tmp_path_factory.mktemp("chain"))
     for name in ("source", "good", "bad"):
-        witness(client, name)
-    configure(client, MaximumRetryAttempts=1)
-    return controller, client
+        witness(lambda_client(controller.url), name)
+    yield controller
+    controller.stop()
+    host.assert_nothing_left(before)
+
+
+@pytest.fixture
+def chain(deployed):
+    """Starts that controller again, with other arguments."""
+
+    def start(*arguments):
+        deployed.stop()
+        deployed.arguments = arguments
+        deployed.start()
+        return deployed, lambda_client(deployed.url)
+
+    return start
 
 
 def configure(client, **settings):
@@ -190,7 +204,8 @@ def configure(client, **settings):
 
 
 def test_a_success_and_a_failure_are_told_field_by_field(chain):
-    controller, client = chain
+    controller, client = chain("--event-retry-base-ms", "300")
+    configure(client, MaximumRetryAttempts=1)
     fine = events.send(client, "source", {"b": 1.5, "a": [None, "é"]})
     events.drained(controller)
     [record] = until("the record came", lambda: witnessed(controller, "good"))
@@ -241,22 +256,21 @@ def test_a_success_and_a_failure_are_told_field_by_field(chain):
         assert metrics[series] == 1
 
 
-def test_an_event_that_would_be_too_old_for_its_retry_is_told_at_once(own_controller):
-    controller = own_controller("--event-retry-base-ms", "61000")
-    client = lambda_client(controller.url)
-    for name in ("source", "good", "bad"):
-        witness(client, name)
+def test_an_event_that_would_be_too_old_for_its_retry_is_told_at_once(chain):
+    controller, client = chain("--event-retry-base-ms", "61000")
+    told = len(witnessed(controller, "bad"))
     configure(client, MaximumEventAgeInSeconds=60)
     events.send(client, "source", {"fail": True})
     events.drained(controller)
-    [record] = until("the record came", lambda: witnessed(controller, "bad"))
+    [record] = until("the record came", lambda: witnessed(controller, "bad")[told:])
     context = record["event"]["requestContext"]
     assert (context["condition"], context["approximateInvokeCount"]) == ("EventAgeExceeded", 1)
     assert record["event"]["responseContext"]["functionError"] == "Unhandled"
 
 
 def test_a_configuration_outlives_a_restart_and_ends_with_its_function(chain):
-    controller, client = chain
+    controller, client = chain()
+    configure(client, MaximumRetryAttempts=2)
     before = shown(client.get_function_event_invoke_config(FunctionName="source"))
     controller.kill()
     controller.start()

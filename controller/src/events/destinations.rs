@@ -152,8 +152,6 @@ fn timestamp(ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::json;
 
     use super::*;
@@ -183,7 +181,6 @@ mod tests {
             payload: Bytes::copy_from_slice(payload),
             failed,
             executed_version: "$LATEST".into(),
-            cpu: Duration::ZERO,
         }
     }
 

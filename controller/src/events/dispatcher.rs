@@ -13,6 +13,7 @@ use super::clock::Clock;
 use super::config::{Configs, EventInvokeConfig};
 use super::destinations::Ending;
 use super::event::{Event, EventRequest};
+use super::host_cpus::HostCpus;
 use super::metrics::EventMetrics;
 use super::queue::{Outcome, Queue};
 use super::retry::{AfterError, Condition, RetrySettings};
@@ -33,6 +34,7 @@ pub(crate) struct Dispatcher {
     pub(crate) functions: Arc<dyn Functions>,
     pub(crate) retry: RetrySettings,
     pub(crate) metrics: Arc<EventMetrics>,
+    pub(crate) cpus: HostCpus,
     pub(crate) clock: Clock,
     /// No event is begun from here on.
     pub(crate) closing: CancellationToken,
@@ -126,7 +128,8 @@ impl Dispatcher {
             return self.queue.leave(turn);
         }
         let now_ms = self.clock.now_ms();
-        self.queue.schedule().ran(&turn.function, ran.cpu, now_ms);
+        let idle_cpus = self.cpus.have_time();
+        self.queue.schedule().ran(&turn.function, idle_cpus);
         event.runs = event.runs.saturating_add(1);
         if !ran.failed {
             let why = Condition::Success;

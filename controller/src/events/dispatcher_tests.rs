@@ -17,6 +17,7 @@ use super::clock::Clock;
 use super::config::{Configs, Destination, EventInvokeConfig};
 use super::dispatcher::Dispatcher;
 use super::event::Event;
+use super::host_cpus::HostCpus;
 use super::metrics::EventMetrics;
 use super::queue::Queue;
 use super::queue::tests::{BOUNDS, request, schedule};
@@ -75,7 +76,6 @@ fn ran(failed: bool) -> Attempt {
         payload: Bytes::from_static(b"1"),
         failed,
         executed_version: "$LATEST".into(),
-        cpu: Duration::ZERO,
     })
 }
 
@@ -107,6 +107,7 @@ impl Fixture {
             functions: this.functions.clone(),
             retry: SETTINGS,
             metrics: Arc::new(EventMetrics::new(&Registry::new()).unwrap()),
+            cpus: HostCpus::new(),
             clock: Clock::Test(this.now.clone()),
             closing: this.closing.clone(),
             abandoned: this.abandoned.clone(),

@@ -6,8 +6,8 @@
 //!
 //! * [`event`]: what an event is.
 //! * [`group_commit`]: the writer, many changes in one transaction. [`rows`]: the changes.
-//! * [`schedule`]: which event runs next. [`retry`]: what follows a run. [`cpu_load`]: how much at a
-//!   time. Decisions without I/O.
+//! * [`schedule`]: which event runs next. [`retry`]: what follows a run. Decisions without I/O.
+//! * [`host_cpus`]: whether more of them at a time would get more done.
 //! * [`queue`]: disk and schedule, kept in step.
 //! * [`target`]: the functions that events are for.
 //! * [`config`]: what functions want done with their events.
@@ -17,13 +17,13 @@
 
 mod clock;
 mod config;
-mod cpu_load;
 mod destinations;
 mod dispatcher;
 #[cfg(test)]
 mod dispatcher_tests;
 mod event;
 mod group_commit;
+mod host_cpus;
 mod metrics;
 mod queue;
 mod retry;
@@ -43,10 +43,10 @@ use crate::metrics::Metrics;
 use clock::Clock;
 use config::Configs;
 pub(crate) use config::{Destination, EventInvokeConfig};
-use cpu_load::CpuLoad;
 use dispatcher::Dispatcher;
 pub(crate) use event::{EventLimits, EventRequest};
 pub use group_commit::EventsError;
+use host_cpus::HostCpus;
 pub(crate) use metrics::EventMetrics;
 use metrics::QueueCensus;
 pub(crate) use queue::NotAccepted;
@@ -80,11 +80,7 @@ impl Events {
         exists: impl Fn(&FunctionName) -> bool,
     ) -> Result<Self, EventsStartError> {
         let metrics = Arc::new(EventMetrics::new(metrics.registry())?);
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let queue = Arc::new(Queue::open(
-            path,
-            Schedule::new(bounds, CpuLoad::new(cpus)),
-        )?);
+        let queue = Arc::new(Queue::open(path, Schedule::new(bounds))?);
         let configs = Configs::new(queue.commits(), queue.configs().await?)?;
         let configs = Arc::new(configs);
         let this = Self {
@@ -111,6 +107,7 @@ impl Events {
             functions,
             retry,
             metrics,
+            cpus: HostCpus::new(),
             clock: this.clock.clone(),
             closing,
             abandoned: this.abandoned.clone(),

@@ -1,6 +1,5 @@
 use bytes::Bytes;
 
-use super::super::cpu_load::CpuLoad;
 use super::super::event::EventLimits;
 use super::super::schedule::Bounds;
 use super::*;
@@ -16,7 +15,7 @@ pub(crate) const BOUNDS: Bounds = Bounds {
 const OVER: Outcome = Outcome::Over { record: None };
 
 pub(crate) fn schedule(bounds: Bounds) -> Schedule {
-    Schedule::new(bounds, CpuLoad::new(2))
+    Schedule::new(bounds)
 }
 
 pub(crate) fn request(function: &str, id: &str) -> EventRequest {

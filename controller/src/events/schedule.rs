@@ -8,9 +8,7 @@
 //! Only ids are held here, so that a long queue costs little memory.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::time::Duration;
 
-use super::cpu_load::CpuLoad;
 use super::retry;
 use crate::function::FunctionName;
 
@@ -104,11 +102,10 @@ pub(crate) struct Schedule {
     running: usize,
     events: u64,
     bytes: u64,
-    load: CpuLoad,
 }
 
 impl Schedule {
-    pub(crate) fn new(bounds: Bounds, load: CpuLoad) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             lanes: HashMap::new(),
@@ -117,7 +114,6 @@ impl Schedule {
             running: 0,
             events: 0,
             bytes: 0,
-            load,
         }
     }
 
@@ -191,10 +187,8 @@ impl Schedule {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// The function ran with it: well, or with an error that is somebody else's business.
-    pub(crate) fn ran(&mut self, function: &FunctionName, cpu: Duration, now_ms: i64) {
-        self.load.add(cpu, now_ms);
-        let idle_cpus = self.load.leaves_time(now_ms);
+    /// The function ran with an event: well, or with an error that is somebody else's business.
+    pub(crate) fn ran(&mut self, function: &FunctionName, idle_cpus: bool) {
         if let Some(lane) = self.lanes.get_mut(function) {
             lane.obstacles = 0;
             lane.paused_until_ms = None;

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -33,7 +33,6 @@ pub(crate) struct Ran {
     /// Whether `payload` tells of a function error.
     pub(crate) failed: bool,
     pub(crate) executed_version: String,
-    pub(crate) cpu: Duration,
 }
 
 /// Who runs functions.
@@ -111,7 +110,6 @@ impl PooledFunctions {
                 payload: completed.payload,
                 failed: completed.failed,
                 executed_version: LATEST.into(),
-                cpu: completed.cpu,
             }),
             Err(NotRun::Throttled) => Attempt::Throttled,
             Err(NotRun::Unavailable(why)) => Attempt::Failed(why),
