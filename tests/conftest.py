@@ -164,7 +164,7 @@ def _assert_accounted_for(controller: Controller) -> None:
         if len(children) != len(instances) + status["shells"]:
             wrong["processes"] = f"{children} for {instances} and {status['shells']} shells"
         groups = host.cgroups_of(children)
-        strays = {g for g in host.cgroups() - groups if host.is_leaf(g) and host.is_empty(g)}
+        strays = {g for g in host.cgroups() - groups if host.is_unused(g)}
         if strays:
             wrong["cgroups"] = str(sorted(strays))
         return wrong

@@ -162,6 +162,8 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
                     Ok(())
                 }
                 HostMessage::Ping(bytes) => say(&mut agent, [AgentMessage::Pong(bytes)]).await,
+                // Never says that it thawed.
+                HostMessage::Invoke(_, event) if event == "frozen" => Ok(()),
                 HostMessage::Invoke(invoke, event) => {
                     if event == "slow" {
                         tokio::time::sleep(SLOW).await;

@@ -70,7 +70,7 @@ impl Fixture {
 }
 
 async fn run(pool: Pool, version: Arc<Version>, event: String) -> Result<Completed, NotRun> {
-    let timeout = if event == "hang" || event == "flood" {
+    let timeout = if ["hang", "flood", "frozen"].contains(&event.as_str()) {
         Duration::from_millis(200)
     } else {
         SOON
@@ -195,6 +195,7 @@ async fn every_way_of_going_wrong_ends_the_instance_and_the_next_invocation_work
     for (event, kind) in [
         ("hang", "Sandbox.Timedout"),
         ("flood", "Sandbox.Timedout"),
+        ("frozen", "Sandbox.Timedout"),
         ("exit", "Runtime.ExitError"),
         ("foreign", "Sandbox.Failure"),
         ("nonsense", "Sandbox.Failure"),
