@@ -360,21 +360,27 @@ impl<'a> Talk<'a> {
             .unwrap_or_default()
     }
 
-    fn cpu(&self, vm: &MicroVm) -> Duration {
-        match (self.ran_since, vm.process().cpu_time()) {
-            (Some(_), Some(now)) => now.saturating_sub(self.cpu_before),
+    fn cpu(&self, vm: &MicroVm, answer: &Answer) -> Duration {
+        // The sandbox counts a budget from the vCPU's first instruction; a restore's reply is read
+        // a little later.
+        let least = match answer {
+            Answer::CpuExhausted(budget) => *budget,
             _ => Duration::ZERO,
+        };
+        match (self.ran_since, vm.process().cpu_time()) {
+            (Some(_), Some(now)) => now.saturating_sub(self.cpu_before).max(least),
+            _ => least,
         }
     }
 
     fn ran(&self, vm: &MicroVm, answer: Answer, run: Duration) -> Ran {
         let now = Instant::now();
         Ran {
+            cpu: self.cpu(vm, &answer),
             answer,
             restore: self.ran_since.unwrap_or(now) - self.began,
             run,
             duration: run,
-            cpu: self.cpu(vm),
             max_memory_bytes: 0,
             deadline: self.limit,
         }
