@@ -121,7 +121,7 @@ def test_doctor_finds_this_machine_ready():
 
 def test_help_names_every_command():
     told = run(layout.HEARTH, "--help").ok()
-    for command in ("serve", "deploy", "invoke", "logs", "ls", "rm", "dev", "doctor"):
+    for command in ("serve", "deploy", "invoke", "logs", "ls", "rm", "dev", "keys", "doctor"):
         assert command in told
         assert run(layout.HEARTH, command, "--help").ok()
 

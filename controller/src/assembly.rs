@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::App;
+use crate::auth::KeysError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
 use crate::function::{FunctionRecord, Place, Version};
@@ -41,6 +42,9 @@ pub enum StartError {
     /// A setting.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The access keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The data directory.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -330,7 +334,7 @@ fn warnings(settings: &Settings, cgroups: &CpuCgroups, host: &Host, jail: &Jail)
                 .into(),
         );
     }
-    if !settings.listen.ip().is_loopback() {
+    if !settings.listen.ip().is_loopback() && settings.insecure && !settings.require_signatures {
         warnings.push(format!(
             "listening on {} without authentication: whoever reaches it can run code",
             settings.listen

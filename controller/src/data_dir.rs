@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! registry.db             functions
+//! access-keys.json        who may call, secrets included; its owner's alone
 //! packages/<sha256>       code packages as they were uploaded
 //! images/<key>.erofs      the code of one deploy as a disk
 //! snapshots/function/<key>/{state,memory}

@@ -9,6 +9,7 @@
 
 pub mod api;
 mod assembly;
+pub mod auth;
 mod data_dir;
 mod deploy;
 mod function;

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
+use crate::auth::AuthError;
 use crate::deploy::ControlError;
 use crate::pool::{NotRun, PingError};
 
@@ -116,6 +117,15 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceException", message)
     }
 
+    /// The caller is not let in.
+    pub(crate) fn access(error: &AuthError) -> Self {
+        let status = match error {
+            AuthError::Keys => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::FORBIDDEN,
+        };
+        Self::new(status, error.kind(), error.to_string())
+    }
+
     /// A change was refused. `arn` is the function's.
     pub(crate) fn control(error: ControlError, arn: &str) -> Self {
         match error {
@@ -181,6 +191,9 @@ impl axum::response::IntoResponse for ApiError {
             ("ResourceNotFoundException" | "ServiceException", None) => {
                 json!({ "Type": owner, "Message": self.message })
             }
+            // Those that come from AWS's front, before Lambda sees a request.
+            ("AccessDeniedException", None) => json!({ "Message": self.message }),
+            _ if self.status == StatusCode::FORBIDDEN => json!({ "message": self.message }),
             _ => json!({ "Type": owner, "message": self.message }),
         };
         let mut response = Response::new(Body::from(body.to_string()));

@@ -41,6 +41,15 @@
 //! | `X-Hearth-Max-Memory-MiB` | peak memory of the runtime, rounded up; for an instance that had to be killed, what the host saw it use |
 //! | `X-Hearth-Phases` | JSON, microseconds: `{"queue_us","restore_us","run_us","total_us"}`; `queue` is from acceptance to an instance (or shell) in hand, `restore` until the guest runs again (0 when warm), `run` until its answer |
 //!
+//! # Who may call
+//! On loopback everybody, signed or not. Elsewhere (or with `--require-signatures`) every request but
+//! `/healthz` and `/readyz` is signed with AWS's Signature Version 4 by an access key, in its header
+//! or its query (a presigned URL), for the service `lambda` and this controller's region. A key that
+//! only invokes gets at the invocations of the functions that it names; all else takes one that
+//! administers. Refusals are 403: `MissingAuthenticationTokenException`,
+//! `IncompleteSignatureException`, `InvalidSignatureException`, `UnrecognizedClientException`,
+//! `AccessDeniedException`.
+//!
 //! # Hearth's own API
 //! Errors have the same shape as Lambda's.
 //!
@@ -74,6 +83,8 @@
 //! ping frames one after another over its one vsock connection, each timed from write to the pong's
 //! arrival, and paused again. Nothing else runs in between.
 
+mod access;
+mod action;
 mod body;
 mod error;
 mod extract;
@@ -94,6 +105,7 @@ use hearth_protocol::jail::Jail;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Gate;
 use crate::deploy::{Builder, Deployer};
 use crate::function::Place;
 use crate::limits::Isolation;
@@ -143,8 +155,8 @@ impl App {
     }
 }
 
-/// Every route.
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// Every route, behind the gate.
+pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     let lambda = Router::new()
         .route("/", get(functions::list).post(functions::create))
         .route("/{name}", get(functions::get).delete(functions::delete))
@@ -164,15 +176,24 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .nest("/hearth/v1", own)
         .route("/healthz", get(hearth::healthz))
         .route("/readyz", get(hearth::readyz))
-        .route("/metrics", get(hearth::metrics))
+        .route("/metrics", get(hearth::metrics));
+    let routes = access::authorized(routes, &app, gate)
         .fallback(async || ApiError::unknown_path())
         .method_not_allowed_fallback(async || ApiError::method())
         .with_state(app);
-    // Outside of the router, so that what no route takes has its request id as well.
+    // Outside of the router, so that what no route takes has its request id as well, and is signed.
+    let whole = Router::new().fallback_service(tower::util::MapRequest::new(
+        routes,
+        request_id::without_trailing_slash,
+    ));
+    access::authenticated(whole, gate).layer(axum::middleware::from_fn(request_id::assign))
+}
+
+/// What a monitor asks for, behind no gate: for an address of its own.
+pub(crate) fn monitoring(app: Arc<App>) -> Router {
     Router::new()
-        .fallback_service(tower::util::MapRequest::new(
-            routes,
-            request_id::without_trailing_slash,
-        ))
-        .layer(axum::middleware::from_fn(request_id::assign))
+        .route("/healthz", get(hearth::healthz))
+        .route("/readyz", get(hearth::readyz))
+        .route("/metrics", get(hearth::metrics))
+        .with_state(app)
 }
