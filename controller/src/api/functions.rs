@@ -1,6 +1,5 @@
 //! The functions themselves: create, list, read, change, delete.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,24 +7,19 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::App;
+use super::configuration::configuration;
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
+use super::package::{CodeInput, check_package_kind, parse, read};
 use super::validate::ConfigInput;
-use super::{App, body};
 use crate::deploy::ControlError;
-use crate::function::{FunctionName, FunctionRecord, LATEST, Place};
+use crate::function::{FunctionName, LATEST};
 use crate::registry;
 
-/// Largest body of a create or update: a 50 MB package in base64, and the rest.
-const MAX_BODY: usize = 70_167_211;
-/// Largest package.
-const MAX_PACKAGE: usize = 52_428_800;
 /// Functions on a page unless asked otherwise.
 const PAGE: usize = 50;
 
@@ -40,16 +34,6 @@ struct CreateInput<'a> {
     publish: Option<bool>,
     #[serde(default)]
     tags: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct CodeInput<'a> {
-    #[serde(borrow)]
-    zip_file: Option<Cow<'a, str>>,
-    image_uri: Option<String>,
-    #[serde(rename = "S3Bucket")]
-    s3_bucket: Option<String>,
 }
 
 /// The members of an update besides those of the code, which it has at its top as well.
@@ -276,82 +260,6 @@ impl App {
     }
 }
 
-impl CodeInput<'_> {
-    fn package(&self) -> Result<Bytes, ApiError> {
-        if self.image_uri.is_some() || self.s3_bucket.is_some() {
-            return Err(ApiError::invalid(
-                "Code comes as ZipFile; S3 and images are not supported yet",
-            ));
-        }
-        let Some(text) = &self.zip_file else {
-            return Err(ApiError::invalid(
-                "Please provide a source for function code.",
-            ));
-        };
-        if text.len() / 4 * 3 > MAX_PACKAGE + 3 {
-            return Err(ApiError::invalid(format!(
-                "Zipped size must be smaller than {MAX_PACKAGE} bytes"
-            )));
-        }
-        let package = STANDARD
-            .decode(text.as_bytes())
-            .map_err(|error| ApiError::serialization(format!("ZipFile is not base64: {error}")))?;
-        Ok(package.into())
-    }
-}
-
-async fn read(headers: &HeaderMap, body: Body, operation: &str) -> Result<Bytes, ApiError> {
-    body::read(headers, body, MAX_BODY, || {
-        ApiError::too_large(
-            "RequestEntityTooLargeException",
-            format!("Request must be smaller than {MAX_BODY} bytes for the {operation} operation"),
-        )
-    })
-    .await
-}
-
-/// A JSON object as `T`; members that `T` does not know are skipped.
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
-    let start = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if start != Some(&b'{') {
-        return Err(ApiError::bad_content(
-            "Could not parse request body into json: expected an object",
-        ));
-    }
-    serde_json::from_slice(body).map_err(|error| {
-        ApiError::bad_content(format!("Could not parse request body into json: {error}"))
-    })
-}
-
-fn check_package_kind(
-    package_type: Option<&str>,
-    architectures: Option<&[String]>,
-) -> Result<(), ApiError> {
-    match package_type {
-        None | Some("Zip") => {}
-        Some("Image") => return Err(ApiError::invalid("PackageType Image is not supported yet")),
-        Some(other) => {
-            return Err(ApiError::constraint(
-                other,
-                "packageType",
-                "Member must satisfy enum value set: [Zip, Image]",
-            ));
-        }
-    }
-    match architectures {
-        None => Ok(()),
-        Some([one]) if one == "x86_64" => Ok(()),
-        Some([one]) if one == "arm64" => Err(ApiError::invalid(
-            "Architecture arm64 is not supported: this host is x86_64",
-        )),
-        Some(other) => Err(ApiError::constraint(
-            &format!("{other:?}"),
-            "architectures",
-            "Member must be one of [x86_64, arm64]",
-        )),
-    }
-}
-
 fn refuse_publish(publish: Option<bool>) -> Result<(), ApiError> {
     if publish == Some(true) {
         return Err(ApiError::invalid(
@@ -359,60 +267,6 @@ fn refuse_publish(publish: Option<bool>) -> Result<(), ApiError> {
         ));
     }
     Ok(())
-}
-
-/// What Lambda says about a function, with everything that is always present.
-fn configuration(record: &FunctionRecord, place: &Place) -> Value {
-    let config = &record.config;
-    let sha256 = (0..record.code.sha256.len())
-        .step_by(2)
-        .filter_map(|at| u8::from_str_radix(record.code.sha256.get(at..at + 2)?, 16).ok())
-        .collect::<Vec<u8>>();
-    let mut out = json!({
-        "FunctionName": record.name,
-        "FunctionArn": place.arn(&record.name),
-        "Runtime": config.runtime.id(),
-        "Role": config.role,
-        "Handler": config.handler,
-        "CodeSize": record.code.size,
-        "Description": config.description,
-        "Timeout": config.timeout_seconds,
-        "MemorySize": config.memory_mib,
-        "LastModified": record.last_modified,
-        "CodeSha256": STANDARD.encode(sha256),
-        "Version": LATEST,
-        "TracingConfig": { "Mode": config.tracing_mode },
-        "RevisionId": record.revision_id,
-        "PackageType": "Zip",
-        "Architectures": ["x86_64"],
-        "EphemeralStorage": { "Size": config.ephemeral_storage_mib },
-        "SnapStart": { "ApplyOn": config.snap_start, "OptimizationStatus": "Off" },
-        "LoggingConfig": {
-            "LogFormat": "Text",
-            "LogGroup": format!("/aws/lambda/{}", record.name),
-        },
-        "RuntimeVersionConfig": {
-            "RuntimeVersionArn":
-                format!("arn:aws:lambda:{}::runtime:hearth-{}", place.region, config.runtime.id()),
-        },
-        "State": record.state.is.name(),
-    });
-    if !config.environment.0.is_empty() {
-        out["Environment"] = json!({ "Variables": config.environment });
-    }
-    let mut put = |key: &str, value: &Option<String>| {
-        if let Some(value) = value {
-            out[key] = value.as_str().into();
-        }
-    };
-    put("StateReason", &record.state.reason);
-    put("StateReasonCode", &record.state.reason_code);
-    if let Some(update) = &record.last_update {
-        put("LastUpdateStatus", &Some(update.is.name().into()));
-        put("LastUpdateStatusReason", &update.reason);
-        put("LastUpdateStatusReasonCode", &update.reason_code);
-    }
-    out
 }
 
 /// A JSON response.
@@ -444,23 +298,5 @@ mod tests {
         }
         let deep = vec![b'['; 200_000];
         assert!(parse::<CreateInput<'_>>(&deep).is_err());
-    }
-
-    #[test]
-    fn a_package_is_base64_of_at_most_fifty_megabytes_and_nothing_else() {
-        let code = |json: &str| -> Result<Bytes, ApiError> {
-            parse::<CodeInput<'_>>(json.as_bytes())?.package()
-        };
-        assert_eq!(code(r#"{"ZipFile":"UEs="}"#).unwrap(), "PK");
-        for bad in [
-            r#"{}"#,
-            r#"{"ZipFile":"not base64!"}"#,
-            r#"{"ImageUri":"x"}"#,
-            r#"{"S3Bucket":"b"}"#,
-        ] {
-            assert!(code(bad).is_err(), "{bad}");
-        }
-        let large = format!(r#"{{"ZipFile":"{}"}}"#, "A".repeat(70_000_000));
-        assert!(code(&large).is_err());
     }
 }

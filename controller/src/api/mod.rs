@@ -75,12 +75,15 @@
 //! arrival, and paused again. Nothing else runs in between.
 
 mod body;
+mod configuration;
 mod error;
 mod extract;
+mod fields;
 mod functions;
 mod hearth;
 mod invoke;
 mod names;
+mod package;
 mod region;
 mod request_id;
 mod validate;
