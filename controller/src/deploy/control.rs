@@ -1,23 +1,19 @@
 //! Create, update and delete, and the deploys that follow from them.
 //!
 //! What was accepted is in the registry, with its package, before the caller hears so. The deploy
-//! itself runs on in the background and is taken up again after a restart. Its result counts only
-//! if the function still wants it: each deploy has a key, and the record says which one is awaited.
+//! itself runs on in the background.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::builder::{Builder, Source, make_image, new_key};
+use super::builder::{Builder, new_key};
 use super::error::DeployError;
-use super::packages::Packages;
-use crate::function::{
-    Artefacts, Code, Deployed, FunctionConfig, FunctionName, FunctionRecord, State, Status,
-    UpdateStatus, Version,
-};
+use super::intake::Accepted;
+use crate::function::{FunctionConfig, FunctionName, FunctionRecord, State, Status, UpdateStatus};
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -52,44 +48,14 @@ pub(crate) enum ControlError {
 /// The one who changes functions.
 #[derive(Debug, Clone)]
 pub(crate) struct Deployer {
-    catalog: Arc<Catalog>,
-    builder: Arc<Builder>,
-    pool: Pool,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) builder: Arc<Builder>,
+    pub(super) pool: Pool,
     logs: LogStore,
-    metrics: Arc<Metrics>,
-    running: Arc<Mutex<HashMap<String, CancellationToken>>>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-/// A package that was checked, with its image made.
-#[derive(Debug)]
-struct Accepted {
-    code: Code,
-    package: Bytes,
-    key: String,
-    image: ImageGuard,
-}
-
-/// Removes an image unless it is kept.
-#[derive(Debug)]
-struct ImageGuard(Option<std::path::PathBuf>);
-
-impl ImageGuard {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for ImageGuard {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take()
-            && let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "image of a refused package not removed");
-        }
-    }
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) running: Arc<Mutex<HashMap<String, CancellationToken>>>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
 }
 
 impl Deployer {
@@ -223,62 +189,6 @@ impl Deployer {
         Ok(())
     }
 
-    /// Takes up the deploys that an earlier process did not finish, and makes anew what can't be
-    /// used any more.
-    pub(crate) fn resume(&self) {
-        let (functions, _) = self.catalog.list(None, usize::MAX);
-        for function in functions {
-            if function.record.pending_deploy.is_some() {
-                tracing::info!(function = %function.record.name, "taking up its deploy again");
-                self.start(&function.record);
-            } else if let Some(live) = function.live.clone()
-                && live.artefacts().is_none()
-            {
-                let (pool, stop) = (self.pool.clone(), self.stop.clone());
-                self.tasks.spawn(async move {
-                    tokio::select! {
-                        () = pool.prepare(&live) => {}
-                        () = stop.cancelled() => {}
-                    }
-                });
-            }
-        }
-    }
-
-    /// Gives up what is under way, to be taken up at the next start.
-    pub(crate) async fn close(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-
-    /// Checks a package by making its image.
-    async fn accept(&self, name: &FunctionName, package: Bytes) -> Result<Accepted, ControlError> {
-        let key = new_key(name);
-        let path = self.builder.data.image(&key);
-        let image = ImageGuard(Some(path.clone()));
-        let content = package.clone();
-        let code = tokio::task::spawn_blocking(move || Packages::code(&content))
-            .await
-            .map_err(|_| DeployError::Cancelled)?;
-        match make_image(package.clone(), path).await {
-            Ok(()) => Ok(Accepted {
-                code,
-                package,
-                key,
-                image,
-            }),
-            Err(DeployError::Image(error)) => match error.lambda_message() {
-                Some(message) => {
-                    tracing::info!(function = %name, %error, "package refused");
-                    Err(ControlError::Package(message))
-                }
-                None => Err(DeployError::Image(error).into()),
-            },
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Package first, then the record that speaks of it, then the deploy.
     async fn commit_package(
         &self,
@@ -310,7 +220,7 @@ impl Deployer {
     }
 
     /// Removes a package that no function speaks of any more.
-    async fn drop_package(&self, writer: &Writer<'_>, sha256: &str) {
+    pub(super) async fn drop_package(&self, writer: &Writer<'_>, sha256: &str) {
         if !writer.uses_code(sha256)
             && let Err(error) = self.builder.packages.delete(sha256).await
         {
@@ -331,135 +241,6 @@ impl Deployer {
         if let Err(error) = std::fs::hard_link(data.image(&deployed.key), data.image(key)) {
             tracing::debug!(key, %error, "image not shared; it is made anew");
         }
-    }
-
-    fn start(&self, record: &FunctionRecord) {
-        let Some(key) = record.pending_deploy.clone() else {
-            return;
-        };
-        let name = record.name.clone();
-        let cancel = self.stop.child_token();
-        self.running().insert(key.clone(), cancel.clone());
-        let this = self.clone();
-        self.tasks.spawn(async move {
-            let built = tokio::select! {
-                built = this.build(&name, &key) => built,
-                () = cancel.cancelled() => Err(DeployError::Cancelled),
-            };
-            this.running().remove(&key);
-            if let Err(error) = this.finish(&name, &key, built).await {
-                // It stays pending, and the next start takes it up again.
-                tracing::error!(function = %name, %error, "result of a deploy not registered");
-            }
-        });
-    }
-
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, CancellationToken>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn cancel(&self, key: &str) {
-        if let Some(token) = self.running().remove(key) {
-            token.cancel();
-        }
-    }
-
-    async fn build(
-        &self,
-        name: &FunctionName,
-        key: &str,
-    ) -> Result<(FunctionConfig, Code, Arc<Artefacts>), DeployError> {
-        let function = self.catalog.get(name).ok_or(DeployError::Cancelled)?;
-        let FunctionRecord { config, code, .. } = function.record.clone();
-        tracing::info!(function = %name, runtime = config.runtime.id(), "deploy begins");
-        let source = Source {
-            name,
-            config: &config,
-            code: &code,
-            key,
-        };
-        let artefacts = self.builder.build(source).await?;
-        Ok((config, code, artefacts))
-    }
-
-    async fn finish(
-        &self,
-        name: &FunctionName,
-        key: &str,
-        built: Result<(FunctionConfig, Code, Arc<Artefacts>), DeployError>,
-    ) -> Result<(), RegistryError> {
-        if self.stop.is_cancelled() {
-            return Ok(());
-        }
-        let writer = self.catalog.write().await;
-        let wanted = writer
-            .get(name)
-            .filter(|function| function.record.pending_deploy.as_deref() == Some(key));
-        let Some(function) = wanted else {
-            if let Ok((.., artefacts)) = built {
-                artefacts.doom();
-            }
-            // An image may have been made when the package came in.
-            drop(ImageGuard(Some(self.builder.data.image(key))));
-            self.metrics.deploy("superseded");
-            return Ok(());
-        };
-        let mut record = function.record.clone();
-        record.pending_deploy = None;
-        let mut live = function.live.clone();
-        let updating = record.last_update.is_some();
-        match built {
-            Ok((config, code, artefacts)) => {
-                tracing::info!(function = %name, "deploy done");
-                self.metrics.deploy("successful");
-                record.deployed = Some(Deployed {
-                    config: config.clone(),
-                    code: code.clone(),
-                    key: key.into(),
-                    fingerprint: artefacts.fingerprints.deployed.clone(),
-                });
-                record.state = Status::plain(State::Active);
-                record.last_update = Some(Status::plain(UpdateStatus::Successful));
-                let revision = record.revision_id.clone();
-                live = Some(Version::new(
-                    name.clone(),
-                    config,
-                    code,
-                    revision,
-                    Some(artefacts),
-                ));
-            }
-            Err(error) => {
-                tracing::warn!(function = %name, %error, "deploy failed");
-                self.metrics.deploy("failed");
-                let (reason, code) = (error.to_string(), error.reason_code());
-                if updating {
-                    record.last_update =
-                        Some(Status::because(UpdateStatus::Failed, reason.clone(), code));
-                }
-                if record.deployed.is_none() {
-                    record.state = Status::because(State::Failed, reason, code);
-                }
-                drop(ImageGuard(Some(self.builder.data.image(key))));
-            }
-        }
-        let former = function
-            .live
-            .clone()
-            .filter(|former| live.as_ref().is_some_and(|live| !Arc::ptr_eq(former, live)));
-        let former_code = function
-            .record
-            .deployed
-            .as_ref()
-            .map(|old| old.code.sha256.clone());
-        writer.put(Function { record, live }).await?;
-        if let Some(former) = former {
-            self.pool.retire(&former);
-        }
-        if let Some(former_code) = former_code {
-            self.drop_package(&writer, &former_code).await;
-        }
-        Ok(())
     }
 }
 

@@ -5,11 +5,15 @@
 //! * [`snapshot`]: talking a microVM into a state worth keeping, and keeping it.
 //! * [`builder`]: runtime snapshots and function snapshots, made when needed.
 //! * [`control`]: create, update, delete: what the API asks for, one at a time, nothing lost.
+//! * [`intake`]: the packages that come with it.
+//! * [`background`]: the deploys that follow from it.
 
+mod background;
 mod builder;
 mod control;
 mod error;
 mod host;
+mod intake;
 mod packages;
 mod snapshot;
 
