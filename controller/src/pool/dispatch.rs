@@ -10,10 +10,11 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::entry::{Capacity, GiveUp, Phase, StartOrder};
 use super::job::{Completed, Invocation, Job, NotRun};
 use super::lifecycle;
 use super::shells::Shells;
-use super::state::{Capacity, GiveUp, Phase, StartOrder, State};
+use super::state::State;
 use crate::function::{Artefacts, Version};
 use crate::instance::pss_kib;
 use crate::logs::LogStore;

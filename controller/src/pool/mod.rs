@@ -2,7 +2,7 @@
 //!
 //! * [`job`]: an invocation on its way to an instance, and what comes back.
 //! * [`state`]: the book-keeping. One value behind one lock, without I/O: every decision is a
-//!   function of it.
+//!   function of it. [`entry`] is what it keeps, [`room`] makes room.
 //! * [`dispatch`]: the face: submit, wait, list, retire, drain.
 //! * [`shells`]: sandbox processes built ahead of need.
 //! * [`lifecycle`]: the task that an instance is, from shell to end.
@@ -14,8 +14,10 @@ mod conversation;
 mod dispatch;
 #[cfg(test)]
 mod double;
+mod entry;
 mod job;
 mod lifecycle;
+mod room;
 mod shells;
 mod state;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The book-keeping's promises, decision by decision.
 
+use std::time::Duration;
+
 use super::super::job::{Invocation, Limits, NotRun};
 use super::*;
 use crate::function::{Code, FunctionConfig, FunctionName};
