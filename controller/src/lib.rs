@@ -18,6 +18,7 @@ mod logs;
 mod metrics;
 mod pool;
 mod registry;
+mod revival;
 mod serve;
 mod settings;
 

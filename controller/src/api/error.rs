@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
 use crate::deploy::ControlError;
+use crate::function::State;
 use crate::pool::{NotRun, PingError};
 
 /// An answer that is not the one that was asked for.
@@ -116,6 +117,15 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceException", message)
     }
 
+    /// The function, or the version of it, has not become ready.
+    pub(crate) fn state(state: State) -> Self {
+        Self::conflict(format!(
+            "The operation cannot be performed at this time. The function is currently in the \
+             following state: {}",
+            state.name()
+        ))
+    }
+
     /// A change was refused. `arn` is the function's.
     pub(crate) fn control(error: ControlError, arn: &str) -> Self {
         match error {
@@ -134,7 +144,8 @@ impl ApiError {
                 "The Revision Id provided does not match the latest Revision Id. Call the \
                  GetFunction/GetAlias API to retrieve the latest Revision Id",
             ),
-            ControlError::Package(message) => Self::invalid(message),
+            ControlError::State(state) => Self::state(state),
+            ControlError::Invalid(message) => Self::invalid(message),
             ControlError::Registry(_) | ControlError::Host(_) => {
                 tracing::error!(arn, %error, "a change failed");
                 Self::service(error.to_string())

@@ -24,6 +24,16 @@ impl Parameters {
     }
 }
 
+#[cfg(test)]
+impl Parameters {
+    pub(crate) fn of(query: &[(&str, &str)]) -> Self {
+        let pairs = query
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()));
+        Self(pairs.collect())
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Parameters {
     type Rejection = ApiError;
 

@@ -11,17 +11,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::App;
-use super::configuration::configuration;
+use super::configuration::Shown;
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
 use super::package::{CodeInput, check_package_kind, parse, read};
+use super::page;
+use super::resolve::Target;
 use super::validate::ConfigInput;
-use crate::deploy::ControlError;
-use crate::function::{FunctionName, LATEST};
+use crate::deploy::{CodeUpdate, ControlError};
+use crate::function::FunctionName;
 use crate::registry;
-
-/// Functions on a page unless asked otherwise.
-const PAGE: usize = 50;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -57,7 +56,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (config, name, package) = {
+    let (config, name, package, publish) = {
         let _slot = app.upload_slot().await?;
         let body = read(&headers, body, "CreateFunction").await?;
         let input: CreateInput<'_> = parse(&body)?;
@@ -72,18 +71,20 @@ pub(super) async fn create(
             input.package_type.as_deref(),
             input.architectures.as_deref(),
         )?;
-        refuse_publish(input.publish)?;
         let config = config.create(input.tags)?;
-        (config, named.name, input.code.package()?)
+        let publish = input.publish.unwrap_or(false);
+        (config, named.name, input.code.package()?, publish)
     };
     let arn = app.place.arn(&name);
     let deployer = app.deployer.clone();
-    let function = to_the_end(async move { deployer.create(name, config, package).await })
+    let function = to_the_end(async move { deployer.create(name, config, package, publish).await })
         .await?
         .map_err(|error| ApiError::control(error, &arn))?;
     Ok(json_response(
         StatusCode::CREATED,
-        &configuration(&function.record, &app.place),
+        &published_or_latest(&function, publish)
+            .called(None)
+            .configuration(&app.place),
     ))
 }
 
@@ -91,32 +92,47 @@ pub(super) async fn list(
     State(app): State<Arc<App>>,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    let limit = match parameters.get("MaxItems") {
-        None => PAGE,
-        Some(text) => match text.parse::<usize>() {
-            Ok(limit @ 1..=10_000) => limit.min(PAGE),
-            _ => {
-                return Err(ApiError::constraint(
-                    text,
-                    "maxItems",
-                    "Member must have value between 1 and 10000",
-                ));
-            }
-        },
+    let versions = match parameters.get("FunctionVersion") {
+        None => false,
+        Some("ALL") => true,
+        Some(other) => {
+            return Err(ApiError::constraint(
+                other,
+                "functionVersion",
+                "Member must satisfy enum value set: [ALL]",
+            ));
+        }
     };
+    if versions {
+        return list_all_versions(&app, &parameters);
+    }
     let marker = parameters
         .get("Marker")
         .map(FunctionName::parse)
         .transpose()
-        .map_err(|_| ApiError::invalid("The Marker is not one that this API gave out"))?;
-    let (page, more) = app.catalog.list(marker.as_ref(), limit);
-    let functions: Vec<Value> = page
+        .map_err(|_| page::bad_marker())?;
+    let (functions, more) = app.catalog.list(marker.as_ref(), page::size(&parameters)?);
+    let shown: Vec<Value> = functions
         .iter()
-        .map(|function| configuration(&function.record, &app.place))
+        .map(|function| Shown::latest(&function.record).configuration(&app.place))
         .collect();
-    let mut answer = json!({ "Functions": functions });
-    if let Some(last) = page.last().filter(|_| more) {
+    let mut answer = json!({ "Functions": shown });
+    if let Some(last) = functions.last().filter(|_| more) {
         answer["NextMarker"] = last.record.name.to_string().into();
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// Every version of every function.
+fn list_all_versions(app: &App, parameters: &Parameters) -> Result<Response, ApiError> {
+    let (functions, _) = app.catalog.list(None, usize::MAX);
+    let all = functions.iter().flat_map(|function| Shown::all(function));
+    let key = |shown: &Shown<'_>| shown.key();
+    let (page, more) = page::cut(all, parameters, key)?;
+    let shown: Vec<Value> = page.iter().map(|v| v.configuration(&app.place)).collect();
+    let mut answer = json!({ "Functions": shown });
+    if let Some(last) = page.last().filter(|_| more) {
+        answer["NextMarker"] = last.key().into();
     }
     Ok(json_response(StatusCode::OK, &answer))
 }
@@ -125,9 +141,10 @@ pub(super) async fn get(
     State(app): State<Arc<App>>,
     Function(named): Function,
 ) -> Result<Response, ApiError> {
-    let function = app.find(&named)?;
+    let function = app.function(&named)?;
+    let target = app.target(&function, &named)?;
     let mut answer = json!({
-        "Configuration": configuration(&function.record, &app.place),
+        "Configuration": target.shown(&function, &named).configuration(&app.place),
         "Code": { "RepositoryType": "Hearth" },
     });
     let tags = &function.record.config.tags;
@@ -141,28 +158,39 @@ pub(super) async fn get_configuration(
     State(app): State<Arc<App>>,
     Function(named): Function,
 ) -> Result<Response, ApiError> {
-    let function = app.find(&named)?;
+    let function = app.function(&named)?;
+    let target = app.target(&function, &named)?;
     Ok(json_response(
         StatusCode::OK,
-        &configuration(&function.record, &app.place),
+        &target.shown(&function, &named).configuration(&app.place),
     ))
 }
 
+/// A function, or one version of it.
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
     Function(named): Function,
 ) -> Result<Response, ApiError> {
-    app.find(&named)?;
-    if named.qualifier.as_deref() == Some(LATEST) {
-        return Err(ApiError::invalid(
-            "$LATEST version cannot be deleted without deleting the function.",
-        ));
-    }
+    let function = app.function(&named)?;
+    let version = match (&named.qualifier, app.target(&function, &named)?) {
+        (None, _) => None,
+        (Some(_), Target::Published(published)) => Some(published.record.number),
+        (Some(_), Target::Latest) => {
+            return Err(ApiError::invalid(
+                "$LATEST version cannot be deleted without deleting the function.",
+            ));
+        }
+    };
     let arn = named.arn(&app.place);
     let deployer = app.deployer.clone();
-    to_the_end(async move { deployer.delete(&named.name).await })
-        .await?
-        .map_err(|error| ApiError::control(error, &arn))?;
+    to_the_end(async move {
+        match version {
+            None => deployer.delete(&named.name).await,
+            Some(number) => deployer.delete_version(&named.name, number).await,
+        }
+    })
+    .await?
+    .map_err(|error| ApiError::control(error, &arn))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -173,31 +201,30 @@ pub(super) async fn update_code(
     body: Body,
 ) -> Result<Response, ApiError> {
     app.find(&named)?;
-    let (revision, dry_run, package) = {
+    let (revision, wish, package) = {
         let _slot = app.upload_slot().await?;
         let body = read(&headers, body, "UpdateFunctionCode").await?;
         let input: UpdateCodeInput = parse(&body)?;
         let code: CodeInput<'_> = parse(&body)?;
         check_package_kind(None, input.architectures.as_deref())?;
-        refuse_publish(input.publish)?;
-        (
-            input.revision_id,
-            input.dry_run.unwrap_or(false),
-            code.package()?,
-        )
+        let wish = CodeUpdate {
+            dry_run: input.dry_run.unwrap_or(false),
+            publish: input.publish.unwrap_or(false),
+        };
+        (input.revision_id, wish, code.package()?)
     };
     let arn = app.place.arn(&named.name);
     let deployer = app.deployer.clone();
     let function = to_the_end(async move {
         deployer
-            .update_code(&named.name, revision.as_deref(), package, dry_run)
+            .update_code(&named.name, revision.as_deref(), package, wish)
             .await
     })
     .await?
     .map_err(|error| ApiError::control(error, &arn))?;
     Ok(json_response(
         StatusCode::OK,
-        &configuration(&function.record, &app.place),
+        &published_or_latest(&function, wish.publish && !wish.dry_run).configuration(&app.place),
     ))
 }
 
@@ -226,12 +253,21 @@ pub(super) async fn update_configuration(
     })?;
     Ok(json_response(
         StatusCode::OK,
-        &configuration(&function.record, &app.place),
+        &Shown::latest(&function.record).configuration(&app.place),
     ))
 }
 
+/// What a change that may publish shows.
+fn published_or_latest(function: &registry::Function, publish: bool) -> Shown<'_> {
+    let number = function.record.last_version;
+    match function.versions.get(&number) {
+        Some(published) if publish => Shown::published(function, published),
+        _ => Shown::latest(&function.record),
+    }
+}
+
 /// Does a change to its end, also when the client goes away in the middle of it.
-async fn to_the_end<T: Send + 'static>(
+pub(super) async fn to_the_end<T: Send + 'static>(
     change: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::spawn(change)
@@ -248,25 +284,6 @@ impl From<ControlError> for ChangeError {
     fn from(error: ControlError) -> Self {
         Self::Control(error)
     }
-}
-
-impl App {
-    /// The function that somebody speaks of, in the version that exists.
-    pub(super) fn find(&self, named: &super::Named) -> Result<Arc<registry::Function>, ApiError> {
-        named.latest(&self.place)?;
-        self.catalog
-            .get(&named.name)
-            .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.place)))
-    }
-}
-
-fn refuse_publish(publish: Option<bool>) -> Result<(), ApiError> {
-    if publish == Some(true) {
-        return Err(ApiError::invalid(
-            "Publish is not supported yet: there is only $LATEST",
-        ));
-    }
-    Ok(())
 }
 
 /// A JSON response.

@@ -2,18 +2,21 @@
 //!
 //! # Lambda's API
 //! As AWS documents it; every response has `x-amzn-RequestId`, every error `x-amzn-ErrorType` and a
-//! JSON body. `{name}` is `f`, `f:$LATEST`, `account:function:f` or an ARN (percent-encoded or not).
+//! JSON body. `{name}` is `f`, `f:qualifier`, `account:function:f` or an ARN (percent-encoded or not);
+//! the qualifier, a version, may also be `?Qualifier=`.
 //! Each path also works with a trailing slash. Bodies are read raw, whatever their `Content-Type`.
 //!
 //! | method, path | answer |
 //! | --- | --- |
 //! | `POST /2015-03-31/functions` | 201, configuration with `State: Pending`; the deploy runs on |
-//! | `GET /2015-03-31/functions?Marker=&MaxItems=` | 200, `{Functions, NextMarker}` |
+//! | `GET /2015-03-31/functions?Marker=&MaxItems=&FunctionVersion=` | 200, `{Functions, NextMarker}` |
 //! | `GET /2015-03-31/functions/{name}` | 200, `{Configuration, Code, Tags}` |
-//! | `DELETE /2015-03-31/functions/{name}` | 204 |
+//! | `DELETE /2015-03-31/functions/{name}` | 204; with a qualifier, that version alone |
 //! | `GET /2015-03-31/functions/{name}/configuration` | 200, configuration |
 //! | `PUT /2015-03-31/functions/{name}/configuration` | 200, configuration with `LastUpdateStatus: InProgress` |
-//! | `PUT /2015-03-31/functions/{name}/code` | 200, the same |
+//! | `PUT /2015-03-31/functions/{name}/code` | 200, the same; with `Publish` the new version |
+//! | `POST /2015-03-31/functions/{name}/versions` | 201, the version with `State: Pending`; what has not changed is not published again |
+//! | `GET /2015-03-31/functions/{name}/versions?Marker=&MaxItems=` | 200, `{Versions, NextMarker}`, `$LATEST` first |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 204 for `DryRun` |
 //!
 //! `State` becomes `Active`, or `Failed` with `StateReason` (for a failed init `<error type>:
@@ -84,9 +87,12 @@ mod hearth;
 mod invoke;
 mod names;
 mod package;
+mod page;
 mod region;
 mod request_id;
+mod resolve;
 mod validate;
+mod versions;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -156,6 +162,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             get(functions::get_configuration).put(functions::update_configuration),
         )
         .route("/{name}/code", put(functions::update_code))
+        .route(
+            "/{name}/versions",
+            get(versions::list).post(versions::publish),
+        )
         .route("/{name}/invocations", post(invoke::invoke));
     let own = Router::new()
         .route("/functions/{name}/logs", get(hearth::logs))

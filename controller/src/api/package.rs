@@ -14,6 +14,8 @@ use super::error::ApiError;
 
 /// Largest body of a create or update: a 50 MB package in base64, and the rest.
 const MAX_BODY: usize = 70_167_211;
+/// Largest body without a package.
+const MAX_SETTINGS: usize = 1 << 20;
 /// Largest package.
 const MAX_PACKAGE: usize = 52_428_800;
 #[derive(Deserialize)]
@@ -60,6 +62,23 @@ pub(super) async fn read(
         ApiError::too_large(
             "RequestEntityTooLargeException",
             format!("Request must be smaller than {MAX_BODY} bytes for the {operation} operation"),
+        )
+    })
+    .await
+}
+
+/// Reads the body of a request that carries settings alone.
+pub(super) async fn read_small(
+    headers: &HeaderMap,
+    body: Body,
+    operation: &str,
+) -> Result<Bytes, ApiError> {
+    body::read(headers, body, MAX_SETTINGS, || {
+        ApiError::too_large(
+            "RequestEntityTooLargeException",
+            format!(
+                "Request must be smaller than {MAX_SETTINGS} bytes for the {operation} operation"
+            ),
         )
     })
     .await

@@ -1,7 +1,7 @@
 //! Deploys in the background: begun by a change, taken up again after a restart, ended with it.
 //!
-//! A deploy's result counts only if the function still wants it: each has a key, and the record
-//! says which one is awaited.
+//! A deploy's result counts only if its version still wants it: each has a key, and the record says
+//! which one is awaited.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -13,32 +13,60 @@ use super::control::Deployer;
 use super::error::DeployError;
 use super::intake::ImageGuard;
 use crate::function::{
-    Artefacts, Code, Deployed, FunctionConfig, FunctionName, FunctionRecord, State, Status,
-    UpdateStatus, Version,
+    Artefacts, Code, Deployed, FunctionConfig, FunctionName, Made, State, Status, UpdateStatus,
+    Version, VersionId,
 };
 use crate::registry::{Function, RegistryError};
+
+/// What came of a deploy.
+struct Built {
+    config: FunctionConfig,
+    code: Code,
+    artefacts: Arc<Artefacts>,
+}
+
+impl Built {
+    fn made(&self) -> Made {
+        Made {
+            key: self.artefacts.key.clone(),
+            fingerprint: self.artefacts.fingerprints.deployed.clone(),
+        }
+    }
+
+    fn version(self, name: &FunctionName, id: VersionId, revision: &str) -> Arc<Version> {
+        let (config, code) = (self.config, self.code);
+        let artefacts = Some(self.artefacts);
+        Version::new(name.clone(), id, config, code, revision.into(), artefacts)
+    }
+}
 
 impl Deployer {
     /// Takes up the deploys that an earlier process did not finish, and makes anew what can't be
     /// used any more.
     pub(crate) fn resume(&self) {
         let (functions, _) = self.catalog.list(None, usize::MAX);
+        let mut unusable = Vec::new();
         for function in functions {
-            if function.record.pending_deploy.is_some() {
+            if function.pending().next().is_some() {
                 tracing::info!(function = %function.record.name, "taking up its deploy again");
-                self.start(&function.record);
-            } else if let Some(live) = function.live.clone()
-                && live.artefacts().is_none()
-            {
-                let (pool, stop) = (self.pool.clone(), self.stop.clone());
-                self.tasks.spawn(async move {
-                    tokio::select! {
-                        () = pool.prepare(&live) => {}
-                        () = stop.cancelled() => {}
-                    }
-                });
+                self.start_all(&function);
             }
+            let live = function
+                .all_live()
+                .filter(|live| live.artefacts().is_none());
+            unusable.extend(live.cloned());
         }
+        // One after another, what most invocations run on first: others are made when needed.
+        unusable.sort_by_key(|version| version.id);
+        let (pool, stop) = (self.pool.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            for version in unusable {
+                tokio::select! {
+                    () = pool.prepare(&version) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
     }
 
     /// Gives up what is under way, to be taken up at the next start.
@@ -48,22 +76,27 @@ impl Deployer {
         self.tasks.wait().await;
     }
 
-    /// Begins the deploy that a record awaits.
-    pub(super) fn start(&self, record: &FunctionRecord) {
-        let Some(key) = record.pending_deploy.clone() else {
-            return;
-        };
-        let name = record.name.clone();
+    /// Begins the deploys that a function awaits and that do not run yet.
+    pub(super) fn start_all(&self, function: &Function) {
+        for (version, key) in function.pending() {
+            if !self.running().contains_key(key) {
+                self.start(&function.record.name, version, key);
+            }
+        }
+    }
+
+    fn start(&self, name: &FunctionName, version: VersionId, key: &str) {
+        let (name, key) = (name.clone(), key.to_owned());
         let cancel = self.stop.child_token();
         self.running().insert(key.clone(), cancel.clone());
         let this = self.clone();
         self.tasks.spawn(async move {
             let built = tokio::select! {
-                built = this.build(&name, &key) => built,
+                built = this.build(&name, version, &key) => built,
                 () = cancel.cancelled() => Err(DeployError::Cancelled),
             };
             this.running().remove(&key);
-            if let Err(error) = this.finish(&name, &key, built).await {
+            if let Err(error) = this.finish(&name, version, &key, built).await {
                 // It stays pending, and the next start takes it up again.
                 tracing::error!(function = %name, %error, "result of a deploy not registered");
             }
@@ -83,98 +116,130 @@ impl Deployer {
     async fn build(
         &self,
         name: &FunctionName,
+        version: VersionId,
         key: &str,
-    ) -> Result<(FunctionConfig, Code, Arc<Artefacts>), DeployError> {
+    ) -> Result<Built, DeployError> {
         let function = self.catalog.get(name).ok_or(DeployError::Cancelled)?;
-        let FunctionRecord { config, code, .. } = function.record.clone();
-        tracing::info!(function = %name, runtime = config.runtime.id(), "deploy begins");
+        let (config, code) = match version {
+            VersionId::Latest => (&function.record.config, &function.record.code),
+            VersionId::Number(number) => {
+                let published = function.versions.get(&number);
+                let record = &published.ok_or(DeployError::Cancelled)?.record;
+                (&record.config, &record.code)
+            }
+        };
+        tracing::info!(function = %name, %version, runtime = config.runtime.id(), "deploy begins");
         let source = Source {
             name,
-            config: &config,
-            code: &code,
+            version,
+            config,
+            code,
             key,
         };
         let artefacts = self.builder.build(source).await?;
-        Ok((config, code, artefacts))
+        Ok(Built {
+            config: config.clone(),
+            code: code.clone(),
+            artefacts,
+        })
     }
 
     async fn finish(
         &self,
         name: &FunctionName,
+        version: VersionId,
         key: &str,
-        built: Result<(FunctionConfig, Code, Arc<Artefacts>), DeployError>,
+        built: Result<Built, DeployError>,
     ) -> Result<(), RegistryError> {
         if self.stop.is_cancelled() {
             return Ok(());
         }
         let writer = self.catalog.write().await;
-        let wanted = writer
-            .get(name)
-            .filter(|function| function.record.pending_deploy.as_deref() == Some(key));
-        let Some(function) = wanted else {
-            if let Ok((.., artefacts)) = built {
-                artefacts.doom();
+        let awaits = |function: &Function| function.pending().any(|due| due == (version, key));
+        let Some(before) = writer.get(name).filter(|function| awaits(function)) else {
+            if let Ok(built) = built {
+                built.artefacts.doom();
             }
             // An image may have been made when the package came in.
             drop(ImageGuard(Some(self.builder.data.image(key))));
             self.metrics.deploy("superseded");
             return Ok(());
         };
-        let mut record = function.record.clone();
-        record.pending_deploy = None;
-        let mut live = function.live.clone();
-        let updating = record.last_update.is_some();
-        match built {
-            Ok((config, code, artefacts)) => {
-                tracing::info!(function = %name, "deploy done");
+        match &built {
+            Ok(_) => {
+                tracing::info!(function = %name, %version, "deploy done");
                 self.metrics.deploy("successful");
-                record.deployed = Some(Deployed {
-                    config: config.clone(),
-                    code: code.clone(),
-                    key: key.into(),
-                    fingerprint: artefacts.fingerprints.deployed.clone(),
-                });
-                record.state = Status::plain(State::Active);
-                record.last_update = Some(Status::plain(UpdateStatus::Successful));
-                let revision = record.revision_id.clone();
-                live = Some(Version::new(
-                    name.clone(),
-                    config,
-                    code,
-                    revision,
-                    Some(artefacts),
-                ));
             }
             Err(error) => {
-                tracing::warn!(function = %name, %error, "deploy failed");
+                tracing::warn!(function = %name, %version, %error, "deploy failed");
                 self.metrics.deploy("failed");
-                let (reason, code) = (error.to_string(), error.reason_code());
-                if updating {
-                    record.last_update =
-                        Some(Status::because(UpdateStatus::Failed, reason.clone(), code));
-                }
-                if record.deployed.is_none() {
-                    record.state = Status::because(State::Failed, reason, code);
-                }
                 drop(ImageGuard(Some(self.builder.data.image(key))));
             }
         }
-        let former = function
-            .live
-            .clone()
-            .filter(|former| live.as_ref().is_some_and(|live| !Arc::ptr_eq(former, live)));
-        let former_code = function
-            .record
-            .deployed
-            .as_ref()
-            .map(|old| old.code.sha256.clone());
-        writer.put(Function { record, live }).await?;
-        if let Some(former) = former {
-            self.pool.retire(&former);
+        let mut function = Function::clone(&before);
+        match version {
+            VersionId::Latest => settle_latest(&mut function, built),
+            VersionId::Number(number) => settle_version(&mut function, number, built),
         }
-        if let Some(former_code) = former_code {
-            self.drop_package(&writer, &former_code).await;
+        let function = writer.put(function).await?;
+        if let Some(former) = &before.live
+            && !function.all_live().any(|live| Arc::ptr_eq(live, former))
+        {
+            self.pool.retire(former);
+        }
+        if let Some(former) = &before.record.deployed {
+            self.drop_package(&writer, &former.code.sha256).await;
         }
         Ok(())
+    }
+}
+
+/// What came of a deploy of `$LATEST`. A failed update leaves what serves as it is.
+fn settle_latest(function: &mut Function, built: Result<Built, DeployError>) {
+    let record = &mut function.record;
+    record.pending_deploy = None;
+    match built {
+        Ok(built) => {
+            record.deployed = Some(Deployed {
+                config: built.config.clone(),
+                code: built.code.clone(),
+                made: built.made(),
+            });
+            record.state = Status::plain(State::Active);
+            record.last_update = Some(Status::plain(UpdateStatus::Successful));
+            let version = built.version(&record.name, VersionId::Latest, &record.revision_id);
+            function.live = Some(version);
+        }
+        Err(error) => {
+            let (reason, code) = (error.to_string(), error.reason_code());
+            if record.last_update.is_some() {
+                record.last_update =
+                    Some(Status::because(UpdateStatus::Failed, reason.clone(), code));
+            }
+            if record.deployed.is_none() {
+                record.state = Status::because(State::Failed, reason, code);
+            }
+        }
+    }
+}
+
+/// What came of a deploy of a published version.
+fn settle_version(function: &mut Function, number: u32, built: Result<Built, DeployError>) {
+    let name = function.record.name.clone();
+    let Some(published) = function.published_mut(number) else {
+        return;
+    };
+    let record = &mut published.record;
+    record.pending_deploy = None;
+    match built {
+        Ok(built) => {
+            record.made = Some(built.made());
+            record.state = Status::plain(State::Active);
+            let id = VersionId::Number(number);
+            published.live = Some(built.version(&name, id, &record.revision_id));
+        }
+        Err(error) => {
+            record.state = Status::because(State::Failed, error.to_string(), error.reason_code());
+        }
     }
 }

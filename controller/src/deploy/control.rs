@@ -31,18 +31,30 @@ pub(crate) enum ControlError {
     /// A deploy is under way.
     #[error("a deploy is under way")]
     Busy,
+    /// The first deploy is under way or has failed.
+    #[error("the function is in state {}", .0.name())]
+    State(State),
     /// The caller's revision is not the current one.
     #[error("the revision is not the latest")]
     Revision,
-    /// The package can't be used; the text is Lambda's.
+    /// What was sent can't be used; the text is Lambda's.
     #[error("{0}")]
-    Package(&'static str),
+    Invalid(String),
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The host.
     #[error(transparent)]
     Host(#[from] DeployError),
+}
+
+/// What is to become of new code besides being deployed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CodeUpdate {
+    /// It is checked only.
+    pub(crate) dry_run: bool,
+    /// It becomes a version as well.
+    pub(crate) publish: bool,
 }
 
 /// The one who changes functions.
@@ -84,6 +96,7 @@ impl Deployer {
         name: FunctionName,
         config: FunctionConfig,
         package: Bytes,
+        publish: bool,
     ) -> Result<Arc<Function>, ControlError> {
         if self.catalog.get(&name).is_some() {
             return Err(ControlError::Exists);
@@ -103,9 +116,13 @@ impl Deployer {
             last_update: None,
             pending_deploy: Some(accepted.key.clone()),
             deployed: None,
+            last_version: 0,
         };
-        self.commit_package(&writer, accepted, Function { record, live: None })
-            .await
+        let mut function = Function::new(record);
+        if publish {
+            self.add_version(&mut function, None);
+        }
+        self.commit_package(&writer, accepted, function).await
     }
 
     /// New code for a function; its deploy begins.
@@ -114,28 +131,23 @@ impl Deployer {
         name: &FunctionName,
         revision: Option<&str>,
         package: Bytes,
-        dry_run: bool,
+        wish: CodeUpdate,
     ) -> Result<Arc<Function>, ControlError> {
         let before = self.catalog.get(name).ok_or(ControlError::NotFound)?;
         changeable(&before.record, revision)?;
         let accepted = self.accept(name, package).await?;
         let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
+        let mut function = Function::clone(&*writer.get(name).ok_or(ControlError::NotFound)?);
         changeable(&function.record, revision)?;
-        let mut record = function.record.clone();
-        record.code = accepted.code.clone();
-        if dry_run {
-            return Ok(Arc::new(Function {
-                record,
-                live: function.live.clone(),
-            }));
+        let former = std::mem::replace(&mut function.record.code, accepted.code.clone()).sha256;
+        if wish.dry_run {
+            return Ok(Arc::new(function));
         }
-        begin_update(&mut record, accepted.key.clone());
-        let live = function.live.clone();
-        let former = function.record.code.sha256.clone();
-        let function = self
-            .commit_package(&writer, accepted, Function { record, live })
-            .await?;
+        begin_update(&mut function.record, accepted.key.clone());
+        if wish.publish {
+            self.add_version(&mut function, None);
+        }
+        let function = self.commit_package(&writer, accepted, function).await?;
         self.drop_package(&writer, &former).await;
         Ok(function)
     }
@@ -149,18 +161,14 @@ impl Deployer {
     ) -> Result<Arc<Function>, E> {
         let writer = self.catalog.write().await;
         let function = writer.get(name).ok_or(ControlError::NotFound)?;
+        let mut function = Function::clone(&function);
         changeable(&function.record, revision)?;
-        let mut record = function.record.clone();
-        record.config = change(&record.config)?;
+        function.record.config = change(&function.record.config)?;
         let key = new_key(name);
-        self.link_image(&record, &key);
-        begin_update(&mut record, key);
-        let live = function.live.clone();
-        let function = writer
-            .put(Function { record, live })
-            .await
-            .map_err(ControlError::Registry)?;
-        self.start(&function.record);
+        self.link_image(&function.record, &key);
+        begin_update(&mut function.record, key);
+        let function = writer.put(function).await.map_err(ControlError::Registry)?;
+        self.start_all(&function);
         Ok(function)
     }
 
@@ -173,16 +181,14 @@ impl Deployer {
         let Some(function) = writer.delete(name).await? else {
             return Err(ControlError::NotFound);
         };
-        if let Some(key) = &function.record.pending_deploy {
+        for (_, key) in function.pending() {
             self.cancel(key);
         }
-        if let Some(live) = &function.live {
+        for live in function.all_live() {
             self.pool.retire(live);
         }
-        self.drop_package(&writer, &function.record.code.sha256)
-            .await;
-        if let Some(deployed) = &function.record.deployed {
-            self.drop_package(&writer, &deployed.code.sha256).await;
+        for package in function.packages() {
+            self.drop_package(&writer, package).await;
         }
         self.logs.remove(name);
         self.metrics.forget(name.as_str());
@@ -215,7 +221,7 @@ impl Deployer {
             }
         };
         image.keep();
-        self.start(&function.record);
+        self.start_all(&function);
         Ok(function)
     }
 
@@ -229,30 +235,36 @@ impl Deployer {
         }
     }
 
-    /// The same code needs no new image: a second name for the one that serves.
-    fn link_image(&self, record: &FunctionRecord, key: &str) {
-        let Some(deployed) = &record.deployed else {
-            return;
+    /// The same code needs no new image: a second name for the one that is there.
+    pub(super) fn link_image(&self, record: &FunctionRecord, key: &str) {
+        let deployed = record.deployed.as_ref();
+        let same = deployed.filter(|deployed| deployed.code == record.code);
+        let source = match (same, &record.pending_deploy) {
+            (Some(deployed), _) => &deployed.made.key,
+            // It was made when the package came in.
+            (None, Some(pending)) => pending,
+            (None, None) => return,
         };
-        if deployed.code != record.code {
-            return;
-        }
         let data = &self.builder.data;
-        if let Err(error) = std::fs::hard_link(data.image(&deployed.key), data.image(key)) {
+        if let Err(error) = std::fs::hard_link(data.image(source), data.image(key)) {
             tracing::debug!(key, %error, "image not shared; it is made anew");
         }
     }
 }
 
-/// Whether a record may be changed now, by somebody who saw `revision`.
-fn changeable(record: &FunctionRecord, revision: Option<&str>) -> Result<(), ControlError> {
+/// Whether a function may be changed now, by somebody who saw `revision`.
+pub(super) fn changeable(
+    record: &FunctionRecord,
+    revision: Option<&str>,
+) -> Result<(), ControlError> {
     if revision.is_some_and(|seen| seen != record.revision_id) {
         return Err(ControlError::Revision);
     }
-    if record.pending_deploy.is_some() {
-        return Err(ControlError::Busy);
+    match record.pending_deploy {
+        None => Ok(()),
+        Some(_) if record.last_update.is_none() => Err(ControlError::State(record.state.is)),
+        Some(_) => Err(ControlError::Busy),
     }
-    Ok(())
 }
 
 fn begin_update(record: &mut FunctionRecord, key: String) {
@@ -266,12 +278,12 @@ fn begin_update(record: &mut FunctionRecord, key: String) {
     ));
 }
 
-fn new_revision() -> String {
+pub(super) fn new_revision() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
 /// The time as Lambda writes it.
-fn now() -> String {
+pub(super) fn now() -> String {
     const FORMAT: &[time::format_description::BorrowedFormatItem<'_>] = time::macros::format_description!(
         "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000"
     );

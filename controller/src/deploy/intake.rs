@@ -62,7 +62,7 @@ impl Deployer {
             Err(DeployError::Image(error)) => match error.lambda_message() {
                 Some(message) => {
                     tracing::info!(function = %name, %error, "package refused");
-                    Err(ControlError::Package(message))
+                    Err(ControlError::Invalid(message.into()))
                 }
                 None => Err(DeployError::Image(error).into()),
             },

@@ -6,7 +6,9 @@
 //! * [`builder`]: runtime snapshots and function snapshots, made when needed.
 //! * [`control`]: create, update, delete: what the API asks for, one at a time, nothing lost.
 //! * [`intake`]: the packages that come with it.
-//! * [`background`]: the deploys that follow from it.
+//! * [`publish`]: `$LATEST` becomes a version.
+//! * [`background`]: the deploys that follow from it all.
+//! * [`rebuilder`]: files that can't be used any more are made anew.
 
 mod background;
 mod builder;
@@ -15,10 +17,14 @@ mod error;
 mod host;
 mod intake;
 mod packages;
+mod publish;
+mod rebuilder;
 mod snapshot;
 
-pub(crate) use builder::{Builder, Rebuilder, Times};
-pub(crate) use control::{ControlError, Deployer};
+pub(crate) use builder::{Builder, Source, Times};
+pub(crate) use control::{CodeUpdate, ControlError, Deployer};
 pub(crate) use error::DeployError;
 pub(crate) use host::Host;
 pub(crate) use packages::Packages;
+pub(crate) use publish::Publish;
+pub(crate) use rebuilder::Rebuilder;

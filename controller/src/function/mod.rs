@@ -3,10 +3,14 @@
 
 mod config;
 mod name;
+mod qualifier;
 mod record;
 mod version;
 
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
-pub(crate) use name::{FunctionName, LATEST, Place};
-pub(crate) use record::{Code, Deployed, FunctionRecord, State, Status, UpdateStatus};
+pub(crate) use name::{FunctionName, Place};
+pub(crate) use qualifier::{LATEST, VersionId};
+pub(crate) use record::{
+    Code, Deployed, FunctionRecord, Made, State, Status, UpdateStatus, VersionRecord,
+};
 pub(crate) use version::{Artefacts, Fingerprints, SnapshotFiles, Version, snapshot_files};

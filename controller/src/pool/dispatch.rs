@@ -71,7 +71,7 @@ pub(crate) struct Pool {
 pub(crate) struct InstanceInfo {
     id: u64,
     function: String,
-    version: &'static str,
+    version: String,
     revision_id: String,
     state: &'static str,
     age_seconds: f64,
@@ -284,7 +284,7 @@ impl Pool {
             .map(|(id, entry)| InstanceInfo {
                 id,
                 function: entry.version.name.to_string(),
-                version: crate::function::LATEST,
+                version: entry.version.id.to_string(),
                 revision_id: entry.version.revision_id.clone(),
                 state: entry.phase.name(),
                 age_seconds: seconds(entry.started),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::job::{Invocation, Limits, NotRun};
 use super::*;
-use crate::function::{Code, FunctionConfig, FunctionName};
+use crate::function::{Code, FunctionConfig, FunctionName, VersionId};
 use crate::registry::test_record;
 
 const GRACE: Duration = Duration::from_millis(100);
@@ -25,7 +25,7 @@ pub(crate) fn version(name: &str, memory_mib: u32) -> Arc<Version> {
         size: 0,
     };
     let name = FunctionName::parse(name).unwrap();
-    Version::new(name, config, code, "r".into(), None)
+    Version::new(name, VersionId::Latest, config, code, "r".into(), None)
 }
 
 struct Book {

@@ -7,9 +7,11 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::function::{FunctionName, FunctionRecord};
+use crate::function::{FunctionName, FunctionRecord, VersionRecord};
 
 /// Why the registry could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +48,26 @@ pub enum RegistryError {
 }
 
 /// Schema changes in order. A file's `user_version` is how many of them it has.
-const MIGRATIONS: [&str; 1] = ["CREATE TABLE functions (
-    name TEXT PRIMARY KEY NOT NULL,
-    document TEXT NOT NULL
-) STRICT, WITHOUT ROWID"];
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE functions (
+        name TEXT PRIMARY KEY NOT NULL,
+        document TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID",
+    "CREATE TABLE versions (
+        function TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        document TEXT NOT NULL,
+        PRIMARY KEY (function, number)
+    ) STRICT, WITHOUT ROWID",
+];
+
+/// A function with its versions, as they are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) record: FunctionRecord,
+    /// In the order of their numbers.
+    pub(crate) versions: Vec<VersionRecord>,
+}
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -62,7 +80,7 @@ pub(crate) struct Database {
 
 impl Database {
     /// Opens the file, making or migrating it, and returns it with all its records.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<FunctionRecord>), RegistryError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Stored>), RegistryError> {
         let sqlite = |source| RegistryError::Sqlite {
             path: path.into(),
             source,
@@ -97,35 +115,59 @@ impl Database {
         ))
     }
 
-    /// Writes a record, new or changed.
-    pub(crate) async fn put(&self, record: &FunctionRecord) -> Result<(), RegistryError> {
+    /// Writes a function, new or changed, the versions of it that are new or changed, and the
+    /// removal of others: all of it or nothing.
+    pub(crate) async fn put(
+        &self,
+        record: &FunctionRecord,
+        versions: impl Iterator<Item = &VersionRecord>,
+        removed: Vec<u32>,
+    ) -> Result<(), RegistryError> {
         let name = record.name.to_string();
-        let document = serde_json::to_string(record).map_err(|source| RegistryError::Document {
-            name: name.clone(),
-            source,
-        })?;
+        let document = to_document(&name, record)?;
+        let versions = versions
+            .map(|version| Ok((version.number, to_document(&name, version)?)))
+            .collect::<Result<Vec<_>, RegistryError>>()?;
         self.execute(move |connection| {
-            connection.execute(
+            let change = connection.transaction()?;
+            change.execute(
                 "INSERT INTO functions (name, document) VALUES (?1, ?2)
                  ON CONFLICT (name) DO UPDATE SET document = excluded.document",
                 params![name, document],
-            )
+            )?;
+            for (number, document) in versions {
+                change.execute(
+                    "INSERT INTO versions (function, number, document) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (function, number) DO UPDATE SET document = excluded.document",
+                    params![name, number, document],
+                )?;
+            }
+            for number in removed {
+                change.execute(
+                    "DELETE FROM versions WHERE function = ?1 AND number = ?2",
+                    params![name, number],
+                )?;
+            }
+            change.commit()
         })
         .await
     }
 
-    /// Removes a record.
+    /// Removes a function with its versions.
     pub(crate) async fn delete(&self, name: &FunctionName) -> Result<(), RegistryError> {
         let name = name.to_string();
         self.execute(move |connection| {
-            connection.execute("DELETE FROM functions WHERE name = ?1", params![name])
+            let change = connection.transaction()?;
+            change.execute("DELETE FROM functions WHERE name = ?1", params![name])?;
+            change.execute("DELETE FROM versions WHERE function = ?1", params![name])?;
+            change.commit()
         })
         .await
     }
 
     async fn execute(
         &self,
-        work: impl FnOnce(&mut Connection) -> rusqlite::Result<usize> + Send + 'static,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), RegistryError> {
         let (done, result) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
@@ -136,7 +178,6 @@ impl Database {
         result
             .await
             .map_err(|_| RegistryError::Closed)?
-            .map(drop)
             .map_err(|source| RegistryError::Sqlite {
                 path: self.path.clone(),
                 source,
@@ -170,28 +211,50 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), RegistryError
     Ok(())
 }
 
-fn read_all(connection: &Connection, path: &Path) -> Result<Vec<FunctionRecord>, RegistryError> {
+fn read_all(connection: &Connection, path: &Path) -> Result<Vec<Stored>, RegistryError> {
+    let rows = |query: &str| {
+        let mut select = connection.prepare(query)?;
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect::<rusqlite::Result<Vec<(String, String)>>>()
+    };
     let sqlite = |source| RegistryError::Sqlite {
         path: path.into(),
         source,
     };
-    let mut select = connection
-        .prepare("SELECT name, document FROM functions ORDER BY name")
-        .map_err(sqlite)?;
-    let rows = select
-        .query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
-        })
-        .map_err(sqlite)?;
-    let mut records = Vec::new();
-    for row in rows {
-        let (name, document) = row.map_err(sqlite)?;
-        records.push(
-            serde_json::from_str(&document)
-                .map_err(|source| RegistryError::Document { name, source })?,
-        );
+    let mut functions = Vec::new();
+    for (name, document) in
+        rows("SELECT name, document FROM functions ORDER BY name").map_err(sqlite)?
+    {
+        functions.push(Stored {
+            record: from_document(&name, &document)?,
+            versions: Vec::new(),
+        });
     }
-    Ok(records)
+    for (name, document) in
+        rows("SELECT function, document FROM versions ORDER BY function, number").map_err(sqlite)?
+    {
+        let version = from_document(&name, &document)?;
+        let at = functions.binary_search_by(|known| known.record.name.as_str().cmp(&name));
+        // Both are written and removed together: one without the other is not ours.
+        if let Ok(at) = at {
+            functions[at].versions.push(version);
+        }
+    }
+    Ok(functions)
+}
+
+fn to_document(name: &str, record: &impl Serialize) -> Result<String, RegistryError> {
+    serde_json::to_string(record).map_err(|source| RegistryError::Document {
+        name: name.into(),
+        source,
+    })
+}
+
+fn from_document<T: DeserializeOwned>(name: &str, document: &str) -> Result<T, RegistryError> {
+    serde_json::from_str(document).map_err(|source| RegistryError::Document {
+        name: name.into(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -227,7 +290,28 @@ pub(crate) mod tests {
             last_update: None,
             pending_deploy: None,
             deployed: None,
+            last_version: 0,
         }
+    }
+
+    pub(crate) fn version_record(number: u32) -> VersionRecord {
+        let record = record("any");
+        VersionRecord {
+            number,
+            config: record.config,
+            code: record.code,
+            description: "as it was".into(),
+            revision_id: "r".into(),
+            last_modified: record.last_modified,
+            state: record.state,
+            pending_deploy: None,
+            made: None,
+        }
+    }
+
+    async fn put(database: &Database, record: &FunctionRecord) {
+        let none = std::iter::empty();
+        database.put(record, none, Vec::new()).await.unwrap();
     }
 
     #[tokio::test]
@@ -237,17 +321,59 @@ pub(crate) mod tests {
         let (database, none) = Database::open(&path).unwrap();
         assert!(none.is_empty());
         let (a, b) = (record("a"), record("b"));
-        database.put(&a).await.unwrap();
-        database.put(&b).await.unwrap();
+        put(&database, &a).await;
+        put(&database, &b).await;
         let changed = FunctionRecord {
             revision_id: "s".into(),
             ..a
         };
-        database.put(&changed).await.unwrap();
+        put(&database, &changed).await;
         database.delete(&b.name).await.unwrap();
         drop(database);
-        let (_database, records) = Database::open(&path).unwrap();
-        assert_eq!(records, [changed]);
+        let (_database, stored) = Database::open(&path).unwrap();
+        let expected = Stored {
+            record: changed,
+            versions: Vec::new(),
+        };
+        assert_eq!(stored, [expected]);
+    }
+
+    #[tokio::test]
+    async fn versions_come_back_with_their_function_and_go_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.db");
+        let (database, _) = Database::open(&path).unwrap();
+        for name in ["a", "b"] {
+            let versions = [version_record(10), version_record(9)];
+            let written = versions.iter();
+            database.put(&record(name), written, vec![]).await.unwrap();
+        }
+        database.delete(&record("a").name).await.unwrap();
+        put(&database, &record("a")).await;
+        drop(database);
+        let (_database, stored) = Database::open(&path).unwrap();
+        assert_eq!(stored[0].versions, []);
+        assert_eq!(stored[1].versions, [version_record(9), version_record(10)]);
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_keeps_its_functions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.db");
+        let first = Connection::open(&path).unwrap();
+        first.execute_batch(MIGRATIONS[0]).unwrap();
+        first.pragma_update(None, "user_version", 1).unwrap();
+        let mut document = serde_json::to_value(record("old")).unwrap();
+        document.as_object_mut().unwrap().remove("last_version");
+        first
+            .execute(
+                "INSERT INTO functions VALUES ('old', ?1)",
+                [document.to_string()],
+            )
+            .unwrap();
+        drop(first);
+        let (_database, stored) = Database::open(&path).unwrap();
+        assert_eq!(stored[0].record, record("old"));
     }
 
     #[test]
@@ -262,9 +388,9 @@ pub(crate) mod tests {
             Database::open(&path),
             Err(RegistryError::TooNew {
                 found: 99,
-                known: 1,
+                known,
                 ..
-            })
+            }) if known == MIGRATIONS.len()
         ));
     }
 

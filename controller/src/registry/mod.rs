@@ -6,8 +6,8 @@
 mod catalog;
 mod database;
 
-pub(crate) use catalog::{Catalog, Function, Writer};
-pub(crate) use database::Database;
+pub(crate) use catalog::{Catalog, Function, Published, Writer};
 pub use database::RegistryError;
 #[cfg(test)]
 pub(crate) use database::tests::record as test_record;
+pub(crate) use database::{Database, Stored};
