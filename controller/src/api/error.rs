@@ -69,6 +69,10 @@ impl ApiError {
         Self::not_found(format!("Function not found: {arn}"))
     }
 
+    pub(crate) fn alias_not_found(arn: &str) -> Self {
+        Self::not_found(format!("Cannot find alias arn: {arn}"))
+    }
+
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "ResourceNotFoundException", message)
     }
@@ -145,6 +149,17 @@ impl ApiError {
                  GetFunction/GetAlias API to retrieve the latest Revision Id",
             ),
             ControlError::State(state) => Self::state(state),
+            ControlError::AliasExists(alias) => {
+                Self::conflict(format!("Alias already exists: {arn}:{alias}"))
+            }
+            ControlError::NoAlias(alias) => Self::alias_not_found(&format!("{arn}:{alias}")),
+            ControlError::NoVersion(version) => {
+                Self::function_not_found(&format!("{arn}:{version}"))
+            }
+            ControlError::Referenced(aliases) => Self::conflict(format!(
+                "Version {arn} cannot be deleted while aliases point to it: {}",
+                aliases.join(", ")
+            )),
             ControlError::Invalid(message) => Self::invalid(message),
             ControlError::Registry(_) | ControlError::Host(_) => {
                 tracing::error!(arn, %error, "a change failed");

@@ -14,6 +14,17 @@ use super::names::Named;
 #[derive(Debug)]
 pub(crate) struct Function(pub(crate) Named);
 
+/// What the path has in the places that its route names.
+#[derive(Debug)]
+pub(crate) struct Segments(BTreeMap<String, String>);
+
+impl Segments {
+    /// The text in the place `name`, percent-decoded.
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+}
+
 /// The query's parameters.
 #[derive(Debug)]
 pub(crate) struct Parameters(BTreeMap<String, String>);
@@ -44,19 +55,26 @@ impl<S: Sync> FromRequestParts<S> for Parameters {
     }
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for Segments {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Path::from_request_parts(parts, state)
+            .await
+            .map(|Path(segments)| Self(segments))
+            .map_err(|error| ApiError::validation(format!("The path could not be read: {error}")))
+    }
+}
+
 impl FromRequestParts<Arc<App>> for Function {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let Path(name) = Path::<String>::from_request_parts(parts, app)
-            .await
-            .map_err(|error| {
-                ApiError::validation(format!("The function's name could not be read: {error}"))
-            })?;
+        let segments = Segments::from_request_parts(parts, app).await?;
         let parameters = Parameters::from_request_parts(parts, app).await?;
         let qualifier = parameters
             .get("Qualifier")
             .filter(|qualifier| !qualifier.is_empty());
-        Named::parse(&name, qualifier, &app.place).map(Self)
+        Named::parse(segments.get("name"), qualifier, &app.place).map(Self)
     }
 }

@@ -175,6 +175,11 @@ pub(super) async fn delete(
     let version = match (&named.qualifier, app.target(&function, &named)?) {
         (None, _) => None,
         (Some(_), Target::Published(published)) => Some(published.record.number),
+        (Some(_), Target::Alias(_)) => {
+            return Err(ApiError::invalid(
+                "Deletion of aliases is not currently supported.",
+            ));
+        }
         (Some(_), Target::Latest) => {
             return Err(ApiError::invalid(
                 "$LATEST version cannot be deleted without deleting the function.",

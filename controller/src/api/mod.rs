@@ -3,7 +3,7 @@
 //! # Lambda's API
 //! As AWS documents it; every response has `x-amzn-RequestId`, every error `x-amzn-ErrorType` and a
 //! JSON body. `{name}` is `f`, `f:qualifier`, `account:function:f` or an ARN (percent-encoded or not);
-//! the qualifier, a version, may also be `?Qualifier=`.
+//! the qualifier, a version or an alias, may also be `?Qualifier=`.
 //! Each path also works with a trailing slash. Bodies are read raw, whatever their `Content-Type`.
 //!
 //! | method, path | answer |
@@ -17,6 +17,9 @@
 //! | `PUT /2015-03-31/functions/{name}/code` | 200, the same; with `Publish` the new version |
 //! | `POST /2015-03-31/functions/{name}/versions` | 201, the version with `State: Pending`; what has not changed is not published again |
 //! | `GET /2015-03-31/functions/{name}/versions?Marker=&MaxItems=` | 200, `{Versions, NextMarker}`, `$LATEST` first |
+//! | `POST /2015-03-31/functions/{name}/aliases` | 201, the alias |
+//! | `GET /2015-03-31/functions/{name}/aliases?FunctionVersion=&Marker=&MaxItems=` | 200, `{Aliases, NextMarker}` |
+//! | `GET`, `PUT`, `DELETE /2015-03-31/functions/{name}/aliases/{alias}` | 200, the alias; 204 |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 204 for `DryRun` |
 //!
 //! `State` becomes `Active`, or `Failed` with `StateReason` (for a failed init `<error type>:
@@ -77,6 +80,7 @@
 //! ping frames one after another over its one vsock connection, each timed from write to the pong's
 //! arrival, and paused again. Nothing else runs in between.
 
+mod aliases;
 mod body;
 mod configuration;
 mod error;
@@ -162,6 +166,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             get(functions::get_configuration).put(functions::update_configuration),
         )
         .route("/{name}/code", put(functions::update_code))
+        .route("/{name}/aliases", get(aliases::list).post(aliases::create))
+        .route(
+            "/{name}/aliases/{alias}",
+            get(aliases::get)
+                .put(aliases::update)
+                .delete(aliases::delete),
+        )
         .route(
             "/{name}/versions",
             get(versions::list).post(versions::publish),

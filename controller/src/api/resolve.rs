@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::configuration::Shown;
 use super::error::ApiError;
 use super::{App, Named};
-use crate::function::{State, Version, VersionId};
+use crate::function::{AliasRecord, State, Version, VersionId};
 use crate::registry::{Function, Published};
 
 /// What a qualifier stands for.
@@ -13,6 +13,7 @@ use crate::registry::{Function, Published};
 pub(super) enum Target<'a> {
     Latest,
     Published(&'a Arc<Published>),
+    Alias(&'a AliasRecord),
 }
 
 impl App {
@@ -41,7 +42,11 @@ impl App {
         match VersionId::parse(qualifier) {
             Ok(VersionId::Latest) => Some(Target::Latest),
             Ok(VersionId::Number(number)) => function.versions.get(&number).map(Target::Published),
-            Err(_) => None,
+            Err(_) => function
+                .record
+                .aliases
+                .get(qualifier.as_str())
+                .map(Target::Alias),
         }
         .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.place)))
     }
@@ -53,16 +58,33 @@ impl<'a> Target<'a> {
         let shown = match self {
             Self::Latest => Shown::latest(&function.record),
             Self::Published(published) => Shown::published(function, published),
+            Self::Alias(alias) => match published(function, alias.version) {
+                Some(published) => Shown::published(function, published),
+                None => Shown::latest(&function.record),
+            },
         };
         shown.called(named.qualifier.clone())
     }
 
     /// What an invocation runs on, or the state that it is in instead.
     pub(super) fn live(&self, function: &'a Function) -> Result<Arc<Version>, State> {
-        let (live, state) = match self {
-            Self::Latest => (&function.live, &function.record.state),
-            Self::Published(published) => (&published.live, &published.record.state),
+        let chosen = match self {
+            Self::Latest => None,
+            Self::Published(published) => Some(*published),
+            Self::Alias(alias) => published(function, alias.draw()),
+        };
+        let (live, state) = match chosen {
+            Some(published) => (&published.live, &published.record.state),
+            None => (&function.live, &function.record.state),
         };
         live.clone().ok_or(state.is)
+    }
+}
+
+/// A published version; `None` is `$LATEST`. What an alias points to can't be deleted.
+fn published(function: &Function, version: VersionId) -> Option<&Arc<Published>> {
+    match version {
+        VersionId::Latest => None,
+        VersionId::Number(number) => function.versions.get(&number),
     }
 }

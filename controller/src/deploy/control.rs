@@ -13,7 +13,10 @@ use tokio_util::task::TaskTracker;
 use super::builder::{Builder, new_key};
 use super::error::DeployError;
 use super::intake::Accepted;
-use crate::function::{FunctionConfig, FunctionName, FunctionRecord, State, Status, UpdateStatus};
+use crate::function::{
+    AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, State, Status, UpdateStatus,
+    VersionId,
+};
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -34,6 +37,18 @@ pub(crate) enum ControlError {
     /// The first deploy is under way or has failed.
     #[error("the function is in state {}", .0.name())]
     State(State),
+    /// There is an alias of that name.
+    #[error("the alias exists already")]
+    AliasExists(AliasName),
+    /// No such alias.
+    #[error("no such alias")]
+    NoAlias(AliasName),
+    /// No such version to point to.
+    #[error("no such version")]
+    NoVersion(VersionId),
+    /// Aliases point to it.
+    #[error("aliases point to it: {}", .0.join(", "))]
+    Referenced(Vec<String>),
     /// The caller's revision is not the current one.
     #[error("the revision is not the latest")]
     Revision,
@@ -117,6 +132,7 @@ impl Deployer {
             pending_deploy: Some(accepted.key.clone()),
             deployed: None,
             last_version: 0,
+            aliases: Aliases::new(),
         };
         let mut function = Function::new(record);
         if publish {

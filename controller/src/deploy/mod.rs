@@ -6,10 +6,11 @@
 //! * [`builder`]: runtime snapshots and function snapshots, made when needed.
 //! * [`control`]: create, update, delete: what the API asks for, one at a time, nothing lost.
 //! * [`intake`]: the packages that come with it.
-//! * [`publish`]: `$LATEST` becomes a version.
+//! * [`publish`]: `$LATEST` becomes a version. [`aliases`] point to versions.
 //! * [`background`]: the deploys that follow from it all.
 //! * [`rebuilder`]: files that can't be used any more are made anew.
 
+mod aliases;
 mod background;
 mod builder;
 mod control;
@@ -21,6 +22,7 @@ mod publish;
 mod rebuilder;
 mod snapshot;
 
+pub(crate) use aliases::AliasChange;
 pub(crate) use builder::{Builder, Source, Times};
 pub(crate) use control::{CodeUpdate, ControlError, Deployer};
 pub(crate) use error::DeployError;

@@ -89,6 +89,14 @@ impl Deployer {
     ) -> Result<(), ControlError> {
         let writer = self.catalog.write().await;
         let before = writer.get(name).ok_or(ControlError::NotFound)?;
+        let aliases = before.record.aliases.iter();
+        let pointing: Vec<String> = aliases
+            .filter(|(_, alias)| alias.uses(VersionId::Number(number)))
+            .map(|(name, _)| name.to_string())
+            .collect();
+        if !pointing.is_empty() {
+            return Err(ControlError::Referenced(pointing));
+        }
         let mut function = Function::clone(&before);
         let removed = function.versions.remove(&number);
         let version = removed.ok_or(ControlError::NotFound)?;

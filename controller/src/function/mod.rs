@@ -1,12 +1,14 @@
 //! What a function is: its name, its configuration, its record in the registry, and the version of
 //! it that can run.
 
+mod alias;
 mod config;
 mod name;
 mod qualifier;
 mod record;
 mod version;
 
+pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use name::{FunctionName, Place};
 pub(crate) use qualifier::{LATEST, VersionId};

@@ -67,16 +67,7 @@ mod tests {
         for text in [LATEST, "1", "42", "4294967295"] {
             assert_eq!(VersionId::parse(text).unwrap().to_string(), text);
         }
-        for bad in [
-            "",
-            "0",
-            "007",
-            "+7",
-            "-1",
-            "1.0",
-            "latest",
-            "4294967296",
-        ] {
+        for bad in ["", "0", "007", "+7", "-1", "1.0", "latest", "4294967296"] {
             assert!(VersionId::parse(bad).is_err(), "{bad:?}");
         }
         assert!(VersionId::Latest < VersionId::Number(1));

@@ -4,10 +4,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{FunctionConfig, FunctionName};
+use super::{Aliases, FunctionConfig, FunctionName};
 
 /// Everything about one function that outlives the process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FunctionRecord {
     pub(crate) name: FunctionName,
     /// What the owner asked for last.
@@ -26,6 +26,8 @@ pub(crate) struct FunctionRecord {
     /// Number of the version that was published last, also when it was deleted since.
     #[serde(default)]
     pub(crate) last_version: u32,
+    #[serde(default)]
+    pub(crate) aliases: Aliases,
 }
 
 /// A published version: configuration and code never change.

@@ -62,7 +62,7 @@ const MIGRATIONS: [&str; 2] = [
 ];
 
 /// A function with its versions, as they are stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stored {
     pub(crate) record: FunctionRecord,
     /// In the order of their numbers.
@@ -291,6 +291,7 @@ pub(crate) mod tests {
             pending_deploy: None,
             deployed: None,
             last_version: 0,
+            aliases: BTreeMap::new(),
         }
     }
 

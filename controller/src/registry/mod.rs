@@ -9,5 +9,5 @@ mod database;
 pub(crate) use catalog::{Catalog, Function, Published, Writer};
 pub use database::RegistryError;
 #[cfg(test)]
-pub(crate) use database::tests::record as test_record;
+pub(crate) use database::tests::{record as test_record, version_record as test_version_record};
 pub(crate) use database::{Database, Stored};
