@@ -181,6 +181,7 @@ impl Controller {
         let catalog = Arc::new(Catalog::new(database, functions));
         let rebuilder = Arc::new(Rebuilder::new(builder.clone(), catalog.clone()));
         let pool_settings = PoolSettings {
+            account_concurrency: settings.account_concurrency,
             max_instances: settings.max_instances as usize,
             max_per_function: settings
                 .max_instances_per_function

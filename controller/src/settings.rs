@@ -44,6 +44,11 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_ACCOUNT", default_value = "000000000000")]
     pub account: String,
 
+    /// Most invocations at once, of all functions together: Lambda's account limit. What functions
+    /// reserve is taken from it.
+    #[arg(long, env = "HEARTH_ACCOUNT_CONCURRENCY", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub account_concurrency: u32,
+
     /// Most instances at once, busy and idle, of all functions together.
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_instances: u32,

@@ -168,17 +168,24 @@ impl ApiError {
         }
     }
 
+    fn throttled(reason: &'static str) -> Self {
+        Self {
+            reason: Some(reason),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TooManyRequestsException",
+                "Rate Exceeded.",
+            )
+        }
+    }
+
     /// An invocation did not run: clients may try again.
     pub(crate) fn not_run(error: &NotRun) -> Self {
         match error {
-            NotRun::Throttled => Self {
-                reason: Some("ConcurrentInvocationLimitExceeded"),
-                ..Self::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "TooManyRequestsException",
-                    "Rate Exceeded.",
-                )
-            },
+            NotRun::Throttled => Self::throttled("ConcurrentInvocationLimitExceeded"),
+            NotRun::ReservedConcurrency => {
+                Self::throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
+            }
             NotRun::Unavailable(_) => Self::service(error.to_string()),
             NotRun::Ending => Self::unavailable(error.to_string()),
         }

@@ -15,9 +15,9 @@ use super::configuration::Shown;
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
 use super::package::{CodeInput, check_package_kind, parse, read};
-use super::page;
 use super::resolve::Target;
 use super::validate::ConfigInput;
+use super::{concurrency, page};
 use crate::deploy::{CodeUpdate, ControlError};
 use crate::function::FunctionName;
 use crate::registry;
@@ -147,6 +147,9 @@ pub(super) async fn get(
         "Configuration": target.shown(&function, &named).configuration(&app.place),
         "Code": { "RepositoryType": "Hearth" },
     });
+    if function.record.reserved_concurrency.is_some() {
+        answer["Concurrency"] = concurrency::shown(function.record.reserved_concurrency);
+    }
     let tags = &function.record.config.tags;
     if !tags.is_empty() {
         answer["Tags"] = json!(tags);

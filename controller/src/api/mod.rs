@@ -20,6 +20,9 @@
 //! | `POST /2015-03-31/functions/{name}/aliases` | 201, the alias |
 //! | `GET /2015-03-31/functions/{name}/aliases?FunctionVersion=&Marker=&MaxItems=` | 200, `{Aliases, NextMarker}` |
 //! | `GET`, `PUT`, `DELETE /2015-03-31/functions/{name}/aliases/{alias}` | 200, the alias; 204 |
+//! | `PUT`, `DELETE /2017-10-31/functions/{name}/concurrency` | 200, `{ReservedConcurrentExecutions}`; 204 |
+//! | `GET /2019-09-30/functions/{name}/concurrency` | 200, the same, or `{}` |
+//! | `GET /2016-08-19/account-settings` | 200, `{AccountLimit, AccountUsage}` |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 204 for `DryRun` |
 //!
 //! `State` becomes `Active`, or `Failed` with `StateReason` (for a failed init `<error type>:
@@ -82,6 +85,7 @@
 
 mod aliases;
 mod body;
+mod concurrency;
 mod configuration;
 mod error;
 mod extract;
@@ -185,6 +189,18 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/bench/agent-ping", post(hearth::agent_ping));
     let routes = Router::new()
         .nest("/2015-03-31/functions", lambda)
+        .route(
+            "/2017-10-31/functions/{name}/concurrency",
+            put(concurrency::put).delete(concurrency::delete),
+        )
+        .route(
+            "/2019-09-30/functions/{name}/concurrency",
+            get(concurrency::get),
+        )
+        .route(
+            "/2016-08-19/account-settings",
+            get(concurrency::account_settings),
+        )
         .nest("/hearth/v1", own)
         .route("/healthz", get(hearth::healthz))
         .route("/readyz", get(hearth::readyz))

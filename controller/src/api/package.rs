@@ -17,7 +17,7 @@ const MAX_BODY: usize = 70_167_211;
 /// Largest body without a package.
 const MAX_SETTINGS: usize = 1 << 20;
 /// Largest package.
-const MAX_PACKAGE: usize = 52_428_800;
+pub(super) const MAX_PACKAGE: usize = 52_428_800;
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct CodeInput<'a> {

@@ -47,6 +47,7 @@ impl Deployer {
         let (functions, _) = self.catalog.list(None, usize::MAX);
         let mut unusable = Vec::new();
         for function in functions {
+            self.set_claim(&function);
             if function.pending().next().is_some() {
                 tracing::info!(function = %function.record.name, "taking up its deploy again");
                 self.start_all(&function);

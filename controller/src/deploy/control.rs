@@ -19,7 +19,7 @@ use crate::function::{
 };
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
-use crate::pool::Pool;
+use crate::pool::{Claim, Pool};
 use crate::registry::{Catalog, Function, RegistryError, Writer};
 
 /// Why a change was refused.
@@ -133,6 +133,7 @@ impl Deployer {
             deployed: None,
             last_version: 0,
             aliases: Aliases::new(),
+            reserved_concurrency: None,
         };
         let mut function = Function::new(record);
         if publish {
@@ -206,6 +207,7 @@ impl Deployer {
         for package in function.packages() {
             self.drop_package(&writer, package).await;
         }
+        self.pool.concurrency().set_claim(name, Claim::default());
         self.logs.remove(name);
         self.metrics.forget(name.as_str());
         Ok(())

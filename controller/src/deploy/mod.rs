@@ -7,12 +7,14 @@
 //! * [`control`]: create, update, delete: what the API asks for, one at a time, nothing lost.
 //! * [`intake`]: the packages that come with it.
 //! * [`publish`]: `$LATEST` becomes a version. [`aliases`] point to versions.
+//! * [`concurrency`]: what a function has for itself.
 //! * [`background`]: the deploys that follow from it all.
 //! * [`rebuilder`]: files that can't be used any more are made anew.
 
 mod aliases;
 mod background;
 mod builder;
+mod concurrency;
 mod control;
 mod error;
 mod host;

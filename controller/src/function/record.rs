@@ -28,6 +28,9 @@ pub(crate) struct FunctionRecord {
     pub(crate) last_version: u32,
     #[serde(default)]
     pub(crate) aliases: Aliases,
+    /// All that it may run at once, and nobody else gets.
+    #[serde(default)]
+    pub(crate) reserved_concurrency: Option<u32>,
 }
 
 /// A published version: configuration and code never change.

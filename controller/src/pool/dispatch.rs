@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::concurrency::{Concurrency, Limit};
 use super::entry::{Capacity, GiveUp, Phase, StartOrder};
 use super::job::{Completed, Invocation, Job, NotRun};
 use super::lifecycle;
@@ -35,6 +36,8 @@ pub(crate) trait ArtefactSource: std::fmt::Debug + Send + Sync {
 /// Limits and waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PoolSettings {
+    /// Most invocations at once, whatever they run on.
+    pub(crate) account_concurrency: u32,
     pub(crate) max_instances: usize,
     pub(crate) max_per_function: usize,
     pub(crate) memory_budget_mib: u64,
@@ -48,6 +51,7 @@ pub(crate) struct PoolSettings {
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
+    concurrency: Arc<Concurrency>,
     settings: PoolSettings,
     pub(crate) shells: Arc<Shells>,
     source: Arc<dyn ArtefactSource>,
@@ -169,6 +173,7 @@ impl Pool {
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(capacity)),
+            concurrency: Concurrency::new(settings.account_concurrency),
             settings,
             shells,
             source,
@@ -194,12 +199,21 @@ impl Pool {
     pub(crate) async fn submit(&self, invocation: Invocation) -> Result<Completed, NotRun> {
         let serial = invocation.version.serial;
         let function = invocation.version.name.clone();
+        let admitted = self.shared.concurrency.admit(&function);
+        let slot = admitted.map_err(|limit| {
+            self.shared.metrics.throttle(function.as_str());
+            match limit {
+                Limit::Account => NotRun::Throttled,
+                Limit::Reserved => NotRun::ReservedConcurrency,
+            }
+        })?;
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (reply, mut answer) = oneshot::channel();
         let job = Job {
             ticket,
             invocation: Box::new(invocation),
             attempts: 0,
+            slot: Some(slot),
             reply,
         };
         let now = Instant::now();
@@ -311,6 +325,11 @@ impl Pool {
 
     pub(crate) fn shells(&self) -> usize {
         self.shared.shells.len()
+    }
+
+    /// Who may run how many invocations at once.
+    pub(crate) fn concurrency(&self) -> &Concurrency {
+        &self.shared.concurrency
     }
 
     pub(crate) fn memory_budget_mib(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! Instances: who serves which invocation, how many there may be, and what becomes of them.
 //!
+//! * [`concurrency`]: how many invocations may run at once, and whose.
 //! * [`job`]: an invocation on its way to an instance, and what comes back.
 //! * [`state`]: the book-keeping. One value behind one lock, without I/O: every decision is a
 //!   function of it. [`entry`] is what it keeps, [`room`] makes room.
@@ -10,6 +11,7 @@
 //! * [`answer`]: how it ended, in Lambda's words.
 
 mod answer;
+mod concurrency;
 mod conversation;
 mod dispatch;
 #[cfg(test)]
@@ -24,6 +26,7 @@ mod state;
 mod tests;
 
 pub(crate) use answer::ERROR_KINDS;
+pub(crate) use concurrency::Claim;
 pub(crate) use dispatch::{ArtefactSource, PingError, Pool, PoolSettings};
 pub(crate) use job::{Completed, Invocation, Limits, NotRun, Start};
 pub(crate) use shells::Shells;

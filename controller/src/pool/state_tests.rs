@@ -53,6 +53,7 @@ impl Book {
         Job {
             ticket: self.tickets,
             attempts: 0,
+            slot: None,
             reply,
             invocation: Box::new(Invocation {
                 request_id: self.tickets.to_string(),

@@ -292,6 +292,7 @@ pub(crate) mod tests {
             deployed: None,
             last_version: 0,
             aliases: BTreeMap::new(),
+            reserved_concurrency: None,
         }
     }
 
