@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
 use crate::deploy::ControlError;
-use crate::function::State;
+use crate::function::{MAX_POLICY, State};
 use crate::pool::{NotRun, PingError};
 
 /// An answer that is not the one that was asked for.
@@ -161,6 +161,21 @@ impl ApiError {
                 aliases.join(", ")
             )),
             ControlError::Invalid(message) => Self::invalid(message),
+            ControlError::StatementExists(sid) => Self::conflict(format!(
+                "The statement id ({sid}) provided already exists. Please provide a new statement \
+                 id, or remove the existing statement."
+            )),
+            ControlError::NoPolicy => {
+                Self::not_found("No policy is associated with the given resource.")
+            }
+            ControlError::NoStatement(sid) => {
+                Self::not_found(format!("Statement {sid} is not found in resource policy."))
+            }
+            ControlError::PolicyLength(size) => Self::new(
+                StatusCode::BAD_REQUEST,
+                "PolicyLengthExceededException",
+                format!("The final policy size ({size}) is bigger than the limit ({MAX_POLICY})."),
+            ),
             ControlError::Registry(_) | ControlError::Host(_) => {
                 tracing::error!(arn, %error, "a change failed");
                 Self::service(error.to_string())

@@ -14,6 +14,7 @@ use super::App;
 use super::configuration::Shown;
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
+use super::fields::check_tags;
 use super::package::{CodeInput, check_package_kind, parse, read};
 use super::resolve::Target;
 use super::validate::ConfigInput;
@@ -56,7 +57,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (config, name, package, publish) = {
+    let (config, tags, name, package, publish) = {
         let _slot = app.upload_slot().await?;
         let body = read(&headers, body, "CreateFunction").await?;
         let input: CreateInput<'_> = parse(&body)?;
@@ -71,15 +72,17 @@ pub(super) async fn create(
             input.package_type.as_deref(),
             input.architectures.as_deref(),
         )?;
-        let config = config.create(input.tags)?;
+        let config = config.create()?;
+        let tags = check_tags(input.tags)?;
         let publish = input.publish.unwrap_or(false);
-        (config, named.name, input.code.package()?, publish)
+        (config, tags, named.name, input.code.package()?, publish)
     };
     let arn = app.place.arn(&name);
     let deployer = app.deployer.clone();
-    let function = to_the_end(async move { deployer.create(name, config, package, publish).await })
-        .await?
-        .map_err(|error| ApiError::control(error, &arn))?;
+    let function =
+        to_the_end(async move { deployer.create(name, config, tags, package, publish).await })
+            .await?
+            .map_err(|error| ApiError::control(error, &arn))?;
     Ok(json_response(
         StatusCode::CREATED,
         &published_or_latest(&function, publish)
@@ -150,7 +153,7 @@ pub(super) async fn get(
     if function.record.reserved_concurrency.is_some() {
         answer["Concurrency"] = concurrency::shown(function.record.reserved_concurrency);
     }
-    let tags = &function.record.config.tags;
+    let tags = &function.record.tags;
     if !tags.is_empty() {
         answer["Tags"] = json!(tags);
     }
@@ -255,10 +258,7 @@ pub(super) async fn update_configuration(
             .await
     })
     .await?
-    .map_err(|error| match error {
-        ChangeError::Api(error) => error,
-        ChangeError::Control(error) => ApiError::control(error, &arn),
-    })?;
+    .map_err(|error| error.shown(&arn))?;
     Ok(json_response(
         StatusCode::OK,
         &Shown::latest(&function.record).configuration(&app.place),
@@ -283,9 +283,19 @@ pub(super) async fn to_the_end<T: Send + 'static>(
         .map_err(|_| ApiError::service("The change was not finished"))
 }
 
-enum ChangeError {
+/// Why a change that looks at what is there was refused.
+pub(super) enum ChangeError {
     Api(ApiError),
     Control(ControlError),
+}
+
+impl ChangeError {
+    pub(super) fn shown(self, arn: &str) -> ApiError {
+        match self {
+            Self::Api(error) => error,
+            Self::Control(error) => ApiError::control(error, arn),
+        }
+    }
 }
 
 impl From<ControlError> for ChangeError {

@@ -22,6 +22,10 @@
 //! | `GET`, `PUT`, `DELETE /2015-03-31/functions/{name}/aliases/{alias}` | 200, the alias; 204 |
 //! | `PUT`, `DELETE /2017-10-31/functions/{name}/concurrency` | 200, `{ReservedConcurrentExecutions}`; 204 |
 //! | `GET /2019-09-30/functions/{name}/concurrency` | 200, the same, or `{}` |
+//! | `POST /2015-03-31/functions/{name}/policy` | 201, `{Statement}`; kept and given back, nothing is decided by it |
+//! | `GET /2015-03-31/functions/{name}/policy` | 200, `{Policy, RevisionId}` |
+//! | `DELETE /2015-03-31/functions/{name}/policy/{sid}?RevisionId=` | 204 |
+//! | `GET`, `POST`, `DELETE /2017-03-31/tags/{arn}?tagKeys=` | 200, `{Tags}`; 204 |
 //! | `GET /2016-08-19/account-settings` | 200, `{AccountLimit, AccountUsage}` |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 204 for `DryRun` |
 //!
@@ -96,9 +100,11 @@ mod invoke;
 mod names;
 mod package;
 mod page;
+mod policy;
 mod region;
 mod request_id;
 mod resolve;
+mod tags;
 mod validate;
 mod versions;
 
@@ -106,7 +112,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use hearth_protocol::jail::Jail;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
@@ -181,6 +187,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             "/{name}/versions",
             get(versions::list).post(versions::publish),
         )
+        .route("/{name}/policy", get(policy::get).post(policy::add))
+        .route("/{name}/policy/{sid}", delete(policy::remove))
         .route("/{name}/invocations", post(invoke::invoke));
     let own = Router::new()
         .route("/functions/{name}/logs", get(hearth::logs))
@@ -196,6 +204,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route(
             "/2019-09-30/functions/{name}/concurrency",
             get(concurrency::get),
+        )
+        .route(
+            "/2017-03-31/tags/{arn}",
+            get(tags::list).post(tags::put).delete(tags::remove),
         )
         .route(
             "/2016-08-19/account-settings",

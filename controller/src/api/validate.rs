@@ -10,8 +10,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::{
-    at_most, check_tags, in_range, missing, one_of, parse_environment, parse_handler, parse_role,
-    parse_runtime,
+    at_most, in_range, missing, one_of, parse_environment, parse_handler, parse_role, parse_runtime,
 };
 use crate::function::{Environment, FunctionConfig, Runtime};
 
@@ -93,7 +92,7 @@ struct DeadLetterConfig {
 
 impl ConfigInput {
     /// The configuration of a new function.
-    pub(crate) fn create(self, tags: BTreeMap<String, String>) -> Result<FunctionConfig, ApiError> {
+    pub(crate) fn create(self) -> Result<FunctionConfig, ApiError> {
         let required = |given: bool, field: &str| given.then_some(()).ok_or_else(|| missing(field));
         required(self.role.is_some(), "role")?;
         if self.runtime.is_none() || self.handler.is_none() {
@@ -113,7 +112,6 @@ impl ConfigInput {
             environment: Environment::default(),
             tracing_mode: "PassThrough".into(),
             snap_start: "None".into(),
-            tags: check_tags(tags)?,
         };
         self.apply(&defaults)
     }
@@ -226,7 +224,7 @@ mod tests {
             .extend(changes.as_object().unwrap().clone());
         let input: ConfigInput = serde_json::from_value(input)
             .map_err(|error| ApiError::serialization(error.to_string()))?;
-        input.create(BTreeMap::new())
+        input.create()
     }
 
     #[test]

@@ -86,6 +86,7 @@ impl Deployer {
         }
         let mut function = Function::clone(&function);
         function.record.aliases.remove(alias);
+        function.record.policies.remove(&alias.to_string());
         writer.put(function).await?;
         Ok(())
     }

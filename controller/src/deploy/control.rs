@@ -3,7 +3,7 @@
 //! What was accepted is in the registry, with its package, before the caller hears so. The deploy
 //! itself runs on in the background.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -14,8 +14,8 @@ use super::builder::{Builder, new_key};
 use super::error::DeployError;
 use super::intake::Accepted;
 use crate::function::{
-    AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, State, Status, UpdateStatus,
-    VersionId,
+    AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, Policies, State, Status,
+    UpdateStatus, VersionId,
 };
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
@@ -52,6 +52,18 @@ pub(crate) enum ControlError {
     /// The caller's revision is not the current one.
     #[error("the revision is not the latest")]
     Revision,
+    /// The policy has a statement of that id.
+    #[error("there is a statement {0} already")]
+    StatementExists(String),
+    /// There is no policy.
+    #[error("there is no policy")]
+    NoPolicy,
+    /// The policy has no statement of that id.
+    #[error("there is no statement {0}")]
+    NoStatement(String),
+    /// The policy has become too long.
+    #[error("a policy of {0} bytes is too long")]
+    PolicyLength(usize),
     /// What was sent can't be used; the text is Lambda's.
     #[error("{0}")]
     Invalid(String),
@@ -110,6 +122,7 @@ impl Deployer {
         &self,
         name: FunctionName,
         config: FunctionConfig,
+        tags: BTreeMap<String, String>,
         package: Bytes,
         publish: bool,
     ) -> Result<Arc<Function>, ControlError> {
@@ -134,6 +147,8 @@ impl Deployer {
             last_version: 0,
             aliases: Aliases::new(),
             reserved_concurrency: None,
+            tags,
+            policies: Policies::new(),
         };
         let mut function = Function::new(record);
         if publish {

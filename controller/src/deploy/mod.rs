@@ -8,10 +8,12 @@
 //! * [`intake`]: the packages that come with it.
 //! * [`publish`]: `$LATEST` becomes a version. [`aliases`] point to versions.
 //! * [`concurrency`]: what a function has for itself.
+//! * [`annotations`]: tags and policies.
 //! * [`background`]: the deploys that follow from it all.
 //! * [`rebuilder`]: files that can't be used any more are made anew.
 
 mod aliases;
+mod annotations;
 mod background;
 mod builder;
 mod concurrency;

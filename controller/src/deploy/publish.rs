@@ -100,6 +100,7 @@ impl Deployer {
         let mut function = Function::clone(&before);
         let removed = function.versions.remove(&number);
         let version = removed.ok_or(ControlError::NotFound)?;
+        function.record.policies.remove(&number.to_string());
         writer.put(function).await?;
         if let Some(key) = &version.record.pending_deploy {
             self.cancel(key);

@@ -4,6 +4,7 @@
 mod alias;
 mod config;
 mod name;
+mod policy;
 mod qualifier;
 mod record;
 mod version;
@@ -11,6 +12,7 @@ mod version;
 pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use name::{FunctionName, Place};
+pub(crate) use policy::{Conditions, MAX_POLICY, Policies, Statement, document as policy_document};
 pub(crate) use qualifier::{LATEST, VersionId};
 pub(crate) use record::{
     Code, Deployed, FunctionRecord, Made, State, Status, UpdateStatus, VersionRecord,

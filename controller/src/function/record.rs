@@ -1,10 +1,12 @@
 //! A function as the registry keeps it.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{Aliases, FunctionConfig, FunctionName};
+use super::{Aliases, FunctionConfig, FunctionName, Policies};
 
 /// Everything about one function that outlives the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +33,10 @@ pub(crate) struct FunctionRecord {
     /// All that it may run at once, and nobody else gets.
     #[serde(default)]
     pub(crate) reserved_concurrency: Option<u32>,
+    #[serde(default)]
+    pub(crate) tags: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) policies: Policies,
 }
 
 /// A published version: configuration and code never change.

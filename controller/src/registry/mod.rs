@@ -5,6 +5,7 @@
 
 mod catalog;
 mod database;
+mod migrations;
 
 pub(crate) use catalog::{Catalog, Function, Published, Writer};
 pub use database::RegistryError;
