@@ -161,7 +161,8 @@ impl Controller {
             init: Duration::from_secs(init),
         };
 
-        let (database, stored) = Database::open(&data.registry())?;
+        let key = settings.key_file.clone().unwrap_or_else(|| data.key());
+        let (database, stored) = Database::open(&data.registry(), &key)?;
         sweep(&data, &stored)?;
         let builder = Arc::new(Builder::new(
             data.clone(),

@@ -24,7 +24,7 @@ mod settings;
 
 pub use assembly::StartError;
 pub use data_dir::DataDirError;
-pub use registry::RegistryError;
+pub use registry::{KeyError, NotOpened, RegistryError};
 pub use serve::{ServeError, serve};
 pub use settings::{CpuLimit, Settings, SettingsError};
 

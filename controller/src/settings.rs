@@ -28,6 +28,11 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
+    /// The key that environment variables are encrypted with in the registry; made at the first
+    /// start. Without it they are lost: keep a copy elsewhere [default: DATA/secrets.key].
+    #[arg(long, env = "HEARTH_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+
     /// Where `hearth-rootfs` put kernel and runtime images [default: ~/.cache/hearth].
     #[arg(long, env = "HEARTH_CACHE", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,

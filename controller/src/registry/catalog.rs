@@ -200,7 +200,8 @@ mod tests {
     #[tokio::test]
     async fn pages_follow_each_other_in_the_order_of_names_and_end() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, _) = Database::open(&dir.path().join("r.db")).unwrap();
+        let (database, _) =
+            Database::open(&dir.path().join("r.db"), &dir.path().join("key")).unwrap();
         let catalog = Catalog::new(database, Vec::new());
         for name in ["c", "a", "b"] {
             let function = Function::new(record(name));
@@ -218,7 +219,8 @@ mod tests {
     #[tokio::test]
     async fn a_code_package_is_in_use_until_the_last_function_of_it_is_deleted() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, _) = Database::open(&dir.path().join("r.db")).unwrap();
+        let (database, _) =
+            Database::open(&dir.path().join("r.db"), &dir.path().join("key")).unwrap();
         let catalog = Catalog::new(database, Vec::new());
         let writer = catalog.write().await;
         writer.put(Function::new(record("a"))).await.unwrap();
@@ -234,7 +236,7 @@ mod tests {
     async fn a_version_is_written_once_and_its_removal_as_well() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.db");
-        let (database, _) = Database::open(&path).unwrap();
+        let (database, _) = Database::open(&path, &dir.path().join("key")).unwrap();
         let catalog = Catalog::new(database, Vec::new());
         let mut function = Function::new(record("a"));
         for number in [1, 2] {
@@ -250,7 +252,7 @@ mod tests {
         writer.put(function).await.unwrap();
         drop(writer);
         drop(catalog);
-        let (_, stored) = Database::open(&path).unwrap();
+        let (_, stored) = Database::open(&path, &dir.path().join("key")).unwrap();
         assert_eq!(stored[0].versions, [version_record(2)]);
     }
 }

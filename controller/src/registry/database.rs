@@ -7,11 +7,11 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
-use super::migrations::migrate;
+use super::documents::{from_document, to_document};
+use super::migrations::{migrate, schema};
+use super::sealing::{KeyError, NotOpened, Sealer};
 use crate::function::{FunctionName, FunctionRecord, VersionRecord};
 
 /// Why the registry could not be read or written.
@@ -43,6 +43,17 @@ pub enum RegistryError {
         /// The newest that this program knows.
         known: usize,
     },
+    /// The key that environment variables are encrypted with.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A stored document's secrets can't be read.
+    #[error("registry: function {name:?}: {source}")]
+    Sealed {
+        /// Whose.
+        name: String,
+        /// What is wrong with them.
+        source: NotOpened,
+    },
     /// The thread is gone.
     #[error("the registry's thread has ended")]
     Closed,
@@ -63,11 +74,13 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 pub(crate) struct Database {
     jobs: mpsc::UnboundedSender<Job>,
     path: PathBuf,
+    sealer: Sealer,
 }
 
 impl Database {
-    /// Opens the file, making or migrating it, and returns it with all its records.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Stored>), RegistryError> {
+    /// Opens the file, making or migrating it, and returns it with all its records. `key` is the
+    /// file with the key for secrets; it is made where nothing was encrypted yet.
+    pub(crate) fn open(path: &Path, key: &Path) -> Result<(Self, Vec<Stored>), RegistryError> {
         let sqlite = |source| RegistryError::Sqlite {
             path: path.into(),
             source,
@@ -82,8 +95,9 @@ impl Database {
         connection
             .busy_timeout(std::time::Duration::from_secs(5))
             .map_err(sqlite)?;
-        migrate(&mut connection, path)?;
-        let records = read_all(&connection, path)?;
+        let sealer = Sealer::open(key, !schema(&connection, path)?.is_sealed())?;
+        migrate(&mut connection, path, &sealer)?;
+        let records = read_all(&connection, path, &sealer)?;
         let (jobs, mut inbox) = mpsc::unbounded_channel::<Job>();
         std::thread::Builder::new()
             .name("registry".into())
@@ -97,6 +111,7 @@ impl Database {
             Self {
                 jobs,
                 path: path.into(),
+                sealer,
             },
             records,
         ))
@@ -111,9 +126,9 @@ impl Database {
         removed: Vec<u32>,
     ) -> Result<(), RegistryError> {
         let name = record.name.to_string();
-        let document = to_document(&name, record)?;
+        let document = to_document(&self.sealer, &name, record)?;
         let versions = versions
-            .map(|version| Ok((version.number, to_document(&name, version)?)))
+            .map(|version| Ok((version.number, to_document(&self.sealer, &name, version)?)))
             .collect::<Result<Vec<_>, RegistryError>>()?;
         self.execute(move |connection| {
             let change = connection.transaction()?;
@@ -172,7 +187,11 @@ impl Database {
     }
 }
 
-fn read_all(connection: &Connection, path: &Path) -> Result<Vec<Stored>, RegistryError> {
+fn read_all(
+    connection: &Connection,
+    path: &Path,
+    sealer: &Sealer,
+) -> Result<Vec<Stored>, RegistryError> {
     let rows = |query: &str| {
         let mut select = connection.prepare(query)?;
         let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -187,14 +206,14 @@ fn read_all(connection: &Connection, path: &Path) -> Result<Vec<Stored>, Registr
         rows("SELECT name, document FROM functions ORDER BY name").map_err(sqlite)?
     {
         functions.push(Stored {
-            record: from_document(&name, &document)?,
+            record: from_document(sealer, &name, &document)?,
             versions: Vec::new(),
         });
     }
     for (name, document) in
         rows("SELECT function, document FROM versions ORDER BY function, number").map_err(sqlite)?
     {
-        let version = from_document(&name, &document)?;
+        let version = from_document(sealer, &name, &document)?;
         let at = functions.binary_search_by(|known| known.record.name.as_str().cmp(&name));
         // Both are written and removed together: one without the other is not ours.
         if let Ok(at) = at {
@@ -202,20 +221,6 @@ fn read_all(connection: &Connection, path: &Path) -> Result<Vec<Stored>, Registr
         }
     }
     Ok(functions)
-}
-
-fn to_document(name: &str, record: &impl Serialize) -> Result<String, RegistryError> {
-    serde_json::to_string(record).map_err(|source| RegistryError::Document {
-        name: name.into(),
-        source,
-    })
-}
-
-fn from_document<T: DeserializeOwned>(name: &str, document: &str) -> Result<T, RegistryError> {
-    serde_json::from_str(document).map_err(|source| RegistryError::Document {
-        name: name.into(),
-        source,
-    })
 }
 
 #[cfg(test)]
@@ -282,7 +287,7 @@ pub(crate) mod tests {
     async fn what_was_written_is_there_after_reopening_and_what_was_deleted_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.db");
-        let (database, none) = Database::open(&path).unwrap();
+        let (database, none) = Database::open(&path, &path.with_extension("key")).unwrap();
         assert!(none.is_empty());
         let (a, b) = (record("a"), record("b"));
         put(&database, &a).await;
@@ -294,7 +299,7 @@ pub(crate) mod tests {
         put(&database, &changed).await;
         database.delete(&b.name).await.unwrap();
         drop(database);
-        let (_database, stored) = Database::open(&path).unwrap();
+        let (_database, stored) = Database::open(&path, &path.with_extension("key")).unwrap();
         let expected = Stored {
             record: changed,
             versions: Vec::new(),
@@ -306,7 +311,7 @@ pub(crate) mod tests {
     async fn versions_come_back_with_their_function_and_go_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.db");
-        let (database, _) = Database::open(&path).unwrap();
+        let (database, _) = Database::open(&path, &path.with_extension("key")).unwrap();
         for name in ["a", "b"] {
             let versions = [version_record(10), version_record(9)];
             let written = versions.iter();
@@ -315,7 +320,7 @@ pub(crate) mod tests {
         database.delete(&record("a").name).await.unwrap();
         put(&database, &record("a")).await;
         drop(database);
-        let (_database, stored) = Database::open(&path).unwrap();
+        let (_database, stored) = Database::open(&path, &path.with_extension("key")).unwrap();
         assert_eq!(stored[0].versions, []);
         assert_eq!(stored[1].versions, [version_record(9), version_record(10)]);
     }
@@ -329,7 +334,7 @@ pub(crate) mod tests {
             .pragma_update(None, "user_version", 99)
             .unwrap();
         assert!(matches!(
-            Database::open(&path),
+            Database::open(&path, &path.with_extension("key")),
             Err(RegistryError::TooNew {
                 found: 99,
                 known,
@@ -343,7 +348,40 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.db");
         std::fs::write(&path, [0x55; 4096]).unwrap();
-        let error = Database::open(&path).unwrap_err().to_string();
+        let error = Database::open(&path, &path.with_extension("key"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("registry.db"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn variables_are_nowhere_in_the_file_and_open_with_their_key_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, key) = (dir.path().join("registry.db"), dir.path().join("key"));
+        let (database, _) = Database::open(&path, &key).unwrap();
+        let mut secret = record("f");
+        let variables = BTreeMap::from([("NAME_OF_IT".into(), "hunter2".into())]);
+        secret.config.environment = Environment(variables);
+        let mut version = version_record(1);
+        version.config = secret.config.clone();
+        let versions = std::iter::once(&version);
+        database.put(&secret, versions, vec![]).await.unwrap();
+        drop(database);
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(!text.contains("hunter2") && !text.contains("NAME_OF_IT"));
+        }
+        let (database, stored) = Database::open(&path, &key).unwrap();
+        assert_eq!(stored[0].record, secret);
+        assert_eq!(stored[0].versions, [version]);
+        drop(database);
+        std::fs::remove_file(&key).unwrap();
+        let missing = Database::open(&path, &key).unwrap_err();
+        assert!(matches!(missing, RegistryError::Key(KeyError::Missing(_))));
+        assert!(!key.exists(), "a new key would open nothing");
+        drop(Database::open(&dir.path().join("other.db"), &key).unwrap());
+        let wrong = Database::open(&path, &key).unwrap_err();
+        assert!(matches!(wrong, RegistryError::Sealed { name, .. } if name == "f"));
     }
 }
