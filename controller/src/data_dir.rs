@@ -3,6 +3,7 @@
 //! ```text
 //! registry.db             functions
 //! access-keys.json        who may call, secrets included; its owner's alone
+//! secrets.key             what the environment variables in it are encrypted with
 //! packages/<sha256>       code packages as they were uploaded
 //! images/<key>.erofs      the code of one deploy as a disk
 //! snapshots/function/<key>/{state,memory}
@@ -97,6 +98,10 @@ impl DataDir {
 
     pub(crate) fn registry(&self) -> PathBuf {
         self.root.join("registry.db")
+    }
+
+    pub(crate) fn key(&self) -> PathBuf {
+        self.root.join("secrets.key")
     }
 
     pub(crate) fn packages(&self) -> PathBuf {

@@ -19,12 +19,13 @@ mod logs;
 mod metrics;
 mod pool;
 mod registry;
+mod revival;
 mod serve;
 mod settings;
 
 pub use assembly::StartError;
 pub use data_dir::DataDirError;
-pub use registry::RegistryError;
+pub use registry::{KeyError, NotOpened, RegistryError};
 pub use serve::{ServeError, serve};
 pub use settings::{CpuLimit, Settings, SettingsError};
 

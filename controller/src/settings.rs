@@ -37,6 +37,11 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
+    /// The key that environment variables are encrypted with in the registry; made at the first
+    /// start. Without it they are lost: keep a copy elsewhere [default: DATA/secrets.key].
+    #[arg(long, env = "HEARTH_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+
     /// Where `hearth-rootfs` put kernel and runtime images [default: ~/.cache/hearth].
     #[arg(long, env = "HEARTH_CACHE", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -52,6 +57,11 @@ pub struct Settings {
     /// Twelve-digit account in ARNs.
     #[arg(long, env = "HEARTH_ACCOUNT", default_value = "000000000000")]
     pub account: String,
+
+    /// Most invocations at once, of all functions together: Lambda's account limit. What functions
+    /// reserve is taken from it.
+    #[arg(long, env = "HEARTH_ACCOUNT_CONCURRENCY", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub account_concurrency: u32,
 
     /// Most instances at once, busy and idle, of all functions together.
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]

@@ -17,7 +17,7 @@ use serde::de::IgnoredAny;
 use super::error::ApiError;
 use super::extract::Function;
 use super::{App, RequestId, body};
-use crate::function::{LATEST, Version};
+use crate::function::{Version, VersionId};
 use crate::pool::{Completed, Invocation, Limits, Start};
 
 /// Longest client context, in bytes of base64.
@@ -42,17 +42,13 @@ pub(super) async fn invoke(
     body: Body,
 ) -> Result<Response, ApiError> {
     let accepted = Instant::now();
-    let function = app.find(&named)?;
+    let function = app.function(&named)?;
+    let target = app.target(&function, &named)?;
     let kind = kind(&headers)?;
     let tail = tail(&headers)?;
     let client_context = client_context(&headers)?;
-    let Some(version) = function.live.clone() else {
-        return Err(ApiError::conflict(format!(
-            "The operation cannot be performed at this time. The function is currently in the \
-             following state: {}",
-            function.record.state.is.name()
-        )));
-    };
+    let version = target.live(&function).map_err(ApiError::state)?;
+    let executed = version.id;
     let limits = limits(&headers, &version)?;
     let event = event(body::read(&headers, body, MAX_PAYLOAD, || {
         ApiError::too_large(
@@ -79,7 +75,7 @@ pub(super) async fn invoke(
         tracing::debug!(%error, "not run");
         ApiError::not_run(&error)
     })?;
-    Ok(respond(completed))
+    Ok(respond(completed, executed))
 }
 
 fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
@@ -198,14 +194,13 @@ fn event(payload: Bytes) -> Result<Bytes, ApiError> {
     }
 }
 
-fn respond(completed: Completed) -> Response {
+fn respond(completed: Completed, executed: VersionId) -> Response {
     let mut response = Response::new(Body::from(completed.payload));
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    headers.insert("x-amz-executed-version", HeaderValue::from_static(LATEST));
     if completed.failed {
         headers.insert(
             "x-amz-function-error",
@@ -214,9 +209,10 @@ fn respond(completed: Completed) -> Response {
     }
     let mut put = |name: &'static str, value: String| match HeaderValue::try_from(value) {
         Ok(value) => drop(headers.insert(name, value)),
-        // Digits, base64 and JSON of digits are always fine in a header.
+        // Versions, digits, base64 and JSON of digits are always fine in a header.
         Err(error) => tracing::error!(name, %error, "response header"),
     };
+    put("x-amz-executed-version", executed.to_string());
     if let Some(tail) = completed.tail {
         put("x-amz-log-result", STANDARD.encode(tail));
     }

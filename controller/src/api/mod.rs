@@ -2,18 +2,31 @@
 //!
 //! # Lambda's API
 //! As AWS documents it; every response has `x-amzn-RequestId`, every error `x-amzn-ErrorType` and a
-//! JSON body. `{name}` is `f`, `f:$LATEST`, `account:function:f` or an ARN (percent-encoded or not).
+//! JSON body. `{name}` is `f`, `f:qualifier`, `account:function:f` or an ARN (percent-encoded or not);
+//! the qualifier, a version or an alias, may also be `?Qualifier=`.
 //! Each path also works with a trailing slash. Bodies are read raw, whatever their `Content-Type`.
 //!
 //! | method, path | answer |
 //! | --- | --- |
 //! | `POST /2015-03-31/functions` | 201, configuration with `State: Pending`; the deploy runs on |
-//! | `GET /2015-03-31/functions?Marker=&MaxItems=` | 200, `{Functions, NextMarker}` |
+//! | `GET /2015-03-31/functions?Marker=&MaxItems=&FunctionVersion=` | 200, `{Functions, NextMarker}` |
 //! | `GET /2015-03-31/functions/{name}` | 200, `{Configuration, Code, Tags}` |
-//! | `DELETE /2015-03-31/functions/{name}` | 204 |
+//! | `DELETE /2015-03-31/functions/{name}` | 204; with a qualifier, that version alone |
 //! | `GET /2015-03-31/functions/{name}/configuration` | 200, configuration |
 //! | `PUT /2015-03-31/functions/{name}/configuration` | 200, configuration with `LastUpdateStatus: InProgress` |
-//! | `PUT /2015-03-31/functions/{name}/code` | 200, the same |
+//! | `PUT /2015-03-31/functions/{name}/code` | 200, the same; with `Publish` the new version |
+//! | `POST /2015-03-31/functions/{name}/versions` | 201, the version with `State: Pending`; what has not changed is not published again |
+//! | `GET /2015-03-31/functions/{name}/versions?Marker=&MaxItems=` | 200, `{Versions, NextMarker}`, `$LATEST` first |
+//! | `POST /2015-03-31/functions/{name}/aliases` | 201, the alias |
+//! | `GET /2015-03-31/functions/{name}/aliases?FunctionVersion=&Marker=&MaxItems=` | 200, `{Aliases, NextMarker}` |
+//! | `GET`, `PUT`, `DELETE /2015-03-31/functions/{name}/aliases/{alias}` | 200, the alias; 204 |
+//! | `PUT`, `DELETE /2017-10-31/functions/{name}/concurrency` | 200, `{ReservedConcurrentExecutions}`; 204 |
+//! | `GET /2019-09-30/functions/{name}/concurrency` | 200, the same, or `{}` |
+//! | `POST /2015-03-31/functions/{name}/policy` | 201, `{Statement}`; kept and given back, nothing is decided by it |
+//! | `GET /2015-03-31/functions/{name}/policy` | 200, `{Policy, RevisionId}` |
+//! | `DELETE /2015-03-31/functions/{name}/policy/{sid}?RevisionId=` | 204 |
+//! | `GET`, `POST`, `DELETE /2017-03-31/tags/{arn}?tagKeys=` | 200, `{Tags}`; 204 |
+//! | `GET /2016-08-19/account-settings` | 200, `{AccountLimit, AccountUsage}` |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 204 for `DryRun` |
 //!
 //! `State` becomes `Active`, or `Failed` with `StateReason` (for a failed init `<error type>:
@@ -85,22 +98,32 @@
 
 mod access;
 mod action;
+mod aliases;
 mod body;
+mod concurrency;
+mod configuration;
 mod error;
 mod extract;
+mod fields;
 mod functions;
 mod hearth;
 mod invoke;
 mod names;
+mod package;
+mod page;
+mod policy;
 mod region;
 mod request_id;
+mod resolve;
+mod tags;
 mod validate;
+mod versions;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use hearth_protocol::jail::Jail;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
@@ -165,6 +188,19 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
             get(functions::get_configuration).put(functions::update_configuration),
         )
         .route("/{name}/code", put(functions::update_code))
+        .route("/{name}/aliases", get(aliases::list).post(aliases::create))
+        .route(
+            "/{name}/aliases/{alias}",
+            get(aliases::get)
+                .put(aliases::update)
+                .delete(aliases::delete),
+        )
+        .route(
+            "/{name}/versions",
+            get(versions::list).post(versions::publish),
+        )
+        .route("/{name}/policy", get(policy::get).post(policy::add))
+        .route("/{name}/policy/{sid}", delete(policy::remove))
         .route("/{name}/invocations", post(invoke::invoke));
     let own = Router::new()
         .route("/functions/{name}/logs", get(hearth::logs))
@@ -173,6 +209,22 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .route("/bench/agent-ping", post(hearth::agent_ping));
     let routes = Router::new()
         .nest("/2015-03-31/functions", lambda)
+        .route(
+            "/2017-10-31/functions/{name}/concurrency",
+            put(concurrency::put).delete(concurrency::delete),
+        )
+        .route(
+            "/2019-09-30/functions/{name}/concurrency",
+            get(concurrency::get),
+        )
+        .route(
+            "/2017-03-31/tags/{arn}",
+            get(tags::list).post(tags::put).delete(tags::remove),
+        )
+        .route(
+            "/2016-08-19/account-settings",
+            get(concurrency::account_settings),
+        )
         .nest("/hearth/v1", own)
         .route("/healthz", get(hearth::healthz))
         .route("/readyz", get(hearth::readyz))

@@ -4,9 +4,7 @@
 //! wait. A function snapshot is made for each deploy, in a microVM that is thrown away afterwards.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,14 +19,12 @@ use super::packages::Packages;
 use super::snapshot;
 use crate::data_dir::DataDir;
 use crate::function::{
-    Artefacts, Code, Deployed, Fingerprints, FunctionConfig, FunctionName, LATEST, Place, Version,
-    snapshot_files,
+    Artefacts, Code, Fingerprints, FunctionConfig, FunctionName, Place, VersionId, snapshot_files,
 };
 use crate::instance::{BootFrom, RestoreFrom, VmError};
 use crate::logs::{Kind, LogStore, lines};
 use crate::metrics::Metrics;
-use crate::pool::{ArtefactSource, Shells};
-use crate::registry::{Catalog, Function};
+use crate::pool::Shells;
 
 /// Longest times.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +52,7 @@ pub(crate) struct Builder {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub(crate) name: &'a FunctionName,
+    pub(crate) version: VersionId,
     pub(crate) config: &'a FunctionConfig,
     pub(crate) code: &'a Code,
     /// Names the files.
@@ -118,31 +115,18 @@ impl Builder {
     }
 
     /// The files of a deploy of earlier, if they are whole and fit this host as it is now.
-    pub(crate) fn find(&self, name: &FunctionName, deployed: &Deployed) -> Option<Arc<Artefacts>> {
-        let Deployed {
-            config,
-            code,
-            key,
-            fingerprint,
-        } = deployed;
+    pub(crate) fn find(&self, source: Source<'_>, fingerprint: &str) -> Option<Arc<Artefacts>> {
+        let Source { config, key, .. } = source;
         let base = self.host.base(config.runtime, config.memory_mib).ok()?;
-        let expected = self.fingerprints(
-            &base,
-            Source {
-                name,
-                config,
-                code,
-                key,
-            },
-        );
+        let expected = self.fingerprints(&base, source);
         let artefacts = Artefacts::new(
-            key.clone(),
+            key.into(),
             base.image,
             self.data.image(key),
             self.data.function_snapshot(key),
             expected,
         );
-        (*fingerprint == artefacts.fingerprints.deployed && artefacts.complete())
+        (fingerprint == artefacts.fingerprints.deployed && artefacts.complete())
             .then_some(artefacts)
     }
 
@@ -160,10 +144,7 @@ impl Builder {
     }
 
     fn fingerprints(&self, base: &Base, source: Source<'_>) -> Fingerprints {
-        let Source {
-            name, config, code, ..
-        } = source;
-        let deployed = function_fingerprint(base, name, code, config, &self.place.region);
+        let deployed = function_fingerprint(base, source, &self.place.region);
         Fingerprints {
             booted: base.fingerprint.clone(),
             deployed,
@@ -276,11 +257,16 @@ impl Builder {
     }
 
     fn configure(&self, source: Source<'_>) -> Configure {
-        let Source { name, config, .. } = source;
+        let Source {
+            name,
+            version,
+            config,
+            ..
+        } = source;
         let today = OffsetDateTime::now_utc().date();
         Configure {
             function_name: name.to_string(),
-            function_version: LATEST.into(),
+            function_version: version.to_string(),
             runtime: config.runtime.id().into(),
             handler: config.handler.clone(),
             memory_mib: config.memory_mib,
@@ -288,7 +274,7 @@ impl Builder {
             region: self.place.region.clone(),
             log_group: format!("/aws/lambda/{name}"),
             log_stream: format!(
-                "{:04}/{:02}/{:02}/[{LATEST}]{}",
+                "{:04}/{:02}/{:02}/[{version}]{}",
                 today.year(),
                 u8::from(today.month()),
                 today.day(),
@@ -327,73 +313,4 @@ fn remove_folder(folder: &Path) -> Result<(), DeployError> {
 pub(crate) fn new_key(name: &FunctionName) -> String {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("{name}-{}", &unique[..12])
-}
-
-/// Makes the files of a version that is in the registry anew.
-#[derive(Debug)]
-pub(crate) struct Rebuilder {
-    builder: Arc<Builder>,
-    catalog: Arc<Catalog>,
-}
-
-impl Rebuilder {
-    pub(crate) fn new(builder: Arc<Builder>, catalog: Arc<Catalog>) -> Self {
-        Self { builder, catalog }
-    }
-
-    async fn make(&self, version: &Arc<Version>) -> Result<Arc<Artefacts>, DeployError> {
-        let Version {
-            name, config, code, ..
-        } = version.as_ref();
-        let key = new_key(name);
-        let artefacts = self
-            .builder
-            .build(Source {
-                name,
-                config,
-                code,
-                key: &key,
-            })
-            .await?;
-        let writer = self.catalog.write().await;
-        match writer.get(name) {
-            Some(function)
-                if function
-                    .live
-                    .as_ref()
-                    .is_some_and(|live| Arc::ptr_eq(live, version)) =>
-            {
-                let mut record = function.record.clone();
-                record.deployed = Some(Deployed {
-                    config: config.clone(),
-                    code: code.clone(),
-                    key,
-                    fingerprint: artefacts.fingerprints.deployed.clone(),
-                });
-                let live = function.live.clone();
-                if let Err(error) = writer.put(Function { record, live }).await {
-                    // They serve now; after the next start they are made once more.
-                    tracing::error!(function = %name, %error, "new snapshot not registered");
-                }
-            }
-            // Replaced meanwhile: good for what still waits, and gone after that.
-            _ => artefacts.doom(),
-        }
-        version.set_artefacts(artefacts.clone());
-        Ok(artefacts)
-    }
-}
-
-impl ArtefactSource for Rebuilder {
-    fn rebuild<'a>(
-        &'a self,
-        version: &'a Arc<Version>,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Artefacts>, String>> + Send + 'a>> {
-        Box::pin(async move {
-            self.make(version).await.map_err(|error| {
-                tracing::error!(function = %version.name, %error, "its snapshot can't be made");
-                error.to_string()
-            })
-        })
-    }
 }

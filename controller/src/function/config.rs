@@ -24,7 +24,6 @@ pub(crate) struct FunctionConfig {
     pub(crate) tracing_mode: String,
     /// `None` or `PublishedVersions`. Kept for clients; here every version starts from a snapshot.
     pub(crate) snap_start: String,
-    pub(crate) tags: BTreeMap<String, String>,
 }
 
 /// Runtimes that functions can ask for.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Code, FunctionConfig, FunctionName};
+use super::{Code, FunctionConfig, FunctionName, VersionId};
 
 /// A version of a function. Invocations, instances and the catalog share it; an instance never
 /// serves another one than the one it was started from.
@@ -14,6 +14,7 @@ pub(crate) struct Version {
     /// Unique in this process.
     pub(crate) serial: u64,
     pub(crate) name: FunctionName,
+    pub(crate) id: VersionId,
     pub(crate) config: FunctionConfig,
     pub(crate) code: Code,
     pub(crate) revision_id: String,
@@ -27,6 +28,7 @@ impl Version {
     /// `artefacts` is `None` when they have to be made anew before the first start.
     pub(crate) fn new(
         name: FunctionName,
+        id: VersionId,
         config: FunctionConfig,
         code: Code,
         revision_id: String,
@@ -36,6 +38,7 @@ impl Version {
         Arc::new(Self {
             serial: NEXT.fetch_add(1, Ordering::Relaxed),
             name,
+            id,
             config,
             code,
             revision_id,

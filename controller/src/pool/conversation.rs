@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::job::{Invocation, Start};
-use crate::function::{Artefacts, LATEST};
+use crate::function::Artefacts;
 use crate::instance::{
     MicroVm, RestoreFrom, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw,
 };
@@ -98,7 +98,8 @@ impl Output<'_> {
     }
 
     fn start(&mut self) {
-        self.platform(&lines::start(&self.invocation.request_id, LATEST));
+        let version = self.invocation.version.id.to_string();
+        self.platform(&lines::start(&self.invocation.request_id, &version));
     }
 
     /// A line of the platform's.

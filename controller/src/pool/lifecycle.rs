@@ -14,8 +14,9 @@ use tokio::time::{timeout, timeout_at};
 
 use super::conversation::{Begin, NotStarted, Output, Ran, converse};
 use super::dispatch::Shared;
+use super::entry::{Order, Parked, StartOrder};
 use super::job::{Completed, Job, NotRun, Phases, Start};
-use super::state::{Order, Parked, StartOrder};
+
 use crate::function::{Artefacts, Version};
 use crate::instance::{MicroVm, VmError, VmEvent, outcome};
 use crate::logs::lines::{self, Report};

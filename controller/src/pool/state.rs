@@ -14,124 +14,34 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::entry::{Capacity, Entry, GiveUp, Order, Parked, Phase, StartOrder};
 use super::job::Job;
 use crate::function::Version;
 use crate::metrics::Census;
 
-/// What an idle instance is told.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// Run this.
-    Run(Job),
-    /// Answer pings: a measurement.
-    Ping {
-        /// How many.
-        count: u32,
-        /// Microseconds of each, or why not.
-        reply: oneshot::Sender<Result<Vec<u64>, String>>,
-    },
-    /// End.
-    End,
-}
-
-/// What an instance does when it has nothing to do.
-#[derive(Debug)]
-pub(crate) enum Parked {
-    /// There is something after all.
-    Run(Job),
-    /// Wait for an order.
-    Wait(oneshot::Receiver<Order>),
-    /// End.
-    End,
-}
-
-/// An instance to start.
-#[derive(Debug, Clone)]
-pub(crate) struct StartOrder {
-    pub(crate) id: u64,
-    pub(crate) version: Arc<Version>,
-}
-
-/// What became of an invocation that has waited long enough.
-#[derive(Debug)]
-pub(crate) enum GiveUp {
-    /// It was still waiting and nothing is on its way for it.
-    Removed,
-    /// An instance is on its way.
-    Coming,
-    /// It runs, or has run.
-    Started,
-}
-
-/// Limits of all instances together.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Capacity {
-    pub(crate) max_instances: usize,
-    pub(crate) max_per_function: usize,
-    pub(crate) memory_mib: u64,
-    /// How long an instance that has answered counts as one that will soon be free. After that a
-    /// waiting invocation gets a new one.
-    pub(crate) finish_grace: Duration,
-}
-
-/// One instance.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) version: Arc<Version>,
-    pub(crate) phase: Phase,
-    pub(crate) started: Instant,
-    pub(crate) pid: Option<u32>,
-    pub(crate) invocations: u64,
-}
-
-/// What an instance does. Only an idle one has somebody to give orders to.
-#[derive(Debug)]
-pub(crate) enum Phase {
-    Starting,
-    Busy,
-    Finishing {
-        since: Instant,
-    },
-    Idle {
-        since: Instant,
-        wake: oneshot::Sender<Order>,
-    },
-}
-
-impl Phase {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Busy => "busy",
-            Self::Finishing { .. } => "finishing",
-            Self::Idle { .. } => "idle",
-        }
-    }
-}
-
 /// What all instances of one version share.
 #[derive(Debug, Default)]
-struct Group {
+pub(super) struct Group {
     /// Least recently used first.
-    idle: Vec<u64>,
-    queue: VecDeque<Job>,
-    starting: usize,
+    pub(super) idle: Vec<u64>,
+    pub(super) queue: VecDeque<Job>,
+    pub(super) starting: usize,
 }
 
 /// All instances and all waiting invocations.
 #[derive(Debug)]
 pub(crate) struct State {
-    capacity: Capacity,
-    groups: HashMap<u64, Group>,
-    instances: BTreeMap<u64, Entry>,
-    memory_mib: u64,
+    pub(super) capacity: Capacity,
+    pub(super) groups: HashMap<u64, Group>,
+    pub(super) instances: BTreeMap<u64, Entry>,
+    pub(super) memory_mib: u64,
     next_id: u64,
-    ending: bool,
-    evicted: u64,
+    pub(super) ending: bool,
+    pub(super) evicted: u64,
 }
 
 impl State {
@@ -247,7 +157,7 @@ impl State {
     }
 
     /// Starts for every version that waits, the longest-waiting first.
-    fn provide_all(&mut self, now: Instant) -> Vec<StartOrder> {
+    pub(super) fn provide_all(&mut self, now: Instant) -> Vec<StartOrder> {
         let mut waiting: Vec<(Instant, Arc<Version>)> = self
             .groups
             .values()
@@ -279,85 +189,6 @@ impl State {
         self.groups.get(&serial).is_some_and(|group| {
             group.queue.len() > group.starting && self.soon_free(serial, now) > 0
         })
-    }
-
-    /// Whether one more instance fits, after ending idle ones, least recently used first.
-    fn make_room(&mut self, version: &Version) -> bool {
-        let of_function = self
-            .instances
-            .values()
-            .filter(|entry| entry.version.name == version.name)
-            .count();
-        if self.ending || of_function >= self.capacity.max_per_function {
-            return false;
-        }
-        let memory = u64::from(version.config.memory_mib);
-        let fits = |state: &Self| {
-            state.instances.len() < state.capacity.max_instances
-                && state.memory_mib + memory <= state.capacity.memory_mib
-        };
-        // Look before killing: idle instances are worth keeping when their end would not help.
-        let idle_memory: u64 = self
-            .instances
-            .values()
-            .filter(|entry| matches!(entry.phase, Phase::Idle { .. }))
-            .map(|entry| u64::from(entry.version.config.memory_mib))
-            .sum();
-        if self.memory_mib - idle_memory + memory > self.capacity.memory_mib {
-            return false;
-        }
-        while !fits(self) {
-            let oldest = self
-                .instances
-                .iter()
-                .filter_map(|(id, entry)| match entry.phase {
-                    Phase::Idle { since, .. } => Some((since, *id)),
-                    _ => None,
-                })
-                .min();
-            let Some((_, id)) = oldest else { return false };
-            self.end(id);
-            self.evicted += 1;
-        }
-        true
-    }
-
-    /// Ends an idle instance; its place is free at once.
-    fn end(&mut self, id: u64) {
-        if let Some(entry) = self.remove(id)
-            && let Phase::Idle { wake, .. } = entry.phase
-        {
-            // An instance that does not listen any more is ending by itself.
-            let _ = wake.send(Order::End);
-        }
-    }
-
-    fn remove(&mut self, id: u64) -> Option<Entry> {
-        let entry = self.instances.remove(&id)?;
-        self.memory_mib -= u64::from(entry.version.config.memory_mib);
-        if let Some(group) = self.groups.get_mut(&entry.version.serial) {
-            group.idle.retain(|idle| *idle != id);
-            if matches!(entry.phase, Phase::Starting) {
-                group.starting -= 1;
-            }
-        }
-        self.forget_empty(entry.version.serial);
-        Some(entry)
-    }
-
-    fn forget_empty(&mut self, serial: u64) {
-        let used = self
-            .instances
-            .values()
-            .any(|entry| entry.version.serial == serial);
-        if !used
-            && self
-                .groups
-                .get(&serial)
-                .is_some_and(|group| group.queue.is_empty())
-        {
-            self.groups.remove(&serial);
-        }
     }
 
     /// A starting instance has a process.
@@ -463,57 +294,6 @@ impl State {
         GiveUp::Removed
     }
 
-    /// Ends the idle instances of a version that was replaced or deleted. Busy ones end when they
-    /// are done, and what waits for them is still served.
-    pub(crate) fn retire(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
-        let idle = self
-            .groups
-            .get(&serial)
-            .map(|group| group.idle.clone())
-            .unwrap_or_default();
-        for id in idle {
-            self.end(id);
-        }
-        self.provide_all(now)
-    }
-
-    /// Ends instances that have been idle for `limit`, and says when to look again.
-    pub(crate) fn reap(&mut self, limit: Duration, now: Instant) -> Option<Instant> {
-        let mut next = None;
-        let mut over = Vec::new();
-        for (id, entry) in &self.instances {
-            if let Phase::Idle { since, .. } = entry.phase {
-                let end = since + limit;
-                if end <= now {
-                    over.push(*id);
-                } else {
-                    next = Some(next.map_or(end, |next: Instant| next.min(end)));
-                }
-            }
-        }
-        for id in over {
-            self.end(id);
-        }
-        next
-    }
-
-    /// No new instances from here on; idle ones end. Returns those that wait: they never will run.
-    pub(crate) fn close(&mut self) -> Vec<Job> {
-        self.ending = true;
-        let idle: Vec<u64> = self
-            .groups
-            .values()
-            .flat_map(|group| group.idle.iter().copied())
-            .collect();
-        for id in idle {
-            self.end(id);
-        }
-        self.groups
-            .values_mut()
-            .flat_map(|group| group.queue.drain(..))
-            .collect()
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
         self.ending
     }
@@ -544,11 +324,6 @@ impl State {
 
     pub(crate) fn instances(&self) -> impl Iterator<Item = (u64, &Entry)> {
         self.instances.iter().map(|(id, entry)| (*id, entry))
-    }
-
-    /// Evictions since this was asked last.
-    pub(crate) fn take_evicted(&mut self) -> u64 {
-        std::mem::take(&mut self.evicted)
     }
 
     pub(crate) fn census(&self) -> Census {

@@ -1,8 +1,10 @@
 //! The book-keeping's promises, decision by decision.
 
+use std::time::Duration;
+
 use super::super::job::{Invocation, Limits, NotRun};
 use super::*;
-use crate::function::{Code, FunctionConfig, FunctionName};
+use crate::function::{Code, FunctionConfig, FunctionName, VersionId};
 use crate::registry::test_record;
 
 const GRACE: Duration = Duration::from_millis(100);
@@ -23,7 +25,7 @@ pub(crate) fn version(name: &str, memory_mib: u32) -> Arc<Version> {
         size: 0,
     };
     let name = FunctionName::parse(name).unwrap();
-    Version::new(name, config, code, "r".into(), None)
+    Version::new(name, VersionId::Latest, config, code, "r".into(), None)
 }
 
 struct Book {
@@ -51,6 +53,7 @@ impl Book {
         Job {
             ticket: self.tickets,
             attempts: 0,
+            slot: None,
             reply,
             invocation: Box::new(Invocation {
                 request_id: self.tickets.to_string(),

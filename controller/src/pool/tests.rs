@@ -14,6 +14,7 @@ use crate::logs::LogStore;
 use crate::metrics::{Census, Metrics};
 
 const SETTINGS: PoolSettings = PoolSettings {
+    account_concurrency: 1000,
     max_instances: 100,
     max_per_function: 100,
     memory_budget_mib: 100_000,
@@ -307,4 +308,45 @@ async fn a_pool_that_was_closed_and_killed_leaves_no_process() {
         .await
         .unwrap();
     assert_eq!(fixture.stage.alive.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn reserved_concurrency_refuses_at_once_what_is_beyond_it_and_nothing_after() {
+    let fixture = Fixture::new(PoolSettings {
+        throttle_wait: SOON,
+        ..SETTINGS
+    });
+    let f = fixture.version("f");
+    let claim = super::Claim {
+        reserved: Some(1),
+        provisioned: 0,
+    };
+    fixture.pool.concurrency().set_claim(&f.name, claim);
+    let running = tokio::spawn(run(fixture.pool.clone(), f.clone(), "gate".into()));
+    fixture.until("one busy", |census| census.busy == 1).await;
+    let refused = fixture.run(&f, "x").await.unwrap_err();
+    assert_eq!(refused, NotRun::ReservedConcurrency);
+    fixture.stage.gate.add_permits(1);
+    running.await.unwrap().unwrap();
+    // One after another there is never more than one, however soon the next comes.
+    for _ in 0..20 {
+        fixture.run(&f, "x").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_invocation_whose_caller_has_gone_counts_until_it_has_ended() {
+    let fixture = Fixture::new(PoolSettings {
+        account_concurrency: 1,
+        ..SETTINGS
+    });
+    let f = fixture.version("f");
+    let running = tokio::spawn(run(fixture.pool.clone(), f.clone(), "gate".into()));
+    fixture.until("one busy", |census| census.busy == 1).await;
+    running.abort();
+    assert!(running.await.is_err());
+    assert_eq!(fixture.run(&f, "x").await.unwrap_err(), NotRun::Throttled);
+    fixture.stage.gate.add_permits(1);
+    fixture.until("idle", |census| census.idle == 1).await;
+    fixture.run(&f, "x").await.unwrap();
 }
