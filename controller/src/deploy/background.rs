@@ -188,9 +188,7 @@ impl Deployer {
         {
             self.pool.retire(former);
         }
-        if let Some(former) = &before.record.deployed {
-            self.drop_package(&writer, &former.code.sha256).await;
-        }
+        self.drop_packages(&writer, &before).await;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 //! * [`publish`]: `$LATEST` becomes a version. [`aliases`] point to versions.
 //! * [`concurrency`]: what a function has for itself.
 //! * [`annotations`]: tags and policies.
+//! * [`layers`]: what functions have at `/opt`.
 //! * [`background`]: the deploys that follow from it all.
 //! * [`rebuilder`]: files that can't be used any more are made anew.
 
@@ -21,6 +22,7 @@ mod control;
 mod error;
 mod host;
 mod intake;
+mod layers;
 mod packages;
 mod publish;
 mod rebuilder;

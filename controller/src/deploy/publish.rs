@@ -108,8 +108,7 @@ impl Deployer {
         if let Some(live) = &version.live {
             self.pool.retire(live);
         }
-        self.drop_package(&writer, &version.record.code.sha256)
-            .await;
+        self.drop_packages(&writer, &before).await;
         tracing::info!(function = %name, version = %VersionId::Number(number), "version deleted");
         Ok(())
     }

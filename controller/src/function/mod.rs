@@ -3,6 +3,7 @@
 
 mod alias;
 mod config;
+mod layer;
 mod name;
 mod policy;
 mod qualifier;
@@ -11,6 +12,7 @@ mod version;
 
 pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
+pub(crate) use layer::{LayerName, LayerRecord, LayerUse, LayerVersion};
 pub(crate) use name::{FunctionName, Place};
 pub(crate) use policy::{Conditions, MAX_POLICY, Policies, Statement, document as policy_document};
 pub(crate) use qualifier::{LATEST, VersionId};

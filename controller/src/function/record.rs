@@ -65,6 +65,9 @@ pub(crate) struct Code {
     pub(crate) sha256: String,
     /// Size of the ZIP file, in bytes.
     pub(crate) size: u64,
+    /// Sum of its files, in bytes; 0 for what came in before that was kept.
+    #[serde(default)]
+    pub(crate) unpacked: u64,
 }
 
 impl Code {

@@ -73,6 +73,7 @@ impl Stage {
             "k".into(),
             code.clone(),
             code,
+            None,
             folder,
             Fingerprints::default(),
         )

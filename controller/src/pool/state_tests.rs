@@ -23,6 +23,7 @@ pub(crate) fn version(name: &str, memory_mib: u32) -> Arc<Version> {
     let code = Code {
         sha256: String::new(),
         size: 0,
+        unpacked: 0,
     };
     let name = FunctionName::parse(name).unwrap();
     Version::new(name, VersionId::Latest, config, code, "r".into(), None)
