@@ -30,6 +30,8 @@
 //! | `GET /2018-10-31/layers/{layer}/versions` | 200, `{LayerVersions, NextMarker}`, newest first |
 //! | `GET`, `DELETE /2018-10-31/layers/{layer}/versions/{version}` | 200, the version; 204 |
 //! | `GET /2018-10-31/layers` | 200, `{Layers, NextMarker}`; with `?find=LayerVersion&Arn=` that version |
+//! | `PUT /2019-09-30/functions/{name}/provisioned-concurrency?Qualifier=` | 202, with `Status: IN_PROGRESS` |
+//! | `GET`, `DELETE` the same | 200, with `Status` `READY`, `IN_PROGRESS` or `FAILED` and `StatusReason`; 204; with `?List=ALL` all of the function's |
 //! | `GET /2016-08-19/account-settings` | 200, `{AccountLimit, AccountUsage}` |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 204 for `DryRun` |
 //!
@@ -107,6 +109,7 @@ mod names;
 mod package;
 mod page;
 mod policy;
+mod provisioned;
 mod region;
 mod request_id;
 mod resolve;
@@ -221,6 +224,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route(
             "/2019-09-30/functions/{name}/concurrency",
             get(concurrency::get),
+        )
+        .route(
+            "/2019-09-30/functions/{name}/provisioned-concurrency",
+            get(provisioned::get_or_list)
+                .put(provisioned::put)
+                .delete(provisioned::delete),
         )
         .route(
             "/2017-03-31/tags/{arn}",

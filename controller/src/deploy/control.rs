@@ -53,6 +53,9 @@ pub(crate) enum ControlError {
     /// The caller's revision is not the current one.
     #[error("the revision is not the latest")]
     Revision,
+    /// It does not go with what is there; the text is Lambda's.
+    #[error("{0}")]
+    Conflict(&'static str),
     /// The policy has a statement of that id.
     #[error("there is a statement {0} already")]
     StatementExists(String),
@@ -151,6 +154,7 @@ impl Deployer {
             reserved_concurrency: None,
             tags,
             policies: Policies::new(),
+            provisioned: BTreeMap::new(),
         };
         let mut function = Function::new(record);
         if publish {

@@ -8,6 +8,7 @@
 //! * [`intake`]: the packages that come with it.
 //! * [`publish`]: `$LATEST` becomes a version. [`aliases`] point to versions.
 //! * [`concurrency`]: what a function has for itself.
+//! * [`provisioning`]: what of a function is kept ready.
 //! * [`annotations`]: tags and policies.
 //! * [`layers`]: what functions have at `/opt`.
 //! * [`background`]: the deploys that follow from it all.
@@ -24,6 +25,7 @@ mod host;
 mod intake;
 mod layers;
 mod packages;
+mod provisioning;
 mod publish;
 mod rebuilder;
 mod snapshot;

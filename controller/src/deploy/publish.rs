@@ -101,7 +101,9 @@ impl Deployer {
         let removed = function.versions.remove(&number);
         let version = removed.ok_or(ControlError::NotFound)?;
         function.record.policies.remove(&number.to_string());
-        writer.put(function).await?;
+        function.record.provisioned.remove(&number.to_string());
+        let function = writer.put(function).await?;
+        self.set_claim(&function);
         if let Some(key) = &version.record.pending_deploy {
             self.cancel(key);
         }

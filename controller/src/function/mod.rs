@@ -17,6 +17,7 @@ pub(crate) use name::{FunctionName, Place};
 pub(crate) use policy::{Conditions, MAX_POLICY, Policies, Statement, document as policy_document};
 pub(crate) use qualifier::{LATEST, VersionId};
 pub(crate) use record::{
-    Code, Deployed, FunctionRecord, Made, State, Status, UpdateStatus, VersionRecord,
+    Code, Deployed, FunctionRecord, Made, ProvisionedRecord, State, Status, UpdateStatus,
+    VersionRecord,
 };
 pub(crate) use version::{Artefacts, Fingerprints, SnapshotFiles, Version, snapshot_files};

@@ -180,6 +180,10 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
                 return;
             }
         }
+        // Nothing came with the thaw that it could leave with.
+        if std::mem::take(&mut thawed) && say(&mut agent, [AgentMessage::Thawed]).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn record(name: &str) -> FunctionRecord {
         reserved_concurrency: None,
         tags: BTreeMap::new(),
         policies: BTreeMap::new(),
+        provisioned: BTreeMap::new(),
     }
 }
 
