@@ -3,12 +3,14 @@
 //! * [`forward`]: a request that came from elsewhere
 //! * [`function`]: Lambda's API for functions
 //! * [`invocation`]: running one
+//! * [`release`]: Lambda's API for versions and aliases
 //! * [`observe`]: Hearth's own API: logs, instances, status
 
 pub(crate) mod forward;
 pub(crate) mod function;
 pub(crate) mod invocation;
 pub(crate) mod observe;
+mod release;
 mod transport;
 
 pub(crate) use transport::{Client, ClientError};
