@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::function_name::{FunctionName, FunctionRef};
+use crate::function_name::{AliasName, FunctionName, FunctionRef};
 use crate::variable::UncheckedVariable;
 
 /// Where `hearth serve` listens and every other command looks.
@@ -112,6 +112,7 @@ pub(crate) struct Settings {
 Examples:
   hearth deploy functions-examples/python-hello
   hearth deploy . --name mail --handler app.handler --memory 512 --timeout 30 --env STAGE=test
+  hearth deploy . --alias live && hearth invoke mail:live
 
 A hearth.toml in the folder says the same once and for all; flags win over it:
   name = \"mail\"
@@ -128,6 +129,9 @@ Cargo, and its program becomes the bootstrap.")]
 pub(crate) struct Deploy {
     /// The function's folder
     pub(crate) dir: PathBuf,
+    /// Publish a version of it, and point this alias there once the version is ready
+    #[arg(long, value_name = "ALIAS")]
+    pub(crate) alias: Option<AliasName>,
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
@@ -369,6 +373,7 @@ mod tests {
             ["deploy", "d", "--timeout", "0"],
             ["deploy", "d", "--timeout", "901"],
             ["deploy", "d", "--name", "a/b"],
+            ["deploy", "d", "--alias", "7"],
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }

@@ -19,7 +19,7 @@ use crate::limits::{CpuCgroups, Isolation};
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, PoolSettings, Shells};
-use crate::registry::{Catalog, Database, RegistryError};
+use crate::registry::{Catalog, Contents, Database, RegistryError};
 use crate::revival::{revive, sweep};
 use crate::settings::{Settings, SettingsError};
 
@@ -168,6 +168,7 @@ impl Controller {
         let key = settings.key_file.clone().unwrap_or_else(|| data.key());
         let (database, stored) = Database::open(&data.registry(), &key)?;
         sweep(&data, &stored)?;
+        let Contents { functions, layers } = stored;
         let builder = Arc::new(Builder::new(
             data.clone(),
             host_facts,
@@ -179,11 +180,11 @@ impl Controller {
             logs.clone(),
             metrics.clone(),
         ));
-        let functions = stored
+        let functions = functions
             .into_iter()
             .map(|function| revive(&builder, function))
             .collect();
-        let catalog = Arc::new(Catalog::new(database, functions));
+        let catalog = Arc::new(Catalog::new(database, functions, layers));
         let rebuilder = Arc::new(Rebuilder::new(builder.clone(), catalog.clone()));
         let pool_settings = PoolSettings {
             account_concurrency: settings.account_concurrency,

@@ -6,28 +6,37 @@ use std::sync::Arc;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Source};
 use crate::function::{Deployed, Version, VersionId};
-use crate::registry::{Function, Published, Stored};
+use crate::registry::{Contents, Function, Published, Stored};
 
 /// Removes files that nothing speaks of.
-pub(crate) fn sweep(data: &DataDir, functions: &[Stored]) -> Result<(), DataDirError> {
+pub(crate) fn sweep(data: &DataDir, contents: &Contents) -> Result<(), DataDirError> {
     let mut keys = HashSet::new();
     let mut packages = HashSet::new();
-    for Stored { record, versions } in functions {
+    let mut configs = Vec::new();
+    for Stored { record, versions } in &contents.functions {
         packages.insert(record.code.sha256.as_str());
+        configs.push(&record.config);
         keys.extend(record.pending_deploy.as_deref());
         if let Some(deployed) = &record.deployed {
             packages.insert(deployed.code.sha256.as_str());
+            configs.push(&deployed.config);
             keys.insert(&deployed.made.key);
         }
         for version in versions {
             packages.insert(version.code.sha256.as_str());
+            configs.push(&version.config);
             keys.extend(version.pending_deploy.as_deref());
             keys.extend(version.made.as_ref().map(|made| made.key.as_str()));
         }
     }
-    let names = functions
+    let used = configs.iter().flat_map(|config| &config.layers);
+    packages.extend(used.map(|layer| layer.code.sha256.as_str()));
+    let layers = contents
+        .layers
         .iter()
-        .map(|function| function.record.name.as_str());
+        .flat_map(|layer| layer.versions.values());
+    packages.extend(layers.map(|version| version.code.sha256.as_str()));
+    let names = contents.functions.iter().map(|f| f.record.name.as_str());
     data.sweep(&keys, &packages, &names.collect())
 }
 

@@ -1,4 +1,5 @@
-//! Function images: a code package becomes the disk behind `/var/task`.
+//! Function images: a code package becomes the disk behind `/var/task`, layers
+//! that behind `/opt`.
 //!
 //! A package comes from a stranger. Everything about it is checked before the
 //! first file is written: sizes, names, links, the structure of the archive.
@@ -15,12 +16,14 @@ mod archive;
 mod craft;
 mod error;
 mod folder;
+mod layers;
 mod name;
 mod records;
 mod tree;
 mod unpack;
 
 pub use error::FunctionError;
+pub use layers::build_from_layers;
 
 use crate::progress::Quiet;
 use crate::{digest, erofs};

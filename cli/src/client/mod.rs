@@ -4,6 +4,7 @@
 //! * [`function`]: Lambda's API for functions
 //! * [`invocation`]: running one
 //! * [`signing`]: with which key requests are signed
+//! * [`release`]: Lambda's API for versions and aliases
 //! * [`observe`]: Hearth's own API: logs, instances, status
 
 pub(crate) mod forward;
@@ -11,6 +12,7 @@ pub(crate) mod function;
 pub(crate) mod invocation;
 pub(crate) mod observe;
 pub(crate) mod signing;
+mod release;
 mod transport;
 
 pub(crate) use transport::{Client, ClientError};

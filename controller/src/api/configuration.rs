@@ -122,6 +122,12 @@ impl<'a> Shown<'a> {
         if !config.environment.0.is_empty() {
             out["Environment"] = json!({ "Variables": config.environment });
         }
+        if !config.layers.is_empty() {
+            let layers = config.layers.iter();
+            out["Layers"] = layers
+                .map(|layer| json!({ "Arn": layer.arn, "CodeSize": layer.code.size }))
+                .collect();
+        }
         let mut put = |key: &str, value: Option<&str>| {
             if let Some(value) = value {
                 out[key] = value.into();

@@ -74,6 +74,14 @@ impl ApiError {
         Self::not_found(format!("Cannot find alias arn: {arn}"))
     }
 
+    pub(crate) fn no_provisioned() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "ProvisionedConcurrencyConfigNotFoundException",
+            "No Provisioned Concurrency Config found for this function",
+        )
+    }
+
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "ResourceNotFoundException", message)
     }
@@ -171,6 +179,7 @@ impl ApiError {
                 aliases.join(", ")
             )),
             ControlError::Invalid(message) => Self::invalid(message),
+            ControlError::Conflict(message) => Self::conflict(message),
             ControlError::StatementExists(sid) => Self::conflict(format!(
                 "The statement id ({sid}) provided already exists. Please provide a new statement \
                  id, or remove the existing statement."

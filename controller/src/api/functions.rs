@@ -72,7 +72,7 @@ pub(super) async fn create(
             input.package_type.as_deref(),
             input.architectures.as_deref(),
         )?;
-        let config = config.create()?;
+        let config = config.create(|arns| app.layers(arns))?;
         let tags = check_tags(input.tags)?;
         let publish = input.publish.unwrap_or(false);
         (config, tags, named.name, input.code.package()?, publish)
@@ -250,10 +250,12 @@ pub(super) async fn update_configuration(
     let Revision { revision_id } = parse(&body)?;
     let input: ConfigInput = parse(&body)?;
     let arn = app.place.arn(&named.name);
-    let deployer = app.deployer.clone();
+    let changing = app.clone();
     let function = to_the_end(async move {
-        let change = |before: &_| input.apply(before).map_err(ChangeError::Api);
-        deployer
+        let layers = |arns: &[String]| changing.layers(arns);
+        let change = |before: &_| input.apply(before, layers).map_err(ChangeError::Api);
+        changing
+            .deployer
             .update_config(&named.name, revision_id.as_deref(), change)
             .await
     })

@@ -26,6 +26,12 @@
 //! | `GET /2015-03-31/functions/{name}/policy` | 200, `{Policy, RevisionId}` |
 //! | `DELETE /2015-03-31/functions/{name}/policy/{sid}?RevisionId=` | 204 |
 //! | `GET`, `POST`, `DELETE /2017-03-31/tags/{arn}?tagKeys=` | 200, `{Tags}`; 204 |
+//! | `POST /2018-10-31/layers/{layer}/versions` | 201, the version; `{layer}` is a name or an ARN |
+//! | `GET /2018-10-31/layers/{layer}/versions` | 200, `{LayerVersions, NextMarker}`, newest first |
+//! | `GET`, `DELETE /2018-10-31/layers/{layer}/versions/{version}` | 200, the version; 204 |
+//! | `GET /2018-10-31/layers` | 200, `{Layers, NextMarker}`; with `?find=LayerVersion&Arn=` that version |
+//! | `PUT /2019-09-30/functions/{name}/provisioned-concurrency?Qualifier=` | 202, with `Status: IN_PROGRESS` |
+//! | `GET`, `DELETE` the same | 200, with `Status` `READY`, `IN_PROGRESS` or `FAILED` and `StatusReason`; 204; with `?List=ALL` all of the function's |
 //! | `GET /2016-08-19/account-settings` | 200, `{AccountLimit, AccountUsage}` |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 204 for `DryRun` |
 //!
@@ -108,10 +114,13 @@ mod fields;
 mod functions;
 mod hearth;
 mod invoke;
+mod layer_names;
+mod layers;
 mod names;
 mod package;
 mod page;
 mod policy;
+mod provisioned;
 mod region;
 mod request_id;
 mod resolve;
@@ -202,6 +211,16 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .route("/{name}/policy", get(policy::get).post(policy::add))
         .route("/{name}/policy/{sid}", delete(policy::remove))
         .route("/{name}/invocations", post(invoke::invoke));
+    let layers = Router::new()
+        .route("/", get(layers::list))
+        .route(
+            "/{name}/versions",
+            get(layers::list_versions).post(layers::publish),
+        )
+        .route(
+            "/{name}/versions/{version}",
+            get(layers::get_version).delete(layers::delete_version),
+        );
     let own = Router::new()
         .route("/functions/{name}/logs", get(hearth::logs))
         .route("/instances", get(hearth::instances))
@@ -209,6 +228,7 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .route("/bench/agent-ping", post(hearth::agent_ping));
     let routes = Router::new()
         .nest("/2015-03-31/functions", lambda)
+        .nest("/2018-10-31/layers", layers)
         .route(
             "/2017-10-31/functions/{name}/concurrency",
             put(concurrency::put).delete(concurrency::delete),
@@ -216,6 +236,12 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .route(
             "/2019-09-30/functions/{name}/concurrency",
             get(concurrency::get),
+        )
+        .route(
+            "/2019-09-30/functions/{name}/provisioned-concurrency",
+            get(provisioned::get_or_list)
+                .put(provisioned::put)
+                .delete(provisioned::delete),
         )
         .route(
             "/2017-03-31/tags/{arn}",

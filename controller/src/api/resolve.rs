@@ -58,7 +58,7 @@ impl<'a> Target<'a> {
         let shown = match self {
             Self::Latest => Shown::latest(&function.record),
             Self::Published(published) => Shown::published(function, published),
-            Self::Alias(alias) => match published(function, alias.version) {
+            Self::Alias(alias) => match alias.published(function) {
                 Some(published) => Shown::published(function, published),
                 None => Shown::latest(&function.record),
             },
@@ -78,6 +78,13 @@ impl<'a> Target<'a> {
             None => (&function.live, &function.record.state),
         };
         live.clone().ok_or(state.is)
+    }
+}
+
+impl AliasRecord {
+    /// The published version that it points to; `None` is `$LATEST`.
+    pub(super) fn published<'a>(&self, function: &'a Function) -> Option<&'a Arc<Published>> {
+        published(function, self.version)
     }
 }
 

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::fields::{
     at_most, in_range, missing, one_of, parse_environment, parse_handler, parse_role, parse_runtime,
 };
-use crate::function::{Environment, FunctionConfig, Runtime};
+use crate::function::{Environment, FunctionConfig, LayerUse, Runtime};
 
 /// The members that create and update have in common. Those of features that are not there yet are
 /// refused unless they say "off".
@@ -30,7 +30,7 @@ pub(crate) struct ConfigInput {
     tracing_config: Option<TracingConfig>,
     snap_start: Option<SnapStart>,
     logging_config: Option<LoggingConfig>,
-    layers: Option<Vec<Value>>,
+    layers: Option<Vec<String>>,
     file_system_configs: Option<Vec<Value>>,
     image_config: Option<Value>,
     vpc_config: Option<VpcConfig>,
@@ -90,9 +90,14 @@ struct DeadLetterConfig {
     target_arn: Option<String>,
 }
 
+/// How the layers with these ARNs are found.
+pub(crate) trait FindLayers: FnOnce(&[String]) -> Result<Vec<LayerUse>, ApiError> {}
+
+impl<F: FnOnce(&[String]) -> Result<Vec<LayerUse>, ApiError>> FindLayers for F {}
+
 impl ConfigInput {
     /// The configuration of a new function.
-    pub(crate) fn create(self) -> Result<FunctionConfig, ApiError> {
+    pub(crate) fn create(self, layers: impl FindLayers) -> Result<FunctionConfig, ApiError> {
         let required = |given: bool, field: &str| given.then_some(()).ok_or_else(|| missing(field));
         required(self.role.is_some(), "role")?;
         if self.runtime.is_none() || self.handler.is_none() {
@@ -112,12 +117,17 @@ impl ConfigInput {
             environment: Environment::default(),
             tracing_mode: "PassThrough".into(),
             snap_start: "None".into(),
+            layers: Vec::new(),
         };
-        self.apply(&defaults)
+        self.apply(&defaults, layers)
     }
 
     /// `before` with what is given here.
-    pub(crate) fn apply(self, before: &FunctionConfig) -> Result<FunctionConfig, ApiError> {
+    pub(crate) fn apply(
+        self,
+        before: &FunctionConfig,
+        layers: impl FindLayers,
+    ) -> Result<FunctionConfig, ApiError> {
         self.refuse_unsupported()?;
         let mut config = before.clone();
         if let Some(runtime) = self.runtime {
@@ -156,13 +166,15 @@ impl ConfigInput {
                 "snapStart.applyOn",
             )?;
         }
+        if let Some(arns) = self.layers {
+            config.layers = layers(&arns)?;
+        }
         Ok(config)
     }
 
     fn refuse_unsupported(&self) -> Result<(), ApiError> {
         let given = |list: &Option<Vec<Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
         let refused = [
-            ("Layers", given(&self.layers)),
             ("FileSystemConfigs", given(&self.file_system_configs)),
             (
                 "ImageConfig",
@@ -224,7 +236,7 @@ mod tests {
             .extend(changes.as_object().unwrap().clone());
         let input: ConfigInput = serde_json::from_value(input)
             .map_err(|error| ApiError::serialization(error.to_string()))?;
-        input.create()
+        input.create(|_| Ok(Vec::new()))
     }
 
     #[test]
@@ -258,7 +270,7 @@ mod tests {
                 json!({"Runtime": "python3.11"}),
                 json!({"Runtime": "python2.7"}),
             ),
-            (json!({"Layers": []}), json!({"Layers": ["arn"]})),
+            (json!({"Layers": []}), json!({"Layers": [7]})),
             (
                 json!({"Timeout": 3}),
                 json!({"Timeout": 9_223_372_036_854_775_807_i64}),
@@ -309,7 +321,7 @@ mod tests {
         let before =
             create(json!({"Description": "d", "Environment": {"Variables": {"A": "1"}}})).unwrap();
         let input: ConfigInput = serde_json::from_value(json!({"Timeout": 9})).unwrap();
-        let after = input.apply(&before).unwrap();
+        let after = input.apply(&before, |_| Ok(Vec::new())).unwrap();
         assert_eq!(
             after,
             FunctionConfig {

@@ -70,7 +70,9 @@ impl Deployer {
         check(&function, &record)?;
         record.revision_id = new_revision();
         function.record.aliases.insert(alias.clone(), record);
-        Ok(writer.put(function).await?)
+        let function = writer.put(function).await?;
+        self.provision(&function);
+        Ok(function)
     }
 
     /// Removes an alias. One that is not there is as good as removed.
@@ -87,7 +89,9 @@ impl Deployer {
         let mut function = Function::clone(&function);
         function.record.aliases.remove(alias);
         function.record.policies.remove(&alias.to_string());
-        writer.put(function).await?;
+        function.record.provisioned.remove(&alias.to_string());
+        let function = writer.put(function).await?;
+        self.provision(&function);
         Ok(())
     }
 }

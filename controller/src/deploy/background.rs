@@ -47,7 +47,7 @@ impl Deployer {
         let (functions, _) = self.catalog.list(None, usize::MAX);
         let mut unusable = Vec::new();
         for function in functions {
-            self.set_claim(&function);
+            self.provision(&function);
             if function.pending().next().is_some() {
                 tracing::info!(function = %function.record.name, "taking up its deploy again");
                 self.start_all(&function);
@@ -183,14 +183,13 @@ impl Deployer {
             VersionId::Number(number) => settle_version(&mut function, number, built),
         }
         let function = writer.put(function).await?;
+        self.provision(&function);
         if let Some(former) = &before.live
             && !function.all_live().any(|live| Arc::ptr_eq(live, former))
         {
             self.pool.retire(former);
         }
-        if let Some(former) = &before.record.deployed {
-            self.drop_package(&writer, &former.code.sha256).await;
-        }
+        self.drop_packages(&writer, &before).await;
         Ok(())
     }
 }

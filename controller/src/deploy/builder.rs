@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hearth_protocol::agent::Configure;
 use hearth_protocol::sandbox::RefusalKind;
+use hearth_rootfs::function::{FunctionError, FunctionImage};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
@@ -99,16 +100,11 @@ impl Builder {
         let base = self
             .host
             .base(source.config.runtime, source.config.memory_mib)?;
-        let artefacts = Artefacts::new(
-            source.key.into(),
-            base.image.clone(),
-            self.data.image(source.key),
-            self.data.function_snapshot(source.key),
-            self.fingerprints(&base, source),
-        );
+        let artefacts = self.artefacts(&base, source);
         // Until it is whole, whoever lets go of it removes what there is of it.
         artefacts.doom();
         self.image(source).await?;
+        self.layers_image(source).await?;
         self.function_snapshot(&base, source, &artefacts).await?;
         artefacts.keep();
         Ok(artefacts)
@@ -116,31 +112,37 @@ impl Builder {
 
     /// The files of a deploy of earlier, if they are whole and fit this host as it is now.
     pub(crate) fn find(&self, source: Source<'_>, fingerprint: &str) -> Option<Arc<Artefacts>> {
-        let Source { config, key, .. } = source;
+        let config = source.config;
         let base = self.host.base(config.runtime, config.memory_mib).ok()?;
-        let expected = self.fingerprints(&base, source);
-        let artefacts = Artefacts::new(
-            key.into(),
-            base.image,
-            self.data.image(key),
-            self.data.function_snapshot(key),
-            expected,
-        );
+        let artefacts = self.artefacts(&base, source);
         (fingerprint == artefacts.fingerprints.deployed && artefacts.complete())
             .then_some(artefacts)
     }
 
     /// Removes the files of an earlier deploy, whatever there is of them.
     pub(crate) fn forget(&self, key: &str) {
-        let (image, folder) = (self.data.image(key), self.data.function_snapshot(key));
         let unused = Artefacts::new(
             key.into(),
             PathBuf::new(),
-            image,
-            folder,
+            self.data.image(key),
+            Some(self.data.layers_image(key)),
+            self.data.function_snapshot(key),
             Fingerprints::default(),
         );
         unused.doom();
+    }
+
+    /// Where the files of a version are, or will be.
+    fn artefacts(&self, base: &Base, source: Source<'_>) -> Arc<Artefacts> {
+        let layers = !source.config.layers.is_empty();
+        Artefacts::new(
+            source.key.into(),
+            base.image.clone(),
+            self.data.image(source.key),
+            layers.then(|| self.data.layers_image(source.key)),
+            self.data.function_snapshot(source.key),
+            self.fingerprints(base, source),
+        )
     }
 
     fn fingerprints(&self, base: &Base, source: Source<'_>) -> Fingerprints {
@@ -158,7 +160,22 @@ impl Builder {
             return Ok(());
         }
         let package = self.packages.get(source.code).await?;
-        make_image(package, out).await
+        make_image(package, out).await.map(drop)
+    }
+
+    /// Its layers as a disk, if it has any.
+    async fn layers_image(&self, source: Source<'_>) -> Result<(), DeployError> {
+        if source.config.layers.is_empty() {
+            return Ok(());
+        }
+        let mut layers = Vec::new();
+        for layer in &source.config.layers {
+            layers.push(self.packages.get(&layer.code).await?);
+        }
+        let out = self.data.layers_image(source.key);
+        at_work(move || hearth_rootfs::function::build_from_layers(&layers, &out))
+            .await
+            .map(drop)
     }
 
     async fn function_snapshot(
@@ -283,17 +300,24 @@ impl Builder {
             initialization_type: "on-demand".into(),
             environment: config.environment.0.clone(),
             bootstrap: config.runtime.bootstrap(),
-            layers: false,
+            layers: !config.layers.is_empty(),
         }
     }
 }
 
 /// Makes the image of a package, checked in full.
-pub(crate) async fn make_image(package: bytes::Bytes, out: PathBuf) -> Result<(), DeployError> {
-    let made = tokio::task::spawn_blocking(move || {
-        hearth_rootfs::function::build_from_zip(&package, &out).map(drop)
-    });
-    match made.await {
+pub(crate) async fn make_image(
+    package: bytes::Bytes,
+    out: PathBuf,
+) -> Result<FunctionImage, DeployError> {
+    at_work(move || hearth_rootfs::function::build_from_zip(&package, &out)).await
+}
+
+/// Does work that takes a while on a thread that nobody waits on.
+async fn at_work<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FunctionError> + Send + 'static,
+) -> Result<T, DeployError> {
+    match tokio::task::spawn_blocking(work).await {
         Ok(made) => Ok(made?),
         // A panic in there is this package's problem, not the controller's.
         Err(_) => Err(DeployError::Cancelled),
@@ -310,7 +334,7 @@ fn remove_folder(folder: &Path) -> Result<(), DeployError> {
 }
 
 /// Names the files of a new deploy.
-pub(crate) fn new_key(name: &FunctionName) -> String {
+pub(crate) fn new_key(name: impl std::fmt::Display) -> String {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("{name}-{}", &unique[..12])
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::control::{ControlError, Deployer};
+use super::provisioning::total;
 use crate::function::FunctionName;
 use crate::pool::Claim;
 use crate::registry::Function;
 
 /// What must be left for functions without a reservation: Lambda's.
-const LEAST_UNRESERVED: u32 = 100;
+pub(super) const LEAST_UNRESERVED: u32 = 100;
 
 impl Deployer {
     /// Reserves concurrency for a function, or takes the reservation away.
@@ -31,15 +32,26 @@ impl Deployer {
 
     /// Whether enough is left for all when a function has what its record says.
     pub(super) fn check_unreserved(&self, function: &Function) -> Result<(), ControlError> {
-        let concurrency = self.pool.concurrency();
-        let left = concurrency.unreserved_with(&function.record.name, claim(function));
-        if left >= i64::from(LEAST_UNRESERVED) {
+        let (total, reserved) = (total(function), function.record.reserved_concurrency);
+        if let Some(reserved) = reserved.filter(|reserved| *reserved < total) {
+            return Err(ControlError::Invalid(format!(
+                "ReservedConcurrentExecutions  {reserved} should not be lower than function's total \
+                 provisioned concurrency [{total}]."
+            )));
+        }
+        if self.left_with(function) >= i64::from(LEAST_UNRESERVED) {
             return Ok(());
         }
         Err(ControlError::Invalid(format!(
             "Specified ReservedConcurrentExecutions for function decreases account's \
              UnreservedConcurrentExecution below its minimum value of [{LEAST_UNRESERVED}]."
         )))
+    }
+
+    /// What would be left for all with what a function's record says.
+    pub(super) fn left_with(&self, function: &Function) -> i64 {
+        let concurrency = self.pool.concurrency();
+        concurrency.unreserved_with(&function.record.name, claim(function))
     }
 
     /// Tells the pool what a function has for itself.
@@ -52,6 +64,6 @@ impl Deployer {
 fn claim(function: &Function) -> Claim {
     Claim {
         reserved: function.record.reserved_concurrency,
-        provisioned: 0,
+        provisioned: total(function),
     }
 }

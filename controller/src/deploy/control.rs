@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::builder::{Builder, new_key};
 use super::error::DeployError;
 use super::intake::Accepted;
+use super::layers::check_layers;
 use crate::function::{
     AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, Policies, State, Status,
     UpdateStatus, VersionId,
@@ -52,6 +53,9 @@ pub(crate) enum ControlError {
     /// The caller's revision is not the current one.
     #[error("the revision is not the latest")]
     Revision,
+    /// It does not go with what is there; the text is Lambda's.
+    #[error("{0}")]
+    Conflict(&'static str),
     /// The policy has a statement of that id.
     #[error("there is a statement {0} already")]
     StatementExists(String),
@@ -129,11 +133,12 @@ impl Deployer {
         if self.catalog.get(&name).is_some() {
             return Err(ControlError::Exists);
         }
-        let accepted = self.accept(&name, package).await?;
+        let accepted = self.accept(new_key(&name), package).await?;
         let writer = self.catalog.write().await;
         if writer.get(&name).is_some() {
             return Err(ControlError::Exists);
         }
+        check_layers(&writer, &accepted.code, &config)?;
         let record = FunctionRecord {
             name,
             config,
@@ -149,6 +154,7 @@ impl Deployer {
             reserved_concurrency: None,
             tags,
             policies: Policies::new(),
+            provisioned: BTreeMap::new(),
         };
         let mut function = Function::new(record);
         if publish {
@@ -167,10 +173,11 @@ impl Deployer {
     ) -> Result<Arc<Function>, ControlError> {
         let before = self.catalog.get(name).ok_or(ControlError::NotFound)?;
         changeable(&before.record, revision)?;
-        let accepted = self.accept(name, package).await?;
+        let accepted = self.accept(new_key(name), package).await?;
         let writer = self.catalog.write().await;
         let mut function = Function::clone(&*writer.get(name).ok_or(ControlError::NotFound)?);
         changeable(&function.record, revision)?;
+        check_layers(&writer, &accepted.code, &function.record.config)?;
         let former = std::mem::replace(&mut function.record.code, accepted.code.clone()).sha256;
         if wish.dry_run {
             return Ok(Arc::new(function));
@@ -196,11 +203,16 @@ impl Deployer {
         let mut function = Function::clone(&function);
         changeable(&function.record, revision)?;
         function.record.config = change(&function.record.config)?;
+        check_layers(&writer, &function.record.code, &function.record.config)?;
         let key = new_key(name);
         self.link_image(&function.record, &key);
         begin_update(&mut function.record, key);
+        let before = writer.get(name);
         let function = writer.put(function).await.map_err(ControlError::Registry)?;
         self.start_all(&function);
+        if let Some(before) = before {
+            self.drop_packages(&writer, &before).await;
+        }
         Ok(function)
     }
 
@@ -219,9 +231,7 @@ impl Deployer {
         for live in function.all_live() {
             self.pool.retire(live);
         }
-        for package in function.packages() {
-            self.drop_package(&writer, package).await;
-        }
+        self.drop_packages(&writer, &function).await;
         self.pool.concurrency().set_claim(name, Claim::default());
         self.logs.remove(name);
         self.metrics.forget(name.as_str());
@@ -258,7 +268,14 @@ impl Deployer {
         Ok(function)
     }
 
-    /// Removes a package that no function speaks of any more.
+    /// Removes what a function has or had of packages and nobody speaks of any more.
+    pub(super) async fn drop_packages(&self, writer: &Writer<'_>, function: &Function) {
+        for package in function.packages() {
+            self.drop_package(writer, package).await;
+        }
+    }
+
+    /// Removes a package that no function and no layer speaks of any more.
     pub(super) async fn drop_package(&self, writer: &Writer<'_>, sha256: &str) {
         if !writer.uses_code(sha256)
             && let Err(error) = self.builder.packages.delete(sha256).await

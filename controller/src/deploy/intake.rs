@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use super::builder::{make_image, new_key};
+use super::builder::make_image;
 use super::control::{ControlError, Deployer};
 use super::error::DeployError;
 use super::packages::Packages;
-use crate::function::{Code, FunctionName};
+use crate::function::Code;
 
 /// A package that was checked, with its image made.
 #[derive(Debug)]
@@ -42,26 +42,28 @@ impl Deployer {
     /// Checks a package by making its image.
     pub(super) async fn accept(
         &self,
-        name: &FunctionName,
+        key: String,
         package: Bytes,
     ) -> Result<Accepted, ControlError> {
-        let key = new_key(name);
         let path = self.builder.data.image(&key);
         let image = ImageGuard(Some(path.clone()));
         let content = package.clone();
-        let code = tokio::task::spawn_blocking(move || Packages::code(&content))
+        let mut code = tokio::task::spawn_blocking(move || Packages::code(&content))
             .await
             .map_err(|_| DeployError::Cancelled)?;
         match make_image(package.clone(), path).await {
-            Ok(()) => Ok(Accepted {
-                code,
-                package,
-                key,
-                image,
-            }),
+            Ok(made) => {
+                code.unpacked = made.unpacked_bytes;
+                Ok(Accepted {
+                    code,
+                    package,
+                    key,
+                    image,
+                })
+            }
             Err(DeployError::Image(error)) => match error.lambda_message() {
                 Some(message) => {
-                    tracing::info!(function = %name, %error, "package refused");
+                    tracing::info!(key, %error, "package refused");
                     Err(ControlError::Invalid(message.into()))
                 }
                 None => Err(DeployError::Image(error).into()),

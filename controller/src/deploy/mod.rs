@@ -8,7 +8,9 @@
 //! * [`intake`]: the packages that come with it.
 //! * [`publish`]: `$LATEST` becomes a version. [`aliases`] point to versions.
 //! * [`concurrency`]: what a function has for itself.
+//! * [`provisioning`]: what of a function is kept ready.
 //! * [`annotations`]: tags and policies.
+//! * [`layers`]: what functions have at `/opt`.
 //! * [`background`]: the deploys that follow from it all.
 //! * [`rebuilder`]: files that can't be used any more are made anew.
 
@@ -21,7 +23,9 @@ mod control;
 mod error;
 mod host;
 mod intake;
+mod layers;
 mod packages;
+mod provisioning;
 mod publish;
 mod rebuilder;
 mod snapshot;

@@ -101,15 +101,16 @@ impl Deployer {
         let removed = function.versions.remove(&number);
         let version = removed.ok_or(ControlError::NotFound)?;
         function.record.policies.remove(&number.to_string());
-        writer.put(function).await?;
+        function.record.provisioned.remove(&number.to_string());
+        let function = writer.put(function).await?;
+        self.set_claim(&function);
         if let Some(key) = &version.record.pending_deploy {
             self.cancel(key);
         }
         if let Some(live) = &version.live {
             self.pool.retire(live);
         }
-        self.drop_package(&writer, &version.record.code.sha256)
-            .await;
+        self.drop_packages(&writer, &before).await;
         tracing::info!(function = %name, version = %VersionId::Number(number), "version deleted");
         Ok(())
     }

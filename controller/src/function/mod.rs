@@ -3,6 +3,7 @@
 
 mod alias;
 mod config;
+mod layer;
 mod name;
 mod policy;
 mod qualifier;
@@ -11,10 +12,12 @@ mod version;
 
 pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
+pub(crate) use layer::{LayerName, LayerRecord, LayerUse, LayerVersion};
 pub(crate) use name::{FunctionName, Place};
 pub(crate) use policy::{Conditions, MAX_POLICY, Policies, Statement, document as policy_document};
 pub(crate) use qualifier::{LATEST, VersionId};
 pub(crate) use record::{
-    Code, Deployed, FunctionRecord, Made, State, Status, UpdateStatus, VersionRecord,
+    Code, Deployed, FunctionRecord, Made, ProvisionedRecord, State, Status, UpdateStatus,
+    VersionRecord,
 };
 pub(crate) use version::{Artefacts, Fingerprints, SnapshotFiles, Version, snapshot_files};

@@ -37,6 +37,16 @@ pub(crate) struct FunctionRecord {
     pub(crate) tags: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) policies: Policies,
+    /// What is kept ready, by the version or alias that it is wanted of.
+    #[serde(default)]
+    pub(crate) provisioned: BTreeMap<String, ProvisionedRecord>,
+}
+
+/// Instances that are to be kept ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProvisionedRecord {
+    pub(crate) requested: u32,
+    pub(crate) last_modified: String,
 }
 
 /// A published version: configuration and code never change.
@@ -65,6 +75,9 @@ pub(crate) struct Code {
     pub(crate) sha256: String,
     /// Size of the ZIP file, in bytes.
     pub(crate) size: u64,
+    /// Sum of its files, in bytes; 0 for what came in before that was kept.
+    #[serde(default)]
+    pub(crate) unpacked: u64,
 }
 
 impl Code {

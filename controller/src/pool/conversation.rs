@@ -13,10 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::job::{Invocation, Start};
+use super::warm_up::restore_from;
 use crate::function::Artefacts;
-use crate::instance::{
-    MicroVm, RestoreFrom, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw,
-};
+use crate::instance::{MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw};
 use crate::logs::{Kind, LogStore, Tail, lines};
 
 /// Longest time from a restore's command to its reply. A few milliseconds are usual;
@@ -221,12 +220,7 @@ impl<'a> Talk<'a> {
         );
         match begin {
             Begin::Restore(artefacts) => {
-                let restore = RestoreFrom {
-                    snapshot: artefacts.snapshot(),
-                    disks: artefacts.disks(),
-                    fingerprint: artefacts.fingerprints.booted.clone(),
-                    resume: Some(resume),
-                };
+                let restore = restore_from(artefacts, resume);
                 self.awaited = Some(vm.submit(restore.errand()?)?);
                 vm.send([thaw()?, invoke])
             }

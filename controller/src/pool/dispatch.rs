@@ -66,7 +66,7 @@ pub(crate) struct Shared {
 /// All instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     tickets: Arc<AtomicU64>,
 }
 
@@ -148,7 +148,7 @@ impl Shared {
         self.parked.notify_one();
     }
 
-    fn start(self: &Arc<Self>, orders: Vec<StartOrder>) {
+    pub(super) fn start(self: &Arc<Self>, orders: Vec<StartOrder>) {
         let evicted = self.state().take_evicted();
         self.metrics.evictions.inc_by(evicted);
         for order in orders {

@@ -35,6 +35,17 @@ pub(crate) enum Parked {
     End,
 }
 
+/// What a starting instance begins with.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// An invocation waits.
+    Job(Job),
+    /// It is to be kept ready.
+    Ready,
+    /// Neither: it is not needed any more.
+    Nothing,
+}
+
 /// An instance to start.
 #[derive(Debug, Clone)]
 pub(crate) struct StartOrder {

@@ -28,6 +28,7 @@ impl State {
             .instances
             .values()
             .filter(|entry| matches!(entry.phase, Phase::Idle { .. }))
+            .filter(|entry| !self.is_wanted(entry.version.serial))
             .map(|entry| u64::from(entry.version.config.memory_mib))
             .sum();
         if self.memory_mib - idle_memory + memory > self.capacity.memory_mib {
@@ -38,7 +39,9 @@ impl State {
                 .instances
                 .iter()
                 .filter_map(|(id, entry)| match entry.phase {
-                    Phase::Idle { since, .. } => Some((since, *id)),
+                    Phase::Idle { since, .. } if !self.is_wanted(entry.version.serial) => {
+                        Some((since, *id))
+                    }
                     _ => None,
                 })
                 .min();
@@ -90,6 +93,7 @@ impl State {
     /// Ends the idle instances of a version that was replaced or deleted. Busy ones end when they
     /// are done, and what waits for them is still served.
     pub(crate) fn retire(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
+        self.provisions.remove(&serial);
         let idle = self
             .groups
             .get(&serial)
@@ -109,14 +113,17 @@ impl State {
             if let Phase::Idle { since, .. } = entry.phase {
                 let end = since + limit;
                 if end <= now {
-                    over.push(*id);
+                    over.push((*id, entry.version.serial));
                 } else {
                     next = Some(next.map_or(end, |next: Instant| next.min(end)));
                 }
             }
         }
-        for id in over {
-            self.end(id);
+        for (id, serial) in over {
+            // Asked anew each time: it may be the last that is to be kept ready.
+            if !self.is_wanted(serial) {
+                self.end(id);
+            }
         }
         next
     }

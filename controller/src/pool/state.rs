@@ -18,8 +18,9 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::entry::{Capacity, Entry, GiveUp, Order, Parked, Phase, StartOrder};
+use super::entry::{Capacity, Entry, GiveUp, Order, Parked, Phase, StartOrder, Taken};
 use super::job::Job;
+use super::provision::Provision;
 use crate::function::Version;
 use crate::metrics::Census;
 
@@ -39,6 +40,8 @@ pub(crate) struct State {
     pub(super) groups: HashMap<u64, Group>,
     pub(super) instances: BTreeMap<u64, Entry>,
     pub(super) memory_mib: u64,
+    /// By the version's number.
+    pub(super) provisions: HashMap<u64, Provision>,
     next_id: u64,
     pub(super) ending: bool,
     pub(super) evicted: u64,
@@ -51,6 +54,7 @@ impl State {
             groups: HashMap::new(),
             instances: BTreeMap::new(),
             memory_mib: 0,
+            provisions: HashMap::new(),
             next_id: 1,
             ending: false,
             evicted: 0,
@@ -122,26 +126,29 @@ impl State {
             if group.queue.len() <= group.starting + soon || !self.make_room(version) {
                 break;
             }
-            let id = self.next_id;
-            self.next_id += 1;
-            self.memory_mib += u64::from(version.config.memory_mib);
-            self.instances.insert(
-                id,
-                Entry {
-                    version: version.clone(),
-                    phase: Phase::Starting,
-                    started: now,
-                    pid: None,
-                    invocations: 0,
-                },
-            );
-            self.groups.entry(version.serial).or_default().starting += 1;
-            orders.push(StartOrder {
-                id,
-                version: version.clone(),
-            });
+            orders.push(self.begin(version, now));
         }
         orders
+    }
+
+    /// Begins an instance for which there is room.
+    pub(super) fn begin(&mut self, version: &Arc<Version>, now: Instant) -> StartOrder {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.memory_mib += u64::from(version.config.memory_mib);
+        let entry = Entry {
+            version: version.clone(),
+            phase: Phase::Starting,
+            started: now,
+            pid: None,
+            invocations: 0,
+        };
+        self.instances.insert(id, entry);
+        self.groups.entry(version.serial).or_default().starting += 1;
+        StartOrder {
+            id,
+            version: version.clone(),
+        }
     }
 
     /// The same for a version of which only the number is known.
@@ -198,12 +205,19 @@ impl State {
         }
     }
 
-    /// A starting instance is about to begin: what with? Without anything to do it is forgotten.
-    pub(crate) fn take(&mut self, id: u64) -> Option<Job> {
-        let serial = self.instances.get(&id)?.version.serial;
+    /// A starting instance is about to begin: what with? Without anything to do it is forgotten,
+    /// unless it is to be kept ready.
+    pub(crate) fn take(&mut self, id: u64) -> Taken {
+        let Some(entry) = self.instances.get(&id) else {
+            return Taken::Nothing;
+        };
+        let serial = entry.version.serial;
         let Some(job) = self.pop(serial) else {
+            if self.is_wanted(serial) && !self.ending {
+                return Taken::Ready;
+            }
             self.remove(id);
-            return None;
+            return Taken::Nothing;
         };
         let entry = self.instances.get_mut(&id).expect("looked up above");
         entry.phase = Phase::Busy;
@@ -211,7 +225,7 @@ impl State {
         if let Some(group) = self.groups.get_mut(&serial) {
             group.starting -= 1;
         }
-        Some(job)
+        Taken::Job(job)
     }
 
     /// The longest-waiting invocation of a version whose caller still waits.
@@ -266,12 +280,16 @@ impl State {
     /// An instance has ended: whom its place goes to.
     pub(crate) fn gone(&mut self, id: u64, now: Instant) -> Vec<StartOrder> {
         self.remove(id);
-        self.provide_all(now)
+        // Who waits first, then what may come to be used.
+        let mut orders = self.provide_all(now);
+        orders.extend(self.provision_all(now));
+        orders
     }
 
     /// The invocation that a failed start was for, if it still waits.
-    pub(crate) fn start_failed(&mut self, id: u64) -> Option<Job> {
+    pub(crate) fn start_failed(&mut self, id: u64, why: &str) -> Option<Job> {
         let serial = self.instances.get(&id)?.version.serial;
+        self.provision_failed(serial, why);
         let job = self.pop(serial);
         self.remove(id);
         job

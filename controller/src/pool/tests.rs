@@ -350,3 +350,37 @@ async fn an_invocation_whose_caller_has_gone_counts_until_it_has_ended() {
     fixture.until("idle", |census| census.idle == 1).await;
     fixture.run(&f, "x").await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_provisioned_is_ready_before_it_is_invoked_and_after_it_has_died() {
+    let fixture = Fixture::new(SETTINGS);
+    let f = fixture.version("f");
+    fixture.pool.set_provisioned(&f, 2);
+    fixture.until("two idle", |census| census.idle == 2).await;
+    let ready = super::provision::Provisioned {
+        ready: 2,
+        failed: None,
+    };
+    assert_eq!(fixture.pool.provisioned(&f), ready);
+    let first = fixture.run(&f, "x").await.unwrap();
+    assert_eq!(first.start, Start::Warm);
+    fixture.run(&f, "die").await.unwrap();
+    fixture
+        .until("two idle again", |census| census.idle == 2)
+        .await;
+    assert_eq!(fixture.stage.launched.load(Ordering::SeqCst), 3);
+    fixture.pool.retire(&f);
+    fixture
+        .until("none", |census| census == Census::default())
+        .await;
+}
+
+#[tokio::test]
+async fn what_is_provisioned_from_a_snapshot_that_is_refused_is_made_anew() {
+    let fixture = Fixture::new(SETTINGS);
+    let f = fixture.version("f");
+    fixture.stage.stale.store(true, Ordering::SeqCst);
+    fixture.pool.set_provisioned(&f, 1);
+    fixture.until("idle", |census| census.idle == 1).await;
+    assert_eq!(fixture.stage.rebuilt.load(Ordering::SeqCst), 1);
+}

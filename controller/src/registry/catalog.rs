@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{Database, RegistryError};
-use crate::function::{FunctionName, FunctionRecord, Version, VersionId, VersionRecord};
+use crate::function::{
+    FunctionName, FunctionRecord, LayerName, LayerRecord, Version, VersionId, VersionRecord,
+};
 
 /// One function. Replaced as a whole on every change, so a reader never sees half of one.
 #[derive(Debug, Clone)]
@@ -52,9 +54,20 @@ impl Function {
     pub(crate) fn packages(&self) -> impl Iterator<Item = &str> {
         let deployed = self.record.deployed.as_ref().map(|deployed| &deployed.code);
         let versions = self.versions.values().map(|version| &version.record.code);
+        let deployed_config = self
+            .record
+            .deployed
+            .as_ref()
+            .map(|deployed| &deployed.config);
+        let configs = self.versions.values().map(|version| &version.record.config);
+        let layers = std::iter::once(&self.record.config)
+            .chain(deployed_config)
+            .chain(configs)
+            .flat_map(|config| config.layers.iter().map(|layer| &layer.code));
         std::iter::once(&self.record.code)
             .chain(deployed)
             .chain(versions)
+            .chain(layers)
             .map(|code| code.sha256.as_str())
     }
 
@@ -77,11 +90,20 @@ impl Function {
 pub(crate) struct Catalog {
     database: Database,
     functions: RwLock<BTreeMap<FunctionName, Arc<Function>>>,
+    layers: RwLock<BTreeMap<LayerName, Arc<LayerRecord>>>,
     writing: Mutex<()>,
 }
 
 impl Catalog {
-    pub(crate) fn new(database: Database, functions: Vec<Function>) -> Self {
+    pub(crate) fn new(
+        database: Database,
+        functions: Vec<Function>,
+        layers: Vec<LayerRecord>,
+    ) -> Self {
+        let layers = layers
+            .into_iter()
+            .map(|layer| (layer.name.clone(), Arc::new(layer)))
+            .collect();
         let functions = functions
             .into_iter()
             .map(|function| (function.record.name.clone(), Arc::new(function)))
@@ -89,6 +111,7 @@ impl Catalog {
         Self {
             database,
             functions: RwLock::new(functions),
+            layers: RwLock::new(layers),
             writing: Mutex::new(()),
         }
     }
@@ -115,6 +138,19 @@ impl Catalog {
         (page, rest.next().is_some())
     }
 
+    pub(crate) fn layer(&self, name: &LayerName) -> Option<Arc<LayerRecord>> {
+        self.read_layers().get(name).cloned()
+    }
+
+    /// Every layer, in the order of their names.
+    pub(crate) fn layers(&self) -> Vec<Arc<LayerRecord>> {
+        self.read_layers().values().cloned().collect()
+    }
+
+    fn read_layers(&self) -> RwLockReadGuard<'_, BTreeMap<LayerName, Arc<LayerRecord>>> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the right to change functions: one change at a time, each on disk before it is seen.
     pub(crate) async fn write(&self) -> Writer<'_> {
         Writer {
@@ -123,7 +159,7 @@ impl Catalog {
         }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<FunctionName, Arc<Function>>> {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<FunctionName, Arc<Function>>> {
         self.functions
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -142,8 +178,27 @@ impl Writer<'_> {
         self.catalog.get(name)
     }
 
-    /// Whether any function's record speaks of this code package.
+    pub(crate) fn layer(&self, name: &LayerName) -> Option<Arc<LayerRecord>> {
+        self.catalog.layer(name)
+    }
+
+    pub(crate) async fn put_layer(&self, layer: LayerRecord) -> Result<(), RegistryError> {
+        self.catalog.database.put_layer(&layer).await?;
+        self.catalog
+            .layers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(layer.name.clone(), Arc::new(layer));
+        Ok(())
+    }
+
+    /// Whether any function's or layer's record speaks of this code package.
     pub(crate) fn uses_code(&self, sha256: &str) -> bool {
+        let layers = self.catalog.layers();
+        let mut versions = layers.iter().flat_map(|layer| layer.versions.values());
+        if versions.any(|version| version.code.sha256 == sha256) {
+            return true;
+        }
         self.catalog
             .read()
             .values()
@@ -202,7 +257,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (database, _) =
             Database::open(&dir.path().join("r.db"), &dir.path().join("key")).unwrap();
-        let catalog = Catalog::new(database, Vec::new());
+        let catalog = Catalog::new(database, Vec::new(), Vec::new());
         for name in ["c", "a", "b"] {
             let function = Function::new(record(name));
             catalog.write().await.put(function).await.unwrap();
@@ -221,7 +276,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (database, _) =
             Database::open(&dir.path().join("r.db"), &dir.path().join("key")).unwrap();
-        let catalog = Catalog::new(database, Vec::new());
+        let catalog = Catalog::new(database, Vec::new(), Vec::new());
         let writer = catalog.write().await;
         writer.put(Function::new(record("a"))).await.unwrap();
         assert!(writer.uses_code(&"0".repeat(64)));
@@ -237,7 +292,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.db");
         let (database, _) = Database::open(&path, &dir.path().join("key")).unwrap();
-        let catalog = Catalog::new(database, Vec::new());
+        let catalog = Catalog::new(database, Vec::new(), Vec::new());
         let mut function = Function::new(record("a"));
         for number in [1, 2] {
             let version = Published {
@@ -253,6 +308,6 @@ mod tests {
         drop(writer);
         drop(catalog);
         let (_, stored) = Database::open(&path, &dir.path().join("key")).unwrap();
-        assert_eq!(stored[0].versions, [version_record(2)]);
+        assert_eq!(stored.functions[0].versions, [version_record(2)]);
     }
 }

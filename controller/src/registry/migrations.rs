@@ -16,7 +16,7 @@ enum Step {
 }
 
 /// Schema changes in order. A file's `user_version` is how many of them it has.
-const MIGRATIONS: [Step; 4] = [
+const MIGRATIONS: [Step; 5] = [
     Step::Sql(
         "CREATE TABLE functions (
         name TEXT PRIMARY KEY NOT NULL,
@@ -39,6 +39,12 @@ const MIGRATIONS: [Step; 4] = [
     UPDATE versions SET document = json_remove(document, '$.config.tags')",
     ),
     Step::Seal,
+    Step::Sql(
+        "CREATE TABLE layers (
+        name TEXT PRIMARY KEY NOT NULL,
+        document TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID",
+    ),
 ];
 
 /// How many of the changes a file has.
@@ -184,7 +190,7 @@ mod tests {
         drop(first);
         let (_database, stored) = Database::open(&path, &dir.path().join("key")).unwrap();
         old.tags.insert("team".into(), "blue".into());
-        assert_eq!(stored[0].record, old);
+        assert_eq!(stored.functions[0].record, old);
         let text: String = Connection::open(&path)
             .unwrap()
             .query_row("SELECT document FROM functions", [], |row| row.get(0))

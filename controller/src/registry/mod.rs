@@ -13,5 +13,5 @@ pub(crate) use catalog::{Catalog, Function, Published, Writer};
 pub use database::RegistryError;
 #[cfg(test)]
 pub(crate) use database::tests::{record as test_record, version_record as test_version_record};
-pub(crate) use database::{Database, Stored};
+pub(crate) use database::{Contents, Database, Stored};
 pub use sealing::{KeyError, NotOpened};
