@@ -80,6 +80,17 @@ pub fn build_from_zip_file(zip: &Path, out: &Path) -> Result<FunctionImage, Func
     }
 }
 
+/// Unpacks a ZIP archive into `folder`, which must not exist, and returns the sum of its files and
+/// links. This is what an image is made of.
+///
+/// # Errors
+/// The archive breaks a rule, or the folder can't be written: then a part of it may be there.
+pub fn unpack_zip(zip: &[u8], folder: &Path) -> Result<u64, FunctionError> {
+    let package = archive::Package::parse(zip)?;
+    unpack::write(package.tree(), folder, |path| package.content(path))?;
+    Ok(package.tree().bytes())
+}
+
 /// Makes the image `out` out of a folder. The rules for names, links and sizes
 /// are those for archives.
 ///
