@@ -28,6 +28,10 @@ bench: ## Measure invocations, deploys and memory; JSON=FILE writes the figures 
 	@scripts/images
 	@scripts/bench $(if $(JSON),--json $(JSON))
 
+fuzz: ## Fuzz what parses strangers' bytes, each target for FUZZ_SECONDS (60); TARGETS='zip vsock'
+	@scripts/setup build
+	@scripts/fuzz $(TARGETS)
+
 lint: ## Formatting, clippy, shellcheck, ruff
 	@scripts/setup build lint tests
 	@scripts/lint
@@ -48,4 +52,4 @@ clean: ## Remove build results (the artefact cache in ~/.cache/hearth stays)
 	rm -rf functions-examples/*/target tests/.pytest_cache
 	find tests -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test bench lint build images setup clean
+.PHONY: help demo test bench fuzz lint build images setup clean

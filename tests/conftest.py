@@ -14,6 +14,7 @@ controller ends, nothing of it may be left on the host.
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,14 +76,21 @@ def _prepare(controller, guest_package, probe):
 
 @pytest.fixture(scope="session")
 def start_controller(template):
-    """Starts a controller on a copy of the template: `start_controller(folder, *arguments)`."""
+    """Starts a controller on a copy of the template: `start_controller(folder, *arguments)`. What
+    `prepare` does to the data directory is done before."""
 
-    def start(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Controller:
+    def start(
+        folder: Path,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        prepare: Callable[[Path], None] = lambda data: None,
+    ) -> Controller:
         data = folder / "data"
         # cp knows holes and reflinks; the snapshots' memory files are mostly holes.
         subprocess.run(
             ["cp", "-a", "--sparse=always", "--reflink=auto", str(template), str(data)], check=True
         )
+        prepare(data)
         return Controller(data, *arguments, env=env).start()
 
     return start
@@ -164,7 +172,7 @@ def _assert_accounted_for(controller: Controller) -> None:
         if len(children) != len(instances) + status["shells"]:
             wrong["processes"] = f"{children} for {instances} and {status['shells']} shells"
         groups = host.cgroups_of(children)
-        strays = {g for g in host.cgroups() - groups if host.is_leaf(g) and host.is_empty(g)}
+        strays = {g for g in host.cgroups() - groups if host.is_unused(g)}
         if strays:
             wrong["cgroups"] = str(sorted(strays))
         return wrong

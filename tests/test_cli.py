@@ -81,6 +81,21 @@ def test_a_redeploy_replaces_the_code(controller, tmp_path):
     assert hearth(controller, "invoke", "again").ok().strip() == '"two"'
 
 
+def test_a_deploy_with_an_alias_is_released_and_an_older_release_serves_until_then(
+    controller, tmp_path
+):
+    folder = shell_function(tmp_path / "released", "one")
+    said = hearth(controller, "deploy", folder, "--timeout", "60", "--alias", "live").ok()
+    assert "released:live is version 1" in said
+    shell_function(folder, "two")
+    hearth(controller, "deploy", folder).ok()
+    assert hearth(controller, "invoke", "released:live").ok().strip() == '"one"'
+    again = hearth(controller, "deploy", folder, "--alias", "live", "--json").json()
+    assert (again["version"], again["alias"]) == ("2", "live")
+    assert hearth(controller, "invoke", "released:live").ok().strip() == '"two"'
+    assert hearth(controller, "invoke", "released:1").ok().strip() == '"one"'
+
+
 def test_exit_codes_tell_whose_fault_it_is(controller, client, tmp_path):
     assert hearth(controller, "ls").status == 0
     assert hearth(controller, "invoke", "nobody").status == 1
@@ -121,7 +136,7 @@ def test_doctor_finds_this_machine_ready():
 
 def test_help_names_every_command():
     told = run(layout.HEARTH, "--help").ok()
-    for command in ("serve", "deploy", "invoke", "logs", "ls", "rm", "dev", "doctor"):
+    for command in ("serve", "deploy", "invoke", "logs", "ls", "rm", "dev", "keys", "doctor"):
         assert command in told
         assert run(layout.HEARTH, command, "--help").ok()
 

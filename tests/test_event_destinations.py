@@ -268,6 +268,55 @@ def test_an_event_that_would_be_too_old_for_its_retry_is_told_at_once(chain):
     assert record["event"]["responseContext"]["functionError"] == "Unhandled"
 
 
+def test_an_alias_has_its_own_configuration_and_its_record_names_alias_and_version(chain):
+    controller, client = chain()
+    client.publish_version(FunctionName="source")
+    client.get_waiter("published_version_active").wait(
+        FunctionName="source:1", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+    )
+    client.create_alias(FunctionName="source", Name="live", FunctionVersion="1")
+    told = len(witnessed(controller, "good"))
+    client.put_function_event_invoke_config(
+        FunctionName="source:live",
+        DestinationConfig={"OnSuccess": {"Destination": ARN.format("good")}},
+    )
+    sent = events.send(client, "source:live", {"by": "alias"})
+    events.drained(controller)
+    [record] = until("the record came", lambda: witnessed(controller, "good")[told:])
+    record = record["event"]
+    assert record["requestContext"]["requestId"] == sent
+    assert record["requestContext"]["functionArn"] == ARN.format("source:live")
+    assert record["responseContext"] == {"statusCode": 200, "executedVersion": "1"}
+    listed = client.list_function_event_invoke_configs(FunctionName="source")
+    qualifiers = [c["FunctionArn"].rsplit(":", 1)[1] for c in listed["FunctionEventInvokeConfigs"]]
+    assert qualifiers[-1] == "live"
+
+
+def test_an_event_of_a_function_with_no_concurrency_is_told_as_a_failure_at_once(chain):
+    controller, client = chain()
+    configure(client, MaximumRetryAttempts=2)
+    told = len(witnessed(controller, "bad"))
+    ran = len(witnessed(controller, "source"))
+    client.put_function_concurrency(FunctionName="source", ReservedConcurrentExecutions=0)
+    sent = events.send(client, "source", {"n": 1})
+    events.drained(controller)
+    client.delete_function_concurrency(FunctionName="source")
+    [record] = until("the record came", lambda: witnessed(controller, "bad")[told:])
+    record = record["event"]
+    del record["timestamp"]
+    assert record == {
+        "version": "1.0",
+        "requestContext": {
+            "requestId": sent,
+            "functionArn": ARN.format("source:$LATEST"),
+            "condition": "ZeroReservedConcurrency",
+            "approximateInvokeCount": 0,
+        },
+        "requestPayload": {"n": 1},
+    }
+    assert len(witnessed(controller, "source")) == ran
+
+
 def test_a_configuration_outlives_a_restart_and_ends_with_its_function(chain):
     controller, client = chain()
     configure(client, MaximumRetryAttempts=2)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::function_name::{FunctionName, FunctionRef};
+use crate::function_name::{AliasName, FunctionName, FunctionRef};
 use crate::variable::UncheckedVariable;
 
 /// Where `hearth serve` listens and every other command looks.
@@ -64,6 +64,9 @@ pub(crate) enum Command {
     Rm(Rm),
     /// Serve a folder while you work on it; every request sees the newest code
     Dev(Dev),
+    /// Make, list and revoke the access keys of a controller on this machine
+    #[command(subcommand)]
+    Keys(Keys),
     /// Check whether this machine can run Hearth, and say what to do where it can't
     Doctor(Doctor),
 }
@@ -109,6 +112,7 @@ pub(crate) struct Settings {
 Examples:
   hearth deploy functions-examples/python-hello
   hearth deploy . --name mail --handler app.handler --memory 512 --timeout 30 --env STAGE=test
+  hearth deploy . --alias live && hearth invoke mail:live
 
 A hearth.toml in the folder says the same once and for all; flags win over it:
   name = \"mail\"
@@ -125,6 +129,9 @@ Cargo, and its program becomes the bootstrap.")]
 pub(crate) struct Deploy {
     /// The function's folder
     pub(crate) dir: PathBuf,
+    /// Publish a version of it, and point this alias there once the version is ready
+    #[arg(long, value_name = "ALIAS")]
+    pub(crate) alias: Option<AliasName>,
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
@@ -217,6 +224,61 @@ pub(crate) struct Dev {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
+/// A controller takes its callers' signatures for these keys' wherever it listens beyond loopback.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Make a key and print its secret, this once
+    Create(CreateKey),
+    /// List the keys, without their secrets
+    List(KeysOf),
+    /// End keys: from the next request on they are worth nothing
+    Revoke(RevokeKeys),
+}
+
+/// Whose keys.
+#[derive(Debug, Args)]
+pub(crate) struct KeysOf {
+    /// The controller's data directory; by default the one that `hearth serve` takes
+    #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth keys create anna --admin
+  hearth keys create shop --invoke 'image-*' --invoke mail
+  export $(hearth keys create ci --admin)
+
+The secret is printed once and can't be printed again. Clients take it as AWS_SECRET_ACCESS_KEY.")]
+#[command(group(clap::ArgGroup::new("permissions").required(true).multiple(true).args(["admin", "invoke"])))]
+pub(crate) struct CreateKey {
+    /// Whose key it is
+    pub(crate) name: String,
+    /// Permit everything
+    #[arg(long)]
+    pub(crate) admin: bool,
+    /// Permit invoking the functions of this name; * stands for any text, ? for one character; may
+    /// be given many times
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) invoke: Vec<String>,
+    #[command(flatten)]
+    pub(crate) of: KeysOf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth keys revoke shop
+  hearth keys revoke HRTHEXAMPLEEXAMPLE22")]
+pub(crate) struct RevokeKeys {
+    /// Names or ids
+    #[arg(required = true)]
+    pub(crate) keys: Vec<String>,
+    #[command(flatten)]
+    pub(crate) of: KeysOf,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -293,6 +355,17 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_made_for_something() {
+        assert!(parse(&["keys", "create", "k"]).is_err());
+        parse(&["keys", "create", "k", "--admin"]).unwrap();
+        let cli = parse(&["keys", "create", "k", "--invoke", "a", "--invoke", "b*"]).unwrap();
+        let Command::Keys(Keys::Create(create)) = cli.command else {
+            panic!("not a key's creation");
+        };
+        assert_eq!(create.invoke, ["a", "b*"]);
+    }
+
+    #[test]
     fn sizes_and_times_out_of_range_are_refused() {
         for bad in [
             ["deploy", "d", "--memory", "127"],
@@ -300,6 +373,7 @@ mod tests {
             ["deploy", "d", "--timeout", "0"],
             ["deploy", "d", "--timeout", "901"],
             ["deploy", "d", "--name", "a/b"],
+            ["deploy", "d", "--alias", "7"],
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::client::function::{Change, Code, Configuration, Create, Variables};
 use crate::client::{Client, ClientError};
-use crate::function_name::FunctionName;
+use crate::function_name::{AliasName, FunctionName};
 use crate::package::Package;
 use crate::project::Project;
 
@@ -116,6 +116,29 @@ pub(crate) fn deploy(
         result = settled(client, name, deadline)?;
     }
     Ok((Deployed::Updated, succeeded(name, result)?))
+}
+
+/// Publishes what is deployed, and points an alias there once it serves. Returns the version.
+pub(crate) fn release(
+    client: &Client,
+    name: &FunctionName,
+    alias: &AliasName,
+    tell: &dyn Fn(&str),
+) -> Result<String, DeploymentError> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut published = client.publish(name)?;
+    let version = published.version.clone();
+    tell(&format!("publishing version {version} of {name}"));
+    while is_under_way(&published) {
+        if Instant::now() >= deadline {
+            return Err(DeploymentError::Slow { name: name.clone() });
+        }
+        sleep(POLL);
+        published = client.version(name, &version)?;
+    }
+    succeeded(name, published)?;
+    client.point(name, alias, &version)?;
+    Ok(version)
 }
 
 fn create<'a>(project: &'a Project, package: &Package) -> Create<'a> {

@@ -3,6 +3,7 @@
 use std::io;
 
 use hearth_controller::ServeError;
+use hearth_controller::auth::KeysError;
 
 use crate::client::ClientError;
 use crate::deployment::DeploymentError;
@@ -40,6 +41,12 @@ pub(crate) enum Failure {
     /// The controller in this process.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The access keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// Settings from the environment.
+    #[error("{0}")]
+    Settings(String),
     /// No threads.
     #[error("can't start the async runtime: {0}")]
     Runtime(io::Error),
@@ -61,6 +68,8 @@ impl Failure {
             Self::Client(error) if error.is_callers() => YOURS,
             Self::Deployment(error) if error.is_callers() => YOURS,
             Self::Dev(error) if error.is_callers() => YOURS,
+            Self::Keys(error) if error.is_callers() => YOURS,
+            Self::Settings(_) => YOURS,
             // `hearth logs f | head` is done when head is.
             Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Project(_) | Self::Package(_) | Self::Event(_) | Self::Function => YOURS,
@@ -68,6 +77,7 @@ impl Failure {
             | Self::Deployment(_)
             | Self::Dev(_)
             | Self::Serve(_)
+            | Self::Keys(_)
             | Self::Runtime(_)
             | Self::Stdout(_)
             | Self::Unfit => PLATFORMS,

@@ -13,6 +13,9 @@ pub(crate) enum NameError {
     /// Wrong length or letters.
     #[error("{0:?} is no function name: 1 to 64 letters, digits, '-' and '_' make one")]
     Name(String),
+    /// Wrong length or letters, or a version.
+    #[error("{0:?} is no alias: letters, digits, '-' and '_' make one, digits alone do not")]
+    Alias(String),
     /// What follows the colon is neither a version nor an alias.
     #[error("{0:?} is no qualifier: $LATEST, a version number or an alias is one")]
     Qualifier(String),
@@ -39,6 +42,37 @@ impl FromStr for FunctionName {
 }
 
 impl fmt::Display for FunctionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// 1 to 128 letters, digits, `-` and `_`, and not digits alone: those are versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AliasName(String);
+
+impl AliasName {
+    /// The name as text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AliasName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+        let digits = text.bytes().all(|c| c.is_ascii_digit());
+        if (1..=128).contains(&text.len()) && text.bytes().all(allowed) && !digits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::Alias(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for AliasName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::client::Client;
+use crate::client::{Client, signing};
 use crate::failure::Failure;
 use crate::output::{Output, Stream, Tone};
 
@@ -48,7 +48,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, output: Output) -> Result<(), Failure> {
-    let client = || Client::new(&cli.global.endpoint_url);
+    let client = || {
+        Client::new(&cli.global.endpoint_url)
+            .map(|client| client.signing(signing::from_environment()))
+    };
     match cli.command {
         Command::Serve(serve) => commands::serve::run(serve.settings, output.json),
         Command::Deploy(deploy) => commands::deploy::run(&client()?, &deploy, output),
@@ -57,6 +60,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Ls(ls) => commands::ls::run(&client()?, &ls, output),
         Command::Rm(rm) => commands::rm::run(&client()?, &rm, output),
         Command::Dev(dev) => dev::run(dev, output),
+        Command::Keys(keys) => commands::keys::run(&keys, output),
         Command::Doctor(doctor) => doctor::run(&client()?, &doctor, output),
     }
 }

@@ -1,7 +1,6 @@
 //! Putting a controller together: what is opened, checked and cleaned up before it serves, and the
 //! order in which it is taken apart.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,18 +10,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::App;
+use crate::auth::KeysError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
 use crate::events::{
     Bounds, Events, EventsError, EventsStartError, PooledFunctions, RetrySettings,
 };
-use crate::function::{FunctionRecord, Place, Version};
+use crate::function::Place;
 use crate::instance::{Identities, JailSettings, ProcessLauncher};
 use crate::limits::{CpuCgroups, Isolation};
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, PoolSettings, Shells};
-use crate::registry::{Catalog, Database, Function, RegistryError};
+use crate::registry::{Catalog, Contents, Database, RegistryError};
+use crate::revival::{revive, sweep};
 use crate::settings::{Settings, SettingsError};
 
 /// Part of the host's memory that instances may have unless told otherwise.
@@ -48,6 +49,9 @@ pub enum StartError {
     /// A setting.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The access keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The data directory.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -171,8 +175,10 @@ impl Controller {
             init: Duration::from_secs(init),
         };
 
-        let (database, records) = Database::open(&data.registry())?;
-        sweep(&data, &records)?;
+        let key = settings.key_file.clone().unwrap_or_else(|| data.key());
+        let (database, stored) = Database::open(&data.registry(), &key)?;
+        sweep(&data, &stored)?;
+        let Contents { functions, layers } = stored;
         let builder = Arc::new(Builder::new(
             data.clone(),
             host_facts,
@@ -184,13 +190,14 @@ impl Controller {
             logs.clone(),
             metrics.clone(),
         ));
-        let functions = records
+        let functions = functions
             .into_iter()
-            .map(|record| revive(&builder, record))
+            .map(|function| revive(&builder, function))
             .collect();
-        let catalog = Arc::new(Catalog::new(database, functions));
+        let catalog = Arc::new(Catalog::new(database, functions, layers));
         let rebuilder = Arc::new(Rebuilder::new(builder.clone(), catalog.clone()));
         let pool_settings = PoolSettings {
+            account_concurrency: settings.account_concurrency,
             max_instances: settings.max_instances as usize,
             max_per_function: settings
                 .max_instances_per_function
@@ -356,41 +363,6 @@ async fn first_shell(shells: &Shells) -> Result<(String, Jail), StartError> {
     Ok((status.host_kind, status.jail))
 }
 
-/// Removes files that nothing speaks of.
-fn sweep(data: &DataDir, records: &[FunctionRecord]) -> Result<(), DataDirError> {
-    let mut keys = HashSet::new();
-    let mut packages = HashSet::new();
-    for record in records {
-        packages.insert(record.code.sha256.as_str());
-        keys.extend(record.pending_deploy.as_deref());
-        if let Some(deployed) = &record.deployed {
-            packages.insert(deployed.code.sha256.as_str());
-            keys.insert(&deployed.key);
-        }
-    }
-    let functions = records.iter().map(|record| record.name.as_str()).collect();
-    data.sweep(&keys, &packages, &functions)
-}
-
-/// A function as it was, with what it served if that can still be used.
-fn revive(builder: &Builder, record: FunctionRecord) -> Function {
-    let live = record.deployed.as_ref().map(|deployed| {
-        let artefacts = builder.find(&record.name, deployed);
-        if artefacts.is_none() {
-            tracing::warn!(function = %record.name, "its snapshot does not fit this host any more");
-            builder.forget(&deployed.key);
-        }
-        Version::new(
-            record.name.clone(),
-            deployed.config.clone(),
-            deployed.code.clone(),
-            record.revision_id.clone(),
-            artefacts,
-        )
-    });
-    Function { record, live }
-}
-
 fn warnings(settings: &Settings, cgroups: &CpuCgroups, host: &Host, jail: &Jail) -> Vec<String> {
     let mut warnings = cgroups.warnings().to_vec();
     if cgroups.isolation() == Isolation::None {
@@ -405,7 +377,7 @@ fn warnings(settings: &Settings, cgroups: &CpuCgroups, host: &Host, jail: &Jail)
                 .into(),
         );
     }
-    if !settings.listen.ip().is_loopback() {
+    if !settings.listen.ip().is_loopback() && settings.insecure && !settings.require_signatures {
         warnings.push(format!(
             "listening on {} without authentication: whoever reaches it can run code",
             settings.listen

@@ -3,8 +3,11 @@
 //! ```text
 //! registry.db             functions
 //! events.db               events that were accepted and are not over
+//! access-keys.json        who may call, secrets included; its owner's alone
+//! secrets.key             what the environment variables in it are encrypted with
 //! packages/<sha256>       code packages as they were uploaded
 //! images/<key>.erofs      the code of one deploy as a disk
+//! images/<key>.layers.erofs  its layers, if it has any
 //! snapshots/function/<key>/{state,memory}
 //! snapshots/runtime/<key>/{state,memory}
 //! logs/<function>/        log segments
@@ -103,6 +106,10 @@ impl DataDir {
         self.root.join("events.db")
     }
 
+    pub(crate) fn key(&self) -> PathBuf {
+        self.root.join("secrets.key")
+    }
+
     pub(crate) fn packages(&self) -> PathBuf {
         self.root.join("packages")
     }
@@ -117,6 +124,10 @@ impl DataDir {
 
     pub(crate) fn image(&self, key: &str) -> PathBuf {
         self.images().join(format!("{key}.erofs"))
+    }
+
+    pub(crate) fn layers_image(&self, key: &str) -> PathBuf {
+        self.images().join(format!("{key}.layers.erofs"))
     }
 
     pub(crate) fn function_snapshot(&self, key: &str) -> PathBuf {
@@ -172,7 +183,10 @@ impl DataDir {
         packages: &HashSet<&str>,
         functions: &HashSet<&str>,
     ) -> Result<(), DataDirError> {
-        let image_key = |name: &str| name.strip_suffix(".erofs").map(str::to_owned);
+        let image_key = |name: &str| {
+            let key = name.strip_suffix(".erofs")?;
+            Some(key.strip_suffix(".layers").unwrap_or(key).to_owned())
+        };
         type Wanted<'a> = &'a dyn Fn(&str) -> bool;
         let folders: [(PathBuf, Wanted<'_>); 4] = [
             (self.images(), &|name| {
@@ -263,6 +277,7 @@ mod tests {
         let data = DataDir::open(dir.path()).unwrap();
         for key in ["kept", "left"] {
             fs::write(data.image(key), "x").unwrap();
+            fs::write(data.layers_image(key), "x").unwrap();
             fs::create_dir(data.function_snapshot(key)).unwrap();
             fs::write(data.packages().join(key), "x").unwrap();
         }
@@ -272,6 +287,7 @@ mod tests {
         let kept = HashSet::from(["kept"]);
         data.sweep(&kept, &kept, &kept).unwrap();
         assert!(data.image("kept").exists() && !data.image("left").exists());
+        assert!(data.layers_image("kept").exists() && !data.layers_image("left").exists());
         assert!(data.function_snapshot("kept").exists());
         assert!(!data.function_snapshot("left").exists());
         assert!(!data.packages().join("left").exists());

@@ -10,6 +10,7 @@
 
 pub mod api;
 mod assembly;
+pub mod auth;
 mod data_dir;
 mod deploy;
 mod events;
@@ -20,13 +21,14 @@ mod logs;
 mod metrics;
 mod pool;
 mod registry;
+mod revival;
 mod serve;
 mod settings;
 
 pub use assembly::StartError;
 pub use data_dir::DataDirError;
 pub use events::EventsError;
-pub use registry::RegistryError;
+pub use registry::{KeyError, NotOpened, RegistryError};
 pub use serve::{ServeError, serve};
 pub use settings::{CpuLimit, Settings, SettingsError};
 

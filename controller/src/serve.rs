@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::api;
 use crate::assembly::{Controller, StartError};
+use crate::auth::Gate;
 use crate::data_dir::DataDirError;
 use crate::settings::Settings;
 
@@ -25,6 +26,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Largest request line and headers, in bytes; bodies are read in pieces of at most this.
 const MAX_HEADERS: usize = 64 * 1024;
+/// Most connections at once to the address for metrics.
+const MONITORS: usize = 32;
 /// For answers to invocations that were ended by the shutdown.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -54,16 +57,14 @@ pub async fn serve(
     ready: Option<oneshot::Sender<SocketAddr>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let listen_error = |source| ServeError::Listen {
-        address: settings.listen,
-        source,
-    };
     settings.check().map_err(StartError::Settings)?;
-    // The port first: a second controller on it should not get as far as starting microVMs.
-    let listener = TcpListener::bind(settings.listen)
-        .await
-        .map_err(listen_error)?;
-    let address = listener.local_addr().map_err(listen_error)?;
+    let gate = Gate::of(&settings)?;
+    // The ports first: a second controller on them should not get as far as starting microVMs.
+    let (listener, address) = listen(settings.listen).await?;
+    let monitoring = match settings.metrics_listen {
+        Some(wanted) => Some(listen(wanted).await?),
+        None => None,
+    };
     tokio::pin!(shutdown);
     let controller = tokio::select! {
         started = Controller::start(&settings) => started?,
@@ -78,7 +79,13 @@ pub async fn serve(
         // Whoever asked may have gone; then nobody needs the address.
         let _ = ready.send(address);
     }
-    let router = api::router(controller.app.clone());
+    if let Some((listener, address)) = monitoring {
+        tracing::info!("metrics on http://{address}/metrics");
+        let router = api::monitoring(controller.app.clone());
+        let end = controller.app.draining.clone().cancelled_owned();
+        tokio::spawn(accept(listener, router, MONITORS, Box::pin(end)));
+    }
+    let router = api::router(controller.app.clone(), &gate);
     let graceful = accept(
         listener,
         router,
@@ -92,6 +99,16 @@ pub async fn serve(
     controller.stop().await;
     tracing::info!("ended");
     Ok(())
+}
+
+async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let error = |source| ServeError::Listen {
+        address: wanted,
+        source,
+    };
+    let listener = TcpListener::bind(wanted).await.map_err(error)?;
+    let address = listener.local_addr().map_err(error)?;
+    Ok((listener, address))
 }
 
 /// Lets requests and events that run end, up to a limit; then ends what they wait for.

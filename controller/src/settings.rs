@@ -18,15 +18,29 @@ pub struct Settings {
     )]
     pub listen: SocketAddr,
 
-    /// Listen on an address that is not loopback. There is no authentication: whoever reaches the
-    /// port can run code.
+    /// Listen on an address that is not loopback and check no signatures: whoever reaches the port
+    /// can run code. Without this it takes access keys (`hearth keys create`).
     #[arg(long)]
     pub insecure: bool,
+
+    /// Check signatures on loopback too, as behind a proxy that others reach.
+    #[arg(long, env = "HEARTH_REQUIRE_SIGNATURES")]
+    pub require_signatures: bool,
+
+    /// Second address, with /metrics, /healthz and /readyz alone and without signatures: for a
+    /// Prometheus where the first address takes signatures.
+    #[arg(long, env = "HEARTH_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
 
     /// Everything that outlives the process: registry, packages, images, snapshots, logs
     /// [default: /var/lib/hearth for root, else ~/.local/share/hearth].
     #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+
+    /// The key that environment variables are encrypted with in the registry; made at the first
+    /// start. Without it they are lost: keep a copy elsewhere [default: DATA/secrets.key].
+    #[arg(long, env = "HEARTH_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
 
     /// Where `hearth-rootfs` put kernel and runtime images [default: ~/.cache/hearth].
     #[arg(long, env = "HEARTH_CACHE", value_name = "DIR")]
@@ -43,6 +57,11 @@ pub struct Settings {
     /// Twelve-digit account in ARNs.
     #[arg(long, env = "HEARTH_ACCOUNT", default_value = "000000000000")]
     pub account: String,
+
+    /// Most invocations at once, of all functions together: Lambda's account limit. What functions
+    /// reserve is taken from it.
+    #[arg(long, env = "HEARTH_ACCOUNT_CONCURRENCY", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub account_concurrency: u32,
 
     /// Most instances at once, busy and idle, of all functions together.
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -152,12 +171,19 @@ pub enum SettingsError {
     /// No path of this executable to look beside.
     #[error("can't tell where this executable lies ({0}): say --sandbox-bin FILE")]
     NoExecutable(std::io::Error),
-    /// Binding beyond loopback was not confirmed.
+    /// Nobody could sign for an address beyond loopback.
     #[error(
-        "{0} is reachable from other machines and there is no authentication: \
-         listen on 127.0.0.1, or add --insecure if whoever reaches the port may run code"
+        "{0} is reachable from other machines and there is no access key: make one with \
+         `hearth keys create NAME --admin --data-dir {path}`, or listen on 127.0.0.1, or add \
+         --insecure if whoever reaches the port may run code", path = .1.display()
     )]
-    Exposed(SocketAddr),
+    Exposed(SocketAddr, PathBuf),
+    /// Signatures are to be checked and nobody could make one.
+    #[error(
+        "signatures are required and there is no access key: make one with \
+         `hearth keys create NAME --admin --data-dir {path}`", path = .0.display()
+    )]
+    NoKeys(PathBuf),
     /// Not twelve digits.
     #[error("account {0:?}: expected twelve digits")]
     Account(String),
@@ -179,9 +205,6 @@ impl Settings {
 
     /// Refuses combinations that no single argument's parser can see.
     pub(crate) fn check(&self) -> Result<(), SettingsError> {
-        if !self.listen.ip().is_loopback() && !self.insecure {
-            return Err(SettingsError::Exposed(self.listen));
-        }
         if self.account.len() != 12 || !self.account.bytes().all(|b| b.is_ascii_digit()) {
             return Err(SettingsError::Account(self.account.clone()));
         }
@@ -238,15 +261,6 @@ fn home() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_beyond_loopback_needs_to_be_asked_for_aloud() {
-        let mut settings = Settings::defaults().unwrap();
-        settings.listen = "0.0.0.0:0".parse().unwrap();
-        assert!(matches!(settings.check(), Err(SettingsError::Exposed(_))));
-        settings.insecure = true;
-        settings.check().unwrap();
-    }
 
     #[test]
     fn account_and_region_must_fit_into_an_arn() {

@@ -30,6 +30,12 @@ pub const SHUTDOWN_PORT: u16 = 0x600;
 /// The byte to write to [`SHUTDOWN_PORT`]: ACPI's sleep-enable bit with sleep type 5 (soft off).
 pub const SHUTDOWN_VALUE: u8 = 0x34;
 
+/// I/O port by which a kernel that is interpreted has memory copied: `rep movsb` in one exit.
+pub const STRING_COPY_PORT: u16 = 0xe4;
+
+/// I/O port by which it has memory cleared: `rep stosb` of zeros.
+pub const STRING_CLEAR_PORT: u16 = 0xe5;
+
 /// Where the agent serves the Lambda Runtime API, as `AWS_LAMBDA_RUNTIME_API` says it.
 pub const RUNTIME_API_ADDRESS: &str = "127.0.0.1:9001";
 

@@ -1,4 +1,5 @@
-//! Function images: a code package becomes the disk behind `/var/task`.
+//! Function images: a code package becomes the disk behind `/var/task`, layers
+//! that behind `/opt`.
 //!
 //! A package comes from a stranger. Everything about it is checked before the
 //! first file is written: sizes, names, links, the structure of the archive.
@@ -15,12 +16,14 @@ mod archive;
 mod craft;
 mod error;
 mod folder;
+mod layers;
 mod name;
 mod records;
 mod tree;
 mod unpack;
 
 pub use error::FunctionError;
+pub use layers::build_from_layers;
 
 use crate::progress::Quiet;
 use crate::{digest, erofs};
@@ -75,6 +78,17 @@ pub fn build_from_zip_file(zip: &Path, out: &Path) -> Result<FunctionImage, Func
         Ok(_) => build_from_zip(&fs::read(zip).map_err(io)?, out),
         Err(error) => Err(io(error)),
     }
+}
+
+/// Unpacks a ZIP archive into `folder`, which must not exist, and returns the sum of its files and
+/// links. This is what an image is made of.
+///
+/// # Errors
+/// The archive breaks a rule, or the folder can't be written: then a part of it may be there.
+pub fn unpack_zip(zip: &[u8], folder: &Path) -> Result<u64, FunctionError> {
+    let package = archive::Package::parse(zip)?;
+    unpack::write(package.tree(), folder, |path| package.content(path))?;
+    Ok(package.tree().bytes())
 }
 
 /// Makes the image `out` out of a folder. The rules for names, links and sizes

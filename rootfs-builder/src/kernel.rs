@@ -28,6 +28,7 @@ const FRAGMENT: &str = include_str!("../kernel/hearth.config");
 const PATCHES: &[&str] = &[
     include_str!("../kernel/syscall-from-ring3.patch"),
     include_str!("../kernel/timer-hz-25.patch"),
+    include_str!("../kernel/string-assist.patch"),
 ];
 /// This part of the recipe: a change here makes another kernel.
 const RECIPE: &[u8] = include_bytes!("kernel.rs");

@@ -54,8 +54,8 @@ def curl(*words: str) -> Finished:
     return run("curl", "--silent", "--show-error", "--max-time", "120", *words)
 
 
-def aws(controller: Any, *words: str) -> Finished:
-    """`aws lambda …` with `--endpoint-url`, from the tests' own environment."""
+def aws(controller: Any, *words: str, env: dict[str, str] | None = None) -> Finished:
+    """`aws lambda …` with `--endpoint-url`, from the tests' own environment and `env`."""
     env = {
         "AWS_ACCESS_KEY_ID": CREDENTIALS["aws_access_key_id"],
         "AWS_SECRET_ACCESS_KEY": CREDENTIALS["aws_secret_access_key"],
@@ -64,6 +64,7 @@ def aws(controller: Any, *words: str) -> Finished:
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_PAGER": "",
+        **(env or {}),
     }
     program = Path(sys.executable).with_name("aws")
     return run(program, "--endpoint-url", controller.url, "lambda", *words, env=env)

@@ -22,7 +22,8 @@ SHELLS = 2
 
 
 class Controller:
-    """`hearthd` on a free port of the loopback, with a data directory of its own."""
+    """`hearthd` with a data directory of its own, on a free port of the loopback unless the arguments
+    say where else."""
 
     def __init__(
         self,
@@ -73,12 +74,12 @@ class Controller:
         self.address = ""
         # It chooses a free port and writes it there; an old one would be another controller's.
         (self.data / "hearthd.addr").unlink(missing_ok=True)
+        listen = [] if "--listen" in self.arguments else ["--listen", "127.0.0.1:0"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     str(layout.HEARTHD),
-                    "--listen",
-                    "127.0.0.1:0",
+                    *listen,
                     "--data-dir",
                     str(self.data),
                     *self.arguments,

@@ -125,12 +125,13 @@ def cgroups_of(pids: list[int]) -> set[str]:
     return found
 
 
-def is_leaf(group: str) -> bool:
-    return not any(path.is_dir() for path in Path(group).iterdir())
-
-
-def is_empty(group: str) -> bool:
-    return not (Path(group) / "cgroup.procs").read_text()
+def is_unused(group: str) -> bool:
+    """Whether a control group is there and holds neither a process nor another group."""
+    try:
+        holds_groups = any(path.is_dir() for path in Path(group).iterdir())
+        return not holds_groups and not (Path(group) / "cgroup.procs").read_text()
+    except OSError:
+        return False  # it was removed while we looked
 
 
 def _network() -> set[str]:

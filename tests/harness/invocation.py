@@ -19,7 +19,7 @@ CREDENTIALS = {
 ROLE = "arn:aws:iam::000000000000:role/any"
 
 
-def lambda_client(url: str, attempts: int = 1) -> Any:
+def lambda_client(url: str, attempts: int = 1, **credentials: str) -> Any:
     """A boto3 client that never tries again on its own, so that a test sees every answer."""
     return boto3.client(
         "lambda",
@@ -30,7 +30,7 @@ def lambda_client(url: str, attempts: int = 1) -> Any:
             max_pool_connections=64,
             parameter_validation=False,
         ),
-        **CREDENTIALS,
+        **{**CREDENTIALS, **credentials},
     )
 
 

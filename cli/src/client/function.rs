@@ -8,7 +8,7 @@ use ureq::http::Method;
 use super::{Client, ClientError};
 use crate::function_name::FunctionName;
 
-const FUNCTIONS: &str = "/2015-03-31/functions";
+pub(super) const FUNCTIONS: &str = "/2015-03-31/functions";
 
 /// A function as the controller describes it. Only what the commands show or compare.
 #[derive(Debug, Clone, Deserialize)]
@@ -17,6 +17,8 @@ pub(crate) struct Configuration {
     pub(crate) function_name: String,
     #[serde(default)]
     pub(crate) function_arn: String,
+    #[serde(default)]
+    pub(crate) version: String,
     #[serde(default)]
     pub(crate) runtime: String,
     #[serde(default)]
@@ -113,7 +115,7 @@ pub(crate) struct Variables<'a> {
     pub(crate) variables: &'a BTreeMap<String, String>,
 }
 
-fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+pub(super) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and maps with string keys are JSON")
 }
 

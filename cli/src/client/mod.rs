@@ -3,12 +3,16 @@
 //! * [`forward`]: a request that came from elsewhere
 //! * [`function`]: Lambda's API for functions
 //! * [`invocation`]: running one
+//! * [`signing`]: with which key requests are signed
+//! * [`release`]: Lambda's API for versions and aliases
 //! * [`observe`]: Hearth's own API: logs, instances, status
 
 pub(crate) mod forward;
 pub(crate) mod function;
 pub(crate) mod invocation;
 pub(crate) mod observe;
+mod release;
+pub(crate) mod signing;
 mod transport;
 
 pub(crate) use transport::{Client, ClientError};

@@ -1,11 +1,14 @@
 //! One request and its answer, and what can be wrong with either.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use hearth_controller::auth::{Credentials, signed_headers};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Method, Request, Response, Uri};
 use ureq::{Agent, Body};
+
+use super::signing;
 
 /// Longest wait for a connection. The controller is near, or it isn't there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,6 +24,7 @@ const MAX_ANSWER: u64 = 64 << 20;
 pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
+    credentials: Option<Credentials>,
 }
 
 /// Why a call has no answer.
@@ -121,7 +125,19 @@ impl Client {
             .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        Ok(Self { agent, endpoint })
+        Ok(Self {
+            agent,
+            endpoint,
+            credentials: None,
+        })
+    }
+
+    /// The same, signing its requests if there is something to sign with.
+    pub(crate) fn signing(self, credentials: Option<Credentials>) -> Self {
+        Self {
+            credentials,
+            ..self
+        }
     }
 
     /// The controller's URL, without a slash at the end.
@@ -199,12 +215,22 @@ impl Client {
         body: &[u8],
         timeout: Duration,
     ) -> Result<Response<Body>, ClientError> {
-        let request = request
+        let endpoint = || ClientError::Endpoint(self.endpoint.clone());
+        let mut request = request
             .uri(format!("{}{path}", self.endpoint))
             .body(())
-            .map_err(|_| ClientError::Endpoint(self.endpoint.clone()))?;
+            .map_err(|_| endpoint())?;
         let method = request.method().clone();
-        let answer = if matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+        let has_body = matches!(method, Method::POST | Method::PUT | Method::PATCH);
+        if let Some(credentials) = &self.credentials {
+            let (uri, headers) = (request.uri(), request.headers());
+            let sent = if has_body { body } else { b"" };
+            let now = SystemTime::now();
+            let signed = signed_headers(credentials, &method, uri, headers, sent, now)
+                .ok_or_else(endpoint)?;
+            request.headers_mut().extend(signed);
+        }
+        let answer = if has_body {
             self.run_with(request.map(|()| body), timeout)
         } else {
             self.run_with(request, timeout)
@@ -300,10 +326,13 @@ impl Client {
             #[serde(alias = "message", rename = "Message")]
             message: String,
         }
-        let message = match serde_json::from_slice::<Refusal>(&body) {
+        let mut message = match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) => refusal.message,
             Err(_) => String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(),
         };
+        if kind.as_deref() == Some("MissingAuthenticationTokenException") {
+            message.push_str(signing::HINT);
+        }
         ClientError::Refused {
             status,
             kind: kind.unwrap_or_else(|| "error".to_owned()),

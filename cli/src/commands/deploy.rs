@@ -8,7 +8,7 @@ use crate::args::Deploy;
 use crate::client::Client;
 use crate::deployment::{self, Deployed, DeploymentError};
 use crate::failure::Failure;
-use crate::function_name::FunctionName;
+use crate::function_name::{AliasName, FunctionName};
 use crate::output::{Output, Stream, Tone, count, size, span};
 use crate::package::{self, Vendor};
 use crate::project::Project;
@@ -39,9 +39,15 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
             return Err(error.into());
         }
     };
+    let version = match &deploy.alias {
+        Some(alias) => Some(deployment::release(client, &project.name, alias, &tell)?),
+        None => None,
+    };
     let seconds = start.elapsed();
     if output.json {
         output.value(&json!({
+            "version": version,
+            "alias": deploy.alias.as_ref().map(AliasName::as_str),
             "function": configuration.function_name,
             "arn": configuration.function_arn,
             "change": deployed,
@@ -70,6 +76,9 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
             count(package.files, "file"),
             size(package.zip.len() as u64),
         ))?;
+        if let (Some(version), Some(alias)) = (version, &deploy.alias) {
+            output.line(&format!("{}:{alias} is version {version}", project.name))?;
+        }
     }
     Ok(())
 }

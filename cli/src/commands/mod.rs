@@ -3,6 +3,7 @@
 
 pub(crate) mod deploy;
 pub(crate) mod invoke;
+pub(crate) mod keys;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod rm;

@@ -110,6 +110,9 @@ fn settings(dev: &Dev) -> Result<Settings, DevError> {
     let bad = |error: String| DevError::Settings(error);
     let mut settings = Settings::defaults().map_err(|error| bad(error.to_string()))?;
     settings.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    // What the environment says of these is for the controller that serves others.
+    settings.require_signatures = false;
+    settings.metrics_listen = None;
     let cache = settings
         .cache_dir()
         .map_err(|error| bad(error.to_string()))?;

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use ureq::http::Method;
 
 use super::Check;
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 
 const NAME: &str = "controller";
 
@@ -33,6 +33,14 @@ pub(super) fn check(client: &Client) -> Check {
                 Check::warn(NAME, found, status.warnings.join("; "))
             }
         }
+        Err(error @ ClientError::Refused { .. }) => Check::warn(
+            NAME,
+            format!(
+                "one is at {}, and does not say how it is",
+                client.endpoint()
+            ),
+            error.to_string(),
+        ),
         Err(error) => Check::warn(
             NAME,
             format!("none answers at {}", client.endpoint()),

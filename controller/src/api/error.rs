@@ -7,7 +7,9 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
+use crate::auth::AuthError;
 use crate::deploy::ControlError;
+use crate::function::{MAX_POLICY, State};
 use crate::pool::{NotRun, PingError};
 
 /// An answer that is not the one that was asked for.
@@ -68,6 +70,18 @@ impl ApiError {
         Self::not_found(format!("Function not found: {arn}"))
     }
 
+    pub(crate) fn alias_not_found(arn: &str) -> Self {
+        Self::not_found(format!("Cannot find alias arn: {arn}"))
+    }
+
+    pub(crate) fn no_provisioned() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "ProvisionedConcurrencyConfigNotFoundException",
+            "No Provisioned Concurrency Config found for this function",
+        )
+    }
+
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "ResourceNotFoundException", message)
     }
@@ -116,6 +130,24 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceException", message)
     }
 
+    /// The caller is not let in.
+    pub(crate) fn access(error: &AuthError) -> Self {
+        let status = match error {
+            AuthError::Keys => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::FORBIDDEN,
+        };
+        Self::new(status, error.kind(), error.to_string())
+    }
+
+    /// The function, or the version of it, has not become ready.
+    pub(crate) fn state(state: State) -> Self {
+        Self::conflict(format!(
+            "The operation cannot be performed at this time. The function is currently in the \
+             following state: {}",
+            state.name()
+        ))
+    }
+
     /// A change was refused. `arn` is the function's.
     pub(crate) fn control(error: ControlError, arn: &str) -> Self {
         match error {
@@ -134,7 +166,35 @@ impl ApiError {
                 "The Revision Id provided does not match the latest Revision Id. Call the \
                  GetFunction/GetAlias API to retrieve the latest Revision Id",
             ),
-            ControlError::Package(message) => Self::invalid(message),
+            ControlError::State(state) => Self::state(state),
+            ControlError::AliasExists(alias) => {
+                Self::conflict(format!("Alias already exists: {arn}:{alias}"))
+            }
+            ControlError::NoAlias(alias) => Self::alias_not_found(&format!("{arn}:{alias}")),
+            ControlError::NoVersion(version) => {
+                Self::function_not_found(&format!("{arn}:{version}"))
+            }
+            ControlError::Referenced(aliases) => Self::conflict(format!(
+                "Version {arn} cannot be deleted while aliases point to it: {}",
+                aliases.join(", ")
+            )),
+            ControlError::Invalid(message) => Self::invalid(message),
+            ControlError::Conflict(message) => Self::conflict(message),
+            ControlError::StatementExists(sid) => Self::conflict(format!(
+                "The statement id ({sid}) provided already exists. Please provide a new statement \
+                 id, or remove the existing statement."
+            )),
+            ControlError::NoPolicy => {
+                Self::not_found("No policy is associated with the given resource.")
+            }
+            ControlError::NoStatement(sid) => {
+                Self::not_found(format!("Statement {sid} is not found in resource policy."))
+            }
+            ControlError::PolicyLength(size) => Self::new(
+                StatusCode::BAD_REQUEST,
+                "PolicyLengthExceededException",
+                format!("The final policy size ({size}) is bigger than the limit ({MAX_POLICY})."),
+            ),
             ControlError::Registry(_) | ControlError::Host(_) => {
                 tracing::error!(arn, %error, "a change failed");
                 Self::service(error.to_string())
@@ -145,11 +205,18 @@ impl ApiError {
     /// There is no room for another event: clients may try again.
     pub(crate) fn queue_full(message: impl Into<String>) -> Self {
         Self {
-            reason: Some("CallerRateLimitExceeded"),
+            message: message.into(),
+            ..Self::throttled("CallerRateLimitExceeded")
+        }
+    }
+
+    fn throttled(reason: &'static str) -> Self {
+        Self {
+            reason: Some(reason),
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "TooManyRequestsException",
-                message,
+                "Rate Exceeded.",
             )
         }
     }
@@ -157,14 +224,10 @@ impl ApiError {
     /// An invocation did not run: clients may try again.
     pub(crate) fn not_run(error: &NotRun) -> Self {
         match error {
-            NotRun::Throttled => Self {
-                reason: Some("ConcurrentInvocationLimitExceeded"),
-                ..Self::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "TooManyRequestsException",
-                    "Rate Exceeded.",
-                )
-            },
+            NotRun::Throttled => Self::throttled("ConcurrentInvocationLimitExceeded"),
+            NotRun::ReservedConcurrency => {
+                Self::throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
+            }
             NotRun::Unavailable(_) => Self::service(error.to_string()),
             NotRun::Ending => Self::unavailable(error.to_string()),
         }
@@ -193,6 +256,9 @@ impl axum::response::IntoResponse for ApiError {
             ("ResourceNotFoundException" | "ServiceException", None) => {
                 json!({ "Type": owner, "Message": self.message })
             }
+            // Those that come from AWS's front, before Lambda sees a request.
+            ("AccessDeniedException", None) => json!({ "Message": self.message }),
+            _ if self.status == StatusCode::FORBIDDEN => json!({ "message": self.message }),
             _ => json!({ "Type": owner, "message": self.message }),
         };
         let mut response = Response::new(Body::from(body.to_string()));

@@ -12,11 +12,11 @@ use axum::routing::get;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::destinations::DestinationInput;
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
 use super::functions::json_response;
 use super::names::Named;
-use super::region::is_region;
 use super::{App, body};
 use crate::events::{Destination, EventInvokeConfig, EventsError};
 use crate::function::{LATEST, Place};
@@ -25,10 +25,6 @@ use crate::function::{LATEST, Place};
 const MAX_BODY: usize = 64 * 1024;
 /// Configurations on a page, at most and unless asked otherwise.
 const PAGE: usize = 50;
-
-const ARN_PATTERN: &str = "Member must satisfy regular expression pattern: \
-    ^$|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:([a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\\d{1})?:\
-    (\\d{12})?:(.*)";
 
 /// The routes under `/2019-09-25/functions`.
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -46,19 +42,6 @@ struct Input {
     maximum_retry_attempts: Option<i64>,
     maximum_event_age_in_seconds: Option<i64>,
     destination_config: Option<DestinationInput>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct DestinationInput {
-    on_success: Option<TargetInput>,
-    on_failure: Option<TargetInput>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct TargetInput {
-    destination: Option<String>,
 }
 
 /// What of a configuration is to be changed; everything in it may be kept.
@@ -151,7 +134,7 @@ async fn list(
     Function(named): Function,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    app.find(&named).map_err(|_| no_function())?;
+    app.function(&named).map_err(|_| no_function())?;
     let limit = match parameters.get("MaxItems") {
         None => PAGE,
         Some(text) => text
@@ -183,9 +166,6 @@ async fn list(
 impl App {
     /// Checks what a function's configuration is to be.
     fn change(&self, named: &Named, input: &Input) -> Result<Change, ApiError> {
-        let targets = input.destination_config.as_ref();
-        let success = targets.and_then(|config| address(config.on_success.as_ref()));
-        let failure = targets.and_then(|config| address(config.on_failure.as_ref()));
         let change = Change {
             maximum_retry_attempts: within(
                 input.maximum_retry_attempts,
@@ -201,11 +181,9 @@ impl App {
             )?,
             destinations: None,
         };
-        for (arn, field) in [(success, "onSuccess"), (failure, "onFailure")] {
-            if let Some(arn) = arn.filter(|arn| service(arn).is_none()) {
-                let field = format!("destinationConfig.{field}.destination");
-                return Err(ApiError::constraint(arn, &field, ARN_PATTERN));
-            }
+        let targets = input.destination_config.as_ref();
+        if let Some(targets) = targets {
+            targets.check_form()?;
         }
         let nothing = change.maximum_retry_attempts.is_none()
             && change.maximum_event_age_seconds.is_none()
@@ -215,48 +193,12 @@ impl App {
                 "You must specify at least one of error handling or destination setting.",
             ));
         }
-        self.find(named).map_err(|_| no_function())?;
-        if [success, failure]
-            .into_iter()
-            .flatten()
-            .any(|arn| service(arn) != Some("lambda"))
-        {
-            let part = |name: &str, kind: &str, arn: Option<&str>| match arn {
-                Some(arn) => format!("{name}={kind}(destination={arn})"),
-                None => format!("{name}=null"),
-            };
-            return Err(ApiError::invalid(format!(
-                "The provided destination config DestinationConfig({}, {}) is invalid.",
-                part("onSuccess", "OnSuccess", success),
-                part("onFailure", "OnFailure", failure)
-            )));
-        }
-        let destination = |arn: Option<&str>| -> Result<Option<Destination>, ApiError> {
-            arn.map(|arn| self.destination(arn, named)).transpose()
-        };
+        self.check_exists(named).map_err(|_| no_function())?;
         Ok(Change {
-            destinations: match targets {
-                Some(_) => Some((destination(success)?, destination(failure)?)),
-                None => None,
-            },
+            destinations: targets
+                .map(|targets| self.destinations(targets, named))
+                .transpose()?,
             ..change
-        })
-    }
-
-    /// A function that is there and is another one.
-    fn destination(&self, arn: &str, of: &Named) -> Result<Destination, ApiError> {
-        let invalid = |_| ApiError::invalid(format!("The destination ARN {arn} is invalid."));
-        let named = Named::parse(arn, None, &self.place).map_err(invalid)?;
-        self.find(&named).map_err(invalid)?;
-        if named.name == of.name {
-            return Err(ApiError::invalid(
-                "You can't specify the function as a destination for itself.",
-            ));
-        }
-        Ok(Destination {
-            arn: arn.into(),
-            function: named.name,
-            qualifier: named.qualifier,
         })
     }
 
@@ -295,29 +237,6 @@ async fn read_input(headers: &HeaderMap, body: Body) -> Result<Input, ApiError> 
     })
 }
 
-/// The ARN in a target; an empty one is none.
-fn address(target: Option<&TargetInput>) -> Option<&str> {
-    target?.destination.as_deref().filter(|arn| !arn.is_empty())
-}
-
-/// The service that an ARN names, if it has the form of one.
-fn service(arn: &str) -> Option<&str> {
-    let mut parts = arn.splitn(6, ':');
-    let mut next = || parts.next();
-    let (scheme, partition, service) = (next()?, next()?, next()?);
-    let (region, account, _resource) = (next()?, next()?, next()?);
-    let word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let digits = |text: &str| text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
-    (scheme == "arn"
-        && partition.starts_with("aws")
-        && word(partition)
-        && !service.is_empty()
-        && word(service)
-        && (region.is_empty() || is_region(region))
-        && (account.is_empty() || digits(account)))
-    .then_some(service)
-}
-
 fn within(
     number: Option<i64>,
     field: &str,
@@ -341,26 +260,6 @@ fn within(
                 &constraint,
             ))
         }
-    }
-}
-
-/// Refuses dead-letter targets: on Lambda they are queues and topics, and there are none here.
-pub(super) fn check_dead_letter_target(arn: &str) -> Result<(), ApiError> {
-    match service(arn) {
-        _ if arn.is_empty() => Ok(()),
-        None => Err(ApiError::constraint(
-            arn,
-            "deadLetterConfig.targetArn",
-            ARN_PATTERN,
-        )),
-        Some("sqs" | "sns") => Err(ApiError::invalid(format!(
-            "Invalid dead letter queue ARN: {arn} can't be reached from this host, which has no \
-             queues and topics. Use an OnFailure destination to another function instead."
-        ))),
-        Some(_) => Err(ApiError::invalid(
-            "Invalid dead letter queue ARN: Only Amazon SQS queues and Amazon SNS topics are \
-             supported.",
-        )),
     }
 }
 
@@ -391,7 +290,7 @@ fn shown(config: &EventInvokeConfig, named: &Named, place: &Place) -> Value {
 
 fn qualified_arn(named: &Named, place: &Place) -> String {
     let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
-    place.arn_of(&format!("{}:{qualifier}", named.name))
+    place.qualified_arn(&named.name, qualifier)
 }
 
 fn none(named: &Named, place: &Place) -> ApiError {
@@ -414,26 +313,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_arn_names_a_service_and_what_has_not_its_form_none() {
-        for (arn, expected) in [
-            (
-                "arn:aws:lambda:us-east-1:000000000000:function:f",
-                Some("lambda"),
-            ),
-            ("arn:aws-cn:sqs:cn-north-1:000000000000:queue", Some("sqs")),
-            ("arn:aws:s3:::bucket", Some("s3")),
-            ("arn:aws:_-/!lambda:us-east-1:000000000000:function:f", None),
-            ("arn:aws:lambda:here:000000000000:function:f", None),
-            ("arn:aws:lambda:us-east-1:1:function:f", None),
-            ("arn:gcp:lambda:us-east-1:000000000000:function:f", None),
-            ("function:f", None),
-            ("", None),
-        ] {
-            assert_eq!(service(arn), expected, "{arn:?}");
-        }
-    }
-
-    #[test]
     fn numbers_out_of_range_are_refused_by_the_bound_that_they_break() {
         for fine in [0, 2] {
             assert!(within(Some(fine), "maximumRetryAttempts", 0, 2).is_ok());
@@ -451,25 +330,6 @@ mod tests {
             );
         }
         assert_eq!(within(None, "f", 0, 2).unwrap(), None);
-    }
-
-    #[test]
-    fn a_dead_letter_target_is_a_queue_or_a_topic_and_refused_all_the_same() {
-        assert!(check_dead_letter_target("").is_ok());
-        for (arn, words) in [
-            (
-                "arn:aws:lambda:us-east-1:000000000000:function:f",
-                "Only Amazon SQS queues and Amazon SNS topics are supported.",
-            ),
-            (
-                "arn:aws:sqs:us-east-1:000000000000:q",
-                "OnFailure destination",
-            ),
-            ("queue", "failed to satisfy constraint"),
-        ] {
-            let refused = format!("{:?}", check_dead_letter_target(arn).unwrap_err());
-            assert!(refused.contains(words), "{refused}");
-        }
     }
 
     #[test]

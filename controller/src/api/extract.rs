@@ -14,13 +14,40 @@ use super::names::Named;
 #[derive(Debug)]
 pub(crate) struct Function(pub(crate) Named);
 
+/// What the path has in the places that its route names.
+#[derive(Debug)]
+pub(crate) struct Segments(BTreeMap<String, String>);
+
+impl Segments {
+    /// The text in the place `name`, percent-decoded.
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+}
+
 /// The query's parameters.
 #[derive(Debug)]
-pub(crate) struct Parameters(BTreeMap<String, String>);
+pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.all(name).next_back()
+    }
+
+    /// Every value of a parameter that may be there more than once.
+    pub(crate) fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &str> {
+        let named = self.0.iter().filter(move |(key, _)| key == name);
+        named.map(|(_, value)| value.as_str())
+    }
+}
+
+#[cfg(test)]
+impl Parameters {
+    pub(crate) fn of(query: &[(&str, &str)]) -> Self {
+        let pairs = query
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()));
+        Self(pairs.collect())
     }
 }
 
@@ -34,19 +61,26 @@ impl<S: Sync> FromRequestParts<S> for Parameters {
     }
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for Segments {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Path::from_request_parts(parts, state)
+            .await
+            .map(|Path(segments)| Self(segments))
+            .map_err(|error| ApiError::validation(format!("The path could not be read: {error}")))
+    }
+}
+
 impl FromRequestParts<Arc<App>> for Function {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let Path(name) = Path::<String>::from_request_parts(parts, app)
-            .await
-            .map_err(|error| {
-                ApiError::validation(format!("The function's name could not be read: {error}"))
-            })?;
+        let segments = Segments::from_request_parts(parts, app).await?;
         let parameters = Parameters::from_request_parts(parts, app).await?;
         let qualifier = parameters
             .get("Qualifier")
             .filter(|qualifier| !qualifier.is_empty());
-        Named::parse(&name, qualifier, &app.place).map(Self)
+        Named::parse(segments.get("name"), qualifier, &app.place).map(Self)
     }
 }

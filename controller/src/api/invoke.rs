@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::extract::Function;
 use super::{App, Named, RequestId, body, events};
 use crate::events::EventLimits;
-use crate::function::{LATEST, Version};
+use crate::function::{Version, VersionId};
 use crate::pool::{Completed, Invocation, Limits, Start};
 
 /// Longest client context, in bytes of base64.
@@ -45,6 +45,7 @@ pub(super) async fn invoke(
 ) -> Result<Response, ApiError> {
     let accepted = Instant::now();
     let version = app.find_active(&named)?;
+    let executed = version.id;
     let kind = kind(&headers)?;
     let tail = tail(&headers)?;
     let client_context = client_context(&headers)?;
@@ -74,20 +75,15 @@ pub(super) async fn invoke(
         tracing::debug!(%error, "not run");
         ApiError::not_run(&error)
     })?;
-    Ok(respond(completed))
+    Ok(respond(completed, executed))
 }
 
 impl App {
     /// The version that an invocation runs on.
     pub(super) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
-        let function = self.find(named)?;
-        function.live.clone().ok_or_else(|| {
-            ApiError::conflict(format!(
-                "The operation cannot be performed at this time. The function is currently in the \
-                 following state: {}",
-                function.record.state.is.name()
-            ))
-        })
+        let function = self.function(named)?;
+        let target = self.target(&function, named)?;
+        target.live(&function).map_err(ApiError::state)
     }
 }
 
@@ -218,14 +214,13 @@ fn event(payload: Bytes) -> Result<Bytes, ApiError> {
     }
 }
 
-fn respond(completed: Completed) -> Response {
+fn respond(completed: Completed, executed: VersionId) -> Response {
     let mut response = Response::new(Body::from(completed.payload));
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    headers.insert("x-amz-executed-version", HeaderValue::from_static(LATEST));
     if completed.failed {
         headers.insert(
             "x-amz-function-error",
@@ -234,9 +229,10 @@ fn respond(completed: Completed) -> Response {
     }
     let mut put = |name: &'static str, value: String| match HeaderValue::try_from(value) {
         Ok(value) => drop(headers.insert(name, value)),
-        // Digits, base64 and JSON of digits are always fine in a header.
+        // Versions, digits, base64 and JSON of digits are always fine in a header.
         Err(error) => tracing::error!(name, %error, "response header"),
     };
+    put("x-amz-executed-version", executed.to_string());
     if let Some(tail) = completed.tail {
         put("x-amz-log-result", STANDARD.encode(tail));
     }

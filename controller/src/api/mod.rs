@@ -2,18 +2,37 @@
 //!
 //! # Lambda's API
 //! As AWS documents it; every response has `x-amzn-RequestId`, every error `x-amzn-ErrorType` and a
-//! JSON body. `{name}` is `f`, `f:$LATEST`, `account:function:f` or an ARN (percent-encoded or not).
+//! JSON body. `{name}` is `f`, `f:qualifier`, `account:function:f` or an ARN (percent-encoded or not);
+//! the qualifier, a version or an alias, may also be `?Qualifier=`.
 //! Each path also works with a trailing slash. Bodies are read raw, whatever their `Content-Type`.
 //!
 //! | method, path | answer |
 //! | --- | --- |
 //! | `POST /2015-03-31/functions` | 201, configuration with `State: Pending`; the deploy runs on |
-//! | `GET /2015-03-31/functions?Marker=&MaxItems=` | 200, `{Functions, NextMarker}` |
+//! | `GET /2015-03-31/functions?Marker=&MaxItems=&FunctionVersion=` | 200, `{Functions, NextMarker}` |
 //! | `GET /2015-03-31/functions/{name}` | 200, `{Configuration, Code, Tags}` |
-//! | `DELETE /2015-03-31/functions/{name}` | 204 |
+//! | `DELETE /2015-03-31/functions/{name}` | 204; with a qualifier, that version alone |
 //! | `GET /2015-03-31/functions/{name}/configuration` | 200, configuration |
 //! | `PUT /2015-03-31/functions/{name}/configuration` | 200, configuration with `LastUpdateStatus: InProgress` |
-//! | `PUT /2015-03-31/functions/{name}/code` | 200, the same |
+//! | `PUT /2015-03-31/functions/{name}/code` | 200, the same; with `Publish` the new version |
+//! | `POST /2015-03-31/functions/{name}/versions` | 201, the version with `State: Pending`; what has not changed is not published again |
+//! | `GET /2015-03-31/functions/{name}/versions?Marker=&MaxItems=` | 200, `{Versions, NextMarker}`, `$LATEST` first |
+//! | `POST /2015-03-31/functions/{name}/aliases` | 201, the alias |
+//! | `GET /2015-03-31/functions/{name}/aliases?FunctionVersion=&Marker=&MaxItems=` | 200, `{Aliases, NextMarker}` |
+//! | `GET`, `PUT`, `DELETE /2015-03-31/functions/{name}/aliases/{alias}` | 200, the alias; 204 |
+//! | `PUT`, `DELETE /2017-10-31/functions/{name}/concurrency` | 200, `{ReservedConcurrentExecutions}`; 204 |
+//! | `GET /2019-09-30/functions/{name}/concurrency` | 200, the same, or `{}` |
+//! | `POST /2015-03-31/functions/{name}/policy` | 201, `{Statement}`; kept and given back, nothing is decided by it |
+//! | `GET /2015-03-31/functions/{name}/policy` | 200, `{Policy, RevisionId}` |
+//! | `DELETE /2015-03-31/functions/{name}/policy/{sid}?RevisionId=` | 204 |
+//! | `GET`, `POST`, `DELETE /2017-03-31/tags/{arn}?tagKeys=` | 200, `{Tags}`; 204 |
+//! | `POST /2018-10-31/layers/{layer}/versions` | 201, the version; `{layer}` is a name or an ARN |
+//! | `GET /2018-10-31/layers/{layer}/versions` | 200, `{LayerVersions, NextMarker}`, newest first |
+//! | `GET`, `DELETE /2018-10-31/layers/{layer}/versions/{version}` | 200, the version; 204 |
+//! | `GET /2018-10-31/layers` | 200, `{Layers, NextMarker}`; with `?find=LayerVersion&Arn=` that version |
+//! | `PUT /2019-09-30/functions/{name}/provisioned-concurrency?Qualifier=` | 202, with `Status: IN_PROGRESS` |
+//! | `GET`, `DELETE` the same | 200, with `Status` `READY`, `IN_PROGRESS` or `FAILED` and `StatusReason`; 204; with `?List=ALL` all of the function's |
+//! | `GET /2016-08-19/account-settings` | 200, `{AccountLimit, AccountUsage}` |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 202 for `Event`, 204 for `DryRun` |
 //! | `POST /2014-11-13/functions/{name}/invoke-async` | 202, as for `Event` |
 //! | `PUT`, `POST` (update), `GET` `/2019-09-25/functions/{name}/event-invoke-config?Qualifier=` | 200, configuration |
@@ -44,6 +63,15 @@
 //! | `X-Hearth-Cpu-Ms` | CPU time that the sandbox's process used for it, measured by the host (a guest can't forge it), three decimals |
 //! | `X-Hearth-Max-Memory-MiB` | peak memory of the runtime, rounded up; for an instance that had to be killed, what the host saw it use |
 //! | `X-Hearth-Phases` | JSON, microseconds: `{"queue_us","restore_us","run_us","total_us"}`; `queue` is from acceptance to an instance (or shell) in hand, `restore` until the guest runs again (0 when warm), `run` until its answer |
+//!
+//! # Who may call
+//! On loopback everybody, signed or not. Elsewhere (or with `--require-signatures`) every request but
+//! `/healthz` and `/readyz` is signed with AWS's Signature Version 4 by an access key, in its header
+//! or its query (a presigned URL), for the service `lambda` and this controller's region. A key that
+//! only invokes gets at the invocations of the functions that it names; all else takes one that
+//! administers. Refusals are 403: `MissingAuthenticationTokenException`,
+//! `IncompleteSignatureException`, `InvalidSignatureException`, `UnrecognizedClientException`,
+//! `AccessDeniedException`.
 //!
 //! # Hearth's own API
 //! Errors have the same shape as Lambda's.
@@ -78,28 +106,45 @@
 //! ping frames one after another over its one vsock connection, each timed from write to the pong's
 //! arrival, and paused again. Nothing else runs in between.
 
+mod access;
+mod action;
+mod aliases;
 mod body;
+mod concurrency;
+mod configuration;
+mod destinations;
 mod error;
 mod event_invoke_config;
 mod events;
 mod extract;
+mod fields;
 mod functions;
 mod hearth;
 mod invoke;
+mod layer_names;
+mod layers;
 mod names;
+mod package;
+mod page;
+mod policy;
+mod provisioned;
 mod region;
 mod request_id;
+mod resolve;
+mod tags;
 mod validate;
+mod versions;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use hearth_protocol::jail::Jail;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Gate;
 use crate::deploy::{Builder, Deployer};
 use crate::events::Events;
 use crate::function::Place;
@@ -151,8 +196,8 @@ impl App {
     }
 }
 
-/// Every route.
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// Every route, behind the gate.
+pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     let lambda = Router::new()
         .route("/", get(functions::list).post(functions::create))
         .route("/{name}", get(functions::get).delete(functions::delete))
@@ -161,7 +206,30 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             get(functions::get_configuration).put(functions::update_configuration),
         )
         .route("/{name}/code", put(functions::update_code))
+        .route("/{name}/aliases", get(aliases::list).post(aliases::create))
+        .route(
+            "/{name}/aliases/{alias}",
+            get(aliases::get)
+                .put(aliases::update)
+                .delete(aliases::delete),
+        )
+        .route(
+            "/{name}/versions",
+            get(versions::list).post(versions::publish),
+        )
+        .route("/{name}/policy", get(policy::get).post(policy::add))
+        .route("/{name}/policy/{sid}", delete(policy::remove))
         .route("/{name}/invocations", post(invoke::invoke));
+    let layers = Router::new()
+        .route("/", get(layers::list))
+        .route(
+            "/{name}/versions",
+            get(layers::list_versions).post(layers::publish),
+        )
+        .route(
+            "/{name}/versions/{version}",
+            get(layers::get_version).delete(layers::delete_version),
+        );
     let own = Router::new()
         .route("/functions/{name}/logs", get(hearth::logs))
         .route("/instances", get(hearth::instances))
@@ -174,18 +242,50 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             post(events::invoke_async),
         )
         .nest("/2019-09-25/functions", event_invoke_config::routes())
+        .nest("/2018-10-31/layers", layers)
+        .route(
+            "/2017-10-31/functions/{name}/concurrency",
+            put(concurrency::put).delete(concurrency::delete),
+        )
+        .route(
+            "/2019-09-30/functions/{name}/concurrency",
+            get(concurrency::get),
+        )
+        .route(
+            "/2019-09-30/functions/{name}/provisioned-concurrency",
+            get(provisioned::get_or_list)
+                .put(provisioned::put)
+                .delete(provisioned::delete),
+        )
+        .route(
+            "/2017-03-31/tags/{arn}",
+            get(tags::list).post(tags::put).delete(tags::remove),
+        )
+        .route(
+            "/2016-08-19/account-settings",
+            get(concurrency::account_settings),
+        )
         .nest("/hearth/v1", own)
         .route("/healthz", get(hearth::healthz))
         .route("/readyz", get(hearth::readyz))
-        .route("/metrics", get(hearth::metrics))
+        .route("/metrics", get(hearth::metrics));
+    let routes = access::authorized(routes, &app, gate)
         .fallback(async || ApiError::unknown_path())
         .method_not_allowed_fallback(async || ApiError::method())
         .with_state(app);
-    // Outside of the router, so that what no route takes has its request id as well.
+    // Outside of the router, so that what no route takes has its request id as well, and is signed.
+    let whole = Router::new().fallback_service(tower::util::MapRequest::new(
+        routes,
+        request_id::without_trailing_slash,
+    ));
+    access::authenticated(whole, gate).layer(axum::middleware::from_fn(request_id::assign))
+}
+
+/// What a monitor asks for, behind no gate: for an address of its own.
+pub(crate) fn monitoring(app: Arc<App>) -> Router {
     Router::new()
-        .fallback_service(tower::util::MapRequest::new(
-            routes,
-            request_id::without_trailing_slash,
-        ))
-        .layer(axum::middleware::from_fn(request_id::assign))
+        .route("/healthz", get(hearth::healthz))
+        .route("/readyz", get(hearth::readyz))
+        .route("/metrics", get(hearth::metrics))
+        .with_state(app)
 }

@@ -101,12 +101,12 @@ impl Named {
     /// The ARN that was asked for.
     pub(crate) fn arn(&self, place: &Place) -> String {
         match &self.qualifier {
-            Some(qualifier) => place.arn_of(&format!("{}:{qualifier}", self.name)),
+            Some(qualifier) => place.qualified_arn(&self.name, qualifier),
             None => place.arn(&self.name),
         }
     }
 
-    /// Refuses qualifiers of versions that can't exist: `$LATEST` is the only one so far.
+    /// Refuses what names anything but `$LATEST`: that alone can be changed.
     pub(crate) fn latest(&self, place: &Place) -> Result<(), ApiError> {
         match self.qualifier.as_deref() {
             None | Some(LATEST) => Ok(()),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_version_exists() {
+    fn only_the_latest_version_can_be_changed() {
         Named::parse("f", Some(LATEST), &place())
             .unwrap()
             .latest(&place())

@@ -4,14 +4,13 @@
 //! wait. A function snapshot is made for each deploy, in a microVM that is thrown away afterwards.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hearth_protocol::agent::Configure;
 use hearth_protocol::sandbox::RefusalKind;
+use hearth_rootfs::function::{FunctionError, FunctionImage};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
@@ -21,14 +20,12 @@ use super::packages::Packages;
 use super::snapshot;
 use crate::data_dir::DataDir;
 use crate::function::{
-    Artefacts, Code, Deployed, Fingerprints, FunctionConfig, FunctionName, LATEST, Place, Version,
-    snapshot_files,
+    Artefacts, Code, Fingerprints, FunctionConfig, FunctionName, Place, VersionId, snapshot_files,
 };
 use crate::instance::{BootFrom, RestoreFrom, VmError};
 use crate::logs::{Kind, LogStore, lines};
 use crate::metrics::Metrics;
-use crate::pool::{ArtefactSource, Shells};
-use crate::registry::{Catalog, Function};
+use crate::pool::Shells;
 
 /// Longest times.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +53,7 @@ pub(crate) struct Builder {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub(crate) name: &'a FunctionName,
+    pub(crate) version: VersionId,
     pub(crate) config: &'a FunctionConfig,
     pub(crate) code: &'a Code,
     /// Names the files.
@@ -102,68 +100,53 @@ impl Builder {
         let base = self
             .host
             .base(source.config.runtime, source.config.memory_mib)?;
-        let artefacts = Artefacts::new(
-            source.key.into(),
-            base.image.clone(),
-            self.data.image(source.key),
-            self.data.function_snapshot(source.key),
-            self.fingerprints(&base, source),
-        );
+        let artefacts = self.artefacts(&base, source);
         // Until it is whole, whoever lets go of it removes what there is of it.
         artefacts.doom();
         self.image(source).await?;
+        self.layers_image(source).await?;
         self.function_snapshot(&base, source, &artefacts).await?;
         artefacts.keep();
         Ok(artefacts)
     }
 
     /// The files of a deploy of earlier, if they are whole and fit this host as it is now.
-    pub(crate) fn find(&self, name: &FunctionName, deployed: &Deployed) -> Option<Arc<Artefacts>> {
-        let Deployed {
-            config,
-            code,
-            key,
-            fingerprint,
-        } = deployed;
+    pub(crate) fn find(&self, source: Source<'_>, fingerprint: &str) -> Option<Arc<Artefacts>> {
+        let config = source.config;
         let base = self.host.base(config.runtime, config.memory_mib).ok()?;
-        let expected = self.fingerprints(
-            &base,
-            Source {
-                name,
-                config,
-                code,
-                key,
-            },
-        );
-        let artefacts = Artefacts::new(
-            key.clone(),
-            base.image,
-            self.data.image(key),
-            self.data.function_snapshot(key),
-            expected,
-        );
-        (*fingerprint == artefacts.fingerprints.deployed && artefacts.complete())
+        let artefacts = self.artefacts(&base, source);
+        (fingerprint == artefacts.fingerprints.deployed && artefacts.complete())
             .then_some(artefacts)
     }
 
     /// Removes the files of an earlier deploy, whatever there is of them.
     pub(crate) fn forget(&self, key: &str) {
-        let (image, folder) = (self.data.image(key), self.data.function_snapshot(key));
         let unused = Artefacts::new(
             key.into(),
             PathBuf::new(),
-            image,
-            folder,
+            self.data.image(key),
+            Some(self.data.layers_image(key)),
+            self.data.function_snapshot(key),
             Fingerprints::default(),
         );
         unused.doom();
     }
 
+    /// Where the files of a version are, or will be.
+    fn artefacts(&self, base: &Base, source: Source<'_>) -> Arc<Artefacts> {
+        let layers = !source.config.layers.is_empty();
+        Artefacts::new(
+            source.key.into(),
+            base.image.clone(),
+            self.data.image(source.key),
+            layers.then(|| self.data.layers_image(source.key)),
+            self.data.function_snapshot(source.key),
+            self.fingerprints(base, source),
+        )
+    }
+
     fn fingerprints(&self, base: &Base, source: Source<'_>) -> Fingerprints {
-        let Source {
-            name, config, code, ..
-        } = source;
-        let deployed = function_fingerprint(base, name, code, config, &self.place.region);
+        let deployed = function_fingerprint(base, source, &self.place.region);
         Fingerprints {
             booted: base.fingerprint.clone(),
             deployed,
@@ -177,7 +160,22 @@ impl Builder {
             return Ok(());
         }
         let package = self.packages.get(source.code).await?;
-        make_image(package, out).await
+        make_image(package, out).await.map(drop)
+    }
+
+    /// Its layers as a disk, if it has any.
+    async fn layers_image(&self, source: Source<'_>) -> Result<(), DeployError> {
+        if source.config.layers.is_empty() {
+            return Ok(());
+        }
+        let mut layers = Vec::new();
+        for layer in &source.config.layers {
+            layers.push(self.packages.get(&layer.code).await?);
+        }
+        let out = self.data.layers_image(source.key);
+        at_work(move || hearth_rootfs::function::build_from_layers(&layers, &out))
+            .await
+            .map(drop)
     }
 
     async fn function_snapshot(
@@ -276,11 +274,16 @@ impl Builder {
     }
 
     fn configure(&self, source: Source<'_>) -> Configure {
-        let Source { name, config, .. } = source;
+        let Source {
+            name,
+            version,
+            config,
+            ..
+        } = source;
         let today = OffsetDateTime::now_utc().date();
         Configure {
             function_name: name.to_string(),
-            function_version: LATEST.into(),
+            function_version: version.to_string(),
             runtime: config.runtime.id().into(),
             handler: config.handler.clone(),
             memory_mib: config.memory_mib,
@@ -288,7 +291,7 @@ impl Builder {
             region: self.place.region.clone(),
             log_group: format!("/aws/lambda/{name}"),
             log_stream: format!(
-                "{:04}/{:02}/{:02}/[{LATEST}]{}",
+                "{:04}/{:02}/{:02}/[{version}]{}",
                 today.year(),
                 u8::from(today.month()),
                 today.day(),
@@ -297,17 +300,24 @@ impl Builder {
             initialization_type: "on-demand".into(),
             environment: config.environment.0.clone(),
             bootstrap: config.runtime.bootstrap(),
-            layers: false,
+            layers: !config.layers.is_empty(),
         }
     }
 }
 
 /// Makes the image of a package, checked in full.
-pub(crate) async fn make_image(package: bytes::Bytes, out: PathBuf) -> Result<(), DeployError> {
-    let made = tokio::task::spawn_blocking(move || {
-        hearth_rootfs::function::build_from_zip(&package, &out).map(drop)
-    });
-    match made.await {
+pub(crate) async fn make_image(
+    package: bytes::Bytes,
+    out: PathBuf,
+) -> Result<FunctionImage, DeployError> {
+    at_work(move || hearth_rootfs::function::build_from_zip(&package, &out)).await
+}
+
+/// Does work that takes a while on a thread that nobody waits on.
+async fn at_work<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FunctionError> + Send + 'static,
+) -> Result<T, DeployError> {
+    match tokio::task::spawn_blocking(work).await {
         Ok(made) => Ok(made?),
         // A panic in there is this package's problem, not the controller's.
         Err(_) => Err(DeployError::Cancelled),
@@ -324,76 +334,7 @@ fn remove_folder(folder: &Path) -> Result<(), DeployError> {
 }
 
 /// Names the files of a new deploy.
-pub(crate) fn new_key(name: &FunctionName) -> String {
+pub(crate) fn new_key(name: impl std::fmt::Display) -> String {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("{name}-{}", &unique[..12])
-}
-
-/// Makes the files of a version that is in the registry anew.
-#[derive(Debug)]
-pub(crate) struct Rebuilder {
-    builder: Arc<Builder>,
-    catalog: Arc<Catalog>,
-}
-
-impl Rebuilder {
-    pub(crate) fn new(builder: Arc<Builder>, catalog: Arc<Catalog>) -> Self {
-        Self { builder, catalog }
-    }
-
-    async fn make(&self, version: &Arc<Version>) -> Result<Arc<Artefacts>, DeployError> {
-        let Version {
-            name, config, code, ..
-        } = version.as_ref();
-        let key = new_key(name);
-        let artefacts = self
-            .builder
-            .build(Source {
-                name,
-                config,
-                code,
-                key: &key,
-            })
-            .await?;
-        let writer = self.catalog.write().await;
-        match writer.get(name) {
-            Some(function)
-                if function
-                    .live
-                    .as_ref()
-                    .is_some_and(|live| Arc::ptr_eq(live, version)) =>
-            {
-                let mut record = function.record.clone();
-                record.deployed = Some(Deployed {
-                    config: config.clone(),
-                    code: code.clone(),
-                    key,
-                    fingerprint: artefacts.fingerprints.deployed.clone(),
-                });
-                let live = function.live.clone();
-                if let Err(error) = writer.put(Function { record, live }).await {
-                    // They serve now; after the next start they are made once more.
-                    tracing::error!(function = %name, %error, "new snapshot not registered");
-                }
-            }
-            // Replaced meanwhile: good for what still waits, and gone after that.
-            _ => artefacts.doom(),
-        }
-        version.set_artefacts(artefacts.clone());
-        Ok(artefacts)
-    }
-}
-
-impl ArtefactSource for Rebuilder {
-    fn rebuild<'a>(
-        &'a self,
-        version: &'a Arc<Version>,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Artefacts>, String>> + Send + 'a>> {
-        Box::pin(async move {
-            self.make(version).await.map_err(|error| {
-                tracing::error!(function = %version.name, %error, "its snapshot can't be made");
-                error.to_string()
-            })
-        })
-    }
 }

@@ -1,26 +1,26 @@
 //! Create, update and delete, and the deploys that follow from them.
 //!
 //! What was accepted is in the registry, with its package, before the caller hears so. The deploy
-//! itself runs on in the background and is taken up again after a restart. Its result counts only
-//! if the function still wants it: each deploy has a key, and the record says which one is awaited.
+//! itself runs on in the background.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::builder::{Builder, Source, make_image, new_key};
+use super::builder::{Builder, new_key};
 use super::error::DeployError;
-use super::packages::Packages;
+use super::intake::Accepted;
+use super::layers::check_layers;
 use crate::function::{
-    Artefacts, Code, Deployed, FunctionConfig, FunctionName, FunctionRecord, State, Status,
-    UpdateStatus, Version,
+    AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, Policies, State, Status,
+    UpdateStatus, VersionId,
 };
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
-use crate::pool::Pool;
+use crate::pool::{Claim, Pool};
 use crate::registry::{Catalog, Function, RegistryError, Writer};
 
 /// Why a change was refused.
@@ -35,12 +35,42 @@ pub(crate) enum ControlError {
     /// A deploy is under way.
     #[error("a deploy is under way")]
     Busy,
+    /// The first deploy is under way or has failed.
+    #[error("the function is in state {}", .0.name())]
+    State(State),
+    /// There is an alias of that name.
+    #[error("the alias exists already")]
+    AliasExists(AliasName),
+    /// No such alias.
+    #[error("no such alias")]
+    NoAlias(AliasName),
+    /// No such version to point to.
+    #[error("no such version")]
+    NoVersion(VersionId),
+    /// Aliases point to it.
+    #[error("aliases point to it: {}", .0.join(", "))]
+    Referenced(Vec<String>),
     /// The caller's revision is not the current one.
     #[error("the revision is not the latest")]
     Revision,
-    /// The package can't be used; the text is Lambda's.
+    /// It does not go with what is there; the text is Lambda's.
     #[error("{0}")]
-    Package(&'static str),
+    Conflict(&'static str),
+    /// The policy has a statement of that id.
+    #[error("there is a statement {0} already")]
+    StatementExists(String),
+    /// There is no policy.
+    #[error("there is no policy")]
+    NoPolicy,
+    /// The policy has no statement of that id.
+    #[error("there is no statement {0}")]
+    NoStatement(String),
+    /// The policy has become too long.
+    #[error("a policy of {0} bytes is too long")]
+    PolicyLength(usize),
+    /// What was sent can't be used; the text is Lambda's.
+    #[error("{0}")]
+    Invalid(String),
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -49,47 +79,26 @@ pub(crate) enum ControlError {
     Host(#[from] DeployError),
 }
 
+/// What is to become of new code besides being deployed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CodeUpdate {
+    /// It is checked only.
+    pub(crate) dry_run: bool,
+    /// It becomes a version as well.
+    pub(crate) publish: bool,
+}
+
 /// The one who changes functions.
 #[derive(Debug, Clone)]
 pub(crate) struct Deployer {
-    catalog: Arc<Catalog>,
-    builder: Arc<Builder>,
-    pool: Pool,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) builder: Arc<Builder>,
+    pub(super) pool: Pool,
     logs: LogStore,
-    metrics: Arc<Metrics>,
-    running: Arc<Mutex<HashMap<String, CancellationToken>>>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-/// A package that was checked, with its image made.
-#[derive(Debug)]
-struct Accepted {
-    code: Code,
-    package: Bytes,
-    key: String,
-    image: ImageGuard,
-}
-
-/// Removes an image unless it is kept.
-#[derive(Debug)]
-struct ImageGuard(Option<std::path::PathBuf>);
-
-impl ImageGuard {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for ImageGuard {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take()
-            && let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "image of a refused package not removed");
-        }
-    }
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) running: Arc<Mutex<HashMap<String, CancellationToken>>>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
 }
 
 impl Deployer {
@@ -117,16 +126,19 @@ impl Deployer {
         &self,
         name: FunctionName,
         config: FunctionConfig,
+        tags: BTreeMap<String, String>,
         package: Bytes,
+        publish: bool,
     ) -> Result<Arc<Function>, ControlError> {
         if self.catalog.get(&name).is_some() {
             return Err(ControlError::Exists);
         }
-        let accepted = self.accept(&name, package).await?;
+        let accepted = self.accept(new_key(&name), package).await?;
         let writer = self.catalog.write().await;
         if writer.get(&name).is_some() {
             return Err(ControlError::Exists);
         }
+        check_layers(&writer, &accepted.code, &config)?;
         let record = FunctionRecord {
             name,
             config,
@@ -137,9 +149,18 @@ impl Deployer {
             last_update: None,
             pending_deploy: Some(accepted.key.clone()),
             deployed: None,
+            last_version: 0,
+            aliases: Aliases::new(),
+            reserved_concurrency: None,
+            tags,
+            policies: Policies::new(),
+            provisioned: BTreeMap::new(),
         };
-        self.commit_package(&writer, accepted, Function { record, live: None })
-            .await
+        let mut function = Function::new(record);
+        if publish {
+            self.add_version(&mut function, None);
+        }
+        self.commit_package(&writer, accepted, function).await
     }
 
     /// New code for a function; its deploy begins.
@@ -148,28 +169,24 @@ impl Deployer {
         name: &FunctionName,
         revision: Option<&str>,
         package: Bytes,
-        dry_run: bool,
+        wish: CodeUpdate,
     ) -> Result<Arc<Function>, ControlError> {
         let before = self.catalog.get(name).ok_or(ControlError::NotFound)?;
         changeable(&before.record, revision)?;
-        let accepted = self.accept(name, package).await?;
+        let accepted = self.accept(new_key(name), package).await?;
         let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
+        let mut function = Function::clone(&*writer.get(name).ok_or(ControlError::NotFound)?);
         changeable(&function.record, revision)?;
-        let mut record = function.record.clone();
-        record.code = accepted.code.clone();
-        if dry_run {
-            return Ok(Arc::new(Function {
-                record,
-                live: function.live.clone(),
-            }));
+        check_layers(&writer, &accepted.code, &function.record.config)?;
+        let former = std::mem::replace(&mut function.record.code, accepted.code.clone()).sha256;
+        if wish.dry_run {
+            return Ok(Arc::new(function));
         }
-        begin_update(&mut record, accepted.key.clone());
-        let live = function.live.clone();
-        let former = function.record.code.sha256.clone();
-        let function = self
-            .commit_package(&writer, accepted, Function { record, live })
-            .await?;
+        begin_update(&mut function.record, accepted.key.clone());
+        if wish.publish {
+            self.add_version(&mut function, None);
+        }
+        let function = self.commit_package(&writer, accepted, function).await?;
         self.drop_package(&writer, &former).await;
         Ok(function)
     }
@@ -183,18 +200,19 @@ impl Deployer {
     ) -> Result<Arc<Function>, E> {
         let writer = self.catalog.write().await;
         let function = writer.get(name).ok_or(ControlError::NotFound)?;
+        let mut function = Function::clone(&function);
         changeable(&function.record, revision)?;
-        let mut record = function.record.clone();
-        record.config = change(&record.config)?;
+        function.record.config = change(&function.record.config)?;
+        check_layers(&writer, &function.record.code, &function.record.config)?;
         let key = new_key(name);
-        self.link_image(&record, &key);
-        begin_update(&mut record, key);
-        let live = function.live.clone();
-        let function = writer
-            .put(Function { record, live })
-            .await
-            .map_err(ControlError::Registry)?;
-        self.start(&function.record);
+        self.link_image(&function.record, &key);
+        begin_update(&mut function.record, key);
+        let before = writer.get(name);
+        let function = writer.put(function).await.map_err(ControlError::Registry)?;
+        self.start_all(&function);
+        if let Some(before) = before {
+            self.drop_packages(&writer, &before).await;
+        }
         Ok(function)
     }
 
@@ -207,76 +225,17 @@ impl Deployer {
         let Some(function) = writer.delete(name).await? else {
             return Err(ControlError::NotFound);
         };
-        if let Some(key) = &function.record.pending_deploy {
+        for (_, key) in function.pending() {
             self.cancel(key);
         }
-        if let Some(live) = &function.live {
+        for live in function.all_live() {
             self.pool.retire(live);
         }
-        self.drop_package(&writer, &function.record.code.sha256)
-            .await;
-        if let Some(deployed) = &function.record.deployed {
-            self.drop_package(&writer, &deployed.code.sha256).await;
-        }
+        self.drop_packages(&writer, &function).await;
+        self.pool.concurrency().set_claim(name, Claim::default());
         self.logs.remove(name);
         self.metrics.forget(name.as_str());
         Ok(())
-    }
-
-    /// Takes up the deploys that an earlier process did not finish, and makes anew what can't be
-    /// used any more.
-    pub(crate) fn resume(&self) {
-        let (functions, _) = self.catalog.list(None, usize::MAX);
-        for function in functions {
-            if function.record.pending_deploy.is_some() {
-                tracing::info!(function = %function.record.name, "taking up its deploy again");
-                self.start(&function.record);
-            } else if let Some(live) = function.live.clone()
-                && live.artefacts().is_none()
-            {
-                let (pool, stop) = (self.pool.clone(), self.stop.clone());
-                self.tasks.spawn(async move {
-                    tokio::select! {
-                        () = pool.prepare(&live) => {}
-                        () = stop.cancelled() => {}
-                    }
-                });
-            }
-        }
-    }
-
-    /// Gives up what is under way, to be taken up at the next start.
-    pub(crate) async fn close(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-
-    /// Checks a package by making its image.
-    async fn accept(&self, name: &FunctionName, package: Bytes) -> Result<Accepted, ControlError> {
-        let key = new_key(name);
-        let path = self.builder.data.image(&key);
-        let image = ImageGuard(Some(path.clone()));
-        let content = package.clone();
-        let code = tokio::task::spawn_blocking(move || Packages::code(&content))
-            .await
-            .map_err(|_| DeployError::Cancelled)?;
-        match make_image(package.clone(), path).await {
-            Ok(()) => Ok(Accepted {
-                code,
-                package,
-                key,
-                image,
-            }),
-            Err(DeployError::Image(error)) => match error.lambda_message() {
-                Some(message) => {
-                    tracing::info!(function = %name, %error, "package refused");
-                    Err(ControlError::Package(message))
-                }
-                None => Err(DeployError::Image(error).into()),
-            },
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Package first, then the record that speaks of it, then the deploy.
@@ -305,12 +264,19 @@ impl Deployer {
             }
         };
         image.keep();
-        self.start(&function.record);
+        self.start_all(&function);
         Ok(function)
     }
 
-    /// Removes a package that no function speaks of any more.
-    async fn drop_package(&self, writer: &Writer<'_>, sha256: &str) {
+    /// Removes what a function has or had of packages and nobody speaks of any more.
+    pub(super) async fn drop_packages(&self, writer: &Writer<'_>, function: &Function) {
+        for package in function.packages() {
+            self.drop_package(writer, package).await;
+        }
+    }
+
+    /// Removes a package that no function and no layer speaks of any more.
+    pub(super) async fn drop_package(&self, writer: &Writer<'_>, sha256: &str) {
         if !writer.uses_code(sha256)
             && let Err(error) = self.builder.packages.delete(sha256).await
         {
@@ -319,159 +285,36 @@ impl Deployer {
         }
     }
 
-    /// The same code needs no new image: a second name for the one that serves.
-    fn link_image(&self, record: &FunctionRecord, key: &str) {
-        let Some(deployed) = &record.deployed else {
-            return;
+    /// The same code needs no new image: a second name for the one that is there.
+    pub(super) fn link_image(&self, record: &FunctionRecord, key: &str) {
+        let deployed = record.deployed.as_ref();
+        let same = deployed.filter(|deployed| deployed.code == record.code);
+        let source = match (same, &record.pending_deploy) {
+            (Some(deployed), _) => &deployed.made.key,
+            // It was made when the package came in.
+            (None, Some(pending)) => pending,
+            (None, None) => return,
         };
-        if deployed.code != record.code {
-            return;
-        }
         let data = &self.builder.data;
-        if let Err(error) = std::fs::hard_link(data.image(&deployed.key), data.image(key)) {
+        if let Err(error) = std::fs::hard_link(data.image(source), data.image(key)) {
             tracing::debug!(key, %error, "image not shared; it is made anew");
         }
     }
-
-    fn start(&self, record: &FunctionRecord) {
-        let Some(key) = record.pending_deploy.clone() else {
-            return;
-        };
-        let name = record.name.clone();
-        let cancel = self.stop.child_token();
-        self.running().insert(key.clone(), cancel.clone());
-        let this = self.clone();
-        self.tasks.spawn(async move {
-            let built = tokio::select! {
-                built = this.build(&name, &key) => built,
-                () = cancel.cancelled() => Err(DeployError::Cancelled),
-            };
-            this.running().remove(&key);
-            if let Err(error) = this.finish(&name, &key, built).await {
-                // It stays pending, and the next start takes it up again.
-                tracing::error!(function = %name, %error, "result of a deploy not registered");
-            }
-        });
-    }
-
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, CancellationToken>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn cancel(&self, key: &str) {
-        if let Some(token) = self.running().remove(key) {
-            token.cancel();
-        }
-    }
-
-    async fn build(
-        &self,
-        name: &FunctionName,
-        key: &str,
-    ) -> Result<(FunctionConfig, Code, Arc<Artefacts>), DeployError> {
-        let function = self.catalog.get(name).ok_or(DeployError::Cancelled)?;
-        let FunctionRecord { config, code, .. } = function.record.clone();
-        tracing::info!(function = %name, runtime = config.runtime.id(), "deploy begins");
-        let source = Source {
-            name,
-            config: &config,
-            code: &code,
-            key,
-        };
-        let artefacts = self.builder.build(source).await?;
-        Ok((config, code, artefacts))
-    }
-
-    async fn finish(
-        &self,
-        name: &FunctionName,
-        key: &str,
-        built: Result<(FunctionConfig, Code, Arc<Artefacts>), DeployError>,
-    ) -> Result<(), RegistryError> {
-        if self.stop.is_cancelled() {
-            return Ok(());
-        }
-        let writer = self.catalog.write().await;
-        let wanted = writer
-            .get(name)
-            .filter(|function| function.record.pending_deploy.as_deref() == Some(key));
-        let Some(function) = wanted else {
-            if let Ok((.., artefacts)) = built {
-                artefacts.doom();
-            }
-            // An image may have been made when the package came in.
-            drop(ImageGuard(Some(self.builder.data.image(key))));
-            self.metrics.deploy("superseded");
-            return Ok(());
-        };
-        let mut record = function.record.clone();
-        record.pending_deploy = None;
-        let mut live = function.live.clone();
-        let updating = record.last_update.is_some();
-        match built {
-            Ok((config, code, artefacts)) => {
-                tracing::info!(function = %name, "deploy done");
-                self.metrics.deploy("successful");
-                record.deployed = Some(Deployed {
-                    config: config.clone(),
-                    code: code.clone(),
-                    key: key.into(),
-                    fingerprint: artefacts.fingerprints.deployed.clone(),
-                });
-                record.state = Status::plain(State::Active);
-                record.last_update = Some(Status::plain(UpdateStatus::Successful));
-                let revision = record.revision_id.clone();
-                live = Some(Version::new(
-                    name.clone(),
-                    config,
-                    code,
-                    revision,
-                    Some(artefacts),
-                ));
-            }
-            Err(error) => {
-                tracing::warn!(function = %name, %error, "deploy failed");
-                self.metrics.deploy("failed");
-                let (reason, code) = (error.to_string(), error.reason_code());
-                if updating {
-                    record.last_update =
-                        Some(Status::because(UpdateStatus::Failed, reason.clone(), code));
-                }
-                if record.deployed.is_none() {
-                    record.state = Status::because(State::Failed, reason, code);
-                }
-                drop(ImageGuard(Some(self.builder.data.image(key))));
-            }
-        }
-        let former = function
-            .live
-            .clone()
-            .filter(|former| live.as_ref().is_some_and(|live| !Arc::ptr_eq(former, live)));
-        let former_code = function
-            .record
-            .deployed
-            .as_ref()
-            .map(|old| old.code.sha256.clone());
-        writer.put(Function { record, live }).await?;
-        if let Some(former) = former {
-            self.pool.retire(&former);
-        }
-        if let Some(former_code) = former_code {
-            self.drop_package(&writer, &former_code).await;
-        }
-        Ok(())
-    }
 }
 
-/// Whether a record may be changed now, by somebody who saw `revision`.
-fn changeable(record: &FunctionRecord, revision: Option<&str>) -> Result<(), ControlError> {
+/// Whether a function may be changed now, by somebody who saw `revision`.
+pub(super) fn changeable(
+    record: &FunctionRecord,
+    revision: Option<&str>,
+) -> Result<(), ControlError> {
     if revision.is_some_and(|seen| seen != record.revision_id) {
         return Err(ControlError::Revision);
     }
-    if record.pending_deploy.is_some() {
-        return Err(ControlError::Busy);
+    match record.pending_deploy {
+        None => Ok(()),
+        Some(_) if record.last_update.is_none() => Err(ControlError::State(record.state.is)),
+        Some(_) => Err(ControlError::Busy),
     }
-    Ok(())
 }
 
 fn begin_update(record: &mut FunctionRecord, key: String) {
@@ -485,12 +328,12 @@ fn begin_update(record: &mut FunctionRecord, key: String) {
     ));
 }
 
-fn new_revision() -> String {
+pub(super) fn new_revision() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
 /// The time as Lambda writes it.
-fn now() -> String {
+pub(super) fn now() -> String {
     const FORMAT: &[time::format_description::BorrowedFormatItem<'_>] = time::macros::format_description!(
         "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000"
     );

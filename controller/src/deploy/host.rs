@@ -8,9 +8,10 @@ use hearth_rootfs::Artefact;
 use hearth_rootfs::cache::Cache;
 use sha2::{Digest, Sha256};
 
+use super::builder::Source;
 use super::error::DeployError;
 use super::packages::hex;
-use crate::function::{Code, FunctionConfig, FunctionName, Runtime};
+use crate::function::Runtime;
 
 /// This host, as far as snapshots depend on it.
 #[derive(Debug)]
@@ -81,19 +82,14 @@ impl Host {
 
 /// What a function's snapshot is bound to: where it started from, its code, everything that its
 /// runtime saw of its configuration.
-pub(crate) fn function_fingerprint(
-    base: &Base,
-    name: &FunctionName,
-    code: &Code,
-    config: &FunctionConfig,
-    region: &str,
-) -> String {
-    let config = serde_json::to_string(config).expect("a configuration is plain JSON");
+pub(crate) fn function_fingerprint(base: &Base, source: Source<'_>, region: &str) -> String {
+    let config = serde_json::to_string(source.config).expect("a configuration is plain JSON");
     fingerprint(&[
-        "function 1",
+        "function 2",
         &base.fingerprint,
-        name.as_str(),
-        &code.sha256,
+        source.name.as_str(),
+        &source.version.to_string(),
+        &source.code.sha256,
         &config,
         region,
     ])

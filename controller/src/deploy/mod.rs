@@ -5,16 +5,36 @@
 //! * [`snapshot`]: talking a microVM into a state worth keeping, and keeping it.
 //! * [`builder`]: runtime snapshots and function snapshots, made when needed.
 //! * [`control`]: create, update, delete: what the API asks for, one at a time, nothing lost.
+//! * [`intake`]: the packages that come with it.
+//! * [`publish`]: `$LATEST` becomes a version. [`aliases`] point to versions.
+//! * [`concurrency`]: what a function has for itself.
+//! * [`provisioning`]: what of a function is kept ready.
+//! * [`annotations`]: tags and policies.
+//! * [`layers`]: what functions have at `/opt`.
+//! * [`background`]: the deploys that follow from it all.
+//! * [`rebuilder`]: files that can't be used any more are made anew.
 
+mod aliases;
+mod annotations;
+mod background;
 mod builder;
+mod concurrency;
 mod control;
 mod error;
 mod host;
+mod intake;
+mod layers;
 mod packages;
+mod provisioning;
+mod publish;
+mod rebuilder;
 mod snapshot;
 
-pub(crate) use builder::{Builder, Rebuilder, Times};
-pub(crate) use control::{ControlError, Deployer};
+pub(crate) use aliases::AliasChange;
+pub(crate) use builder::{Builder, Source, Times};
+pub(crate) use control::{CodeUpdate, ControlError, Deployer};
 pub(crate) use error::DeployError;
 pub(crate) use host::Host;
 pub(crate) use packages::Packages;
+pub(crate) use publish::Publish;
+pub(crate) use rebuilder::Rebuilder;

@@ -31,6 +31,7 @@ impl Packages {
         Code {
             sha256: hex(&Sha256::digest(package)),
             size: package.len() as u64,
+            unpacked: 0,
         }
     }
 

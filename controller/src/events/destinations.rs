@@ -63,7 +63,7 @@ impl Ending<'_> {
     pub(crate) fn destination(self, config: &EventInvokeConfig) -> Option<&Destination> {
         match self.condition {
             Condition::Success => config.on_success.as_ref(),
-            Condition::RetriesExhausted | Condition::EventAgeExceeded => config.on_failure.as_ref(),
+            _ => config.on_failure.as_ref(),
         }
     }
 
@@ -93,18 +93,20 @@ impl Ending<'_> {
             condition: self.condition.name(),
             approximate_invoke_count: event.runs,
         };
-        let response = match self.ran {
-            Some(ran) => ResponseContext {
+        let response = match (self.ran, self.condition) {
+            (Some(ran), _) => Some(ResponseContext {
                 status_code: 200,
                 executed_version: Some(&ran.executed_version),
                 function_error: ran.failed.then_some("Unhandled"),
-            },
+            }),
+            // Nobody tried to run it.
+            (None, Condition::ZeroReservedConcurrency) => None,
             // It found no instance until it was too old.
-            None => ResponseContext {
+            (None, _) => Some(ResponseContext {
                 status_code: 429,
                 executed_version: None,
                 function_error: None,
-            },
+            }),
         };
         let mut record = BytesMut::new().writer();
         let mut put = |name: &str, value: &[u8]| {
@@ -117,7 +119,9 @@ impl Ending<'_> {
         put("timestamp", &serde_json::to_vec(&timestamp(self.now_ms))?);
         put("requestContext", &serde_json::to_vec(&request)?);
         put("requestPayload", &event.request.payload);
-        put("responseContext", &serde_json::to_vec(&response)?);
+        if let Some(response) = response {
+            put("responseContext", &serde_json::to_vec(&response)?);
+        }
         if let Some(ran) = self.ran {
             put("responsePayload", &as_json(&ran.payload)?);
         }
@@ -231,6 +235,9 @@ mod tests {
         assert_eq!(old["requestContext"]["approximateInvokeCount"], 0);
         assert_eq!(old["responseContext"], json!({"statusCode": 429}));
         assert_eq!(old.get("responsePayload"), None);
+        let unwanted = record(Condition::ZeroReservedConcurrency, None, 0);
+        assert_eq!(unwanted.get("responseContext"), None);
+        assert_eq!(unwanted["requestPayload"], json!({}));
     }
 
     #[test]

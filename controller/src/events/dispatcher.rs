@@ -113,6 +113,10 @@ impl Dispatcher {
                 );
                 self.record(&event, &Outcome::Over { record: None }).await;
             }
+            Attempt::NoConcurrency => {
+                let why = Condition::ZeroReservedConcurrency;
+                self.over(&event, why, None, config).await;
+            }
             Attempt::Ending => self.queue.leave(&turn),
         }
     }

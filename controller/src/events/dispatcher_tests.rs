@@ -304,6 +304,21 @@ async fn an_end_is_told_to_the_destination_of_its_kind_once() {
 }
 
 #[tokio::test]
+async fn an_event_of_a_function_without_concurrency_goes_to_the_failure_destination_at_once() {
+    let (_dir, path) = place();
+    let fixture = Fixture::scripted(&path, [Attempt::NoConcurrency]);
+    configure(&fixture, 2, "good", "bad").await;
+    fixture.accept("r").await;
+    fixture.attempts(2).await;
+    let told = fixture.functions.told.lock().unwrap().clone();
+    assert_eq!(told[1].0, "bad");
+    let context = &told[1].1["requestContext"];
+    assert_eq!(context["condition"], "ZeroReservedConcurrency");
+    assert_eq!(context["approximateInvokeCount"], 0);
+    fixture.end().await;
+}
+
+#[tokio::test]
 async fn a_functions_own_age_and_retries_count_and_a_destination_that_is_gone_holds_up_nothing() {
     let (_dir, path) = place();
     let fixture = Fixture::scripted(&path, [ran(true), ran(true), ran(true)]);

@@ -17,7 +17,12 @@ const AGE_SECONDS: [f64; 14] = [
 /// Values of the label `reason` of retries.
 const RETRY_REASONS: [&str; 3] = ["function_error", "throttle", "host"];
 /// Values of the label `reason` of dropped events.
-const DROP_REASONS: [&str; 3] = ["retries_exhausted", "age_exceeded", "function_deleted"];
+const DROP_REASONS: [&str; 4] = [
+    "retries_exhausted",
+    "age_exceeded",
+    "function_deleted",
+    "zero_reserved_concurrency",
+];
 
 /// Values of the label `outcome` of deliveries.
 const OUTCOMES: [&str; 2] = ["success", "failure"];
@@ -142,6 +147,7 @@ impl EventMetrics {
             Condition::Success => return,
             Condition::RetriesExhausted => DROP_REASONS[0],
             Condition::EventAgeExceeded => DROP_REASONS[1],
+            Condition::ZeroReservedConcurrency => DROP_REASONS[3],
         };
         self.dropped.with_label_values(&[function, reason]).inc();
     }

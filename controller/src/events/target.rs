@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::event::Event;
-use crate::function::{FunctionName, LATEST, Place, Version};
+use crate::function::{FunctionName, LATEST, Place, Version, VersionId};
 use crate::pool::{Invocation, NotRun, Pool};
 use crate::registry::Catalog;
 
@@ -20,8 +20,10 @@ pub(crate) enum Attempt {
     Throttled,
     /// The host could not run it; for people.
     Failed(String),
-    /// There is no such function.
+    /// There is no such function, or no such version or alias of it.
     Gone,
+    /// The function is not to run at all: it has a concurrency of 0 reserved.
+    NoConcurrency,
     /// The controller is ending.
     Ending,
 }
@@ -69,14 +71,28 @@ impl PooledFunctions {
         }
     }
 
+    /// What the event runs on at the moment; for an alias with weights each attempt draws anew.
     fn resolve(&self, event: &Event) -> Result<Arc<Version>, Attempt> {
         let function = self.catalog.get(&event.request.function);
         let function = function.ok_or(Attempt::Gone)?;
-        let state = function.record.state.is.name();
-        function
-            .live
-            .clone()
-            .ok_or_else(|| Attempt::Failed(format!("the function is {state}")))
+        let record = &function.record;
+        if record.reserved_concurrency == Some(0) {
+            return Err(Attempt::NoConcurrency);
+        }
+        let qualifier = event.request.qualifier.as_deref().unwrap_or(LATEST);
+        let version = match VersionId::parse(qualifier) {
+            Ok(version) => version,
+            Err(_) => record.aliases.get(qualifier).ok_or(Attempt::Gone)?.draw(),
+        };
+        let (live, state) = match version {
+            VersionId::Latest => (&function.live, &record.state),
+            VersionId::Number(number) => {
+                let published = function.versions.get(&number).ok_or(Attempt::Gone)?;
+                (&published.live, &published.record.state)
+            }
+        };
+        let why = || Attempt::Failed(format!("the function is {}", state.is.name()));
+        live.clone().ok_or_else(why)
     }
 
     async fn attempt(&self, event: &Event) -> Attempt {
@@ -84,21 +100,22 @@ impl PooledFunctions {
             Ok(version) => version,
             Err(attempt) => return attempt,
         };
+        let executed = version.id;
         let memory = version.config.memory_mib.min(self.memory_mib);
         let Ok(_share) = self.memory.acquire_many(memory).await else {
             return Attempt::Ending;
         };
         let request = &event.request;
-        let named = match &request.qualifier {
-            Some(qualifier) => format!("{}:{qualifier}", request.function),
-            None => request.function.to_string(),
+        let function_arn = match &request.qualifier {
+            Some(qualifier) => self.place.qualified_arn(&request.function, qualifier),
+            None => self.place.arn(&request.function),
         };
         let invocation = Invocation {
             request_id: request.request_id.clone(),
             limits: request.limits.on(&version),
             version,
             event: request.payload.clone(),
-            function_arn: self.place.arn_of(&named),
+            function_arn,
             trace_id: request.trace_id.clone(),
             client_context: None,
             tail: false,
@@ -109,9 +126,9 @@ impl PooledFunctions {
             Ok(completed) => Attempt::Ran(Ran {
                 payload: completed.payload,
                 failed: completed.failed,
-                executed_version: LATEST.into(),
+                executed_version: executed.to_string(),
             }),
-            Err(NotRun::Throttled) => Attempt::Throttled,
+            Err(NotRun::Throttled | NotRun::ReservedConcurrency) => Attempt::Throttled,
             Err(NotRun::Unavailable(why)) => Attempt::Failed(why),
             Err(NotRun::Ending) => Attempt::Ending,
         }
@@ -128,6 +145,6 @@ impl Functions for PooledFunctions {
     }
 
     fn arn(&self, function: &FunctionName, qualifier: &str) -> String {
-        self.place.arn_of(&format!("{function}:{qualifier}"))
+        self.place.qualified_arn(function, qualifier)
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::LayerUse;
+
 /// What a function's owner chose. Everything in it is part of what a snapshot is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FunctionConfig {
@@ -24,7 +26,9 @@ pub(crate) struct FunctionConfig {
     pub(crate) tracing_mode: String,
     /// `None` or `PublishedVersions`. Kept for clients; here every version starts from a snapshot.
     pub(crate) snap_start: String,
-    pub(crate) tags: BTreeMap<String, String>,
+    /// Laid over each other at `/opt`, the first at the bottom.
+    #[serde(default)]
+    pub(crate) layers: Vec<LayerUse>,
 }
 
 /// Runtimes that functions can ask for.

@@ -1,12 +1,23 @@
 //! What a function is: its name, its configuration, its record in the registry, and the version of
 //! it that can run.
 
+mod alias;
 mod config;
+mod layer;
 mod name;
+mod policy;
+mod qualifier;
 mod record;
 mod version;
 
+pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
-pub(crate) use name::{FunctionName, LATEST, Place};
-pub(crate) use record::{Code, Deployed, FunctionRecord, State, Status, UpdateStatus};
+pub(crate) use layer::{LayerName, LayerRecord, LayerUse, LayerVersion};
+pub(crate) use name::{FunctionName, Place};
+pub(crate) use policy::{Conditions, MAX_POLICY, Policies, Statement, document as policy_document};
+pub(crate) use qualifier::{LATEST, VersionId};
+pub(crate) use record::{
+    Code, Deployed, FunctionRecord, Made, ProvisionedRecord, State, Status, UpdateStatus,
+    VersionRecord,
+};
 pub(crate) use version::{Artefacts, Fingerprints, SnapshotFiles, Version, snapshot_files};

@@ -5,9 +5,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The qualifier of the code that was deployed last: the only version so far.
-pub(crate) const LATEST: &str = "$LATEST";
-
 /// Longest name, in bytes.
 const MAX_NAME: usize = 64;
 
@@ -68,8 +65,16 @@ impl Place {
         self.arn_of(name.as_str())
     }
 
-    /// The ARN of a function, or of a version of it when `name` is qualified.
-    pub(crate) fn arn_of(&self, name: &str) -> String {
+    /// The ARN of a function with a qualifier.
+    pub(crate) fn qualified_arn(
+        &self,
+        name: &FunctionName,
+        qualifier: impl fmt::Display,
+    ) -> String {
+        self.arn_of(&format!("{name}:{qualifier}"))
+    }
+
+    fn arn_of(&self, name: &str) -> String {
         format!(
             "arn:aws:lambda:{}:{}:function:{name}",
             self.region, self.account

@@ -1,11 +1,15 @@
 //! A function as the registry keeps it.
 
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{FunctionConfig, FunctionName};
+use super::{Aliases, FunctionConfig, FunctionName, Policies};
 
 /// Everything about one function that outlives the process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FunctionRecord {
     pub(crate) name: FunctionName,
     /// What the owner asked for last.
@@ -21,6 +25,47 @@ pub(crate) struct FunctionRecord {
     pub(crate) pending_deploy: Option<String>,
     /// What serves.
     pub(crate) deployed: Option<Deployed>,
+    /// Number of the version that was published last, also when it was deleted since.
+    #[serde(default)]
+    pub(crate) last_version: u32,
+    #[serde(default)]
+    pub(crate) aliases: Aliases,
+    /// All that it may run at once, and nobody else gets.
+    #[serde(default)]
+    pub(crate) reserved_concurrency: Option<u32>,
+    #[serde(default)]
+    pub(crate) tags: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) policies: Policies,
+    /// What is kept ready, by the version or alias that it is wanted of.
+    #[serde(default)]
+    pub(crate) provisioned: BTreeMap<String, ProvisionedRecord>,
+}
+
+/// Instances that are to be kept ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProvisionedRecord {
+    pub(crate) requested: u32,
+    pub(crate) last_modified: String,
+}
+
+/// A published version: configuration and code never change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VersionRecord {
+    /// From 1 on.
+    pub(crate) number: u32,
+    /// What `$LATEST` had when it was published.
+    pub(crate) config: FunctionConfig,
+    pub(crate) code: Code,
+    /// In place of the configuration's.
+    pub(crate) description: String,
+    pub(crate) revision_id: String,
+    pub(crate) last_modified: String,
+    pub(crate) state: Status<State>,
+    /// The deploy that is under way, or was when the process ended.
+    pub(crate) pending_deploy: Option<String>,
+    /// What serves.
+    pub(crate) made: Option<Made>,
 }
 
 /// A code package in the store.
@@ -30,14 +75,35 @@ pub(crate) struct Code {
     pub(crate) sha256: String,
     /// Size of the ZIP file, in bytes.
     pub(crate) size: u64,
+    /// Sum of its files, in bytes; 0 for what came in before that was kept.
+    #[serde(default)]
+    pub(crate) unpacked: u64,
 }
 
-/// A version that was made ready, with the configuration it was made of.
+impl Code {
+    /// The hash as Lambda writes it.
+    pub(crate) fn sha256_base64(&self) -> String {
+        let bytes: Vec<u8> = (0..self.sha256.len())
+            .step_by(2)
+            .filter_map(|at| u8::from_str_radix(self.sha256.get(at..at + 2)?, 16).ok())
+            .collect();
+        STANDARD.encode(bytes)
+    }
+}
+
+/// The code that was made ready last, with the configuration it was made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Deployed {
     pub(crate) config: FunctionConfig,
     pub(crate) code: Code,
-    /// Names its image and snapshot.
+    #[serde(flatten)]
+    pub(crate) made: Made,
+}
+
+/// Files that a version starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Made {
+    /// Names image and snapshot.
     pub(crate) key: String,
     /// What the snapshot was bound to when it was made.
     pub(crate) fingerprint: String,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Code, FunctionConfig, FunctionName};
+use super::{Code, FunctionConfig, FunctionName, VersionId};
 
 /// A version of a function. Invocations, instances and the catalog share it; an instance never
 /// serves another one than the one it was started from.
@@ -14,6 +14,7 @@ pub(crate) struct Version {
     /// Unique in this process.
     pub(crate) serial: u64,
     pub(crate) name: FunctionName,
+    pub(crate) id: VersionId,
     pub(crate) config: FunctionConfig,
     pub(crate) code: Code,
     pub(crate) revision_id: String,
@@ -27,6 +28,7 @@ impl Version {
     /// `artefacts` is `None` when they have to be made anew before the first start.
     pub(crate) fn new(
         name: FunctionName,
+        id: VersionId,
         config: FunctionConfig,
         code: Code,
         revision_id: String,
@@ -36,6 +38,7 @@ impl Version {
         Arc::new(Self {
             serial: NEXT.fetch_add(1, Ordering::Relaxed),
             name,
+            id,
             config,
             code,
             revision_id,
@@ -110,6 +113,8 @@ pub(crate) struct Artefacts {
     pub(crate) runtime_image: PathBuf,
     /// The code.
     pub(crate) code_image: PathBuf,
+    /// Its layers, if it has any.
+    pub(crate) layers_image: Option<PathBuf>,
     /// Folder of the snapshot's files.
     pub(crate) folder: PathBuf,
     pub(crate) fingerprints: Fingerprints,
@@ -121,6 +126,7 @@ impl Artefacts {
         key: String,
         runtime_image: PathBuf,
         code_image: PathBuf,
+        layers_image: Option<PathBuf>,
         folder: PathBuf,
         fingerprints: Fingerprints,
     ) -> Arc<Self> {
@@ -128,6 +134,7 @@ impl Artefacts {
             key,
             runtime_image,
             code_image,
+            layers_image,
             folder,
             fingerprints,
             doomed: AtomicBool::new(false),
@@ -142,14 +149,20 @@ impl Artefacts {
         vec![
             Some(self.runtime_image.clone()),
             Some(self.code_image.clone()),
-            None,
+            self.layers_image.clone(),
         ]
     }
 
     /// Whether the files are there.
     pub(crate) fn complete(&self) -> bool {
         let files = self.snapshot();
-        files.state.is_file() && files.memory.is_file() && self.code_image.is_file()
+        files.state.is_file()
+            && files.memory.is_file()
+            && self.code_image.is_file()
+            && self
+                .layers_image
+                .as_ref()
+                .is_none_or(|image| image.is_file())
     }
 
     pub(crate) fn doom(&self) {
@@ -167,10 +180,9 @@ impl Drop for Artefacts {
         if !*self.doomed.get_mut() {
             return;
         }
-        let removed = [
-            std::fs::remove_dir_all(&self.folder),
-            std::fs::remove_file(&self.code_image),
-        ];
+        let images = std::iter::once(&self.code_image).chain(&self.layers_image);
+        let images = images.map(std::fs::remove_file);
+        let removed = std::iter::once(std::fs::remove_dir_all(&self.folder)).chain(images);
         for result in removed {
             match result {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -215,6 +227,7 @@ mod tests {
             "k".into(),
             "/runtime".into(),
             image.clone(),
+            None,
             folder.clone(),
             Fingerprints::default(),
         );

@@ -13,13 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::job::{Invocation, Start};
-use crate::function::{Artefacts, LATEST};
-use crate::instance::{
-    MicroVm, RestoreFrom, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw,
-};
+use super::warm_up::restore_from;
+use crate::function::Artefacts;
+use crate::instance::{MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw};
 use crate::logs::{Kind, LogStore, Tail, lines};
 
-/// Longest time from a restore's command to the guest's first word. Tens of milliseconds are usual;
+/// Longest time from a restore's command to its reply. A few milliseconds are usual;
 /// this is for a host with far more to do than it can.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -98,7 +97,8 @@ impl Output<'_> {
     }
 
     fn start(&mut self) {
-        self.platform(&lines::start(&self.invocation.request_id, LATEST));
+        let version = self.invocation.version.id.to_string();
+        self.platform(&lines::start(&self.invocation.request_id, &version));
     }
 
     /// A line of the platform's.
@@ -130,9 +130,8 @@ pub(crate) async fn converse(
             snapshot_unusable: false,
         });
     }
-    talk.cpu_before = vm.process().cpu_time().unwrap_or_default();
-    if talk.guest_runs {
-        output.start();
+    if begin.start() == Start::Warm {
+        talk.vcpu_runs(talk.began, vm, output);
     }
     loop {
         let limit = talk.limit;
@@ -152,7 +151,7 @@ pub(crate) async fn converse(
                 Err(why) => return talk.failed(vm, why),
             },
             Ok(Err(why)) => return talk.failed(vm, why),
-            Ok(Ok(_)) | Err(_) if talk.guest_runs => {
+            Ok(Ok(_)) | Err(_) if talk.ran_since.is_some() => {
                 return talk.ended(vm, Answer::TimedOut(invocation.limits.timeout));
             }
             Ok(Ok(_)) | Err(_) => {
@@ -172,32 +171,28 @@ struct Talk<'a> {
     /// Whether the guest has said anything since `began`.
     heard: bool,
     /// Whether the guest may serve: it was restored and has thawed, or it was paused.
-    guest_runs: bool,
+    thawed: bool,
     /// When the vCPU began to run: the beginning of what the caller is told. `Thawed` may come
     /// together with the answer, so for a restored microVM it is the restore's reply that counts.
     ran_since: Option<Instant>,
+    /// Until the vCPU runs, the end of the wait for it; then the end of the function's time. A
+    /// guest that does not thaw gains nothing by that.
     limit: Instant,
+    /// The microVM's CPU time at `ran_since`.
     cpu_before: Duration,
 }
 
 impl<'a> Talk<'a> {
     fn new(invocation: &'a Invocation, begin: Begin<'_>) -> Self {
         let began = Instant::now();
-        let guest_runs = begin.start() == Start::Warm;
-        let limit = began
-            + if guest_runs {
-                invocation.limits.timeout
-            } else {
-                START_LIMIT
-            };
         Self {
             invocation,
             began,
             awaited: None,
             heard: false,
-            guest_runs,
-            ran_since: guest_runs.then_some(began),
-            limit,
+            thawed: begin.start() == Start::Warm,
+            ran_since: None,
+            limit: began + START_LIMIT,
             cpu_before: Duration::ZERO,
         }
     }
@@ -225,12 +220,7 @@ impl<'a> Talk<'a> {
         );
         match begin {
             Begin::Restore(artefacts) => {
-                let restore = RestoreFrom {
-                    snapshot: artefacts.snapshot(),
-                    disks: artefacts.disks(),
-                    fingerprint: artefacts.fingerprints.booted.clone(),
-                    resume: Some(resume),
-                };
+                let restore = restore_from(artefacts, resume);
                 self.awaited = Some(vm.submit(restore.errand()?)?);
                 vm.send([thaw()?, invoke])
             }
@@ -256,7 +246,7 @@ impl<'a> Talk<'a> {
                 outcome(reply)?;
                 if expected {
                     self.awaited = None;
-                    self.vcpu_runs(vm);
+                    self.vcpu_runs(Instant::now(), vm, output);
                 }
                 return Ok(None);
             }
@@ -268,16 +258,14 @@ impl<'a> Talk<'a> {
             VmEvent::Agent(message) => message,
         };
         self.heard = true;
-        if !self.guest_runs && !matches!(message, AgentMessage::Thawed | AgentMessage::Fatal(_)) {
+        if !self.thawed && !matches!(message, AgentMessage::Thawed | AgentMessage::Fatal(_)) {
             return Err(unexpected("something before it had thawed"));
         }
         match message {
-            AgentMessage::Thawed if !self.guest_runs => {
-                self.guest_runs = true;
+            AgentMessage::Thawed if !self.thawed => {
+                self.thawed = true;
                 // The two sockets have no order between them: the reply may still be unread.
-                let since = self.vcpu_runs(vm);
-                self.limit = since + self.invocation.limits.timeout;
-                output.start();
+                self.vcpu_runs(Instant::now(), vm, output);
                 Ok(None)
             }
             AgentMessage::Log(log, lines) => {
@@ -316,12 +304,15 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Notes that the vCPU runs: from now on, unless it was known to run already.
-    fn vcpu_runs(&mut self, vm: &MicroVm) -> Instant {
-        *self.ran_since.get_or_insert_with(|| {
-            self.cpu_before = vm.process().cpu_time().unwrap_or_default();
-            Instant::now()
-        })
+    /// The vCPU runs, and the function's time with it: from then on, unless both did already.
+    fn vcpu_runs(&mut self, since: Instant, vm: &MicroVm, output: &mut Output<'_>) {
+        if self.ran_since.is_some() {
+            return;
+        }
+        self.ran_since = Some(since);
+        self.limit = since + self.invocation.limits.timeout;
+        self.cpu_before = vm.process().cpu_time().unwrap_or_default();
+        output.start();
     }
 
     fn check(&self, answered: &str) -> Result<(), VmError> {
@@ -364,15 +355,27 @@ impl<'a> Talk<'a> {
             .unwrap_or_default()
     }
 
+    fn cpu(&self, vm: &MicroVm, answer: &Answer) -> Duration {
+        // The sandbox counts a budget from the vCPU's first instruction; a restore's reply is read
+        // a little later.
+        let least = match answer {
+            Answer::CpuExhausted(budget) => *budget,
+            _ => Duration::ZERO,
+        };
+        match (self.ran_since, vm.process().cpu_time()) {
+            (Some(_), Some(now)) => now.saturating_sub(self.cpu_before).max(least),
+            _ => least,
+        }
+    }
+
     fn ran(&self, vm: &MicroVm, answer: Answer, run: Duration) -> Ran {
-        let cpu = vm.process().cpu_time().unwrap_or(self.cpu_before);
         let now = Instant::now();
         Ran {
+            cpu: self.cpu(vm, &answer),
             answer,
             restore: self.ran_since.unwrap_or(now) - self.began,
             run,
             duration: run,
-            cpu: cpu.saturating_sub(self.cpu_before),
             max_memory_bytes: 0,
             deadline: self.limit,
         }

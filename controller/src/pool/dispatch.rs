@@ -10,10 +10,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::concurrency::{Concurrency, Limit};
+use super::entry::{Capacity, GiveUp, Phase, StartOrder};
 use super::job::{Completed, Invocation, Job, NotRun};
 use super::lifecycle;
 use super::shells::Shells;
-use super::state::{Capacity, GiveUp, Phase, StartOrder, State};
+use super::state::State;
 use crate::function::{Artefacts, Version};
 use crate::instance::pss_kib;
 use crate::logs::LogStore;
@@ -34,6 +36,8 @@ pub(crate) trait ArtefactSource: std::fmt::Debug + Send + Sync {
 /// Limits and waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PoolSettings {
+    /// Most invocations at once, whatever they run on.
+    pub(crate) account_concurrency: u32,
     pub(crate) max_instances: usize,
     pub(crate) max_per_function: usize,
     pub(crate) memory_budget_mib: u64,
@@ -47,6 +51,7 @@ pub(crate) struct PoolSettings {
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
+    concurrency: Arc<Concurrency>,
     settings: PoolSettings,
     pub(crate) shells: Arc<Shells>,
     source: Arc<dyn ArtefactSource>,
@@ -61,7 +66,7 @@ pub(crate) struct Shared {
 /// All instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     tickets: Arc<AtomicU64>,
 }
 
@@ -70,7 +75,7 @@ pub(crate) struct Pool {
 pub(crate) struct InstanceInfo {
     id: u64,
     function: String,
-    version: &'static str,
+    version: String,
     revision_id: String,
     state: &'static str,
     age_seconds: f64,
@@ -143,7 +148,7 @@ impl Shared {
         self.parked.notify_one();
     }
 
-    fn start(self: &Arc<Self>, orders: Vec<StartOrder>) {
+    pub(super) fn start(self: &Arc<Self>, orders: Vec<StartOrder>) {
         let evicted = self.state().take_evicted();
         self.metrics.evictions.inc_by(evicted);
         for order in orders {
@@ -168,6 +173,7 @@ impl Pool {
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(capacity)),
+            concurrency: Concurrency::new(settings.account_concurrency),
             settings,
             shells,
             source,
@@ -193,12 +199,21 @@ impl Pool {
     pub(crate) async fn submit(&self, invocation: Invocation) -> Result<Completed, NotRun> {
         let serial = invocation.version.serial;
         let function = invocation.version.name.clone();
+        let admitted = self.shared.concurrency.admit(&function);
+        let slot = admitted.map_err(|limit| {
+            self.shared.metrics.throttle(function.as_str());
+            match limit {
+                Limit::Account => NotRun::Throttled,
+                Limit::Reserved => NotRun::ReservedConcurrency,
+            }
+        })?;
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (reply, mut answer) = oneshot::channel();
         let job = Job {
             ticket,
             invocation: Box::new(invocation),
             attempts: 0,
+            slot: Some(slot),
             reply,
         };
         let now = Instant::now();
@@ -283,7 +298,7 @@ impl Pool {
             .map(|(id, entry)| InstanceInfo {
                 id,
                 function: entry.version.name.to_string(),
-                version: crate::function::LATEST,
+                version: entry.version.id.to_string(),
                 revision_id: entry.version.revision_id.clone(),
                 state: entry.phase.name(),
                 age_seconds: seconds(entry.started),
@@ -310,6 +325,11 @@ impl Pool {
 
     pub(crate) fn shells(&self) -> usize {
         self.shared.shells.len()
+    }
+
+    /// Who may run how many invocations at once.
+    pub(crate) fn concurrency(&self) -> &Concurrency {
+        &self.shared.concurrency
     }
 
     pub(crate) fn memory_budget_mib(&self) -> u64 {

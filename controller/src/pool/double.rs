@@ -73,6 +73,7 @@ impl Stage {
             "k".into(),
             code.clone(),
             code,
+            None,
             folder,
             Fingerprints::default(),
         )
@@ -162,6 +163,8 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
                     Ok(())
                 }
                 HostMessage::Ping(bytes) => say(&mut agent, [AgentMessage::Pong(bytes)]).await,
+                // Never says that it thawed.
+                HostMessage::Invoke(_, event) if event == "frozen" => Ok(()),
                 HostMessage::Invoke(invoke, event) => {
                     if event == "slow" {
                         tokio::time::sleep(SLOW).await;
@@ -178,6 +181,10 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
             if done.is_err() {
                 return;
             }
+        }
+        // Nothing came with the thaw that it could leave with.
+        if std::mem::take(&mut thawed) && say(&mut agent, [AgentMessage::Thawed]).await.is_err() {
+            return;
         }
     }
 }

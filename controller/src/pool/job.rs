@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::concurrency::Slot;
 use crate::function::Version;
 
 /// What a caller wants run. Checked where it came in.
@@ -45,12 +46,16 @@ pub(crate) struct Job {
     pub(crate) invocation: Box<Invocation>,
     /// Instances that ended before it could have begun on them.
     pub(crate) attempts: u8,
+    /// Its right to run.
+    pub(crate) slot: Option<Slot>,
     pub(crate) reply: oneshot::Sender<Result<Completed, NotRun>>,
 }
 
 impl Job {
     /// Answers the caller, who may have gone; the function's result is then nobody's.
-    pub(crate) fn answer(self, result: Result<Completed, NotRun>) {
+    pub(crate) fn answer(mut self, result: Result<Completed, NotRun>) {
+        // First: the caller may be back with the next invocation at once.
+        self.slot = None;
         let _ = self.reply.send(result);
     }
 }
@@ -90,9 +95,13 @@ pub(crate) struct Completed {
 /// The function provably did not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotRun {
-    /// A limit of instances or memory was reached and no instance came free in time.
+    /// The account's limit was reached; or one of instances or memory, and no instance came free in
+    /// time.
     #[error("every instance that there may be is busy")]
     Throttled,
+    /// The function's reserved concurrency is in use.
+    #[error("as many as the function has reserved run")]
+    ReservedConcurrency,
     /// No instance could be started.
     #[error("no instance could be started: {0}")]
     Unavailable(String),

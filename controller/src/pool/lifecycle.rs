@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hearth_protocol::agent::{AgentMessage, HostMessage};
-use hearth_protocol::sandbox::{Command, Freeze, Resume};
+use hearth_protocol::agent::AgentMessage;
+use hearth_protocol::sandbox::{Command, Freeze, RefusalKind};
 use tokio::time::{timeout, timeout_at};
 
 use super::conversation::{Begin, NotStarted, Output, Ran, converse};
 use super::dispatch::Shared;
+use super::entry::{Order, Parked, StartOrder, Taken};
 use super::job::{Completed, Job, NotRun, Phases, Start};
-use super::state::{Order, Parked, StartOrder};
+
+use super::warm_up::warm_up;
 use crate::function::{Artefacts, Version};
 use crate::instance::{MicroVm, VmError, VmEvent, outcome};
 use crate::logs::lines::{self, Report};
@@ -25,7 +27,7 @@ use crate::logs::{Kind, Tail};
 /// that told so, and to halt. Not more, since a function's threads run on in that time as well.
 const FREEZE_WITHIN: Duration = Duration::from_millis(100);
 /// Longest time for a pause or a resume.
-const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// An answered invocation's runtime gets at least this long to ask for the next.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 /// Starts that may fail before an invocation is told so.
@@ -52,7 +54,7 @@ pub(crate) async fn live(pool: Arc<Shared>, order: StartOrder) {
     instance.pool.gone(instance.id);
 }
 
-struct Instance {
+pub(super) struct Instance {
     id: u64,
     version: Arc<Version>,
     pool: Arc<Shared>,
@@ -71,12 +73,25 @@ impl Instance {
         };
         self.pool.state().claimed(self.id, vm.process().pid());
         let taken = self.pool.state().take(self.id);
-        let Some(mut job) = taken else {
+        let (mut job, mut state) = match taken {
             // Another instance was faster.
-            return self.pool.shells.put_back(vm);
+            Taken::Nothing => return self.pool.shells.put_back(vm),
+            Taken::Job(job) => {
+                vm.process().set_memory(self.version.config.memory_mib);
+                (job, Vm::Shell(artefacts))
+            }
+            Taken::Ready => {
+                vm.process().set_memory(self.version.config.memory_mib);
+                if let Err(why) = self.warm(&mut vm, &artefacts).await {
+                    return self.start_failed(&why);
+                }
+                self.pool.state().warmed(self.id, Instant::now());
+                match self.next(&mut vm, false).await {
+                    Some(next) => next,
+                    None => return,
+                }
+            }
         };
-        vm.process().set_memory(self.version.config.memory_mib);
-        let mut state = Vm::Shell(artefacts);
         loop {
             let budgeted = job.invocation.limits.cpu.is_some();
             if self.serve(&mut vm, &state, job).await.is_break() {
@@ -101,10 +116,25 @@ impl Instance {
         Ok((vm, artefacts))
     }
 
+    /// Restores the snapshot and lets the guest thaw, without an invocation.
+    async fn warm(&self, vm: &mut MicroVm, artefacts: &Arc<Artefacts>) -> Result<(), String> {
+        let warmed = tokio::select! {
+            warmed = warm_up(vm, artefacts, |text| self.log(text)) => warmed,
+            () = self.pool.stop.cancelled() => return Err("the controller is ending".into()),
+        };
+        if let Err(VmError::Refused(refusal)) = &warmed
+            && refusal.kind == RefusalKind::SnapshotUnusable
+        {
+            // The next start makes it anew.
+            self.version.discard_artefacts(artefacts);
+        }
+        warmed.map_err(|error| error.to_string())
+    }
+
     fn start_failed(&self, why: &str) {
         tracing::error!(function = %self.version.name, why, "an instance could not be started");
         self.pool.metrics.instance_failure("start");
-        let waiting = self.pool.state().start_failed(self.id);
+        let waiting = self.pool.state().start_failed(self.id, why);
         if let Some(job) = waiting {
             self.again(job, why);
         }
@@ -337,35 +367,7 @@ impl Instance {
         None
     }
 
-    /// The unit of the benchmarks: a frame to the agent and back.
-    async fn ping(&self, vm: &mut MicroVm, count: u32) -> Result<Vec<u64>, VmError> {
-        self.command(vm, Command::Resume(Resume::default())).await?;
-        let mut micros = Vec::with_capacity(count as usize);
-        for n in 0..count {
-            let bytes = Bytes::copy_from_slice(&n.to_le_bytes());
-            let sent = Instant::now();
-            vm.send([HostMessage::Ping(bytes.clone())])?;
-            loop {
-                let event = timeout(COMMAND_LIMIT, vm.next())
-                    .await
-                    .map_err(|_| VmError::Late("a pong", COMMAND_LIMIT))??;
-                match event {
-                    VmEvent::Agent(AgentMessage::Pong(pong)) if pong == bytes => break,
-                    VmEvent::Agent(AgentMessage::Log(_, text)) => self.log(text),
-                    other => {
-                        return Err(VmError::Unexpected(format!(
-                            "it answered a ping with {other:?}"
-                        )));
-                    }
-                }
-            }
-            micros.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
-        }
-        self.command(vm, Command::Pause).await?;
-        Ok(micros)
-    }
-
-    async fn command(&self, vm: &mut MicroVm, command: Command) -> Result<(), VmError> {
+    pub(super) async fn command(&self, vm: &mut MicroVm, command: Command) -> Result<(), VmError> {
         timeout(COMMAND_LIMIT, vm.command(command))
             .await
             .map_err(|_| VmError::Late("a command", COMMAND_LIMIT))?
@@ -373,7 +375,7 @@ impl Instance {
     }
 
     /// What a function writes between invocations.
-    fn log(&self, text: Bytes) {
+    pub(super) fn log(&self, text: Bytes) {
         self.pool
             .logs
             .append(&self.version.name, None, Kind::Function, text);

@@ -15,124 +15,37 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::entry::{Capacity, Entry, GiveUp, Order, Parked, Phase, StartOrder, Taken};
 use super::job::Job;
+use super::provision::Provision;
 use crate::function::Version;
 use crate::metrics::Census;
 
-/// What an idle instance is told.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// Run this.
-    Run(Job),
-    /// Answer pings: a measurement.
-    Ping {
-        /// How many.
-        count: u32,
-        /// Microseconds of each, or why not.
-        reply: oneshot::Sender<Result<Vec<u64>, String>>,
-    },
-    /// End.
-    End,
-}
-
-/// What an instance does when it has nothing to do.
-#[derive(Debug)]
-pub(crate) enum Parked {
-    /// There is something after all.
-    Run(Job),
-    /// Wait for an order.
-    Wait(oneshot::Receiver<Order>),
-    /// End.
-    End,
-}
-
-/// An instance to start.
-#[derive(Debug, Clone)]
-pub(crate) struct StartOrder {
-    pub(crate) id: u64,
-    pub(crate) version: Arc<Version>,
-}
-
-/// What became of an invocation that has waited long enough.
-#[derive(Debug)]
-pub(crate) enum GiveUp {
-    /// It was still waiting and nothing is on its way for it.
-    Removed,
-    /// An instance is on its way.
-    Coming,
-    /// It runs, or has run.
-    Started,
-}
-
-/// Limits of all instances together.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Capacity {
-    pub(crate) max_instances: usize,
-    pub(crate) max_per_function: usize,
-    pub(crate) memory_mib: u64,
-    /// How long an instance that has answered counts as one that will soon be free. After that a
-    /// waiting invocation gets a new one.
-    pub(crate) finish_grace: Duration,
-}
-
-/// One instance.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) version: Arc<Version>,
-    pub(crate) phase: Phase,
-    pub(crate) started: Instant,
-    pub(crate) pid: Option<u32>,
-    pub(crate) invocations: u64,
-}
-
-/// What an instance does. Only an idle one has somebody to give orders to.
-#[derive(Debug)]
-pub(crate) enum Phase {
-    Starting,
-    Busy,
-    Finishing {
-        since: Instant,
-    },
-    Idle {
-        since: Instant,
-        wake: oneshot::Sender<Order>,
-    },
-}
-
-impl Phase {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Busy => "busy",
-            Self::Finishing { .. } => "finishing",
-            Self::Idle { .. } => "idle",
-        }
-    }
-}
-
 /// What all instances of one version share.
 #[derive(Debug, Default)]
-struct Group {
+pub(super) struct Group {
     /// Least recently used first.
-    idle: Vec<u64>,
-    queue: VecDeque<Job>,
-    starting: usize,
+    pub(super) idle: Vec<u64>,
+    pub(super) queue: VecDeque<Job>,
+    pub(super) starting: usize,
 }
 
 /// All instances and all waiting invocations.
 #[derive(Debug)]
 pub(crate) struct State {
-    capacity: Capacity,
-    groups: HashMap<u64, Group>,
-    instances: BTreeMap<u64, Entry>,
-    memory_mib: u64,
+    pub(super) capacity: Capacity,
+    pub(super) groups: HashMap<u64, Group>,
+    pub(super) instances: BTreeMap<u64, Entry>,
+    pub(super) memory_mib: u64,
+    /// By the version's number.
+    pub(super) provisions: HashMap<u64, Provision>,
     next_id: u64,
-    ending: bool,
-    evicted: u64,
+    pub(super) ending: bool,
+    pub(super) evicted: u64,
 }
 
 impl State {
@@ -142,6 +55,7 @@ impl State {
             groups: HashMap::new(),
             instances: BTreeMap::new(),
             memory_mib: 0,
+            provisions: HashMap::new(),
             next_id: 1,
             ending: false,
             evicted: 0,
@@ -215,26 +129,29 @@ impl State {
             if group.queue.len() <= group.starting + soon || !self.make_room(version) {
                 break;
             }
-            let id = self.next_id;
-            self.next_id += 1;
-            self.memory_mib += u64::from(version.config.memory_mib);
-            self.instances.insert(
-                id,
-                Entry {
-                    version: version.clone(),
-                    phase: Phase::Starting,
-                    started: now,
-                    pid: None,
-                    invocations: 0,
-                },
-            );
-            self.groups.entry(version.serial).or_default().starting += 1;
-            orders.push(StartOrder {
-                id,
-                version: version.clone(),
-            });
+            orders.push(self.begin(version, now));
         }
         orders
+    }
+
+    /// Begins an instance for which there is room.
+    pub(super) fn begin(&mut self, version: &Arc<Version>, now: Instant) -> StartOrder {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.memory_mib += u64::from(version.config.memory_mib);
+        let entry = Entry {
+            version: version.clone(),
+            phase: Phase::Starting,
+            started: now,
+            pid: None,
+            invocations: 0,
+        };
+        self.instances.insert(id, entry);
+        self.groups.entry(version.serial).or_default().starting += 1;
+        StartOrder {
+            id,
+            version: version.clone(),
+        }
     }
 
     /// The same for a version of which only the number is known.
@@ -250,7 +167,7 @@ impl State {
     }
 
     /// Starts for every version that waits, the longest-waiting caller first.
-    fn provide_all(&mut self, now: Instant) -> Vec<StartOrder> {
+    pub(super) fn provide_all(&mut self, now: Instant) -> Vec<StartOrder> {
         let mut waiting: Vec<((bool, Instant), Arc<Version>)> = self
             .groups
             .values()
@@ -285,85 +202,6 @@ impl State {
         })
     }
 
-    /// Whether one more instance fits, after ending idle ones, least recently used first.
-    fn make_room(&mut self, version: &Version) -> bool {
-        let of_function = self
-            .instances
-            .values()
-            .filter(|entry| entry.version.name == version.name)
-            .count();
-        if self.ending || of_function >= self.capacity.max_per_function {
-            return false;
-        }
-        let memory = u64::from(version.config.memory_mib);
-        let fits = |state: &Self| {
-            state.instances.len() < state.capacity.max_instances
-                && state.memory_mib + memory <= state.capacity.memory_mib
-        };
-        // Look before killing: idle instances are worth keeping when their end would not help.
-        let idle_memory: u64 = self
-            .instances
-            .values()
-            .filter(|entry| matches!(entry.phase, Phase::Idle { .. }))
-            .map(|entry| u64::from(entry.version.config.memory_mib))
-            .sum();
-        if self.memory_mib - idle_memory + memory > self.capacity.memory_mib {
-            return false;
-        }
-        while !fits(self) {
-            let oldest = self
-                .instances
-                .iter()
-                .filter_map(|(id, entry)| match entry.phase {
-                    Phase::Idle { since, .. } => Some((since, *id)),
-                    _ => None,
-                })
-                .min();
-            let Some((_, id)) = oldest else { return false };
-            self.end(id);
-            self.evicted += 1;
-        }
-        true
-    }
-
-    /// Ends an idle instance; its place is free at once.
-    fn end(&mut self, id: u64) {
-        if let Some(entry) = self.remove(id)
-            && let Phase::Idle { wake, .. } = entry.phase
-        {
-            // An instance that does not listen any more is ending by itself.
-            let _ = wake.send(Order::End);
-        }
-    }
-
-    fn remove(&mut self, id: u64) -> Option<Entry> {
-        let entry = self.instances.remove(&id)?;
-        self.memory_mib -= u64::from(entry.version.config.memory_mib);
-        if let Some(group) = self.groups.get_mut(&entry.version.serial) {
-            group.idle.retain(|idle| *idle != id);
-            if matches!(entry.phase, Phase::Starting) {
-                group.starting -= 1;
-            }
-        }
-        self.forget_empty(entry.version.serial);
-        Some(entry)
-    }
-
-    fn forget_empty(&mut self, serial: u64) {
-        let used = self
-            .instances
-            .values()
-            .any(|entry| entry.version.serial == serial);
-        if !used
-            && self
-                .groups
-                .get(&serial)
-                .is_some_and(|group| group.queue.is_empty())
-        {
-            self.groups.remove(&serial);
-        }
-    }
-
     /// A starting instance has a process.
     pub(crate) fn claimed(&mut self, id: u64, pid: u32) {
         if let Some(entry) = self.instances.get_mut(&id) {
@@ -371,12 +209,19 @@ impl State {
         }
     }
 
-    /// A starting instance is about to begin: what with? Without anything to do it is forgotten.
-    pub(crate) fn take(&mut self, id: u64) -> Option<Job> {
-        let serial = self.instances.get(&id)?.version.serial;
+    /// A starting instance is about to begin: what with? Without anything to do it is forgotten,
+    /// unless it is to be kept ready.
+    pub(crate) fn take(&mut self, id: u64) -> Taken {
+        let Some(entry) = self.instances.get(&id) else {
+            return Taken::Nothing;
+        };
+        let serial = entry.version.serial;
         let Some(job) = self.pop(serial) else {
+            if self.is_wanted(serial) && !self.ending {
+                return Taken::Ready;
+            }
             self.remove(id);
-            return None;
+            return Taken::Nothing;
         };
         let entry = self.instances.get_mut(&id).expect("looked up above");
         entry.phase = Phase::Busy;
@@ -384,7 +229,7 @@ impl State {
         if let Some(group) = self.groups.get_mut(&serial) {
             group.starting -= 1;
         }
-        Some(job)
+        Taken::Job(job)
     }
 
     /// The longest-waiting invocation of a version whose caller still waits.
@@ -439,12 +284,16 @@ impl State {
     /// An instance has ended: whom its place goes to.
     pub(crate) fn gone(&mut self, id: u64, now: Instant) -> Vec<StartOrder> {
         self.remove(id);
-        self.provide_all(now)
+        // Who waits first, then what may come to be used.
+        let mut orders = self.provide_all(now);
+        orders.extend(self.provision_all(now));
+        orders
     }
 
     /// The invocation that a failed start was for, if it still waits.
-    pub(crate) fn start_failed(&mut self, id: u64) -> Option<Job> {
+    pub(crate) fn start_failed(&mut self, id: u64, why: &str) -> Option<Job> {
         let serial = self.instances.get(&id)?.version.serial;
+        self.provision_failed(serial, why);
         let job = self.pop(serial);
         self.remove(id);
         job
@@ -465,57 +314,6 @@ impl State {
         group.queue.remove(position);
         self.forget_empty(serial);
         GiveUp::Removed
-    }
-
-    /// Ends the idle instances of a version that was replaced or deleted. Busy ones end when they
-    /// are done, and what waits for them is still served.
-    pub(crate) fn retire(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
-        let idle = self
-            .groups
-            .get(&serial)
-            .map(|group| group.idle.clone())
-            .unwrap_or_default();
-        for id in idle {
-            self.end(id);
-        }
-        self.provide_all(now)
-    }
-
-    /// Ends instances that have been idle for `limit`, and says when to look again.
-    pub(crate) fn reap(&mut self, limit: Duration, now: Instant) -> Option<Instant> {
-        let mut next = None;
-        let mut over = Vec::new();
-        for (id, entry) in &self.instances {
-            if let Phase::Idle { since, .. } = entry.phase {
-                let end = since + limit;
-                if end <= now {
-                    over.push(*id);
-                } else {
-                    next = Some(next.map_or(end, |next: Instant| next.min(end)));
-                }
-            }
-        }
-        for id in over {
-            self.end(id);
-        }
-        next
-    }
-
-    /// No new instances from here on; idle ones end. Returns those that wait: they never will run.
-    pub(crate) fn close(&mut self) -> Vec<Job> {
-        self.ending = true;
-        let idle: Vec<u64> = self
-            .groups
-            .values()
-            .flat_map(|group| group.idle.iter().copied())
-            .collect();
-        for id in idle {
-            self.end(id);
-        }
-        self.groups
-            .values_mut()
-            .flat_map(|group| group.queue.drain(..))
-            .collect()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -548,11 +346,6 @@ impl State {
 
     pub(crate) fn instances(&self) -> impl Iterator<Item = (u64, &Entry)> {
         self.instances.iter().map(|(id, entry)| (*id, entry))
-    }
-
-    /// Evictions since this was asked last.
-    pub(crate) fn take_evicted(&mut self) -> u64 {
-        std::mem::take(&mut self.evicted)
     }
 
     pub(crate) fn census(&self) -> Census {

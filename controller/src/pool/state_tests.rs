@@ -1,8 +1,10 @@
 //! The book-keeping's promises, decision by decision.
 
+use std::time::Duration;
+
 use super::super::job::{Invocation, Limits, NotRun};
 use super::*;
-use crate::function::{Code, FunctionConfig, FunctionName};
+use crate::function::{Code, FunctionConfig, FunctionName, VersionId};
 use crate::registry::test_record;
 
 const GRACE: Duration = Duration::from_millis(100);
@@ -21,9 +23,10 @@ pub(crate) fn version(name: &str, memory_mib: u32) -> Arc<Version> {
     let code = Code {
         sha256: String::new(),
         size: 0,
+        unpacked: 0,
     };
     let name = FunctionName::parse(name).unwrap();
-    Version::new(name, config, code, "r".into(), None)
+    Version::new(name, VersionId::Latest, config, code, "r".into(), None)
 }
 
 struct Book {
@@ -51,6 +54,7 @@ impl Book {
         Job {
             ticket: self.tickets,
             attempts: 0,
+            slot: None,
             reply,
             invocation: Box::new(Invocation {
                 request_id: self.tickets.to_string(),
@@ -79,7 +83,10 @@ impl Book {
 
     /// Takes an instance from its start to its first invocation's ticket.
     fn take(&mut self, id: u64) -> u64 {
-        self.state.take(id).expect("something to do").ticket
+        match self.state.take(id) {
+            Taken::Job(job) => job.ticket,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Takes an instance from an answer to idle.
@@ -218,7 +225,7 @@ fn a_new_instance_that_comes_too_late_has_nothing_to_do_and_takes_no_room() {
     let second = book.submit(&f)[0];
     book.state.finishing(first, book.now);
     assert_eq!(book.state.next(first).unwrap().ticket, 2);
-    assert!(book.state.take(second).is_none());
+    assert!(matches!(book.state.take(second), Taken::Nothing));
     assert_eq!(
         book.state.census(),
         Census {
@@ -303,7 +310,7 @@ fn an_invocation_whose_caller_has_gone_before_it_began_is_not_run() {
     let f = version("f", 128);
     let id = book.submit(&f)[0];
     book.answers.clear();
-    assert!(book.state.take(id).is_none());
+    assert!(matches!(book.state.take(id), Taken::Nothing));
 }
 
 #[test]
@@ -364,4 +371,85 @@ fn a_closed_pool_starts_nothing_and_gives_back_what_waits() {
     assert_eq!(book.state.close().len(), 1);
     assert_eq!(ordered(&mut idle), Some(0));
     assert!(book.submit(&f).is_empty());
+}
+
+/// Takes an instance that was started to be kept ready to idle.
+fn warm(book: &mut Book, id: u64) -> oneshot::Receiver<Order> {
+    assert!(matches!(book.state.take(id), Taken::Ready));
+    book.state.warmed(id, book.now);
+    match book.state.park(id, book.now) {
+        Parked::Wait(orders) => orders,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_provisioned_is_started_without_an_invocation_and_started_again_when_it_ends() {
+    let mut book = Book::new(ROOMY);
+    let f = version("f", 128);
+    let started = ids(book.state.set_provisioned(&f, 2, book.now));
+    assert_eq!(started.len(), 2);
+    let mut orders: Vec<_> = started.iter().map(|id| warm(&mut book, *id)).collect();
+    assert_eq!(book.state.census().idle, 2);
+    assert!(book.submit(&f).is_empty(), "it runs on one that is ready");
+    assert_eq!(ordered(&mut orders[1]), Some(1));
+    assert_eq!(ids(book.state.gone(started[0], book.now)).len(), 1);
+    assert!(book.state.set_provisioned(&f, 0, book.now).is_empty());
+    assert!(book.state.gone(started[1], book.now).is_empty());
+}
+
+#[test]
+fn instances_that_were_started_for_invocations_count_as_provisioned() {
+    let mut book = Book::new(ROOMY);
+    let f = version("f", 128);
+    let (_, _orders) = book.idle(&f);
+    assert_eq!(book.state.set_provisioned(&f, 2, book.now).len(), 1);
+}
+
+#[test]
+fn a_provisioned_instance_neither_ends_for_being_idle_nor_makes_room() {
+    let mut book = Book::new(Capacity {
+        memory_mib: 300,
+        ..ROOMY
+    });
+    let (f, g, h) = (version("f", 128), version("g", 128), version("h", 128));
+    let id = ids(book.state.set_provisioned(&f, 1, book.now))[0];
+    let mut kept = warm(&mut book, id);
+    let (_, mut other) = book.idle(&g);
+    assert_eq!(book.submit(&h).len(), 1, "room is made by the other");
+    assert_eq!((ordered(&mut other), ordered(&mut kept)), (Some(0), None));
+    let much_later = book.now + Duration::from_secs(3600);
+    book.state.reap(Duration::from_secs(1), much_later);
+    assert_eq!(ordered(&mut kept), None);
+    book.state.set_provisioned(&f, 0, book.now);
+    book.state.reap(Duration::from_secs(1), much_later);
+    assert_eq!(ordered(&mut kept), Some(0));
+}
+
+#[test]
+fn what_is_provisioned_beyond_the_room_comes_when_there_is_room() {
+    let mut book = Book::new(Capacity {
+        max_instances: 2,
+        ..ROOMY
+    });
+    let (f, g) = (version("f", 128), version("g", 128));
+    let busy = book.submit(&g)[0];
+    book.take(busy);
+    assert_eq!(book.state.set_provisioned(&f, 2, book.now).len(), 1);
+    assert_eq!(book.state.gone(busy, book.now).len(), 1);
+}
+
+#[test]
+fn a_version_that_can_not_be_started_is_given_up_after_some_tries() {
+    let mut book = Book::new(ROOMY);
+    let f = version("f", 128);
+    let mut next = ids(book.state.set_provisioned(&f, 1, book.now));
+    let mut tries = 0;
+    while let [id] = next[..] {
+        tries += 1;
+        assert!(book.state.start_failed(id, "no").is_none());
+        next = ids(book.state.gone(id, book.now));
+    }
+    assert_eq!(tries, 3);
+    assert_eq!(book.state.set_provisioned(&f, 1, book.now).len(), 1);
 }

@@ -14,6 +14,7 @@ use crate::logs::LogStore;
 use crate::metrics::{Census, Metrics};
 
 const SETTINGS: PoolSettings = PoolSettings {
+    account_concurrency: 1000,
     max_instances: 100,
     max_per_function: 100,
     memory_budget_mib: 100_000,
@@ -70,7 +71,7 @@ impl Fixture {
 }
 
 async fn run(pool: Pool, version: Arc<Version>, event: String) -> Result<Completed, NotRun> {
-    let timeout = if event == "hang" || event == "flood" {
+    let timeout = if ["hang", "flood", "frozen"].contains(&event.as_str()) {
         Duration::from_millis(200)
     } else {
         SOON
@@ -196,6 +197,7 @@ async fn every_way_of_going_wrong_ends_the_instance_and_the_next_invocation_work
     for (event, kind) in [
         ("hang", "Sandbox.Timedout"),
         ("flood", "Sandbox.Timedout"),
+        ("frozen", "Sandbox.Timedout"),
         ("exit", "Runtime.ExitError"),
         ("foreign", "Sandbox.Failure"),
         ("nonsense", "Sandbox.Failure"),
@@ -307,4 +309,79 @@ async fn a_pool_that_was_closed_and_killed_leaves_no_process() {
         .await
         .unwrap();
     assert_eq!(fixture.stage.alive.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn reserved_concurrency_refuses_at_once_what_is_beyond_it_and_nothing_after() {
+    let fixture = Fixture::new(PoolSettings {
+        throttle_wait: SOON,
+        ..SETTINGS
+    });
+    let f = fixture.version("f");
+    let claim = super::Claim {
+        reserved: Some(1),
+        provisioned: 0,
+    };
+    fixture.pool.concurrency().set_claim(&f.name, claim);
+    let running = tokio::spawn(run(fixture.pool.clone(), f.clone(), "gate".into()));
+    fixture.until("one busy", |census| census.busy == 1).await;
+    let refused = fixture.run(&f, "x").await.unwrap_err();
+    assert_eq!(refused, NotRun::ReservedConcurrency);
+    fixture.stage.gate.add_permits(1);
+    running.await.unwrap().unwrap();
+    // One after another there is never more than one, however soon the next comes.
+    for _ in 0..20 {
+        fixture.run(&f, "x").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_invocation_whose_caller_has_gone_counts_until_it_has_ended() {
+    let fixture = Fixture::new(PoolSettings {
+        account_concurrency: 1,
+        ..SETTINGS
+    });
+    let f = fixture.version("f");
+    let running = tokio::spawn(run(fixture.pool.clone(), f.clone(), "gate".into()));
+    fixture.until("one busy", |census| census.busy == 1).await;
+    running.abort();
+    assert!(running.await.is_err());
+    assert_eq!(fixture.run(&f, "x").await.unwrap_err(), NotRun::Throttled);
+    fixture.stage.gate.add_permits(1);
+    fixture.until("idle", |census| census.idle == 1).await;
+    fixture.run(&f, "x").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_provisioned_is_ready_before_it_is_invoked_and_after_it_has_died() {
+    let fixture = Fixture::new(SETTINGS);
+    let f = fixture.version("f");
+    fixture.pool.set_provisioned(&f, 2);
+    fixture.until("two idle", |census| census.idle == 2).await;
+    let ready = super::provision::Provisioned {
+        ready: 2,
+        failed: None,
+    };
+    assert_eq!(fixture.pool.provisioned(&f), ready);
+    let first = fixture.run(&f, "x").await.unwrap();
+    assert_eq!(first.start, Start::Warm);
+    fixture.run(&f, "die").await.unwrap();
+    fixture
+        .until("two idle again", |census| census.idle == 2)
+        .await;
+    assert_eq!(fixture.stage.launched.load(Ordering::SeqCst), 3);
+    fixture.pool.retire(&f);
+    fixture
+        .until("none", |census| census == Census::default())
+        .await;
+}
+
+#[tokio::test]
+async fn what_is_provisioned_from_a_snapshot_that_is_refused_is_made_anew() {
+    let fixture = Fixture::new(SETTINGS);
+    let f = fixture.version("f");
+    fixture.stage.stale.store(true, Ordering::SeqCst);
+    fixture.pool.set_provisioned(&f, 1);
+    fixture.until("idle", |census| census.idle == 1).await;
+    assert_eq!(fixture.stage.rebuilt.load(Ordering::SeqCst), 1);
 }

@@ -2,19 +2,87 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{Database, RegistryError};
-use crate::function::{FunctionName, FunctionRecord, Version};
+use crate::function::{
+    FunctionName, FunctionRecord, LayerName, LayerRecord, Version, VersionId, VersionRecord,
+};
 
 /// One function. Replaced as a whole on every change, so a reader never sees half of one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Function {
     pub(crate) record: FunctionRecord,
     /// What serves; `None` before the first deploy has succeeded.
     pub(crate) live: Option<Arc<Version>>,
+    /// By number.
+    pub(crate) versions: BTreeMap<u32, Arc<Published>>,
+}
+
+/// A published version.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) record: VersionRecord,
+    /// What serves; `None` until its deploy has succeeded.
+    pub(crate) live: Option<Arc<Version>>,
+}
+
+impl Function {
+    /// A function without versions.
+    pub(crate) fn new(record: FunctionRecord) -> Self {
+        Self {
+            record,
+            live: None,
+            versions: BTreeMap::new(),
+        }
+    }
+
+    /// A published version, to be changed.
+    pub(crate) fn published_mut(&mut self, number: u32) -> Option<&mut Published> {
+        self.versions.get_mut(&number).map(Arc::make_mut)
+    }
+
+    /// Every version that can run.
+    pub(crate) fn all_live(&self) -> impl Iterator<Item = &Arc<Version>> {
+        let published = self.versions.values().filter_map(|v| v.live.as_ref());
+        self.live.iter().chain(published)
+    }
+
+    /// Every code package that its records speak of, some more than once.
+    pub(crate) fn packages(&self) -> impl Iterator<Item = &str> {
+        let deployed = self.record.deployed.as_ref().map(|deployed| &deployed.code);
+        let versions = self.versions.values().map(|version| &version.record.code);
+        let deployed_config = self
+            .record
+            .deployed
+            .as_ref()
+            .map(|deployed| &deployed.config);
+        let configs = self.versions.values().map(|version| &version.record.config);
+        let layers = std::iter::once(&self.record.config)
+            .chain(deployed_config)
+            .chain(configs)
+            .flat_map(|config| config.layers.iter().map(|layer| &layer.code));
+        std::iter::once(&self.record.code)
+            .chain(deployed)
+            .chain(versions)
+            .chain(layers)
+            .map(|code| code.sha256.as_str())
+    }
+
+    /// Every deploy that is under way.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = (VersionId, &str)> {
+        let latest = self.record.pending_deploy.as_deref();
+        let versions = self.versions.iter().filter_map(|(number, version)| {
+            let key = version.record.pending_deploy.as_deref()?;
+            Some((VersionId::Number(*number), key))
+        });
+        latest
+            .map(|key| (VersionId::Latest, key))
+            .into_iter()
+            .chain(versions)
+    }
 }
 
 /// All functions.
@@ -22,11 +90,20 @@ pub(crate) struct Function {
 pub(crate) struct Catalog {
     database: Database,
     functions: RwLock<BTreeMap<FunctionName, Arc<Function>>>,
+    layers: RwLock<BTreeMap<LayerName, Arc<LayerRecord>>>,
     writing: Mutex<()>,
 }
 
 impl Catalog {
-    pub(crate) fn new(database: Database, functions: Vec<Function>) -> Self {
+    pub(crate) fn new(
+        database: Database,
+        functions: Vec<Function>,
+        layers: Vec<LayerRecord>,
+    ) -> Self {
+        let layers = layers
+            .into_iter()
+            .map(|layer| (layer.name.clone(), Arc::new(layer)))
+            .collect();
         let functions = functions
             .into_iter()
             .map(|function| (function.record.name.clone(), Arc::new(function)))
@@ -34,6 +111,7 @@ impl Catalog {
         Self {
             database,
             functions: RwLock::new(functions),
+            layers: RwLock::new(layers),
             writing: Mutex::new(()),
         }
     }
@@ -60,6 +138,19 @@ impl Catalog {
         (page, rest.next().is_some())
     }
 
+    pub(crate) fn layer(&self, name: &LayerName) -> Option<Arc<LayerRecord>> {
+        self.read_layers().get(name).cloned()
+    }
+
+    /// Every layer, in the order of their names.
+    pub(crate) fn layers(&self) -> Vec<Arc<LayerRecord>> {
+        self.read_layers().values().cloned().collect()
+    }
+
+    fn read_layers(&self) -> RwLockReadGuard<'_, BTreeMap<LayerName, Arc<LayerRecord>>> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the right to change functions: one change at a time, each on disk before it is seen.
     pub(crate) async fn write(&self) -> Writer<'_> {
         Writer {
@@ -68,7 +159,7 @@ impl Catalog {
         }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<FunctionName, Arc<Function>>> {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<FunctionName, Arc<Function>>> {
         self.functions
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -87,20 +178,52 @@ impl Writer<'_> {
         self.catalog.get(name)
     }
 
-    /// Whether any function's record speaks of this code package.
+    pub(crate) fn layer(&self, name: &LayerName) -> Option<Arc<LayerRecord>> {
+        self.catalog.layer(name)
+    }
+
+    pub(crate) async fn put_layer(&self, layer: LayerRecord) -> Result<(), RegistryError> {
+        self.catalog.database.put_layer(&layer).await?;
+        self.catalog
+            .layers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(layer.name.clone(), Arc::new(layer));
+        Ok(())
+    }
+
+    /// Whether any function's or layer's record speaks of this code package.
     pub(crate) fn uses_code(&self, sha256: &str) -> bool {
-        self.catalog.read().values().any(|function| {
-            let record = &function.record;
-            record.code.sha256 == sha256
-                || record
-                    .deployed
-                    .as_ref()
-                    .is_some_and(|deployed| deployed.code.sha256 == sha256)
-        })
+        let layers = self.catalog.layers();
+        let mut versions = layers.iter().flat_map(|layer| layer.versions.values());
+        if versions.any(|version| version.code.sha256 == sha256) {
+            return true;
+        }
+        self.catalog
+            .read()
+            .values()
+            .any(|function| function.packages().any(|used| used == sha256))
     }
 
     pub(crate) async fn put(&self, function: Function) -> Result<Arc<Function>, RegistryError> {
-        self.catalog.database.put(&function.record).await?;
+        let before = self.get(&function.record.name);
+        let known = before.iter().flat_map(|before| &before.versions);
+        let removed = known
+            .clone()
+            .filter(|(number, _)| !function.versions.contains_key(number))
+            .map(|(number, _)| *number)
+            .collect();
+        let known: BTreeMap<_, _> = known.collect();
+        // What was not touched is the same value still.
+        let written = function
+            .versions
+            .iter()
+            .filter(|(number, now)| !known.get(number).is_some_and(|old| Arc::ptr_eq(old, now)))
+            .map(|(_, version)| &version.record);
+        self.catalog
+            .database
+            .put(&function.record, written, removed)
+            .await?;
         let function = Arc::new(function);
         self.catalog
             .functions
@@ -126,19 +249,17 @@ impl Writer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::database::tests::record;
+    use super::super::database::tests::{record, version_record};
     use super::*;
 
     #[tokio::test]
     async fn pages_follow_each_other_in_the_order_of_names_and_end() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, _) = Database::open(&dir.path().join("r.db")).unwrap();
-        let catalog = Catalog::new(database, Vec::new());
+        let (database, _) =
+            Database::open(&dir.path().join("r.db"), &dir.path().join("key")).unwrap();
+        let catalog = Catalog::new(database, Vec::new(), Vec::new());
         for name in ["c", "a", "b"] {
-            let function = Function {
-                record: record(name),
-                live: None,
-            };
+            let function = Function::new(record(name));
             catalog.write().await.put(function).await.unwrap();
         }
         let names = |page: &[Arc<Function>]| -> Vec<String> {
@@ -153,21 +274,40 @@ mod tests {
     #[tokio::test]
     async fn a_code_package_is_in_use_until_the_last_function_of_it_is_deleted() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, _) = Database::open(&dir.path().join("r.db")).unwrap();
-        let catalog = Catalog::new(database, Vec::new());
+        let (database, _) =
+            Database::open(&dir.path().join("r.db"), &dir.path().join("key")).unwrap();
+        let catalog = Catalog::new(database, Vec::new(), Vec::new());
         let writer = catalog.write().await;
-        writer
-            .put(Function {
-                record: record("a"),
-                live: None,
-            })
-            .await
-            .unwrap();
+        writer.put(Function::new(record("a"))).await.unwrap();
         assert!(writer.uses_code(&"0".repeat(64)));
         writer
             .delete(&FunctionName::parse("a").unwrap())
             .await
             .unwrap();
         assert!(!writer.uses_code(&"0".repeat(64)));
+    }
+
+    #[tokio::test]
+    async fn a_version_is_written_once_and_its_removal_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.db");
+        let (database, _) = Database::open(&path, &dir.path().join("key")).unwrap();
+        let catalog = Catalog::new(database, Vec::new(), Vec::new());
+        let mut function = Function::new(record("a"));
+        for number in [1, 2] {
+            let version = Published {
+                record: version_record(number),
+                live: None,
+            };
+            function.versions.insert(number, Arc::new(version));
+        }
+        let writer = catalog.write().await;
+        writer.put(function.clone()).await.unwrap();
+        function.versions.remove(&1);
+        writer.put(function).await.unwrap();
+        drop(writer);
+        drop(catalog);
+        let (_, stored) = Database::open(&path, &dir.path().join("key")).unwrap();
+        assert_eq!(stored.functions[0].versions, [version_record(2)]);
     }
 }

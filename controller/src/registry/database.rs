@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::function::{FunctionName, FunctionRecord};
+use super::documents::{from_document, to_document};
+use super::migrations::{migrate, schema};
+use super::sealing::{KeyError, NotOpened, Sealer};
+use crate::function::{FunctionName, FunctionRecord, LayerRecord, VersionRecord};
 
 /// Why the registry could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -40,16 +43,37 @@ pub enum RegistryError {
         /// The newest that this program knows.
         known: usize,
     },
+    /// The key that environment variables are encrypted with.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A stored document's secrets can't be read.
+    #[error("registry: function {name:?}: {source}")]
+    Sealed {
+        /// Whose.
+        name: String,
+        /// What is wrong with them.
+        source: NotOpened,
+    },
     /// The thread is gone.
     #[error("the registry's thread has ended")]
     Closed,
 }
 
-/// Schema changes in order. A file's `user_version` is how many of them it has.
-const MIGRATIONS: [&str; 1] = ["CREATE TABLE functions (
-    name TEXT PRIMARY KEY NOT NULL,
-    document TEXT NOT NULL
-) STRICT, WITHOUT ROWID"];
+/// Everything that is stored.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// In the order of their names.
+    pub(crate) functions: Vec<Stored>,
+    pub(crate) layers: Vec<LayerRecord>,
+}
+
+/// A function with its versions, as they are stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stored {
+    pub(crate) record: FunctionRecord,
+    /// In the order of their numbers.
+    pub(crate) versions: Vec<VersionRecord>,
+}
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -58,11 +82,13 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 pub(crate) struct Database {
     jobs: mpsc::UnboundedSender<Job>,
     path: PathBuf,
+    sealer: Sealer,
 }
 
 impl Database {
-    /// Opens the file, making or migrating it, and returns it with all its records.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<FunctionRecord>), RegistryError> {
+    /// Opens the file, making or migrating it, and returns it with all that it holds. `key` is the
+    /// file with the key for secrets; it is made where nothing was encrypted yet.
+    pub(crate) fn open(path: &Path, key: &Path) -> Result<(Self, Contents), RegistryError> {
         let sqlite = |source| RegistryError::Sqlite {
             path: path.into(),
             source,
@@ -77,8 +103,9 @@ impl Database {
         connection
             .busy_timeout(std::time::Duration::from_secs(5))
             .map_err(sqlite)?;
-        migrate(&mut connection, path)?;
-        let records = read_all(&connection, path)?;
+        let sealer = Sealer::open(key, !schema(&connection, path)?.is_sealed())?;
+        migrate(&mut connection, path, &sealer)?;
+        let contents = read_all(&connection, path, &sealer)?;
         let (jobs, mut inbox) = mpsc::unbounded_channel::<Job>();
         std::thread::Builder::new()
             .name("registry".into())
@@ -92,40 +119,81 @@ impl Database {
             Self {
                 jobs,
                 path: path.into(),
+                sealer,
             },
-            records,
+            contents,
         ))
     }
 
-    /// Writes a record, new or changed.
-    pub(crate) async fn put(&self, record: &FunctionRecord) -> Result<(), RegistryError> {
+    /// Writes a function, new or changed, the versions of it that are new or changed, and the
+    /// removal of others: all of it or nothing.
+    pub(crate) async fn put(
+        &self,
+        record: &FunctionRecord,
+        versions: impl Iterator<Item = &VersionRecord>,
+        removed: Vec<u32>,
+    ) -> Result<(), RegistryError> {
         let name = record.name.to_string();
-        let document = serde_json::to_string(record).map_err(|source| RegistryError::Document {
-            name: name.clone(),
-            source,
-        })?;
+        let document = to_document(&self.sealer, &name, record)?;
+        let versions = versions
+            .map(|version| Ok((version.number, to_document(&self.sealer, &name, version)?)))
+            .collect::<Result<Vec<_>, RegistryError>>()?;
         self.execute(move |connection| {
-            connection.execute(
+            let change = connection.transaction()?;
+            change.execute(
                 "INSERT INTO functions (name, document) VALUES (?1, ?2)
                  ON CONFLICT (name) DO UPDATE SET document = excluded.document",
                 params![name, document],
-            )
+            )?;
+            for (number, document) in versions {
+                change.execute(
+                    "INSERT INTO versions (function, number, document) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (function, number) DO UPDATE SET document = excluded.document",
+                    params![name, number, document],
+                )?;
+            }
+            for number in removed {
+                change.execute(
+                    "DELETE FROM versions WHERE function = ?1 AND number = ?2",
+                    params![name, number],
+                )?;
+            }
+            change.commit()
         })
         .await
     }
 
-    /// Removes a record.
+    /// Writes a layer, new or changed.
+    pub(crate) async fn put_layer(&self, layer: &LayerRecord) -> Result<(), RegistryError> {
+        let name = layer.name.to_string();
+        let document = to_document(&self.sealer, &name, layer)?;
+        self.execute(move |connection| {
+            connection
+                .execute(
+                    "INSERT INTO layers (name, document) VALUES (?1, ?2)
+                     ON CONFLICT (name) DO UPDATE SET document = excluded.document",
+                    params![name, document],
+                )
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Removes a function with its versions.
     pub(crate) async fn delete(&self, name: &FunctionName) -> Result<(), RegistryError> {
         let name = name.to_string();
         self.execute(move |connection| {
-            connection.execute("DELETE FROM functions WHERE name = ?1", params![name])
+            let change = connection.transaction()?;
+            change.execute("DELETE FROM functions WHERE name = ?1", params![name])?;
+            change.execute("DELETE FROM versions WHERE function = ?1", params![name])?;
+            change.commit()
         })
         .await
     }
 
     async fn execute(
         &self,
-        work: impl FnOnce(&mut Connection) -> rusqlite::Result<usize> + Send + 'static,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), RegistryError> {
         let (done, result) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
@@ -136,7 +204,6 @@ impl Database {
         result
             .await
             .map_err(|_| RegistryError::Closed)?
-            .map(drop)
             .map_err(|source| RegistryError::Sqlite {
                 path: self.path.clone(),
                 source,
@@ -144,136 +211,46 @@ impl Database {
     }
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), RegistryError> {
+fn read_all(
+    connection: &Connection,
+    path: &Path,
+    sealer: &Sealer,
+) -> Result<Contents, RegistryError> {
+    let rows = |query: &str| {
+        let mut select = connection.prepare(query)?;
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect::<rusqlite::Result<Vec<(String, String)>>>()
+    };
     let sqlite = |source| RegistryError::Sqlite {
         path: path.into(),
         source,
     };
-    let found: i64 = connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(sqlite)?;
-    let done = usize::try_from(found)
-        .ok()
-        .filter(|done| *done <= MIGRATIONS.len())
-        .ok_or(RegistryError::TooNew {
-            path: path.into(),
-            found,
-            known: MIGRATIONS.len(),
-        })?;
-    for (version, statement) in (1i64..).zip(MIGRATIONS).skip(done) {
-        let step = connection.transaction().map_err(sqlite)?;
-        step.execute_batch(statement).map_err(sqlite)?;
-        step.pragma_update(None, "user_version", version)
-            .map_err(sqlite)?;
-        step.commit().map_err(sqlite)?;
+    let mut functions = Vec::new();
+    for (name, document) in
+        rows("SELECT name, document FROM functions ORDER BY name").map_err(sqlite)?
+    {
+        functions.push(Stored {
+            record: from_document(sealer, &name, &document)?,
+            versions: Vec::new(),
+        });
     }
-    Ok(())
-}
-
-fn read_all(connection: &Connection, path: &Path) -> Result<Vec<FunctionRecord>, RegistryError> {
-    let sqlite = |source| RegistryError::Sqlite {
-        path: path.into(),
-        source,
-    };
-    let mut select = connection
-        .prepare("SELECT name, document FROM functions ORDER BY name")
-        .map_err(sqlite)?;
-    let rows = select
-        .query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
-        })
-        .map_err(sqlite)?;
-    let mut records = Vec::new();
-    for row in rows {
-        let (name, document) = row.map_err(sqlite)?;
-        records.push(
-            serde_json::from_str(&document)
-                .map_err(|source| RegistryError::Document { name, source })?,
-        );
+    for (name, document) in
+        rows("SELECT function, document FROM versions ORDER BY function, number").map_err(sqlite)?
+    {
+        let version = from_document(sealer, &name, &document)?;
+        let at = functions.binary_search_by(|known| known.record.name.as_str().cmp(&name));
+        // Both are written and removed together: one without the other is not ours.
+        if let Ok(at) = at {
+            functions[at].versions.push(version);
+        }
     }
-    Ok(records)
+    let mut layers = Vec::new();
+    for (name, document) in rows("SELECT name, document FROM layers").map_err(sqlite)? {
+        layers.push(from_document(sealer, &name, &document)?);
+    }
+    Ok(Contents { functions, layers })
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::function::{Code, Environment, FunctionConfig, Runtime, State, Status};
-
-    pub(crate) fn record(name: &str) -> FunctionRecord {
-        FunctionRecord {
-            name: FunctionName::parse(name).unwrap(),
-            config: FunctionConfig {
-                runtime: Runtime::Provided,
-                handler: "bootstrap".into(),
-                role: "arn:aws:iam::000000000000:role/r".into(),
-                description: String::new(),
-                timeout_seconds: 3,
-                memory_mib: 128,
-                ephemeral_storage_mib: 512,
-                environment: Environment(BTreeMap::from([("K".into(), "V".into())])),
-                tracing_mode: "PassThrough".into(),
-                snap_start: "None".into(),
-                tags: BTreeMap::new(),
-            },
-            code: Code {
-                sha256: "0".repeat(64),
-                size: 1,
-            },
-            revision_id: "r".into(),
-            last_modified: "2026-11-22T08:00:00.000+0000".into(),
-            state: Status::plain(State::Active),
-            last_update: None,
-            pending_deploy: None,
-            deployed: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn what_was_written_is_there_after_reopening_and_what_was_deleted_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("registry.db");
-        let (database, none) = Database::open(&path).unwrap();
-        assert!(none.is_empty());
-        let (a, b) = (record("a"), record("b"));
-        database.put(&a).await.unwrap();
-        database.put(&b).await.unwrap();
-        let changed = FunctionRecord {
-            revision_id: "s".into(),
-            ..a
-        };
-        database.put(&changed).await.unwrap();
-        database.delete(&b.name).await.unwrap();
-        drop(database);
-        let (_database, records) = Database::open(&path).unwrap();
-        assert_eq!(records, [changed]);
-    }
-
-    #[test]
-    fn a_file_of_a_newer_version_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("registry.db");
-        Connection::open(&path)
-            .unwrap()
-            .pragma_update(None, "user_version", 99)
-            .unwrap();
-        assert!(matches!(
-            Database::open(&path),
-            Err(RegistryError::TooNew {
-                found: 99,
-                known: 1,
-                ..
-            })
-        ));
-    }
-
-    #[test]
-    fn a_file_that_is_no_database_is_an_error_that_names_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("registry.db");
-        std::fs::write(&path, [0x55; 4096]).unwrap();
-        let error = Database::open(&path).unwrap_err().to_string();
-        assert!(error.contains("registry.db"), "{error}");
-    }
-}
+#[path = "database_tests.rs"]
+pub(crate) mod tests;

@@ -5,9 +5,13 @@
 
 mod catalog;
 mod database;
+mod documents;
+mod migrations;
+mod sealing;
 
-pub(crate) use catalog::{Catalog, Function, Writer};
-pub(crate) use database::Database;
+pub(crate) use catalog::{Catalog, Function, Published, Writer};
 pub use database::RegistryError;
 #[cfg(test)]
-pub(crate) use database::tests::record as test_record;
+pub(crate) use database::tests::{record as test_record, version_record as test_version_record};
+pub(crate) use database::{Contents, Database, Stored};
+pub use sealing::{KeyError, NotOpened};

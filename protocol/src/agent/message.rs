@@ -68,7 +68,7 @@ pub enum AgentMessage {
 }
 
 /// How to start a function. Sizes in MiB, times in milliseconds where the name says so.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configure {
     /// `AWS_LAMBDA_FUNCTION_NAME`.
     pub function_name: String,
@@ -96,6 +96,18 @@ pub struct Configure {
     pub bootstrap: Vec<String>,
     /// Whether a layers image is attached as the third disk.
     pub layers: bool,
+}
+
+impl std::fmt::Debug for Configure {
+    /// What identifies it; values of variables are secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Configure")
+            .field("function_name", &self.function_name)
+            .field("function_version", &self.function_version)
+            .field("runtime", &self.runtime)
+            .field("environment", &self.environment.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 /// The clock to set after a restore.

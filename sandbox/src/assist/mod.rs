@@ -13,10 +13,13 @@
 //! * `xsave`/`xrstor` in standard format: user code runs natively, sees the host's CPUID and uses
 //!   AVX; a kernel that saved only SSE state would mix up the registers of two processes.
 //!
+//! Besides, it takes over what the interpreter does too slowly: see [`strings`].
+//!
 //! On a hardware host nothing here is ever entered.
 
 mod effective_address;
 mod page_walk;
+mod strings;
 mod xsave_area;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
@@ -25,6 +28,7 @@ use kvm_ioctls::VcpuFd;
 
 use crate::memory::GuestMemory;
 use page_walk::{Access, AccessError, AddressSpace};
+pub use strings::StringOperation;
 
 /// What the kernel is told not to use on a software-KVM host.
 ///
@@ -32,10 +36,11 @@ use page_walk::{Access, AccessError, AddressSpace};
 /// instructions out of the kernel that neither the interpreter nor this module executes. The
 /// `xsaveopt`, `xsavec`, `xsaves` and `xgetbv1` forms go so that plain `xsave` remains. `avx` must
 /// stay: clearing it would drop the upper register halves from what a context switch saves.
+/// `string-assist` is from this project's patches to the kernel.
 pub const KERNEL_ARGUMENTS: &str = "nofsgsbase nopcid \
     clearcpuid=smap,smep,umip,cx16,popcnt,invpcid,la57,pku,ospke,bmi1,bmi2,erms,fsrm,rdseed,\
     xsaveopt,xsavec,xsaves,xgetbv1,x2apic,rdtscp \
-    tsc=reliable no_timer_check lpj=1000000";
+    tsc=reliable no_timer_check lpj=1000000 string-assist";
 
 /// Longest x86 instruction.
 const MAX_INSTRUCTION: usize = 15;

@@ -98,7 +98,7 @@ impl<'a> AddressSpace<'a> {
     }
 
     /// Walks the tables, and sets the accessed and dirty bits that a CPU would set.
-    fn translate(&self, address: u64, access: Access) -> Result<u64, AccessError> {
+    pub(super) fn translate(&self, address: u64, access: Access) -> Result<u64, AccessError> {
         let mut table = self.root;
         for level in (0..4u32).rev() {
             let shift = 12 + 9 * level;
@@ -142,13 +142,13 @@ impl<'a> AddressSpace<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::memory::{self, MemorySize};
 
     /// PML4 at 0x1000, PDPT 0x2000, PD 0x3000, PT 0x4000. Virtual pages 0 (writable, at 0x10000),
     /// 1 (read-only, at 0x12000), 2 (absent); a large page at 2 MiB to 4 MiB.
-    fn tables() -> GuestMemory {
+    pub(crate) fn tables() -> GuestMemory {
         let memory = memory::anonymous(MemorySize::from_mib(128).unwrap()).unwrap();
         for (slot, entry) in [
             (0x1000, 0x2000 | 3),
@@ -163,7 +163,7 @@ mod tests {
         memory
     }
 
-    fn space(memory: &GuestMemory) -> AddressSpace<'_> {
+    pub(crate) fn space(memory: &GuestMemory) -> AddressSpace<'_> {
         AddressSpace {
             memory,
             root: 0x1000,

@@ -70,6 +70,11 @@ mod tests {
                 .contains("clearcpuid")
         );
         assert!(
+            !build(HostKind::Hardware, 4, "")
+                .unwrap()
+                .contains("string-assist")
+        );
+        assert!(
             build(HostKind::Software, 4, "")
                 .unwrap()
                 .contains("clearcpuid")

@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::cpu_time::{self, BudgetTimer};
 use super::kick::{self, ImmediateExit};
 use super::state::{StateError, VcpuState};
-use crate::assist;
+use crate::assist::{self, StringOperation};
 use crate::boot::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::devices::pio::PioBus;
 use crate::devices::virtio::Interrupt;
@@ -391,11 +391,21 @@ impl Runner {
             interrupts,
             notices,
             counters,
+            host,
+            memory,
             ..
         } = &mut self.attachment;
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 count(&counters.io);
+                if *host == HostKind::Software
+                    && let Some(operation) = StringOperation::of_port(port)
+                {
+                    count(&counters.assists);
+                    return operation
+                        .perform(&self.fd, memory)
+                        .map_err(|e| self.fatal(&e.to_string()));
+                }
                 match ports.write(port, data, Instant::now()) {
                     Some(reason) => Err(Interruption::End(
                         reason,

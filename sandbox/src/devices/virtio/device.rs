@@ -154,6 +154,16 @@ pub enum NotQuiet {
         /// Index of the queue.
         queue: usize,
     },
+    /// The driver has written to the rings what no restore would take.
+    #[error("{device}: queue {queue}: {why}")]
+    Rings {
+        /// Name of the device.
+        device: &'static str,
+        /// Index of the queue.
+        queue: usize,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Bytes from the guest that the host has not taken.
     #[error("{0} bytes of the guest's wait for the host")]
     BytesToHost(usize),

@@ -287,40 +287,44 @@ impl VirtQueue {
             size: saved.size.into(),
             max: max_size,
         })?;
-        // Snapshots are taken of quiet devices: every chain taken has been given back.
-        if saved.next_avail != saved.next_used {
-            return Err(RingError::State {
-                what: "used position differs from the available one",
-                value: saved.next_used.into(),
-            });
-        }
         if saved.ready {
             queue.check(memory)?;
-            let index = queue.avail_index(memory)?;
-            if index.wrapping_sub(saved.next_avail) > saved.size {
-                return Err(RingError::AvailIndex {
-                    index,
-                    next: saved.next_avail,
-                    size: saved.size,
-                });
-            }
-            let used = queue
-                .queue
-                .used_idx(memory, Ordering::Acquire)
-                .map_err(|error| RingError::Access(error.to_string()))?;
-            if used.0 != saved.next_used {
-                return Err(RingError::State {
-                    what: "used index in memory",
-                    value: used.0.into(),
-                });
-            }
-        } else if saved.next_avail != 0 {
+            queue.check_positions(memory)?;
+        } else if (saved.next_avail, saved.next_used) != (0, 0) {
             return Err(RingError::State {
                 what: "position of a queue that is not ready",
                 value: saved.next_avail.into(),
             });
         }
         Ok(queue)
+    }
+
+    /// Checks that driver and device can have reached the positions together, with nothing taken
+    /// that was not given back: snapshots are taken of quiet devices. What a restore would refuse
+    /// is not to be saved either.
+    pub fn check_positions(&self, memory: &GuestMemory) -> Result<(), RingError> {
+        let (next, size) = (self.queue.next_avail(), self.size());
+        if next != self.queue.next_used() {
+            return Err(RingError::State {
+                what: "used position differs from the available one",
+                value: self.queue.next_used().into(),
+            });
+        }
+        let index = self.avail_index(memory)?;
+        if index.wrapping_sub(next) > size {
+            return Err(RingError::AvailIndex { index, next, size });
+        }
+        let used = self
+            .queue
+            .used_idx(memory, Ordering::Acquire)
+            .map_err(|error| RingError::Access(error.to_string()))?;
+        if used.0 != next {
+            return Err(RingError::State {
+                what: "used index in memory",
+                value: used.0.into(),
+            });
+        }
+        Ok(())
     }
 
     /// Copies the chain that begins at `head` out of guest memory, link by link, checking each.

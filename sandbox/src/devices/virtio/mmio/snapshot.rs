@@ -7,10 +7,13 @@ impl<D: VirtioDevice> MmioTransport<D> {
     /// The state for a snapshot; the vCPUs are stopped.
     pub fn save(&self) -> Result<TransportState<D::State>, NotQuiet> {
         let driver = match self.status {
-            status::RUNNING => Some(DriverState {
-                features: self.driver_features,
-                queues: self.queues.iter().map(VirtQueue::save).collect(),
-            }),
+            status::RUNNING => {
+                self.check_positions()?;
+                Some(DriverState {
+                    features: self.driver_features,
+                    queues: self.queues.iter().map(VirtQueue::save).collect(),
+                })
+            }
             status::INITIAL => None,
             _ => return Err(NotQuiet::Broken(D::NAME)),
         };
@@ -21,6 +24,19 @@ impl<D: VirtioDevice> MmioTransport<D> {
             config_generation: self.config_generation,
             device: self.device.save(&self.queues, &self.memory)?,
         })
+    }
+
+    fn check_positions(&self) -> Result<(), NotQuiet> {
+        for (index, queue) in self.queues.iter().enumerate() {
+            queue
+                .check_positions(&self.memory)
+                .map_err(|error| NotQuiet::Rings {
+                    device: D::NAME,
+                    queue: index,
+                    why: error.to_string(),
+                })?;
+        }
+        Ok(())
     }
 
     /// A transport from a snapshot, over the restored `memory`. Nothing is sent to the guest until

@@ -312,14 +312,14 @@ impl Vsock {
         Ok(self.reset != Reset::None)
     }
 
-    /// What the driver is told, given what there is to tell.
+    /// Whether the driver is to be interrupted, given what there is to tell.
     fn announce(
         &mut self,
         received: bool,
         event: bool,
         queues: &[VirtQueue],
         memory: &GuestMemory,
-    ) -> Result<Outcome, DeviceError> {
+    ) -> Result<bool, DeviceError> {
         let wanted = |index: usize| {
             queues[index]
                 .wants_interrupt(memory)
@@ -332,12 +332,7 @@ impl Vsock {
             // All queues share the line, and the driver looks at each of them.
             self.unannounced = 0;
         }
-        Ok(Outcome {
-            interrupt,
-            more: queues[TX]
-                .has_pending(memory)
-                .map_err(DeviceError::ring(TX))?,
-        })
+        Ok(interrupt)
     }
 
     pub(super) fn complain(&mut self, what: fmt::Arguments<'_>) {
@@ -377,6 +372,8 @@ impl VirtioDevice for Vsock {
         memory: &GuestMemory,
     ) -> Result<Outcome, DeviceError> {
         let (mut received, mut event) = (false, false);
+        // Of this queue alone: the chains of another one would not be taken by coming back here.
+        let mut more = false;
         match index {
             RX => {
                 self.feed(&mut queues[RX], memory)?;
@@ -385,10 +382,14 @@ impl VirtioDevice for Vsock {
             TX => {
                 self.transmit(queues, memory)?;
                 received = self.receive(false, &mut queues[RX], memory)?;
+                more = queues[TX]
+                    .has_pending(memory)
+                    .map_err(DeviceError::ring(TX))?;
             }
             _ => event = self.tell_reset(&mut queues[EVENT], memory)?,
         }
-        self.announce(received, event, queues, memory)
+        let interrupt = self.announce(received, event, queues, memory)?;
+        Ok(Outcome { interrupt, more })
     }
 
     fn on_host_event(
@@ -401,7 +402,10 @@ impl VirtioDevice for Vsock {
             self.flush();
         }
         let received = self.receive(true, &mut queues[RX], memory)?;
-        self.announce(received, false, queues, memory)
+        Ok(Outcome {
+            interrupt: self.announce(received, false, queues, memory)?,
+            more: false,
+        })
     }
 
     fn reset(&mut self) {

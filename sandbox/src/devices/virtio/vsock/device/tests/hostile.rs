@@ -136,6 +136,19 @@ fn a_storm_of_kicks_without_packets_does_nothing() {
     assert!(!world.transport.has_backlog());
 }
 
+/// A packet that was put on the ring and not announced made the device come back to the queue that
+/// was announced, for ever: an event loop at full speed, also while the vCPU was paused.
+#[test]
+fn chains_that_nobody_announced_are_no_work_left_over() {
+    for queue in [RX, EVENT] {
+        let mut world = World::connected();
+        world.driver.rings[TX].add(&[(OUT, 44, 0)]);
+        world.transport.notify(queue);
+        world.event();
+        assert!(!world.transport.has_backlog(), "kick of queue {queue}");
+    }
+}
+
 #[test]
 fn a_device_out_of_service_closes_its_socket_and_waits_for_nothing() {
     let mut world = World::connected();

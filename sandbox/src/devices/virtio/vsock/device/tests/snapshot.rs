@@ -62,6 +62,21 @@ fn a_busy_connection_is_not_snapshotted() {
     );
 }
 
+/// A guest that spoilt an index which the device never looked at was saved, and then no restore
+/// took the snapshot.
+#[test]
+fn rings_that_no_restore_would_take_are_not_saved() {
+    for queue in [RX, TX, EVENT] {
+        for (ring, offset) in [("available", 0x4002), ("used", 0x8002)] {
+            let world = World::connected();
+            let base = world.driver.rings[queue].descriptors();
+            world.driver.fill(base + offset, &u16::MAX.to_le_bytes());
+            let refused = world.transport.save();
+            assert!(refused.is_err(), "{ring} index of queue {queue}");
+        }
+    }
+}
+
 #[test]
 fn saved_connections_that_can_not_be_are_refused() {
     let world = World::connected();

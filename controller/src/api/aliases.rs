@@ -1,0 +1,262 @@
+//! Aliases: create, list, read, change, delete.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::extract::{Function, Parameters, Segments};
+use super::fields::{at_most, missing};
+use super::functions::{json_response, to_the_end};
+use super::package::{parse, read_small};
+use super::{App, Named, page};
+use crate::deploy::AliasChange;
+use crate::function::{AliasName, AliasRecord, VersionId, Weighted};
+use crate::registry;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateInput {
+    name: Option<String>,
+    #[serde(flatten)]
+    alias: AliasInput,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AliasInput {
+    function_version: Option<String>,
+    description: Option<String>,
+    routing_config: Option<RoutingConfig>,
+    revision_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RoutingConfig {
+    additional_version_weights: Option<BTreeMap<String, f64>>,
+}
+
+impl AliasInput {
+    fn change(self, named: &Named, app: &App) -> Result<AliasChange, ApiError> {
+        if let Some(description) = &self.description {
+            at_most(description, 256, "description")?;
+        }
+        let version = self
+            .function_version
+            .map(|text| parse_version(&text, named, app))
+            .transpose()?;
+        Ok(AliasChange {
+            version,
+            description: self.description,
+            additional: self
+                .routing_config
+                .map(|routing| routing.parse(named, app))
+                .transpose()?,
+            revision: self.revision_id,
+        })
+    }
+}
+
+impl RoutingConfig {
+    /// No weights take the second version away.
+    fn parse(self, named: &Named, app: &App) -> Result<Option<Weighted>, ApiError> {
+        let weights = self.additional_version_weights.unwrap_or_default();
+        if weights.len() > 1 {
+            return Err(ApiError::invalid(
+                "Number of items in AdditionalVersionWeights cannot be greater than 1",
+            ));
+        }
+        let Some((version, weight)) = weights.into_iter().next() else {
+            return Ok(None);
+        };
+        let refuse = |constraint: &str| {
+            ApiError::constraint(
+                &format!("{{{version}={weight}}}"),
+                "routingConfig.additionalVersionWeights",
+                constraint,
+            )
+        };
+        if !(0.0..=1.0).contains(&weight) {
+            return Err(refuse(
+                "Map value must satisfy constraint: [Member must have value less than or equal to \
+                 1.0, Member must have value greater than or equal to 0.0, Member must not be null]",
+            ));
+        }
+        if version.is_empty() || !version.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(refuse(
+                "Map keys must satisfy constraint: [Member must have length less than or equal to \
+                 1024, Member must have length greater than or equal to 1, Member must satisfy \
+                 regular expression pattern: [0-9]+, Member must not be null]",
+            ));
+        }
+        match parse_version(&version, named, app)? {
+            VersionId::Number(number) => Ok(Some(Weighted { number, weight })),
+            VersionId::Latest => unreachable!("it is made of digits"),
+        }
+    }
+}
+
+/// A version that an alias is to point to.
+fn parse_version(text: &str, named: &Named, app: &App) -> Result<VersionId, ApiError> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match VersionId::parse(text) {
+        Ok(version) => Ok(version),
+        Err(_) if digits => Err(ApiError::function_not_found(
+            &app.place.qualified_arn(&named.name, text),
+        )),
+        Err(_) => Err(ApiError::constraint(
+            text,
+            "functionVersion",
+            "Member must satisfy regular expression pattern: (\\$LATEST|[0-9]+)",
+        )),
+    }
+}
+
+fn parse_alias(text: &str) -> Result<AliasName, ApiError> {
+    AliasName::parse(text).map_err(|_| {
+        ApiError::constraint(
+            text,
+            "name",
+            "Member must satisfy regular expression pattern: (?!^[0-9]+$)([a-zA-Z0-9-_]+)",
+        )
+    })
+}
+
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    app.find(&named)?;
+    let body = read_small(&headers, body, "CreateAlias").await?;
+    let input: CreateInput = parse(&body)?;
+    let alias = parse_alias(&input.name.ok_or_else(|| missing("name"))?)?;
+    let change = input.alias.change(&named, &app)?;
+    let record = AliasRecord {
+        version: change.version.ok_or_else(|| missing("functionVersion"))?,
+        description: change.description.unwrap_or_default(),
+        additional: change.additional.flatten(),
+        revision_id: String::new(),
+    };
+    let arn = app.place.arn(&named.name);
+    let (deployer, made) = (app.deployer.clone(), alias.clone());
+    let function =
+        to_the_end(async move { deployer.create_alias(&named.name, made, record).await })
+            .await?
+            .map_err(|error| ApiError::control(error, &arn))?;
+    shown(&app, &function, &alias, StatusCode::CREATED)
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    parameters: Parameters,
+) -> Result<Response, ApiError> {
+    let function = app.find(&named)?;
+    let of_version = parameters
+        .get("FunctionVersion")
+        .map(|text| parse_version(text, &named, &app))
+        .transpose()?;
+    let wanted = function
+        .record
+        .aliases
+        .iter()
+        .filter(|(_, alias)| of_version.is_none_or(|version| alias.uses(version)));
+    let (page, more) = page::cut(wanted, &parameters, |(name, _)| name.to_string())?;
+    let aliases: Vec<Value> = page
+        .iter()
+        .map(|(name, alias)| describe(&app, &function, name, alias))
+        .collect();
+    let mut answer = json!({ "Aliases": aliases });
+    if let Some((name, _)) = page.last().filter(|_| more) {
+        answer["NextMarker"] = name.to_string().into();
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    segments: Segments,
+) -> Result<Response, ApiError> {
+    let function = app.find(&named)?;
+    let alias = parse_alias(segments.get("alias"))?;
+    shown(&app, &function, &alias, StatusCode::OK)
+}
+
+pub(super) async fn update(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    segments: Segments,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    app.find(&named)?;
+    let alias = parse_alias(segments.get("alias"))?;
+    let body = read_small(&headers, body, "UpdateAlias").await?;
+    let change = parse::<AliasInput>(&body)?.change(&named, &app)?;
+    let arn = app.place.arn(&named.name);
+    let (deployer, changed) = (app.deployer.clone(), alias.clone());
+    let function =
+        to_the_end(async move { deployer.update_alias(&named.name, &changed, change).await })
+            .await?
+            .map_err(|error| ApiError::control(error, &arn))?;
+    shown(&app, &function, &alias, StatusCode::OK)
+}
+
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    segments: Segments,
+) -> Result<Response, ApiError> {
+    app.find(&named)?;
+    let alias = parse_alias(segments.get("alias"))?;
+    let arn = app.place.arn(&named.name);
+    let deployer = app.deployer.clone();
+    to_the_end(async move { deployer.delete_alias(&named.name, &alias).await })
+        .await?
+        .map_err(|error| ApiError::control(error, &arn))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn shown(
+    app: &App,
+    function: &registry::Function,
+    name: &AliasName,
+    status: StatusCode,
+) -> Result<Response, ApiError> {
+    let Some(alias) = function.record.aliases.get(name) else {
+        let arn = app.place.qualified_arn(&function.record.name, name);
+        return Err(ApiError::alias_not_found(&arn));
+    };
+    let body = describe(app, function, name, alias);
+    Ok(json_response(status, &body))
+}
+
+fn describe(
+    app: &App,
+    function: &registry::Function,
+    name: &AliasName,
+    alias: &AliasRecord,
+) -> Value {
+    let mut out = json!({
+        "AliasArn": app.place.qualified_arn(&function.record.name, name),
+        "Name": name,
+        "FunctionVersion": alias.version,
+        "Description": alias.description,
+        "RevisionId": alias.revision_id,
+    });
+    if let Some(Weighted { number, weight }) = alias.additional {
+        out["RoutingConfig"] =
+            json!({ "AdditionalVersionWeights": { number.to_string(): weight } });
+    }
+    out
+}

@@ -1,0 +1,119 @@
+//! Reserved concurrency and the account's settings.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::App;
+use super::error::ApiError;
+use super::extract::Function;
+use super::fields::{in_range, missing};
+use super::functions::{json_response, to_the_end};
+use super::package::{MAX_PACKAGE, parse, read_small};
+
+/// Most code of all functions and layers together, in bytes: Lambda's quota. Nothing enforces it.
+const TOTAL_CODE: u64 = 80_530_636_800;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ReserveInput {
+    reserved_concurrent_executions: Option<i64>,
+}
+
+pub(super) async fn put(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    app.find(&named)?;
+    let body = read_small(&headers, body, "PutFunctionConcurrency").await?;
+    let input: ReserveInput = parse(&body)?;
+    let field = "reservedConcurrentExecutions";
+    let wanted = input
+        .reserved_concurrent_executions
+        .ok_or_else(|| missing(field))?;
+    // Above every account's limit is refused with the account's own words.
+    let reserved = in_range(
+        wanted.min(i64::from(i32::MAX)),
+        0,
+        i32::MAX.unsigned_abs(),
+        field,
+    )?;
+    reserve(app, named, Some(reserved)).await?;
+    let answer = json!({ "ReservedConcurrentExecutions": reserved });
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+) -> Result<Response, ApiError> {
+    let function = app.find(&named)?;
+    let answer = shown(function.record.reserved_concurrency);
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+) -> Result<Response, ApiError> {
+    app.find(&named)?;
+    reserve(app, named, None).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn reserve(
+    app: Arc<App>,
+    named: super::Named,
+    reserved: Option<u32>,
+) -> Result<(), ApiError> {
+    let arn = app.place.arn(&named.name);
+    let deployer = app.deployer.clone();
+    to_the_end(async move { deployer.reserve_concurrency(&named.name, reserved).await })
+        .await?
+        .map_err(|error| ApiError::control(error, &arn))?;
+    Ok(())
+}
+
+/// As it is part of several answers.
+pub(super) fn shown(reserved: Option<u32>) -> Value {
+    match reserved {
+        Some(reserved) => json!({ "ReservedConcurrentExecutions": reserved }),
+        None => json!({}),
+    }
+}
+
+pub(super) async fn account_settings(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let (functions, _) = app.catalog.list(None, usize::MAX);
+    let code: u64 = functions
+        .iter()
+        .map(|function| {
+            let versions = function.versions.values();
+            let published: u64 = versions.map(|version| version.record.code.size).sum();
+            function.record.code.size + published
+        })
+        .sum();
+    let concurrency = app.pool.concurrency();
+    Ok(json_response(
+        StatusCode::OK,
+        &json!({
+            "AccountLimit": {
+                "TotalCodeSize": TOTAL_CODE,
+                "CodeSizeUnzipped": hearth_rootfs::function::MAX_UNZIPPED_BYTES,
+                "CodeSizeZipped": MAX_PACKAGE,
+                "ConcurrentExecutions": concurrency.limit(),
+                "UnreservedConcurrentExecutions": concurrency.unreserved(),
+            },
+            "AccountUsage": {
+                "TotalCodeSize": code,
+                "FunctionCount": functions.len(),
+            },
+        }),
+    ))
+}

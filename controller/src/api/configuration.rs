@@ -1,0 +1,145 @@
+//! What Lambda says about a function.
+
+use serde_json::{Value, json};
+
+use crate::function::{
+    Code, FunctionConfig, FunctionName, FunctionRecord, Place, State, Status, UpdateStatus,
+    VersionId,
+};
+use crate::registry::{Function, Published};
+
+/// One version as it is shown.
+#[derive(Debug)]
+pub(super) struct Shown<'a> {
+    name: &'a FunctionName,
+    version: VersionId,
+    /// What the ARN ends with.
+    qualifier: Option<String>,
+    config: &'a FunctionConfig,
+    code: &'a Code,
+    description: &'a str,
+    revision_id: &'a str,
+    last_modified: &'a str,
+    state: &'a Status<State>,
+    /// A published version has none.
+    last_update: Option<&'a Status<UpdateStatus>>,
+}
+
+impl<'a> Shown<'a> {
+    /// `$LATEST`, by the function's own name.
+    pub(super) fn latest(record: &'a FunctionRecord) -> Self {
+        Self {
+            name: &record.name,
+            version: VersionId::Latest,
+            qualifier: None,
+            config: &record.config,
+            code: &record.code,
+            description: &record.config.description,
+            revision_id: &record.revision_id,
+            last_modified: &record.last_modified,
+            state: &record.state,
+            last_update: record.last_update.as_ref(),
+        }
+    }
+
+    /// A published version, by its number.
+    pub(super) fn published(function: &'a Function, published: &'a Published) -> Self {
+        let record = &published.record;
+        Self {
+            name: &function.record.name,
+            version: VersionId::Number(record.number),
+            qualifier: Some(record.number.to_string()),
+            config: &record.config,
+            code: &record.code,
+            description: &record.description,
+            revision_id: &record.revision_id,
+            last_modified: &record.last_modified,
+            state: &record.state,
+            last_update: None,
+        }
+    }
+
+    /// Every version, `$LATEST` first, each by its own ARN.
+    pub(super) fn all(function: &'a Function) -> impl Iterator<Item = Self> {
+        let latest = Self::latest(&function.record).called(Some(VersionId::Latest.to_string()));
+        let published = function.versions.values();
+        std::iter::once(latest).chain(published.map(|version| Self::published(function, version)))
+    }
+
+    /// The same, by the qualifier that it was asked for.
+    pub(super) fn called(mut self, qualifier: Option<String>) -> Self {
+        self.qualifier = qualifier;
+        self
+    }
+
+    /// What tells it from every other in a list.
+    pub(super) fn key(&self) -> String {
+        format!("{}:{}", self.name, self.version)
+    }
+
+    /// What Lambda says about it, with everything that is always present.
+    pub(super) fn configuration(&self, place: &Place) -> Value {
+        let config = self.config;
+        let arn = match &self.qualifier {
+            Some(qualifier) => place.qualified_arn(self.name, qualifier),
+            None => place.arn(self.name),
+        };
+        // What is published starts from its snapshot, whatever was asked for.
+        let optimized =
+            config.snap_start == "PublishedVersions" && self.version != VersionId::Latest;
+        let mut out = json!({
+            "FunctionName": self.name,
+            "FunctionArn": arn,
+            "Runtime": config.runtime.id(),
+            "Role": config.role,
+            "Handler": config.handler,
+            "CodeSize": self.code.size,
+            "Description": self.description,
+            "Timeout": config.timeout_seconds,
+            "MemorySize": config.memory_mib,
+            "LastModified": self.last_modified,
+            "CodeSha256": self.code.sha256_base64(),
+            "Version": self.version,
+            "TracingConfig": { "Mode": config.tracing_mode },
+            "RevisionId": self.revision_id,
+            "PackageType": "Zip",
+            "Architectures": ["x86_64"],
+            "EphemeralStorage": { "Size": config.ephemeral_storage_mib },
+            "SnapStart": {
+                "ApplyOn": config.snap_start,
+                "OptimizationStatus": if optimized { "On" } else { "Off" },
+            },
+            "LoggingConfig": {
+                "LogFormat": "Text",
+                "LogGroup": format!("/aws/lambda/{}", self.name),
+            },
+            "RuntimeVersionConfig": {
+                "RuntimeVersionArn":
+                    format!("arn:aws:lambda:{}::runtime:hearth-{}", place.region, config.runtime.id()),
+            },
+            "State": self.state.is.name(),
+        });
+        if !config.environment.0.is_empty() {
+            out["Environment"] = json!({ "Variables": config.environment });
+        }
+        if !config.layers.is_empty() {
+            let layers = config.layers.iter();
+            out["Layers"] = layers
+                .map(|layer| json!({ "Arn": layer.arn, "CodeSize": layer.code.size }))
+                .collect();
+        }
+        let mut put = |key: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                out[key] = value.into();
+            }
+        };
+        put("StateReason", self.state.reason.as_deref());
+        put("StateReasonCode", self.state.reason_code.as_deref());
+        if let Some(update) = self.last_update {
+            put("LastUpdateStatus", Some(update.is.name()));
+            put("LastUpdateStatusReason", update.reason.as_deref());
+            put("LastUpdateStatusReasonCode", update.reason_code.as_deref());
+        }
+        out
+    }
+}

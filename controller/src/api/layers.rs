@@ -1,0 +1,259 @@
+//! Layers: publish, list, read, delete.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::extract::{Parameters, Segments};
+use super::fields::{at_most, missing, one_of};
+use super::functions::{json_response, to_the_end};
+use super::layer_names::LayerNamed;
+use super::package::{CodeInput, parse, read};
+use super::{App, page};
+use crate::function::{LayerName, LayerRecord, LayerVersion};
+
+/// Most runtimes that a layer may say it is for.
+const MAX_RUNTIMES: usize = 15;
+const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PublishInput<'a> {
+    #[serde(borrow)]
+    content: Option<CodeInput<'a>>,
+    description: Option<String>,
+    license_info: Option<String>,
+    #[serde(default)]
+    compatible_runtimes: Vec<String>,
+    #[serde(default)]
+    compatible_architectures: Vec<String>,
+}
+
+impl PublishInput<'_> {
+    fn check(&self) -> Result<(), ApiError> {
+        at_most(
+            self.description.as_deref().unwrap_or(""),
+            256,
+            "description",
+        )?;
+        at_most(
+            self.license_info.as_deref().unwrap_or(""),
+            512,
+            "licenseInfo",
+        )?;
+        if self.compatible_runtimes.len() > MAX_RUNTIMES {
+            return Err(ApiError::constraint(
+                &format!("{:?}", self.compatible_runtimes),
+                "compatibleRuntimes",
+                "Member must have length less than or equal to 15",
+            ));
+        }
+        for runtime in &self.compatible_runtimes {
+            // Layers are written for more runtimes than are served here.
+            let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+            if runtime.is_empty() || runtime.len() > 64 || !runtime.bytes().all(fine) {
+                return Err(ApiError::constraint(
+                    runtime,
+                    "compatibleRuntimes",
+                    "Member must satisfy constraint: [Member must be the identifier of a runtime]",
+                ));
+            }
+        }
+        for architecture in &self.compatible_architectures {
+            one_of(
+                architecture.clone(),
+                &ARCHITECTURES,
+                "compatibleArchitectures",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) async fn publish(
+    State(app): State<Arc<App>>,
+    segments: Segments,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let name = LayerNamed::parse(segments.get("name"), &app.place)?.name;
+    let _slot = app.upload_slot().await?;
+    let body = read(&headers, body, "PublishLayerVersion").await?;
+    let input: PublishInput<'_> = parse(&body)?;
+    input.check()?;
+    let package = input
+        .content
+        .as_ref()
+        .ok_or_else(|| missing("content"))?
+        .package()?;
+    let (description, license) = (input.description, input.license_info);
+    let (runtimes, architectures) = (input.compatible_runtimes, input.compatible_architectures);
+    let describe = move |code, created| LayerVersion {
+        code,
+        description: description.unwrap_or_default(),
+        compatible_runtimes: runtimes,
+        compatible_architectures: architectures,
+        license,
+        created,
+    };
+    let (deployer, layer) = (app.deployer.clone(), name.clone());
+    let (number, version) =
+        to_the_end(async move { deployer.publish_layer(layer, package, describe).await })
+            .await?
+            .map_err(|error| ApiError::control(error, &app.place.layer_arn(&name)))?;
+    let mut answer = describe_version(&app, &name, number, &version);
+    answer["LayerArn"] = app.place.layer_arn(&name).into();
+    answer["Content"] = content(&version);
+    Ok(json_response(StatusCode::CREATED, &answer))
+}
+
+/// All layers; or, with `find=LayerVersion`, the version with the ARN that is given.
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    parameters: Parameters,
+) -> Result<Response, ApiError> {
+    if parameters.get("find") == Some("LayerVersion") {
+        let arn = parameters.get("Arn").ok_or_else(|| missing("arn"))?;
+        let (named, number) = LayerNamed::parse_version(arn, &app.place)?;
+        return one_version(&app, &named.name, number);
+    }
+    let layers = app.catalog.layers();
+    let wanted = layers
+        .iter()
+        .filter_map(|layer| Some((layer, newest(layer, &parameters)?)));
+    let (page, more) = page::cut(wanted, &parameters, |(layer, _)| layer.name.to_string())?;
+    let shown: Vec<Value> = page
+        .iter()
+        .map(|(layer, (number, version))| {
+            json!({
+                "LayerName": layer.name,
+                "LayerArn": app.place.layer_arn(&layer.name),
+                "LatestMatchingVersion": describe_version(&app, &layer.name, *number, version),
+            })
+        })
+        .collect();
+    let mut answer = json!({ "Layers": shown });
+    if let Some((layer, _)) = page.last().filter(|_| more) {
+        answer["NextMarker"] = layer.name.to_string().into();
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+fn newest<'a>(layer: &'a LayerRecord, parameters: &Parameters) -> Option<(u32, &'a LayerVersion)> {
+    let mut versions = layer.versions.iter().rev();
+    let (number, version) = versions.find(|(_, version)| matches(version, parameters))?;
+    Some((*number, version))
+}
+
+/// Whether a version says that it is for what is asked for.
+fn matches(version: &LayerVersion, parameters: &Parameters) -> bool {
+    let among = |name: &str, all: &[String]| {
+        let asked = parameters.get(name).filter(|asked| !asked.is_empty());
+        asked.is_none_or(|asked| all.iter().any(|one| one == asked))
+    };
+    among("CompatibleRuntime", &version.compatible_runtimes)
+        && among("CompatibleArchitecture", &version.compatible_architectures)
+}
+
+/// Newest first.
+pub(super) async fn list_versions(
+    State(app): State<Arc<App>>,
+    segments: Segments,
+    parameters: Parameters,
+) -> Result<Response, ApiError> {
+    let name = LayerNamed::parse(segments.get("name"), &app.place)?.name;
+    let layer = app.catalog.layer(&name);
+    let versions = layer.iter().flat_map(|layer| layer.versions.iter().rev());
+    let wanted = versions.filter(|(_, version)| matches(version, &parameters));
+    let (page, more) = page::cut(wanted, &parameters, |(number, _)| number.to_string())?;
+    let shown: Vec<Value> = page
+        .iter()
+        .map(|(number, version)| describe_version(&app, &name, **number, version))
+        .collect();
+    let mut answer = json!({ "LayerVersions": shown });
+    if let Some((number, _)) = page.last().filter(|_| more) {
+        answer["NextMarker"] = number.to_string().into();
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(super) async fn get_version(
+    State(app): State<Arc<App>>,
+    segments: Segments,
+) -> Result<Response, ApiError> {
+    let (name, number) = path_version(&app, &segments)?;
+    one_version(&app, &name, number)
+}
+
+pub(super) async fn delete_version(
+    State(app): State<Arc<App>>,
+    segments: Segments,
+) -> Result<Response, ApiError> {
+    let (name, number) = path_version(&app, &segments)?;
+    let arn = app.place.layer_arn(&name);
+    let deployer = app.deployer.clone();
+    to_the_end(async move { deployer.delete_layer(&name, number).await })
+        .await?
+        .map_err(|error| ApiError::control(error, &arn))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn path_version(app: &App, segments: &Segments) -> Result<(LayerName, u32), ApiError> {
+    let named = LayerNamed::parse(segments.get("name"), &app.place)?;
+    let text = segments.get("version");
+    match text.parse::<i64>() {
+        Ok(..=0) => Err(ApiError::invalid("Layer Version Cannot be less than 1")),
+        // A number that no layer gets to.
+        Ok(number) => Ok((named.name, u32::try_from(number).unwrap_or(u32::MAX))),
+        Err(_) => Err(ApiError::constraint(
+            text,
+            "versionNumber",
+            "Member must be a number",
+        )),
+    }
+}
+
+fn one_version(app: &App, name: &LayerName, number: u32) -> Result<Response, ApiError> {
+    let layer = app.catalog.layer(name);
+    let Some(version) = layer.as_ref().and_then(|layer| layer.versions.get(&number)) else {
+        return Err(ApiError::not_found(
+            "The resource you requested does not exist.",
+        ));
+    };
+    let mut answer = describe_version(app, name, number, version);
+    answer["LayerArn"] = app.place.layer_arn(name).into();
+    answer["Content"] = content(version);
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+fn content(version: &LayerVersion) -> Value {
+    json!({
+        "CodeSha256": version.code.sha256_base64(),
+        "CodeSize": version.code.size,
+    })
+}
+
+fn describe_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion) -> Value {
+    let mut out = json!({
+        "LayerVersionArn": format!("{}:{number}", app.place.layer_arn(name)),
+        "Version": number,
+        "Description": version.description,
+        "CreatedDate": version.created,
+    });
+    if !version.compatible_runtimes.is_empty() {
+        out["CompatibleRuntimes"] = json!(version.compatible_runtimes);
+    }
+    if !version.compatible_architectures.is_empty() {
+        out["CompatibleArchitectures"] = json!(version.compatible_architectures);
+    }
+    if let Some(license) = &version.license {
+        out["LicenseInfo"] = license.as_str().into();
+    }
+    out
+}

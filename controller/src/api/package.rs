@@ -1,0 +1,150 @@
+//! Code that comes in with a request: the body that carries it, and the package in it.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::body;
+use super::error::ApiError;
+
+/// Largest body of a create or update: a 50 MB package in base64, and the rest.
+const MAX_BODY: usize = 70_167_211;
+/// Largest body without a package.
+const MAX_SETTINGS: usize = 1 << 20;
+/// Largest package.
+pub(super) const MAX_PACKAGE: usize = 52_428_800;
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct CodeInput<'a> {
+    #[serde(borrow)]
+    zip_file: Option<Cow<'a, str>>,
+    image_uri: Option<String>,
+    #[serde(rename = "S3Bucket")]
+    s3_bucket: Option<String>,
+}
+
+impl CodeInput<'_> {
+    pub(super) fn package(&self) -> Result<Bytes, ApiError> {
+        if self.image_uri.is_some() || self.s3_bucket.is_some() {
+            return Err(ApiError::invalid(
+                "Code comes as ZipFile; S3 and images are not supported yet",
+            ));
+        }
+        let Some(text) = &self.zip_file else {
+            return Err(ApiError::invalid(
+                "Please provide a source for function code.",
+            ));
+        };
+        if text.len() / 4 * 3 > MAX_PACKAGE + 3 {
+            return Err(ApiError::invalid(format!(
+                "Zipped size must be smaller than {MAX_PACKAGE} bytes"
+            )));
+        }
+        let package = STANDARD
+            .decode(text.as_bytes())
+            .map_err(|error| ApiError::serialization(format!("ZipFile is not base64: {error}")))?;
+        Ok(package.into())
+    }
+}
+
+/// Reads the body of a request that may carry a package.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    operation: &str,
+) -> Result<Bytes, ApiError> {
+    body::read(headers, body, MAX_BODY, || {
+        ApiError::too_large(
+            "RequestEntityTooLargeException",
+            format!("Request must be smaller than {MAX_BODY} bytes for the {operation} operation"),
+        )
+    })
+    .await
+}
+
+/// Reads the body of a request that carries settings alone.
+pub(super) async fn read_small(
+    headers: &HeaderMap,
+    body: Body,
+    operation: &str,
+) -> Result<Bytes, ApiError> {
+    body::read(headers, body, MAX_SETTINGS, || {
+        ApiError::too_large(
+            "RequestEntityTooLargeException",
+            format!(
+                "Request must be smaller than {MAX_SETTINGS} bytes for the {operation} operation"
+            ),
+        )
+    })
+    .await
+}
+
+/// A JSON object as `T`; members that `T` does not know are skipped.
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+    let start = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    if start != Some(&b'{') {
+        return Err(ApiError::bad_content(
+            "Could not parse request body into json: expected an object",
+        ));
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::bad_content(format!("Could not parse request body into json: {error}"))
+    })
+}
+
+pub(super) fn check_package_kind(
+    package_type: Option<&str>,
+    architectures: Option<&[String]>,
+) -> Result<(), ApiError> {
+    match package_type {
+        None | Some("Zip") => {}
+        Some("Image") => return Err(ApiError::invalid("PackageType Image is not supported yet")),
+        Some(other) => {
+            return Err(ApiError::constraint(
+                other,
+                "packageType",
+                "Member must satisfy enum value set: [Zip, Image]",
+            ));
+        }
+    }
+    match architectures {
+        None => Ok(()),
+        Some([one]) if one == "x86_64" => Ok(()),
+        Some([one]) if one == "arm64" => Err(ApiError::invalid(
+            "Architecture arm64 is not supported: this host is x86_64",
+        )),
+        Some(other) => Err(ApiError::constraint(
+            &format!("{other:?}"),
+            "architectures",
+            "Member must be one of [x86_64, arm64]",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_base64_of_at_most_fifty_megabytes_and_nothing_else() {
+        let code = |json: &str| -> Result<Bytes, ApiError> {
+            parse::<CodeInput<'_>>(json.as_bytes())?.package()
+        };
+        assert_eq!(code(r#"{"ZipFile":"UEs="}"#).unwrap(), "PK");
+        for bad in [
+            r#"{}"#,
+            r#"{"ZipFile":"not base64!"}"#,
+            r#"{"ImageUri":"x"}"#,
+            r#"{"S3Bucket":"b"}"#,
+        ] {
+            assert!(code(bad).is_err(), "{bad}");
+        }
+        let large = format!(r#"{{"ZipFile":"{}"}}"#, "A".repeat(70_000_000));
+        assert!(code(&large).is_err());
+    }
+}

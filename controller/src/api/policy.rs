@@ -1,0 +1,158 @@
+//! Permissions in a function's policy: add, read, remove.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::error::ApiError;
+use super::extract::{Function, Parameters, Segments};
+use super::fields::{missing, one_of};
+use super::functions::{json_response, to_the_end};
+use super::package::{parse, read_small};
+use super::resolve::Target;
+use super::{App, Named};
+use crate::function::{Conditions, LATEST, Statement, policy_document};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PermissionInput {
+    statement_id: Option<String>,
+    action: Option<String>,
+    principal: Option<String>,
+    source_arn: Option<String>,
+    source_account: Option<String>,
+    event_source_token: Option<String>,
+    #[serde(rename = "PrincipalOrgID")]
+    principal_org_id: Option<String>,
+    function_url_auth_type: Option<String>,
+    revision_id: Option<String>,
+}
+
+impl PermissionInput {
+    fn statement(self, resource: String) -> Result<Statement, ApiError> {
+        let sid = self.statement_id.ok_or_else(|| missing("statementId"))?;
+        check_sid(&sid)?;
+        let action = self.action.ok_or_else(|| missing("action"))?;
+        let name = action.strip_prefix("lambda:").unwrap_or_default();
+        let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic());
+        if action != "*" && name != "*" && !named {
+            return Err(ApiError::constraint(
+                &action,
+                "action",
+                "Member must satisfy regular expression pattern: (lambda:[*]|lambda:[a-zA-Z]+|[*])",
+            ));
+        }
+        let principal = self.principal.ok_or_else(|| missing("principal"))?;
+        let url_auth = self
+            .function_url_auth_type
+            .map(|kind| one_of(kind, &["NONE", "AWS_IAM"], "functionUrlAuthType"))
+            .transpose()?;
+        let conditions = Conditions {
+            source_arn: self.source_arn,
+            source_account: self.source_account,
+            event_source_token: self.event_source_token,
+            organization: self.principal_org_id,
+            function_url_auth: url_auth,
+        };
+        Statement::allow(sid, &principal, action, resource, conditions).ok_or_else(|| {
+            ApiError::invalid(
+                "The provided principal was invalid. Please check the principal and try again.",
+            )
+        })
+    }
+}
+
+fn check_sid(sid: &str) -> Result<(), ApiError> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if (1..=100).contains(&sid.len()) && sid.bytes().all(fine) {
+        return Ok(());
+    }
+    Err(ApiError::constraint(
+        sid,
+        "statementId",
+        "Member must satisfy regular expression pattern: ([a-zA-Z0-9-_]+)",
+    ))
+}
+
+pub(super) async fn add(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let function = app.function(&named)?;
+    if named.qualifier.as_deref() == Some(LATEST) {
+        return Err(ApiError::invalid(
+            "We currently do not support adding policies for $LATEST.",
+        ));
+    }
+    app.target(&function, &named)?;
+    let body = read_small(&headers, body, "AddPermission").await?;
+    let mut input: PermissionInput = parse(&body)?;
+    let revision = input.revision_id.take();
+    let arn = named.arn(&app.place);
+    let statement = input.statement(arn.clone())?;
+    let written = serde_json::to_string(&statement).expect("strings and JSON values are JSON");
+    let deployer = app.deployer.clone();
+    to_the_end(async move {
+        let Named { name, qualifier } = named;
+        deployer
+            .grant(&name, qualifier.as_deref(), statement, revision.as_deref())
+            .await
+    })
+    .await?
+    .map_err(|error| ApiError::control(error, &arn))?;
+    Ok(json_response(
+        StatusCode::CREATED,
+        &json!({ "Statement": written }),
+    ))
+}
+
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+) -> Result<Response, ApiError> {
+    let function = app.function(&named)?;
+    let revision = match app.target(&function, &named)? {
+        Target::Latest => &function.record.revision_id,
+        Target::Published(published) => &published.record.revision_id,
+        Target::Alias(alias) => &alias.revision_id,
+    };
+    let key = named.qualifier.as_deref().unwrap_or(LATEST);
+    let Some(statements) = function.record.policies.get(key) else {
+        return Err(ApiError::not_found(
+            "The resource you requested does not exist.",
+        ));
+    };
+    let answer = json!({ "Policy": policy_document(statements), "RevisionId": revision });
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    segments: Segments,
+    parameters: Parameters,
+) -> Result<Response, ApiError> {
+    let function = app.function(&named)?;
+    app.target(&function, &named)?;
+    let sid = segments.get("sid").to_owned();
+    check_sid(&sid)?;
+    let revision = parameters.get("RevisionId").map(str::to_owned);
+    let arn = named.arn(&app.place);
+    let deployer = app.deployer.clone();
+    to_the_end(async move {
+        let Named { name, qualifier } = named;
+        deployer
+            .revoke(&name, qualifier.as_deref(), &sid, revision.as_deref())
+            .await
+    })
+    .await?
+    .map_err(|error| ApiError::control(error, &arn))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

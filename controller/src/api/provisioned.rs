@@ -1,0 +1,179 @@
+//! Provisioned concurrency: put, read, list, delete.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::extract::{Function, Parameters};
+use super::fields::{in_range, missing};
+use super::functions::{json_response, to_the_end};
+use super::package::{parse, read_small};
+use super::resolve::Target;
+use super::{App, Named, page};
+use crate::function::{LATEST, ProvisionedRecord, State as VersionState};
+use crate::registry;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PutInput {
+    provisioned_concurrent_executions: Option<i64>,
+}
+
+/// The function and the version or alias of it that must be named; `$LATEST` is told `refusal`.
+fn provisionable(
+    app: &App,
+    named: &Named,
+    refusal: &str,
+) -> Result<(Arc<registry::Function>, String), ApiError> {
+    let qualifier = named
+        .qualifier
+        .clone()
+        .ok_or_else(|| missing("qualifier"))?;
+    if qualifier == LATEST {
+        return Err(ApiError::invalid(refusal));
+    }
+    let function = app.function(named)?;
+    match app.target(&function, named) {
+        Ok(_) => Ok((function, qualifier)),
+        Err(_) if !qualifier.bytes().all(|b| b.is_ascii_digit()) => {
+            Err(ApiError::alias_not_found(&named.arn(&app.place)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+const NOT_PUBLISHED: &str =
+    "Provisioned Concurrency Configs cannot be applied to unpublished function versions.";
+const NOT_A_VERSION: &str =
+    "The function resource provided must be an alias or a published version.";
+
+pub(super) async fn put(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (_, qualifier) = provisionable(&app, &named, NOT_PUBLISHED)?;
+    let body = read_small(&headers, body, "PutProvisionedConcurrencyConfig").await?;
+    let input: PutInput = parse(&body)?;
+    let field = "provisionedConcurrentExecutions";
+    let wanted = input
+        .provisioned_concurrent_executions
+        .ok_or_else(|| missing(field))?;
+    let most = i32::MAX.unsigned_abs();
+    // Above every account's limit is refused with the account's own words.
+    let requested = in_range(wanted.min(i64::from(most)), 1, most, field)?;
+    let arn = app.place.arn(&named.name);
+    let (deployer, name, key) = (app.deployer.clone(), named.name, qualifier.clone());
+    let function =
+        to_the_end(async move { deployer.put_provisioned(&name, &key, requested).await })
+            .await?
+            .map_err(|error| ApiError::control(error, &arn))?;
+    let record = function.record.provisioned.get(&qualifier);
+    let record = record.ok_or_else(|| ApiError::service("It was deleted meanwhile"))?;
+    // As Lambda: nothing is there yet, whatever is.
+    let answer = describe(record, 0, "IN_PROGRESS", None);
+    Ok(json_response(StatusCode::ACCEPTED, &answer))
+}
+
+pub(super) async fn get_or_list(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    parameters: Parameters,
+) -> Result<Response, ApiError> {
+    if parameters.get("List") == Some("ALL") {
+        return list(&app, &named, &parameters);
+    }
+    let (function, qualifier) = provisionable(&app, &named, NOT_A_VERSION)?;
+    let Some(record) = function.record.provisioned.get(&qualifier) else {
+        return Err(ApiError::no_provisioned());
+    };
+    let answer = status(&app, &function, &qualifier, record);
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+fn list(app: &App, named: &Named, parameters: &Parameters) -> Result<Response, ApiError> {
+    let function = app.find(named)?;
+    let all = function.record.provisioned.iter();
+    let (page, more) = page::cut(all, parameters, |(qualifier, _)| (*qualifier).clone())?;
+    let shown: Vec<Value> = page
+        .iter()
+        .map(|(qualifier, record)| {
+            let mut item = status(app, &function, qualifier, record);
+            item["FunctionArn"] = app.place.qualified_arn(&named.name, qualifier).into();
+            item
+        })
+        .collect();
+    let mut answer = json!({ "ProvisionedConcurrencyConfigs": shown });
+    if let Some((qualifier, _)) = page.last().filter(|_| more) {
+        answer["NextMarker"] = qualifier.as_str().into();
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+) -> Result<Response, ApiError> {
+    let (_, qualifier) = provisionable(&app, &named, NOT_A_VERSION)?;
+    let arn = app.place.arn(&named.name);
+    let deployer = app.deployer.clone();
+    to_the_end(async move { deployer.delete_provisioned(&named.name, &qualifier).await })
+        .await?
+        .map_err(|error| ApiError::control(error, &arn))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn status(
+    app: &App,
+    function: &registry::Function,
+    qualifier: &str,
+    record: &ProvisionedRecord,
+) -> Value {
+    let named = Named {
+        name: function.record.name.clone(),
+        qualifier: Some(qualifier.into()),
+    };
+    let published = match app.target(function, &named) {
+        Ok(Target::Published(published)) => Some(published.as_ref()),
+        Ok(Target::Alias(alias)) => alias.published(function).map(AsRef::as_ref),
+        Ok(Target::Latest) | Err(_) => None,
+    };
+    let Some(published) = published else {
+        return describe(record, 0, "FAILED", Some("there is no version to start"));
+    };
+    let Some(live) = &published.live else {
+        let state = &published.record.state;
+        return match state.is {
+            VersionState::Failed => describe(record, 0, "FAILED", state.reason.as_deref()),
+            _ => describe(record, 0, "IN_PROGRESS", None),
+        };
+    };
+    let provisioned = app.pool.provisioned(live);
+    let ready = provisioned.ready.min(record.requested);
+    match provisioned.failed {
+        _ if ready == record.requested => describe(record, ready, "READY", None),
+        Some(why) => describe(record, ready, "FAILED", Some(&why)),
+        None => describe(record, ready, "IN_PROGRESS", None),
+    }
+}
+
+fn describe(record: &ProvisionedRecord, ready: u32, status: &str, reason: Option<&str>) -> Value {
+    let mut out = json!({
+        "RequestedProvisionedConcurrentExecutions": record.requested,
+        "AvailableProvisionedConcurrentExecutions": ready,
+        "AllocatedProvisionedConcurrentExecutions": ready,
+        "Status": status,
+        "LastModified": record.last_modified,
+    });
+    if let Some(reason) = reason {
+        out["StatusReason"] = reason.into();
+    }
+    out
+}

@@ -1,0 +1,78 @@
+//! Published versions: publish, list.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::configuration::Shown;
+use super::error::ApiError;
+use super::extract::{Function, Parameters};
+use super::fields::at_most;
+use super::functions::{json_response, to_the_end};
+use super::package::{parse, read_small};
+use super::{App, page};
+use crate::deploy::Publish;
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PublishInput {
+    code_sha256: Option<String>,
+    description: Option<String>,
+    revision_id: Option<String>,
+}
+
+pub(super) async fn publish(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    app.find(&named)?;
+    let body = read_small(&headers, body, "PublishVersion").await?;
+    let input: PublishInput = if body.is_empty() {
+        PublishInput::default()
+    } else {
+        parse(&body)?
+    };
+    if let Some(description) = &input.description {
+        at_most(description, 256, "description")?;
+    }
+    let wish = Publish {
+        description: input.description,
+        code_sha256: input.code_sha256.filter(|sha256| !sha256.is_empty()),
+        revision: input.revision_id,
+    };
+    let arn = app.place.arn(&named.name);
+    let deployer = app.deployer.clone();
+    let (function, number) = to_the_end(async move { deployer.publish(&named.name, wish).await })
+        .await?
+        .map_err(|error| ApiError::control(error, &arn))?;
+    let published = function
+        .versions
+        .get(&number)
+        .ok_or_else(|| ApiError::service("The version was deleted meanwhile"))?;
+    Ok(json_response(
+        StatusCode::CREATED,
+        &Shown::published(&function, published).configuration(&app.place),
+    ))
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    parameters: Parameters,
+) -> Result<Response, ApiError> {
+    let function = app.find(&named)?;
+    let (page, more) = page::cut(Shown::all(&function), &parameters, Shown::key)?;
+    let shown: Vec<Value> = page.iter().map(|v| v.configuration(&app.place)).collect();
+    let mut answer = json!({ "Versions": shown });
+    if let Some(last) = page.last().filter(|_| more) {
+        answer["NextMarker"] = last.key().into();
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}

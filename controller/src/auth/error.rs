@@ -1,0 +1,90 @@
+//! Every refusal, with AWS's names and sentences: clients and people search for these.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+
+/// Why a request is not let in.
+#[derive(Debug)]
+pub(crate) enum AuthError {
+    /// It is not signed.
+    Missing,
+    /// Parts of the signature are missing or can't be read.
+    Incomplete(String),
+    /// The signature is complete and does not hold.
+    Invalid(String),
+    /// No such key.
+    Unrecognized,
+    /// The key permits other things.
+    Denied {
+        /// ARN of the caller.
+        caller: String,
+        /// Such as `lambda:InvokeFunction`.
+        action: String,
+        /// ARN, or `*`.
+        resource: String,
+    },
+    /// The keys can't be read: nobody is let in.
+    Keys,
+}
+
+impl AuthError {
+    /// The error's type, as clients know it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing => "MissingAuthenticationTokenException",
+            Self::Incomplete(_) => "IncompleteSignatureException",
+            Self::Invalid(_) => "InvalidSignatureException",
+            Self::Unrecognized => "UnrecognizedClientException",
+            Self::Denied { .. } => "AccessDeniedException",
+            Self::Keys => "ServiceException",
+        }
+    }
+
+    /// The HMAC is another than the request's.
+    pub(super) fn mismatch() -> Self {
+        Self::Invalid(
+            "The request signature we calculated does not match the signature you provided. Check \
+             your AWS Secret Access Key and signing method. Consult the service documentation for \
+             details."
+                .into(),
+        )
+    }
+
+    pub(super) fn not_signed(header: &str) -> Self {
+        Self::Invalid(format!(
+            "{header} must be a 'SignedHeader' in the AWS Authorization."
+        ))
+    }
+}
+
+impl fmt::Display for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("Missing Authentication Token"),
+            Self::Incomplete(message) | Self::Invalid(message) => f.write_str(message),
+            Self::Unrecognized => {
+                f.write_str("The security token included in the request is invalid.")
+            }
+            Self::Denied {
+                caller,
+                action,
+                resource,
+            } => write!(
+                f,
+                "User: {caller} is not authorized to perform: {action} on resource: {resource} \
+                 because no identity-based policy allows the {action} action"
+            ),
+            // Where they are and why is for the log, not for whoever asks.
+            Self::Keys => f.write_str("The access keys could not be read"),
+        }
+    }
+}
+
+/// What stands in a message for an `Authorization` header: it may hold somebody's secret, put there
+/// by mistake.
+pub(super) fn hashed(header: &str) -> String {
+    STANDARD.encode(Sha256::digest(header))
+}

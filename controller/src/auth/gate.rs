@@ -1,0 +1,99 @@
+//! Whether callers have to sign: decided once, at the start.
+
+use std::sync::Arc;
+
+use super::keys::{KeyFile, KeyRing};
+use super::verify::Verifier;
+use crate::assembly::StartError;
+use crate::settings::{Settings, SettingsError};
+
+/// How a controller takes its callers.
+#[derive(Debug, Clone)]
+pub(crate) enum Gate {
+    /// For whoever they say they are: signatures are not looked at.
+    Open,
+    /// By their signatures.
+    Signed(Arc<Verifier>),
+}
+
+impl Gate {
+    /// Loopback is open unless told otherwise, any other address is not. Refuses an address beyond
+    /// loopback as long as nobody could sign for it.
+    pub(crate) fn of(settings: &Settings) -> Result<Self, StartError> {
+        let reachable = !settings.listen.ip().is_loopback();
+        let signed = settings.require_signatures || (reachable && !settings.insecure);
+        if !signed {
+            return Ok(Self::Open);
+        }
+        let data_dir = settings.data_dir()?;
+        let keys = KeyRing::open(KeyFile::of(&data_dir))?;
+        if keys.is_empty() {
+            return Err(StartError::Settings(if reachable {
+                SettingsError::Exposed(settings.listen, data_dir)
+            } else {
+                SettingsError::NoKeys(data_dir)
+            }));
+        }
+        Ok(Self::Signed(Arc::new(Verifier::new(
+            keys,
+            settings.region.clone(),
+        ))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Permissions;
+
+    fn settings(listen: &str, data: &std::path::Path) -> Settings {
+        let mut settings = Settings::defaults().expect("an empty command line is fine");
+        settings.listen = listen.parse().unwrap();
+        settings.data_dir = Some(data.into());
+        settings
+    }
+
+    #[test]
+    fn an_address_beyond_loopback_takes_a_key_or_a_loud_word() {
+        let dir = tempfile::tempdir().unwrap();
+        for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:127.0.0.1]:0"] {
+            let mut settings = settings(listen, dir.path());
+            let error = Gate::of(&settings).unwrap_err().to_string();
+            for said in [
+                "hearth keys create",
+                "--insecure",
+                dir.path().to_str().unwrap(),
+            ] {
+                assert!(error.contains(said), "{error}");
+            }
+            settings.insecure = true;
+            assert!(matches!(Gate::of(&settings), Ok(Gate::Open)));
+        }
+        let admin = Permissions {
+            admin: true,
+            invoke: Vec::new(),
+        };
+        KeyFile::of(dir.path()).create("k", admin).unwrap();
+        let settings = settings("0.0.0.0:0", dir.path());
+        assert!(matches!(Gate::of(&settings), Ok(Gate::Signed(_))));
+    }
+
+    #[test]
+    fn loopback_is_open_unless_it_is_not_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        for listen in ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0"] {
+            let mut settings = settings(listen, dir.path());
+            assert!(matches!(Gate::of(&settings), Ok(Gate::Open)));
+            settings.require_signatures = true;
+            settings.insecure = true;
+            assert!(Gate::of(&settings).is_err(), "there is no key yet");
+        }
+    }
+
+    #[test]
+    fn keys_that_can_not_be_read_keep_it_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(KeyFile::of(dir.path()).path(), "x").unwrap();
+        assert!(Gate::of(&settings("0.0.0.0:0", dir.path())).is_err());
+    }
+}

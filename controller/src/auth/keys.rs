@@ -1,0 +1,502 @@
+//! The access keys: `access-keys.json` in the data directory, for its owner alone.
+//!
+//! Checking a signature takes the secret itself, so the file holds secrets that can be read. What
+//! protects them is the host: the directory is its owner's alone (0700), the file as well (0600),
+//! and a file that others may read is refused.
+//!
+//! The file is replaced as a whole, never changed. A running controller looks at it for every
+//! signed request and reads it again when it is another file: a key that was revoked is worth
+//! nothing from the next request on.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::key::{AccessKey, KeyError, Permissions, Secret, check_name};
+use super::random;
+
+const FILE: &str = "access-keys.json";
+const LOCK: &str = "access-keys.lock";
+/// Form of the file that this version writes and reads.
+const FORM: u32 = 1;
+/// Starts every id, so that one that leaked is known for what it is.
+const PREFIX: &str = "HRTH";
+const ID_ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+/// No character that a shell or a URL takes for something else.
+const SECRET_ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+/// With the prefix as long as AWS's.
+const ID_LENGTH: usize = 16;
+/// 238 bits.
+const SECRET_LENGTH: usize = 40;
+
+/// Why keys can't be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The file or its folder.
+    #[error("access keys: can't {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Not the JSON that it should be.
+    #[error("access keys {}: {source}", path.display())]
+    Document {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// Written by a newer version of this program.
+    #[error("access keys {} have form {found}, this version knows {FORM}: use a newer hearth", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its form.
+        found: u32,
+    },
+    /// Secrets that others may read.
+    #[error("access keys {} can be read or written by others (mode {mode:o}): chmod 600 it, and revoke what may have leaked", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// What the key is to be.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Two keys of one name could not be told apart.
+    #[error("there is a key named {0:?} already: revoke it, or take another name")]
+    Exists(String),
+    /// No key to revoke.
+    #[error("there is no key {0:?}: `hearth keys list` shows what there is")]
+    NotFound(String),
+    /// No randomness to make a secret of.
+    #[error("the host has no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+impl KeysError {
+    fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Io {
+            action,
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// Whether whoever asked can mend it.
+    pub fn is_callers(&self) -> bool {
+        matches!(self, Self::Key(_) | Self::Exists(_) | Self::NotFound(_))
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    form: u32,
+    keys: Vec<AccessKey>,
+}
+
+/// A key that was just made: the only time that its secret is shown.
+#[derive(Debug)]
+pub struct NewKey {
+    /// The key.
+    pub key: AccessKey,
+}
+
+impl NewKey {
+    /// The secret access key.
+    pub fn secret(&self) -> &str {
+        self.key.secret.expose()
+    }
+}
+
+/// The keys of a data directory, to list and change them.
+#[derive(Debug, Clone)]
+pub struct KeyFile {
+    folder: PathBuf,
+    path: PathBuf,
+}
+
+impl KeyFile {
+    /// The keys of this data directory, which need not exist yet.
+    pub fn of(data_dir: &Path) -> Self {
+        Self {
+            folder: data_dir.into(),
+            path: data_dir.join(FILE),
+        }
+    }
+
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All keys, the oldest first.
+    pub fn list(&self) -> Result<Vec<AccessKey>, KeysError> {
+        Ok(self.read()?.map(|(keys, _)| keys).unwrap_or_default())
+    }
+
+    /// Makes a key with a new id and secret.
+    pub fn create(&self, name: &str, permissions: Permissions) -> Result<NewKey, KeysError> {
+        check_name(name)?;
+        permissions.check()?;
+        let _lock = self.lock()?;
+        let mut keys = self.list()?;
+        if keys.iter().any(|key| key.name == name) {
+            return Err(KeysError::Exists(name.into()));
+        }
+        let now = OffsetDateTime::now_utc();
+        let now = now.replace_nanosecond(0).unwrap_or(now);
+        let key = AccessKey {
+            id: format!("{PREFIX}{}", random::text(ID_ALPHABET, ID_LENGTH)?),
+            name: name.into(),
+            created: now.format(&Rfc3339).unwrap_or_default(),
+            permissions,
+            secret: Secret::new(random::text(SECRET_ALPHABET, SECRET_LENGTH)?),
+        };
+        keys.push(key.clone());
+        self.write(keys)?;
+        Ok(NewKey { key })
+    }
+
+    /// Removes the key with this id or name.
+    pub fn revoke(&self, id_or_name: &str) -> Result<AccessKey, KeysError> {
+        let _lock = self.lock()?;
+        let mut keys = self.list()?;
+        // An id first: a name may look like one.
+        let at = keys
+            .iter()
+            .position(|key| key.id == id_or_name)
+            .or_else(|| keys.iter().position(|key| key.name == id_or_name))
+            .ok_or_else(|| KeysError::NotFound(id_or_name.into()))?;
+        let key = keys.remove(at);
+        self.write(keys)?;
+        Ok(key)
+    }
+
+    /// The keys and the file that they were read from; `None` if there is no file.
+    fn read(&self) -> Result<Option<(Vec<AccessKey>, File)>, KeysError> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(KeysError::io("open", &self.path)(error)),
+        };
+        let read = KeysError::io("read", &self.path);
+        let mode = match file.metadata() {
+            Ok(metadata) => metadata.mode() & 0o777,
+            Err(error) => return Err(read(error)),
+        };
+        if mode & 0o077 != 0 {
+            return Err(KeysError::Open {
+                path: self.path.clone(),
+                mode,
+            });
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(read)?;
+        let document: Document =
+            serde_json::from_str(&text).map_err(|source| KeysError::Document {
+                path: self.path.clone(),
+                source,
+            })?;
+        if document.form != FORM {
+            return Err(KeysError::TooNew {
+                path: self.path.clone(),
+                found: document.form,
+            });
+        }
+        Ok(Some((document.keys, file)))
+    }
+
+    /// Replaces the file; it is on disk when this returns.
+    fn write(&self, keys: Vec<AccessKey>) -> Result<(), KeysError> {
+        let document = Document { form: FORM, keys };
+        let text =
+            serde_json::to_string_pretty(&document).map_err(|source| KeysError::Document {
+                path: self.path.clone(),
+                source,
+            })?;
+        let beside = self.path.with_extension("json.new");
+        let write = || -> io::Result<()> {
+            // What a killed command left; with its mode, whatever that was.
+            match fs::remove_file(&beside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = private(&beside)?;
+            self.give_to_owner(&file)?;
+            file.write_all(text.as_bytes())?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            fs::rename(&beside, &self.path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(KeysError::io("write", &self.path))
+    }
+
+    /// Root may make keys for a controller that runs as another user, who has to read them.
+    fn give_to_owner(&self, file: &File) -> io::Result<()> {
+        let folder = fs::metadata(&self.folder)?;
+        if nix::unistd::geteuid().is_root() && folder.uid() != 0 {
+            fchown(file, Some(folder.uid()), Some(folder.gid()))?;
+        }
+        Ok(())
+    }
+
+    /// One change at a time.
+    fn lock(&self) -> Result<Flock<File>, KeysError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)
+            .map_err(KeysError::io("create", &self.folder))?;
+        let path = self.folder.join(LOCK);
+        let file = match private(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                OpenOptions::new().write(true).open(&path)
+            }
+            made => made.and_then(|file| self.give_to_owner(&file).map(|()| file)),
+        };
+        let file = file.map_err(KeysError::io("open", &path))?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| KeysError::io("lock", &path)(errno.into()))
+    }
+}
+
+/// A new file that is its owner's alone from the start.
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// What tells one file from another that took its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Loaded {
+    stamp: Option<Stamp>,
+    keys: HashMap<String, Arc<AccessKey>>,
+    /// Held open, or its inode could come back as another file's and look unchanged.
+    _file: Option<File>,
+}
+
+/// The keys as they are now, for a running controller.
+#[derive(Debug)]
+pub(crate) struct KeyRing {
+    file: KeyFile,
+    loaded: RwLock<Loaded>,
+}
+
+impl KeyRing {
+    pub(crate) fn open(file: KeyFile) -> Result<Self, KeysError> {
+        let this = Self {
+            file,
+            loaded: RwLock::default(),
+        };
+        this.refresh()?;
+        Ok(this)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.loaded
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys
+            .is_empty()
+    }
+
+    /// The key with this id. Fails if the keys changed and can't be read: an old copy could hold
+    /// what was revoked.
+    pub(crate) fn find(&self, id: &str) -> Result<Option<Arc<AccessKey>>, KeysError> {
+        self.refresh()?;
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(loaded.keys.get(id).cloned())
+    }
+
+    fn refresh(&self) -> Result<(), KeysError> {
+        let now = match fs::metadata(&self.file.path) {
+            Ok(metadata) => Some(Stamp::of(&metadata)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(KeysError::io("look at", &self.file.path)(error)),
+        };
+        let known = self
+            .loaded
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stamp;
+        if now == known {
+            return Ok(());
+        }
+        let fresh = match self.file.read()? {
+            None => Loaded::default(),
+            Some((keys, file)) => {
+                // Of the file that was read, which may be newer than the one looked at.
+                let metadata = file
+                    .metadata()
+                    .map_err(KeysError::io("look at", &self.file.path))?;
+                tracing::info!(keys = keys.len(), "access keys read");
+                Loaded {
+                    stamp: Some(Stamp::of(&metadata)),
+                    keys: keys
+                        .into_iter()
+                        .map(|key| (key.id.clone(), Arc::new(key)))
+                        .collect(),
+                    _file: Some(file),
+                }
+            }
+        };
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn admin() -> Permissions {
+        Permissions {
+            admin: true,
+            invoke: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_key_comes_into_force_and_goes_without_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeyFile::of(dir.path());
+        let ring = KeyRing::open(file.clone()).unwrap();
+        assert!(ring.is_empty());
+        let one = file.create("one", admin()).unwrap();
+        let two = file.create("two", admin()).unwrap();
+        let found = ring.find(&one.key.id).unwrap().unwrap();
+        assert_eq!(found.secret.expose(), one.secret());
+        file.revoke("one").unwrap();
+        assert!(ring.find(&one.key.id).unwrap().is_none());
+        assert!(ring.find(&two.key.id).unwrap().is_some());
+        file.revoke(&two.key.id).unwrap();
+        assert!(ring.find(&two.key.id).unwrap().is_none());
+    }
+
+    #[test]
+    fn every_change_is_seen_however_quickly_they_follow_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeyFile::of(dir.path());
+        let ring = KeyRing::open(file.clone()).unwrap();
+        for _ in 0..50 {
+            // The same size each time, within one tick of the clock.
+            let key = file.create("k", admin()).unwrap().key;
+            assert!(ring.find(&key.id).unwrap().is_some());
+            file.revoke("k").unwrap();
+            assert!(ring.find(&key.id).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn keys_that_can_not_be_read_let_nobody_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeyFile::of(dir.path());
+        let key = file.create("k", admin()).unwrap().key;
+        let ring = KeyRing::open(file.clone()).unwrap();
+        for broken in ["", "{", "{\"form\":2,\"keys\":[]}", "[]"] {
+            fs::write(file.path(), broken).unwrap();
+            assert!(ring.find(&key.id).is_err(), "{broken:?}");
+        }
+        fs::remove_file(file.path()).unwrap();
+        assert!(ring.find(&key.id).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_newer_version_may_have_narrowed_is_not_widened_by_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeyFile::of(dir.path());
+        file.create("k", admin()).unwrap();
+        let text = fs::read_to_string(file.path()).unwrap();
+        let narrowed = text.replace("\"admin\": true", "\"admin\": true, \"until\": \"2027\"");
+        assert_ne!(narrowed, text);
+        fs::write(file.path(), narrowed).unwrap();
+        assert!(matches!(file.list(), Err(KeysError::Document { .. })));
+    }
+
+    #[test]
+    fn secrets_are_their_owners_alone_and_refused_when_they_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeyFile::of(&dir.path().join("data"));
+        file.create("k", admin()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(file.path()), 0o600);
+        assert_eq!(mode(&dir.path().join("data")), 0o700);
+        for open in [0o640, 0o604, 0o620] {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(open)).unwrap();
+            assert!(
+                matches!(file.list(), Err(KeysError::Open { .. })),
+                "{open:o}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_made_at_the_same_time_are_all_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeyFile::of(dir.path());
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let file = file.clone();
+                scope.spawn(move || file.create(&format!("k{n}"), admin()).unwrap());
+            }
+        });
+        assert_eq!(file.list().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn names_are_unique_and_revoking_what_is_not_there_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeyFile::of(dir.path());
+        let key = file.create("k", admin()).unwrap();
+        assert_eq!((key.key.id.len(), key.secret().len()), (20, 40));
+        assert!(matches!(
+            file.create("k", admin()),
+            Err(KeysError::Exists(_))
+        ));
+        assert!(matches!(
+            file.create("a/b", admin()),
+            Err(KeysError::Key(_))
+        ));
+        assert!(matches!(file.revoke("x"), Err(KeysError::NotFound(_))));
+    }
+}

@@ -1,0 +1,164 @@
+//! The HMAC over a canonical request, with a key that is good for one day, region and service.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+use super::key::Secret;
+use super::{ALGORITHM, SERVICE, TERMINATOR};
+
+type HmacSha256 = Hmac<Sha256>;
+
+/// Length of a signature in bytes.
+pub(super) const LENGTH: usize = 32;
+
+/// What a signature is made with besides the request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope<'a> {
+    /// `20261122`.
+    pub(super) day: &'a str,
+    pub(super) region: &'a str,
+}
+
+impl Scope<'_> {
+    /// As it stands in a credential, behind the key's id.
+    pub(super) fn text(self) -> String {
+        format!("{}/{}/{SERVICE}/{TERMINATOR}", self.day, self.region)
+    }
+}
+
+/// The signature of a canonical request.
+pub(super) fn sign(
+    secret: &Secret,
+    scope: Scope<'_>,
+    timestamp: &str,
+    canonical: &[u8],
+) -> [u8; LENGTH] {
+    mac(secret, scope, timestamp, canonical)
+        .finalize()
+        .into_bytes()
+        .into()
+}
+
+/// Whether `given` is the signature of a canonical request. Takes the same time wherever it differs.
+pub(super) fn holds(
+    secret: &Secret,
+    scope: Scope<'_>,
+    timestamp: &str,
+    canonical: &[u8],
+    given: &[u8; LENGTH],
+) -> bool {
+    mac(secret, scope, timestamp, canonical)
+        .verify_slice(given)
+        .is_ok()
+}
+
+fn mac(secret: &Secret, scope: Scope<'_>, timestamp: &str, canonical: &[u8]) -> HmacSha256 {
+    let first = [b"AWS4", secret.expose().as_bytes()].concat();
+    let day = keyed(&first, scope.day.as_bytes());
+    let region = keyed(&day, scope.region.as_bytes());
+    let service = keyed(&region, SERVICE.as_bytes());
+    let key = keyed(&service, TERMINATOR.as_bytes());
+    let to_sign = format!(
+        "{ALGORITHM}\n{timestamp}\n{}\n{}",
+        scope.text(),
+        hex(&Sha256::digest(canonical))
+    );
+    start(&key).chain_update(to_sign)
+}
+
+fn keyed(key: &[u8], message: &[u8]) -> [u8; LENGTH] {
+    start(key)
+        .chain_update(message)
+        .finalize()
+        .into_bytes()
+        .into()
+}
+
+fn start(key: &[u8]) -> HmacSha256 {
+    HmacSha256::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+/// SHA-256 of a body, as it stands in a canonical request.
+#[derive(Debug, Default)]
+pub(crate) struct BodyHash(Sha256);
+
+impl BodyHash {
+    /// Of a body in one piece.
+    pub(crate) fn of(body: &[u8]) -> String {
+        let mut hash = Self::default();
+        hash.update(body);
+        hash.finish()
+    }
+
+    pub(crate) fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    pub(crate) fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
+
+/// A signature's or hash's 64 digits. Lower case only, as AWS writes them.
+pub(super) fn unhex(text: &str) -> Option<[u8; LENGTH]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let pairs = text.as_bytes().chunks_exact(2);
+    if text.len() != 2 * LENGTH {
+        return None;
+    }
+    let mut bytes = [0; LENGTH];
+    for (byte, pair) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_goes_both_ways_and_nothing_else_is_taken() {
+        let bytes: [u8; LENGTH] = std::array::from_fn(|n| u8::try_from(n * 8 + 7).unwrap());
+        assert_eq!(unhex(&hex(&bytes)), Some(bytes));
+        for bad in ["", "0", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64)] {
+            assert_eq!(unhex(bad), None, "{bad:?}");
+        }
+        assert_eq!(unhex(&"A".repeat(64)), None);
+        assert_eq!(unhex(&"é".repeat(32)), None);
+    }
+
+    #[test]
+    fn one_bit_more_or_less_is_no_signature() {
+        let secret = Secret::new("secret".into());
+        let scope = Scope {
+            day: "20150830",
+            region: "us-east-1",
+        };
+        let signature = sign(&secret, scope, "20150830T123600Z", b"request");
+        let holds = |given: &[u8; LENGTH], canonical: &[u8]| {
+            holds(&secret, scope, "20150830T123600Z", canonical, given)
+        };
+        assert!(holds(&signature, b"request"));
+        assert!(!holds(&signature, b"Request"));
+        for bit in 0..LENGTH * 8 {
+            let mut other = signature;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(!holds(&other, b"request"), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Deploys in the background: begun by a change, taken up again after a restart, ended with it.
+//!
+//! A deploy's result counts only if its version still wants it: each has a key, and the record says
+//! which one is awaited.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::builder::Source;
+use super::control::Deployer;
+use super::error::DeployError;
+use super::intake::ImageGuard;
+use crate::function::{
+    Artefacts, Code, Deployed, FunctionConfig, FunctionName, Made, State, Status, UpdateStatus,
+    Version, VersionId,
+};
+use crate::registry::{Function, RegistryError};
+
+/// What came of a deploy.
+struct Built {
+    config: FunctionConfig,
+    code: Code,
+    artefacts: Arc<Artefacts>,
+}
+
+impl Built {
+    fn made(&self) -> Made {
+        Made {
+            key: self.artefacts.key.clone(),
+            fingerprint: self.artefacts.fingerprints.deployed.clone(),
+        }
+    }
+
+    fn version(self, name: &FunctionName, id: VersionId, revision: &str) -> Arc<Version> {
+        let (config, code) = (self.config, self.code);
+        let artefacts = Some(self.artefacts);
+        Version::new(name.clone(), id, config, code, revision.into(), artefacts)
+    }
+}
+
+impl Deployer {
+    /// Takes up the deploys that an earlier process did not finish, and makes anew what can't be
+    /// used any more.
+    pub(crate) fn resume(&self) {
+        let (functions, _) = self.catalog.list(None, usize::MAX);
+        let mut unusable = Vec::new();
+        for function in functions {
+            self.provision(&function);
+            if function.pending().next().is_some() {
+                tracing::info!(function = %function.record.name, "taking up its deploy again");
+                self.start_all(&function);
+            }
+            let live = function
+                .all_live()
+                .filter(|live| live.artefacts().is_none());
+            unusable.extend(live.cloned());
+        }
+        // One after another, what most invocations run on first: others are made when needed.
+        unusable.sort_by_key(|version| version.id);
+        let (pool, stop) = (self.pool.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            for version in unusable {
+                tokio::select! {
+                    () = pool.prepare(&version) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// Gives up what is under way, to be taken up at the next start.
+    pub(crate) async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Begins the deploys that a function awaits and that do not run yet.
+    pub(super) fn start_all(&self, function: &Function) {
+        for (version, key) in function.pending() {
+            if !self.running().contains_key(key) {
+                self.start(&function.record.name, version, key);
+            }
+        }
+    }
+
+    fn start(&self, name: &FunctionName, version: VersionId, key: &str) {
+        let (name, key) = (name.clone(), key.to_owned());
+        let cancel = self.stop.child_token();
+        self.running().insert(key.clone(), cancel.clone());
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let built = tokio::select! {
+                built = this.build(&name, version, &key) => built,
+                () = cancel.cancelled() => Err(DeployError::Cancelled),
+            };
+            this.running().remove(&key);
+            if let Err(error) = this.finish(&name, version, &key, built).await {
+                // It stays pending, and the next start takes it up again.
+                tracing::error!(function = %name, %error, "result of a deploy not registered");
+            }
+        });
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, CancellationToken>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn cancel(&self, key: &str) {
+        if let Some(token) = self.running().remove(key) {
+            token.cancel();
+        }
+    }
+
+    async fn build(
+        &self,
+        name: &FunctionName,
+        version: VersionId,
+        key: &str,
+    ) -> Result<Built, DeployError> {
+        let function = self.catalog.get(name).ok_or(DeployError::Cancelled)?;
+        let (config, code) = match version {
+            VersionId::Latest => (&function.record.config, &function.record.code),
+            VersionId::Number(number) => {
+                let published = function.versions.get(&number);
+                let record = &published.ok_or(DeployError::Cancelled)?.record;
+                (&record.config, &record.code)
+            }
+        };
+        tracing::info!(function = %name, %version, runtime = config.runtime.id(), "deploy begins");
+        let source = Source {
+            name,
+            version,
+            config,
+            code,
+            key,
+        };
+        let artefacts = self.builder.build(source).await?;
+        Ok(Built {
+            config: config.clone(),
+            code: code.clone(),
+            artefacts,
+        })
+    }
+
+    async fn finish(
+        &self,
+        name: &FunctionName,
+        version: VersionId,
+        key: &str,
+        built: Result<Built, DeployError>,
+    ) -> Result<(), RegistryError> {
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
+        let writer = self.catalog.write().await;
+        let awaits = |function: &Function| function.pending().any(|due| due == (version, key));
+        let Some(before) = writer.get(name).filter(|function| awaits(function)) else {
+            if let Ok(built) = built {
+                built.artefacts.doom();
+            }
+            // An image may have been made when the package came in.
+            drop(ImageGuard(Some(self.builder.data.image(key))));
+            self.metrics.deploy("superseded");
+            return Ok(());
+        };
+        match &built {
+            Ok(_) => {
+                tracing::info!(function = %name, %version, "deploy done");
+                self.metrics.deploy("successful");
+            }
+            Err(error) => {
+                tracing::warn!(function = %name, %version, %error, "deploy failed");
+                self.metrics.deploy("failed");
+                drop(ImageGuard(Some(self.builder.data.image(key))));
+            }
+        }
+        let mut function = Function::clone(&before);
+        match version {
+            VersionId::Latest => settle_latest(&mut function, built),
+            VersionId::Number(number) => settle_version(&mut function, number, built),
+        }
+        let function = writer.put(function).await?;
+        self.provision(&function);
+        if let Some(former) = &before.live
+            && !function.all_live().any(|live| Arc::ptr_eq(live, former))
+        {
+            self.pool.retire(former);
+        }
+        self.drop_packages(&writer, &before).await;
+        Ok(())
+    }
+}
+
+/// What came of a deploy of `$LATEST`. A failed update leaves what serves as it is.
+fn settle_latest(function: &mut Function, built: Result<Built, DeployError>) {
+    let record = &mut function.record;
+    record.pending_deploy = None;
+    match built {
+        Ok(built) => {
+            record.deployed = Some(Deployed {
+                config: built.config.clone(),
+                code: built.code.clone(),
+                made: built.made(),
+            });
+            record.state = Status::plain(State::Active);
+            record.last_update = Some(Status::plain(UpdateStatus::Successful));
+            let version = built.version(&record.name, VersionId::Latest, &record.revision_id);
+            function.live = Some(version);
+        }
+        Err(error) => {
+            let (reason, code) = (error.to_string(), error.reason_code());
+            if record.last_update.is_some() {
+                record.last_update =
+                    Some(Status::because(UpdateStatus::Failed, reason.clone(), code));
+            }
+            if record.deployed.is_none() {
+                record.state = Status::because(State::Failed, reason, code);
+            }
+        }
+    }
+}
+
+/// What came of a deploy of a published version.
+fn settle_version(function: &mut Function, number: u32, built: Result<Built, DeployError>) {
+    let name = function.record.name.clone();
+    let Some(published) = function.published_mut(number) else {
+        return;
+    };
+    let record = &mut published.record;
+    record.pending_deploy = None;
+    match built {
+        Ok(built) => {
+            record.made = Some(built.made());
+            record.state = Status::plain(State::Active);
+            let id = VersionId::Number(number);
+            published.live = Some(built.version(&name, id, &record.revision_id));
+        }
+        Err(error) => {
+            record.state = Status::because(State::Failed, error.to_string(), error.reason_code());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Layers: published, deleted, and whether a function may have them.
+
+use bytes::Bytes;
+
+use super::builder::new_key;
+use super::control::{ControlError, Deployer, now};
+use super::error::DeployError;
+use crate::function::{Code, FunctionConfig, LayerName, LayerRecord, LayerUse, LayerVersion};
+use crate::registry::Writer;
+
+impl Deployer {
+    /// Publishes a version of a layer, the first of a name makes the layer. Returns its number.
+    pub(crate) async fn publish_layer(
+        &self,
+        name: LayerName,
+        package: Bytes,
+        describe: impl FnOnce(Code, String) -> LayerVersion,
+    ) -> Result<(u32, LayerVersion), ControlError> {
+        // The image shows that the archive is sound; layers are laid over each other at deploy.
+        let key = new_key(format_args!("layer-{name}"));
+        let accepted = self.accept(key, package).await?;
+        let writer = self.catalog.write().await;
+        let mut record = writer.layer(&name).map_or_else(
+            || LayerRecord {
+                name: name.clone(),
+                last_version: 0,
+                versions: Default::default(),
+            },
+            |known| LayerRecord::clone(&known),
+        );
+        record.last_version += 1;
+        let number = record.last_version;
+        let version = describe(accepted.code.clone(), now());
+        record.versions.insert(number, version.clone());
+        let stored = self
+            .builder
+            .packages
+            .put(&accepted.code, accepted.package.clone())
+            .await;
+        stored.map_err(DeployError::from)?;
+        if let Err(error) = writer.put_layer(record).await {
+            self.drop_package(&writer, &accepted.code.sha256).await;
+            return Err(error.into());
+        }
+        Ok((number, version))
+    }
+
+    /// Deletes a version of a layer. Functions that have it keep it; one that is not there is as
+    /// good as deleted.
+    pub(crate) async fn delete_layer(
+        &self,
+        name: &LayerName,
+        number: u32,
+    ) -> Result<(), ControlError> {
+        let writer = self.catalog.write().await;
+        let Some(record) = writer.layer(name) else {
+            return Ok(());
+        };
+        let mut record = LayerRecord::clone(&record);
+        let Some(version) = record.versions.remove(&number) else {
+            return Ok(());
+        };
+        writer.put_layer(record).await?;
+        self.drop_package(&writer, &version.code.sha256).await;
+        Ok(())
+    }
+}
+
+/// Whether a function of this code may have the layers of its configuration.
+pub(super) fn check_layers(
+    writer: &Writer<'_>,
+    code: &Code,
+    config: &FunctionConfig,
+) -> Result<(), ControlError> {
+    for LayerUse { arn, code } in &config.layers {
+        // Deleted since it was looked up.
+        if !writer.uses_code(&code.sha256) {
+            return Err(ControlError::Invalid(format!(
+                "Layer version {arn} does not exist."
+            )));
+        }
+    }
+    let layers: u64 = config.layers.iter().map(|layer| layer.code.unpacked).sum();
+    let size = code.unpacked + layers;
+    let limit = hearth_rootfs::function::MAX_UNZIPPED_BYTES;
+    if !config.layers.is_empty() && size > limit {
+        return Err(ControlError::Invalid(format!(
+            "Function code combined with layers exceeds the maximum allowed size of {limit} bytes. \
+             The actual size is {size} bytes."
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Provisioned concurrency: what is wanted of versions and aliases, and what the pool is told of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::concurrency::LEAST_UNRESERVED;
+use super::control::{ControlError, Deployer, now};
+use crate::function::{FunctionName, ProvisionedRecord, VersionId};
+use crate::registry::Function;
+
+impl Deployer {
+    /// Wants instances of a version, or of what an alias points to, kept ready.
+    pub(crate) async fn put_provisioned(
+        &self,
+        name: &FunctionName,
+        qualifier: &str,
+        requested: u32,
+    ) -> Result<Arc<Function>, ControlError> {
+        let writer = self.catalog.write().await;
+        let function = writer.get(name).ok_or(ControlError::NotFound)?;
+        let mut function = Function::clone(&function);
+        check_overlap(&function, qualifier)?;
+        let record = ProvisionedRecord {
+            requested,
+            last_modified: now(),
+        };
+        function.record.provisioned.insert(qualifier.into(), record);
+        self.check_provisioned(&function, requested)?;
+        let function = writer.put(function).await?;
+        self.set_claim(&function);
+        for (number, requested) in wanted(&function) {
+            let version = function.versions.get(&number);
+            if let Some(live) = version.and_then(|version| version.live.as_ref()) {
+                self.pool.set_provisioned(live, requested);
+                // What was given up is tried once more when it is asked for again.
+                self.pool.provision_again(live);
+            }
+        }
+        Ok(function)
+    }
+
+    /// Lets go of them. Where nothing was wanted, nothing changes.
+    pub(crate) async fn delete_provisioned(
+        &self,
+        name: &FunctionName,
+        qualifier: &str,
+    ) -> Result<(), ControlError> {
+        let writer = self.catalog.write().await;
+        let function = writer.get(name).ok_or(ControlError::NotFound)?;
+        let mut function = Function::clone(&function);
+        if function.record.provisioned.remove(qualifier).is_none() {
+            return Ok(());
+        }
+        let function = writer.put(function).await?;
+        self.provision(&function);
+        Ok(())
+    }
+
+    /// Tells the pool what is wanted of each version.
+    pub(super) fn provision(&self, function: &Function) {
+        self.set_claim(function);
+        let wanted = wanted(function);
+        for (number, version) in &function.versions {
+            if let Some(live) = &version.live {
+                let requested = wanted.get(number).copied().unwrap_or(0);
+                self.pool.set_provisioned(live, requested);
+            }
+        }
+    }
+
+    /// Whether so much may be wanted.
+    fn check_provisioned(&self, function: &Function, requested: u32) -> Result<(), ControlError> {
+        let refuse = |message: String| Err(ControlError::Invalid(message));
+        let total = total(function);
+        if function
+            .record
+            .reserved_concurrency
+            .is_some_and(|reserved| reserved < total)
+        {
+            return refuse(
+                "Requested Provisioned Concurrency should not be greater than the \
+                 reservedConcurrentExecution for function"
+                    .into(),
+            );
+        }
+        let limit = self.pool.concurrency().limit();
+        if requested > limit {
+            return refuse(format!(
+                "Specified ConcurrentExecutions for function is greater than account's unreserved \
+                 concurrency [{limit}]."
+            ));
+        }
+        if self.left_with(function) < i64::from(LEAST_UNRESERVED) {
+            return refuse(format!(
+                "Specified ConcurrentExecutions for function decreases account's \
+                 UnreservedConcurrentExecution below its minimum value of [{LEAST_UNRESERVED}]."
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// How much is wanted of a function in all.
+pub(super) fn total(function: &Function) -> u32 {
+    let requested = function.record.provisioned.values().map(|p| p.requested);
+    requested.fold(0, u32::saturating_add)
+}
+
+/// How much is wanted of each version, by its own number or by an alias.
+fn wanted(function: &Function) -> BTreeMap<u32, u32> {
+    let mut wanted = BTreeMap::new();
+    for (qualifier, record) in &function.record.provisioned {
+        if let Some(number) = number_of(function, qualifier) {
+            let sum: &mut u32 = wanted.entry(number).or_default();
+            *sum = sum.saturating_add(record.requested);
+        }
+    }
+    wanted
+}
+
+/// The published version that a qualifier stands for.
+fn number_of(function: &Function, qualifier: &str) -> Option<u32> {
+    let version = match VersionId::parse(qualifier) {
+        Ok(version) => version,
+        Err(_) => function.record.aliases.get(qualifier)?.version,
+    };
+    match version {
+        VersionId::Latest => None,
+        VersionId::Number(number) => Some(number),
+    }
+}
+
+/// A version is provisioned by its own number or by aliases, not by both.
+fn check_overlap(function: &Function, qualifier: &str) -> Result<(), ControlError> {
+    let number = number_of(function, qualifier);
+    if number.is_none() {
+        return Err(ControlError::Invalid(
+            "Provisioned Concurrency Configs cannot be applied to unpublished function versions."
+                .into(),
+        ));
+    }
+    let by_number = VersionId::parse(qualifier).is_ok();
+    let other_kind = |other: &&String| {
+        VersionId::parse(other).is_ok() != by_number && number_of(function, other) == number
+    };
+    match (
+        function.record.provisioned.keys().find(other_kind),
+        by_number,
+    ) {
+        (None, _) => Ok(()),
+        (Some(_), true) => Err(ControlError::Conflict(
+            "Version is pointed by a Provisioned Concurrency alias",
+        )),
+        (Some(_), false) => Err(ControlError::Conflict(
+            "Alias can't be used for Provisioned Concurrency configuration on an already \
+             Provisioned version",
+        )),
+    }
+}

@@ -1,0 +1,101 @@
+//! Makes the files of a version that is in the registry anew.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::builder::{Builder, Source, new_key};
+use super::error::DeployError;
+use crate::function::{Artefacts, Deployed, Made, Version, VersionId};
+use crate::pool::ArtefactSource;
+use crate::registry::{Catalog, Function};
+
+/// Who makes files anew when those of a version can't be used.
+#[derive(Debug)]
+pub(crate) struct Rebuilder {
+    builder: Arc<Builder>,
+    catalog: Arc<Catalog>,
+}
+
+impl Rebuilder {
+    pub(crate) fn new(builder: Arc<Builder>, catalog: Arc<Catalog>) -> Self {
+        Self { builder, catalog }
+    }
+
+    async fn make(&self, version: &Arc<Version>) -> Result<Arc<Artefacts>, DeployError> {
+        let name = &version.name;
+        let key = new_key(name);
+        let source = Source {
+            name,
+            version: version.id,
+            config: &version.config,
+            code: &version.code,
+            key: &key,
+        };
+        let artefacts = self.builder.build(source).await?;
+        let made = Made {
+            key: key.clone(),
+            fingerprint: artefacts.fingerprints.deployed.clone(),
+        };
+        let writer = self.catalog.write().await;
+        match writer
+            .get(name)
+            .and_then(|function| renewed(&function, version, made))
+        {
+            Some(function) => {
+                if let Err(error) = writer.put(function).await {
+                    // They serve now; after the next start they are made once more.
+                    tracing::error!(function = %name, %error, "new snapshot not registered");
+                }
+            }
+            // Replaced meanwhile: good for what still waits, and gone after that.
+            None => artefacts.doom(),
+        }
+        version.set_artefacts(artefacts.clone());
+        Ok(artefacts)
+    }
+}
+
+/// The function with what was made for a version of it, if that is still what serves.
+fn renewed(function: &Function, version: &Arc<Version>, made: Made) -> Option<Function> {
+    let mut function = function.clone();
+    let serves =
+        |live: &Option<Arc<Version>>| live.as_ref().is_some_and(|live| Arc::ptr_eq(live, version));
+    match version.id {
+        VersionId::Latest if serves(&function.live) => {
+            function.record.deployed = Some(Deployed {
+                config: version.config.clone(),
+                code: version.code.clone(),
+                made,
+            });
+        }
+        VersionId::Number(number) => {
+            let published = function.published_mut(number)?;
+            if !serves(&published.live) {
+                return None;
+            }
+            published.record.made = Some(made);
+        }
+        VersionId::Latest => return None,
+    }
+    Some(function)
+}
+
+impl ArtefactSource for Rebuilder {
+    fn rebuild<'a>(
+        &'a self,
+        version: &'a Arc<Version>,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Artefacts>, String>> + Send + 'a>> {
+        Box::pin(async move {
+            self.make(version).await.map_err(|error| {
+                tracing::error!(
+                    function = %version.name,
+                    version = %version.id,
+                    %error,
+                    "its snapshot can't be made"
+                );
+                error.to_string()
+            })
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! Layers: archives that functions have at `/opt`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Code, Place};
+
+/// Longest name.
+const MAX_NAME: usize = 140;
+
+/// 1 to 140 of `a-z A-Z 0-9 - _`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct LayerName(String);
+
+/// A name that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no layer name: 1 to {MAX_NAME} of a-z A-Z 0-9 - _")]
+pub(crate) struct BadLayerName(String);
+
+impl LayerName {
+    pub(crate) fn parse(name: &str) -> Result<Self, BadLayerName> {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(fine) {
+            Ok(Self(name.into()))
+        } else {
+            Err(BadLayerName(name.into()))
+        }
+    }
+}
+
+impl TryFrom<String> for LayerName {
+    type Error = BadLayerName;
+
+    fn try_from(name: String) -> Result<Self, BadLayerName> {
+        Self::parse(&name)
+    }
+}
+
+impl From<LayerName> for String {
+    fn from(name: LayerName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for LayerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Place {
+    /// The ARN of a layer.
+    pub(crate) fn layer_arn(&self, name: &LayerName) -> String {
+        format!(
+            "arn:aws:lambda:{}:{}:layer:{name}",
+            self.region, self.account
+        )
+    }
+}
+
+/// A layer as the registry keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    pub(crate) name: LayerName,
+    /// Number of the version that was published last, also when it was deleted since.
+    pub(crate) last_version: u32,
+    pub(crate) versions: BTreeMap<u32, LayerVersion>,
+}
+
+/// One version: it never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerVersion {
+    pub(crate) code: Code,
+    pub(crate) description: String,
+    pub(crate) compatible_runtimes: Vec<String>,
+    pub(crate) compatible_architectures: Vec<String>,
+    pub(crate) license: Option<String>,
+    /// As Lambda writes it.
+    pub(crate) created: String,
+}
+
+/// A version of a layer that a function has. It stays the function's when the version is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerUse {
+    pub(crate) arn: String,
+    pub(crate) code: Code,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_name_fits_into_an_arn() {
+        for good in ["numpy", "my-layer_2", &"x".repeat(140)] {
+            LayerName::parse(good).unwrap();
+        }
+        for bad in ["", "a:b", "a/b", "a b", "ä", &"x".repeat(141)] {
+            assert!(LayerName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

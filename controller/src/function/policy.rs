@@ -1,0 +1,155 @@
+//! Resource-based policies: who may do what with a function, as its owner wrote it down.
+//!
+//! They are kept and given back. Nothing is decided by them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Longest policy, in bytes of JSON: Lambda's quota.
+pub(crate) const MAX_POLICY: usize = 20_480;
+
+/// A function's policies, by qualifier; that of the function itself by `$LATEST`.
+pub(crate) type Policies = BTreeMap<String, Vec<Statement>>;
+
+/// One permission, with the members in the order in which Lambda writes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Statement {
+    pub(crate) sid: String,
+    effect: String,
+    principal: Value,
+    action: String,
+    resource: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    condition: Option<Value>,
+}
+
+/// What a permission depends on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Conditions {
+    pub(crate) source_arn: Option<String>,
+    pub(crate) source_account: Option<String>,
+    pub(crate) event_source_token: Option<String>,
+    pub(crate) organization: Option<String>,
+    pub(crate) function_url_auth: Option<String>,
+}
+
+impl Statement {
+    /// Allows `principal` the `action` on `resource`. `None` if there is no such principal.
+    pub(crate) fn allow(
+        sid: String,
+        principal: &str,
+        action: String,
+        resource: String,
+        conditions: Conditions,
+    ) -> Option<Self> {
+        Some(Self {
+            sid,
+            effect: "Allow".into(),
+            principal: parse_principal(principal)?,
+            action,
+            resource,
+            condition: conditions.document(),
+        })
+    }
+}
+
+impl Conditions {
+    fn document(self) -> Option<Value> {
+        let mut equal = Map::new();
+        for (key, value) in [
+            ("AWS:SourceAccount", self.source_account),
+            ("lambda:EventSourceToken", self.event_source_token),
+            ("aws:PrincipalOrgID", self.organization),
+            ("lambda:FunctionUrlAuthType", self.function_url_auth),
+        ] {
+            if let Some(value) = value {
+                equal.insert(key.into(), value.into());
+            }
+        }
+        let mut document = Map::new();
+        if !equal.is_empty() {
+            document.insert("StringEquals".into(), equal.into());
+        }
+        if let Some(arn) = self.source_arn {
+            document.insert("ArnLike".into(), json!({ "AWS:SourceArn": arn }));
+        }
+        (!document.is_empty()).then(|| document.into())
+    }
+}
+
+/// Everybody, a service, an account, or one of its users and roles.
+fn parse_principal(text: &str) -> Option<Value> {
+    let account = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
+    if text == "*" {
+        return Some("*".into());
+    }
+    if account {
+        return Some(json!({ "AWS": format!("arn:aws:iam::{text}:root") }));
+    }
+    if text.starts_with("arn:") && text.split(':').count() >= 6 {
+        return Some(json!({ "AWS": text }));
+    }
+    let host = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+    (text.contains('.') && text.bytes().all(host)).then(|| json!({ "Service": text }))
+}
+
+/// The policy as a document.
+pub(crate) fn document(statements: &[Statement]) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Document<'a> {
+        version: &'static str,
+        id: &'static str,
+        statement: &'a [Statement],
+    }
+    let document = Document {
+        version: "2012-10-17",
+        id: "default",
+        statement: statements,
+    };
+    serde_json::to_string(&document).expect("strings and JSON values are JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_principal_is_everybody_a_service_an_account_or_an_arn() {
+        for (text, expected) in [
+            ("*", json!("*")),
+            ("s3.amazonaws.com", json!({"Service": "s3.amazonaws.com"})),
+            (
+                "123456789012",
+                json!({"AWS": "arn:aws:iam::123456789012:root"}),
+            ),
+            (
+                "arn:aws:iam::123456789012:user/u",
+                json!({"AWS": "arn:aws:iam::123456789012:user/u"}),
+            ),
+        ] {
+            assert_eq!(parse_principal(text), Some(expected));
+        }
+        for bad in ["", "somebody", "1234", "arn:aws", "a b.c", "é.com"] {
+            assert_eq!(parse_principal(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_is_written_in_lambdas_order() {
+        let conditions = Conditions {
+            source_arn: Some("arn:b".into()),
+            source_account: Some("1".into()),
+            ..Conditions::default()
+        };
+        let (action, resource) = ("lambda:InvokeFunction".into(), "arn:f".into());
+        let statement = Statement::allow("s".into(), "*", action, resource, conditions).unwrap();
+        assert_eq!(
+            document(&[statement]),
+            r#"{"Version":"2012-10-17","Id":"default","Statement":[{"Sid":"s","Effect":"Allow","Principal":"*","Action":"lambda:InvokeFunction","Resource":"arn:f","Condition":{"ArnLike":{"AWS:SourceArn":"arn:b"},"StringEquals":{"AWS:SourceAccount":"1"}}}]}"#
+        );
+    }
+}

@@ -1,0 +1,41 @@
+//! The unit of the benchmarks: frames to an idle instance's agent and back.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use hearth_protocol::agent::{AgentMessage, HostMessage};
+use hearth_protocol::sandbox::{Command, Resume};
+use tokio::time::timeout;
+
+use super::lifecycle::{COMMAND_LIMIT, Instance};
+use crate::instance::{MicroVm, VmError, VmEvent};
+
+impl Instance {
+    /// Sends that many pings, one after another; microseconds of each.
+    pub(super) async fn ping(&self, vm: &mut MicroVm, count: u32) -> Result<Vec<u64>, VmError> {
+        self.command(vm, Command::Resume(Resume::default())).await?;
+        let mut micros = Vec::with_capacity(count as usize);
+        for n in 0..count {
+            let bytes = Bytes::copy_from_slice(&n.to_le_bytes());
+            let sent = Instant::now();
+            vm.send([HostMessage::Ping(bytes.clone())])?;
+            loop {
+                let event = timeout(COMMAND_LIMIT, vm.next())
+                    .await
+                    .map_err(|_| VmError::Late("a pong", COMMAND_LIMIT))??;
+                match event {
+                    VmEvent::Agent(AgentMessage::Pong(pong)) if pong == bytes => break,
+                    VmEvent::Agent(AgentMessage::Log(_, text)) => self.log(text),
+                    other => {
+                        return Err(VmError::Unexpected(format!(
+                            "it answered a ping with {other:?}"
+                        )));
+                    }
+                }
+            }
+            micros.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+        }
+        self.command(vm, Command::Pause).await?;
+        Ok(micros)
+    }
+}

@@ -1,0 +1,152 @@
+//! Room for instances: who is ended so that others fit, or because nobody wants it any more.
+
+use std::time::{Duration, Instant};
+
+use super::entry::{Entry, Order, Phase, StartOrder};
+use super::job::Job;
+use super::state::State;
+use crate::function::Version;
+
+impl State {
+    /// Whether one more instance fits, after ending idle ones, least recently used first.
+    pub(super) fn make_room(&mut self, version: &Version) -> bool {
+        let of_function = self
+            .instances
+            .values()
+            .filter(|entry| entry.version.name == version.name)
+            .count();
+        if self.ending || of_function >= self.capacity.max_per_function {
+            return false;
+        }
+        let memory = u64::from(version.config.memory_mib);
+        let fits = |state: &Self| {
+            state.instances.len() < state.capacity.max_instances
+                && state.memory_mib + memory <= state.capacity.memory_mib
+        };
+        // Look before killing: idle instances are worth keeping when their end would not help.
+        let idle_memory: u64 = self
+            .instances
+            .values()
+            .filter(|entry| matches!(entry.phase, Phase::Idle { .. }))
+            .filter(|entry| !self.is_wanted(entry.version.serial))
+            .map(|entry| u64::from(entry.version.config.memory_mib))
+            .sum();
+        if self.memory_mib - idle_memory + memory > self.capacity.memory_mib {
+            return false;
+        }
+        while !fits(self) {
+            let oldest = self
+                .instances
+                .iter()
+                .filter_map(|(id, entry)| match entry.phase {
+                    Phase::Idle { since, .. } if !self.is_wanted(entry.version.serial) => {
+                        Some((since, *id))
+                    }
+                    _ => None,
+                })
+                .min();
+            let Some((_, id)) = oldest else { return false };
+            self.end(id);
+            self.evicted += 1;
+        }
+        true
+    }
+
+    /// Ends an idle instance; its place is free at once.
+    pub(super) fn end(&mut self, id: u64) {
+        if let Some(entry) = self.remove(id)
+            && let Phase::Idle { wake, .. } = entry.phase
+        {
+            // An instance that does not listen any more is ending by itself.
+            let _ = wake.send(Order::End);
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.instances.remove(&id)?;
+        self.memory_mib -= u64::from(entry.version.config.memory_mib);
+        if let Some(group) = self.groups.get_mut(&entry.version.serial) {
+            group.idle.retain(|idle| *idle != id);
+            if matches!(entry.phase, Phase::Starting) {
+                group.starting -= 1;
+            }
+        }
+        self.forget_empty(entry.version.serial);
+        Some(entry)
+    }
+
+    pub(super) fn forget_empty(&mut self, serial: u64) {
+        let used = self
+            .instances
+            .values()
+            .any(|entry| entry.version.serial == serial);
+        if !used
+            && self
+                .groups
+                .get(&serial)
+                .is_some_and(|group| group.queue.is_empty())
+        {
+            self.groups.remove(&serial);
+        }
+    }
+
+    /// Ends the idle instances of a version that was replaced or deleted. Busy ones end when they
+    /// are done, and what waits for them is still served.
+    pub(crate) fn retire(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
+        self.provisions.remove(&serial);
+        let idle = self
+            .groups
+            .get(&serial)
+            .map(|group| group.idle.clone())
+            .unwrap_or_default();
+        for id in idle {
+            self.end(id);
+        }
+        self.provide_all(now)
+    }
+
+    /// Ends instances that have been idle for `limit`, and says when to look again.
+    pub(crate) fn reap(&mut self, limit: Duration, now: Instant) -> Option<Instant> {
+        let mut next = None;
+        let mut over = Vec::new();
+        for (id, entry) in &self.instances {
+            if let Phase::Idle { since, .. } = entry.phase {
+                let end = since + limit;
+                if end <= now {
+                    over.push((*id, entry.version.serial));
+                } else {
+                    next = Some(next.map_or(end, |next: Instant| next.min(end)));
+                }
+            }
+        }
+        for (id, serial) in over {
+            // Asked anew each time: it may be the last that is to be kept ready.
+            if !self.is_wanted(serial) {
+                self.end(id);
+            }
+        }
+        next
+    }
+
+    /// No new instances from here on; idle ones end. Returns those that wait: they never will run.
+    pub(crate) fn close(&mut self) -> Vec<Job> {
+        self.ending = true;
+        let idle: Vec<u64> = self
+            .groups
+            .values()
+            .flat_map(|group| group.idle.iter().copied())
+            .collect();
+        for id in idle {
+            self.end(id);
+        }
+        self.groups
+            .values_mut()
+            .flat_map(|group| group.queue.drain(..))
+            .collect()
+    }
+
+    /// Evictions since this was asked last.
+    pub(crate) fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
+    }
+}

@@ -1,0 +1,183 @@
+//! What is written stays, what is secret stays so.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::function::{Code, Environment, FunctionConfig, LayerName, Runtime, State, Status};
+
+pub(crate) fn record(name: &str) -> FunctionRecord {
+    FunctionRecord {
+        name: FunctionName::parse(name).unwrap(),
+        config: FunctionConfig {
+            runtime: Runtime::Provided,
+            handler: "bootstrap".into(),
+            role: "arn:aws:iam::000000000000:role/r".into(),
+            description: String::new(),
+            timeout_seconds: 3,
+            memory_mib: 128,
+            ephemeral_storage_mib: 512,
+            environment: Environment(BTreeMap::from([("K".into(), "V".into())])),
+            tracing_mode: "PassThrough".into(),
+            snap_start: "None".into(),
+            layers: Vec::new(),
+        },
+        code: Code {
+            sha256: "0".repeat(64),
+            size: 1,
+            unpacked: 1,
+        },
+        revision_id: "r".into(),
+        last_modified: "2026-11-22T08:00:00.000+0000".into(),
+        state: Status::plain(State::Active),
+        last_update: None,
+        pending_deploy: None,
+        deployed: None,
+        last_version: 0,
+        aliases: BTreeMap::new(),
+        reserved_concurrency: None,
+        tags: BTreeMap::new(),
+        policies: BTreeMap::new(),
+        provisioned: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn version_record(number: u32) -> VersionRecord {
+    let record = record("any");
+    VersionRecord {
+        number,
+        config: record.config,
+        code: record.code,
+        description: "as it was".into(),
+        revision_id: "r".into(),
+        last_modified: record.last_modified,
+        state: record.state,
+        pending_deploy: None,
+        made: None,
+    }
+}
+
+async fn put(database: &Database, record: &FunctionRecord) {
+    let none = std::iter::empty();
+    database.put(record, none, Vec::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_reopening_and_what_was_deleted_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    let (database, none) = Database::open(&path, &path.with_extension("key")).unwrap();
+    assert!(none.functions.is_empty() && none.layers.is_empty());
+    let (a, b) = (record("a"), record("b"));
+    put(&database, &a).await;
+    put(&database, &b).await;
+    let changed = FunctionRecord {
+        revision_id: "s".into(),
+        ..a
+    };
+    put(&database, &changed).await;
+    database.delete(&b.name).await.unwrap();
+    drop(database);
+    let (_database, stored) = Database::open(&path, &path.with_extension("key")).unwrap();
+    let expected = Stored {
+        record: changed,
+        versions: Vec::new(),
+    };
+    assert_eq!(stored.functions, [expected]);
+}
+
+#[tokio::test]
+async fn versions_come_back_with_their_function_and_go_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    let (database, _) = Database::open(&path, &path.with_extension("key")).unwrap();
+    for name in ["a", "b"] {
+        let versions = [version_record(10), version_record(9)];
+        let written = versions.iter();
+        database.put(&record(name), written, vec![]).await.unwrap();
+    }
+    database.delete(&record("a").name).await.unwrap();
+    put(&database, &record("a")).await;
+    drop(database);
+    let (_database, stored) = Database::open(&path, &path.with_extension("key")).unwrap();
+    assert_eq!(stored.functions[0].versions, []);
+    assert_eq!(
+        stored.functions[1].versions,
+        [version_record(9), version_record(10)]
+    );
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    assert!(matches!(
+        Database::open(&path, &path.with_extension("key")),
+        Err(RegistryError::TooNew {
+            found: 99,
+            known,
+            ..
+        }) if known < 99
+    ));
+}
+
+#[test]
+fn a_file_that_is_no_database_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    std::fs::write(&path, [0x55; 4096]).unwrap();
+    let error = Database::open(&path, &path.with_extension("key"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("registry.db"), "{error}");
+}
+
+#[tokio::test]
+async fn variables_are_nowhere_in_the_file_and_open_with_their_key_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, key) = (dir.path().join("registry.db"), dir.path().join("key"));
+    let (database, _) = Database::open(&path, &key).unwrap();
+    let mut secret = record("f");
+    let variables = BTreeMap::from([("NAME_OF_IT".into(), "hunter2".into())]);
+    secret.config.environment = Environment(variables);
+    let mut version = version_record(1);
+    version.config = secret.config.clone();
+    let versions = std::iter::once(&version);
+    database.put(&secret, versions, vec![]).await.unwrap();
+    drop(database);
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("hunter2") && !text.contains("NAME_OF_IT"));
+    }
+    let (database, stored) = Database::open(&path, &key).unwrap();
+    assert_eq!(stored.functions[0].record, secret);
+    assert_eq!(stored.functions[0].versions, [version]);
+    drop(database);
+    std::fs::remove_file(&key).unwrap();
+    let missing = Database::open(&path, &key).unwrap_err();
+    assert!(matches!(missing, RegistryError::Key(KeyError::Missing(_))));
+    assert!(!key.exists(), "a new key would open nothing");
+    drop(Database::open(&dir.path().join("other.db"), &key).unwrap());
+    let wrong = Database::open(&path, &key).unwrap_err();
+    assert!(matches!(wrong, RegistryError::Sealed { name, .. } if name == "f"));
+}
+
+#[tokio::test]
+async fn a_layer_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, key) = (dir.path().join("registry.db"), dir.path().join("key"));
+    let (database, _) = Database::open(&path, &key).unwrap();
+    let layer = LayerRecord {
+        name: LayerName::parse("l").unwrap(),
+        last_version: 2,
+        versions: BTreeMap::new(),
+    };
+    database.put_layer(&layer).await.unwrap();
+    drop(database);
+    let (_database, stored) = Database::open(&path, &key).unwrap();
+    assert_eq!(stored.layers, [layer]);
+}

@@ -1,0 +1,63 @@
+//! Records as the JSON documents that are stored, with what is secret in them encrypted.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::database::RegistryError;
+use super::sealing::{NotOpened, Sealer};
+
+/// Where environment variables are in documents of functions and versions.
+const SECRETS: [&str; 2] = ["/config/environment", "/deployed/config/environment"];
+
+/// The document of a record that belongs to function `name`.
+pub(super) fn to_document(
+    sealer: &Sealer,
+    name: &str,
+    record: &impl Serialize,
+) -> Result<String, RegistryError> {
+    let document = serde_json::to_value(record);
+    let mut document = document.map_err(|source| unreadable(name, source))?;
+    seal(sealer, name, &mut document);
+    Ok(document.to_string())
+}
+
+/// The record that a document of function `name` holds.
+pub(super) fn from_document<T: DeserializeOwned>(
+    sealer: &Sealer,
+    name: &str,
+    document: &str,
+) -> Result<T, RegistryError> {
+    let document = serde_json::from_str(document);
+    let mut document = document.map_err(|source| unreadable(name, source))?;
+    open(sealer, name, &mut document).map_err(|source| RegistryError::Sealed {
+        name: name.into(),
+        source,
+    })?;
+    serde_json::from_value(document).map_err(|source| unreadable(name, source))
+}
+
+/// Encrypts the secrets of a document that has them in the clear.
+pub(super) fn seal(sealer: &Sealer, name: &str, document: &mut Value) {
+    for place in SECRETS {
+        if let Some(secret) = document.pointer_mut(place) {
+            *secret = sealer.seal(secret, name);
+        }
+    }
+}
+
+fn open(sealer: &Sealer, name: &str, document: &mut Value) -> Result<(), NotOpened> {
+    for place in SECRETS {
+        if let Some(secret) = document.pointer_mut(place) {
+            *secret = sealer.open_sealed(secret, name)?;
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(name: &str, source: serde_json::Error) -> RegistryError {
+    RegistryError::Document {
+        name: name.into(),
+        source,
+    }
+}

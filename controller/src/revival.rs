@@ -1,0 +1,100 @@
+//! What an earlier process left: what can still be used is taken up, the rest removed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::data_dir::{DataDir, DataDirError};
+use crate::deploy::{Builder, Source};
+use crate::function::{Deployed, Version, VersionId};
+use crate::registry::{Contents, Function, Published, Stored};
+
+/// Removes files that nothing speaks of.
+pub(crate) fn sweep(data: &DataDir, contents: &Contents) -> Result<(), DataDirError> {
+    let mut keys = HashSet::new();
+    let mut packages = HashSet::new();
+    let mut configs = Vec::new();
+    for Stored { record, versions } in &contents.functions {
+        packages.insert(record.code.sha256.as_str());
+        configs.push(&record.config);
+        keys.extend(record.pending_deploy.as_deref());
+        if let Some(deployed) = &record.deployed {
+            packages.insert(deployed.code.sha256.as_str());
+            configs.push(&deployed.config);
+            keys.insert(&deployed.made.key);
+        }
+        for version in versions {
+            packages.insert(version.code.sha256.as_str());
+            configs.push(&version.config);
+            keys.extend(version.pending_deploy.as_deref());
+            keys.extend(version.made.as_ref().map(|made| made.key.as_str()));
+        }
+    }
+    let used = configs.iter().flat_map(|config| &config.layers);
+    packages.extend(used.map(|layer| layer.code.sha256.as_str()));
+    let layers = contents
+        .layers
+        .iter()
+        .flat_map(|layer| layer.versions.values());
+    packages.extend(layers.map(|version| version.code.sha256.as_str()));
+    let names = contents.functions.iter().map(|f| f.record.name.as_str());
+    data.sweep(&keys, &packages, &names.collect())
+}
+
+/// A function as it was, with what it served if that can still be used.
+pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
+    let mut function = Function::new(stored.record);
+    let record = &function.record;
+    if let Some(Deployed { config, code, made }) = &record.deployed {
+        let source = Source {
+            name: &record.name,
+            version: VersionId::Latest,
+            config,
+            code,
+            key: &made.key,
+        };
+        let live = revive_version(builder, source, &made.fingerprint, &record.revision_id);
+        function.live = Some(live);
+    }
+    for version in stored.versions {
+        let live = version.made.as_ref().map(|made| {
+            let source = Source {
+                name: &function.record.name,
+                version: VersionId::Number(version.number),
+                config: &version.config,
+                code: &version.code,
+                key: &made.key,
+            };
+            revive_version(builder, source, &made.fingerprint, &version.revision_id)
+        });
+        let number = version.number;
+        let record = version;
+        let published = Published { record, live };
+        function.versions.insert(number, Arc::new(published));
+    }
+    function
+}
+
+fn revive_version(
+    builder: &Builder,
+    source: Source<'_>,
+    fingerprint: &str,
+    revision: &str,
+) -> Arc<Version> {
+    let artefacts = builder.find(source, fingerprint);
+    if artefacts.is_none() {
+        tracing::warn!(
+            function = %source.name,
+            version = %source.version,
+            "its snapshot does not fit this host any more"
+        );
+        builder.forget(source.key);
+    }
+    Version::new(
+        source.name.clone(),
+        source.version,
+        source.config.clone(),
+        source.code.clone(),
+        revision.into(),
+        artefacts,
+    )
+}
