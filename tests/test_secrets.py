@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 
+import pytest
 from harness import layout
 from harness.invocation import create, invoke, lambda_client
 
@@ -67,16 +68,24 @@ def test_the_key_is_the_owners_alone(own_controller):
 
 
 def refused(controller, *arguments):
-    done = subprocess.run(
+    """Starts it, which must fail; what it says."""
+    started = subprocess.Popen(
         [layout.HEARTHD, "--listen", "127.0.0.1:0", "--data-dir", controller.data, *arguments],
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
         env=controller.environment,
     )
-    assert done.returncode != 0
-    return done.stderr
+    try:
+        said = started.communicate(timeout=60)[1]
+    except subprocess.TimeoutExpired:
+        # It runs: let it clean up after itself.
+        started.terminate()
+        started.communicate()
+        pytest.fail("it started")
+    assert started.returncode != 0
+    return said
 
 
 def test_without_its_key_or_with_another_it_does_not_start_and_changes_nothing(
