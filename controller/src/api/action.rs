@@ -87,6 +87,12 @@ fn lambda_name(method: &Method, shape: &[&str]) -> &'static str {
         ("DELETE", ["functions", "{}", "event-invoke-config"]) => {
             "lambda:DeleteFunctionEventInvokeConfig"
         }
+        ("POST", ["functions", "{}", "policy"]) => "lambda:AddPermission",
+        ("GET", ["functions", "{}", "policy"]) => "lambda:GetPolicy",
+        ("DELETE", ["functions", "{}", "policy", "{}"]) => "lambda:RemovePermission",
+        ("GET", ["tags", "{}"]) => "lambda:ListTags",
+        ("POST", ["tags", "{}"]) => "lambda:TagResource",
+        ("DELETE", ["tags", "{}"]) => "lambda:UntagResource",
         ("GET", ["account-settings"]) => "lambda:GetAccountSettings",
         // A route without a name of its own still takes the permission to administer.
         _ => "lambda:*",
