@@ -13,6 +13,7 @@ pub mod auth;
 mod data_dir;
 mod deploy;
 mod function;
+mod function_url;
 mod instance;
 mod limits;
 mod logs;

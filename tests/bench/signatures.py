@@ -23,7 +23,7 @@ INVOKE = f"/2015-03-31/functions/{NAME}/invocations"
 REQUESTS = {
     "get configuration": ("GET", f"/2015-03-31/functions/{NAME}/configuration", b""),
     f"warm {NAME}": ("POST", INVOKE, FUNCTIONS[NAME]),
-    f"warm {NAME} 1 MiB": ("POST", INVOKE, b'{"n":"' + b"x" * (1 << 20) + b'"}'),
+    f"warm {NAME} 64 KiB": ("POST", INVOKE, b'{"n":"' + b"x" * (64 << 10) + b'"}'),
 }
 
 

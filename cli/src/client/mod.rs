@@ -11,8 +11,8 @@ pub(crate) mod forward;
 pub(crate) mod function;
 pub(crate) mod invocation;
 pub(crate) mod observe;
-pub(crate) mod signing;
 mod release;
+pub(crate) mod signing;
 mod transport;
 
 pub(crate) use transport::{Client, ClientError};

@@ -87,6 +87,20 @@ fn lambda_name(method: &Method, shape: &[&str]) -> &'static str {
         ("DELETE", ["functions", "{}", "event-invoke-config"]) => {
             "lambda:DeleteFunctionEventInvokeConfig"
         }
+        ("PUT", ["functions", "{}", "provisioned-concurrency"]) => {
+            "lambda:PutProvisionedConcurrencyConfig"
+        }
+        ("GET", ["functions", "{}", "provisioned-concurrency"]) => {
+            "lambda:GetProvisionedConcurrencyConfig"
+        }
+        ("DELETE", ["functions", "{}", "provisioned-concurrency"]) => {
+            "lambda:DeleteProvisionedConcurrencyConfig"
+        }
+        ("GET", ["layers"]) => "lambda:ListLayers",
+        ("POST", ["layers", "{}", "versions"]) => "lambda:PublishLayerVersion",
+        ("GET", ["layers", "{}", "versions"]) => "lambda:ListLayerVersions",
+        ("GET", ["layers", "{}", "versions", "{}"]) => "lambda:GetLayerVersion",
+        ("DELETE", ["layers", "{}", "versions", "{}"]) => "lambda:DeleteLayerVersion",
         ("POST", ["functions", "{}", "policy"]) => "lambda:AddPermission",
         ("GET", ["functions", "{}", "policy"]) => "lambda:GetPolicy",
         ("DELETE", ["functions", "{}", "policy", "{}"]) => "lambda:RemovePermission",
