@@ -15,6 +15,7 @@ mod data_dir;
 mod deploy;
 mod events;
 mod function;
+mod function_url;
 mod instance;
 mod limits;
 mod logs;

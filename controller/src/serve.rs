@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
+use tower::util::MapRequest;
 
 use crate::api;
 use crate::assembly::{Controller, StartError};
@@ -151,9 +154,9 @@ async fn accept(
             permit = permits.clone().acquire_owned() => permit.expect("never closed"),
             () = &mut shutdown => break,
         };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors or the like: give others time to give some back.
                     tracing::warn!(%error, "accept");
@@ -166,7 +169,11 @@ async fn accept(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
-        let service = TowerToHyperService::new(router.clone());
+        let told = move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(api::Peer(peer));
+            request
+        };
+        let service = TowerToHyperService::new(MapRequest::new(router.clone(), told));
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {

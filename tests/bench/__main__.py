@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import host_facts, measure, report
+from . import host_facts, measure, report, signatures
 
 
 def main() -> None:
@@ -25,9 +25,9 @@ def main() -> None:
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        figures = measure.everything(
-            options.data or Path(scratch) / "data", options, progress=say_progress
-        )
+        data = options.data or Path(scratch) / "data"
+        figures = measure.everything(data, options, progress=say_progress)
+        figures |= signatures.cost(data, Path(scratch), options.warm, progress=say_progress)
     facts = host_facts.of_this_host(figures.pop("status"))
     results = {"host": facts, "figures": figures}
     print(report.table(results))

@@ -9,12 +9,12 @@ def table(results: dict) -> str:
         f"{host['kvm']} KVM, {host['cores']} cores, {host['cpu']}, {host['memory_mib']} MiB,"
         f" Linux {host['kernel']}, CPU isolation {host['cpu_isolation']}, commit {host['commit']}",
         "",
-        f"{'milliseconds':<32}{'count':>7}{'min':>10}{'p50':>10}{'p99':>10}{'pings':>8}",
+        f"{'milliseconds':<36}{'count':>7}{'min':>10}{'p50':>10}{'p99':>10}{'pings':>8}",
     ]
     for name, figure in figures.items():
         if figure["unit"] == "ms":
             row = "".join(f"{figure[column]:>10.2f}" for column in ("min", "p50", "p99"))
-            lines.append(f"{name:<32}{figure['count']:>7}{row}{figure['p50'] / ping:>8.1f}")
+            lines.append(f"{name:<36}{figure['count']:>7}{row}{figure['p50'] / ping:>8.1f}")
     lines += [
         "",
         "pings: p50 in agent pings of rust-echo, p50 (one frame to the guest's agent and back).",
@@ -29,4 +29,8 @@ def table(results: dict) -> str:
     for name, figure in figures.items():
         if figure["unit"] == "1/s":
             lines.append(f"{name:<32}{figure['count']:>7}{figure['rate']:>10.0f}")
+    lines += ["", f"{'what a checked signature makes of it':<50}{'times':>10}"]
+    for name, figure in figures.items():
+        if figure["unit"] == "ratio":
+            lines.append(f"{name.removeprefix('signature, '):<50}{figure['p50']:>10.3f}")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ import urllib3
 
 from . import host, layout
 from .deadline import until
+from .signatures import signed
 
 #: Longer than any start that has its snapshots: the controller only reads its registry.
 START_SECONDS = 60.0
@@ -43,6 +44,8 @@ class Controller:
         }
         #: Longest file that it and its sandboxes may write: a disk without room, without one.
         self.file_limit: int | None = None
+        #: Access key that requests are signed with, as id and secret.
+        self.key: tuple[str, str] | None = None
         self.process: subprocess.Popen | None = None
         self.address = ""
         self.http = urllib3.PoolManager(maxsize=64, retries=False, timeout=300)
@@ -116,10 +119,15 @@ class Controller:
             return False
 
     def get(self, path: str, **options) -> urllib3.BaseHTTPResponse:
-        return self.http.request("GET", self.url + path, **options)
+        return self.request("GET", path, **options)
 
     def request(self, method: str, path: str, **options) -> urllib3.BaseHTTPResponse:
-        return self.http.request(method, self.url + path, **options)
+        url = self.url + path
+        if self.key:
+            headers, body = options.get("headers") or {}, options.get("body") or b""
+            request = signed(method, url, headers, body, key=self.key, region="us-east-1")
+            options["headers"] = dict(request.headers.items())
+        return self.http.request(method, url, **options)
 
     def metrics(self) -> dict[str, float]:
         """`/metrics` as a map from series (name and labels as printed) to value."""

@@ -1,4 +1,5 @@
-//! Who gets in and how far: two layers around the routes, neither there when the gate is open.
+//! Who gets in and how far: two layers around the routes, neither there when the gate is open. (What
+//! comes by a function's URL is before both, and asks here if its URL says so.)
 //!
 //! The outer one checks signatures, before anything of a request is looked at. The signature covers
 //! the body, so the body is read here, within the limits that its route has anyway, and within one
@@ -12,8 +13,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
-use axum::http::header::CONTENT_LENGTH;
-use axum::http::{HeaderMap, Response};
+use axum::http::header::{CONTENT_LENGTH, HOST};
+use axum::http::{HeaderMap, Response, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
 use hearth_protocol::guest::MAX_PAYLOAD;
@@ -25,6 +26,7 @@ use super::error::ApiError;
 use super::extract::Function;
 use super::{App, RequestId, body};
 use crate::auth::{AccessKey, AuthError, BodyHash, Gate, Verifier};
+use crate::function_url;
 
 /// Largest body of all: a 50 MB package in base64, and the rest.
 const MAX_BODY: usize = 70_167_211;
@@ -41,9 +43,24 @@ const HASH_PIECE: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Caller(Arc<AccessKey>);
 
+impl Caller {
+    pub(super) fn may_invoke(&self, function: &str) -> bool {
+        self.0.permissions.may_invoke(function)
+    }
+
+    /// As a function hears of it.
+    pub(super) fn described<'a>(&'a self, account: &'a str) -> function_url::Caller<'a> {
+        function_url::Caller {
+            key_id: &self.0.id,
+            name: &self.0.name,
+            account,
+        }
+    }
+}
+
 /// What the outer layer works with.
 #[derive(Debug)]
-struct Entrance {
+pub(super) struct Entrance {
     verifier: Arc<Verifier>,
     unchecked: Semaphore,
 }
@@ -61,16 +78,10 @@ pub(super) fn authorized(
 }
 
 /// Everything, for those who signed.
-pub(super) fn authenticated(router: Router, gate: &Gate) -> Router {
-    match gate {
-        Gate::Open => router,
-        Gate::Signed(verifier) => {
-            let entrance = Arc::new(Entrance {
-                verifier: verifier.clone(),
-                unchecked: Semaphore::new(UNCHECKED_KIB),
-            });
-            router.layer(from_fn_with_state(entrance, authenticate))
-        }
+pub(super) fn authenticated(router: Router, entrance: Option<Arc<Entrance>>) -> Router {
+    match entrance {
+        None => router,
+        Some(entrance) => router.layer(from_fn_with_state(entrance, authenticate)),
     }
 }
 
@@ -96,8 +107,19 @@ async fn authenticate(
 }
 
 impl Entrance {
+    /// None if the gate is open.
+    pub(super) fn of(gate: &Gate) -> Option<Arc<Self>> {
+        match gate {
+            Gate::Open => None,
+            Gate::Signed(verifier) => Some(Arc::new(Self {
+                verifier: verifier.clone(),
+                unchecked: Semaphore::new(UNCHECKED_KIB),
+            })),
+        }
+    }
+
     /// The request with its caller, body in hand, if its signature holds.
-    async fn admit(&self, request: Request) -> Result<Request, ApiError> {
+    pub(super) async fn admit(&self, request: Request) -> Result<Request, ApiError> {
         let (mut parts, sent) = request.into_parts();
         let now = OffsetDateTime::now_utc();
         let claim = self
@@ -107,7 +129,7 @@ impl Entrance {
         let (body, hash) = if sent.is_end_stream() {
             (sent, BodyHash::of(b""))
         } else {
-            let (limit, operation) = limit(parts.uri.path());
+            let (limit, operation) = limit(&parts.uri, &parts.headers);
             let _share = if claim.is_signed() {
                 None
             } else {
@@ -158,15 +180,18 @@ impl Entrance {
     }
 }
 
-/// The largest body for a path, and for which operation that is.
-fn limit(path: &str) -> (usize, &'static str) {
-    let last = path.trim_end_matches('/').rsplit('/').next();
-    match last {
-        Some("invocations" | "response-streaming-invocations" | "invoke-async") => {
-            (MAX_PAYLOAD, " for the InvokeFunction operation")
-        }
-        _ => (MAX_BODY, ""),
+/// The largest body for a request, and for which operation that is.
+fn limit(uri: &Uri, headers: &HeaderMap) -> (usize, &'static str) {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let last = uri.path().trim_end_matches('/').rsplit('/').next();
+    let invokes = matches!(
+        last,
+        Some("invocations" | "response-streaming-invocations" | "invoke-async")
+    );
+    if invokes || function_url::address_of(host, uri.path()).is_some() {
+        return (MAX_PAYLOAD, " for the InvokeFunction operation");
     }
+    (MAX_BODY, "")
 }
 
 async fn authorize(State(app): State<Arc<App>>, request: Request, next: Next) -> Response<Body> {
@@ -220,10 +245,12 @@ mod tests {
 
     #[test]
     fn invocations_have_the_limit_of_a_payload_and_nothing_else_has() {
+        let limit = |path: &str| limit(&path.parse().unwrap(), &HeaderMap::new()).0;
         let invoke = "/2015-03-31/functions/f/invocations";
-        assert_eq!(limit(invoke).0, MAX_PAYLOAD);
-        assert_eq!(limit(&format!("{invoke}/")).0, MAX_PAYLOAD);
-        assert_eq!(limit("/2015-03-31/functions").0, MAX_BODY);
-        assert_eq!(limit("/2015-03-31/functions/invocations/code").0, MAX_BODY);
+        assert_eq!(limit(invoke), MAX_PAYLOAD);
+        assert_eq!(limit(&format!("{invoke}/")), MAX_PAYLOAD);
+        assert_eq!(limit("/fn/f/code"), MAX_PAYLOAD);
+        assert_eq!(limit("/2015-03-31/functions"), MAX_BODY);
+        assert_eq!(limit("/2015-03-31/functions/invocations/code"), MAX_BODY);
     }
 }

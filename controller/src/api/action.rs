@@ -90,6 +90,26 @@ fn lambda_name(method: &Method, shape: &[&str]) -> &'static str {
         ("DELETE", ["functions", "{}", "event-invoke-config"]) => {
             "lambda:DeleteFunctionEventInvokeConfig"
         }
+        ("PUT", ["functions", "{}", "provisioned-concurrency"]) => {
+            "lambda:PutProvisionedConcurrencyConfig"
+        }
+        ("GET", ["functions", "{}", "provisioned-concurrency"]) => {
+            "lambda:GetProvisionedConcurrencyConfig"
+        }
+        ("DELETE", ["functions", "{}", "provisioned-concurrency"]) => {
+            "lambda:DeleteProvisionedConcurrencyConfig"
+        }
+        ("GET", ["layers"]) => "lambda:ListLayers",
+        ("POST", ["layers", "{}", "versions"]) => "lambda:PublishLayerVersion",
+        ("GET", ["layers", "{}", "versions"]) => "lambda:ListLayerVersions",
+        ("GET", ["layers", "{}", "versions", "{}"]) => "lambda:GetLayerVersion",
+        ("DELETE", ["layers", "{}", "versions", "{}"]) => "lambda:DeleteLayerVersion",
+        ("POST", ["functions", "{}", "policy"]) => "lambda:AddPermission",
+        ("GET", ["functions", "{}", "policy"]) => "lambda:GetPolicy",
+        ("DELETE", ["functions", "{}", "policy", "{}"]) => "lambda:RemovePermission",
+        ("GET", ["tags", "{}"]) => "lambda:ListTags",
+        ("POST", ["tags", "{}"]) => "lambda:TagResource",
+        ("DELETE", ["tags", "{}"]) => "lambda:UntagResource",
         ("GET", ["account-settings"]) => "lambda:GetAccountSettings",
         // A route without a name of its own still takes the permission to administer.
         _ => "lambda:*",

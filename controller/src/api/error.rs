@@ -139,6 +139,15 @@ impl ApiError {
         Self::new(status, error.kind(), error.to_string())
     }
 
+    /// The caller may not use a function's URL.
+    pub(crate) fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "AccessDeniedException", "Forbidden")
+    }
+
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.status == StatusCode::FORBIDDEN
+    }
+
     /// The function, or the version of it, has not become ready.
     pub(crate) fn state(state: State) -> Self {
         Self::conflict(format!(

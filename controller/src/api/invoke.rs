@@ -24,7 +24,7 @@ use crate::pool::{Completed, Invocation, Limits, Start};
 /// Longest client context, in bytes of base64.
 const MAX_CLIENT_CONTEXT: usize = 3583;
 /// Longest trace header that is handed on.
-const MAX_TRACE_ID: usize = 1024;
+pub(super) const MAX_TRACE_ID: usize = 1024;
 /// Least memory that a runtime may be limited to, in MiB.
 const MIN_MEMORY_MIB: u64 = 16;
 

@@ -64,9 +64,18 @@
 //! | `X-Hearth-Max-Memory-MiB` | peak memory of the runtime, rounded up; for an instance that had to be killed, what the host saw it use |
 //! | `X-Hearth-Phases` | JSON, microseconds: `{"queue_us","restore_us","run_us","total_us"}`; `queue` is from acceptance to an instance (or shell) in hand, `restore` until the guest runs again (0 when warm), `run` until its answer |
 //!
+//! # Function URLs
+//! `POST`, `GET`, `PUT`, `DELETE /2021-10-31/functions/{name}/url?Qualifier=` and `GET …/urls`
+//! configure them. A request is for a function's URL by its path, `/fn/{name}/…` or
+//! `/fn/{name}:{alias}/…`, or by its host, `{apiId}.lambda-url.{anything}`. It becomes an event in
+//! payload format 2.0; the answer is a response if it has a `statusCode`, and else the body. A
+//! function error and an answer that describes no response are 502 `Internal Server Error`. A URL
+//! with `AuthType` `NONE` is open to all, whatever the function's policy says; with `AWS_IAM` it
+//! takes a signature wherever the API does, by a key that may invoke the function.
+//!
 //! # Who may call
 //! On loopback everybody, signed or not. Elsewhere (or with `--require-signatures`) every request but
-//! `/healthz` and `/readyz` is signed with AWS's Signature Version 4 by an access key, in its header
+//! `/healthz`, `/readyz` and those for functions' URLs is signed with AWS's Signature Version 4 by an access key, in its header
 //! or its query (a presigned URL), for the service `lambda` and this controller's region. A key that
 //! only invokes gets at the invocations of the functions that it names; all else takes one that
 //! administers. Refusals are 403: `MissingAuthenticationTokenException`,
@@ -118,6 +127,8 @@ mod event_invoke_config;
 mod events;
 mod extract;
 mod fields;
+mod front;
+mod function_urls;
 mod functions;
 mod hearth;
 mod invoke;
@@ -154,6 +165,7 @@ use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::registry::Catalog;
 use error::ApiError;
+pub(crate) use front::Peer;
 use names::Named;
 pub(crate) use region::is_region;
 use request_id::RequestId;
@@ -265,10 +277,22 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
             "/2016-08-19/account-settings",
             get(concurrency::account_settings),
         )
+        .route(
+            "/2021-10-31/functions/{name}/url",
+            get(function_urls::get)
+                .post(function_urls::create)
+                .put(function_urls::update)
+                .delete(function_urls::delete),
+        )
+        .route(
+            "/2021-10-31/functions/{name}/urls",
+            get(function_urls::list_all),
+        )
         .nest("/hearth/v1", own)
         .route("/healthz", get(hearth::healthz))
         .route("/readyz", get(hearth::readyz))
         .route("/metrics", get(hearth::metrics));
+    let behind_urls = app.clone();
     let routes = access::authorized(routes, &app, gate)
         .fallback(async || ApiError::unknown_path())
         .method_not_allowed_fallback(async || ApiError::method())
@@ -278,7 +302,14 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         routes,
         request_id::without_trailing_slash,
     ));
-    access::authenticated(whole, gate).layer(axum::middleware::from_fn(request_id::assign))
+    let entrance = access::Entrance::of(gate);
+    let front = front::Front {
+        app: behind_urls,
+        entrance: entrance.clone(),
+    };
+    access::authenticated(whole, entrance)
+        .layer(axum::middleware::from_fn_with_state(front, front::serve))
+        .layer(axum::middleware::from_fn(request_id::assign))
 }
 
 /// What a monitor asks for, behind no gate: for an address of its own.

@@ -89,6 +89,7 @@ impl Deployer {
         let mut function = Function::clone(&function);
         function.record.aliases.remove(alias);
         function.record.policies.remove(&alias.to_string());
+        function.record.urls.remove(&alias.to_string());
         function.record.provisioned.remove(&alias.to_string());
         let function = writer.put(function).await?;
         self.provision(&function);

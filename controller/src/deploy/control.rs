@@ -18,6 +18,7 @@ use crate::function::{
     AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, Policies, State, Status,
     UpdateStatus, VersionId,
 };
+use crate::function_url::FunctionUrls;
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
 use crate::pool::{Claim, Pool};
@@ -155,6 +156,7 @@ impl Deployer {
             tags,
             policies: Policies::new(),
             provisioned: BTreeMap::new(),
+            urls: FunctionUrls::new(),
         };
         let mut function = Function::new(record);
         if publish {

@@ -11,6 +11,7 @@
 //! * [`provisioning`]: what of a function is kept ready.
 //! * [`annotations`]: tags and policies.
 //! * [`layers`]: what functions have at `/opt`.
+//! * [`urls`]: by which HTTP clients reach a function.
 //! * [`background`]: the deploys that follow from it all.
 //! * [`rebuilder`]: files that can't be used any more are made anew.
 
@@ -29,6 +30,7 @@ mod provisioning;
 mod publish;
 mod rebuilder;
 mod snapshot;
+mod urls;
 
 pub(crate) use aliases::AliasChange;
 pub(crate) use builder::{Builder, Source, Times};
@@ -38,3 +40,4 @@ pub(crate) use host::Host;
 pub(crate) use packages::Packages;
 pub(crate) use publish::Publish;
 pub(crate) use rebuilder::Rebuilder;
+pub(crate) use urls::{UrlChange, UrlError};

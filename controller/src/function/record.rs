@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::{Aliases, FunctionConfig, FunctionName, Policies};
+use crate::function_url::FunctionUrls;
 
 /// Everything about one function that outlives the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,8 @@ pub(crate) struct FunctionRecord {
     pub(crate) tags: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) policies: Policies,
+    #[serde(default)]
+    pub(crate) urls: FunctionUrls,
     /// What is kept ready, by the version or alias that it is wanted of.
     #[serde(default)]
     pub(crate) provisioned: BTreeMap<String, ProvisionedRecord>,

@@ -10,6 +10,7 @@ use super::{Database, RegistryError};
 use crate::function::{
     FunctionName, FunctionRecord, LayerName, LayerRecord, Version, VersionId, VersionRecord,
 };
+use crate::function_url::UrlIndex;
 
 /// One function. Replaced as a whole on every change, so a reader never sees half of one.
 #[derive(Debug, Clone)]
@@ -91,6 +92,7 @@ pub(crate) struct Catalog {
     database: Database,
     functions: RwLock<BTreeMap<FunctionName, Arc<Function>>>,
     layers: RwLock<BTreeMap<LayerName, Arc<LayerRecord>>>,
+    urls: UrlIndex,
     writing: Mutex<()>,
 }
 
@@ -100,6 +102,10 @@ impl Catalog {
         functions: Vec<Function>,
         layers: Vec<LayerRecord>,
     ) -> Self {
+        let urls = UrlIndex::default();
+        for function in &functions {
+            urls.change(&function.record.name, None, Some(&function.record.urls));
+        }
         let layers = layers
             .into_iter()
             .map(|layer| (layer.name.clone(), Arc::new(layer)))
@@ -112,12 +118,18 @@ impl Catalog {
             database,
             functions: RwLock::new(functions),
             layers: RwLock::new(layers),
+            urls,
             writing: Mutex::new(()),
         }
     }
 
     pub(crate) fn get(&self, name: &FunctionName) -> Option<Arc<Function>> {
         self.read().get(name).cloned()
+    }
+
+    /// The function that has the URL of this id, and the qualifier that it is for.
+    pub(crate) fn by_url(&self, id: &str) -> Option<(FunctionName, String)> {
+        self.urls.find(id)
     }
 
     /// Up to `limit` functions after `marker` in the order of their names, and whether there are
@@ -230,6 +242,9 @@ impl Writer<'_> {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(function.record.name.clone(), function.clone());
+        let known = before.as_ref().map(|before| &before.record.urls);
+        let now = &function.record;
+        self.catalog.urls.change(&now.name, known, Some(&now.urls));
         Ok(function)
     }
 
@@ -238,12 +253,15 @@ impl Writer<'_> {
         name: &FunctionName,
     ) -> Result<Option<Arc<Function>>, RegistryError> {
         self.catalog.database.delete(name).await?;
-        Ok(self
+        let deleted = self
             .catalog
             .functions
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(name))
+            .remove(name);
+        let urls = deleted.as_ref().map(|deleted| &deleted.record.urls);
+        self.catalog.urls.change(name, urls, None);
+        Ok(deleted)
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) fn record(name: &str) -> FunctionRecord {
         tags: BTreeMap::new(),
         policies: BTreeMap::new(),
         provisioned: BTreeMap::new(),
+        urls: BTreeMap::new(),
     }
 }
 

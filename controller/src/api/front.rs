@@ -1,0 +1,197 @@
+//! What comes in by a function's URL: found by its path or host, let in as the URL has it, run, and
+//! answered. It lies before the routes and their gate: a URL that is open to all is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use hearth_protocol::guest::MAX_PAYLOAD;
+use percent_encoding::percent_decode_str;
+use time::OffsetDateTime;
+
+use super::access::{Caller, Entrance};
+use super::error::ApiError;
+use super::{App, Named, RequestId, body};
+use crate::function_url::{
+    self, Address, AuthType, FunctionUrl, Incoming, address_of, is_preflight, preflight, tell,
+};
+use crate::pool::{Invocation, Limits};
+
+/// The other end of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// What this layer works with.
+#[derive(Debug, Clone)]
+pub(super) struct Front {
+    pub(super) app: Arc<App>,
+    /// None if signatures are not looked at.
+    pub(super) entrance: Option<Arc<Entrance>>,
+}
+
+/// Takes what is for a function's URL; the rest goes on.
+pub(super) async fn serve(
+    State(front): State<Front>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let Some(address) = address_of(host, request.uri().path()) else {
+        return next.run(request).await;
+    };
+    let Some((named, url, path)) = front.find(&address, request.uri().path()) else {
+        return ApiError::not_found("There is no function URL at this address").into_response();
+    };
+    let asked = request.headers().clone();
+    if let Some(cors) = &url.cors
+        && is_preflight(request.method(), &asked)
+    {
+        return preflight(cors, &asked);
+    }
+    let mut response = match front.run(&named, &url, &path, request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    if let Some(cors) = &url.cors {
+        tell(cors, &asked, response.headers_mut());
+    }
+    response
+}
+
+impl Front {
+    /// The function, its URL, and the function's part of the path.
+    fn find(&self, address: &Address<'_>, whole: &str) -> Option<(Named, FunctionUrl, String)> {
+        let (named, path) = match address {
+            Address::Path { named, path } => {
+                let text = percent_decode_str(named).decode_utf8().ok()?;
+                (Named::parse(&text, None, &self.app.place).ok()?, *path)
+            }
+            Address::Host { id } => {
+                let (name, alias) = self.app.catalog.by_url(id)?;
+                let qualifier = (!alias.is_empty()).then_some(alias);
+                (Named { name, qualifier }, whole)
+            }
+        };
+        let function = self.app.catalog.get(&named.name)?;
+        let alias = named.qualifier.as_deref().unwrap_or_default();
+        let url = function.record.urls.get(alias)?.clone();
+        Some((named, url, path.to_owned()))
+    }
+
+    async fn run(
+        &self,
+        named: &Named,
+        url: &FunctionUrl,
+        path: &str,
+        request: Request,
+    ) -> Result<Response<Body>, ApiError> {
+        let accepted = Instant::now();
+        let request = match (&self.entrance, url.auth) {
+            (Some(entrance), AuthType::Iam) => {
+                let signed = entrance.admit(request).await.map_err(forbidden)?;
+                let caller = signed.extensions().get::<Caller>();
+                if !caller.is_some_and(|caller| caller.may_invoke(named.name.as_str())) {
+                    return Err(ApiError::forbidden());
+                }
+                signed
+            }
+            _ => request,
+        };
+        let (parts, sent) = request.into_parts();
+        let body = body::read(&parts.headers, sent, MAX_PAYLOAD, too_large).await?;
+        let RequestId(request_id) = parts
+            .extensions
+            .get()
+            .cloned()
+            .ok_or_else(|| ApiError::service("The request has no id"))?;
+        let account = &self.app.place.account;
+        let caller = parts.extensions.get::<Caller>();
+        let event = function_url::event(&Incoming {
+            method: &parts.method,
+            version: parts.version,
+            path,
+            query: parts.uri.query().unwrap_or_default(),
+            headers: &parts.headers,
+            body: &body,
+            peer: parts.extensions.get::<Peer>().map(|Peer(peer)| *peer),
+            id: &url.id,
+            request_id: &request_id,
+            caller: caller.map(|caller| caller.described(account)),
+            now: OffsetDateTime::now_utc(),
+        });
+        drop(body);
+        let event = Bytes::from(event.to_string());
+        if event.len() > MAX_PAYLOAD {
+            return Err(too_large());
+        }
+        let function = self.app.function(named)?;
+        let target = self.app.target(&function, named)?;
+        let version = target.live(&function).map_err(ApiError::state)?;
+        let trace_id = parts.headers.get("x-amzn-trace-id");
+        let invocation = Invocation {
+            request_id,
+            limits: Limits {
+                timeout: version.timeout(),
+                memory_mib: None,
+                cpu: None,
+            },
+            version,
+            event,
+            function_arn: named.arn(&self.app.place),
+            trace_id: trace_id
+                .and_then(|id| id.to_str().ok())
+                .filter(|id| id.len() <= super::invoke::MAX_TRACE_ID)
+                .map(str::to_owned),
+            client_context: None,
+            tail: false,
+            accepted,
+        };
+        let completed = self.app.pool.submit(invocation).await;
+        let completed = completed.map_err(|error| ApiError::not_run(&error))?;
+        if completed.failed {
+            return Ok(bad_gateway());
+        }
+        Ok(
+            function_url::response(completed.payload).unwrap_or_else(|malformed| {
+                tracing::debug!(function = %named.name, %malformed, "answer to a function URL");
+                bad_gateway()
+            }),
+        )
+    }
+}
+
+/// Whatever is wrong with a signature: who is not let in hears no more.
+fn forbidden(error: ApiError) -> ApiError {
+    if error.is_forbidden() {
+        ApiError::forbidden()
+    } else {
+        error
+    }
+}
+
+fn too_large() -> ApiError {
+    ApiError::too_large(
+        "RequestTooLargeException",
+        format!(
+            "Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"
+        ),
+    )
+}
+
+/// The function failed, or answered what is no response.
+fn bad_gateway() -> Response<Body> {
+    let mut response = Response::new(Body::from("Internal Server Error"));
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}

@@ -1,0 +1,278 @@
+//! Function URLs as Lambda's API has them: create, read, change, delete, list. What comes in by
+//! them goes through [`front`](super::front).
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::extract::{Function, Parameters};
+use super::fields::{missing, one_of};
+use super::functions::{json_response, to_the_end};
+use super::package::{parse, read_small};
+use super::{App, Named, page};
+use crate::deploy::{UrlChange, UrlError};
+use crate::function::{AliasName, Place};
+use crate::function_url::{AuthType, Cors, FunctionUrl};
+
+/// Most items of a list in a CORS configuration, and the longest of each.
+const MAX_ORIGINS: (usize, usize) = (100, 253);
+const MAX_METHODS: (usize, usize) = (6, 6);
+const MAX_HEADERS: (usize, usize) = (100, 1024);
+/// Longest time that a browser may keep an answer, in seconds: a day.
+const MAX_AGE: i64 = 86_400;
+const METHODS: [&str; 8] = [
+    "GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "*",
+];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct UrlInput {
+    auth_type: Option<String>,
+    cors: Option<CorsInput>,
+    invoke_mode: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CorsInput {
+    allow_credentials: Option<bool>,
+    allow_headers: Option<Vec<String>>,
+    allow_methods: Option<Vec<String>>,
+    allow_origins: Option<Vec<String>>,
+    expose_headers: Option<Vec<String>>,
+    max_age: Option<i64>,
+}
+
+impl UrlInput {
+    fn change(self) -> Result<UrlChange, ApiError> {
+        if let Some(mode) = self.invoke_mode {
+            let mode = one_of(mode, &["BUFFERED", "RESPONSE_STREAM"], "invokeMode")?;
+            if mode == "RESPONSE_STREAM" {
+                return Err(ApiError::invalid(
+                    "InvokeMode RESPONSE_STREAM is not supported yet: use BUFFERED",
+                ));
+            }
+        }
+        let auth = match self.auth_type {
+            None => None,
+            Some(kind) => match one_of(kind, &["NONE", "AWS_IAM"], "authType")?.as_str() {
+                "NONE" => Some(AuthType::None),
+                _ => Some(AuthType::Iam),
+            },
+        };
+        Ok(UrlChange {
+            auth,
+            cors: self.cors.map(CorsInput::cors).transpose()?,
+        })
+    }
+}
+
+impl CorsInput {
+    fn cors(self) -> Result<Cors, ApiError> {
+        let methods = self.allow_methods.iter().flatten();
+        for method in methods {
+            one_of(method.clone(), &METHODS, "cors.allowMethods")?;
+        }
+        let max_age = self.max_age.map(|seconds| {
+            u32::try_from(seconds)
+                .ok()
+                .filter(|seconds| i64::from(*seconds) <= MAX_AGE)
+                .ok_or_else(|| {
+                    let limit = format!("Member must have value between 0 and {MAX_AGE}");
+                    ApiError::constraint(&seconds.to_string(), "cors.maxAge", &limit)
+                })
+        });
+        Ok(Cors {
+            allow_credentials: self.allow_credentials,
+            allow_headers: list(self.allow_headers, MAX_HEADERS, "cors.allowHeaders")?,
+            allow_methods: list(self.allow_methods, MAX_METHODS, "cors.allowMethods")?,
+            allow_origins: list(self.allow_origins, MAX_ORIGINS, "cors.allowOrigins")?,
+            expose_headers: list(self.expose_headers, MAX_HEADERS, "cors.exposeHeaders")?,
+            max_age: max_age.transpose()?,
+        })
+    }
+}
+
+/// A list of what can stand in a header.
+fn list(
+    items: Option<Vec<String>>,
+    (most, longest): (usize, usize),
+    field: &str,
+) -> Result<Option<Vec<String>>, ApiError> {
+    let Some(items) = items else { return Ok(None) };
+    if items.len() > most {
+        return Err(ApiError::constraint(
+            &format!("[{}]", items.join(", ")),
+            field,
+            &format!("Member must have length less than or equal to {most}"),
+        ));
+    }
+    for item in &items {
+        let printable = item.bytes().all(|b| b.is_ascii_graphic() && b != b',');
+        if item.is_empty() || item.len() > longest || !printable {
+            return Err(ApiError::constraint(
+                item,
+                field,
+                &format!("Member must have 1 to {longest} printable characters and no comma"),
+            ));
+        }
+    }
+    Ok(Some(items))
+}
+
+/// The alias that the qualifier names; nothing for `$LATEST`, which may not be written out.
+fn alias(named: &Named) -> Result<String, ApiError> {
+    let Some(qualifier) = &named.qualifier else {
+        return Ok(String::new());
+    };
+    match AliasName::parse(qualifier) {
+        Ok(alias) => Ok(alias.to_string()),
+        Err(_) => Err(ApiError::constraint(
+            qualifier,
+            "qualifier",
+            "Member must satisfy regular expression pattern: ((?!^\\d+$)^[0-9a-zA-Z-_]+$)",
+        )),
+    }
+}
+
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let alias = alias(&named)?;
+    let body = read_small(&headers, body, "CreateFunctionUrlConfig").await?;
+    let change = parse::<UrlInput>(&body)?.change()?;
+    let auth = change.auth.ok_or_else(|| missing("authType"))?;
+    let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
+    let made = to_the_end(async move { deployer.create_url(&name, &of, auth, change.cors).await });
+    let url = made
+        .await?
+        .map_err(|error| refused(error, &named, &app.place))?;
+    let mut answer = shown(&url, &named, &alias, &headers, &app.place);
+    if let Some(answer) = answer.as_object_mut() {
+        answer.remove("LastModifiedTime");
+    }
+    Ok(json_response(StatusCode::CREATED, &answer))
+}
+
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let alias = alias(&named)?;
+    let function = app.catalog.get(&named.name);
+    let url = function
+        .as_ref()
+        .and_then(|function| function.record.urls.get(&alias))
+        .ok_or_else(|| refused(UrlError::None, &named, &app.place))?;
+    let answer = shown(url, &named, &alias, &headers, &app.place);
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(super) async fn update(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let alias = alias(&named)?;
+    let body = read_small(&headers, body, "UpdateFunctionUrlConfig").await?;
+    let change = parse::<UrlInput>(&body)?.change()?;
+    let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
+    let changed = to_the_end(async move { deployer.update_url(&name, &of, change).await });
+    let url = changed
+        .await?
+        .map_err(|error| refused(error, &named, &app.place))?;
+    let answer = shown(&url, &named, &alias, &headers, &app.place);
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+) -> Result<Response, ApiError> {
+    let alias = alias(&named)?;
+    let (deployer, name) = (app.deployer.clone(), named.name.clone());
+    to_the_end(async move { deployer.delete_url(&name, &alias).await })
+        .await?
+        .map_err(|error| refused(error, &named, &app.place))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(super) async fn list_all(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let function = app
+        .catalog
+        .get(&named.name)
+        .ok_or_else(|| ApiError::not_found("Function does not exist"))?;
+    let urls = function.record.urls.iter();
+    let (urls, more) = page::cut(urls, &parameters, |(alias, _)| (*alias).clone())?;
+    let shown: Vec<Value> = urls
+        .iter()
+        .map(|(alias, url)| shown(url, &named, alias, &headers, &app.place))
+        .collect();
+    let mut answer = json!({ "FunctionUrlConfigs": shown });
+    if let Some((alias, _)) = urls.last().filter(|_| more) {
+        answer["NextMarker"] = (*alias).clone().into();
+    }
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// As clients see it. Its address is the host by which the caller has come here.
+fn shown(
+    url: &FunctionUrl,
+    named: &Named,
+    alias: &str,
+    headers: &HeaderMap,
+    place: &Place,
+) -> Value {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or("localhost");
+    let called = Named {
+        name: named.name.clone(),
+        qualifier: (!alias.is_empty()).then(|| alias.to_owned()),
+    };
+    let separator = if alias.is_empty() { "" } else { ":" };
+    let mut answer = json!({
+        "FunctionUrl": format!("http://{host}/fn/{}{separator}{alias}/", named.name),
+        "FunctionArn": called.arn(place),
+        "AuthType": url.auth,
+        "CreationTime": url.created,
+        "LastModifiedTime": url.modified,
+        "InvokeMode": "BUFFERED",
+    });
+    if let Some(cors) = &url.cors {
+        answer["Cors"] = json!(cors);
+    }
+    answer
+}
+
+fn refused(error: UrlError, named: &Named, place: &Place) -> ApiError {
+    let arn = named.arn(place);
+    match error {
+        UrlError::Control(crate::deploy::ControlError::NotFound) => {
+            ApiError::not_found("Function does not exist")
+        }
+        UrlError::Control(error) => ApiError::control(error, &arn),
+        UrlError::Exists => ApiError::conflict(format!(
+            "Failed to create function url config for [functionArn = {arn}]. Error message:  \
+             FunctionUrlConfig exists for this Lambda function"
+        )),
+        UrlError::None => ApiError::not_found("The resource you requested does not exist."),
+    }
+}

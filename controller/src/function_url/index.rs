@@ -1,0 +1,37 @@
+//! Which function has the URL of an id: hosts name ids, not functions.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use super::config::FunctionUrls;
+use crate::function::FunctionName;
+
+/// By id, a function and the qualifier that its URL is for; an empty one is `$LATEST`.
+#[derive(Debug, Default)]
+pub(crate) struct UrlIndex(RwLock<HashMap<String, (FunctionName, String)>>);
+
+impl UrlIndex {
+    pub(crate) fn find(&self, id: &str) -> Option<(FunctionName, String)> {
+        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        index.get(id).cloned()
+    }
+
+    /// A function has other URLs from now on.
+    pub(crate) fn change(
+        &self,
+        name: &FunctionName,
+        before: Option<&FunctionUrls>,
+        after: Option<&FunctionUrls>,
+    ) {
+        if before == after {
+            return;
+        }
+        let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for url in before.into_iter().flat_map(FunctionUrls::values) {
+            index.remove(&url.id);
+        }
+        for (qualifier, url) in after.into_iter().flatten() {
+            index.insert(url.id.clone(), (name.clone(), qualifier.clone()));
+        }
+    }
+}
