@@ -30,6 +30,13 @@ pub const SHUTDOWN_PORT: u16 = 0x600;
 /// The byte to write to [`SHUTDOWN_PORT`]: ACPI's sleep-enable bit with sleep type 5 (soft off).
 pub const SHUTDOWN_VALUE: u8 = 0x34;
 
+/// I/O port where the host's wall clock is read, as nanoseconds since the epoch in two double words:
+/// the low one here, the high one four ports on. Reading the low one takes the time.
+pub const CLOCK_PORT: u16 = 0x608;
+
+/// Ports from there on that the time takes up.
+pub const CLOCK_PORTS: u64 = 8;
+
 /// Where the agent serves the Lambda Runtime API, as `AWS_LAMBDA_RUNTIME_API` says it.
 pub const RUNTIME_API_ADDRESS: &str = "127.0.0.1:9001";
 
