@@ -223,26 +223,36 @@ impl Deployer {
         Ok(())
     }
 
-    /// Takes up the deploys that an earlier process did not finish, and makes anew what can't be
-    /// used any more.
+    /// Takes up the deploys that an earlier process did not finish, makes anew what can't be used
+    /// any more, and compares the rest with its seal, one function after the other.
     pub(crate) fn resume(&self) {
         let (functions, _) = self.catalog.list(None, usize::MAX);
+        let mut unread = Vec::new();
         for function in functions {
             if function.record.pending_deploy.is_some() {
                 tracing::info!(function = %function.record.name, "taking up its deploy again");
                 self.start(&function.record);
-            } else if let Some(live) = function.live.clone()
-                && live.artefacts().is_none()
-            {
-                let (pool, stop) = (self.pool.clone(), self.stop.clone());
-                self.tasks.spawn(async move {
-                    tokio::select! {
-                        () = pool.prepare(&live) => {}
-                        () = stop.cancelled() => {}
-                    }
-                });
+            } else if let Some(live) = function.live.clone() {
+                if live.artefacts().is_none() {
+                    self.prepare(vec![live]);
+                } else {
+                    unread.push(live);
+                }
             }
         }
+        self.prepare(unread);
+    }
+
+    fn prepare(&self, versions: Vec<Arc<Version>>) {
+        let (pool, stop) = (self.pool.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            for version in versions {
+                tokio::select! {
+                    () = pool.prepare(&version) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
     }
 
     /// Gives up what is under way, to be taken up at the next start.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Code, FunctionConfig, FunctionName};
+use super::{Code, FunctionConfig, FunctionName, Sealed};
 
 /// A version of a function. Invocations, instances and the catalog share it; an instance never
 /// serves another one than the one it was started from.
@@ -113,6 +113,8 @@ pub(crate) struct Artefacts {
     /// Folder of the snapshot's files.
     pub(crate) folder: PathBuf,
     pub(crate) fingerprints: Fingerprints,
+    /// What shows that none of them has changed.
+    pub(crate) sealed: Sealed,
     doomed: AtomicBool,
 }
 
@@ -124,8 +126,11 @@ impl Artefacts {
         folder: PathBuf,
         fingerprints: Fingerprints,
     ) -> Arc<Self> {
+        let SnapshotFiles { state, memory } = snapshot_files(&folder);
+        let files = vec![state, memory, runtime_image.clone(), code_image.clone()];
         Arc::new(Self {
             key,
+            sealed: Sealed::new(&folder, files, fingerprints.deployed.clone()),
             runtime_image,
             code_image,
             folder,

@@ -231,7 +231,9 @@ impl<'a> Talk<'a> {
                     fingerprint: artefacts.fingerprints.booted.clone(),
                     resume: Some(resume),
                 };
-                self.awaited = Some(vm.submit(restore.errand()?)?);
+                let errand = restore.errand()?;
+                errand.checked(&artefacts.sealed)?;
+                self.awaited = Some(vm.submit(errand)?);
                 vm.send([thaw()?, invoke])
             }
             Begin::Resume => {

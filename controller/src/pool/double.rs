@@ -69,13 +69,15 @@ impl Stage {
             std::fs::write(folder.join(name), "x").unwrap();
         }
         let code = folder.join("code");
-        Artefacts::new(
+        let artefacts = Artefacts::new(
             "k".into(),
             code.clone(),
             code,
             folder,
             Fingerprints::default(),
-        )
+        );
+        artefacts.sealed.seal().unwrap();
+        artefacts
     }
 }
 
