@@ -115,7 +115,7 @@ impl Builder {
         self.image(source).await?;
         self.function_snapshot(&base, source, &artefacts).await?;
         let made = artefacts.clone();
-        reading(move || made.sealed.seal()).await?;
+        reading(move || made.sealed().seal()).await?;
         artefacts.keep();
         Ok(artefacts)
     }

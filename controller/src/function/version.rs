@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Code, FunctionConfig, FunctionName, Sealed};
@@ -113,8 +113,7 @@ pub(crate) struct Artefacts {
     /// Folder of the snapshot's files.
     pub(crate) folder: PathBuf,
     pub(crate) fingerprints: Fingerprints,
-    /// What shows that none of them has changed.
-    pub(crate) sealed: Sealed,
+    sealed: OnceLock<Sealed>,
     doomed: AtomicBool,
 }
 
@@ -126,11 +125,9 @@ impl Artefacts {
         folder: PathBuf,
         fingerprints: Fingerprints,
     ) -> Arc<Self> {
-        let SnapshotFiles { state, memory } = snapshot_files(&folder);
-        let files = vec![state, memory, runtime_image.clone(), code_image.clone()];
         Arc::new(Self {
             key,
-            sealed: Sealed::new(&folder, files, fingerprints.deployed.clone()),
+            sealed: OnceLock::new(),
             runtime_image,
             code_image,
             folder,
@@ -149,6 +146,16 @@ impl Artefacts {
             Some(self.code_image.clone()),
             None,
         ]
+    }
+
+    /// What shows that no file has changed that a restore is given.
+    pub(crate) fn sealed(&self) -> &Sealed {
+        self.sealed.get_or_init(|| {
+            let SnapshotFiles { state, memory } = self.snapshot();
+            let mut files = vec![state, memory];
+            files.extend(self.disks().into_iter().flatten());
+            Sealed::new(&self.folder, files, self.fingerprints.deployed.clone())
+        })
     }
 
     /// Whether the files are there.

@@ -232,7 +232,7 @@ impl<'a> Talk<'a> {
                     resume: Some(resume),
                 };
                 let errand = restore.errand()?;
-                errand.checked(&artefacts.sealed)?;
+                errand.checked(artefacts.sealed())?;
                 self.awaited = Some(vm.submit(errand)?);
                 vm.send([thaw()?, invoke])
             }

@@ -94,7 +94,7 @@ pub(crate) enum PingError {
 
 /// Compares files with their seal; at once, if that was done before.
 async fn verified(artefacts: Arc<Artefacts>) -> Result<(), String> {
-    let compared = tokio::task::spawn_blocking(move || artefacts.sealed.verify());
+    let compared = tokio::task::spawn_blocking(move || artefacts.sealed().verify());
     match compared.await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
@@ -110,7 +110,7 @@ impl Shared {
     /// Files to start from, made anew if need be; once, however many wait for them.
     pub(crate) async fn artefacts(&self, version: &Arc<Version>) -> Result<Arc<Artefacts>, String> {
         if let Some(artefacts) = version.artefacts()
-            && artefacts.sealed.is_verified()
+            && artefacts.sealed().is_verified()
         {
             return Ok(artefacts);
         }

@@ -76,7 +76,7 @@ impl Stage {
             folder,
             Fingerprints::default(),
         );
-        artefacts.sealed.seal().unwrap();
+        artefacts.sealed().seal().unwrap();
         artefacts
     }
 }
