@@ -8,8 +8,8 @@
 //! packages/<sha256>       code packages as they were uploaded
 //! images/<key>.erofs      the code of one deploy as a disk
 //! images/<key>.layers.erofs  its layers, if it has any
-//! snapshots/function/<key>/{state,memory}
-//! snapshots/runtime/<key>/{state,memory}
+//! snapshots/function/<key>/{state,memory,seal}
+//! snapshots/runtime/<key>/{state,memory,seal}
 //! logs/<function>/        log segments
 //! tmp/                    work in progress; emptied at every start
 //! hearthd.lock            locked while a controller runs

@@ -35,6 +35,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
 use crate::cgroup::{CgroupError, RuntimeCgroup};
+use crate::clock::HostClock;
 use crate::code::CodeError;
 use crate::entropy::{EntropyError, Generator};
 use crate::host_link::{HostLink, LinkError};
@@ -100,6 +101,7 @@ pub(crate) struct Agent {
     life: Lifecycle,
     cgroup: RuntimeCgroup,
     generator: Generator,
+    clock: HostClock,
     runtime: Option<Pid>,
     /// When the runtime was started, or was given its event.
     since: Instant,
@@ -118,7 +120,9 @@ impl Agent {
         warm_up(&listener).map_err(AgentError::io("loopback"))?;
         let cgroup = RuntimeCgroup::create()?;
         let host = HostStream::connect().map_err(AgentError::errno("connecting to the host"))?;
-        Self::assemble(listener, HostLink::new(host), cgroup, children)
+        let mut agent = Self::assemble(listener, HostLink::new(host), cgroup, children)?;
+        agent.clock = HostClock::open();
+        Ok(agent)
     }
 
     fn assemble(
@@ -145,6 +149,7 @@ impl Agent {
             life: Lifecycle::new(),
             cgroup,
             generator: Generator::open().map_err(AgentError::io("/dev/urandom"))?,
+            clock: HostClock::Messages,
             runtime: None,
             since: Instant::now(),
             cpu_us: 0,

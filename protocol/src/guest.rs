@@ -36,6 +36,13 @@ pub const STRING_COPY_PORT: u16 = 0xe4;
 /// I/O port by which it has memory cleared: `rep stosb` of zeros.
 pub const STRING_CLEAR_PORT: u16 = 0xe5;
 
+/// I/O port where the host's wall clock is read, as nanoseconds since the epoch in two double words:
+/// the low one here, the high one four ports on. Reading the low one takes the time.
+pub const CLOCK_PORT: u16 = 0x608;
+
+/// Ports from there on that the time takes up.
+pub const CLOCK_PORTS: u64 = 8;
+
 /// Where the agent serves the Lambda Runtime API, as `AWS_LAMBDA_RUNTIME_API` says it.
 pub const RUNTIME_API_ADDRESS: &str = "127.0.0.1:9001";
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import host_facts, measure, report, signatures
+from . import history, host_facts, measure, report, signatures
 
 
 def main() -> None:
@@ -31,6 +31,8 @@ def main() -> None:
     facts = host_facts.of_this_host(figures.pop("status"))
     results = {"host": facts, "figures": figures}
     print(report.table(results))
+    print(f"\n{history.append(results)}")
+    history.main()
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
 

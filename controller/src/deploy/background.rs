@@ -41,27 +41,25 @@ impl Built {
 }
 
 impl Deployer {
-    /// Takes up the deploys that an earlier process did not finish, and makes anew what can't be
-    /// used any more.
+    /// Takes up the deploys that an earlier process did not finish, makes anew what can't be used
+    /// any more, and compares the rest with its seal.
     pub(crate) fn resume(&self) {
         let (functions, _) = self.catalog.list(None, usize::MAX);
-        let mut unusable = Vec::new();
+        let mut versions = Vec::new();
         for function in functions {
             self.provision(&function);
             if function.pending().next().is_some() {
                 tracing::info!(function = %function.record.name, "taking up its deploy again");
                 self.start_all(&function);
             }
-            let live = function
-                .all_live()
-                .filter(|live| live.artefacts().is_none());
-            unusable.extend(live.cloned());
+            versions.extend(function.all_live().cloned());
         }
-        // One after another, what most invocations run on first: others are made when needed.
-        unusable.sort_by_key(|version| version.id);
+        // One after another: what has to be made anew, then what is only read, and of both what most
+        // invocations run on first. Others are seen to when they are needed.
+        versions.sort_by_key(|version| (version.artefacts().is_some(), version.id));
         let (pool, stop) = (self.pool.clone(), self.stop.clone());
         self.tasks.spawn(async move {
-            for version in unusable {
+            for version in versions {
                 tokio::select! {
                     () = pool.prepare(&version) => {}
                     () = stop.cancelled() => return,

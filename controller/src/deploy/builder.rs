@@ -20,7 +20,8 @@ use super::packages::Packages;
 use super::snapshot;
 use crate::data_dir::DataDir;
 use crate::function::{
-    Artefacts, Code, Fingerprints, FunctionConfig, FunctionName, Place, VersionId, snapshot_files,
+    Artefacts, Code, Fingerprints, FunctionConfig, FunctionName, Place, SealError, Sealed,
+    SnapshotFiles, VersionId, snapshot_files,
 };
 use crate::instance::{BootFrom, RestoreFrom, VmError};
 use crate::logs::{Kind, LogStore, lines};
@@ -103,9 +104,12 @@ impl Builder {
         let artefacts = self.artefacts(&base, source);
         // Until it is whole, whoever lets go of it removes what there is of it.
         artefacts.doom();
+        base.check().await?;
         self.image(source).await?;
         self.layers_image(source).await?;
         self.function_snapshot(&base, source, &artefacts).await?;
+        let made = artefacts.clone();
+        reading(move || made.sealed().seal()).await?;
         artefacts.keep();
         Ok(artefacts)
     }
@@ -246,11 +250,22 @@ impl Builder {
         };
         let _turn = turn.lock().await;
         let folder = self.data.runtime_snapshot(&key);
-        let files = snapshot_files(&folder);
-        if files.state.is_file() && files.memory.is_file() {
-            return Ok(folder);
+        let SnapshotFiles { state, memory } = snapshot_files(&folder);
+        let sealed = Arc::new(Sealed::new(
+            &folder,
+            vec![state, memory],
+            base.fingerprint.clone(),
+        ));
+        let there = sealed.clone();
+        match reading(move || there.verify()).await {
+            Ok(()) => return Ok(folder),
+            Err(error) if folder.exists() => {
+                tracing::warn!(%error, "making a runtime snapshot anew");
+                self.metrics.rebuilds.inc();
+                remove_folder(&folder)?;
+            }
+            Err(_) => {}
         }
-        remove_folder(&folder)?;
         tracing::info!(
             runtime,
             memory_mib = base.memory_mib,
@@ -265,6 +280,7 @@ impl Builder {
         };
         snapshot::boot(&mut vm, boot, self.times.boot).await?;
         snapshot::save(&mut vm, &self.data.tmp().join(&key), &folder).await?;
+        reading(move || sealed.seal()).await?;
         tracing::info!(
             runtime,
             memory_mib = base.memory_mib,
@@ -302,6 +318,16 @@ impl Builder {
             bootstrap: config.runtime.bootstrap(),
             layers: !config.layers.is_empty(),
         }
+    }
+}
+
+/// Reads files, which takes as long as they are large.
+pub(super) async fn reading(
+    work: impl FnOnce() -> Result<(), SealError> + Send + 'static,
+) -> Result<(), DeployError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(DeployError::Cancelled),
     }
 }
 

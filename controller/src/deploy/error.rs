@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::function::SealError;
 use crate::instance::{LaunchError, VmError};
 
 /// Why a version could not be made ready.
@@ -55,6 +56,9 @@ pub(crate) enum DeployError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// A file is not what it was made as.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The controller is ending, or the function was deleted or deployed anew.
     #[error("the deploy was given up")]
     Cancelled,

@@ -8,10 +8,10 @@ use hearth_rootfs::Artefact;
 use hearth_rootfs::cache::Cache;
 use sha2::{Digest, Sha256};
 
-use super::builder::Source;
+use super::builder::{Source, reading};
 use super::error::DeployError;
 use super::packages::hex;
-use crate::function::Runtime;
+use crate::function::{Runtime, check_artefact};
 
 /// This host, as far as snapshots depend on it.
 #[derive(Debug)]
@@ -30,6 +30,25 @@ pub(crate) struct Base {
     pub(crate) image: PathBuf,
     pub(crate) memory_mib: u32,
     pub(crate) fingerprint: String,
+    /// SHA-256 of kernel and image, as their builder wrote them down.
+    sums: [String; 2],
+}
+
+impl Base {
+    /// Checks that kernel and image are still what their builder made.
+    pub(crate) async fn check(&self) -> Result<(), DeployError> {
+        let Self {
+            kernel,
+            image,
+            sums: [kernel_sum, image_sum],
+            ..
+        } = self.clone();
+        reading(move || {
+            check_artefact(&kernel, &kernel_sum)?;
+            check_artefact(&image, &image_sum)
+        })
+        .await
+    }
 }
 
 impl Host {
@@ -76,6 +95,7 @@ impl Host {
             image: image.path,
             memory_mib,
             fingerprint,
+            sums: [kernel.sha256, image.sha256],
         })
     }
 }

@@ -8,6 +8,7 @@ mod name;
 mod policy;
 mod qualifier;
 mod record;
+mod seal;
 mod version;
 
 pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
@@ -20,4 +21,5 @@ pub(crate) use record::{
     Code, Deployed, FunctionRecord, Made, ProvisionedRecord, State, Status, UpdateStatus,
     VersionRecord,
 };
+pub(crate) use seal::{SealError, Sealed, check_artefact};
 pub(crate) use version::{Artefacts, Fingerprints, SnapshotFiles, Version, snapshot_files};

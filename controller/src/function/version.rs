@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Code, FunctionConfig, FunctionName, VersionId};
+use super::{Code, FunctionConfig, FunctionName, Sealed, VersionId};
 
 /// A version of a function. Invocations, instances and the catalog share it; an instance never
 /// serves another one than the one it was started from.
@@ -118,6 +118,7 @@ pub(crate) struct Artefacts {
     /// Folder of the snapshot's files.
     pub(crate) folder: PathBuf,
     pub(crate) fingerprints: Fingerprints,
+    sealed: OnceLock<Sealed>,
     doomed: AtomicBool,
 }
 
@@ -132,6 +133,7 @@ impl Artefacts {
     ) -> Arc<Self> {
         Arc::new(Self {
             key,
+            sealed: OnceLock::new(),
             runtime_image,
             code_image,
             layers_image,
@@ -151,6 +153,16 @@ impl Artefacts {
             Some(self.code_image.clone()),
             self.layers_image.clone(),
         ]
+    }
+
+    /// What shows that no file has changed that a restore is given.
+    pub(crate) fn sealed(&self) -> &Sealed {
+        self.sealed.get_or_init(|| {
+            let SnapshotFiles { state, memory } = self.snapshot();
+            let mut files = vec![state, memory];
+            files.extend(self.disks().into_iter().flatten());
+            Sealed::new(&self.folder, files, self.fingerprints.deployed.clone())
+        })
     }
 
     /// Whether the files are there.

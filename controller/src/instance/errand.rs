@@ -8,13 +8,26 @@ use std::path::{Path, PathBuf};
 use hearth_protocol::sandbox::{Boot, Command, Refusal, RefusalKind, Restore, Resume};
 
 use super::microvm::VmError;
-use crate::function::SnapshotFiles;
+use crate::function::{Sealed, SnapshotFiles};
 
 /// A command and the files that go with it, in the order that the command wants them in.
 #[derive(Debug)]
 pub(crate) struct Errand {
     pub(super) command: Command,
     pub(super) files: Vec<File>,
+}
+
+impl Errand {
+    /// Refuses files that are not those which were compared with their seal.
+    pub(crate) fn checked(&self, sealed: &Sealed) -> Result<(), VmError> {
+        if sealed.vouches_for(&self.files) {
+            return Ok(());
+        }
+        Err(VmError::Refused(Refusal {
+            kind: RefusalKind::SnapshotUnusable,
+            message: "a file of the snapshot has changed since it was looked at".into(),
+        }))
+    }
 }
 
 impl From<Command> for Errand {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::job::{Invocation, Start};
-use super::warm_up::restore_from;
+use super::warm_up::restore_errand;
 use crate::function::Artefacts;
 use crate::instance::{MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw};
 use crate::logs::{Kind, LogStore, Tail, lines};
@@ -220,8 +220,7 @@ impl<'a> Talk<'a> {
         );
         match begin {
             Begin::Restore(artefacts) => {
-                let restore = restore_from(artefacts, resume);
-                self.awaited = Some(vm.submit(restore.errand()?)?);
+                self.awaited = Some(vm.submit(restore_errand(artefacts, resume)?)?);
                 vm.send([thaw()?, invoke])
             }
             Begin::Resume => {

@@ -97,6 +97,15 @@ pub(crate) enum PingError {
     Failed(String),
 }
 
+/// Compares files with their seal; at once, if that was done before.
+async fn verified(artefacts: Arc<Artefacts>) -> Result<(), String> {
+    let compared = tokio::task::spawn_blocking(move || artefacts.sealed().verify());
+    match compared.await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 impl Shared {
     /// The book-keeping. Never held across an `await`.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -105,12 +114,20 @@ impl Shared {
 
     /// Files to start from, made anew if need be; once, however many wait for them.
     pub(crate) async fn artefacts(&self, version: &Arc<Version>) -> Result<Arc<Artefacts>, String> {
-        if let Some(artefacts) = version.artefacts() {
+        if let Some(artefacts) = version.artefacts()
+            && artefacts.sealed().is_verified()
+        {
             return Ok(artefacts);
         }
         let mut last_failure = version.rebuilding.lock().await;
         if let Some(artefacts) = version.artefacts() {
-            return Ok(artefacts);
+            match verified(artefacts.clone()).await {
+                Ok(()) => return Ok(artefacts),
+                Err(why) => {
+                    tracing::warn!(function = %version.name, why, "its snapshot can't be used");
+                    version.discard_artefacts(&artefacts);
+                }
+            }
         }
         // Those who waited for the one that failed share its failure.
         if let Some((at, why)) = last_failure.as_ref()

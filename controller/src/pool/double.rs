@@ -69,14 +69,16 @@ impl Stage {
             std::fs::write(folder.join(name), "x").unwrap();
         }
         let code = folder.join("code");
-        Artefacts::new(
+        let artefacts = Artefacts::new(
             "k".into(),
             code.clone(),
             code,
             None,
             folder,
             Fingerprints::default(),
-        )
+        );
+        artefacts.sealed().seal().unwrap();
+        artefacts
     }
 }
 

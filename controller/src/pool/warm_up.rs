@@ -9,7 +9,7 @@ use tokio::time::timeout_at;
 
 use super::conversation::START_LIMIT;
 use crate::function::Artefacts;
-use crate::instance::{MicroVm, RestoreFrom, VmError, VmEvent, outcome, thaw};
+use crate::instance::{Errand, MicroVm, RestoreFrom, VmError, VmEvent, outcome, thaw};
 
 /// Restores a snapshot and waits until the guest serves.
 pub(super) async fn warm_up(
@@ -18,8 +18,7 @@ pub(super) async fn warm_up(
     log: impl Fn(Bytes),
 ) -> Result<(), VmError> {
     let deadline = Instant::now() + START_LIMIT;
-    let restore = restore_from(artefacts, Resume::default());
-    let awaited = vm.submit(restore.errand()?)?;
+    let awaited = vm.submit(restore_errand(artefacts, Resume::default())?)?;
     vm.send([thaw()?])?;
     let (mut restored, mut thawed) = (false, false);
     while !(restored && thawed) {
@@ -43,12 +42,16 @@ pub(super) async fn warm_up(
     Ok(())
 }
 
-/// What a sandbox has to do so that a guest runs on from its snapshot.
-pub(super) fn restore_from(artefacts: &Artefacts, resume: Resume) -> RestoreFrom {
-    RestoreFrom {
+/// What a sandbox has to do so that a guest runs on from its snapshot; refused where a file is not
+/// what it was made as.
+pub(super) fn restore_errand(artefacts: &Artefacts, resume: Resume) -> Result<Errand, VmError> {
+    let restore = RestoreFrom {
         snapshot: artefacts.snapshot(),
         disks: artefacts.disks(),
         fingerprint: artefacts.fingerprints.booted.clone(),
         resume: Some(resume),
-    }
+    };
+    let errand = restore.errand()?;
+    errand.checked(artefacts.sealed())?;
+    Ok(errand)
 }

@@ -11,7 +11,7 @@ use super::{Agent, AgentError};
 use crate::lifecycle::{Accepted, ConnectionId, Invocation};
 use crate::runtime_api::reply;
 use crate::spawn::{self, SpawnError};
-use crate::{bootstrap, clock, code, environment, exit};
+use crate::{bootstrap, code, environment, exit};
 
 /// Whether to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,9 @@ impl Agent {
             match message {
                 HostMessage::Ping(bytes) => self.host.queue(AgentMessage::Pong(bytes))?,
                 HostMessage::Thaw(thaw, entropy) => {
-                    clock::follow(thaw.realtime_ns).map_err(AgentError::Clock)?;
+                    self.clock
+                        .set(thaw.realtime_ns)
+                        .map_err(AgentError::Clock)?;
                     self.generator.reseed(&entropy)?;
                     self.host.queue_patient(AgentMessage::Thawed)?;
                     thawed = true;
@@ -96,7 +98,9 @@ impl Agent {
     }
 
     fn invoke(&mut self, meta: Invoke, event: Bytes) -> Result<(), AgentError> {
-        clock::follow(meta.realtime_ns).map_err(AgentError::Clock)?;
+        self.clock
+            .follow(meta.realtime_ns)
+            .map_err(AgentError::Clock)?;
         if self.life.running().is_none() {
             // Lines of the time before the invocation are not the invocation's.
             self.queue_all_output(None)?;

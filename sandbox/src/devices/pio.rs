@@ -1,10 +1,10 @@
-//! The I/O ports there are: the early console, the keyboard controller's reset line and the port
-//! that ends the microVM. Owned by the vCPU's thread; nothing here blocks.
+//! The I/O ports there are: the early console, the keyboard controller's reset line, the port that
+//! ends the microVM and the one that tells the time. Owned by the vCPU's thread; nothing here blocks.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use hearth_protocol::guest::{SHUTDOWN_PORT, SHUTDOWN_VALUE};
+use hearth_protocol::guest::{CLOCK_PORT, SHUTDOWN_PORT, SHUTDOWN_VALUE};
 use hearth_protocol::sandbox::ExitReason;
 
 use super::serial::{self, Serial};
@@ -18,12 +18,17 @@ const I8042_PULSE: u8 = 0xf0;
 /// Output line 0, the CPU's reset.
 const I8042_RESET_LINE: u8 = 0x01;
 
+/// Where the high half of the time is read.
+const CLOCK_HIGH: u16 = CLOCK_PORT + 4;
+
 /// What a port that nothing is at reads as.
 const FLOATING: u8 = 0xff;
 
 /// All ports of a microVM with one serial line.
 pub struct PioBus<S> {
     serial: Serial<S>,
+    /// The time as it was when its low half was read: the two halves belong together.
+    clock: u64,
 }
 
 impl<S: FnMut(&str)> PioBus<S> {
@@ -31,12 +36,17 @@ impl<S: FnMut(&str)> PioBus<S> {
     pub fn new(sink: S) -> Self {
         Self {
             serial: Serial::new(sink),
+            clock: 0,
         }
     }
 
     /// `in` from `port`: fills `data`.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         data.fill(FLOATING);
+        if let (CLOCK_PORT | CLOCK_HIGH, Ok(data)) = (port, <&mut [u8; 4]>::try_from(&mut *data)) {
+            *data = self.read_clock(port == CLOCK_HIGH);
+            return;
+        }
         let value = match port {
             // Status zero: nothing to read, ready for a command. A driver that resets through
             // the controller waits for the latter.
@@ -71,6 +81,16 @@ impl<S: FnMut(&str)> PioBus<S> {
         }
     }
 
+    fn read_clock(&mut self, high: bool) -> [u8; 4] {
+        if !high {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            // A host before 1970 or after 2554 has no time to tell.
+            self.clock = now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0));
+        }
+        let [a, b, c, d, e, f, g, h] = self.clock.to_le_bytes();
+        if high { [e, f, g, h] } else { [a, b, c, d] }
+    }
+
     /// Hands over what the console has not ended with a newline. For the microVM's end.
     pub fn flush(&mut self) {
         self.serial.flush();
@@ -102,7 +122,7 @@ mod tests {
     fn unknown_ports_read_all_ones_and_swallow_writes() {
         let mut bus = bus();
         for port in (0..=u16::MAX).filter(|&p| serial_offset(p).is_none()) {
-            if matches!(port, I8042_COMMAND | I8042_DATA) {
+            if matches!(port, I8042_COMMAND | I8042_DATA | CLOCK_PORT | CLOCK_HIGH) {
                 continue;
             }
             for width in [1, 2, 4] {
@@ -140,6 +160,29 @@ mod tests {
             assert_eq!(bus.write(SHUTDOWN_PORT, &[value], now), expected);
         }
         assert_eq!(bus.write(SHUTDOWN_PORT, &[], now), None);
+    }
+
+    #[test]
+    fn the_clock_tells_the_hosts_time_in_halves_that_belong_together() {
+        let mut bus = bus();
+        let nanos = || {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            u64::try_from(now.unwrap().as_nanos()).unwrap()
+        };
+        let (mut low, mut high) = ([0; 4], [0; 4]);
+        let before = nanos();
+        bus.read(CLOCK_PORT, &mut low);
+        let after = nanos();
+        for _ in 0..2 {
+            bus.read(CLOCK_HIGH, &mut high);
+            let told = u64::from_le_bytes([low, high].concat().try_into().unwrap());
+            assert!((before..=after).contains(&told), "{before} {told} {after}");
+        }
+        for width in [1, 2] {
+            let mut data = vec![0; width];
+            bus.read(CLOCK_PORT, &mut data);
+            assert!(data.iter().all(|&byte| byte == 0xff), "{width} bytes");
+        }
     }
 
     #[test]

@@ -132,3 +132,78 @@ pub(super) fn check_vcpus(asked: usize, prepared: usize) -> Result<(), MicroVmEr
 
 /// This sandbox's version, part of every state.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use hearth_protocol::guest::DISK_COUNT;
+    use hearth_protocol::sandbox::RefusalKind;
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::*;
+    use crate::host::HostKind;
+    use crate::memory::{self, MemorySize};
+    use crate::microvm::devices::{Devices, Images};
+    use crate::microvm::shell::DeviceLines;
+
+    fn here() -> HostIdentity {
+        HostIdentity {
+            kind: HostKind::Hardware,
+            cpu: "this CPU".into(),
+            flags: "its flags".into(),
+        }
+    }
+
+    fn state() -> MicroVmState {
+        let memory = memory::anonymous(MemorySize::from_mib(128).unwrap()).unwrap();
+        let images = Images::new((0..DISK_COUNT).map(|_| None).collect()).unwrap();
+        let lines: Vec<_> = (0..=DISK_COUNT)
+            .map(|_| DeviceLines {
+                interrupt: EventFd::new(EFD_NONBLOCK).unwrap(),
+                queues: Vec::new(),
+            })
+            .collect();
+        let (vsock, _host) = UnixStream::pair().unwrap();
+        let mut devices = Devices::new(images, vsock, &memory, &lines).unwrap();
+        MicroVmState {
+            version: VERSION.into(),
+            fingerprint: "kernel and image".into(),
+            host: here(),
+            memory_mib: 128,
+            vcpus: Vec::new(),
+            devices: devices.save().unwrap(),
+            vm: VmState {
+                pit: kvm_pit_state2::default(),
+                clock: kvm_clock_data::default(),
+                pic_master: kvm_irqchip::default(),
+                pic_slave: kvm_irqchip::default(),
+                ioapic: kvm_irqchip::default(),
+            },
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_this_make_is_taken() {
+        state().check(&here(), "kernel and image", 0).unwrap();
+    }
+
+    #[test]
+    fn a_snapshot_of_another_make_is_refused_as_one_to_be_made_anew() {
+        type Spoil = fn(&mut MicroVmState);
+        let spoils: [(&str, Spoil); 5] = [
+            ("sandbox version", |s| s.version.push_str("-next")),
+            ("kind of KVM host", |s| s.host.kind = HostKind::Software),
+            ("CPU", |s| s.host.cpu = "that CPU".into()),
+            ("CPU flags", |s| s.host.flags.push_str(" more")),
+            ("fingerprint", |s| s.fingerprint = "another kernel".into()),
+        ];
+        for (what, spoil) in spoils {
+            let mut state = state();
+            spoil(&mut state);
+            let error = state.check(&here(), "kernel and image", 0).unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
+            assert_eq!(error.refusal().kind, RefusalKind::SnapshotUnusable);
+        }
+    }
+}
