@@ -21,9 +21,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+/// How long a lock is waited for whose owner has ended. A controller that is killed while it starts a
+/// sandbox leaves its open files, the lock among them, to that one until it has become its program.
+const INHERITED: Duration = Duration::from_secs(10);
 
 /// Why the data directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -228,36 +234,44 @@ fn private(folder: &Path) -> io::Result<()> {
 
 fn lock(root: &Path) -> Result<Flock<File>, DataDirError> {
     let path = root.join("hearthd.lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(DataDirError::io("open", &path))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            lock.set_len(0)
-                .and_then(|()| writeln!(lock, "{}", std::process::id()))
-                .map_err(DataDirError::io("write", &path))?;
-            Ok(lock)
+    let deadline = Instant::now() + INHERITED;
+    loop {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(DataDirError::io("open", &path))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                lock.set_len(0)
+                    .and_then(|()| writeln!(lock, "{}", std::process::id()))
+                    .map_err(DataDirError::io("write", &path))?;
+                return Ok(lock);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let owner = fs::read_to_string(&path).unwrap_or_default();
+                let owner = owner.trim();
+                let ended = !owner.is_empty() && !Path::new("/proc").join(owner).exists();
+                if !ended || Instant::now() >= deadline {
+                    return Err(DataDirError::InUse {
+                        path: root.into(),
+                        owner: owner.into(),
+                    });
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err((_, errno)) => return Err(DataDirError::io("lock", &path)(errno.into())),
         }
-        Err((_, Errno::EWOULDBLOCK)) => {
-            let owner = fs::read_to_string(&path)
-                .unwrap_or_default()
-                .trim()
-                .to_owned();
-            Err(DataDirError::InUse {
-                path: root.into(),
-                owner,
-            })
-        }
-        Err((_, errno)) => Err(DataDirError::io("lock", &path)(errno.into())),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -269,6 +283,31 @@ mod tests {
         assert!(error.contains(dir.path().to_str().unwrap()), "{error}");
         drop(first);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_a_killed_controller_left_to_its_child_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path()).unwrap());
+        let path = dir.path().join("hearthd.lock");
+        let mut ended = Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        fs::write(&path, ended.id().to_string()).unwrap();
+        let mut child = Command::new("flock")
+            .arg(&path)
+            .args(["sh", "-c", "echo held; sleep 0.3"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut held = [0; 5];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut held)
+            .unwrap();
+        DataDir::open(dir.path()).unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
