@@ -18,8 +18,6 @@ use crate::function::FunctionName;
 
 /// Largest payload of an asynchronous invocation, in bytes.
 const MAX_EVENT: usize = 1 << 20;
-/// Longest trace header that is handed on.
-const MAX_TRACE_ID: usize = 1024;
 
 /// `POST …/invoke-async/`, the way from before there was `Invoke`.
 pub(super) async fn invoke_async(
@@ -59,7 +57,7 @@ pub(super) async fn accept(
         function: named.name,
         qualifier: named.qualifier,
         payload,
-        trace_id: invoke::text(headers, "x-amzn-trace-id", MAX_TRACE_ID),
+        trace_id: invoke::text(headers, "x-amzn-trace-id", invoke::MAX_TRACE_ID),
         limits,
     };
     app.events.accept(request).await.map_err(refused)?;

@@ -151,6 +151,7 @@ impl Front {
                 .map(str::to_owned),
             client_context: None,
             tail: false,
+            background: false,
             accepted,
         };
         let completed = self.app.pool.submit(invocation).await;
