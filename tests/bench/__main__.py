@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=300, help="warm invocations of each function")
     parser.add_argument("--cold", type=int, default=40, help="cold invocations of each function")
     parser.add_argument("--deploys", type=int, default=3, help="deploys of python-hello")
-    parser.add_argument("--events", type=int, default=6400, help="events of rust-echo")
+    parser.add_argument("--events", type=int, default=640, help="events of rust-echo")
     parser.add_argument("--data", type=Path, help="keep the data directory here, for the next run")
     options = parser.parse_args()
 
