@@ -13,7 +13,7 @@ const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const PAGE: u64 = 4096;
+pub(super) const PAGE: usize = 4096;
 
 /// What is done to memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,11 @@ pub(super) enum AccessError {
     Page { address: u64, present: bool },
     /// The page tables lead outside of guest memory.
     OutsideMemory(u64),
+}
+
+/// Bytes from an address to the end of its page.
+pub(super) fn to_border(address: u64) -> usize {
+    PAGE - usize::try_from(address % PAGE as u64).expect("less than a page")
 }
 
 /// One set of page tables.
@@ -89,8 +94,7 @@ impl<'a> AddressSpace<'a> {
         let mut done = 0;
         while done < len {
             let at = address.wrapping_add(done as u64);
-            let to_border = usize::try_from(PAGE - at % PAGE).expect("at most a page");
-            let piece = to_border.min(len - done);
+            let piece = to_border(at).min(len - done);
             pieces.push((GuestAddress(self.translate(at, access)?), piece));
             done += piece;
         }

@@ -15,13 +15,12 @@ use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::page_walk::{Access, AddressSpace};
+use super::page_walk::{Access, AddressSpace, PAGE, to_border};
 use super::{AssistError, set_regs};
 use crate::memory::GuestMemory;
 
 /// Longest run at once, in bytes: a vCPU that is told to stop does so soon.
 const MOST: u64 = 1 << 16;
-const PAGE: usize = 4096;
 
 /// What the guest asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,29 +80,20 @@ impl StringOperation {
         regs: &kvm_regs,
         left: u64,
     ) -> Option<u64> {
+        let left = usize::try_from(left).expect("at most MOST");
         let mut len = left.min(to_border(regs.rdi));
         let mut bytes = [0; PAGE];
         if self == Self::Copy {
             len = len.min(to_border(regs.rsi));
             let from = space.translate(regs.rsi, Access::Read).ok()?;
             memory
-                .read_slice(within(&mut bytes, len), GuestAddress(from))
+                .read_slice(&mut bytes[..len], GuestAddress(from))
                 .ok()?;
         }
         let to = space.translate(regs.rdi, Access::Write).ok()?;
-        memory
-            .write_slice(within(&mut bytes, len), GuestAddress(to))
-            .ok()?;
-        Some(len)
+        memory.write_slice(&bytes[..len], GuestAddress(to)).ok()?;
+        Some(len as u64)
     }
-}
-
-fn to_border(address: u64) -> u64 {
-    PAGE as u64 - address % PAGE as u64
-}
-
-fn within(page: &mut [u8; PAGE], len: u64) -> &mut [u8] {
-    &mut page[..usize::try_from(len).expect("at most a page")]
 }
 
 #[cfg(test)]
