@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::hex::hex;
+
 /// How long a lock is waited for whose owner has ended. A controller that is killed while it starts a
 /// sandbox leaves its open files, the lock among them, to that one until it has become its program.
 const INHERITED: Duration = Duration::from_secs(10);
@@ -155,11 +157,7 @@ impl DataDir {
     /// A name for things outside of the directory that belong to it.
     pub(crate) fn tag(&self) -> String {
         use sha2::{Digest, Sha256};
-        let hash = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
-        hash.iter()
-            .take(4)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex(&Sha256::digest(self.root.as_os_str().as_encoded_bytes())[..4])
     }
 
     /// Writes the address file, whole or not at all.

@@ -16,6 +16,7 @@ mod deploy;
 mod events;
 mod function;
 mod function_url;
+mod hex;
 mod instance;
 mod limits;
 mod logs;
@@ -25,6 +26,7 @@ mod registry;
 mod revival;
 mod serve;
 mod settings;
+mod sqlite;
 
 pub use assembly::StartError;
 pub use data_dir::DataDirError;

@@ -167,6 +167,7 @@ fn check_algorithm(algorithm: &str) -> Result<(), AuthError> {
     if algorithm == ALGORITHM {
         return Ok(());
     }
+    // AWS's own words, "for now" included.
     Err(AuthError::Incomplete(format!(
         "Unsupported AWS 'algorithm': '{algorithm}' (only {ALGORITHM} for now). "
     )))

@@ -6,9 +6,10 @@ use std::time::SystemTime;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::key::Secret;
-use super::signature::{self, BodyHash, Scope, hex};
+use super::signature::{self, BodyHash, Scope};
 use super::timestamp::Timestamp;
 use super::{ALGORITHM, canonical};
+use crate::hex::hex;
 
 /// What a client signs with.
 #[derive(Clone)]

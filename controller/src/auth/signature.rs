@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::key::Secret;
 use super::{ALGORITHM, SERVICE, TERMINATOR};
+use crate::hex::hex;
 
 type HmacSha256 = Hmac<Sha256>;
 
@@ -97,16 +98,6 @@ impl BodyHash {
     pub(crate) fn finish(self) -> String {
         hex(&self.0.finalize())
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    text
 }
 
 /// A signature's or hash's 64 digits. Lower case only, as AWS writes them.

@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::builder::{Source, reading};
 use super::error::DeployError;
-use super::packages::hex;
 use crate::function::{Runtime, check_artefact};
+use crate::hex::hex;
 
 /// This host, as far as snapshots depend on it.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 
 use crate::function::Code;
+use crate::hex::hex;
 
 /// The store. Any [`ObjectStore`] will do; here it is a folder.
 #[derive(Debug, Clone)]
@@ -56,11 +57,6 @@ impl Packages {
             other => other,
         }
     }
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! Payloads lie last in their rows, so that a start, which reads all the others, passes by them.
 
 use std::path::Path;
-use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
@@ -11,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use super::event::{Event, EventLimits, EventRequest};
 use super::group_commit::EventsError;
 use crate::function::FunctionName;
+use crate::sqlite::{BUSY, make_durable};
 
 /// Schema changes in order. A file's `user_version` is how many of them it has.
 const MIGRATIONS: [&str; 2] = [
@@ -39,8 +39,6 @@ CREATE INDEX events_of_function ON events (function, id)",
 
 /// Pages of the log that are collected before they are moved into the file, 4 KiB each.
 const CHECKPOINT_PAGES: i64 = 4000;
-/// Longest wait for somebody else who has the file locked.
-const BUSY: Duration = Duration::from_secs(5);
 
 /// What the schedule has to know of a stored event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,17 +57,11 @@ pub(crate) fn open(path: &Path) -> Result<Connection, EventsError> {
     connection
         .pragma_update(None, "auto_vacuum", "INCREMENTAL")
         .map_err(sqlite)?;
-    connection
-        .pragma_update(None, "journal_mode", "WAL")
-        .map_err(sqlite)?;
-    // Each commit reaches the disk before it returns: an event is accepted when it is there.
-    connection
-        .pragma_update(None, "synchronous", "FULL")
-        .map_err(sqlite)?;
+    // An event is accepted when it is on the disk.
+    make_durable(&connection).map_err(sqlite)?;
     connection
         .pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)
         .map_err(sqlite)?;
-    connection.busy_timeout(BUSY).map_err(sqlite)?;
     migrate(&mut connection, path)?;
     connection
         .execute_batch("PRAGMA incremental_vacuum")

@@ -25,6 +25,8 @@ use nix::unistd::{Whence, lseek64};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
+
 /// Name of the seal in a snapshot's folder.
 const NAME: &str = "seal";
 /// Longest seal that is read.
@@ -277,10 +279,6 @@ fn hash_plain(file: &File) -> io::Result<String> {
             Err(error) => return Err(error),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Hashes the length and every page that is not zero, with its number. Memory files are holes for

@@ -13,6 +13,7 @@ use super::documents::{from_document, to_document};
 use super::migrations::{migrate, schema};
 use super::sealing::{KeyError, NotOpened, Sealer};
 use crate::function::{FunctionName, FunctionRecord, LayerRecord, VersionRecord};
+use crate::sqlite::make_durable;
 
 /// Why the registry could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -94,15 +95,7 @@ impl Database {
             source,
         };
         let mut connection = Connection::open(path).map_err(sqlite)?;
-        connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .map_err(sqlite)?;
-        connection
-            .pragma_update(None, "synchronous", "FULL")
-            .map_err(sqlite)?;
-        connection
-            .busy_timeout(std::time::Duration::from_secs(5))
-            .map_err(sqlite)?;
+        make_durable(&connection).map_err(sqlite)?;
         let sealer = Sealer::open(key, !schema(&connection, path)?.is_sealed())?;
         migrate(&mut connection, path, &sealer)?;
         let contents = read_all(&connection, path, &sealer)?;
