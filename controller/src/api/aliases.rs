@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::extract::{Function, Parameters, Segments};
 use super::fields::{at_most, missing};
-use super::functions::{json_response, to_the_end};
+use super::functions::json_response;
 use super::package::{parse, read_small};
 use super::{App, Named, page};
 use crate::deploy::AliasChange;
@@ -146,12 +146,12 @@ pub(super) async fn create(
         additional: change.additional.flatten(),
         revision_id: String::new(),
     };
-    let arn = app.place.arn(&named.name);
-    let (deployer, made) = (app.deployer.clone(), alias.clone());
-    let function =
-        to_the_end(async move { deployer.create_alias(&named.name, made, record).await })
-            .await?
-            .map_err(|error| ApiError::control(error, &arn))?;
+    let made = alias.clone();
+    let function = app
+        .change_function(&named, |deployer, name| async move {
+            deployer.create_alias(&name, made, record).await
+        })
+        .await?;
     shown(&app, &function, &alias, StatusCode::CREATED)
 }
 
@@ -170,16 +170,12 @@ pub(super) async fn list(
         .aliases
         .iter()
         .filter(|(_, alias)| of_version.is_none_or(|version| alias.uses(version)));
-    let (page, more) = page::cut(wanted, &parameters, |(name, _)| name.to_string())?;
+    let (page, next) = page::cut(wanted, &parameters, |(name, _)| name.to_string())?;
     let aliases: Vec<Value> = page
         .iter()
         .map(|(name, alias)| describe(&app, &function, name, alias))
         .collect();
-    let mut answer = json!({ "Aliases": aliases });
-    if let Some((name, _)) = page.last().filter(|_| more) {
-        answer["NextMarker"] = name.to_string().into();
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(page::answer("Aliases", aliases, next))
 }
 
 pub(super) async fn get(
@@ -203,12 +199,12 @@ pub(super) async fn update(
     let alias = parse_alias(segments.get("alias"))?;
     let body = read_small(&headers, body, "UpdateAlias").await?;
     let change = parse::<AliasInput>(&body)?.change(&named, &app)?;
-    let arn = app.place.arn(&named.name);
-    let (deployer, changed) = (app.deployer.clone(), alias.clone());
-    let function =
-        to_the_end(async move { deployer.update_alias(&named.name, &changed, change).await })
-            .await?
-            .map_err(|error| ApiError::control(error, &arn))?;
+    let changed = alias.clone();
+    let function = app
+        .change_function(&named, |deployer, name| async move {
+            deployer.update_alias(&name, &changed, change).await
+        })
+        .await?;
     shown(&app, &function, &alias, StatusCode::OK)
 }
 
@@ -219,11 +215,10 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     app.find(&named)?;
     let alias = parse_alias(segments.get("alias"))?;
-    let arn = app.place.arn(&named.name);
-    let deployer = app.deployer.clone();
-    to_the_end(async move { deployer.delete_alias(&named.name, &alias).await })
-        .await?
-        .map_err(|error| ApiError::control(error, &arn))?;
+    app.change_function(&named, |deployer, name| async move {
+        deployer.delete_alias(&name, &alias).await
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -9,12 +9,12 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::App;
 use super::error::ApiError;
 use super::extract::Function;
 use super::fields::{in_range, missing};
-use super::functions::{json_response, to_the_end};
+use super::functions::json_response;
 use super::package::{MAX_PACKAGE, parse, read_small};
+use super::{App, Named};
 
 /// Most code of all functions and layers together, in bytes: Lambda's quota. Nothing enforces it.
 const TOTAL_CODE: u64 = 80_530_636_800;
@@ -45,7 +45,7 @@ pub(super) async fn put(
         i32::MAX.unsigned_abs(),
         field,
     )?;
-    reserve(app, named, Some(reserved)).await?;
+    reserve(&app, &named, Some(reserved)).await?;
     let answer = json!({ "ReservedConcurrentExecutions": reserved });
     Ok(json_response(StatusCode::OK, &answer))
 }
@@ -64,20 +64,15 @@ pub(super) async fn delete(
     Function(named): Function,
 ) -> Result<Response, ApiError> {
     app.find(&named)?;
-    reserve(app, named, None).await?;
+    reserve(&app, &named, None).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-async fn reserve(
-    app: Arc<App>,
-    named: super::Named,
-    reserved: Option<u32>,
-) -> Result<(), ApiError> {
-    let arn = app.place.arn(&named.name);
-    let deployer = app.deployer.clone();
-    to_the_end(async move { deployer.reserve_concurrency(&named.name, reserved).await })
-        .await?
-        .map_err(|error| ApiError::control(error, &arn))?;
+async fn reserve(app: &App, named: &Named, reserved: Option<u32>) -> Result<(), ApiError> {
+    app.change_function(named, |deployer, name| async move {
+        deployer.reserve_concurrency(&name, reserved).await
+    })
+    .await?;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::extract::{Function, Parameters};
 use super::functions::json_response;
 use super::names::Named;
-use super::{App, body};
+use super::{App, body, page};
 use crate::events::{Destination, EventInvokeConfig, EventsError};
 use crate::function::{LATEST, Place};
 
@@ -147,20 +147,17 @@ async fn list(
     };
     let configs = app.events.configs();
     let (page, more) = configs.list(&named.name, parameters.get("Marker"), limit);
-    let mut answer = json!({ "FunctionEventInvokeConfigs": page
-        .iter()
-        .map(|(qualifier, config)| {
-            let named = Named {
-                name: named.name.clone(),
-                qualifier: Some(qualifier.clone()),
-            };
-            shown(config, &named, &app.place)
-        })
-        .collect::<Vec<Value>>() });
-    if let Some((last, _)) = page.last().filter(|_| more) {
-        answer["NextMarker"] = last.as_str().into();
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    let items = page.iter().map(|(qualifier, config)| {
+        let named = Named {
+            name: named.name.clone(),
+            qualifier: Some(qualifier.clone()),
+        };
+        shown(config, &named, &app.place)
+    });
+    let last = page.last().filter(|_| more);
+    let next = last.map(|(qualifier, _)| qualifier.clone());
+    let name = "FunctionEventInvokeConfigs";
+    Ok(page::answer(name, items.collect(), next))
 }
 
 impl App {

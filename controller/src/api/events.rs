@@ -57,7 +57,7 @@ pub(super) async fn accept(
         function: named.name,
         qualifier: named.qualifier,
         payload,
-        trace_id: invoke::text(headers, "x-amzn-trace-id", invoke::MAX_TRACE_ID),
+        trace_id: invoke::trace_id(headers),
         limits,
     };
     app.events.accept(request).await.map_err(refused)?;

@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 
 use super::access::{Caller, Entrance};
 use super::error::ApiError;
+use super::invoke::{too_large, trace_id};
 use super::{App, Named, RequestId, body};
 use crate::function_url::{
     self, Address, AuthType, FunctionUrl, Incoming, address_of, is_preflight, preflight, tell,
@@ -131,10 +132,7 @@ impl Front {
         if event.len() > MAX_PAYLOAD {
             return Err(too_large());
         }
-        let function = self.app.function(named)?;
-        let target = self.app.target(&function, named)?;
-        let version = target.live(&function).map_err(ApiError::state)?;
-        let trace_id = parts.headers.get("x-amzn-trace-id");
+        let version = self.app.find_active(named)?;
         let invocation = Invocation {
             request_id,
             limits: Limits {
@@ -145,10 +143,7 @@ impl Front {
             version,
             event,
             function_arn: named.arn(&self.app.place),
-            trace_id: trace_id
-                .and_then(|id| id.to_str().ok())
-                .filter(|id| id.len() <= super::invoke::MAX_TRACE_ID)
-                .map(str::to_owned),
+            trace_id: trace_id(&parts.headers),
             client_context: None,
             tail: false,
             background: false,
@@ -175,15 +170,6 @@ fn forbidden(error: ApiError) -> ApiError {
     } else {
         error
     }
-}
-
-fn too_large() -> ApiError {
-    ApiError::too_large(
-        "RequestTooLargeException",
-        format!(
-            "Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"
-        ),
-    )
 }
 
 /// The function failed, or answered what is no response.

@@ -219,16 +219,12 @@ pub(super) async fn list_all(
         .get(&named.name)
         .ok_or_else(|| ApiError::not_found("Function does not exist"))?;
     let urls = function.record.urls.iter();
-    let (urls, more) = page::cut(urls, &parameters, |(alias, _)| (*alias).clone())?;
+    let (urls, next) = page::cut(urls, &parameters, |(alias, _)| (*alias).clone())?;
     let shown: Vec<Value> = urls
         .iter()
         .map(|(alias, url)| shown(url, &named, alias, &headers, &app.place))
         .collect();
-    let mut answer = json!({ "FunctionUrlConfigs": shown });
-    if let Some((alias, _)) = urls.last().filter(|_| more) {
-        answer["NextMarker"] = (*alias).clone().into();
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(page::answer("FunctionUrlConfigs", shown, next))
 }
 
 /// As clients see it. Its address is the host by which the caller has come here.

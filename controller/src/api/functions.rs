@@ -10,18 +10,16 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::App;
 use super::configuration::Shown;
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
 use super::fields::check_tags;
 use super::package::{CodeInput, check_package_kind, parse, read};
-use super::resolve::Target;
 use super::validate::ConfigInput;
-use super::{concurrency, events, page};
-use crate::deploy::{CodeUpdate, ControlError};
+use super::{App, Named, concurrency, events, page};
+use crate::deploy::{CodeUpdate, ControlError, Deployer};
 use crate::function::FunctionName;
-use crate::registry;
+use crate::registry::{self, Target};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -62,7 +60,7 @@ pub(super) async fn create(
         let body = read(&headers, body, "CreateFunction").await?;
         let input: CreateInput<'_> = parse(&body)?;
         let config: ConfigInput = parse(&body)?;
-        let named = super::Named::parse(&input.function_name, None, &app.place)?;
+        let named = Named::parse(&input.function_name, None, &app.place)?;
         if named.qualifier.is_some() {
             return Err(ApiError::invalid(
                 "The function name of a new function has no qualifier",
@@ -115,15 +113,13 @@ pub(super) async fn list(
         .transpose()
         .map_err(|_| page::bad_marker())?;
     let (functions, more) = app.catalog.list(marker.as_ref(), page::size(&parameters)?);
+    let last = functions.last().filter(|_| more);
+    let next = last.map(|function| function.record.name.to_string());
     let shown: Vec<Value> = functions
         .iter()
         .map(|function| Shown::latest(&function.record).configuration(&app.place))
         .collect();
-    let mut answer = json!({ "Functions": shown });
-    if let Some(last) = functions.last().filter(|_| more) {
-        answer["NextMarker"] = last.record.name.to_string().into();
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(page::answer("Functions", shown, next))
 }
 
 /// Every version of every function.
@@ -131,13 +127,9 @@ fn list_all_versions(app: &App, parameters: &Parameters) -> Result<Response, Api
     let (functions, _) = app.catalog.list(None, usize::MAX);
     let all = functions.iter().flat_map(|function| Shown::all(function));
     let key = |shown: &Shown<'_>| shown.key();
-    let (page, more) = page::cut(all, parameters, key)?;
+    let (page, next) = page::cut(all, parameters, key)?;
     let shown: Vec<Value> = page.iter().map(|v| v.configuration(&app.place)).collect();
-    let mut answer = json!({ "Functions": shown });
-    if let Some(last) = page.last().filter(|_| more) {
-        answer["NextMarker"] = last.key().into();
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(page::answer("Functions", shown, next))
 }
 
 pub(super) async fn get(
@@ -228,15 +220,13 @@ pub(super) async fn update_code(
         };
         (input.revision_id, wish, code.package()?)
     };
-    let arn = app.place.arn(&named.name);
-    let deployer = app.deployer.clone();
-    let function = to_the_end(async move {
-        deployer
-            .update_code(&named.name, revision.as_deref(), package, wish)
-            .await
-    })
-    .await?
-    .map_err(|error| ApiError::control(error, &arn))?;
+    let function = app
+        .change_function(&named, |deployer, name| async move {
+            deployer
+                .update_code(&name, revision.as_deref(), package, wish)
+                .await
+        })
+        .await?;
     Ok(json_response(
         StatusCode::OK,
         &published_or_latest(&function, wish.publish && !wish.dry_run).configuration(&app.place),
@@ -277,6 +267,23 @@ fn published_or_latest(function: &registry::Function, publish: bool) -> Shown<'_
     match function.versions.get(&number) {
         Some(published) if publish => Shown::published(function, published),
         _ => Shown::latest(&function.record),
+    }
+}
+
+impl App {
+    /// Has a function changed, to the end.
+    pub(super) async fn change_function<T, F>(
+        &self,
+        named: &Named,
+        change: impl FnOnce(Deployer, FunctionName) -> F,
+    ) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ControlError>> + Send + 'static,
+    {
+        to_the_end(change(self.deployer.clone(), named.name.clone()))
+            .await?
+            .map_err(|error| ApiError::control(error, &self.place.arn(&named.name)))
     }
 }
 

@@ -16,7 +16,7 @@ use serde::de::IgnoredAny;
 
 use super::error::ApiError;
 use super::extract::Function;
-use super::{App, Named, RequestId, body, events};
+use super::{App, RequestId, body, events};
 use crate::events::EventLimits;
 use crate::function::{Version, VersionId};
 use crate::pool::{Completed, Invocation, Limits, Start};
@@ -24,7 +24,7 @@ use crate::pool::{Completed, Invocation, Limits, Start};
 /// Longest client context, in bytes of base64.
 const MAX_CLIENT_CONTEXT: usize = 3583;
 /// Longest trace header that is handed on.
-pub(super) const MAX_TRACE_ID: usize = 1024;
+const MAX_TRACE_ID: usize = 1024;
 /// Least memory that a runtime may be limited to, in MiB.
 const MIN_MEMORY_MIB: u64 = 16;
 
@@ -64,7 +64,7 @@ pub(super) async fn invoke(
         version,
         event,
         function_arn: named.arn(&app.place),
-        trace_id: text(&headers, "x-amzn-trace-id", MAX_TRACE_ID),
+        trace_id: trace_id(&headers),
         client_context,
         limits,
         tail,
@@ -78,26 +78,24 @@ pub(super) async fn invoke(
     Ok(respond(completed, executed))
 }
 
-impl App {
-    /// The version that an invocation runs on.
-    pub(super) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
-        let function = self.function(named)?;
-        let target = self.target(&function, named)?;
-        target.live(&function).map_err(ApiError::state)
-    }
-}
-
 /// The payload as the function gets it.
 pub(super) async fn payload(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    let too_large = || {
-        ApiError::too_large(
-            "RequestTooLargeException",
-            format!(
-                "Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"
-            ),
-        )
-    };
     event(body::read(headers, body, MAX_PAYLOAD, too_large).await?)
+}
+
+pub(super) fn too_large() -> ApiError {
+    ApiError::too_large(
+        "RequestTooLargeException",
+        format!(
+            "Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"
+        ),
+    )
+}
+
+/// The trace header; handed on if it is short and printable, and else left out.
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get("x-amzn-trace-id")?.to_str().ok()?;
+    (value.len() <= MAX_TRACE_ID).then(|| value.to_owned())
 }
 
 fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
@@ -150,12 +148,6 @@ fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
             "Client context must be a valid Base64-encoded JSON object.",
         )),
     }
-}
-
-/// A header that is handed on if it is short and printable, and else left out.
-pub(super) fn text(headers: &HeaderMap, name: &str, most: usize) -> Option<String> {
-    let value = headers.get(name)?.to_str().ok()?;
-    (value.len() <= most).then(|| value.to_owned())
 }
 
 /// The function's limits, tightened by the request's headers.

@@ -127,7 +127,7 @@ pub(super) async fn list(
     let wanted = layers
         .iter()
         .filter_map(|layer| Some((layer, newest(layer, &parameters)?)));
-    let (page, more) = page::cut(wanted, &parameters, |(layer, _)| layer.name.to_string())?;
+    let (page, next) = page::cut(wanted, &parameters, |(layer, _)| layer.name.to_string())?;
     let shown: Vec<Value> = page
         .iter()
         .map(|(layer, (number, version))| {
@@ -138,11 +138,7 @@ pub(super) async fn list(
             })
         })
         .collect();
-    let mut answer = json!({ "Layers": shown });
-    if let Some((layer, _)) = page.last().filter(|_| more) {
-        answer["NextMarker"] = layer.name.to_string().into();
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(page::answer("Layers", shown, next))
 }
 
 fn newest<'a>(layer: &'a LayerRecord, parameters: &Parameters) -> Option<(u32, &'a LayerVersion)> {
@@ -171,16 +167,12 @@ pub(super) async fn list_versions(
     let layer = app.catalog.layer(&name);
     let versions = layer.iter().flat_map(|layer| layer.versions.iter().rev());
     let wanted = versions.filter(|(_, version)| matches(version, &parameters));
-    let (page, more) = page::cut(wanted, &parameters, |(number, _)| number.to_string())?;
+    let (page, next) = page::cut(wanted, &parameters, |(number, _)| number.to_string())?;
     let shown: Vec<Value> = page
         .iter()
         .map(|(number, version)| describe_version(&app, &name, **number, version))
         .collect();
-    let mut answer = json!({ "LayerVersions": shown });
-    if let Some((number, _)) = page.last().filter(|_| more) {
-        answer["NextMarker"] = number.to_string().into();
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(page::answer("LayerVersions", shown, next))
 }
 
 pub(super) async fn get_version(

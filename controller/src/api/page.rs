@@ -3,8 +3,13 @@
 //! A marker is the key of the last item of a page. What it named may be gone by the next page only
 //! from lists that are in the order of their keys; the others say that the marker is none.
 
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Value, json};
+
 use super::error::ApiError;
 use super::extract::Parameters;
+use super::functions::json_response;
 
 /// Items on a page unless asked for fewer.
 const MOST: usize = 50;
@@ -24,20 +29,30 @@ pub(super) fn size(parameters: &Parameters) -> Result<usize, ApiError> {
     }
 }
 
-/// The items after the marker, as many as are wanted, and whether there are more.
+/// The items after the marker, as many as are wanted, and the marker of the next page if there is one.
 pub(super) fn cut<T>(
     mut items: impl Iterator<Item = T>,
     parameters: &Parameters,
     key: impl Fn(&T) -> String,
-) -> Result<(Vec<T>, bool), ApiError> {
+) -> Result<(Vec<T>, Option<String>), ApiError> {
     let size = size(parameters)?;
     if let Some(marker) = parameters.get("Marker").filter(|marker| !marker.is_empty())
         && !items.any(|item| key(&item) == marker)
     {
         return Err(bad_marker());
     }
-    let page = items.by_ref().take(size).collect();
-    Ok((page, items.next().is_some()))
+    let page: Vec<T> = items.by_ref().take(size).collect();
+    let next = items.next().and(page.last()).map(key);
+    Ok((page, next))
+}
+
+/// One page of a list called `name`.
+pub(super) fn answer(name: &str, items: Vec<Value>, next: Option<String>) -> Response {
+    let mut answer = json!({ name: items });
+    if let Some(next) = next {
+        answer["NextMarker"] = next.into();
+    }
+    json_response(StatusCode::OK, &answer)
 }
 
 pub(super) fn bad_marker() -> ApiError {
@@ -48,16 +63,19 @@ pub(super) fn bad_marker() -> ApiError {
 mod tests {
     use super::*;
 
-    fn page(query: &[(&str, &str)]) -> Result<(Vec<u32>, bool), ApiError> {
+    fn page(query: &[(&str, &str)]) -> Result<(Vec<u32>, Option<String>), ApiError> {
         let parameters = Parameters::of(query);
         cut(1..=60, &parameters, u32::to_string)
     }
 
     #[test]
     fn pages_follow_each_other_and_end() {
-        assert_eq!(page(&[("MaxItems", "2")]).unwrap(), (vec![1, 2], true));
-        let (rest, more) = page(&[("Marker", "58")]).unwrap();
-        assert_eq!((rest, more), (vec![59, 60], false));
+        assert_eq!(
+            page(&[("MaxItems", "2")]).unwrap(),
+            (vec![1, 2], Some("2".into()))
+        );
+        let (rest, next) = page(&[("Marker", "58")]).unwrap();
+        assert_eq!((rest, next), (vec![59, 60], None));
         assert_eq!(page(&[]).unwrap().0.len(), 50);
     }
 

@@ -14,9 +14,9 @@ use super::extract::{Function, Parameters, Segments};
 use super::fields::{missing, one_of};
 use super::functions::{json_response, to_the_end};
 use super::package::{parse, read_small};
-use super::resolve::Target;
 use super::{App, Named};
 use crate::function::{Conditions, LATEST, Statement, policy_document};
+use crate::registry::Target;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]

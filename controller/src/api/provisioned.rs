@@ -12,12 +12,11 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
 use super::fields::{in_range, missing};
-use super::functions::{json_response, to_the_end};
+use super::functions::json_response;
 use super::package::{parse, read_small};
-use super::resolve::Target;
 use super::{App, Named, page};
 use crate::function::{LATEST, ProvisionedRecord, State as VersionState};
-use crate::registry;
+use crate::registry::{self, Target};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -69,12 +68,12 @@ pub(super) async fn put(
     let most = i32::MAX.unsigned_abs();
     // Above every account's limit is refused with the account's own words.
     let requested = in_range(wanted.min(i64::from(most)), 1, most, field)?;
-    let arn = app.place.arn(&named.name);
-    let (deployer, name, key) = (app.deployer.clone(), named.name, qualifier.clone());
-    let function =
-        to_the_end(async move { deployer.put_provisioned(&name, &key, requested).await })
-            .await?
-            .map_err(|error| ApiError::control(error, &arn))?;
+    let key = qualifier.clone();
+    let function = app
+        .change_function(&named, |deployer, name| async move {
+            deployer.put_provisioned(&name, &key, requested).await
+        })
+        .await?;
     let record = function.record.provisioned.get(&qualifier);
     let record = record.ok_or_else(|| ApiError::service("It was deleted meanwhile"))?;
     // As Lambda: nothing is there yet, whatever is.
@@ -101,7 +100,7 @@ pub(super) async fn get_or_list(
 fn list(app: &App, named: &Named, parameters: &Parameters) -> Result<Response, ApiError> {
     let function = app.find(named)?;
     let all = function.record.provisioned.iter();
-    let (page, more) = page::cut(all, parameters, |(qualifier, _)| (*qualifier).clone())?;
+    let (page, next) = page::cut(all, parameters, |(qualifier, _)| (*qualifier).clone())?;
     let shown: Vec<Value> = page
         .iter()
         .map(|(qualifier, record)| {
@@ -110,11 +109,7 @@ fn list(app: &App, named: &Named, parameters: &Parameters) -> Result<Response, A
             item
         })
         .collect();
-    let mut answer = json!({ "ProvisionedConcurrencyConfigs": shown });
-    if let Some((qualifier, _)) = page.last().filter(|_| more) {
-        answer["NextMarker"] = qualifier.as_str().into();
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(page::answer("ProvisionedConcurrencyConfigs", shown, next))
 }
 
 pub(super) async fn delete(
@@ -122,11 +117,10 @@ pub(super) async fn delete(
     Function(named): Function,
 ) -> Result<Response, ApiError> {
     let (_, qualifier) = provisionable(&app, &named, NOT_A_VERSION)?;
-    let arn = app.place.arn(&named.name);
-    let deployer = app.deployer.clone();
-    to_the_end(async move { deployer.delete_provisioned(&named.name, &qualifier).await })
-        .await?
-        .map_err(|error| ApiError::control(error, &arn))?;
+    app.change_function(&named, |deployer, name| async move {
+        deployer.delete_provisioned(&name, &qualifier).await
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -142,7 +136,7 @@ fn status(
     };
     let published = match app.target(function, &named) {
         Ok(Target::Published(published)) => Some(published.as_ref()),
-        Ok(Target::Alias(alias)) => alias.published(function).map(AsRef::as_ref),
+        Ok(Target::Alias(alias)) => function.published(alias.version).map(AsRef::as_ref),
         Ok(Target::Latest) | Err(_) => None,
     };
     let Some(published) = published else {

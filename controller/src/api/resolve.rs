@@ -5,16 +5,8 @@ use std::sync::Arc;
 use super::configuration::Shown;
 use super::error::ApiError;
 use super::{App, Named};
-use crate::function::{AliasRecord, State, Version, VersionId};
-use crate::registry::{Function, Published};
-
-/// What a qualifier stands for.
-#[derive(Debug)]
-pub(super) enum Target<'a> {
-    Latest,
-    Published(&'a Arc<Published>),
-    Alias(&'a AliasRecord),
-}
+use crate::function::Version;
+use crate::registry::{Function, Target};
 
 impl App {
     /// The function that somebody wants to change or to know about as a whole.
@@ -36,19 +28,16 @@ impl App {
         function: &'a Function,
         named: &Named,
     ) -> Result<Target<'a>, ApiError> {
-        let Some(qualifier) = &named.qualifier else {
-            return Ok(Target::Latest);
-        };
-        match VersionId::parse(qualifier) {
-            Ok(VersionId::Latest) => Some(Target::Latest),
-            Ok(VersionId::Number(number)) => function.versions.get(&number).map(Target::Published),
-            Err(_) => function
-                .record
-                .aliases
-                .get(qualifier.as_str())
-                .map(Target::Alias),
-        }
-        .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.place)))
+        function
+            .target(named.qualifier.as_deref())
+            .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.place)))
+    }
+
+    /// The version that an invocation runs on.
+    pub(super) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
+        let function = self.function(named)?;
+        let target = self.target(&function, named)?;
+        target.live(&function).map_err(ApiError::state)
     }
 }
 
@@ -58,40 +47,11 @@ impl<'a> Target<'a> {
         let shown = match self {
             Self::Latest => Shown::latest(&function.record),
             Self::Published(published) => Shown::published(function, published),
-            Self::Alias(alias) => match alias.published(function) {
+            Self::Alias(alias) => match function.published(alias.version) {
                 Some(published) => Shown::published(function, published),
                 None => Shown::latest(&function.record),
             },
         };
         shown.called(named.qualifier.clone())
-    }
-
-    /// What an invocation runs on, or the state that it is in instead.
-    pub(super) fn live(&self, function: &'a Function) -> Result<Arc<Version>, State> {
-        let chosen = match self {
-            Self::Latest => None,
-            Self::Published(published) => Some(*published),
-            Self::Alias(alias) => published(function, alias.draw()),
-        };
-        let (live, state) = match chosen {
-            Some(published) => (&published.live, &published.record.state),
-            None => (&function.live, &function.record.state),
-        };
-        live.clone().ok_or(state.is)
-    }
-}
-
-impl AliasRecord {
-    /// The published version that it points to; `None` is `$LATEST`.
-    pub(super) fn published<'a>(&self, function: &'a Function) -> Option<&'a Arc<Published>> {
-        published(function, self.version)
-    }
-}
-
-/// A published version; `None` is `$LATEST`. What an alias points to can't be deleted.
-fn published(function: &Function, version: VersionId) -> Option<&Arc<Published>> {
-    match version {
-        VersionId::Latest => None,
-        VersionId::Number(number) => function.versions.get(&number),
     }
 }

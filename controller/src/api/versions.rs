@@ -7,13 +7,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::configuration::Shown;
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
 use super::fields::at_most;
-use super::functions::{json_response, to_the_end};
+use super::functions::json_response;
 use super::package::{parse, read_small};
 use super::{App, page};
 use crate::deploy::Publish;
@@ -47,11 +47,11 @@ pub(super) async fn publish(
         code_sha256: input.code_sha256.filter(|sha256| !sha256.is_empty()),
         revision: input.revision_id,
     };
-    let arn = app.place.arn(&named.name);
-    let deployer = app.deployer.clone();
-    let (function, number) = to_the_end(async move { deployer.publish(&named.name, wish).await })
-        .await?
-        .map_err(|error| ApiError::control(error, &arn))?;
+    let (function, number) = app
+        .change_function(&named, |deployer, name| async move {
+            deployer.publish(&name, wish).await
+        })
+        .await?;
     let published = function
         .versions
         .get(&number)
@@ -68,11 +68,7 @@ pub(super) async fn list(
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
     let function = app.find(&named)?;
-    let (page, more) = page::cut(Shown::all(&function), &parameters, Shown::key)?;
+    let (page, next) = page::cut(Shown::all(&function), &parameters, Shown::key)?;
     let shown: Vec<Value> = page.iter().map(|v| v.configuration(&app.place)).collect();
-    let mut answer = json!({ "Versions": shown });
-    if let Some(last) = page.last().filter(|_| more) {
-        answer["NextMarker"] = last.key().into();
-    }
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(page::answer("Versions", shown, next))
 }

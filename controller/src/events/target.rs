@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::event::Event;
-use crate::function::{FunctionName, LATEST, Place, Version, VersionId};
+use crate::function::{FunctionName, Place, Version};
 use crate::pool::{Invocation, NotRun, Pool};
 use crate::registry::Catalog;
 
@@ -71,28 +71,18 @@ impl PooledFunctions {
         }
     }
 
-    /// What the event runs on at the moment; for an alias with weights each attempt draws anew.
+    /// What the event runs on at the moment.
     fn resolve(&self, event: &Event) -> Result<Arc<Version>, Attempt> {
         let function = self.catalog.get(&event.request.function);
         let function = function.ok_or(Attempt::Gone)?;
-        let record = &function.record;
-        if record.reserved_concurrency == Some(0) {
+        if function.record.reserved_concurrency == Some(0) {
             return Err(Attempt::NoConcurrency);
         }
-        let qualifier = event.request.qualifier.as_deref().unwrap_or(LATEST);
-        let version = match VersionId::parse(qualifier) {
-            Ok(version) => version,
-            Err(_) => record.aliases.get(qualifier).ok_or(Attempt::Gone)?.draw(),
-        };
-        let (live, state) = match version {
-            VersionId::Latest => (&function.live, &record.state),
-            VersionId::Number(number) => {
-                let published = function.versions.get(&number).ok_or(Attempt::Gone)?;
-                (&published.live, &published.record.state)
-            }
-        };
-        let why = || Attempt::Failed(format!("the function is {}", state.is.name()));
-        live.clone().ok_or_else(why)
+        let qualifier = event.request.qualifier.as_deref();
+        let target = function.target(qualifier).ok_or(Attempt::Gone)?;
+        target
+            .live(&function)
+            .map_err(|state| Attempt::Failed(format!("the function is {}", state.name())))
     }
 
     async fn attempt(&self, event: &Event) -> Attempt {

@@ -8,6 +8,7 @@ mod database;
 mod documents;
 mod migrations;
 mod sealing;
+mod target;
 
 pub(crate) use catalog::{Catalog, Function, Published, Writer};
 pub use database::RegistryError;
@@ -15,3 +16,4 @@ pub use database::RegistryError;
 pub(crate) use database::tests::{record as test_record, version_record as test_version_record};
 pub(crate) use database::{Contents, Database, Stored};
 pub use sealing::{KeyError, NotOpened};
+pub(crate) use target::Target;
