@@ -259,6 +259,7 @@ def test_what_is_not_signed_is_told_so_wherever_it_goes(guarded):
         ("GET", "/hearth/v1/status"),
         ("GET", "/hearth/v1/instances"),
         ("GET", "/hearth/v1/functions/guest/logs"),
+        ("GET", "/hearth/v1/functions/guest/logs/follow"),
         ("POST", "/hearth/v1/bench/agent-ping?function=guest"),
         ("GET", "/metrics"),
         ("GET", "/no/such/path"),
@@ -420,7 +421,12 @@ def test_a_key_that_invokes_does_nothing_else(guarded):
         )
     with pytest.raises(client.exceptions.ResourceNotFoundException):
         client.invoke(FunctionName="no-such")
-    for path in ("/hearth/v1/status", "/hearth/v1/functions/guest/logs", "/metrics"):
+    for path in (
+        "/hearth/v1/status",
+        "/hearth/v1/functions/guest/logs",
+        "/hearth/v1/functions/guest/logs/follow",
+        "/metrics",
+    ):
         answer = send(guarded, signed(guarded, "GET", path, key=guarded.caller))
         assert refusal(answer)[:2] == (403, "AccessDeniedException"), path
 

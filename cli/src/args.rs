@@ -170,13 +170,26 @@ pub(crate) struct Invoke {
 #[command(after_help = "\
 Examples:
   hearth logs python-hello
+  hearth logs python-hello:3 --since 2h --contains Traceback
   hearth logs python-hello -f")]
 pub(crate) struct Logs {
-    /// The function
-    pub(crate) function: FunctionName,
-    /// Go on with new lines as they come
-    #[arg(short, long)]
+    /// Function, or function:qualifier for one version's alone
+    pub(crate) function: FunctionRef,
+    /// Go on with new records as they come
+    #[arg(short, long, conflicts_with = "until")]
     pub(crate) follow: bool,
+    /// Not what is older: a time like 2026-11-22T08:00:00Z, or a span like 90s, 15m, 2h, 1d
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only what is older: a time or a span
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Only one invocation's
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
+    /// Only what has this text in it
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) contains: Option<String>,
 }
 
 #[derive(Debug, Args)]

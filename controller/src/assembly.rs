@@ -19,7 +19,7 @@ use crate::events::{
 use crate::function::Place;
 use crate::instance::{Identities, JailSettings, ProcessLauncher};
 use crate::limits::{CpuCgroups, Isolation};
-use crate::logs::LogStore;
+use crate::logs::{Kept, LogStore};
 use crate::metrics::Metrics;
 use crate::pool::{Pool, PoolSettings, Shells};
 use crate::registry::{Catalog, Contents, Database, RegistryError};
@@ -132,7 +132,10 @@ impl Controller {
         let metrics = Arc::new(Metrics::new()?);
         let logs = LogStore::open(
             data.logs(),
-            settings.log_mib << 20,
+            Kept {
+                max_bytes: settings.log_mib << 20,
+                max_age: Duration::from_secs(settings.log_retention),
+            },
             metrics.logs_lost.clone(),
         )
         .map_err(host("opening the logs"))?;

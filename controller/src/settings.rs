@@ -151,6 +151,10 @@ pub struct Settings {
     /// Log records kept on disk for each function, in MiB.
     #[arg(long, default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub log_mib: u64,
+
+    /// Seconds that log records are kept, if there is room for them [default: two weeks].
+    #[arg(long, env = "HEARTH_LOG_RETENTION", default_value_t = 1_209_600, hide_default_value = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..=315_360_000))]
+    pub log_retention: u64,
 }
 
 /// How the CPU share of an instance is enforced.

@@ -1,25 +1,9 @@
-//! Hearth's own API: what functions wrote, and the microVMs that serve them.
+//! Hearth's own API: the microVMs that serve functions.
 
 use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 
 use super::{Client, ClientError};
-use crate::function_name::FunctionName;
-
-/// One line of a function's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LogRecord {
-    /// Grows by each record of the function.
-    pub(crate) seq: u64,
-    /// RFC 3339, UTC.
-    pub(crate) time: String,
-    /// The invocation that wrote it, if one did.
-    pub(crate) request_id: Option<String>,
-    /// `function`, or `platform` for START, END and REPORT.
-    pub(crate) kind: String,
-    /// Without its newline.
-    pub(crate) message: String,
-}
 
 /// One microVM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,23 +25,6 @@ pub(crate) struct Instance {
 }
 
 impl Client {
-    /// The records after `after`, oldest first, or the newest if there are more than a page.
-    pub(crate) fn logs(
-        &self,
-        name: &FunctionName,
-        after: Option<u64>,
-    ) -> Result<Vec<LogRecord>, ClientError> {
-        let mut path = format!("/hearth/v1/functions/{name}/logs?limit=10000");
-        if let Some(after) = after {
-            path.push_str(&format!("&after={after}"));
-        }
-        let body = self.bytes(Method::GET, &path, b"")?;
-        body.split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-            .map(|line| self.parse(&path, line))
-            .collect()
-    }
-
     /// Every microVM that serves or served a function, as the controller wrote them.
     pub(crate) fn instances(&self) -> Result<Vec<serde_json::Value>, ClientError> {
         #[derive(Deserialize)]

@@ -16,6 +16,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for an invocation: Lambda's longest timeout, and time to queue and restore.
 const INVOCATION_TIMEOUT: Duration = Duration::from_secs(900 + 120);
+/// A stream is begun anew after this long: one whose other end has vanished is noticed in the end.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest answer read, in bytes: a listing of ten thousand functions fits.
 const MAX_ANSWER: u64 = 64 << 20;
 
@@ -172,6 +174,24 @@ impl Client {
         let request = Request::builder().method(method);
         let response = self.send(request, path, body, CALL_TIMEOUT)?;
         self.read(path, response)
+    }
+
+    /// A call whose answer's headers matter too. Its body is still to be read.
+    pub(super) fn call(
+        &self,
+        request: ureq::http::request::Builder,
+        path: &str,
+    ) -> Result<Response<Body>, ClientError> {
+        self.send(request, path, b"", CALL_TIMEOUT)
+    }
+
+    /// A call whose answer goes on and on.
+    pub(super) fn stream(
+        &self,
+        request: ureq::http::request::Builder,
+        path: &str,
+    ) -> Result<Response<Body>, ClientError> {
+        self.send(request, path, b"", STREAM_TIMEOUT)
     }
 
     /// An invocation: waits as long as one may take. The answer's body is still to be read.

@@ -6,9 +6,10 @@ use serde_json::json;
 
 use crate::args::Deploy;
 use crate::client::Client;
+use crate::client::log::LogQuery;
 use crate::deployment::{self, Deployed, DeploymentError};
 use crate::failure::Failure;
-use crate::function_name::{AliasName, FunctionName};
+use crate::function_name::{AliasName, FunctionName, FunctionRef};
 use crate::output::{Output, Stream, Tone, count, size, span};
 use crate::package::{self, Vendor};
 use crate::project::Project;
@@ -86,9 +87,14 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
 /// What the function wrote while it failed to come up, as far as there is anything.
 pub(crate) fn show_log(client: &Client, name: &FunctionName, output: Output) {
     // The failure itself is what will be told; without a log it is told without one.
-    let Ok(records) = client.logs(name, None) else {
+    let function = FunctionRef {
+        name: name.clone(),
+        qualifier: None,
+    };
+    let Ok(page) = client.log_page(LogQuery::all(&function), None) else {
         return;
     };
+    let records = &page.records;
     for record in &records[records.len().saturating_sub(LOG_LINES)..] {
         output.note(&output.foreign(Stream::Stderr, &format!("  | {}", record.message)));
     }

@@ -4,41 +4,87 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::args::Logs;
-use crate::client::Client;
-use crate::client::observe::LogRecord;
+use crate::client::log::{LogNews, LogQuery, LogRecord};
+use crate::client::{Client, ClientError};
 use crate::failure::Failure;
 use crate::output::{Output, Stream, Tone};
 
-/// How often new lines are asked for.
-const POLL: Duration = Duration::from_millis(500);
+/// From the end of a stream to the next.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Tries in a row without any answer after which it is given up.
+const TRIES: u32 = 10;
 
 /// Runs the command.
 pub(crate) fn run(client: &Client, logs: &Logs, output: Output) -> Result<(), Failure> {
-    let mut last = None;
+    let query = LogQuery {
+        function: &logs.function,
+        since: logs.since.as_deref(),
+        until: logs.until.as_deref(),
+        request_id: logs.request_id.as_deref(),
+        contains: logs.contains.as_deref(),
+    };
+    // From a given time on everything, else what is newest.
+    let mut last = query.since.map(|_| 0);
     loop {
-        let records = client.logs(&logs.function, last)?;
-        if let Some(missed) = missed(last, &records) {
-            output.note(&format!("({missed} records came too fast to be shown)"));
+        let page = client.log_page(query, last)?;
+        for record in &page.records {
+            show(record, output)?;
         }
-        for record in &records {
-            if output.json {
-                output.value_line(record)?;
-            } else {
-                output.line(&line(record, output))?;
+        last = page.records.last().map(|record| record.seq).or(last);
+        if query.since.is_none() && page.more {
+            output.note("(there are older records: --since shows them)");
+        }
+        if query.since.is_none() || !page.more {
+            break;
+        }
+    }
+    if logs.follow {
+        follow(client, query, last.unwrap_or(0), output)?;
+    }
+    Ok(())
+}
+
+/// Shows what comes, over as many streams as it takes.
+fn follow(
+    client: &Client,
+    query: LogQuery<'_>,
+    mut last: u64,
+    output: Output,
+) -> Result<(), Failure> {
+    let mut tries = 0;
+    loop {
+        match client.follow_log(query, last) {
+            Ok(mut stream) => {
+                tries = 0;
+                while let Some(news) = stream.next() {
+                    match news {
+                        LogNews::Record(record) => {
+                            show(&record, output)?;
+                            last = record.seq;
+                        }
+                        LogNews::Gap => output.note("(some records came too fast to be kept)"),
+                    }
+                }
             }
+            // A controller that is started again goes on where it was.
+            Err(ClientError::Unreachable { .. } | ClientError::Transport { .. })
+                if tries < TRIES =>
+            {
+                tries += 1;
+            }
+            Err(error) => return Err(error.into()),
         }
-        last = records.last().map(|record| record.seq).or(last);
-        if !logs.follow {
-            return Ok(());
-        }
-        sleep(POLL);
+        sleep(AGAIN);
     }
 }
 
-/// How many records lie between `last` and the first of `records`.
-fn missed(last: Option<u64>, records: &[LogRecord]) -> Option<u64> {
-    let gap = records.first()?.seq.checked_sub(last?)?.checked_sub(1)?;
-    (gap > 0).then_some(gap)
+fn show(record: &LogRecord, output: Output) -> Result<(), Failure> {
+    if output.json {
+        output.value_line(record)?;
+    } else {
+        output.line(&line(record, output))?;
+    }
+    Ok(())
 }
 
 fn line(record: &LogRecord, output: Output) -> String {
@@ -64,6 +110,7 @@ mod tests {
         LogRecord {
             seq,
             time: "2026-11-22T08:00:00.123456Z".into(),
+            version: "$LATEST".into(),
             request_id: None,
             kind: "function".into(),
             message: "hello".into(),
@@ -78,13 +125,5 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("123456"));
-    }
-
-    #[test]
-    fn a_gap_is_noticed_and_a_first_page_has_none() {
-        assert_eq!(missed(None, &[record(5)]), None);
-        assert_eq!(missed(Some(4), &[record(5)]), None);
-        assert_eq!(missed(Some(4), &[record(8)]), Some(3));
-        assert_eq!(missed(Some(4), &[]), None);
     }
 }

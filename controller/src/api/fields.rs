@@ -184,6 +184,18 @@ pub(super) fn in_range(value: i64, least: u32, most: u32, field: &str) -> Result
     }
 }
 
+/// A whole number in a query.
+pub(super) fn number(text: &str, name: &str, least: u64, most: u64) -> Result<u64, ApiError> {
+    text.parse()
+        .ok()
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| {
+            ApiError::invalid(format!(
+                "{name} must be a number from {least} to {most}, it was {text:?}"
+            ))
+        })
+}
+
 pub(super) fn one_of(value: String, known: &[&str], field: &str) -> Result<String, ApiError> {
     if known.contains(&value.as_str()) {
         return Ok(value);

@@ -1,104 +1,22 @@
-//! Hearth's own routes: logs, instances, status, the benchmark's unit, health, metrics.
+//! Hearth's own routes: instances, status, the benchmark's unit, health, metrics.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::App;
 use super::error::ApiError;
-use super::extract::{Function, Parameters};
+use super::extract::Parameters;
+use super::fields::number;
 use super::functions::json_response;
 use super::names::Named;
 use crate::function::Runtime;
-use crate::logs::Query;
 
-const MAX_LOG_RECORDS: usize = 10_000;
-const LOG_RECORDS: usize = 1000;
 const MAX_PINGS: u32 = 10_000;
 const PINGS: u32 = 100;
-
-pub(super) async fn logs(
-    State(app): State<Arc<App>>,
-    Function(named): Function,
-    parameters: Parameters,
-) -> Result<Response, ApiError> {
-    app.find(&named)?;
-    let query = log_query(&parameters, SystemTime::now())?;
-    let records = app
-        .logs
-        .read(&named.name, query)
-        .await
-        .map_err(|error| ApiError::service(format!("The log could not be read: {error}")))?;
-    let mut lines = String::new();
-    for record in records {
-        lines.push_str(
-            &serde_json::to_string(&record).map_err(|e| ApiError::service(e.to_string()))?,
-        );
-        lines.push('\n');
-    }
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
-}
-
-fn log_query(parameters: &Parameters, now: SystemTime) -> Result<Query, ApiError> {
-    let since = parameters
-        .get("since")
-        .map(|text| {
-            parse_since(text, now).ok_or_else(|| {
-                ApiError::invalid(format!(
-                    "since must be a time like 2026-11-22T08:00:00Z or a span like 90s, 15m, 2h, 1d; \
-                     it was {text:?}"
-                ))
-            })
-        })
-        .transpose()?;
-    let after = parameters
-        .get("after")
-        .map(|text| number(text, "after", 0, u64::MAX))
-        .transpose()?;
-    let limit = match parameters.get("limit") {
-        None => LOG_RECORDS,
-        Some(text) => usize::try_from(number(text, "limit", 1, MAX_LOG_RECORDS as u64)?)
-            .unwrap_or(LOG_RECORDS),
-    };
-    Ok(Query {
-        since,
-        after,
-        limit,
-    })
-}
-
-fn parse_since(text: &str, now: SystemTime) -> Option<SystemTime> {
-    if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
-        return Some(time.into());
-    }
-    let unit = text.chars().last()?;
-    let count: u64 = text.strip_suffix(unit)?.parse().ok()?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return None,
-    };
-    now.checked_sub(Duration::from_secs(count.checked_mul(seconds)?))
-}
-
-fn number(text: &str, name: &str, least: u64, most: u64) -> Result<u64, ApiError> {
-    text.parse()
-        .ok()
-        .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| {
-            ApiError::invalid(format!(
-                "{name} must be a number from {least} to {most}, it was {text:?}"
-            ))
-        })
-}
 
 pub(super) async fn instances(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let pool = app.pool.clone();
@@ -192,36 +110,4 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Api
         .text(app.pool.census(), app.pool.shells())
         .map_err(|error| ApiError::service(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn since_is_a_time_or_a_span_back_from_now() {
-        let now = SystemTime::now();
-        assert_eq!(
-            parse_since("90s", now),
-            now.checked_sub(Duration::from_secs(90))
-        );
-        assert_eq!(
-            parse_since("2h", now),
-            now.checked_sub(Duration::from_secs(7200))
-        );
-        let time = parse_since("1970-01-01T00:00:01Z", now).unwrap();
-        assert_eq!(time, SystemTime::UNIX_EPOCH + Duration::from_secs(1));
-        for bad in [
-            "",
-            "s",
-            "1",
-            "1w",
-            "-1s",
-            "99999999999999999999s",
-            "yesterday",
-            "1é",
-        ] {
-            assert_eq!(parse_since(bad, now), None, "{bad:?}");
-        }
-    }
 }

@@ -87,7 +87,8 @@
 //!
 //! | method, path | answer |
 //! | --- | --- |
-//! | `GET /hearth/v1/functions/{name}/logs?since=&after=&limit=` | 200, `application/x-ndjson`, see below |
+//! | `GET /hearth/v1/functions/{name}/logs?since=&until=&request_id=&contains=&after=&before=&limit=` | 200, `application/x-ndjson`, see below |
+//! | `GET /hearth/v1/functions/{name}/logs/follow?request_id=&contains=&after=` | 200, `text/event-stream`, see below |
 //! | `GET /hearth/v1/instances` | 200, `{"instances": […]}`, see below |
 //! | `GET /hearth/v1/status` | 200, see below |
 //! | `POST /hearth/v1/bench/agent-ping?function=NAME&count=N` | 200, `{"function","count","micros":[…]}`; 409 when no instance of it is idle |
@@ -96,10 +97,21 @@
 //! | `GET /metrics` | 200, Prometheus text format |
 //!
 //! **Logs**: one JSON object per line, oldest first:
-//! `{"seq":7,"time":"2026-11-22T08:00:00.123456Z","request_id":"…"|null,"kind":"function"|"platform","message":"…"}`.
-//! `kind` `platform` is a `START`, `END`, `REPORT` or `INIT_REPORT` line. `since`: RFC 3339 time or
-//! a span back from now such as `90s`, `15m`, `2h`; `after`: only records whose `seq` is greater
-//! (how to follow a log); `limit`: 1 to 10,000, the newest that many (default 1,000).
+//! `{"seq":7,"time":"2026-11-22T08:00:00.123456Z","version":"$LATEST","request_id":"…"|null,
+//! "kind":"function"|"platform","message":"…"}`. `kind` `platform` is a `START`, `END`, `REPORT` or
+//! `INIT_REPORT` line, or what stands for it in the JSON format. With a qualifier, only records of
+//! that version. `since`, `until`: RFC 3339 time or a span back from now such as `90s`, `15m`, `2h`;
+//! `request_id`: that invocation's; `contains`: text in the message, letter by letter. A page has
+//! `limit` records, 1 to 10,000 (default 1,000), and 4 MiB at most; `x-hearth-more` says whether
+//! there are more. Without `after` it is the newest page, and the one before it has `before` the
+//! first `seq`; with `after` it is the oldest of the records whose `seq` is greater, and the next
+//! has `after` the last `seq`.
+//!
+//! **Following** a log: each record is an event with its `seq` as `id`, from now on, or after `after`
+//! or the header `Last-Event-ID`: whoever comes back with the last one he got misses nothing and gets
+//! nothing twice. An event `gap` says that records may be missing because the log did not keep them
+//! that long. A follower that takes nothing for a minute is let go; beyond 256 at once it is a 429.
+//! The stream ends with the function or the controller.
 //!
 //! **Instances**: `{"id":12,"function":"f","version":"$LATEST","revision_id":"…","state":"starting"|
 //! "busy"|"finishing"|"idle","age_seconds":12.5,"idle_seconds":1.2|null,"memory_mib":128,"pid":4711,
@@ -134,6 +146,7 @@ mod hearth;
 mod invoke;
 mod layer_names;
 mod layers;
+mod logs;
 mod names;
 mod package;
 mod page;
@@ -243,7 +256,8 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
             get(layers::get_version).delete(layers::delete_version),
         );
     let own = Router::new()
-        .route("/functions/{name}/logs", get(hearth::logs))
+        .route("/functions/{name}/logs", get(logs::read))
+        .route("/functions/{name}/logs/follow", get(logs::follow))
         .route("/instances", get(hearth::instances))
         .route("/status", get(hearth::status))
         .route("/bench/agent-ping", post(hearth::agent_ping));

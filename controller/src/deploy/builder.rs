@@ -24,7 +24,7 @@ use crate::function::{
     SnapshotFiles, VersionId, snapshot_files,
 };
 use crate::instance::{BootFrom, RestoreFrom, VmError};
-use crate::logs::{Kind, LogStore, lines};
+use crate::logs::{Kind, LogStore, Origin, lines};
 use crate::metrics::Metrics;
 use crate::pool::Shells;
 
@@ -59,6 +59,17 @@ pub(crate) struct Source<'a> {
     pub(crate) code: &'a Code,
     /// Names the files.
     pub(crate) key: &'a str,
+}
+
+impl Source<'_> {
+    /// Whose the log records of its init are.
+    fn origin(&self) -> Origin {
+        Origin {
+            function: self.name.clone(),
+            version: self.version,
+            request_id: None,
+        }
+    }
 }
 
 impl Builder {
@@ -215,9 +226,9 @@ impl Builder {
                 Err(error) => return Err(DeployError::vm("restoring the runtime snapshot")(error)),
             };
             for text in init.log {
-                self.logs.append(source.name, None, Kind::Function, text);
+                self.logs.append(source.origin(), Kind::Function, text);
             }
-            self.report_init(source.name, init.took, init.result.as_ref().err());
+            self.report_init(source, init.took, init.result.as_ref().err());
             init.result?;
             self.metrics.init(source.name.as_str(), init.took);
             let work = self.data.tmp().join(source.key);
@@ -226,7 +237,7 @@ impl Builder {
         unreachable!("the second try returns")
     }
 
-    fn report_init(&self, name: &FunctionName, took: Duration, error: Option<&DeployError>) {
+    fn report_init(&self, source: Source<'_>, took: Duration, error: Option<&DeployError>) {
         let kind = error.map(|error| match error {
             DeployError::InitTimeout(_) => "timeout",
             DeployError::Init { kind, .. }
@@ -237,7 +248,8 @@ impl Builder {
             _ => "Unknown",
         });
         let line = lines::init_report(took, kind);
-        self.logs.append(name, None, Kind::Platform, line.into());
+        self.logs
+            .append(source.origin(), Kind::Platform, line.into());
     }
 
     /// The folder of the snapshot that functions of this base start from.

@@ -2,11 +2,21 @@
 //!
 //! * [`lines`]: the texts of `START`, `END`, `REPORT` and `INIT_REPORT`.
 //! * [`tail`]: the last 4 KB of one invocation's log, for `X-Amz-Log-Result`.
-//! * [`store`]: records on disk, bounded for each function, written off the invocations' way.
+//! * [`record`]: what is stored, and which of it a reader wants.
+//! * [`store`]: the one writer, off the invocations' way, and its face.
+//! * [`segments`]: a log's files, bounded in size and age.
+//! * [`page`] and [`follow`]: reading, a page at a time and as it comes.
 
+mod follow;
 pub(crate) mod lines;
+mod page;
+mod record;
+mod segments;
 mod store;
 mod tail;
 
-pub(crate) use store::{Kind, LogStore, Query};
+pub(crate) use follow::{Follower, News};
+pub(crate) use record::{Filter, Kind, MAX_PAGE, PAGE, Query, Record};
+pub(crate) use segments::Kept;
+pub(crate) use store::{LogStore, Origin};
 pub(crate) use tail::Tail;

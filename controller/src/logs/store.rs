@@ -1,68 +1,64 @@
-//! Log records on disk: two segments of JSON lines for each function, the older thrown away when
-//! the newer is full.
-//!
-//! One thread writes. Invocations hand records over and never wait: when the thread can't keep up,
-//! records are lost and counted, which is better than a function that slows down others by its
-//! output.
+//! The log store: one thread writes; invocations hand records over and never wait. When the thread
+//! can't keep up, records are lost and counted, which is better than a function that slows down
+//! others by its output.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::SystemTime;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use prometheus::IntCounter;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::function::FunctionName;
+use super::follow::Follower;
+use super::page::{self, Page};
+use super::record::{Filter, Kind, Query, Record};
+use super::segments::{self, Appender, Kept};
+use crate::function::{FunctionName, Version, VersionId};
 
 /// Batches that may wait for the writer.
 const QUEUE: usize = 4096;
-/// Files kept open.
+/// Logs kept open.
 const MAX_OPEN: usize = 64;
+/// How often logs are looked through for what is too old.
+const PRUNE: Duration = Duration::from_secs(600);
+/// Readers at work at the same time: each reads through files.
+const READERS: usize = 4;
+/// Most followers at once, of all functions.
+const MAX_FOLLOWERS: usize = 256;
 
-/// Where a record comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
-    /// The function's output.
-    Function,
-    /// `START`, `END`, `REPORT` and the like.
-    Platform,
-}
-
-/// One line, as it is stored and as the API returns it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
-    /// Grows from record to record of a function, also over restarts.
-    pub(crate) seq: u64,
-    /// RFC 3339, UTC.
-    pub(crate) time: String,
-    pub(crate) request_id: Option<String>,
-    pub(crate) kind: Kind,
-    pub(crate) message: String,
-}
-
-/// What a reader wants.
+/// Whose record it is.
 #[derive(Debug, Clone)]
-pub(crate) struct Query {
-    pub(crate) since: Option<SystemTime>,
-    pub(crate) after: Option<u64>,
-    pub(crate) limit: usize,
+pub(crate) struct Origin {
+    pub(crate) function: FunctionName,
+    pub(crate) version: VersionId,
+    pub(crate) request_id: Option<String>,
+}
+
+impl Origin {
+    pub(crate) fn of(version: &Version, request_id: Option<&str>) -> Self {
+        Self {
+            function: version.name.clone(),
+            version: version.id,
+            request_id: request_id.map(Into::into),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Batch {
-    function: FunctionName,
+    origin: Origin,
     at: SystemTime,
-    request_id: Option<String>,
     kind: Kind,
     text: Bytes,
+    /// Whether `text` is one record, whatever line breaks it has.
+    whole: bool,
 }
 
 #[derive(Debug)]
@@ -73,24 +69,36 @@ enum Order {
     Remove(FunctionName),
 }
 
+/// Who waits for a function's records: a number that changes with each write.
+type Followers = Arc<Mutex<HashMap<FunctionName, watch::Sender<u64>>>>;
+
+fn lock(followers: &Followers) -> MutexGuard<'_, HashMap<FunctionName, watch::Sender<u64>>> {
+    followers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The writer's face.
 #[derive(Debug, Clone)]
 pub(crate) struct LogStore {
     orders: SyncSender<Order>,
     folder: PathBuf,
+    kept: Kept,
     lost: IntCounter,
+    followers: Followers,
+    readers: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
 }
 
 impl LogStore {
-    /// Opens the store in `folder`, with at most `max_bytes` for each function. `lost` counts
-    /// batches that the writer had no room for.
-    pub(crate) fn open(folder: PathBuf, max_bytes: u64, lost: IntCounter) -> io::Result<Self> {
+    /// Opens the store in `folder`. `lost` counts batches that the writer had no room for.
+    pub(crate) fn open(folder: PathBuf, kept: Kept, lost: IntCounter) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
         let (orders, inbox) = sync_channel(QUEUE);
+        let followers = Followers::default();
         let writer = Writer {
             folder: folder.clone(),
-            segment: max_bytes / 2,
+            kept,
             open: HashMap::new(),
+            followers: followers.clone(),
         };
         std::thread::Builder::new()
             .name("logs".into())
@@ -98,24 +106,31 @@ impl LogStore {
         Ok(Self {
             orders,
             folder,
+            kept,
             lost,
+            followers,
+            readers: Arc::new(Semaphore::new(READERS)),
+            seats: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         })
     }
 
-    /// Records whole lines.
-    pub(crate) fn append(
-        &self,
-        function: &FunctionName,
-        request_id: Option<&str>,
-        kind: Kind,
-        text: Bytes,
-    ) {
+    /// Records lines, each by itself.
+    pub(crate) fn append(&self, origin: Origin, kind: Kind, text: Bytes) {
+        self.write(origin, kind, text, false);
+    }
+
+    /// Records one text, with the line breaks that it has.
+    pub(crate) fn append_whole(&self, origin: Origin, kind: Kind, text: Bytes) {
+        self.write(origin, kind, text, true);
+    }
+
+    fn write(&self, origin: Origin, kind: Kind, text: Bytes, whole: bool) {
         let batch = Batch {
-            function: function.clone(),
+            origin,
             at: SystemTime::now(),
-            request_id: request_id.map(Into::into),
             kind,
             text,
+            whole,
         };
         match self.orders.try_send(Order::Write(batch)) {
             Ok(()) => {}
@@ -134,248 +149,166 @@ impl LogStore {
         }
     }
 
-    /// The newest records that fit `query`, oldest first, everything appended before this call
-    /// included.
-    pub(crate) async fn read(
-        &self,
-        function: &FunctionName,
-        query: Query,
-    ) -> io::Result<Vec<Record>> {
+    /// The page that `query` asks for, everything appended before this call included.
+    pub(crate) async fn read(&self, function: &FunctionName, mut query: Query) -> io::Result<Page> {
+        let kept = SystemTime::now().checked_sub(self.kept.max_age);
+        query.filter.since = query.filter.since.max(kept);
         let (done, flushed) = oneshot::channel();
         let orders = self.orders.clone();
         let folder = self.folder.join(function.as_str());
+        let turn = self.readers.clone().acquire_owned().await;
         tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             // Without a writer there is nothing to wait for.
             if orders.send(Order::Flush(done)).is_ok() {
                 let _ = flushed.blocking_recv();
             }
-            read(&folder, &query)
+            page::read(&folder, &query)
         })
         .await
         .map_err(io::Error::other)?
+    }
+
+    /// Follows a function's log from behind record `after` on, or from its end; `None` when there
+    /// are too many followers already.
+    pub(crate) async fn follow(
+        &self,
+        function: &FunctionName,
+        after: Option<u64>,
+        filter: Filter,
+    ) -> io::Result<Option<Follower>> {
+        let Ok(seat) = self.seats.clone().try_acquire_owned() else {
+            return Ok(None);
+        };
+        // Before the first look: what is written in between is then not missed.
+        let changes = lock(&self.followers)
+            .entry(function.clone())
+            .or_default()
+            .subscribe();
+        let folder = self.folder.join(function.as_str());
+        Follower::begin(folder, after, filter, changes, seat)
+            .await
+            .map(Some)
     }
 }
 
 struct Writer {
     folder: PathBuf,
-    segment: u64,
-    open: HashMap<FunctionName, Segment>,
-}
-
-struct Segment {
-    file: File,
-    size: u64,
-    last_seq: u64,
+    kept: Kept,
+    open: HashMap<FunctionName, Appender>,
+    followers: Followers,
 }
 
 impl Writer {
     fn run(mut self, inbox: &Receiver<Order>) {
-        while let Ok(order) = inbox.recv() {
-            match order {
-                Order::Write(batch) => {
-                    if let Err(error) = self.write(&batch) {
-                        tracing::warn!(function = %batch.function, %error, "log not written");
-                        self.open.remove(&batch.function);
-                    }
-                }
-                // Whoever asked may have gone.
-                Order::Flush(done) => drop(done.send(())),
-                Order::Remove(function) => {
-                    self.open.remove(&function);
-                    match fs::remove_dir_all(self.folder.join(function.as_str())) {
-                        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                            tracing::warn!(%function, %error, "log not removed");
-                        }
-                        _ => {}
-                    }
-                }
+        let mut pruned = Instant::now();
+        self.prune();
+        loop {
+            match inbox.recv_timeout(PRUNE) {
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if pruned.elapsed() >= PRUNE {
+                self.prune();
+                pruned = Instant::now();
             }
         }
     }
 
-    fn write(&mut self, batch: &Batch) -> io::Result<()> {
-        if !self.open.contains_key(&batch.function) {
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Write(batch) => {
+                let function = batch.origin.function.clone();
+                if let Err(error) = self.write(batch) {
+                    tracing::warn!(%function, %error, "log not written");
+                    self.open.remove(&function);
+                }
+                self.tell(&function);
+            }
+            // Whoever asked may have gone.
+            Order::Flush(done) => drop(done.send(())),
+            Order::Remove(function) => {
+                self.open.remove(&function);
+                match fs::remove_dir_all(self.folder.join(function.as_str())) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!(%function, %error, "log not removed");
+                    }
+                    _ => {}
+                }
+                // Its followers see that nobody tells them anything any more.
+                lock(&self.followers).remove(&function);
+            }
+        }
+    }
+
+    fn tell(&self, function: &FunctionName) {
+        let mut followers = lock(&self.followers);
+        if let Some(changes) = followers.get(function) {
+            if changes.receiver_count() == 0 {
+                followers.remove(function);
+            } else {
+                changes.send_modify(|writes| *writes = writes.wrapping_add(1));
+            }
+        }
+    }
+
+    fn write(&mut self, batch: Batch) -> io::Result<()> {
+        let function = &batch.origin.function;
+        if !self.open.contains_key(function) {
             if self.open.len() >= MAX_OPEN {
                 self.open.clear();
             }
-            let segment = Segment::open(&self.folder.join(batch.function.as_str()))?;
-            self.open.insert(batch.function.clone(), segment);
+            let appender = Appender::open(self.folder.join(function.as_str()))?;
+            self.open.insert(function.clone(), appender);
         }
-        let segment = self.open.get_mut(&batch.function).expect("put in above");
-        let micros = batch
-            .at
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-            });
+        let appender = self.open.get_mut(function).expect("put in above");
         let time = OffsetDateTime::from(batch.at)
             .format(&Rfc3339)
             .map_err(io::Error::other)?;
-        let mut text = Vec::new();
-        for line in batch
-            .text
-            .strip_suffix(b"\n")
-            .unwrap_or(&batch.text)
-            .split(|b| *b == b'\n')
-        {
-            // The clock may stand still or be set back: order must not depend on it.
-            segment.last_seq = micros.max(segment.last_seq + 1);
+        let text = batch.text.strip_suffix(b"\n").unwrap_or(&batch.text);
+        let (mut first, mut lines) = (None, Vec::new());
+        for line in text.split(|byte| *byte == b'\n' && !batch.whole) {
+            let seq = appender.number(batch.at);
+            first.get_or_insert(seq);
             let record = Record {
-                seq: segment.last_seq,
+                seq,
                 time: time.clone(),
-                request_id: batch.request_id.clone(),
+                version: batch.origin.version.to_string(),
+                request_id: batch.origin.request_id.clone(),
                 kind: batch.kind,
                 message: String::from_utf8_lossy(line).trim_end_matches('\r').into(),
             };
-            serde_json::to_writer(&mut text, &record)?;
-            text.push(b'\n');
+            serde_json::to_writer(&mut lines, &record)?;
+            lines.push(b'\n');
         }
-        segment.file.write_all(&text)?;
-        segment.size += text.len() as u64;
-        if segment.size > self.segment {
-            let folder = self.folder.join(batch.function.as_str());
-            fs::rename(newer(&folder), older(&folder))?;
-            let last_seq = segment.last_seq;
-            *segment = Segment {
-                last_seq,
-                ..Segment::open(&folder)?
-            };
+        match first {
+            Some(first) => appender.append(first, &lines, self.kept),
+            None => Ok(()),
         }
-        Ok(())
     }
-}
 
-impl Segment {
-    fn open(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(newer(folder))?;
-        let size = file.metadata()?.len();
-        Ok(Self {
-            file,
-            size,
-            last_seq: 0,
-        })
-    }
-}
-
-fn newer(folder: &Path) -> PathBuf {
-    folder.join("log.jsonl")
-}
-
-fn older(folder: &Path) -> PathBuf {
-    folder.join("log.1.jsonl")
-}
-
-fn read(folder: &Path, query: &Query) -> io::Result<Vec<Record>> {
-    let since = query.since.map(OffsetDateTime::from);
-    let mut found = std::collections::VecDeque::new();
-    for path in [older(folder), newer(folder)] {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+    fn prune(&mut self) {
+        let folders = match fs::read_dir(&self.folder) {
+            Ok(folders) => folders,
+            Err(error) => return tracing::warn!(%error, "logs not looked through"),
         };
-        for line in BufReader::new(file).split(b'\n') {
-            // A line cut short by a crash is no record.
-            let Ok(record) = serde_json::from_slice::<Record>(&line?) else {
-                continue;
-            };
-            let new = query.after.is_none_or(|after| record.seq > after);
-            let recent = since.is_none_or(|since| {
-                OffsetDateTime::parse(&record.time, &Rfc3339).is_ok_and(|time| time >= since)
-            });
-            if new && recent {
-                if found.len() == query.limit {
-                    found.pop_front();
+        let now = SystemTime::now();
+        for folder in folders.flatten() {
+            match segments::prune(&folder.path(), self.kept.max_age, now) {
+                Ok(false) => {}
+                // The files that are open may be among those that went.
+                Ok(true) => self
+                    .open
+                    .retain(|function, _| folder.file_name() != *function.as_str()),
+                Err(error) => {
+                    tracing::warn!(folder = %folder.path().display(), %error, "log not pruned");
                 }
-                found.push_back(record);
             }
         }
     }
-    Ok(found.into())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store(dir: &Path, max: u64) -> (LogStore, FunctionName) {
-        let lost = IntCounter::new("lost", "lost").unwrap();
-        (
-            LogStore::open(dir.into(), max, lost).unwrap(),
-            FunctionName::parse("f").unwrap(),
-        )
-    }
-
-    const ALL: Query = Query {
-        since: None,
-        after: None,
-        limit: 10_000,
-    };
-
-    #[tokio::test]
-    async fn each_line_is_a_record_and_readers_see_what_was_appended_before() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, f) = store(dir.path(), 1 << 20);
-        store.append(
-            &f,
-            Some("r"),
-            Kind::Function,
-            Bytes::from_static(b"one\ntwo\xff\n"),
-        );
-        store.append(&f, None, Kind::Platform, Bytes::from_static(b"START"));
-        let records = store.read(&f, ALL).await.unwrap();
-        let messages: Vec<&str> = records.iter().map(|r| r.message.as_str()).collect();
-        assert_eq!(messages, ["one", "two\u{fffd}", "START"]);
-        assert_eq!(records[0].request_id.as_deref(), Some("r"));
-        assert!(records.windows(2).all(|pair| pair[0].seq < pair[1].seq));
-        let rest = Query {
-            after: Some(records[1].seq),
-            ..ALL
-        };
-        assert_eq!(store.read(&f, rest).await.unwrap(), records[2..]);
-        let newest = Query { limit: 1, ..ALL };
-        assert_eq!(store.read(&f, newest).await.unwrap(), records[2..]);
-        let future = SystemTime::now() + std::time::Duration::from_secs(60);
-        let none = Query {
-            since: Some(future),
-            ..ALL
-        };
-        assert_eq!(store.read(&f, none).await.unwrap(), []);
-    }
-
-    #[tokio::test]
-    async fn a_log_never_grows_past_its_limit_and_keeps_the_newest() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, f) = store(dir.path(), 8192);
-        for n in 0..200 {
-            store.append(
-                &f,
-                None,
-                Kind::Function,
-                Bytes::from(format!("{n} {}", "x".repeat(100))),
-            );
-        }
-        let records = store.read(&f, ALL).await.unwrap();
-        assert!(records.last().unwrap().message.starts_with("199 "));
-        assert!(records.len() < 200);
-        let size: u64 = fs::read_dir(dir.path().join("f"))
-            .unwrap()
-            .map(|entry| entry.unwrap().metadata().unwrap().len())
-            .sum();
-        assert!(size <= 8192 + 512, "{size}");
-    }
-
-    #[tokio::test]
-    async fn a_removed_log_is_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, f) = store(dir.path(), 8192);
-        store.append(&f, None, Kind::Function, Bytes::from_static(b"x"));
-        store.remove(&f);
-        assert_eq!(store.read(&f, ALL).await.unwrap(), []);
-        assert!(!dir.path().join("f").exists());
-    }
-}
+#[path = "store_tests.rs"]
+mod tests;

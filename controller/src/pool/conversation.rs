@@ -16,7 +16,7 @@ use super::job::{Invocation, Start};
 use super::warm_up::restore_errand;
 use crate::function::Artefacts;
 use crate::instance::{MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw};
-use crate::logs::{Kind, LogStore, Tail, lines};
+use crate::logs::{Kind, LogStore, Origin, Tail, lines};
 
 /// Longest time from a restore's command to its reply. A few milliseconds are usual;
 /// this is for a host with far more to do than it can.
@@ -88,12 +88,8 @@ impl Output<'_> {
         if let Some(tail) = &mut self.tail {
             tail.push(&lines);
         }
-        self.store.append(
-            &self.invocation.version.name,
-            own.then_some(id),
-            Kind::Function,
-            lines,
-        );
+        let origin = Origin::of(&self.invocation.version, own.then_some(id));
+        self.store.append(origin, Kind::Function, lines);
     }
 
     fn start(&mut self) {
@@ -106,12 +102,10 @@ impl Output<'_> {
         if let Some(tail) = &mut self.tail {
             tail.push_line(line);
         }
-        self.store.append(
-            &self.invocation.version.name,
-            Some(&self.invocation.request_id),
-            Kind::Platform,
-            line.to_owned().into(),
-        );
+        let id = &self.invocation.request_id;
+        let origin = Origin::of(&self.invocation.version, Some(id));
+        self.store
+            .append_whole(origin, Kind::Platform, line.to_owned().into());
     }
 }
 

@@ -21,7 +21,7 @@ use super::warm_up::warm_up;
 use crate::function::{Artefacts, Version};
 use crate::instance::{MicroVm, VmError, VmEvent, outcome};
 use crate::logs::lines::{self, Report};
-use crate::logs::{Kind, Tail};
+use crate::logs::{Kind, Origin, Tail};
 
 /// How long a guest may go on after its runtime is back in `next`: to return from the system call
 /// that told so, and to halt. Not more, since a function's threads run on in that time as well.
@@ -376,9 +376,8 @@ impl Instance {
 
     /// What a function writes between invocations.
     pub(super) fn log(&self, text: Bytes) {
-        self.pool
-            .logs
-            .append(&self.version.name, None, Kind::Function, text);
+        let origin = Origin::of(&self.version, None);
+        self.pool.logs.append(origin, Kind::Function, text);
     }
 
     fn lost(&self, why: &str) {

@@ -10,7 +10,7 @@ use super::double::{Doubles, SLOW, Stage};
 use super::state::tests::version;
 use super::{Completed, Invocation, Limits, NotRun, Pool, PoolSettings, Shells, Start};
 use crate::function::Version;
-use crate::logs::LogStore;
+use crate::logs::{Kept, LogStore};
 use crate::metrics::{Census, Metrics};
 
 const SETTINGS: PoolSettings = PoolSettings {
@@ -36,7 +36,11 @@ impl Fixture {
         let stage = Stage::new();
         let logs = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
-        let store = LogStore::open(logs.path().into(), 1 << 20, metrics.logs_lost.clone()).unwrap();
+        let kept = Kept {
+            max_bytes: 1 << 20,
+            max_age: Duration::from_secs(3600),
+        };
+        let store = LogStore::open(logs.path().into(), kept, metrics.logs_lost.clone()).unwrap();
         let shells = Arc::new(Shells::new(Arc::new(Doubles(stage.clone())), 0));
         let pool = Pool::new(settings, shells, stage.clone(), metrics, store);
         Self {

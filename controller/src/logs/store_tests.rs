@@ -1,0 +1,287 @@
+use std::fs::File;
+use std::path::Path;
+
+use super::*;
+use crate::logs::PAGE;
+
+const KEPT: Kept = Kept {
+    max_bytes: 1 << 20,
+    max_age: Duration::from_secs(3600),
+};
+
+fn store(dir: &Path, kept: Kept) -> (LogStore, Origin) {
+    let lost = IntCounter::new("lost", "lost").unwrap();
+    let origin = Origin {
+        function: FunctionName::parse("f").unwrap(),
+        version: VersionId::Latest,
+        request_id: None,
+    };
+    (LogStore::open(dir.into(), kept, lost).unwrap(), origin)
+}
+
+fn all() -> Query {
+    Query {
+        filter: Filter::default(),
+        after: None,
+        before: None,
+        limit: 10_000,
+    }
+}
+
+fn after(seq: u64, limit: usize) -> Query {
+    Query {
+        after: Some(seq),
+        limit,
+        ..all()
+    }
+}
+
+fn messages(records: &[Record]) -> Vec<&str> {
+    records.iter().map(|r| r.message.as_str()).collect()
+}
+
+fn size(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir.join("f")).unwrap();
+    files.map(|f| f.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[tokio::test]
+async fn each_line_is_a_record_and_readers_see_what_was_appended_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    let invoked = Origin {
+        request_id: Some("r".into()),
+        version: VersionId::Number(3),
+        ..f.clone()
+    };
+    let lines = Bytes::from_static(b"one\ntwo\xff\n");
+    store.append(invoked, Kind::Function, lines);
+    store.append_whole(f.clone(), Kind::Function, Bytes::from_static(b"a\nb\n"));
+    store.append(f.clone(), Kind::Platform, Bytes::from_static(b"START"));
+    let page = store.read(&f.function, all()).await.unwrap();
+    let records = &page.records;
+    assert_eq!(messages(records), ["one", "two\u{fffd}", "a\nb", "START"]);
+    assert_eq!(records[0].request_id.as_deref(), Some("r"));
+    assert_eq!(
+        (&*records[0].version, &*records[3].version),
+        ("3", "$LATEST")
+    );
+    assert!(records.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+}
+
+#[tokio::test]
+async fn pages_lead_forwards_and_backwards_through_the_whole_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    for n in 0..50 {
+        store.append(f.clone(), Kind::Function, Bytes::from(n.to_string()));
+    }
+    let everything = store.read(&f.function, all()).await.unwrap().records;
+    assert_eq!(everything.len(), 50);
+    let (mut forwards, mut last) = (vec![], 0);
+    loop {
+        let page = store.read(&f.function, after(last, 7)).await.unwrap();
+        last = page.records.last().unwrap().seq;
+        forwards.extend(page.records);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(forwards, everything);
+    let (mut backwards, mut before) = (vec![], None);
+    loop {
+        let query = Query {
+            before,
+            limit: 7,
+            ..all()
+        };
+        let page = store.read(&f.function, query).await.unwrap();
+        before = page.records.first().map(|record| record.seq);
+        backwards.splice(..0, page.records);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(backwards, everything);
+}
+
+#[tokio::test]
+async fn a_page_is_bounded_in_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(
+        dir.path(),
+        Kept {
+            max_bytes: 64 << 20,
+            ..KEPT
+        },
+    );
+    for _ in 0..40 {
+        store.append(f.clone(), Kind::Function, Bytes::from(vec![b'x'; 250_000]));
+    }
+    let page = store.read(&f.function, all()).await.unwrap();
+    assert!(
+        page.more && page.records.len() < 20,
+        "{}",
+        page.records.len()
+    );
+    let first = store.read(&f.function, after(0, PAGE)).await.unwrap();
+    assert!(first.more && !first.records.is_empty());
+    assert_ne!(first.records[0], page.records[0]);
+}
+
+#[tokio::test]
+async fn a_log_never_grows_past_its_limit_and_keeps_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = Kept {
+        max_bytes: 8192,
+        ..KEPT
+    };
+    let (store, f) = store(dir.path(), kept);
+    for n in 0..200 {
+        let text = format!("{n} {}", "x".repeat(100));
+        store.append(f.clone(), Kind::Function, Bytes::from(text));
+    }
+    let records = store.read(&f.function, all()).await.unwrap().records;
+    assert!(records.last().unwrap().message.starts_with("199 "));
+    // Of its limit it uses most.
+    assert!(size(dir.path()) <= 8192 && size(dir.path()) > 8192 / 2);
+    assert!(records.len() < 200);
+}
+
+#[tokio::test]
+async fn records_beyond_their_age_are_not_shown_and_their_files_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let hour_ago = SystemTime::now() - Duration::from_secs(7200);
+    let old = Record {
+        seq: 7,
+        time: OffsetDateTime::from(hour_ago).format(&Rfc3339).unwrap(),
+        version: "1".into(),
+        request_id: None,
+        kind: Kind::Function,
+        message: "old".into(),
+    };
+    fs::create_dir(dir.path().join("f")).unwrap();
+    let path = dir.path().join("f/00000000000000000007.jsonl");
+    fs::write(&path, serde_json::to_string(&old).unwrap() + "\n").unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    store.append(f.clone(), Kind::Function, Bytes::from_static(b"new"));
+    let records = store.read(&f.function, all()).await.unwrap().records;
+    assert_eq!(messages(&records), ["new"]);
+    assert!(path.exists());
+    File::open(&path).unwrap().set_modified(hour_ago).unwrap();
+    segments::prune(&dir.path().join("f"), KEPT.max_age, SystemTime::now()).unwrap();
+    assert!(!path.exists());
+    let rest = store.read(&f.function, all()).await.unwrap().records;
+    assert_eq!(messages(&rest), ["new"]);
+}
+
+#[tokio::test]
+async fn a_log_goes_on_after_a_crash_in_mid_line_and_numbers_never_fall() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = {
+        let (store, f) = store(dir.path(), KEPT);
+        store.append(f.clone(), Kind::Function, Bytes::from_static(b"one"));
+        store.read(&f.function, all()).await.unwrap().records
+    };
+    // As if the clock had been ahead, and the power had gone.
+    let ahead = Record {
+        seq: before[0].seq + 3_600_000_000,
+        message: "two".into(),
+        ..before[0].clone()
+    };
+    let file = fs::read_dir(dir.path().join("f")).unwrap().next().unwrap();
+    let path = file.unwrap().path();
+    let mut text = fs::read_to_string(&path).unwrap();
+    text += &(serde_json::to_string(&ahead).unwrap() + "\n{\"seq\":1");
+    fs::write(&path, text).unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    store.append(f.clone(), Kind::Function, Bytes::from_static(b"three"));
+    let records = store.read(&f.function, all()).await.unwrap().records;
+    assert_eq!(messages(&records), ["one", "two", "three"]);
+    assert!(records[2].seq > ahead.seq);
+}
+
+#[tokio::test]
+async fn a_removed_log_is_gone_and_its_followers_hear_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    store.append(f.clone(), Kind::Function, Bytes::from_static(b"x"));
+    let follow = store.follow(&f.function, Some(0), Filter::default());
+    let mut follower = follow.await.unwrap().unwrap();
+    let news = follower.next().await.unwrap().unwrap();
+    assert_eq!(messages(&news.records), ["x"]);
+    store.remove(&f.function);
+    let page = store.read(&f.function, all()).await.unwrap();
+    assert_eq!(page, Page::default());
+    assert!(!dir.path().join("f").exists());
+    assert_eq!(follower.next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_follower_gets_each_record_once_also_one_that_comes_back_or_is_slow() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    let write = |from: usize| {
+        for n in from..from + 300 {
+            store.append(f.clone(), Kind::Function, Bytes::from(n.to_string()));
+        }
+    };
+    write(0);
+    let (mut seen, mut last) = (Vec::new(), 0);
+    for round in 1..4 {
+        // Written while nobody takes anything, and before it comes back.
+        write(round * 300);
+        let follow = store.follow(&f.function, Some(last), Filter::default());
+        let mut follower = follow.await.unwrap().unwrap();
+        while seen.len() < (round + 1) * 300 - 10 {
+            let news = follower.next().await.unwrap().unwrap();
+            assert!(!news.gap);
+            last = news.records.last().unwrap().seq;
+            seen.extend(news.records.into_iter().map(|record| record.message));
+        }
+    }
+    let follow = store.follow(&f.function, Some(last), Filter::default());
+    let mut follower = follow.await.unwrap().unwrap();
+    while seen.len() < 1200 {
+        let news = follower.next().await.unwrap().unwrap();
+        seen.extend(news.records.into_iter().map(|record| record.message));
+    }
+    let expected: Vec<String> = (0..1200).map(|n| n.to_string()).collect();
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_follower_that_comes_too_late_is_told_of_the_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = Kept {
+        max_bytes: 8192,
+        ..KEPT
+    };
+    let (store, f) = store(dir.path(), kept);
+    let line = Bytes::from(vec![b'x'; 300]);
+    store.append(f.clone(), Kind::Function, line.clone());
+    let follow = store.follow(&f.function, Some(0), Filter::default());
+    let mut follower = follow.await.unwrap().unwrap();
+    assert!(!follower.next().await.unwrap().unwrap().gap);
+    for _ in 0..100 {
+        store.append(f.clone(), Kind::Function, line.clone());
+    }
+    store.read(&f.function, all()).await.unwrap();
+    assert!(follower.next().await.unwrap().unwrap().gap);
+}
+
+#[tokio::test]
+async fn followers_are_few_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    let mut followers = vec![];
+    for _ in 0..MAX_FOLLOWERS {
+        let follower = store.follow(&f.function, None, Filter::default()).await;
+        followers.push(follower.unwrap().expect("there is room"));
+    }
+    let over = store.follow(&f.function, None, Filter::default()).await;
+    assert!(over.unwrap().is_none());
+    followers.pop();
+    let again = store.follow(&f.function, None, Filter::default()).await;
+    assert!(again.unwrap().is_some());
+}
