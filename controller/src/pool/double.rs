@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hearth_protocol::agent::{
-    AgentMessage, Exit, Frame, FrameDecoder, HostMessage, Invoke, Log, Ready, Response,
+    AgentMessage, Exit, Frame, FrameDecoder, Hello, HostMessage, Invoke, Log, Ready, Response,
     RuntimeExited, Usage,
 };
 use hearth_protocol::guest::MAX_PAYLOAD;
@@ -28,6 +28,9 @@ use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess};
 
 /// How long the event `slow` takes its guest.
 pub(crate) const SLOW: Duration = Duration::from_millis(30);
+
+/// How long the event `late` takes: longer than its invocation may.
+const LATE: Duration = Duration::from_millis(400);
 
 /// What tests steer and look at.
 #[derive(Debug)]
@@ -239,6 +242,39 @@ async fn run(
         "foreign" => say(agent, [respond("another")]).await,
         "twice" => say(agent, [respond(own), respond(own)]).await,
         "nonsense" => agent.write_all(&[0xff; 64]).await,
+        // Kind, version, no meta, and a payload of nearly 4 GiB.
+        "oversize" => {
+            agent
+                .write_all(&[0x86, 1, 0, 0, 0xff, 0xff, 0xff, 0xff])
+                .await
+        }
+        "unknown" => agent.write_all(&[0x7f, 1, 0, 0, 0, 0, 0, 0]).await,
+        "malformed" => {
+            agent
+                .write_all(&[0x86, 1, 2, 0, 0, 0, 0, 0, b'{', b'{'])
+                .await
+        }
+        "reordered" => say(agent, [ready, respond(own)]).await,
+        "again" => {
+            let (version, kernel) = (String::new(), String::new());
+            say(agent, [AgentMessage::Hello(Hello { version, kernel })]).await
+        }
+        "fatal" => say(agent, [AgentMessage::Fatal(Bytes::from_static(b"why"))]).await,
+        "partial" => {
+            let whole = bytes_of([respond(own)]);
+            agent.write_all(&whole[..whole.len() - 1]).await
+        }
+        "late" => {
+            tokio::time::sleep(LATE).await;
+            say(agent, [respond(own), ready]).await
+        }
+        "trickle" => {
+            for byte in &bytes_of([respond(own), ready]) {
+                agent.write_all(&[*byte]).await?;
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        }
         "linger" => say(agent, [respond(own)]).await,
         "exit" => {
             let exited = RuntimeExited {
@@ -274,9 +310,13 @@ async fn say<const N: usize>(
     agent: &mut UnixStream,
     messages: [AgentMessage; N],
 ) -> std::io::Result<()> {
+    agent.write_all(&bytes_of(messages)).await
+}
+
+fn bytes_of<const N: usize>(messages: [AgentMessage; N]) -> BytesMut {
     let mut bytes = BytesMut::new();
     for message in messages {
         Frame::from(message).encode(&mut bytes).unwrap();
     }
-    agent.write_all(&bytes).await
+    bytes
 }

@@ -75,7 +75,7 @@ impl Fixture {
 }
 
 async fn run(pool: Pool, version: Arc<Version>, event: String) -> Result<Completed, NotRun> {
-    let timeout = if ["hang", "flood", "frozen"].contains(&event.as_str()) {
+    let timeout = if ["hang", "flood", "frozen", "partial", "late"].contains(&event.as_str()) {
         Duration::from_millis(200)
     } else {
         SOON
@@ -205,6 +205,14 @@ async fn every_way_of_going_wrong_ends_the_instance_and_the_next_invocation_work
         ("exit", "Runtime.ExitError"),
         ("foreign", "Sandbox.Failure"),
         ("nonsense", "Sandbox.Failure"),
+        ("oversize", "Sandbox.Failure"),
+        ("unknown", "Sandbox.Failure"),
+        ("malformed", "Sandbox.Failure"),
+        ("reordered", "Sandbox.Failure"),
+        ("again", "Sandbox.Failure"),
+        ("fatal", "Sandbox.Failure"),
+        ("partial", "Sandbox.Timedout"),
+        ("late", "Sandbox.Timedout"),
         ("die", "Sandbox.Failure"),
     ] {
         let fixture = Fixture::new(SETTINGS);
@@ -226,6 +234,14 @@ async fn a_second_answer_ends_the_instance_and_reaches_nobody() {
     assert!(!first.failed);
     let next = fixture.run(&f, "x").await.unwrap();
     assert_eq!((next.start, &next.payload[..]), (Start::Cold, &b"x"[..]));
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_byte_by_byte_is_whole() {
+    let fixture = Fixture::new(SETTINGS);
+    let f = fixture.version("f");
+    let done = fixture.run(&f, "trickle").await.unwrap();
+    assert_eq!((done.failed, &done.payload[..]), (false, &b"trickle"[..]));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command as Process, Stdio};
+use std::process::{Child, ChildStderr, Command as Process, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,17 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     pub(crate) fn start() -> Self {
+        Self::start_with(Stdio::inherit())
+    }
+
+    /// One whose log the test reads.
+    pub(crate) fn start_and_listen() -> (Self, ChildStderr) {
+        let mut sandbox = Self::start_with(Stdio::piped());
+        let stderr = sandbox.child.stderr.take().unwrap();
+        (sandbox, stderr)
+    }
+
+    fn start_with(stderr: Stdio) -> Self {
         let (control, theirs) = UnixStream::pair().unwrap();
         let (vsock, their_vsock) = UnixStream::pair().unwrap();
         let (theirs, their_vsock) = (OwnedFd::from(theirs), OwnedFd::from(their_vsock));
@@ -59,7 +70,8 @@ impl Sandbox {
             .args(own_user())
             .args(std::env::var("HEARTH_TEST_SANDBOX_ARGS").ok())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .stderr(stderr);
         let raw = [theirs.as_raw_fd(), their_vsock.as_raw_fd()];
         // Far above what is open here: a dup2 onto the other socket would lose it.
         // SAFETY: only dup2 is called between fork and exec, on descriptors that are open.

@@ -1,0 +1,208 @@
+//! One attack: a guest's program, what the log must say of it, and what must be left of the
+//! sandbox. Each runs in a real sandbox process of its own.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ChildStderr;
+use std::time::{Duration, Instant};
+
+use hearth_protocol::sandbox::{Command, Event, ExitReason, Freeze, Resume, State};
+use nix::poll::{PollFd, PollFlags, poll};
+
+use crate::driver::Attacker;
+use crate::support::{DEADLINE, Errand, Guest, Sandbox};
+
+/// An attack.
+pub(crate) struct Attack {
+    what: &'static str,
+    /// What a line of the log says.
+    log: &'static str,
+    guest: fn(&mut Attacker),
+    /// What the other end of the agent's connection does meanwhile.
+    host: fn(&mut Sandbox),
+    left: Left,
+}
+
+/// What must be left of the sandbox.
+enum Left {
+    /// All: a driver that resets the disk can use it, and the owner is answered.
+    Service,
+    /// An orderly end for this reason.
+    End(ExitReason),
+}
+
+pub(crate) const fn attack(
+    what: &'static str,
+    log: &'static str,
+    guest: fn(&mut Attacker),
+) -> Attack {
+    Attack {
+        what,
+        log,
+        guest,
+        host: |_| {},
+        left: Left::Service,
+    }
+}
+
+impl Attack {
+    pub(crate) const fn with_host(mut self, host: fn(&mut Sandbox)) -> Self {
+        self.host = host;
+        self
+    }
+
+    pub(crate) const fn ends(mut self, reason: ExitReason) -> Self {
+        self.left = Left::End(reason);
+        self
+    }
+}
+
+/// Runs them all, and fails with the names of those that were not withstood.
+pub(crate) fn withstand(attacks: &[Attack]) {
+    let broken: Vec<&str> = attacks
+        .iter()
+        .filter(|attack| catch_unwind(AssertUnwindSafe(|| run(attack))).is_err())
+        .map(|attack| attack.what)
+        .collect();
+    assert!(broken.is_empty(), "not withstood: {broken:?}");
+}
+
+fn run(attack: &Attack) {
+    let mut attacker = Attacker::new();
+    (attack.guest)(&mut attacker);
+    if let Left::Service = attack.left {
+        attacker.disk_serves();
+    }
+    let (code, looks) = attacker.code.finish();
+    let guest = Guest::new(&code);
+    let image: Vec<u8> = (0..8u8).flat_map(|n| [0x40 + n; 512]).collect();
+    std::fs::write(guest.path("image"), &image).unwrap();
+    let (mut sandbox, stderr) = Sandbox::start_and_listen();
+    let mut log = Log::new(stderr);
+    sandbox.done(boot(&guest));
+    sandbox.done(Command::Resume(Resume::default()));
+    (attack.host)(&mut sandbox);
+    match attack.left {
+        Left::Service => {
+            log.until(attack.what, "guest: done", &looks);
+            serves(sandbox);
+        }
+        Left::End(reason) => {
+            let Event::Exited(told) = sandbox.event() else {
+                panic!("{}: an end was due", attack.what)
+            };
+            assert_eq!(told.reason, reason, "{}: {}", attack.what, told.detail);
+            // By itself, with that status: a signal would be no end but a crash.
+            assert_eq!(sandbox.end().0, i32::from(reason.code()), "{}", attack.what);
+        }
+    }
+    log.rest();
+    assert!(
+        attack.log.is_empty() || log.seen.contains(attack.log),
+        "{}: nothing like {:?} in the log:\n{}",
+        attack.what,
+        attack.log,
+        log.seen
+    );
+    // At most what may come at once from each of the devices.
+    let own = |line: &&str| !line.starts_with("guest: ");
+    let lines = log.seen.lines().filter(own).count();
+    assert!(lines < 60, "{}: {lines} lines in the log", attack.what);
+    assert!(std::fs::read(guest.path("image")).unwrap() == image);
+}
+
+fn boot(guest: &Guest) -> Errand {
+    let mut command = Guest::boot_command();
+    command.disks[0] = true;
+    let mut errand = guest.boot_with(command);
+    errand.files.push(File::open(guest.path("image")).unwrap());
+    errand
+}
+
+/// The guest has come to its end and halted: the owner is answered, nothing spins, and the process
+/// ends when it is told to.
+fn serves(mut sandbox: Sandbox) {
+    sandbox.done(Command::Freeze(Freeze::within(DEADLINE / 2)));
+    assert_eq!(sandbox.status().state, State::Paused);
+    rests(sandbox.pid());
+    sandbox.send(Command::Kill);
+    let Event::Exited(told) = sandbox.event() else {
+        panic!("an end was due")
+    };
+    assert_eq!(told.reason, ExitReason::Killed);
+    assert_eq!(sandbox.end().0, i32::from(ExitReason::Killed.code()));
+}
+
+/// Waits until the main thread sleeps and has used no CPU time between two looks.
+fn rests(pid: u32) {
+    let file = |name| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/{name}")).unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    let mut before = String::new();
+    loop {
+        let (used, stat) = (file("schedstat"), file("stat"));
+        let sleeps = stat.rsplit(") ").next().unwrap().starts_with('S');
+        if sleeps && used == before {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the main thread never rests");
+        before = used;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The sandbox's standard error: its log, with the guest's serial line in it.
+struct Log {
+    lines: BufReader<ChildStderr>,
+    seen: String,
+}
+
+impl Log {
+    fn new(stderr: ChildStderr) -> Self {
+        Self {
+            lines: BufReader::new(stderr),
+            seen: String::new(),
+        }
+    }
+
+    /// Reads up to this line.
+    fn until(&mut self, what: &str, wanted: &str, looks: &[String]) {
+        loop {
+            let line = self.line().unwrap_or_else(|| {
+                panic!("{what}: the log ended without {wanted:?}:\n{}", self.seen)
+            });
+            if line == wanted {
+                return;
+            }
+            if let Some(stuck) = line.strip_prefix("guest: stuck ") {
+                let (number, found) = stuck.split_once(' ').unwrap();
+                let look = usize::from_str_radix(number, 16).unwrap();
+                panic!(
+                    "{what}: look {look} ({}) found {found}:\n{}",
+                    looks[look], self.seen
+                );
+            }
+        }
+    }
+
+    /// Reads what is left of an ended process.
+    fn rest(&mut self) {
+        while self.line().is_some() {}
+    }
+
+    fn line(&mut self) -> Option<String> {
+        if self.lines.buffer().is_empty() {
+            let mut ready = [PollFd::new(self.lines.get_ref().as_fd(), PollFlags::POLLIN)];
+            let timeout = u16::try_from(DEADLINE.as_millis()).unwrap();
+            let count = poll(&mut ready, timeout).unwrap();
+            assert_eq!(count, 1, "no word from the sandbox:\n{}", self.seen);
+        }
+        let mut line = String::new();
+        if self.lines.read_line(&mut line).unwrap() == 0 {
+            return None;
+        }
+        self.seen.push_str(&line);
+        Some(line.trim_end().to_owned())
+    }
+}

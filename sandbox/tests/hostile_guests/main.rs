@@ -1,0 +1,19 @@
+//! Hostile guests against real sandbox processes: programs at ring 0 that drive the registers and
+//! rings of the devices directly, and files that no honest owner passes. `HOSTILE-INPUTS.md` lists
+//! what is tried by number. After each attack the sandbox serves on, or it has ended with a
+//! reason: it never hangs, spins, or dies of a signal.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+mod assembler;
+mod attack;
+mod block;
+mod catalogue;
+mod driver;
+mod files;
+mod platform;
+mod queue_setup;
+mod rings;
+#[path = "../support/mod.rs"]
+mod support;
+mod vsock;
