@@ -79,7 +79,6 @@ def test_what_is_no_configuration_is_refused_with_lambdas_error(web):
         ({"AuthType": "BASIC"}, "ValidationException"),
         ({}, "ValidationException"),
         ({"AuthType": "NONE", "InvokeMode": "STREAM"}, "ValidationException"),
-        ({"AuthType": "NONE", "InvokeMode": "RESPONSE_STREAM"}, "InvalidParameterValueException"),
         ({"AuthType": "NONE", "Cors": {"MaxAge": 86401}}, "ValidationException"),
         ({"AuthType": "NONE", "Cors": {"AllowMethods": ["BREW"]}}, "ValidationException"),
         ({"AuthType": "NONE", "Cors": {"AllowOrigins": ["a\r\nb"]}}, "ValidationException"),

@@ -10,7 +10,7 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use hearth_protocol::agent::{
     AgentMessage, Configure, Exit, Frame, FunctionError, Hello, HostMessage, InitFailed, Invoke,
-    Log, Ready, Response, RuntimeExited, Thaw, Usage,
+    Log, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited, Thaw, Usage,
 };
 use hearth_protocol::sandbox::{
     Boot, Command, Event, ExitReason, Exited, Freeze, Message, Outcome, Refusal, RefusalKind,
@@ -239,6 +239,19 @@ fn agent_messages() -> Vec<AgentMessage> {
         AgentMessage::Response(
             Response {
                 request_id: "8d0c".into(),
+                usage,
+            },
+            body.clone(),
+        ),
+        AgentMessage::ResponseStart(ResponseStart {
+            request_id: "8d0c".into(),
+            content_type: Some("text/event-stream".into()),
+        }),
+        AgentMessage::ResponseChunk(body.clone()),
+        AgentMessage::ResponseEnd(
+            ResponseEnd {
+                request_id: "8d0c".into(),
+                error_type: Some("Runtime.TruncatedResponse".into()),
                 usage,
             },
             body.clone(),

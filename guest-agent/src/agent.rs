@@ -18,6 +18,7 @@
 mod events;
 mod host_messages;
 mod runtime_requests;
+mod streaming;
 mod supervision;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
+use streaming::Streaming;
 
 use crate::cgroup::{CgroupError, RuntimeCgroup};
 use crate::clock::HostClock;
@@ -99,6 +101,7 @@ pub(crate) struct Agent {
     output: Output,
     logs: LogBuffer,
     life: Lifecycle,
+    streaming: Streaming,
     cgroup: RuntimeCgroup,
     generator: Generator,
     clock: HostClock,
@@ -147,6 +150,7 @@ impl Agent {
             output: Output::create().map_err(AgentError::io("output pipe"))?,
             logs: LogBuffer::default(),
             life: Lifecycle::new(),
+            streaming: Streaming::default(),
             cgroup,
             generator: Generator::open().map_err(AgentError::io("/dev/urandom"))?,
             clock: HostClock::Messages,

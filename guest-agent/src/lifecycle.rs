@@ -35,6 +35,16 @@ struct Waiter {
     half_closed: bool,
 }
 
+/// Where a result is streamed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    /// Nothing has been said yet.
+    None,
+    On(ConnectionId),
+    /// Its connection ended before the result did.
+    Broken,
+}
+
 #[derive(Debug)]
 enum State {
     /// No function yet.
@@ -45,8 +55,8 @@ enum State {
     InitError,
     /// The runtime waits for an event, unless its connection broke.
     Ready { waiter: Option<Waiter> },
-    /// The runtime has an event.
-    Running { request_id: String },
+    /// The runtime has an event, and may have begun to answer.
+    Running { request_id: String, stream: Stream },
     /// The runtime answered and has not asked for more.
     Answered { request_id: String },
     /// The runtime's process is gone.
@@ -221,7 +231,11 @@ impl Lifecycle {
         match &self.state {
             State::Running {
                 request_id: running,
+                stream,
             } if running == request_id => {
+                if *stream != Stream::None {
+                    return Err(self.refuse(to).into());
+                }
                 self.state = State::Answered {
                     request_id: request_id.to_owned(),
                 };
@@ -231,6 +245,45 @@ impl Lifecycle {
                 request_id: answered,
             } if answered == request_id && !request_id.is_empty() => Err(self.refuse(to).into()),
             _ => Err(AnswerError::UnknownRequestId),
+        }
+    }
+
+    /// The runtime begins to stream the result of `request_id` on a connection.
+    pub(crate) fn begin_stream(
+        &mut self,
+        request_id: &str,
+        connection: ConnectionId,
+    ) -> Result<(), AnswerError> {
+        self.answer(request_id, "InvocationResponse")?;
+        self.state = State::Running {
+            request_id: request_id.to_owned(),
+            stream: Stream::On(connection),
+        };
+        Ok(())
+    }
+
+    /// Whether the result that is being streamed comes from this connection.
+    pub(crate) fn streams_on(&self, connection: ConnectionId) -> bool {
+        matches!(self.state, State::Running { stream: Stream::On(on), .. } if on == connection)
+    }
+
+    /// Whether the connection of a streamed result has ended before it.
+    pub(crate) fn stream_is_broken(&self) -> bool {
+        let broken = Stream::Broken;
+        matches!(self.state, State::Running { stream, .. } if stream == broken)
+    }
+
+    /// A streamed result ends, well or not; whose it is, if there is one.
+    pub(crate) fn end_stream(&mut self) -> Option<String> {
+        match &mut self.state {
+            State::Running { request_id, stream } if *stream != Stream::None => {
+                let request_id = std::mem::take(request_id);
+                self.state = State::Answered {
+                    request_id: request_id.clone(),
+                };
+                Some(request_id)
+            }
+            _ => None,
         }
     }
 
@@ -251,6 +304,11 @@ impl Lifecycle {
             && waiter.is_some_and(|waiter| waiter.connection == connection)
         {
             *waiter = None;
+        }
+        if let State::Running { stream, .. } = &mut self.state
+            && *stream == Stream::On(connection)
+        {
+            *stream = Stream::Broken;
         }
     }
 
@@ -277,7 +335,7 @@ impl Lifecycle {
                 self.state = State::InitError;
                 Ended::AfterInitError
             }
-            State::Running { request_id } => Ended::InService {
+            State::Running { request_id, .. } => Ended::InService {
                 request_id: Some(request_id),
             },
             _ => Ended::InService { request_id: held },
@@ -287,7 +345,7 @@ impl Lifecycle {
     /// The invocation that the runtime works on.
     pub(crate) fn running(&self) -> Option<&str> {
         match &self.state {
-            State::Running { request_id } => Some(request_id),
+            State::Running { request_id, .. } => Some(request_id),
             _ => None,
         }
     }
@@ -304,6 +362,7 @@ impl Lifecycle {
     fn run(&mut self, invocation: &Invocation) {
         self.state = State::Running {
             request_id: invocation.meta.request_id.clone(),
+            stream: Stream::None,
         };
     }
 
@@ -312,7 +371,11 @@ impl Lifecycle {
             State::Unconfigured | State::Starting => "Started",
             State::InitError => "InitError",
             State::Ready { .. } => "Ready",
-            State::Running { .. } => "Running",
+            State::Running {
+                stream: Stream::None,
+                ..
+            } => "Running",
+            State::Running { .. } => "InvocationResponse",
             State::Answered { .. } => "RuntimeResponseSentState",
             State::Exited(_) => "Exited",
         };

@@ -52,3 +52,9 @@ pub const FUNCTION_UID: u32 = 993;
 /// Largest request or response payload of a synchronous invocation, in bytes: 6 MiB and 100 bytes,
 /// the figure in Lambda's own error text.
 pub const MAX_PAYLOAD: usize = 6 * 1024 * 1024 + 100;
+
+/// Largest result that a function may stream, in bytes: 200 MiB, as on Lambda.
+pub const MAX_STREAMED: u64 = 200 * 1024 * 1024;
+
+/// Largest piece of a streamed result that one frame carries, in bytes.
+pub const MAX_CHUNK: usize = 128 * 1024;

@@ -15,6 +15,9 @@
  *   print n m           n lines of m bytes on standard output
  *   multiply            processes until the kernel starts no more; then they end
  *   exit n / kill n     the process ends with status n / by signal n
+ *   stream n m          a result in n chunks of m bytes, each of which begins with its number;
+ *                       "prelude" puts the beginning of an HTTP response before them, and "end" says
+ *                       how it ends: "fail", "exit", "hang", "cut", or else well
  */
 #define _GNU_SOURCE
 #include "avx.h"
@@ -39,6 +42,7 @@
 
 #define MAX_BODY (8u << 20)
 #define MAX_HEAD 8192
+#define MAX_CHUNK (1u << 20)
 
 static char head[MAX_HEAD + 1];
 static char body[MAX_BODY + 1];
@@ -139,7 +143,10 @@ static long number(const char *name) {
     char key[16];
     snprintf(key, sizeof key, "\"%s\":", name);
     const char *at = strstr(body, key);
-    return at ? strtol(at + strlen(key), NULL, 10) : 0;
+    if (!at) return 0;
+    at += strlen(key);
+    /* A query's numbers are strings. */
+    return strtol(at + (*at == '"'), NULL, 10);
 }
 
 static int asked(const char *op) {
@@ -254,6 +261,57 @@ static size_t run(long count) {
     return body_len;
 }
 
+static void send_chunk(int fd, const char *data, size_t len) {
+    static char framed[MAX_CHUNK + 32];
+    int n = snprintf(framed, sizeof framed, "%zx\r\n", len);
+    memcpy(framed + n, data, len);
+    memcpy(framed + n + len, "\r\n", 2);
+    send_all(fd, framed, (size_t)n + len + 2);
+}
+
+/* Streams a result; returns the connection for the next request. */
+static int stream(int fd, const char *api, const char *id) {
+    static const char prelude[] =
+        "{\"statusCode\":201,\"headers\":{\"content-type\":\"text/plain\",\"x-from\":\"guest\"},"
+        "\"cookies\":[\"a=1\",\"b=2\"]}\0\0\0\0\0\0\0";
+    int has_prelude = strstr(body, "\"prelude\":") != NULL;
+    int fail = strstr(body, "\"end\":\"fail\"") != NULL;
+    int n = snprintf(head, sizeof head,
+                     "POST /2018-06-01/runtime/invocation/%s/response HTTP/1.1\r\nHost: %s\r\n"
+                     "Transfer-Encoding: chunked\r\nContent-Type: %s\r\n"
+                     "Lambda-Runtime-Function-Response-Mode: streaming\r\n\r\n",
+                     id, api,
+                     has_prelude ? "application/vnd.awslambda.http-integration-response"
+                                 : "text/x-guest");
+    send_all(fd, head, (size_t)n);
+    if (has_prelude) send_chunk(fd, prelude, sizeof prelude);
+    long chunks = number("n"), size = number("m");
+    if (size < 8 || size > (long)MAX_CHUNK) size = 8;
+    memset(answer, '.', (size_t)size);
+    for (long i = 0; i < chunks; i++) {
+        char digits[16];
+        int len = snprintf(digits, sizeof digits, "%07ld", i);
+        memcpy(answer, digits, (size_t)len);
+        send_chunk(fd, answer, (size_t)size);
+    }
+    if (strstr(body, "\"end\":\"exit\"")) exit(3);
+    if (strstr(body, "\"end\":\"hang\"")) for (;;) pause();
+    if (strstr(body, "\"end\":\"cut\"")) {
+        close(fd);
+        return dial(api);
+    }
+    n = snprintf(head, sizeof head, "0\r\n%s\r\n",
+                 !fail ? ""
+                       : "Lambda-Runtime-Function-Error-Type: Function.Broken\r\n"
+                         /* {"errorType":"Function.Broken","errorMessage":"half-way"} */
+                         "Lambda-Runtime-Function-Error-Body: "
+                         "eyJlcnJvclR5cGUiOiJGdW5jdGlvbi5Ccm9rZW4iLCJlcnJvck1lc3NhZ2UiOiJoYWxmLXdh"
+                         "eSJ9\r\n");
+    send_all(fd, head, (size_t)n);
+    receive(fd);
+    return fd;
+}
+
 int main(void) {
     const char *api = getenv("AWS_LAMBDA_RUNTIME_API");
     if (!api) {
@@ -273,6 +331,12 @@ int main(void) {
             return 1;
         }
         snprintf(id, sizeof id, "%s", request);
+        if (asked("stream")) {
+            printf("streaming\n");
+            fflush(stdout);
+            fd = stream(fd, api, id);
+            continue;
+        }
         size_t len = run(count);
         int m = snprintf(post, sizeof post,
                          "POST /2018-06-01/runtime/invocation/%s/response HTTP/1.1\r\nHost: %s\r\n"

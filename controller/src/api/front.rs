@@ -18,9 +18,10 @@ use time::OffsetDateTime;
 use super::access::{Caller, Entrance};
 use super::error::ApiError;
 use super::invoke::{too_large, trace_id};
-use super::{App, Named, RequestId, body};
+use super::{App, Named, RequestId, body, url_stream};
 use crate::function_url::{
-    self, Address, AuthType, FunctionUrl, Incoming, address_of, is_preflight, preflight, tell,
+    self, Address, AuthType, FunctionUrl, Incoming, InvokeMode, SplitError, address_of,
+    is_preflight, preflight, tell, with_prelude,
 };
 use crate::pool::{Invocation, Limits};
 
@@ -149,17 +150,23 @@ impl Front {
             background: false,
             accepted,
         };
+        if url.mode == InvokeMode::ResponseStream {
+            return url_stream::run(&self.app.pool, invocation).await;
+        }
         let completed = self.app.pool.submit(invocation).await;
         let completed = completed.map_err(|error| ApiError::not_run(&error))?;
         if completed.failed {
             return Ok(bad_gateway());
         }
-        Ok(
-            function_url::response(completed.payload).unwrap_or_else(|malformed| {
-                tracing::debug!(function = %named.name, %malformed, "answer to a function URL");
-                bad_gateway()
-            }),
-        )
+        let response = if url_stream::has_prelude(completed.content_type.as_deref()) {
+            with_prelude(&completed.payload)
+        } else {
+            function_url::response(completed.payload).map_err(SplitError::from)
+        };
+        Ok(response.unwrap_or_else(|malformed| {
+            tracing::debug!(function = %named.name, %malformed, "answer to a function URL");
+            bad_gateway()
+        }))
     }
 }
 
@@ -173,7 +180,7 @@ fn forbidden(error: ApiError) -> ApiError {
 }
 
 /// The function failed, or answered what is no response.
-fn bad_gateway() -> Response<Body> {
+pub(super) fn bad_gateway() -> Response<Body> {
     let mut response = Response::new(Body::from("Internal Server Error"));
     *response.status_mut() = StatusCode::BAD_GATEWAY;
     response.headers_mut().insert(

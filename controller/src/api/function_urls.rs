@@ -18,7 +18,7 @@ use super::package::{parse, read_small};
 use super::{App, Named, page};
 use crate::deploy::{UrlChange, UrlError};
 use crate::function::{AliasName, Place};
-use crate::function_url::{AuthType, Cors, FunctionUrl};
+use crate::function_url::{AuthType, Cors, FunctionUrl, InvokeMode};
 
 /// Most items of a list in a CORS configuration, and the longest of each.
 const MAX_ORIGINS: (usize, usize) = (100, 253);
@@ -51,14 +51,16 @@ struct CorsInput {
 
 impl UrlInput {
     fn change(self) -> Result<UrlChange, ApiError> {
-        if let Some(mode) = self.invoke_mode {
-            let mode = one_of(mode, &["BUFFERED", "RESPONSE_STREAM"], "invokeMode")?;
-            if mode == "RESPONSE_STREAM" {
-                return Err(ApiError::invalid(
-                    "InvokeMode RESPONSE_STREAM is not supported yet: use BUFFERED",
-                ));
+        let mode = match self.invoke_mode {
+            None => None,
+            Some(mode) => {
+                let modes = ["BUFFERED", "RESPONSE_STREAM"];
+                match one_of(mode, &modes, "invokeMode")?.as_str() {
+                    "BUFFERED" => Some(InvokeMode::Buffered),
+                    _ => Some(InvokeMode::ResponseStream),
+                }
             }
-        }
+        };
         let auth = match self.auth_type {
             None => None,
             Some(kind) => match one_of(kind, &["NONE", "AWS_IAM"], "authType")?.as_str() {
@@ -69,6 +71,7 @@ impl UrlInput {
         Ok(UrlChange {
             auth,
             cors: self.cors.map(CorsInput::cors).transpose()?,
+            mode,
         })
     }
 }
@@ -152,7 +155,7 @@ pub(super) async fn create(
     let change = parse::<UrlInput>(&body)?.change()?;
     let auth = change.auth.ok_or_else(|| missing("authType"))?;
     let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
-    let made = to_the_end(async move { deployer.create_url(&name, &of, auth, change.cors).await });
+    let made = to_the_end(async move { deployer.create_url(&name, &of, auth, change).await });
     let url = made
         .await?
         .map_err(|error| refused(error, &named, &app.place))?;
@@ -250,7 +253,7 @@ fn shown(
         "AuthType": url.auth,
         "CreationTime": url.created,
         "LastModifiedTime": url.modified,
-        "InvokeMode": "BUFFERED",
+        "InvokeMode": url.mode,
     });
     if let Some(cors) = &url.cors {
         answer["Cors"] = json!(cors);

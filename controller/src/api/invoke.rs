@@ -114,7 +114,7 @@ fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
     }
 }
 
-fn tail(headers: &HeaderMap) -> Result<bool, ApiError> {
+pub(super) fn tail(headers: &HeaderMap) -> Result<bool, ApiError> {
     match headers.get("x-amz-log-type").map(HeaderValue::as_bytes) {
         None | Some(b"None") => Ok(false),
         Some(b"Tail") => Ok(true),
@@ -126,7 +126,7 @@ fn tail(headers: &HeaderMap) -> Result<bool, ApiError> {
     }
 }
 
-fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+pub(super) fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(context) = headers.get("x-amz-client-context") else {
         return Ok(None);
     };

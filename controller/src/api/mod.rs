@@ -34,6 +34,7 @@
 //! | `GET`, `DELETE` the same | 200, with `Status` `READY`, `IN_PROGRESS` or `FAILED` and `StatusReason`; 204; with `?List=ALL` all of the function's |
 //! | `GET /2016-08-19/account-settings` | 200, `{AccountLimit, AccountUsage}` |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 202 for `Event`, 204 for `DryRun` |
+//! | `POST /2021-11-15/functions/{name}/response-streaming-invocations?Qualifier=` | 200, `application/vnd.amazon.eventstream`: `PayloadChunk`s as the function writes them, then `InvokeComplete` with `ErrorCode`, `ErrorDetails` and `LogResult` |
 //! | `POST /2014-11-13/functions/{name}/invoke-async` | 202, as for `Event` |
 //! | `PUT`, `POST` (update), `GET` `/2019-09-25/functions/{name}/event-invoke-config?Qualifier=` | 200, configuration |
 //! | `DELETE /2019-09-25/functions/{name}/event-invoke-config?Qualifier=` | 204 |
@@ -71,7 +72,11 @@
 //! payload format 2.0; the answer is a response if it has a `statusCode`, and else the body. A
 //! function error and an answer that describes no response are 502 `Internal Server Error`. A URL
 //! with `AuthType` `NONE` is open to all, whatever the function's policy says; with `AWS_IAM` it
-//! takes a signature wherever the API does, by a key that may invoke the function.
+//! takes a signature wherever the API does, by a key that may invoke the function. With `InvokeMode`
+//! `RESPONSE_STREAM` the body leaves as the function writes it: a result of the type
+//! `application/vnd.awslambda.http-integration-response` begins with JSON (`statusCode`, `headers`,
+//! `cookies`) and eight NUL bytes; of any other result all is the body. A function that fails later
+//! ends the connection before its time.
 //!
 //! # Who may call
 //! On loopback everybody, signed or not. Elsewhere (or with `--require-signatures`) every request but
@@ -136,6 +141,7 @@ mod configuration;
 mod destinations;
 mod error;
 mod event_invoke_config;
+mod event_stream;
 mod events;
 mod extract;
 mod fields;
@@ -144,6 +150,7 @@ mod function_urls;
 mod functions;
 mod hearth;
 mod invoke;
+mod invoke_stream;
 mod layer_names;
 mod layers;
 mod logs;
@@ -156,6 +163,7 @@ mod region;
 mod request_id;
 mod resolve;
 mod tags;
+mod url_stream;
 mod validate;
 mod versions;
 
@@ -290,6 +298,10 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .route(
             "/2016-08-19/account-settings",
             get(concurrency::account_settings),
+        )
+        .route(
+            "/2021-11-15/functions/{name}/response-streaming-invocations",
+            post(invoke_stream::invoke),
         )
         .route(
             "/2021-10-31/functions/{name}/url",

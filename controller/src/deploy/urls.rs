@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::control::{ControlError, Deployer, now};
 use crate::function::FunctionName;
-use crate::function_url::{AuthType, Cors, FunctionUrl};
+use crate::function_url::{AuthType, Cors, FunctionUrl, InvokeMode};
 use crate::registry::Function;
 
 /// Why a change of a URL was refused.
@@ -26,6 +26,7 @@ pub(crate) enum UrlError {
 pub(crate) struct UrlChange {
     pub(crate) auth: Option<AuthType>,
     pub(crate) cors: Option<Cors>,
+    pub(crate) mode: Option<InvokeMode>,
 }
 
 impl Deployer {
@@ -35,7 +36,7 @@ impl Deployer {
         name: &FunctionName,
         qualifier: &str,
         auth: AuthType,
-        cors: Option<Cors>,
+        change: UrlChange,
     ) -> Result<FunctionUrl, UrlError> {
         let writer = self.catalog.write().await;
         let function = writer.get(name).ok_or(ControlError::NotFound)?;
@@ -50,7 +51,8 @@ impl Deployer {
         let url = FunctionUrl {
             id: Uuid::new_v4().simple().to_string(),
             auth,
-            cors,
+            cors: change.cors,
+            mode: change.mode.unwrap_or_default(),
             created: now.clone(),
             modified: now,
         };
@@ -76,6 +78,7 @@ impl Deployer {
             .ok_or(UrlError::None)?;
         url.auth = change.auth.unwrap_or(url.auth);
         url.cors = change.cors.or(url.cors.take());
+        url.mode = change.mode.unwrap_or(url.mode);
         url.modified = now();
         let url = url.clone();
         writer.put(function).await.map_err(ControlError::from)?;

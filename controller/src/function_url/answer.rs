@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SET_COOKIE, TRANSFER_ENCODING, UPGRADE,
 };
-use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 /// The answer describes no response: why not, for the log.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Malformed(&'static str);
+pub(crate) struct Malformed(pub(super) &'static str);
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -43,16 +43,7 @@ pub(crate) fn response(answer: Bytes) -> Result<Response<Body>, Malformed> {
 }
 
 fn describe(mut described: Map<String, Value>) -> Result<Response<Body>, Malformed> {
-    let status = match &described["statusCode"] {
-        Value::Number(number) => number.as_u64(),
-        Value::String(text) => text.parse().ok(),
-        _ => None,
-    };
-    let status = status
-        .and_then(|status| u16::try_from(status).ok())
-        .filter(|status| (200..=599).contains(status))
-        .and_then(|status| StatusCode::from_u16(status).ok())
-        .ok_or(Malformed("statusCode is no HTTP status from 200 to 599"))?;
+    let status = status(&described["statusCode"])?;
     let encoded = match described.get("isBase64Encoded") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(encoded)) => *encoded,
@@ -71,19 +62,38 @@ fn describe(mut described: Map<String, Value>) -> Result<Response<Body>, Malform
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    put_headers(headers, &described)?;
+    headers.entry(CONTENT_TYPE).or_insert(JSON);
+    Ok(response)
+}
+
+/// An HTTP status that ends a request.
+pub(super) fn status(given: &Value) -> Result<StatusCode, Malformed> {
+    let status = match given {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    status
+        .and_then(|status| u16::try_from(status).ok())
+        .filter(|status| (200..=599).contains(status))
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .ok_or(Malformed("statusCode is no HTTP status from 200 to 599"))
+}
+
+/// `headers` and `cookies` of a description.
+pub(super) fn put_headers(
+    headers: &mut HeaderMap,
+    described: &Map<String, Value>,
+) -> Result<(), Malformed> {
     match described.get("headers") {
         None | Some(Value::Null) => {}
         Some(Value::Object(given)) => {
             for (name, value) in given {
                 let name = HeaderName::try_from(name.as_str())
                     .map_err(|_| Malformed("a header's name is none"))?;
-                let value = match value {
-                    Value::String(text) => HeaderValue::try_from(text.as_str()),
-                    Value::Number(_) | Value::Bool(_) => HeaderValue::try_from(value.to_string()),
-                    _ => return Err(Malformed("a header's value is no text")),
-                };
-                let value = value.map_err(|_| Malformed("a header's value can't be sent"))?;
-                if !OF_THE_CONNECTION.contains(&name) {
+                let value = header_value(value)?;
+                if !is_of_the_connection(&name) {
                     headers.insert(name, value);
                 }
             }
@@ -103,8 +113,21 @@ fn describe(mut described: Map<String, Value>) -> Result<Response<Body>, Malform
         }
         Some(_) => return Err(Malformed("cookies is no array")),
     }
-    headers.entry(CONTENT_TYPE).or_insert(JSON);
-    Ok(response)
+    Ok(())
+}
+
+/// Whether a header is about the connection, which is not the function's.
+pub(super) fn is_of_the_connection(name: &HeaderName) -> bool {
+    OF_THE_CONNECTION.contains(name)
+}
+
+pub(super) fn header_value(value: &Value) -> Result<HeaderValue, Malformed> {
+    let value = match value {
+        Value::String(text) => HeaderValue::try_from(text.as_str()),
+        Value::Number(_) | Value::Bool(_) => HeaderValue::try_from(value.to_string()),
+        _ => return Err(Malformed("a header's value is no text")),
+    };
+    value.map_err(|_| Malformed("a header's value can't be sent"))
 }
 
 #[cfg(test)]

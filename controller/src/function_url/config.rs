@@ -14,6 +14,8 @@ pub(crate) struct FunctionUrl {
     pub(crate) id: String,
     pub(crate) auth: AuthType,
     pub(crate) cors: Option<Cors>,
+    #[serde(default)]
+    pub(crate) mode: InvokeMode,
     /// As Lambda writes it: `2026-11-22T08:00:00.000Z`.
     pub(crate) created: String,
     pub(crate) modified: String,
@@ -26,6 +28,17 @@ pub(crate) enum AuthType {
     None,
     #[serde(rename = "AWS_IAM")]
     Iam,
+}
+
+/// When a response leaves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(crate) enum InvokeMode {
+    /// When it is complete.
+    #[default]
+    Buffered,
+    /// As the function writes it.
+    ResponseStream,
 }
 
 /// What browsers are told about pages from elsewhere. Written and read as Lambda's API has it.

@@ -6,6 +6,7 @@
 //! * [`index`]: which function has the URL of an id
 //! * [`event`]: from a request to an event
 //! * [`answer`]: from a result to a response
+//! * [`prelude`]: from the beginning of a streamed result to that of a response
 //! * [`cors`]: what browsers ask before they ask, and are told with every answer
 //!
 //! Nothing here waits or runs anything: `api::front` does.
@@ -16,10 +17,12 @@ mod config;
 mod cors;
 mod event;
 mod index;
+mod prelude;
 
 pub(crate) use address::{Address, of as address_of};
 pub(crate) use answer::response;
-pub(crate) use config::{AuthType, Cors, FunctionUrl, FunctionUrls};
+pub(crate) use config::{AuthType, Cors, FunctionUrl, FunctionUrls, InvokeMode};
 pub(crate) use cors::{is_preflight, preflight, tell};
 pub(crate) use event::{Caller, Incoming, event};
 pub(crate) use index::UrlIndex;
+pub(crate) use prelude::{INTEGRATION_RESPONSE, Prelude, SplitError, with_prelude};

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, HostMessage, Invoke, Usage};
 use hearth_protocol::sandbox::{Command, RefusalKind, Resume};
 use tokio::time::timeout_at;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::job::{Invocation, Start};
+use super::streaming::{Incoming, Part, Sink};
 use super::warm_up::restore_errand;
 use crate::function::Artefacts;
 use crate::instance::{MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw};
@@ -46,6 +48,8 @@ impl Begin<'_> {
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) answer: Answer,
+    /// See [`Completed`](super::Completed).
+    pub(crate) content_type: Option<String>,
     pub(crate) restore: Duration,
     pub(crate) run: Duration,
     /// As the function saw it.
@@ -113,6 +117,7 @@ impl Output<'_> {
 pub(crate) async fn converse(
     vm: &mut MicroVm,
     invocation: &Invocation,
+    sink: Option<&Sink>,
     begin: Begin<'_>,
     output: &mut Output<'_>,
     stop: &CancellationToken,
@@ -140,8 +145,20 @@ pub(crate) async fn converse(
         let late = Instant::now() >= limit;
         match event {
             Ok(Ok(event)) if !late => match talk.hear(vm, event, output) {
-                Ok(None) => {}
-                Ok(Some((answer, usage))) => return talk.finished(vm, answer, usage),
+                Ok(Heard::Nothing) => {}
+                Ok(Heard::Part(part)) => {
+                    if let Err(answer) = talk.hand_on(sink, part, stop).await {
+                        return talk.ended(vm, answer);
+                    }
+                }
+                Ok(Heard::Answer(answer, usage)) => return talk.finished(vm, answer, usage),
+                Ok(Heard::StreamEnd(usage)) => {
+                    let answer = match sink {
+                        Some(_) => Answer::Response(Bytes::new()),
+                        None => talk.incoming.whole(),
+                    };
+                    return talk.finished(vm, answer, usage);
+                }
                 Err(why) => return talk.failed(vm, why),
             },
             Ok(Err(why)) => return talk.failed(vm, why),
@@ -153,6 +170,17 @@ pub(crate) async fn converse(
             }
         }
     }
+}
+
+/// What an event comes to.
+#[derive(Debug)]
+enum Heard {
+    Nothing,
+    /// More of a result that comes in pieces.
+    Part(Part),
+    /// All of it has come.
+    StreamEnd(Usage),
+    Answer(Answer, Usage),
 }
 
 /// Where the conversation is.
@@ -174,6 +202,10 @@ struct Talk<'a> {
     limit: Instant,
     /// The microVM's CPU time at `ran_since`.
     cpu_before: Duration,
+    /// Whether the result comes in pieces; set by the first.
+    streams: bool,
+    incoming: Incoming,
+    content_type: Option<String>,
 }
 
 impl<'a> Talk<'a> {
@@ -188,6 +220,9 @@ impl<'a> Talk<'a> {
             ran_since: None,
             limit: began + START_LIMIT,
             cpu_before: Duration::ZERO,
+            streams: false,
+            incoming: Incoming::default(),
+            content_type: None,
         }
     }
 
@@ -231,7 +266,7 @@ impl<'a> Talk<'a> {
         vm: &MicroVm,
         event: VmEvent,
         output: &mut Output<'_>,
-    ) -> Result<Option<(Answer, Usage)>, VmError> {
+    ) -> Result<Heard, VmError> {
         let message = match event {
             VmEvent::Reply(reply) => {
                 // The reply of the command before may be late; it says nothing new.
@@ -241,11 +276,12 @@ impl<'a> Talk<'a> {
                     self.awaited = None;
                     self.vcpu_runs(Instant::now(), vm, output);
                 }
-                return Ok(None);
+                return Ok(Heard::Nothing);
             }
             VmEvent::CpuBudgetExhausted => {
                 let limit = self.invocation.limits.cpu.unwrap_or_default();
-                return Ok(Some((Answer::CpuExhausted(limit), Usage::default())));
+                let answer = Answer::CpuExhausted(limit);
+                return Ok(Heard::Answer(answer, Usage::default()));
             }
             VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
             VmEvent::Agent(message) => message,
@@ -259,29 +295,46 @@ impl<'a> Talk<'a> {
                 self.thawed = true;
                 // The two sockets have no order between them: the reply may still be unread.
                 self.vcpu_runs(Instant::now(), vm, output);
-                Ok(None)
+                Ok(Heard::Nothing)
             }
             AgentMessage::Log(log, lines) => {
                 output.function(&log, lines);
-                Ok(None)
+                Ok(Heard::Nothing)
             }
-            AgentMessage::Response(response, body) => {
+            AgentMessage::Response(response, body) if !self.streams => {
                 self.check(&response.request_id)?;
-                Ok(Some((Answer::Response(body), response.usage)))
+                Ok(Heard::Answer(Answer::Response(body), response.usage))
             }
-            AgentMessage::FunctionError(error, body) => {
+            AgentMessage::ResponseStart(start) if !self.streams => {
+                self.check(&start.request_id)?;
+                self.streams = true;
+                self.content_type = start.content_type;
+                Ok(Heard::Part(Part::Start(self.content_type.clone())))
+            }
+            AgentMessage::ResponseChunk(chunk) if self.streams => {
+                self.incoming.count(&chunk).map_err(unexpected)?;
+                Ok(Heard::Part(Part::Chunk(chunk)))
+            }
+            AgentMessage::ResponseEnd(end, body) if self.streams => {
+                self.check(&end.request_id)?;
+                Ok(match end.error_type {
+                    None => Heard::StreamEnd(end.usage),
+                    kind => Heard::Answer(Answer::FunctionError { body, kind }, end.usage),
+                })
+            }
+            AgentMessage::FunctionError(error, body) if !self.streams => {
                 self.check(&error.request_id)?;
                 let answer = Answer::FunctionError {
                     body,
                     kind: error.error_type,
                 };
-                Ok(Some((answer, error.usage)))
+                Ok(Heard::Answer(answer, error.usage))
             }
             AgentMessage::RuntimeExited(exited) => {
                 if let Some(id) = &exited.request_id {
                     self.check(id)?;
                 }
-                Ok(Some((Answer::Exited(exited.exit), exited.usage)))
+                Ok(Heard::Answer(Answer::Exited(exited.exit), exited.usage))
             }
             AgentMessage::Fatal(reason) => {
                 let reason: String = String::from_utf8_lossy(&reason).chars().take(500).collect();
@@ -289,11 +342,41 @@ impl<'a> Talk<'a> {
                     "the agent can't go on: {reason}"
                 )))
             }
+            AgentMessage::Response(..)
+            | AgentMessage::FunctionError(..)
+            | AgentMessage::ResponseStart(_)
+            | AgentMessage::ResponseChunk(_)
+            | AgentMessage::ResponseEnd(..) => Err(unexpected("two answers in one")),
             AgentMessage::Thawed => Err(unexpected("that it thawed twice")),
             AgentMessage::Ready(_) => Err(unexpected("that it is ready without an answer")),
             AgentMessage::Hello(_) => Err(unexpected("hello in mid-conversation")),
             AgentMessage::Pong(_) => Err(unexpected("a pong without a ping")),
             AgentMessage::InitFailed(..) => Err(unexpected("that init failed after init")),
+        }
+    }
+
+    /// Gives a part of the result to the caller, who may be slow; or keeps it. The function's time
+    /// runs on meanwhile. An error is the invocation's end.
+    async fn hand_on(
+        &mut self,
+        sink: Option<&Sink>,
+        part: Part,
+        stop: &CancellationToken,
+    ) -> Result<(), Answer> {
+        let Some(sink) = sink else {
+            if let Part::Chunk(chunk) = part {
+                self.incoming.keep(&chunk);
+            }
+            return Ok(());
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Answer::Broken("the controller was stopped".into())),
+            sent = timeout_at(self.limit.into(), sink.send(part)) => match sent {
+                // A caller that is gone: the function runs to its end all the same.
+                Ok(Ok(()) | Err(_)) => Ok(()),
+                Err(_) => Err(Answer::TimedOut(self.invocation.limits.timeout)),
+            }
         }
     }
 
@@ -366,6 +449,7 @@ impl<'a> Talk<'a> {
         Ran {
             cpu: self.cpu(vm, &answer),
             answer,
+            content_type: self.content_type.clone(),
             restore: self.ran_since.unwrap_or(now) - self.began,
             run,
             duration: run,

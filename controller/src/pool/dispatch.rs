@@ -16,6 +16,7 @@ use super::job::{Completed, Invocation, Job, NotRun};
 use super::lifecycle;
 use super::shells::Shells;
 use super::state::State;
+use super::streaming::Sink;
 use crate::function::{Artefacts, Version};
 use crate::instance::pss_kib;
 use crate::logs::LogStore;
@@ -214,6 +215,14 @@ impl Pool {
     /// Runs an invocation. When the caller goes away, one that runs is run to its end, and one that
     /// still waits is forgotten.
     pub(crate) async fn submit(&self, invocation: Invocation) -> Result<Completed, NotRun> {
+        self.submit_to(invocation, None).await
+    }
+
+    pub(super) async fn submit_to(
+        &self,
+        invocation: Invocation,
+        sink: Option<Sink>,
+    ) -> Result<Completed, NotRun> {
         let serial = invocation.version.serial;
         let function = invocation.version.name.clone();
         let admitted = self.shared.concurrency.admit(&function);
@@ -231,6 +240,7 @@ impl Pool {
             invocation: Box::new(invocation),
             attempts: 0,
             slot: Some(slot),
+            sink,
             reply,
         };
         let now = Instant::now();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hearth_protocol::agent::{
     AgentMessage, Exit, Frame, FrameDecoder, Hello, HostMessage, Invoke, Log, Ready, Response,
-    RuntimeExited, Usage,
+    ResponseEnd, ResponseStart, RuntimeExited, Usage,
 };
 use hearth_protocol::guest::MAX_PAYLOAD;
 use hearth_protocol::jail::Jail;
@@ -31,6 +31,9 @@ pub(crate) const SLOW: Duration = Duration::from_millis(30);
 
 /// How long the event `late` takes: longer than its invocation may.
 const LATE: Duration = Duration::from_millis(400);
+
+/// How long the pieces are that it streams.
+pub(crate) const CHUNK: usize = 64 * 1024;
 
 /// What tests steer and look at.
 #[derive(Debug)]
@@ -291,6 +294,25 @@ async fn run(
             };
             say(agent, [AgentMessage::Log(log, Bytes::from_static(b"x\n"))]).await?;
         },
+        "stream" => {
+            let end = stream_end(own);
+            say(agent, [stream_start(own), chunk(), chunk(), end, ready]).await
+        }
+        "stream-flood" => {
+            say(agent, [stream_start(own)]).await?;
+            loop {
+                say(agent, [chunk()]).await?;
+            }
+        }
+        "stream-long" => {
+            say(agent, [stream_start(own)]).await?;
+            for _ in 0..200 {
+                say(agent, [chunk()]).await?;
+            }
+            say(agent, [stream_end(own), ready]).await
+        }
+        "stream-twice" => say(agent, [stream_start(own), chunk(), respond(own)]).await,
+        "stream-headless" => say(agent, [chunk(), respond(own)]).await,
         gated if gated.starts_with("gate") => {
             stage.gate.acquire().await.unwrap().forget();
             say(agent, [respond(own), ready]).await
@@ -304,6 +326,26 @@ async fn run(
             say(agent, [line, respond(own), ready]).await
         }
     }
+}
+
+fn stream_start(request_id: &str) -> AgentMessage {
+    AgentMessage::ResponseStart(ResponseStart {
+        request_id: request_id.into(),
+        content_type: Some("text/x".into()),
+    })
+}
+
+fn chunk() -> AgentMessage {
+    AgentMessage::ResponseChunk(Bytes::from_static(&[b'x'; CHUNK]))
+}
+
+fn stream_end(request_id: &str) -> AgentMessage {
+    let end = ResponseEnd {
+        request_id: request_id.into(),
+        error_type: None,
+        usage: Usage::default(),
+    };
+    AgentMessage::ResponseEnd(end, Bytes::new())
 }
 
 async fn say<const N: usize>(

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::concurrency::Slot;
+use super::streaming::Sink;
 use crate::function::Version;
 
 /// What a caller wants run. Checked where it came in.
@@ -48,6 +49,8 @@ pub(crate) struct Job {
     pub(crate) attempts: u8,
     /// Its right to run.
     pub(crate) slot: Option<Slot>,
+    /// Where a result that comes in pieces goes; without it, it is collected.
+    pub(super) sink: Option<Sink>,
     pub(crate) reply: oneshot::Sender<Result<Completed, NotRun>>,
 }
 
@@ -56,6 +59,8 @@ impl Job {
     pub(crate) fn answer(mut self, result: Result<Completed, NotRun>) {
         // First: the caller may be back with the next invocation at once.
         self.slot = None;
+        // Its end is the end of the pieces.
+        self.sink = None;
         let _ = self.reply.send(result);
     }
 }
@@ -81,7 +86,10 @@ pub(crate) struct Phases {
 /// The function ran, well or not.
 #[derive(Debug)]
 pub(crate) struct Completed {
+    /// Empty if the result went to the caller in pieces.
     pub(crate) payload: Bytes,
+    /// The runtime's `Content-Type`, of a result that came in pieces.
+    pub(crate) content_type: Option<String>,
     /// Whether `payload` tells of a function error.
     pub(crate) failed: bool,
     pub(crate) start: Start,

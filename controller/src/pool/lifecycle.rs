@@ -164,7 +164,15 @@ impl Instance {
             invocation: &job.invocation,
             tail,
         };
-        let ran = converse(vm, &job.invocation, begin, &mut output, &self.pool.stop).await;
+        let ran = converse(
+            vm,
+            &job.invocation,
+            job.sink.as_ref(),
+            begin,
+            &mut output,
+            &self.pool.stop,
+        )
+        .await;
         match ran {
             Ok(ran) => {
                 let completed = self.complete(&ran, begin.start(), queue, output);
@@ -246,6 +254,7 @@ impl Instance {
         }
         Completed {
             payload: ran.answer.body(id),
+            content_type: ran.content_type.clone(),
             failed: ran.answer.failed(),
             start,
             duration: ran.duration,

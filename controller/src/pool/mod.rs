@@ -9,6 +9,7 @@
 //! * [`shells`]: sandbox processes built ahead of need.
 //! * [`lifecycle`]: the task that an instance is, from shell to end.
 //! * [`warm_up`]: a restore without an invocation.
+//! * [`streaming`]: results that come in pieces.
 //! * [`conversation`]: one invocation's messages.
 //! * [`answer`]: how it ended, in Lambda's words.
 
@@ -26,6 +27,7 @@ mod provision;
 mod room;
 mod shells;
 mod state;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod warm_up;
@@ -35,3 +37,4 @@ pub(crate) use concurrency::Claim;
 pub(crate) use dispatch::{ArtefactSource, PingError, Pool, PoolSettings};
 pub(crate) use job::{Completed, Invocation, Limits, NotRun, Start};
 pub(crate) use shells::Shells;
+pub(crate) use streaming::{Next, Opened, Streamed};

@@ -55,6 +55,7 @@ impl Book {
             ticket: self.tickets,
             attempts: 0,
             slot: None,
+            sink: None,
             reply,
             invocation: Box::new(Invocation {
                 request_id: self.tickets.to_string(),

@@ -1,5 +1,7 @@
 //! The pool's promises, with doubles that speak the real protocol.
 
+mod streaming;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -75,12 +77,19 @@ impl Fixture {
 }
 
 async fn run(pool: Pool, version: Arc<Version>, event: String) -> Result<Completed, NotRun> {
-    let timeout = if ["hang", "flood", "frozen", "partial", "late"].contains(&event.as_str()) {
+    tokio::time::timeout(2 * SOON, pool.submit(invocation(version, event)))
+        .await
+        .expect("an answer")
+}
+
+fn invocation(version: Arc<Version>, event: String) -> Invocation {
+    let hurried = ["hang", "flood", "frozen", "partial", "late", "stream-flood"];
+    let timeout = if hurried.contains(&event.as_str()) {
         Duration::from_millis(200)
     } else {
         SOON
     };
-    let invocation = Invocation {
+    Invocation {
         request_id: uuid::Uuid::new_v4().to_string(),
         version,
         event: Bytes::from(event),
@@ -95,10 +104,7 @@ async fn run(pool: Pool, version: Arc<Version>, event: String) -> Result<Complet
         tail: true,
         background: false,
         accepted: Instant::now(),
-    };
-    tokio::time::timeout(2 * SOON, pool.submit(invocation))
-        .await
-        .expect("an answer")
+    }
 }
 
 #[tokio::test]

@@ -44,12 +44,19 @@ impl Agent {
                 self.queue_lines()?;
                 self.host.flush()?;
             }
+            self.resume_stream()?;
             self.watch_host()?;
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(AgentError::errno("epoll")(errno)),
             };
+            if self
+                .broken_stream_due()
+                .is_some_and(|due| due <= Instant::now())
+            {
+                self.give_up_broken_stream()?;
+            }
             let events = &events[..count];
             let ready = |token| events.iter().find(|event| event.data() == token);
             if ready(OUTPUT).is_some() {
@@ -76,7 +83,8 @@ impl Agent {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        let Some(deadline) = self.host.deadline() else {
+        let deadlines = [self.host.deadline(), self.broken_stream_due()];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -157,6 +165,7 @@ impl Agent {
     pub(super) fn close(&mut self, id: ConnectionId) {
         self.connections[id.0] = None;
         self.life.connection_closed(id);
+        self.stream_broke();
     }
 
     /// Waits for what the connection wants to be waited for.

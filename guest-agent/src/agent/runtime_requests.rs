@@ -14,7 +14,7 @@ use crate::runtime_api::reply;
 use crate::runtime_api::request::{Body, Request};
 use crate::runtime_api::route::Route;
 
-const TOO_LARGE: &str = "Function.ResponseSizeTooLarge";
+pub(super) const TOO_LARGE: &str = "Function.ResponseSizeTooLarge";
 
 impl Agent {
     /// Handles the requests that have arrived on a connection, up to the first that has to wait.
@@ -25,6 +25,8 @@ impl Agent {
             };
             match connection.input() {
                 Input::Request(request) => self.handle_request(id, request)?,
+                Input::Piece(piece) => self.stream_on(id, piece)?,
+                Input::StreamEnd(error) => self.stream_ended(id, error)?,
                 Input::Malformed(error) => {
                     let sent = connection.reply_and_close(reply::bad_request(error));
                     self.after_reply(id, sent.is_ok())?;
@@ -64,6 +66,9 @@ impl Agent {
     fn handle_request(&mut self, id: ConnectionId, request: Request) -> Result<(), AgentError> {
         let answer = match Route::of(&request.method, &request.target) {
             Route::Next => return self.next(id),
+            Route::Response(request_id) if matches!(request.body, Body::Streamed { .. }) => {
+                return self.begin_stream(id, request_id, request.body);
+            }
             Route::Response(request_id) => self.response(&request_id, request)?,
             Route::Error(request_id) => self.error(&request_id, request)?,
             Route::InitError => self.init_error(request)?,
@@ -75,6 +80,7 @@ impl Agent {
     }
 
     fn next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
+        self.give_up_broken_stream()?;
         let (first, invocation) = match self.life.next(id) {
             Ok(Next::Wait { instead_of }) => {
                 if let Some(old) = instead_of {
@@ -116,9 +122,9 @@ impl Agent {
                 AgentMessage::Response(Response { request_id, usage }, body),
                 reply::accepted(),
             ),
-            (Body::TooLong, None) => (
+            (Body::TooLong | Body::Streamed { .. }, None) => (
                 function_error(request_id, Some(TOO_LARGE.to_owned()), usage, too_large()),
-                reply::payload_too_long(),
+                reply::payload_too_long(MAX_PAYLOAD as u64),
             ),
         };
         self.answer_host(message)?;
@@ -134,10 +140,10 @@ impl Agent {
         self.queue_all_output(Some(&request_id))?;
         let (error_type, body, answer) = match request.body {
             Body::Whole(body) => (request.error_type, body, reply::accepted()),
-            Body::TooLong => (
+            Body::TooLong | Body::Streamed { .. } => (
                 Some(TOO_LARGE.to_owned()),
                 too_large(),
-                reply::payload_too_long(),
+                reply::payload_too_long(MAX_PAYLOAD as u64),
             ),
         };
         self.answer_host(function_error(request_id, error_type, usage, body))?;
@@ -151,10 +157,10 @@ impl Agent {
         self.queue_all_output(None)?;
         let (error_type, body, answer) = match request.body {
             Body::Whole(body) => (request.error_type, body, reply::accepted()),
-            Body::TooLong => (
+            Body::TooLong | Body::Streamed { .. } => (
                 Some(TOO_LARGE.to_owned()),
                 too_large(),
-                reply::payload_too_long(),
+                reply::payload_too_long(MAX_PAYLOAD as u64),
             ),
         };
         let error_type = error_type.unwrap_or_else(|| "Runtime.Unknown".to_owned());
@@ -164,7 +170,7 @@ impl Agent {
 
     /// Sends an answer, and the lines queued before it, at once: the host need not wait until the
     /// runtime has its 202.
-    fn answer_host(&mut self, message: AgentMessage) -> Result<(), AgentError> {
+    pub(super) fn answer_host(&mut self, message: AgentMessage) -> Result<(), AgentError> {
         self.host.queue(message)?;
         self.host.flush()?;
         self.cgroup.limit_invocation(None)?;
@@ -210,16 +216,18 @@ fn function_error(
 }
 
 fn too_large() -> Bytes {
+    larger_than(MAX_PAYLOAD as u64)
+}
+
+pub(super) fn larger_than(limit: u64) -> Bytes {
     error_body(
         TOO_LARGE,
-        &format!(
-            "Response payload size exceeded maximum allowed payload size ({MAX_PAYLOAD} bytes)."
-        ),
+        &format!("Response payload size exceeded maximum allowed payload size ({limit} bytes)."),
     )
 }
 
 /// `error_type` is in Lambda's pattern and `message` our own: neither needs escaping.
-fn error_body(error_type: &str, message: &str) -> Bytes {
+pub(super) fn error_body(error_type: &str, message: &str) -> Bytes {
     format!("{{\"errorType\":\"{error_type}\",\"errorMessage\":\"{message}\"}}").into()
 }
 

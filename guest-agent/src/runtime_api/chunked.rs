@@ -33,6 +33,7 @@ enum Stage {
     Data(usize),
     DataEnd,
     Trailer,
+    Done,
 }
 
 impl Chunked {
@@ -48,6 +49,11 @@ impl Chunked {
     /// The error that the trailer told of, once the body is complete.
     pub(super) fn take_error(&mut self) -> Option<StreamError> {
         self.error.take()
+    }
+
+    /// What has come of the body since this was asked last: for one that is passed on in pieces.
+    pub(super) fn take_piece(&mut self) -> Bytes {
+        self.body.split().freeze()
     }
 
     /// The body, once it is complete.
@@ -95,7 +101,7 @@ impl Chunked {
                 },
                 Stage::Trailer => match take_line(input)? {
                     None => return Ok(false),
-                    Some(line) if line.is_empty() => return Ok(true),
+                    Some(line) if line.is_empty() => self.stage = Stage::Done,
                     Some(line) => {
                         let colon = line.iter().position(|b| *b == b':');
                         let (name, value) = line.split_at(colon.ok_or(RequestError::Chunk)?);
@@ -109,6 +115,7 @@ impl Chunked {
                         }
                     }
                 },
+                Stage::Done => return Ok(true),
             }
         }
     }

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use nix::sys::epoll::EpollFlags;
 
 use crate::outbox::Outbox;
-use crate::runtime_api::request::{Parsed, Parser, Request, RequestError};
+use crate::runtime_api::chunked::StreamError;
+use crate::runtime_api::request::{Body, Parsed, Parser, Request, RequestError};
 
 /// Bytes that a client may send ahead of the answer that it waits for.
 const MAX_AHEAD: usize = 64 * 1024;
@@ -20,6 +21,10 @@ pub(crate) enum Input {
     /// Nothing more at the moment.
     Quiet,
     Request(Request),
+    /// More of a body that comes in pieces.
+    Piece(Bytes),
+    /// That was the last of it, or its runtime says that there will be no more.
+    StreamEnd(Option<StreamError>),
     /// These bytes are no request: say so and close.
     Malformed(RequestError),
 }
@@ -32,6 +37,12 @@ pub(crate) struct Connection {
     out: Outbox,
     /// A request was taken and not answered.
     pending: bool,
+    /// Its body is still coming in.
+    streaming: bool,
+    /// Nothing is read at the moment: what was read has not been passed on yet.
+    pub(crate) paused: bool,
+    /// What a request whose body is thrown away will be answered at its end.
+    pub(crate) verdict: Option<Bytes>,
     /// Close once everything has been sent.
     closing: bool,
     /// The client sends nothing more; it may still want its answer.
@@ -57,6 +68,9 @@ impl Connection {
             parser: Parser::new(),
             out: Outbox::default(),
             pending: false,
+            streaming: false,
+            paused: false,
+            verdict: None,
             closing: false,
             half_closed: false,
             watched: EpollFlags::EPOLLIN,
@@ -67,6 +81,8 @@ impl Connection {
     /// `EAGAIN`: what is left will be reported again.
     pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Received {
         match self.stream.read(scratch) {
+            // The rest of a body is not coming.
+            Ok(0) if self.streaming => Received::Gone,
             // Some clients shut their sending side down after the request.
             Ok(0) if self.pending || self.blocked() => {
                 self.half_closed = true;
@@ -76,10 +92,10 @@ impl Connection {
             Ok(0) => Received::Gone,
             // Nothing more is wanted from a client that is being closed; the bytes are read so
             // that the close is an orderly one.
-            Ok(_) if self.closing => Received::Open,
+            Ok(_) if self.closing && !self.streaming => Received::Open,
             Ok(count) => {
                 self.parser.feed(&scratch[..count]);
-                if self.pending && self.parser.buffered() > MAX_AHEAD {
+                if self.pending && !self.streaming && self.parser.buffered() > MAX_AHEAD {
                     Received::Gone
                 } else {
                     Received::Open
@@ -94,7 +110,7 @@ impl Connection {
 
     /// The next request, unless the last one has not been answered.
     pub(crate) fn input(&mut self) -> Input {
-        if self.pending || self.closing {
+        if !self.streaming && (self.pending || self.closing) {
             return Input::Quiet;
         }
         loop {
@@ -111,7 +127,13 @@ impl Connection {
                 Ok(Parsed::Request(request)) => {
                     self.pending = true;
                     self.closing = !request.keep_alive;
+                    self.streaming = matches!(request.body, Body::Streamed { .. });
                     return Input::Request(request);
+                }
+                Ok(Parsed::Piece(bytes)) => return Input::Piece(bytes),
+                Ok(Parsed::StreamEnd(error)) => {
+                    self.streaming = false;
+                    return Input::StreamEnd(error);
                 }
                 Err(error) => return Input::Malformed(error),
             }
@@ -129,6 +151,7 @@ impl Connection {
     /// Answers, and closes after that.
     pub(crate) fn reply_and_close(&mut self, reply: Bytes) -> io::Result<()> {
         self.closing = true;
+        self.streaming = false;
         self.reply(reply, Bytes::new())
     }
 
@@ -140,7 +163,7 @@ impl Connection {
     /// What the event loop should wait for.
     pub(crate) fn interest(&self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
-        flags.set(EpollFlags::EPOLLIN, !self.half_closed);
+        flags.set(EpollFlags::EPOLLIN, !self.half_closed && !self.paused);
         flags.set(EpollFlags::EPOLLOUT, self.blocked());
         flags
     }

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use hearth_protocol::agent::Invoke;
-use hearth_protocol::guest::MAX_PAYLOAD;
 use serde::Serialize;
 
 use crate::lifecycle::{AnswerError, InvalidTransition};
@@ -53,11 +52,11 @@ pub(crate) fn transition_refused(error: InvalidTransition) -> Bytes {
 }
 
 /// The result is longer than a payload may be.
-pub(crate) fn payload_too_long() -> Bytes {
+pub(crate) fn payload_too_long(limit: u64) -> Bytes {
     problem(
         "413 Payload Too Large",
         "RequestEntityTooLarge",
-        &format_args!("Exceeded maximum allowed payload size ({MAX_PAYLOAD} bytes)."),
+        &format_args!("Exceeded maximum allowed payload size ({limit} bytes)."),
     )
 }
 
@@ -176,7 +175,7 @@ mod tests {
         assert!(
             body.contains("\"State transition from Started to Ready failed for runtime. Error: ")
         );
-        let too_long = payload_too_long();
+        let too_long = payload_too_long(1);
         let (status, body) = body_of(&too_long);
         assert_eq!(status, "HTTP/1.1 413 Payload Too Large");
         assert!(body.contains("RequestEntityTooLarge"));

@@ -38,6 +38,11 @@ pub(crate) enum Body {
     Whole(Bytes),
     /// Longer than a payload may be; it was thrown away.
     TooLong,
+    /// It comes in pieces, as [`Parsed::Piece`], and ends with [`Parsed::StreamEnd`].
+    Streamed {
+        /// `Content-Type`.
+        content_type: Option<String>,
+    },
 }
 
 /// One request.
@@ -62,6 +67,10 @@ pub(crate) enum Parsed {
     /// The client waits for `100 Continue` before it sends the body.
     ExpectsContinue,
     Request(Request),
+    /// Of the body of the request before.
+    Piece(Bytes),
+    /// That body is complete, or its runtime says that it never will be.
+    StreamEnd(Option<StreamError>),
 }
 
 #[derive(Debug)]
@@ -72,6 +81,27 @@ struct Head {
     error_type: Option<String>,
     stream_error: Option<StreamError>,
     expects_continue: bool,
+    /// `Lambda-Runtime-Function-Response-Mode: streaming`.
+    streaming: bool,
+    content_type: Option<String>,
+}
+
+impl Head {
+    /// Whether this is a result that is passed on while it comes in.
+    fn streams(&self) -> bool {
+        self.streaming && self.method == "POST" && self.target.ends_with("/response")
+    }
+
+    fn request(self, body: Body) -> Request {
+        Request {
+            method: self.method,
+            target: self.target,
+            keep_alive: self.keep_alive,
+            error_type: self.error_type,
+            stream_error: self.stream_error,
+            body,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -82,6 +112,11 @@ enum Stage {
     /// `left` bytes of a body that is too long are to be thrown away.
     Discard(Head, usize),
     Chunked(Head, Chunked),
+    /// The request was handed out already.
+    Streaming {
+        chunked: Chunked,
+        expects_continue: bool,
+    },
 }
 
 /// One connection's parser.
@@ -116,9 +151,31 @@ impl Parser {
                 return Ok(Parsed::Incomplete);
             };
             self.stage = stage;
+            if let Some(request) = self.begin_stream() {
+                return Ok(Parsed::Request(request));
+            }
+        }
+        if let Stage::Streaming {
+            chunked,
+            expects_continue,
+        } = &mut self.stage
+        {
+            let finished = chunked.advance(&mut self.buffer)?;
+            let piece = chunked.take_piece();
+            return Ok(if !piece.is_empty() {
+                Parsed::Piece(piece)
+            } else if finished {
+                let error = chunked.take_error();
+                self.stage = Stage::Head;
+                Parsed::StreamEnd(error)
+            } else if std::mem::take(expects_continue) {
+                Parsed::ExpectsContinue
+            } else {
+                Parsed::Incomplete
+            });
         }
         let finished = match &mut self.stage {
-            Stage::Head => return Ok(Parsed::Incomplete),
+            Stage::Head | Stage::Streaming { .. } => return Ok(Parsed::Incomplete),
             Stage::Length(_, len) => (self.buffer.len() >= *len)
                 .then(|| Body::Whole(self.buffer.split_to(*len).freeze())),
             Stage::Discard(_, left) => {
@@ -141,22 +198,33 @@ impl Parser {
             }
             (None, _) => Ok(Parsed::Incomplete),
             (Some(body), _) => match std::mem::replace(&mut self.stage, Stage::Head) {
-                Stage::Head => Ok(Parsed::Incomplete),
+                Stage::Head | Stage::Streaming { .. } => Ok(Parsed::Incomplete),
                 Stage::Length(head, _) | Stage::Discard(head, _) | Stage::Chunked(head, _) => {
                     if self.buffer.is_empty() {
                         // What is left of it would keep the body's memory alive with it.
                         self.buffer = BytesMut::new();
                     }
-                    Ok(Parsed::Request(Request {
-                        method: head.method,
-                        target: head.target,
-                        keep_alive: head.keep_alive,
-                        error_type: head.error_type,
-                        stream_error: head.stream_error,
-                        body,
-                    }))
+                    Ok(Parsed::Request(head.request(body)))
                 }
             },
+        }
+    }
+
+    /// The request whose body is about to come in pieces, if it is one.
+    fn begin_stream(&mut self) -> Option<Request> {
+        match std::mem::replace(&mut self.stage, Stage::Head) {
+            Stage::Chunked(mut head, chunked) if head.streams() => {
+                self.stage = Stage::Streaming {
+                    chunked,
+                    expects_continue: head.expects_continue,
+                };
+                let content_type = head.content_type.take();
+                Some(head.request(Body::Streamed { content_type }))
+            }
+            other => {
+                self.stage = other;
+                None
+            }
         }
     }
 
@@ -177,6 +245,8 @@ impl Parser {
             error_type: None,
             stream_error: None,
             expects_continue: false,
+            streaming: false,
+            content_type: None,
         };
         let mut content_length = None;
         let mut chunked = false;
@@ -204,6 +274,10 @@ impl Parser {
                 head.expects_continue = value.trim_ascii().eq_ignore_ascii_case(b"100-continue");
             } else if name.eq_ignore_ascii_case("lambda-runtime-function-error-type") {
                 head.error_type = error_type(value);
+            } else if name.eq_ignore_ascii_case("lambda-runtime-function-response-mode") {
+                head.streaming = value.trim_ascii().eq_ignore_ascii_case(b"streaming");
+            } else if name.eq_ignore_ascii_case("content-type") {
+                head.content_type = content_type(value);
             }
         }
         if chunked && content_length.is_some() {
@@ -228,6 +302,14 @@ fn content_length_of(value: &[u8]) -> Option<usize> {
         return None;
     }
     std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// A content type, if it is one line of printable text of some length.
+fn content_type(value: &[u8]) -> Option<String> {
+    const MAX_CONTENT_TYPE: usize = 256;
+    let value = std::str::from_utf8(value.trim_ascii()).ok()?;
+    let printable = value.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+    (printable && !value.is_empty() && value.len() <= MAX_CONTENT_TYPE).then(|| value.to_owned())
 }
 
 /// Lambda keeps an error type of the form `Runtime.Name` or `Function.Name` and calls every other
@@ -333,6 +415,7 @@ mod tests {
             match found.body {
                 Body::Whole(body) => assert!(kept && body.len() == len),
                 Body::TooLong => assert!(!kept),
+                Body::Streamed { .. } => panic!("nobody asked for it"),
             }
         }
     }
@@ -370,6 +453,44 @@ mod tests {
                 body: Bytes::from_static(b"{\"a\":1}"),
             })
         );
+    }
+
+    #[test]
+    fn a_streamed_body_is_handed_on_as_it_comes_and_not_held() {
+        let mut parser = Parser::new();
+        parser.feed(
+            b"POST /2018-06-01/runtime/invocation/1/response HTTP/1.1\r\n\
+            Transfer-Encoding: chunked\r\nContent-Type: text/x\r\n\
+            Lambda-Runtime-Function-Response-Mode: Streaming\r\n\r\n2\r\nab\r\n3\r\nc",
+        );
+        let content_type = Some("text/x".to_owned());
+        assert_eq!(
+            request(parser.advance().unwrap()).body,
+            Body::Streamed { content_type }
+        );
+        let piece = |bytes: &'static [u8]| Parsed::Piece(Bytes::from_static(bytes));
+        assert_eq!(parser.advance().unwrap(), piece(b"abc"));
+        assert_eq!(parser.advance().unwrap(), Parsed::Incomplete);
+        assert_eq!(parser.buffered(), 0);
+        parser.feed(b"de\r\n0\r\nLambda-Runtime-Function-Error-Type: Runtime.Broken\r\n\r\nGET ");
+        assert_eq!(parser.advance().unwrap(), piece(b"de"));
+        assert!(
+            matches!(parser.advance().unwrap(), Parsed::StreamEnd(Some(error))
+                if error.error_type.as_deref() == Some("Runtime.Broken"))
+        );
+        parser.feed(b"/next HTTP/1.1\r\n\r\n");
+        assert_eq!(request(parser.advance().unwrap()).target, "/next");
+    }
+
+    #[test]
+    fn only_results_are_streamed() {
+        let mut parser = Parser::new();
+        parser.feed(
+            b"POST /2018-06-01/runtime/init/error HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\
+            Lambda-Runtime-Function-Response-Mode: streaming\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        );
+        let body = Body::Whole(Bytes::from_static(b"x"));
+        assert_eq!(request(parser.advance().unwrap()).body, body);
     }
 
     #[test]

@@ -24,6 +24,9 @@ const FUNCTION_ERROR: u8 = 0x87;
 const LOG: u8 = 0x88;
 const RUNTIME_EXITED: u8 = 0x89;
 const FATAL: u8 = 0x8a;
+const RESPONSE_START: u8 = 0x8b;
+const RESPONSE_CHUNK: u8 = 0x8c;
+const RESPONSE_END: u8 = 0x8d;
 
 /// What the host tells the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +60,12 @@ pub enum AgentMessage {
     InitFailed(InitFailed, Bytes),
     /// The function's result.
     Response(Response, Bytes),
+    /// The function begins to stream its result.
+    ResponseStart(ResponseStart),
+    /// The next bytes of a streamed result, at most [`crate::guest::MAX_CHUNK`].
+    ResponseChunk(Bytes),
+    /// The streamed result is complete, or will never be. The payload is the error's body.
+    ResponseEnd(ResponseEnd, Bytes),
     /// The runtime reported that the function failed. The payload is the body it posted.
     FunctionError(FunctionError, Bytes),
     /// Whole lines that the function wrote, each with its newline.
@@ -181,6 +190,29 @@ pub struct Usage {
 pub struct Response {
     /// Which invocation this answers.
     pub request_id: String,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// The function begins to stream its result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResponseStart {
+    /// Which invocation this answers.
+    pub request_id: String,
+    /// `Content-Type` that the runtime gave the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+}
+
+/// A streamed result has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResponseEnd {
+    /// Which invocation this answers.
+    pub request_id: String,
+    /// Set if the result broke off; such as `Runtime.TruncatedResponse`, or what the runtime's
+    /// trailer said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
     /// What it used.
     pub usage: Usage,
 }
@@ -314,6 +346,9 @@ impl From<AgentMessage> for Frame {
             AgentMessage::Ready(meta) => frame(READY, &meta, Bytes::new()),
             AgentMessage::InitFailed(meta, body) => frame(INIT_FAILED, &meta, body),
             AgentMessage::Response(meta, body) => frame(RESPONSE, &meta, body),
+            AgentMessage::ResponseStart(meta) => frame(RESPONSE_START, &meta, Bytes::new()),
+            AgentMessage::ResponseChunk(bytes) => bare(RESPONSE_CHUNK, bytes),
+            AgentMessage::ResponseEnd(meta, body) => frame(RESPONSE_END, &meta, body),
             AgentMessage::FunctionError(meta, body) => frame(FUNCTION_ERROR, &meta, body),
             AgentMessage::Log(meta, lines) => frame(LOG, &meta, lines),
             AgentMessage::RuntimeExited(meta) => frame(RUNTIME_EXITED, &meta, Bytes::new()),
@@ -333,6 +368,9 @@ impl TryFrom<Frame> for AgentMessage {
             READY => Self::Ready(parse(&frame)?),
             INIT_FAILED => Self::InitFailed(parse(&frame)?, frame.payload),
             RESPONSE => Self::Response(parse(&frame)?, frame.payload),
+            RESPONSE_START => Self::ResponseStart(parse(&frame)?),
+            RESPONSE_CHUNK => Self::ResponseChunk(frame.payload),
+            RESPONSE_END => Self::ResponseEnd(parse(&frame)?, frame.payload),
             FUNCTION_ERROR => Self::FunctionError(parse(&frame)?, frame.payload),
             LOG => Self::Log(parse(&frame)?, frame.payload),
             RUNTIME_EXITED => Self::RuntimeExited(parse(&frame)?),
@@ -406,6 +444,19 @@ mod tests {
             AgentMessage::Response(
                 Response {
                     request_id: "r".into(),
+                    usage,
+                },
+                body.clone(),
+            ),
+            AgentMessage::ResponseStart(ResponseStart {
+                request_id: "r".into(),
+                content_type: Some("text/plain".into()),
+            }),
+            AgentMessage::ResponseChunk(body.clone()),
+            AgentMessage::ResponseEnd(
+                ResponseEnd {
+                    request_id: "r".into(),
+                    error_type: Some("Runtime.TruncatedResponse".into()),
                     usage,
                 },
                 body.clone(),

@@ -13,7 +13,11 @@
 //! 4. The host sends [`Invoke`](HostMessage::Invoke). The agent answers with exactly one of
 //!    [`Response`](AgentMessage::Response), [`FunctionError`](AgentMessage::FunctionError) and
 //!    [`RuntimeExited`](AgentMessage::RuntimeExited); after the first two, `Ready` follows as soon
-//!    as the runtime asks for the next invocation, and then the instance may be frozen.
+//!    as the runtime asks for the next invocation, and then the instance may be frozen. In place of
+//!    `Response` may come [`ResponseStart`](AgentMessage::ResponseStart), any number of
+//!    [`ResponseChunk`](AgentMessage::ResponseChunk)s as the function writes them, and
+//!    [`ResponseEnd`](AgentMessage::ResponseEnd), or `RuntimeExited` where it dies half-way. A host
+//!    that reads slowly is waited for: the agent keeps little, and stops reading the runtime.
 //!
 //! [`Log`](AgentMessage::Log) frames come in between; what a function wrote before it answered is
 //! sent before its answer. [`Ping`](HostMessage::Ping) is answered in any state.
@@ -24,5 +28,5 @@ mod message;
 pub use frame::{Frame, FrameDecoder, FrameError, HEADER_LEN, MAX_META, VERSION};
 pub use message::{
     AgentMessage, Configure, Exit, FunctionError, Hello, HostMessage, InitFailed, Invoke, Log,
-    MessageError, Ready, Response, RuntimeExited, Thaw, Usage,
+    MessageError, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited, Thaw, Usage,
 };
