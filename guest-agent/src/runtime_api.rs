@@ -12,3 +12,4 @@ pub(crate) mod connection;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod route;
+pub(crate) mod socket;

@@ -46,6 +46,10 @@ pub const CLOCK_PORTS: u64 = 8;
 /// Where the agent serves the Lambda Runtime API, as `AWS_LAMBDA_RUNTIME_API` says it.
 pub const RUNTIME_API_ADDRESS: &str = "127.0.0.1:9001";
 
+/// Name of the abstract Unix socket where the agent serves the same API: for the runtimes of Hearth's
+/// own images, which need half the kernel's work for it.
+pub const RUNTIME_API_SOCKET: &str = "hearth-runtime-api";
+
 /// User and group id of `sbx_user1051`, which functions run as.
 pub const FUNCTION_UID: u32 = 993;
 

@@ -11,18 +11,20 @@ use super::host_messages::Flow;
 use super::{Agent, AgentError};
 use crate::lifecycle::ConnectionId;
 use crate::runtime_api::connection::{Connection, Received};
+use crate::runtime_api::socket::Socket;
 
 const OUTPUT: u64 = 0;
 const HOST: u64 = 1;
 const LISTENER: u64 = 2;
 const CHILDREN: u64 = 3;
+const LOCAL_LISTENER: u64 = 4;
 /// Connections follow, by their index.
 const CONNECTIONS: u64 = 16;
 /// More at once than any runtime opens.
 const MAX_CONNECTIONS: usize = 32;
 /// Everything there is can be ready at once, and is then reported at once, which the order of
 /// output before answers relies on.
-const MAX_EVENTS: usize = 4 + MAX_CONNECTIONS;
+const MAX_EVENTS: usize = 5 + MAX_CONNECTIONS;
 
 impl Agent {
     pub(super) fn register(&mut self) -> Result<(), AgentError> {
@@ -32,6 +34,7 @@ impl Agent {
             .add(&self.output, readable(OUTPUT))
             .and_then(|()| epoll.add(&self.host, readable(HOST)))
             .and_then(|()| epoll.add(&self.listener, readable(LISTENER)))
+            .and_then(|()| epoll.add(&self.local_listener, readable(LOCAL_LISTENER)))
             .and_then(|()| epoll.add(&self.children, readable(CHILDREN)))
             .map_err(AgentError::errno("epoll"))
     }
@@ -74,7 +77,10 @@ impl Agent {
                 }
             }
             if ready(LISTENER).is_some() {
-                self.accept()?;
+                self.accept_loopback()?;
+            }
+            if ready(LOCAL_LISTENER).is_some() {
+                self.accept_local()?;
             }
             if ready(CHILDREN).is_some() {
                 self.reap()?;
@@ -108,16 +114,22 @@ impl Agent {
         let Some(Some(connection)) = self.connections.get_mut(id.0) else {
             return Ok(());
         };
-        // Errors and hang-ups are reported whether one waits for them or not.
+        // Errors and hang-ups are reported whether one waits for them or not. The last words of a
+        // client that has gone may still be there to read.
         let broken = events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+        let readable = events.contains(EpollFlags::EPOLLIN);
         let unsent = events.contains(EpollFlags::EPOLLOUT) && connection.flush().is_err();
-        if broken || unsent {
+        if (broken && !readable) || unsent {
             self.close(id);
             return Ok(());
         }
-        if events.contains(EpollFlags::EPOLLIN) {
+        if readable {
             match connection.receive(&mut self.scratch) {
                 Received::Open => {}
+                Received::HalfClosed if broken => {
+                    self.close(id);
+                    return Ok(());
+                }
                 Received::HalfClosed => self.life.connection_half_closed(id),
                 Received::Gone => {
                     self.close(id);
@@ -128,11 +140,32 @@ impl Agent {
         self.handle_requests(id)
     }
 
-    fn accept(&mut self) -> Result<(), AgentError> {
+    fn accept_loopback(&mut self) -> Result<(), AgentError> {
         // A client that went away before it was accepted is no failure of ours.
         let Ok((stream, _)) = self.listener.accept() else {
             return Ok(());
         };
+        // Acknowledgements of what a runtime sends travel with the answers to it, from the first
+        // exchange on: one of its own costs nearly as much as a message.
+        stream
+            .set_nonblocking(true)
+            .and_then(|()| stream.set_quickack(false))
+            .map_err(AgentError::io("accepted connection"))?;
+        self.admit(Socket::Loopback(stream))
+    }
+
+    fn accept_local(&mut self) -> Result<(), AgentError> {
+        let Ok((stream, _)) = self.local_listener.accept() else {
+            return Ok(());
+        };
+        stream
+            .set_nonblocking(true)
+            .map_err(AgentError::io("accepted connection"))?;
+        self.admit(Socket::Local(stream))
+    }
+
+    /// Takes a client in, if there is room; else the connection is dropped, hence closed.
+    fn admit(&mut self, socket: Socket) -> Result<(), AgentError> {
         let free = self.connections.iter().position(Option::is_none);
         let index = match free {
             Some(index) => index,
@@ -140,24 +173,15 @@ impl Agent {
                 self.connections.push(None);
                 self.connections.len() - 1
             }
-            // Dropped, hence closed.
             None => return Ok(()),
         };
-        stream
-            .set_nonblocking(true)
-            .map_err(AgentError::io("accepted connection"))?;
-        // Acknowledgements of what a runtime sends travel with the answers to it, from the first
-        // exchange on: one of its own costs nearly as much as a message.
-        stream
-            .set_quickack(false)
-            .map_err(AgentError::io("accepted connection"))?;
         self.epoll
             .add(
-                &stream,
+                &socket,
                 EpollEvent::new(EpollFlags::EPOLLIN, token(ConnectionId(index))),
             )
             .map_err(AgentError::errno("epoll"))?;
-        self.connections[index] = Some(Connection::new(stream));
+        self.connections[index] = Some(Connection::new(socket));
         Ok(())
     }
 

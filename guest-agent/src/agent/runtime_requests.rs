@@ -69,9 +69,9 @@ impl Agent {
             Route::Response(request_id) if matches!(request.body, Body::Streamed { .. }) => {
                 return self.begin_stream(id, request_id, request.body);
             }
-            Route::Response(request_id) => self.response(&request_id, request)?,
-            Route::Error(request_id) => self.error(&request_id, request)?,
-            Route::InitError => self.init_error(request)?,
+            Route::Response(request_id) => self.response(id, &request_id, request)?,
+            Route::Error(request_id) => self.error(id, &request_id, request)?,
+            Route::InitError => self.init_error(id, request)?,
             Route::Ping => reply::pong(),
             Route::NotFound => reply::not_found(),
             Route::MethodNotAllowed => reply::method_not_allowed(),
@@ -106,7 +106,12 @@ impl Agent {
         }
     }
 
-    fn response(&mut self, request_id: &str, request: Request) -> Result<Bytes, AgentError> {
+    fn response(
+        &mut self,
+        id: ConnectionId,
+        request_id: &str,
+        request: Request,
+    ) -> Result<Bytes, AgentError> {
         if let Err(error) = self.life.answer(request_id, "InvocationResponse") {
             return Ok(reply::answer_refused(error));
         }
@@ -127,11 +132,16 @@ impl Agent {
                 reply::payload_too_long(MAX_PAYLOAD as u64),
             ),
         };
-        self.answer_host(message)?;
+        self.answer_for(id, message)?;
         Ok(answer)
     }
 
-    fn error(&mut self, request_id: &str, request: Request) -> Result<Bytes, AgentError> {
+    fn error(
+        &mut self,
+        id: ConnectionId,
+        request_id: &str,
+        request: Request,
+    ) -> Result<Bytes, AgentError> {
         if let Err(error) = self.life.answer(request_id, "InvocationErrorResponse") {
             return Ok(reply::answer_refused(error));
         }
@@ -146,11 +156,11 @@ impl Agent {
                 reply::payload_too_long(MAX_PAYLOAD as u64),
             ),
         };
-        self.answer_host(function_error(request_id, error_type, usage, body))?;
+        self.answer_for(id, function_error(request_id, error_type, usage, body))?;
         Ok(answer)
     }
 
-    fn init_error(&mut self, request: Request) -> Result<Bytes, AgentError> {
+    fn init_error(&mut self, id: ConnectionId, request: Request) -> Result<Bytes, AgentError> {
         if let Err(error) = self.life.init_error() {
             return Ok(reply::transition_refused(error));
         }
@@ -164,7 +174,10 @@ impl Agent {
             ),
         };
         let error_type = error_type.unwrap_or_else(|| "Runtime.Unknown".to_owned());
-        self.answer_host(AgentMessage::InitFailed(InitFailed { error_type }, body))?;
+        self.answer_for(
+            id,
+            AgentMessage::InitFailed(InitFailed { error_type }, body),
+        )?;
         Ok(answer)
     }
 
@@ -175,6 +188,19 @@ impl Agent {
         self.host.flush()?;
         self.cgroup.limit_invocation(None)?;
         Ok(())
+    }
+
+    /// The same, unless the runtime has asked for the next event together with its answer: then
+    /// its `Ready` leaves with the answer, at the end of this turn.
+    fn answer_for(&mut self, id: ConnectionId, message: AgentMessage) -> Result<(), AgentError> {
+        match self.connections.get(id.0) {
+            Some(Some(connection)) if connection.asks_for_more() => {
+                self.host.queue(message)?;
+                self.cgroup.limit_invocation(None)?;
+                Ok(())
+            }
+            _ => self.answer_host(message),
+        }
     }
 
     fn cpu_us_so_far(&self) -> u64 {

@@ -6,7 +6,7 @@ mod streaming;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +23,7 @@ use crate::vsock::HostStream;
 
 /// No answer takes this long.
 const DEADLINE: Duration = Duration::from_secs(20);
+const NEXT: &str = "/2018-06-01/runtime/invocation/next";
 
 /// The agent at work, seen from all its sides.
 struct Guest {
@@ -51,10 +52,12 @@ impl Guest {
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let api = listener.local_addr().unwrap();
+        let local = cgroup.path().join("local");
         let (host, agents_end) = UnixStream::pair().unwrap();
         host.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut agent = Agent::assemble(
             listener,
+            UnixListener::bind(&local).unwrap(),
             HostLink::new(HostStream::new(agents_end.into()).unwrap()),
             RuntimeCgroup::open(cgroup.path().to_owned()).unwrap(),
             SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap(),
@@ -77,14 +80,26 @@ impl Guest {
 
     /// A guest whose runtime waits on the returned connection.
     fn ready() -> (Self, Runtime) {
-        let mut guest = Self::starting();
-        let mut runtime = guest.connect();
-        runtime.get("/2018-06-01/runtime/invocation/next");
-        match guest.hear() {
+        let guest = Self::starting();
+        let runtime = guest.connect();
+        guest.waits(runtime)
+    }
+
+    /// The same with a runtime of Hearth's own images.
+    fn locally_ready() -> (Self, Runtime<UnixStream>) {
+        let guest = Self::starting();
+        let stream = UnixStream::connect(guest.cgroup.path().join("local")).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        guest.waits(Runtime(stream))
+    }
+
+    fn waits<S: Read + Write>(mut self, mut runtime: Runtime<S>) -> (Self, Runtime<S>) {
+        runtime.get(NEXT);
+        match self.hear() {
             AgentMessage::Ready(ready) => assert!(ready.init_us.is_some()),
             other => panic!("{other:?}"),
         }
-        (guest, runtime)
+        (self, runtime)
     }
 
     /// A guest whose runtime has an event with the request id `1`.
@@ -138,9 +153,9 @@ impl Guest {
 }
 
 /// A client of the Runtime API.
-struct Runtime(TcpStream);
+struct Runtime<S = TcpStream>(S);
 
-impl Runtime {
+impl<S: Read + Write> Runtime<S> {
     fn get(&mut self, path: &str) {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
         self.0.write_all(request.as_bytes()).unwrap();
@@ -217,9 +232,50 @@ fn an_invocation_goes_from_the_host_to_the_runtime_and_back() {
             }
             other => panic!("{other:?}"),
         }
-        runtime.get("/2018-06-01/runtime/invocation/next");
+        runtime.get(NEXT);
         assert!(matches!(guest.hear(), AgentMessage::Ready(r) if r.init_us.is_none()));
     }
+    guest.finish();
+}
+
+#[test]
+fn a_local_runtime_answers_and_asks_for_more_at_once_and_is_woken_once() {
+    let (mut guest, mut runtime) = Guest::locally_ready();
+    guest.say([invoke("1", b"{}")]);
+    assert!(runtime.reply().starts_with("HTTP/1.1 200 OK\r\n"));
+    for (id, next) in [("1", "2"), ("2", "3")] {
+        let both = format!(
+            "POST /2018-06-01/runtime/invocation/{id}/response HTTP/1.1\r\nContent-Length: 4\r\n\r\n\
+             doneGET {NEXT} HTTP/1.1\r\n\r\n"
+        );
+        runtime.0.write_all(both.as_bytes()).unwrap();
+        match guest.hear() {
+            AgentMessage::Response(response, _) => assert_eq!(response.request_id, id),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(guest.hear(), AgentMessage::Ready(_)));
+        // Both were said in one turn, so the 202 would be here if it had not been kept back.
+        runtime.0.set_nonblocking(true).unwrap();
+        let early = runtime.0.read(&mut [0]).unwrap_err();
+        assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock);
+        runtime.0.set_nonblocking(false).unwrap();
+        guest.say([invoke(next, b"{}")]);
+        assert!(runtime.reply().starts_with("HTTP/1.1 202 "));
+        assert!(runtime.reply().contains(&format!("Request-Id: {next}\r\n")));
+    }
+    guest.finish();
+}
+
+#[test]
+fn the_last_words_of_a_local_runtime_that_is_gone_are_heard() {
+    let (mut guest, mut runtime) = Guest::locally_ready();
+    guest.say([invoke("1", b"{}")]);
+    runtime.reply();
+    let path = "/2018-06-01/runtime/invocation/1/response";
+    let words = format!("POST {path} HTTP/1.1\r\nContent-Length: 4\r\n\r\ndone");
+    runtime.0.write_all(words.as_bytes()).unwrap();
+    drop(runtime);
+    assert!(matches!(guest.hear(), AgentMessage::Response(_, body) if body == "done"));
     guest.finish();
 }
 
@@ -417,7 +473,7 @@ fn a_runtime_that_gave_up_its_connection_waits_on_a_new_one() {
     let (mut guest, runtime) = Guest::ready();
     drop(runtime);
     let mut again = guest.connect();
-    again.get("/2018-06-01/runtime/invocation/next");
+    again.get(NEXT);
     // Its `next` has been handled when this, behind it on another connection, is answered.
     let mut other = guest.connect();
     other.get("/2018-06-01/ping");

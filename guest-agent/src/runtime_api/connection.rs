@@ -2,18 +2,20 @@
 //! it has not taken yet.
 
 use std::io::{self, Read};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use nix::sys::epoll::EpollFlags;
 
 use crate::outbox::Outbox;
 use crate::runtime_api::chunked::StreamError;
 use crate::runtime_api::request::{Body, Parsed, Parser, Request, RequestError};
+use crate::runtime_api::socket::Socket;
 
 /// Bytes that a client may send ahead of the answer that it waits for.
 const MAX_AHEAD: usize = 64 * 1024;
+/// Longest reply that is kept back for the next. Those to answers are shorter.
+const MAX_HELD: usize = 1024;
 
 /// What a connection has to say.
 #[derive(Debug)]
@@ -32,9 +34,11 @@ pub(crate) enum Input {
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    socket: Socket,
     parser: Parser,
     out: Outbox,
+    /// A reply that leaves with the next one.
+    held: BytesMut,
     /// A request was taken and not answered.
     pending: bool,
     /// Its body is still coming in.
@@ -61,12 +65,13 @@ pub(crate) enum Received {
 }
 
 impl Connection {
-    /// `stream` must be non-blocking.
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    /// `socket` must be non-blocking.
+    pub(crate) fn new(socket: Socket) -> Self {
         Self {
-            stream,
+            socket,
             parser: Parser::new(),
             out: Outbox::default(),
+            held: BytesMut::new(),
             pending: false,
             streaming: false,
             paused: false,
@@ -80,7 +85,7 @@ impl Connection {
     /// Reads once. Readiness is level-triggered, so a short read needs no second one to see
     /// `EAGAIN`: what is left will be reported again.
     pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Received {
-        match self.stream.read(scratch) {
+        match (&self.socket).read(scratch) {
             // The rest of a body is not coming.
             Ok(0) if self.streaming => Received::Gone,
             // Some clients shut their sending side down after the request.
@@ -140,9 +145,22 @@ impl Connection {
         }
     }
 
-    /// Answers the request that was taken last, in one `send` if the client takes it.
+    /// Whether the client has sent its next request already, or a part of it, and waits for both
+    /// replies at once.
+    pub(crate) fn asks_for_more(&self) -> bool {
+        self.socket.is_local() && !self.closing && self.parser.buffered() > 0
+    }
+
+    /// Answers the request that was taken last, in one `send` if the client takes it: at once, or
+    /// together with the next reply if that is all that the client waits for.
     pub(crate) fn reply(&mut self, head: Bytes, body: Bytes) -> io::Result<()> {
         self.pending = false;
+        if self.asks_for_more() && head.len() + body.len() <= MAX_HELD {
+            self.held.extend_from_slice(&head);
+            self.held.extend_from_slice(&body);
+            return Ok(());
+        }
+        self.out.push(self.held.split().freeze());
         self.out.push(head);
         self.out.push(body);
         self.flush()
@@ -157,7 +175,7 @@ impl Connection {
 
     /// Sends what is queued.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.out.send(&self.stream)
+        self.out.send(&self.socket)
     }
 
     /// What the event loop should wait for.
@@ -180,6 +198,6 @@ impl Connection {
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.socket.as_fd()
     }
 }

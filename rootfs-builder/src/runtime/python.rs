@@ -13,6 +13,10 @@ use std::path::Path;
 pub(super) const REQUIREMENTS: &str = include_str!("../../python/requirements.txt");
 /// `/var/runtime/bootstrap`.
 pub(super) const BOOTSTRAP: &str = include_str!("../../python/bootstrap");
+/// The client's transport, `/var/runtime/runtime_client.py`.
+pub(super) const TRANSPORT: &str = include_str!("../../python/runtime_client.py");
+/// The transport that the client brings along. It would be found first.
+const NATIVE_TRANSPORT: &str = "runtime_client.cpython-311-x86_64-linux-gnu.so";
 
 const RUNTIME: &str = "var/runtime";
 const LIBRARY: &str = "usr/lib/python3.11";
@@ -27,6 +31,10 @@ pub(super) fn complete(
     progress: &dyn Progress,
 ) -> Result<(), RuntimeError> {
     install_client(root, work, progress)?;
+    let native = root.join(RUNTIME).join(NATIVE_TRANSPORT);
+    fs::remove_file(&native).map_err(RuntimeError::io("remove", &native))?;
+    let transport = root.join(RUNTIME).join("runtime_client.py");
+    fs::write(&transport, TRANSPORT).map_err(RuntimeError::io("write", &transport))?;
     let bootstrap = root.join(RUNTIME).join("bootstrap");
     fs::write(&bootstrap, BOOTSTRAP)
         .and_then(|()| fs::set_permissions(&bootstrap, Permissions::from_mode(0o755)))

@@ -42,7 +42,8 @@ pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -
     if runtime == Runtime::Python311 {
         key = key
             .with("requirements", python::REQUIREMENTS.as_bytes())
-            .with("bootstrap", python::BOOTSTRAP.as_bytes());
+            .with("bootstrap", python::BOOTSTRAP.as_bytes())
+            .with("transport", python::TRANSPORT.as_bytes());
     }
     let key = key.finish();
     let lock = cache.lock(Kind::Trees, &key)?;
