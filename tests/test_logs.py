@@ -5,11 +5,12 @@ import os
 import subprocess
 from datetime import datetime, timedelta
 
+import botocore.exceptions
 import pytest
-from harness import layout
+from harness import layout, package
 from harness.command import hearth
 from harness.deadline import until
-from harness.invocation import invoke, lambda_client
+from harness.invocation import create, invoke, lambda_client
 from harness.sse import events
 
 LOGS = "/hearth/v1/functions/{}/logs"
@@ -158,3 +159,88 @@ def test_hearth_logs_searches_and_follows_over_a_restart_of_the_controller(
             process.terminate()
     lines = [line.split("  ", 1)[1] for line in out.read_text().splitlines()]
     assert lines == ["first words", "second words", "third words"]
+
+
+#: Logs as Python does, with a traceback among it.
+STRUCTURED = b"""
+import logging
+import os
+
+log = logging.getLogger()
+
+
+def handler(event, context):
+    print("plain")
+    log.info("with an id")
+    log.debug("not at this level")
+    try:
+        event["missing"]
+    except KeyError:
+        log.exception("it broke")
+    return {name: os.environ.get(name) for name in ("AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL")}
+"""
+
+
+def test_a_traceback_is_one_record_and_stays_in_its_place(controller, client):
+    failed = invoke(client, "probe", {"op": "no such thing"})
+    failed.failed()
+    records = controller.logs("probe", f"?request_id={failed.request_id}")
+    assert [r["kind"] for r in records] == ["platform", "function", "platform", "platform"]
+    lines = records[1]["message"].splitlines()
+    assert lines[0].startswith("[ERROR] KeyError: 'no such thing'")
+    assert len(lines) > 2 and "app.py" in records[1]["message"]
+
+
+def test_json_is_what_platform_and_runtime_write_when_it_is_configured(controller, client):
+    create(
+        client,
+        "structured",
+        package.archive({"app.py": STRUCTURED}),
+        Runtime="python3.11",
+        Handler="app.handler",
+        LoggingConfig={"LogFormat": "JSON", "SystemLogLevel": "DEBUG"},
+    )
+    configured = client.get_function_configuration(FunctionName="structured")["LoggingConfig"]
+    assert configured == {
+        "LogFormat": "JSON",
+        "ApplicationLogLevel": "INFO",
+        "SystemLogLevel": "DEBUG",
+        "LogGroup": "/aws/lambda/structured",
+    }
+    answer = invoke(client, "structured", {}, LogType="Tail")
+    assert answer.ok() == {"AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": "INFO"}
+    records = controller.logs("structured")
+    init = json.loads(records[0]["message"])
+    assert (init["type"], init["record"]["status"]) == ("platform.initReport", "success")
+    own = [r for r in records if r["request_id"] == answer.request_id]
+    assert messages(own)[1] == "plain"
+    start, info, error, done, report = (json.loads(m) for m in messages(own) if m != "plain")
+    assert (start["type"], start["record"]["version"]) == ("platform.start", "$LATEST")
+    assert (info["level"], info["message"]) == ("INFO", "with an id")
+    assert info["requestId"] == answer.request_id
+    assert (error["level"], error["errorType"]) == ("ERROR", "KeyError")
+    assert (done["type"], done["record"]["status"]) == ("platform.runtimeDone", "success")
+    assert report["type"] == "platform.report"
+    assert report["record"]["metrics"]["memorySizeMB"] == 128
+    assert json.loads(answer.log.splitlines()[-1]) == report
+
+
+@pytest.mark.parametrize(
+    ("logging", "text"),
+    [
+        (
+            {"ApplicationLogLevel": "INFO"},
+            'LogLevel is not supported when LogFormat is set to "Text". Remove LogLevel from your '
+            'request or change the LogFormat to "Json" and try again.',
+        ),
+        (
+            {"LogFormat": "XML"},
+            "1 validation error detected: Value 'XML' at 'loggingConfig.logFormat' failed to satisfy "
+            "constraint: Member must satisfy enum value set: [JSON, Text]",
+        ),
+    ],
+)
+def test_a_logging_configuration_that_makes_no_sense_is_refused(client, logging, text):
+    with pytest.raises(botocore.exceptions.ClientError) as refused:
+        client.update_function_configuration(FunctionName="probe", LoggingConfig=logging)
+    assert refused.value.response["Error"]["Message"] == text

@@ -266,6 +266,7 @@ fn agent_messages() -> Vec<AgentMessage> {
         ),
         AgentMessage::Log(
             Log {
+                multiline: vec![(0, 2)],
                 request_id: Some("8d0c".into()),
                 dropped_bytes: 9,
             },

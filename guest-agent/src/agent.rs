@@ -229,6 +229,7 @@ impl Agent {
             self.host.queue(AgentMessage::Log(
                 Log {
                     request_id,
+                    multiline: lines.multiline,
                     dropped_bytes: lines.dropped,
                 },
                 lines.bytes,
@@ -243,6 +244,7 @@ impl Agent {
             self.host.queue(AgentMessage::Log(
                 Log {
                     request_id: request_id.map(str::to_owned),
+                    multiline: lines.multiline,
                     dropped_bytes: lines.dropped,
                 },
                 lines.bytes,

@@ -6,6 +6,8 @@ use std::ffi::CString;
 use hearth_protocol::agent::Configure;
 use hearth_protocol::guest::RUNTIME_API_ADDRESS;
 
+use crate::spawn::LOG_FD;
+
 /// Variables that a function may replace with its own.
 const DEFAULTS: [(&str, &str); 4] = [
     ("LANG", "en_US.UTF-8"),
@@ -59,6 +61,7 @@ pub(crate) fn build(function: &Configure) -> Result<Vec<CString>, InvalidVariabl
         ("AWS_LAMBDA_LOG_STREAM_NAME", function.log_stream.clone()),
         ("AWS_LAMBDA_RUNTIME_API", RUNTIME_API_ADDRESS.to_owned()),
         ("AWS_REGION", function.region.clone()),
+        ("_LAMBDA_TELEMETRY_LOG_FD", LOG_FD.to_string()),
         ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),
         ("LAMBDA_TASK_ROOT", "/var/task".to_owned()),
     ]);
@@ -132,6 +135,7 @@ mod tests {
                 "PATH=/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
                 "TZ=:UTC",
                 "_HANDLER=app.handler",
+                "_LAMBDA_TELEMETRY_LOG_FD=3",
             ]
         );
     }

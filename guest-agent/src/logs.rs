@@ -1,36 +1,61 @@
-//! What the function writes to stdout and stderr, cut into whole lines, within bounds.
+//! What the function writes to stdout, stderr and its log, cut into records, within bounds.
+//!
+//! A record is a line, or a *frame*: runtimes that find `_LAMBDA_TELEMETRY_LOG_FD` write messages
+//! there whole, whatever line breaks they have, behind a header of their length. Both come through
+//! one pipe, which keeps their order. See [`crate::framing`].
 //!
 //! The function must never wait for its output to be carried off, nor make the agent grow: what
 //! can't be sent is counted and thrown away.
 
 use bytes::{Bytes, BytesMut};
 
-/// Longest line; a longer one is cut in two.
-pub(crate) const MAX_LINE: usize = 256 * 1024;
-/// Complete lines kept before they must be sent.
-const MAX_PENDING: usize = 64 * 1024;
+use crate::framing::{Framing, Piece};
 
-/// Lines that have not been sent.
+/// Longest record; a longer one is cut in two.
+pub(crate) const MAX_LINE: usize = 256 * 1024;
+/// Complete records kept before they must be sent.
+const MAX_PENDING: usize = 64 * 1024;
+/// Most records of several lines that are sent at once: each has to be told of. In those beyond it
+/// each line is by itself.
+const MAX_MULTILINE: usize = 1024;
+
+/// Records that have not been sent.
 #[derive(Debug, Default)]
 pub(crate) struct LogBuffer {
     bytes: BytesMut,
-    /// Length of the part of `bytes` that is whole lines.
+    /// Length of the part of `bytes` that is whole records.
     whole: usize,
+    multiline: Vec<(u32, u32)>,
+    framing: Framing,
     dropped: u64,
 }
 
-/// Lines to send.
+/// Records to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Lines {
+    /// Each with a newline at its end.
     pub(crate) bytes: Bytes,
+    /// Where there are records of several lines: offset and length, without the newline.
+    pub(crate) multiline: Vec<(u32, u32)>,
     /// Bytes that were thrown away before these.
     pub(crate) dropped: u64,
 }
 
 impl LogBuffer {
-    /// Takes output. At most [`MAX_LINE`] of unfinished line stays.
+    /// Takes output. At most [`MAX_LINE`] of unfinished record stays.
     pub(crate) fn push(&mut self, output: &[u8]) {
-        let mut rest = output;
+        let mut framing = std::mem::take(&mut self.framing);
+        framing.push(output, |piece| match piece {
+            Piece::Text(text) => self.push_text(text),
+            Piece::FrameBegins => self.finish_line(),
+            Piece::Frame(part) => self.bytes.extend_from_slice(part),
+            Piece::FrameEnds => self.finish_frame(),
+        });
+        self.framing = framing;
+    }
+
+    fn push_text(&mut self, text: &[u8]) {
+        let mut rest = text;
         while !rest.is_empty() {
             let unfinished = self.bytes.len() - self.whole;
             let room = MAX_LINE - unfinished;
@@ -48,20 +73,23 @@ impl LogBuffer {
 
     /// Counts output that was thrown away.
     pub(crate) fn drop_output(&mut self, len: usize) {
+        // What comes after the gap is not what the frame's header spoke of.
+        self.finish_unfinished();
+        self.framing = Framing::default();
         self.dropped += len as u64;
     }
 
-    /// Whether there is a whole line, or a gap, to tell of.
+    /// Whether there is a whole record, or a gap, to tell of.
     pub(crate) fn has_lines(&self) -> bool {
         self.whole > 0 || self.dropped > 0
     }
 
-    /// Whether the lines should not wait for company any longer.
+    /// Whether the records should not wait for company any longer.
     pub(crate) fn is_full(&self) -> bool {
         self.whole >= MAX_PENDING
     }
 
-    /// Takes the whole lines.
+    /// Takes the whole records.
     pub(crate) fn take_lines(&mut self) -> Option<Lines> {
         if !self.has_lines() {
             return None;
@@ -70,21 +98,46 @@ impl LogBuffer {
         self.whole = 0;
         Some(Lines {
             bytes,
+            multiline: std::mem::take(&mut self.multiline),
             dropped: std::mem::take(&mut self.dropped),
         })
     }
 
-    /// Takes everything; an unfinished line gets its newline.
+    /// Takes everything; an unfinished record gets its newline.
     pub(crate) fn take_all(&mut self) -> Option<Lines> {
-        if self.bytes.len() > self.whole {
-            self.finish_line();
-        }
+        self.finish_unfinished();
         self.take_lines()
     }
 
+    fn finish_unfinished(&mut self) {
+        if self.framing.is_in_frame() {
+            self.finish_frame();
+        } else {
+            let header = self.framing.take_header();
+            self.push_text(&header);
+            self.finish_line();
+        }
+    }
+
+    /// Ends a line that was begun.
     fn finish_line(&mut self) {
-        self.bytes.extend_from_slice(b"\n");
-        self.whole = self.bytes.len();
+        if self.bytes.len() > self.whole {
+            self.bytes.extend_from_slice(b"\n");
+            self.whole = self.bytes.len();
+        }
+    }
+
+    /// Makes what came since the last record one, without the line breaks at its end.
+    fn finish_frame(&mut self) {
+        while self.bytes.len() > self.whole && self.bytes.last() == Some(&b'\n') {
+            self.bytes.truncate(self.bytes.len() - 1);
+        }
+        let text = &self.bytes[self.whole..];
+        if text.contains(&b'\n') && self.multiline.len() < MAX_MULTILINE {
+            let at = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            self.multiline.push((at(self.whole), at(text.len())));
+        }
+        self.finish_line();
     }
 }
 
@@ -145,9 +198,68 @@ mod tests {
             buffer.take_lines(),
             Some(Lines {
                 bytes: Bytes::from_static(b"next\n"),
+                multiline: vec![],
                 dropped: 7
             })
         );
         assert!(!buffer.has_lines());
+    }
+    fn frame(message: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(message.len()).unwrap();
+        let header = [&[0xa5, 0x5a, 0, 3][..], &len.to_be_bytes(), &[0; 8]].concat();
+        [&header, message].concat()
+    }
+
+    #[test]
+    fn a_frame_is_one_record_however_it_arrives_and_keeps_its_place() {
+        let wire = [
+            b"before\nunfinished".to_vec(),
+            frame(b"Traceback:\n  line\nError\n"),
+            frame(b"one line\n"),
+            "after \u{e5}Z\n".into(),
+        ]
+        .concat();
+        let expected = "before\nunfinished\nTraceback:\n  line\nError\none line\nafter \u{e5}Z\n";
+        for step in [1, 3, 17, wire.len()] {
+            let mut buffer = LogBuffer::default();
+            for part in wire.chunks(step) {
+                buffer.push(part);
+            }
+            let lines = buffer.take_all().unwrap();
+            assert_eq!(std::str::from_utf8(&lines.bytes).unwrap(), expected);
+            assert_eq!(lines.multiline, [(18, 23)]);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_does_not_end_is_told_in_parts_and_what_follows_a_gap_is_text() {
+        let mut buffer = LogBuffer::default();
+        let wire = frame(b"a\nb\nc");
+        let (first, second) = wire.split_at(wire.len() - 2);
+        buffer.push(first);
+        assert_eq!(&buffer.take_all().unwrap().bytes[..], b"a\nb\n");
+        buffer.push(second);
+        assert_eq!(&buffer.take_all().unwrap().bytes[..], b"\nc\n");
+        buffer.push(first);
+        buffer.drop_output(1);
+        buffer.push(b"text\n");
+        let lines = buffer.take_lines().unwrap();
+        assert_eq!((&lines.bytes[..], lines.dropped), (&b"a\nb\ntext\n"[..], 1));
+    }
+
+    #[test]
+    fn what_only_looks_like_a_frame_is_text_and_bounded() {
+        let mut buffer = LogBuffer::default();
+        let mut long = frame(b"");
+        long[4..8].copy_from_slice(&u32::MAX.to_be_bytes());
+        buffer.push(&long);
+        buffer.push(b"\n");
+        assert_eq!(buffer.take_lines().unwrap().bytes.len(), 17);
+        buffer.push(&[0xa5, 0x5a]);
+        assert_eq!(&buffer.take_all().unwrap().bytes[..], b"\xa5\x5a\n");
+        for _ in 0..2 * MAX_MULTILINE {
+            buffer.push(&frame(b"a\nb"));
+        }
+        assert_eq!(buffer.take_lines().unwrap().multiline.len(), MAX_MULTILINE);
     }
 }

@@ -24,6 +24,9 @@ const LIMITS: [(libc::__rlimit_resource_t, libc::rlim_t); 5] = [
     (libc::RLIMIT_CORE, 0),
 ];
 
+/// Where a runtime writes log messages as frames: the same pipe as its output.
+pub(crate) const LOG_FD: c_int = 3;
+
 const DIRECTORY: &CStr = c"/var/task";
 const CHILD_STACK: usize = 64 << 10;
 
@@ -181,6 +184,8 @@ unsafe fn become_runtime(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
                 libc::CLOSE_RANGE_CLOEXEC,
             ),
         )?;
+        // Not of `plan.output`, which may be that very descriptor.
+        done(Step::Output, c(libc::dup2(1, LOG_FD)))?;
         for (resource, value) in LIMITS {
             let limit = libc::rlimit {
                 rlim_cur: value,

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::function::{
-    Code, FunctionConfig, FunctionName, FunctionRecord, Place, State, Status, UpdateStatus,
-    VersionId,
+    Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging, Place, State, Status,
+    UpdateStatus, VersionId,
 };
 use crate::registry::{Function, Published};
 
@@ -109,10 +109,7 @@ impl<'a> Shown<'a> {
                 "ApplyOn": config.snap_start,
                 "OptimizationStatus": if optimized { "On" } else { "Off" },
             },
-            "LoggingConfig": {
-                "LogFormat": "Text",
-                "LogGroup": format!("/aws/lambda/{}", self.name),
-            },
+            "LoggingConfig": logging(&config.logging, self.name.as_str()),
             "RuntimeVersionConfig": {
                 "RuntimeVersionArn":
                     format!("arn:aws:lambda:{}::runtime:hearth-{}", place.region, config.runtime.id()),
@@ -141,5 +138,21 @@ impl<'a> Shown<'a> {
             put("LastUpdateStatusReasonCode", update.reason_code.as_deref());
         }
         out
+    }
+}
+
+fn logging(logging: &Logging, function: &str) -> Value {
+    let group = logging.group_of(function);
+    match &logging.format {
+        LogFormat::Text => json!({ "LogFormat": "Text", "LogGroup": group }),
+        LogFormat::Json {
+            application_level,
+            system_level,
+        } => json!({
+            "LogFormat": "JSON",
+            "ApplicationLogLevel": application_level,
+            "SystemLogLevel": system_level.name(),
+            "LogGroup": group,
+        }),
     }
 }

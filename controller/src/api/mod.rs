@@ -153,6 +153,7 @@ mod invoke;
 mod invoke_stream;
 mod layer_names;
 mod layers;
+mod logging_config;
 mod logs;
 mod names;
 mod package;

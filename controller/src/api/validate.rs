@@ -12,7 +12,8 @@ use super::error::ApiError;
 use super::fields::{
     at_most, in_range, missing, one_of, parse_environment, parse_handler, parse_role, parse_runtime,
 };
-use crate::function::{Environment, FunctionConfig, LayerUse, Runtime};
+use super::logging_config::LoggingConfig;
+use crate::function::{Environment, FunctionConfig, LayerUse, Logging, Runtime};
 
 /// The members that create and update have in common. Those of features that are not there yet are
 /// refused unless they say "off".
@@ -73,12 +74,6 @@ struct SnapStart {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct LoggingConfig {
-    log_format: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
 struct VpcConfig {
     #[serde(default)]
     subnet_ids: Vec<Value>,
@@ -118,6 +113,7 @@ impl ConfigInput {
             tracing_mode: "PassThrough".into(),
             snap_start: "None".into(),
             layers: Vec::new(),
+            logging: Logging::default(),
         };
         self.apply(&defaults, layers)
     }
@@ -166,6 +162,9 @@ impl ConfigInput {
                 "snapStart.applyOn",
             )?;
         }
+        if let Some(logging) = self.logging_config {
+            config.logging = logging.apply(&before.logging)?;
+        }
         if let Some(arns) = self.layers {
             config.layers = layers(&arns)?;
         }
@@ -200,16 +199,6 @@ impl ConfigInput {
         for (member, given) in refused {
             if given {
                 return Err(ApiError::invalid(format!("{member} is not supported yet")));
-            }
-        }
-        if let Some(format) = self
-            .logging_config
-            .as_ref()
-            .and_then(|c| c.log_format.as_ref())
-        {
-            let format = one_of(format.clone(), &["JSON", "Text"], "loggingConfig.logFormat")?;
-            if format == "JSON" {
-                return Err(ApiError::invalid("LogFormat JSON is not supported yet"));
             }
         }
         Ok(())

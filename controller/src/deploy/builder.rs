@@ -24,7 +24,7 @@ use crate::function::{
     SnapshotFiles, VersionId, snapshot_files,
 };
 use crate::instance::{BootFrom, RestoreFrom, VmError};
-use crate::logs::{Kind, LogStore, Origin, lines};
+use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Text};
 use crate::metrics::Metrics;
 use crate::pool::Shells;
 
@@ -247,9 +247,11 @@ impl Builder {
             }
             _ => "Unknown",
         });
-        let line = lines::init_report(took, kind);
-        self.logs
-            .append(source.origin(), Kind::Platform, line.into());
+        let event = PlatformEvent::Init { took, failed: kind };
+        for record in event.records(&source.config.logging.format) {
+            let text = Text::whole(record.into());
+            self.logs.append(source.origin(), Kind::Platform, text);
+        }
     }
 
     /// The folder of the snapshot that functions of this base start from.
@@ -308,6 +310,8 @@ impl Builder {
             config,
             ..
         } = source;
+        let mut environment = config.environment.0.clone();
+        environment.extend(config.logging.variables());
         let today = OffsetDateTime::now_utc().date();
         Configure {
             function_name: name.to_string(),
@@ -317,7 +321,7 @@ impl Builder {
             memory_mib: config.memory_mib,
             ephemeral_storage_mib: config.ephemeral_storage_mib,
             region: self.place.region.clone(),
-            log_group: format!("/aws/lambda/{name}"),
+            log_group: config.logging.group_of(name.as_str()),
             log_stream: format!(
                 "{:04}/{:02}/{:02}/[{version}]{}",
                 today.year(),
@@ -326,7 +330,7 @@ impl Builder {
                 uuid::Uuid::new_v4().simple()
             ),
             initialization_type: "on-demand".into(),
-            environment: config.environment.0.clone(),
+            environment,
             bootstrap: config.runtime.bootstrap(),
             layers: !config.layers.is_empty(),
         }

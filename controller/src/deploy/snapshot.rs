@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, Configure, HostMessage};
 use hearth_protocol::sandbox::{Command, Freeze, RefusalKind, Resume};
 use tokio::time::{timeout, timeout_at};
@@ -14,6 +13,7 @@ use crate::function::snapshot_files;
 use crate::instance::{
     BootFrom, Errand, MicroVm, RestoreFrom, SnapshotOutput, VmError, VmEvent, thaw,
 };
+use crate::logs::Text;
 
 /// Longest time to write a snapshot: 10 GiB at the speed of a slow disk.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
@@ -81,7 +81,7 @@ pub(crate) struct Init {
     /// How long it took, well or not.
     pub(crate) took: Duration,
     /// What it wrote.
-    pub(crate) log: Vec<Bytes>,
+    pub(crate) log: Vec<Text>,
 }
 
 /// Restores a runtime snapshot and starts a function in it. An error is the platform's; the
@@ -117,7 +117,7 @@ pub(crate) async fn init(
         };
         match message {
             AgentMessage::Thawed if !thawed => thawed = true,
-            AgentMessage::Log(_, text) if thawed => log.push(text),
+            AgentMessage::Log(of, text) if thawed => log.push(Text::of_guest(&of, text)),
             AgentMessage::Ready(ready) if thawed => {
                 // The guest's figure leaves the restore out; it can't be more than passed here.
                 init_us = ready.init_us;

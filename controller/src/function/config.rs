@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::LayerUse;
+use super::{LayerUse, Logging};
 
 /// What a function's owner chose. Everything in it is part of what a snapshot is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub(crate) struct FunctionConfig {
     /// Laid over each other at `/opt`, the first at the bottom.
     #[serde(default)]
     pub(crate) layers: Vec<LayerUse>,
+    #[serde(default, skip_serializing_if = "Logging::is_default")]
+    pub(crate) logging: Logging,
 }
 
 /// Runtimes that functions can ask for.

@@ -4,6 +4,7 @@
 mod alias;
 mod config;
 mod layer;
+mod logging;
 mod name;
 mod policy;
 mod qualifier;
@@ -14,6 +15,7 @@ mod version;
 pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use layer::{LayerName, LayerRecord, LayerUse, LayerVersion};
+pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel};
 pub(crate) use name::{FunctionName, Place};
 pub(crate) use policy::{Conditions, MAX_POLICY, Policies, Statement, document as policy_document};
 pub(crate) use qualifier::{LATEST, VersionId};

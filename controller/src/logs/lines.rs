@@ -79,8 +79,8 @@ pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-fn billed(duration: Duration) -> u128 {
-    duration.as_micros().div_ceil(1000)
+pub(crate) fn billed(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

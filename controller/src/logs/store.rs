@@ -10,7 +10,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use prometheus::IntCounter;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -20,6 +19,7 @@ use super::follow::Follower;
 use super::page::{self, Page};
 use super::record::{Filter, Kind, Query, Record};
 use super::segments::{self, Appender, Kept};
+use super::text::Text;
 use crate::function::{FunctionName, Version, VersionId};
 
 /// Batches that may wait for the writer.
@@ -56,9 +56,7 @@ struct Batch {
     origin: Origin,
     at: SystemTime,
     kind: Kind,
-    text: Bytes,
-    /// Whether `text` is one record, whatever line breaks it has.
-    whole: bool,
+    text: Text,
 }
 
 #[derive(Debug)]
@@ -114,23 +112,13 @@ impl LogStore {
         })
     }
 
-    /// Records lines, each by itself.
-    pub(crate) fn append(&self, origin: Origin, kind: Kind, text: Bytes) {
-        self.write(origin, kind, text, false);
-    }
-
-    /// Records one text, with the line breaks that it has.
-    pub(crate) fn append_whole(&self, origin: Origin, kind: Kind, text: Bytes) {
-        self.write(origin, kind, text, true);
-    }
-
-    fn write(&self, origin: Origin, kind: Kind, text: Bytes, whole: bool) {
+    /// Hands records over.
+    pub(crate) fn append(&self, origin: Origin, kind: Kind, text: Text) {
         let batch = Batch {
             origin,
             at: SystemTime::now(),
             kind,
             text,
-            whole,
         };
         match self.orders.try_send(Order::Write(batch)) {
             Ok(()) => {}
@@ -266,9 +254,8 @@ impl Writer {
         let time = OffsetDateTime::from(batch.at)
             .format(&Rfc3339)
             .map_err(io::Error::other)?;
-        let text = batch.text.strip_suffix(b"\n").unwrap_or(&batch.text);
         let (mut first, mut lines) = (None, Vec::new());
-        for line in text.split(|byte| *byte == b'\n' && !batch.whole) {
+        for line in batch.text.records() {
             let seq = appender.number(batch.at);
             first.get_or_insert(seq);
             let record = Record {

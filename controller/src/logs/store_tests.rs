@@ -1,6 +1,8 @@
 use std::fs::File;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::logs::PAGE;
 
@@ -55,9 +57,14 @@ async fn each_line_is_a_record_and_readers_see_what_was_appended_before() {
         ..f.clone()
     };
     let lines = Bytes::from_static(b"one\ntwo\xff\n");
-    store.append(invoked, Kind::Function, lines);
-    store.append_whole(f.clone(), Kind::Function, Bytes::from_static(b"a\nb\n"));
-    store.append(f.clone(), Kind::Platform, Bytes::from_static(b"START"));
+    store.append(invoked, Kind::Function, Text::lines(lines));
+    let both = Bytes::from_static(b"a\nb\n");
+    store.append(f.clone(), Kind::Function, Text::whole(both));
+    store.append(
+        f.clone(),
+        Kind::Platform,
+        Text::lines(Bytes::from_static(b"START")),
+    );
     let page = store.read(&f.function, all()).await.unwrap();
     let records = &page.records;
     assert_eq!(messages(records), ["one", "two\u{fffd}", "a\nb", "START"]);
@@ -74,7 +81,11 @@ async fn pages_lead_forwards_and_backwards_through_the_whole_log() {
     let dir = tempfile::tempdir().unwrap();
     let (store, f) = store(dir.path(), KEPT);
     for n in 0..50 {
-        store.append(f.clone(), Kind::Function, Bytes::from(n.to_string()));
+        store.append(
+            f.clone(),
+            Kind::Function,
+            Text::lines(Bytes::from(n.to_string())),
+        );
     }
     let everything = store.read(&f.function, all()).await.unwrap().records;
     assert_eq!(everything.len(), 50);
@@ -116,7 +127,11 @@ async fn a_page_is_bounded_in_bytes() {
         },
     );
     for _ in 0..40 {
-        store.append(f.clone(), Kind::Function, Bytes::from(vec![b'x'; 250_000]));
+        store.append(
+            f.clone(),
+            Kind::Function,
+            Text::lines(Bytes::from(vec![b'x'; 250_000])),
+        );
     }
     let page = store.read(&f.function, all()).await.unwrap();
     assert!(
@@ -139,7 +154,7 @@ async fn a_log_never_grows_past_its_limit_and_keeps_the_newest() {
     let (store, f) = store(dir.path(), kept);
     for n in 0..200 {
         let text = format!("{n} {}", "x".repeat(100));
-        store.append(f.clone(), Kind::Function, Bytes::from(text));
+        store.append(f.clone(), Kind::Function, Text::lines(Bytes::from(text)));
     }
     let records = store.read(&f.function, all()).await.unwrap().records;
     assert!(records.last().unwrap().message.starts_with("199 "));
@@ -164,7 +179,11 @@ async fn records_beyond_their_age_are_not_shown_and_their_files_go() {
     let path = dir.path().join("f/00000000000000000007.jsonl");
     fs::write(&path, serde_json::to_string(&old).unwrap() + "\n").unwrap();
     let (store, f) = store(dir.path(), KEPT);
-    store.append(f.clone(), Kind::Function, Bytes::from_static(b"new"));
+    store.append(
+        f.clone(),
+        Kind::Function,
+        Text::lines(Bytes::from_static(b"new")),
+    );
     let records = store.read(&f.function, all()).await.unwrap().records;
     assert_eq!(messages(&records), ["new"]);
     assert!(path.exists());
@@ -180,7 +199,11 @@ async fn a_log_goes_on_after_a_crash_in_mid_line_and_numbers_never_fall() {
     let dir = tempfile::tempdir().unwrap();
     let before = {
         let (store, f) = store(dir.path(), KEPT);
-        store.append(f.clone(), Kind::Function, Bytes::from_static(b"one"));
+        store.append(
+            f.clone(),
+            Kind::Function,
+            Text::lines(Bytes::from_static(b"one")),
+        );
         store.read(&f.function, all()).await.unwrap().records
     };
     // As if the clock had been ahead, and the power had gone.
@@ -195,7 +218,11 @@ async fn a_log_goes_on_after_a_crash_in_mid_line_and_numbers_never_fall() {
     text += &(serde_json::to_string(&ahead).unwrap() + "\n{\"seq\":1");
     fs::write(&path, text).unwrap();
     let (store, f) = store(dir.path(), KEPT);
-    store.append(f.clone(), Kind::Function, Bytes::from_static(b"three"));
+    store.append(
+        f.clone(),
+        Kind::Function,
+        Text::lines(Bytes::from_static(b"three")),
+    );
     let records = store.read(&f.function, all()).await.unwrap().records;
     assert_eq!(messages(&records), ["one", "two", "three"]);
     assert!(records[2].seq > ahead.seq);
@@ -205,7 +232,11 @@ async fn a_log_goes_on_after_a_crash_in_mid_line_and_numbers_never_fall() {
 async fn a_removed_log_is_gone_and_its_followers_hear_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let (store, f) = store(dir.path(), KEPT);
-    store.append(f.clone(), Kind::Function, Bytes::from_static(b"x"));
+    store.append(
+        f.clone(),
+        Kind::Function,
+        Text::lines(Bytes::from_static(b"x")),
+    );
     let follow = store.follow(&f.function, Some(0), Filter::default());
     let mut follower = follow.await.unwrap().unwrap();
     let news = follower.next().await.unwrap().unwrap();
@@ -223,7 +254,11 @@ async fn a_follower_gets_each_record_once_also_one_that_comes_back_or_is_slow() 
     let (store, f) = store(dir.path(), KEPT);
     let write = |from: usize| {
         for n in from..from + 300 {
-            store.append(f.clone(), Kind::Function, Bytes::from(n.to_string()));
+            store.append(
+                f.clone(),
+                Kind::Function,
+                Text::lines(Bytes::from(n.to_string())),
+            );
         }
     };
     write(0);
@@ -259,12 +294,12 @@ async fn a_follower_that_comes_too_late_is_told_of_the_gap() {
     };
     let (store, f) = store(dir.path(), kept);
     let line = Bytes::from(vec![b'x'; 300]);
-    store.append(f.clone(), Kind::Function, line.clone());
+    store.append(f.clone(), Kind::Function, Text::lines(line.clone()));
     let follow = store.follow(&f.function, Some(0), Filter::default());
     let mut follower = follow.await.unwrap().unwrap();
     assert!(!follower.next().await.unwrap().unwrap().gap);
     for _ in 0..100 {
-        store.append(f.clone(), Kind::Function, line.clone());
+        store.append(f.clone(), Kind::Function, Text::lines(line.clone()));
     }
     store.read(&f.function, all()).await.unwrap();
     assert!(follower.next().await.unwrap().unwrap().gap);

@@ -18,7 +18,7 @@ use super::streaming::{Incoming, Part, Sink};
 use super::warm_up::restore_errand;
 use crate::function::Artefacts;
 use crate::instance::{MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw};
-use crate::logs::{Kind, LogStore, Origin, Tail, lines};
+use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Tail, Text};
 
 /// Longest time from a restore's command to its reply. A few milliseconds are usual;
 /// this is for a host with far more to do than it can.
@@ -93,23 +93,34 @@ impl Output<'_> {
             tail.push(&lines);
         }
         let origin = Origin::of(&self.invocation.version, own.then_some(id));
-        self.store.append(origin, Kind::Function, lines);
+        let text = Text::of_guest(message, lines);
+        self.store.append(origin, Kind::Function, text);
     }
 
     fn start(&mut self) {
         let version = self.invocation.version.id.to_string();
-        self.platform(&lines::start(&self.invocation.request_id, &version));
+        let invocation = self.invocation;
+        self.event(PlatformEvent::Start {
+            request_id: &invocation.request_id,
+            version: &version,
+        });
     }
 
-    /// A line of the platform's.
-    pub(crate) fn platform(&mut self, line: &str) {
+    /// What the platform has to say.
+    pub(crate) fn event(&mut self, event: PlatformEvent<'_>) {
+        for record in event.records(&self.invocation.version.config.logging.format) {
+            self.platform(&record);
+        }
+    }
+
+    fn platform(&mut self, line: &str) {
         if let Some(tail) = &mut self.tail {
             tail.push_line(line);
         }
         let id = &self.invocation.request_id;
         let origin = Origin::of(&self.invocation.version, Some(id));
-        self.store
-            .append_whole(origin, Kind::Platform, line.to_owned().into());
+        let text = Text::whole(line.to_owned().into());
+        self.store.append(origin, Kind::Platform, text);
     }
 }
 

@@ -289,6 +289,7 @@ async fn run(
         }
         "flood" => loop {
             let log = Log {
+                multiline: Vec::new(),
                 request_id: Some(own.clone()),
                 dropped_bytes: 0,
             };
@@ -319,6 +320,7 @@ async fn run(
         }
         _ => {
             let log = Log {
+                multiline: Vec::new(),
                 request_id: Some(own.clone()),
                 dropped_bytes: 0,
             };

@@ -7,7 +7,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::{Command, Freeze, RefusalKind};
 use tokio::time::{timeout, timeout_at};
@@ -20,8 +19,8 @@ use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, Version};
 use crate::instance::{MicroVm, VmError, VmEvent, outcome};
-use crate::logs::lines::{self, Report};
-use crate::logs::{Kind, Origin, Tail};
+use crate::logs::lines::Report;
+use crate::logs::{Kind, Origin, PlatformEvent, Tail, Text};
 
 /// How long a guest may go on after its runtime is back in `next`: to return from the system call
 /// that told so, and to halt. Not more, since a function's threads run on in that time as well.
@@ -232,10 +231,6 @@ impl Instance {
         let id = &invocation.request_id;
         let function = self.version.name.as_str();
         let max_memory_mib = ran.max_memory_bytes.div_ceil(1 << 20);
-        if let Some(line) = ran.answer.log_line(id) {
-            output.platform(&line);
-        }
-        output.platform(&lines::end(id));
         let report = Report {
             duration: ran.duration,
             memory_mib: self.version.config.memory_mib,
@@ -243,7 +238,11 @@ impl Instance {
             restore: (start == Start::Cold).then_some(ran.restore),
             status: ran.answer.report_status(),
         };
-        output.platform(&lines::report(id, &report));
+        output.event(PlatformEvent::Done {
+            request_id: id,
+            report: &report,
+            also: ran.answer.log_line(id).as_deref(),
+        });
         let metrics = &self.pool.metrics;
         metrics.invocation(function, start == Start::Cold, ran.duration);
         if start == Start::Cold {
@@ -284,7 +283,9 @@ impl Instance {
             }
             match event {
                 Ok(Ok(VmEvent::Agent(AgentMessage::Ready(_)))) => return ControlFlow::Continue(()),
-                Ok(Ok(VmEvent::Agent(AgentMessage::Log(_, text)))) => self.log(text),
+                Ok(Ok(VmEvent::Agent(AgentMessage::Log(of, text)))) => {
+                    self.log(Text::of_guest(&of, text));
+                }
                 Ok(Ok(VmEvent::Reply(_))) => {}
                 Ok(Ok(other)) => break format!("after its answer came {other:?}"),
                 Ok(Err(error)) => break error.to_string(),
@@ -353,7 +354,9 @@ impl Instance {
             tokio::select! {
                 biased;
                 event = vm.next() => match event {
-                    Ok(VmEvent::Agent(AgentMessage::Log(_, text))) => self.log(text),
+                    Ok(VmEvent::Agent(AgentMessage::Log(of, text))) => {
+                        self.log(Text::of_guest(&of, text));
+                    }
                     Ok(VmEvent::Reply(reply)) => match outcome(reply) {
                         Ok(_) => {}
                         Err(error) => break error.to_string(),
@@ -384,7 +387,7 @@ impl Instance {
     }
 
     /// What a function writes between invocations.
-    pub(super) fn log(&self, text: Bytes) {
+    pub(super) fn log(&self, text: Text) {
         let origin = Origin::of(&self.version, None);
         self.pool.logs.append(origin, Kind::Function, text);
     }

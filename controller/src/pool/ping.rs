@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::lifecycle::{COMMAND_LIMIT, Instance};
 use crate::instance::{MicroVm, VmError, VmEvent};
+use crate::logs::Text;
 
 impl Instance {
     /// Sends that many pings, one after another; microseconds of each.
@@ -25,7 +26,9 @@ impl Instance {
                     .map_err(|_| VmError::Late("a pong", COMMAND_LIMIT))??;
                 match event {
                     VmEvent::Agent(AgentMessage::Pong(pong)) if pong == bytes => break,
-                    VmEvent::Agent(AgentMessage::Log(_, text)) => self.log(text),
+                    VmEvent::Agent(AgentMessage::Log(of, text)) => {
+                        self.log(Text::of_guest(&of, text));
+                    }
                     other => {
                         return Err(VmError::Unexpected(format!(
                             "it answered a ping with {other:?}"

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::Resume;
 use tokio::time::timeout_at;
@@ -10,12 +9,13 @@ use tokio::time::timeout_at;
 use super::conversation::START_LIMIT;
 use crate::function::Artefacts;
 use crate::instance::{Errand, MicroVm, RestoreFrom, VmError, VmEvent, outcome, thaw};
+use crate::logs::Text;
 
 /// Restores a snapshot and waits until the guest serves.
 pub(super) async fn warm_up(
     vm: &mut MicroVm,
     artefacts: &Artefacts,
-    log: impl Fn(Bytes),
+    log: impl Fn(Text),
 ) -> Result<(), VmError> {
     let deadline = Instant::now() + START_LIMIT;
     let awaited = vm.submit(restore_errand(artefacts, Resume::default())?)?;
@@ -31,7 +31,7 @@ pub(super) async fn warm_up(
                 outcome(reply)?;
             }
             VmEvent::Agent(AgentMessage::Thawed) => thawed = true,
-            VmEvent::Agent(AgentMessage::Log(_, text)) if thawed => log(text),
+            VmEvent::Agent(AgentMessage::Log(of, text)) if thawed => log(Text::of_guest(&of, text)),
             VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
             _ => {
                 let what = "a restored guest said something that is no thaw";

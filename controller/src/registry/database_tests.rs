@@ -20,6 +20,7 @@ pub(crate) fn record(name: &str) -> FunctionRecord {
             tracing_mode: "PassThrough".into(),
             snap_start: "None".into(),
             layers: Vec::new(),
+            logging: crate::function::Logging::default(),
         },
         code: Code {
             sha256: "0".repeat(64),

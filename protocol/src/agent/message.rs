@@ -235,6 +235,10 @@ pub struct Log {
     /// `None` during init and between invocations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Records of more than one line, as offset and length in the payload, in order. Everything
+    /// else is one record for each line.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub multiline: Vec<(u32, u32)>,
     /// Bytes thrown away before these lines because the function wrote faster than they could be
     /// carried off.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -472,6 +476,7 @@ mod tests {
             AgentMessage::Log(
                 Log {
                     request_id: None,
+                    multiline: vec![(1, 1)],
                     dropped_bytes: 9,
                 },
                 body.clone(),

@@ -1,0 +1,81 @@
+//! How a function logs: `LoggingConfig`.
+
+use serde::{Deserialize, Serialize};
+
+/// Format, levels and group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Logging {
+    pub(crate) format: LogFormat,
+    /// Told to clients and to the function; logs are kept by function here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
+}
+
+/// What records look like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json {
+        /// What runtimes leave out, by themselves.
+        application_level: String,
+        system_level: SystemLevel,
+    },
+}
+
+/// How much the platform says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum SystemLevel {
+    Debug,
+    #[default]
+    Info,
+    Warn,
+}
+
+/// Lambda's levels of applications.
+pub(crate) const APPLICATION_LEVELS: [&str; 6] =
+    ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"];
+
+impl SystemLevel {
+    pub(crate) const NAMES: [&str; 3] = ["DEBUG", "INFO", "WARN"];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [Self::Debug, Self::Info, Self::Warn]
+            .into_iter()
+            .find(|level| level.name() == name)
+    }
+}
+
+impl Logging {
+    /// Whether it is what functions have that say nothing about it.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The group's name for a function.
+    pub(crate) fn group_of(&self, function: &str) -> String {
+        let default = || format!("/aws/lambda/{function}");
+        self.group.clone().unwrap_or_else(default)
+    }
+
+    /// Variables by which runtimes know of it.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        match &self.format {
+            LogFormat::Text => Vec::new(),
+            LogFormat::Json {
+                application_level, ..
+            } => vec![
+                ("AWS_LAMBDA_LOG_FORMAT".into(), "JSON".into()),
+                ("AWS_LAMBDA_LOG_LEVEL".into(), application_level.clone()),
+            ],
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a function wrote, and how it falls into records.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use hearth_protocol::agent::Log;
+
+/// Records as they come from a guest, each with a newline at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Text {
+    bytes: Bytes,
+    /// Records that have line breaks inside, in order and apart from each other.
+    multiline: Vec<Range<usize>>,
+}
+
+impl Text {
+    /// One record for each line.
+    #[cfg(test)]
+    pub(crate) fn lines(bytes: Bytes) -> Self {
+        Self {
+            bytes,
+            multiline: Vec::new(),
+        }
+    }
+
+    /// One record.
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        let all = 0..bytes.strip_suffix(b"\n").unwrap_or(&bytes).len();
+        Self {
+            bytes,
+            multiline: vec![all],
+        }
+    }
+
+    /// As a guest says. What can't be so is lines.
+    pub(crate) fn of_guest(log: &Log, bytes: Bytes) -> Self {
+        let mut multiline = Vec::new();
+        let mut end = 0;
+        for (offset, len) in &log.multiline {
+            let range = *offset as usize..(*offset as usize).saturating_add(*len as usize);
+            if range.start >= end && range.end <= bytes.len() {
+                end = range.end;
+                multiline.push(range);
+            }
+        }
+        Self { bytes, multiline }
+    }
+
+    /// The records, in order.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &[u8]> {
+        let ends = self.multiline.iter().map(|range| range.end);
+        let starts = self.multiline.iter().map(|range| range.start);
+        let gaps = std::iter::once(0)
+            .chain(ends)
+            .zip(starts.chain([self.bytes.len()]));
+        let last = self.multiline.len();
+        gaps.enumerate().flat_map(move |(index, (from, to))| {
+            let lines = &self.bytes[from..to];
+            // The newline that ended the record before.
+            let lines = match index {
+                0 => lines,
+                _ => lines.strip_prefix(b"\n").unwrap_or(lines),
+            };
+            let ended = lines.strip_suffix(b"\n").unwrap_or(lines);
+            let any = !lines.is_empty();
+            let lines = any.then(|| ended.split(|byte| *byte == b'\n'));
+            let record = (index < last).then(|| &self.bytes[self.multiline[index].clone()]);
+            lines.into_iter().flatten().chain(record)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(text: &str, multiline: &[(u32, u32)]) -> Vec<String> {
+        let log = Log {
+            multiline: multiline.to_vec(),
+            ..Log::default()
+        };
+        let text = Text::of_guest(&log, Bytes::from(text.to_owned()));
+        let records = text.records();
+        records
+            .map(|record| String::from_utf8(record.to_vec()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn lines_are_records_and_so_is_what_has_several() {
+        assert_eq!(records("a\n\nb\n", &[]), ["a", "", "b"]);
+        assert_eq!(records("a\nb\nc\nd\n", &[(2, 3)]), ["a", "b\nc", "d"]);
+        assert_eq!(records("a\nb\nc\nd\n", &[(0, 3), (4, 3)]), ["a\nb", "c\nd"]);
+        let whole = Text::whole(Bytes::from_static(b"a\nb\n"));
+        assert_eq!(whole.records().collect::<Vec<_>>(), [b"a\nb"]);
+        let empty = Text::whole(Bytes::new());
+        assert_eq!(empty.records().collect::<Vec<_>>(), [b""]);
+    }
+
+    #[test]
+    fn a_guest_that_lies_gets_lines() {
+        for multiline in [
+            &[(0, 100)][..],
+            &[(u32::MAX, u32::MAX)],
+            &[(2, 1), (0, 1)],
+            &[(0, 2), (1, 2)],
+        ] {
+            let found = records("a\nb\n", multiline);
+            assert_eq!(found.concat().replace('\n', ""), "ab", "{multiline:?}");
+        }
+    }
+}
