@@ -1,9 +1,12 @@
-//! The jail as an attacker finds it: each attempt runs in a process of its own, three times.
+//! The jail as an attacker finds it: each attempt runs in a process of its own, again and again.
 //!
 //! * Without a jail it must succeed, or it would prove nothing.
 //! * With the jail but no system call filter it must fail by itself: the second line holds alone.
 //!   (Some attempts leave nothing to fail at: starting a process is no crime without a filter.)
 //! * With the filter of either kind of thread it must be the process's death.
+//!
+//! And without root, with what the jail is then: with the filter it is the process's death just the
+//! same, and without the filter it must fail as well.
 //!
 //! The processes start with one thread, as a sandbox does; so this test brings its own `main`.
 
@@ -19,6 +22,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 
+use hearth_protocol::jail::JailPart;
 use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, Outside};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
@@ -87,6 +91,20 @@ const ATTEMPTS: &[Attempt] = &[
         // SAFETY: the tracee is a child of the test and nothing of it is touched.
         let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, scene.victim, 0, 0) };
         check(i32::try_from(seized).unwrap())
+    }),
+    twice("read_another_processs_memory", |scene| {
+        let mut byte = 0u8;
+        let local = libc::iovec {
+            iov_base: (&raw mut byte).cast(),
+            iov_len: 1,
+        };
+        let remote = libc::iovec {
+            iov_base: scene.victim_memory as *mut libc::c_void,
+            iov_len: 1,
+        };
+        // SAFETY: one byte is written, to a byte; the other address is not this process's.
+        let read = unsafe { libc::process_vm_readv(scene.victim, &local, 1, &remote, 1, 0) };
+        check(libc::c_int::try_from(read).unwrap())
     }),
     twice("mount", |scene| {
         let nothing = None::<&str>;
@@ -163,6 +181,8 @@ struct Scene {
     folder: PathBuf,
     port: u16,
     victim: libc::pid_t,
+    /// Where the victim has memory that can be read.
+    victim_memory: usize,
     kvm: libc::c_int,
 }
 
@@ -179,15 +199,27 @@ enum Walls {
     WithoutFilter,
     MainThread,
     VcpuThread,
+    WithoutRootAndFilter,
+    WithoutRoot,
 }
 
 impl Walls {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 6] = [
         Self::Nothing,
         Self::WithoutFilter,
         Self::MainThread,
         Self::VcpuThread,
+        Self::WithoutRootAndFilter,
+        Self::WithoutRoot,
     ];
+
+    fn without_root(self) -> bool {
+        matches!(self, Self::WithoutRootAndFilter | Self::WithoutRoot)
+    }
+
+    fn without_filter(self) -> bool {
+        matches!(self, Self::WithoutFilter | Self::WithoutRootAndFilter)
+    }
 }
 
 fn main() -> ExitCode {
@@ -221,16 +253,18 @@ fn main() -> ExitCode {
 fn judge(attempt: &Attempt, walls: Walls) -> Option<String> {
     let root = geteuid().is_root();
     // Without root there is less to lose, and less in the way.
-    if !root && matches!(walls, Walls::Nothing | Walls::WithoutFilter)
-        || walls == Walls::WithoutFilter && !attempt.second_line
+    if !root && (matches!(walls, Walls::Nothing | Walls::WithoutFilter) || walls.without_root())
+        || walls.without_filter() && !attempt.second_line
     {
         return None;
     }
     let status = stage(attempt.name, walls);
     let right = match walls {
         Walls::Nothing => status.code() == Some(0),
-        Walls::WithoutFilter => status.code() == Some(REFUSED),
-        Walls::MainThread | Walls::VcpuThread => status.signal() == Some(libc::SIGSYS),
+        Walls::WithoutFilter | Walls::WithoutRootAndFilter => status.code() == Some(REFUSED),
+        Walls::MainThread | Walls::VcpuThread | Walls::WithoutRoot => {
+            status.signal() == Some(libc::SIGSYS)
+        }
     };
     (!right).then(|| format!("{walls:?}: {status}"))
 }
@@ -245,6 +279,7 @@ fn stage(name: &str, walls: Walls) -> ExitStatus {
         folder: folder.path().into(),
         port: tcp.local_addr().unwrap().port(),
         victim: libc::pid_t::try_from(victim.0.id()).unwrap(),
+        victim_memory: 0,
         kvm: -1,
     };
     let _unix = UnixListener::bind_addr(&scene.abstract_socket()).unwrap();
@@ -253,7 +288,7 @@ fn stage(name: &str, walls: Walls) -> ExitStatus {
         .args(["--attempt", name, &format!("{walls:?}")])
         .arg(&scene.folder)
         .args([scene.port.to_string(), scene.victim.to_string()]);
-    let status = if walls == Walls::Nothing {
+    let status = if walls == Walls::Nothing || walls.without_root() {
         process.status()
     } else {
         in_new_pid_namespace(|| process.status())
@@ -282,6 +317,22 @@ impl Drop for Killed {
     }
 }
 
+/// Becomes a user like any other, as one who starts a sandbox without being root.
+fn give_root_up() {
+    let nobody = 65_534;
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setresgid(nobody.into(), nobody.into(), nobody.into()).unwrap();
+    nix::unistd::setresuid(nobody.into(), nobody.into(), nobody.into()).unwrap();
+    // Whoever is started as that user may be looked at by that user.
+    nix::sys::prctl::set_dumpable(true).unwrap();
+}
+
+/// Address of a process's first mapping.
+fn first_mapping(pid: &str) -> usize {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    usize::from_str_radix(maps.split('-').next().unwrap(), 16).unwrap()
+}
+
 /// The attacker's process.
 fn attempt(arguments: &[String]) -> ! {
     let [name, walls, folder, port, victim] = arguments else {
@@ -297,9 +348,16 @@ fn attempt(arguments: &[String]) -> ! {
         folder: folder.into(),
         port: port.parse().unwrap(),
         victim: victim.parse().unwrap(),
+        victim_memory: first_mapping(victim),
         kvm: outside.kvm.as_raw_fd(),
     };
-    if walls != Walls::Nothing {
+    if walls.without_root() {
+        give_root_up();
+        let jail = jail::enter(None).unwrap();
+        let missing: Vec<_> = jail.missing.iter().map(|missing| missing.part).collect();
+        assert!(missing.contains(&JailPart::User), "{jail}");
+        assert!(!missing.contains(&JailPart::Landlock), "{jail}");
+    } else if walls != Walls::Nothing {
         let id = 1_700_000_000 + std::process::id();
         let identity = geteuid().is_root().then(|| Identity::new(id, id).unwrap());
         let jail = jail::enter(identity).unwrap();
@@ -307,8 +365,8 @@ fn attempt(arguments: &[String]) -> ! {
     }
     let filters = Filters::new(Mismatch::Kill).unwrap();
     match walls {
-        Walls::Nothing | Walls::WithoutFilter => {}
-        Walls::MainThread => filters.main.install().unwrap(),
+        Walls::Nothing | Walls::WithoutFilter | Walls::WithoutRootAndFilter => {}
+        Walls::MainThread | Walls::WithoutRoot => filters.main.install().unwrap(),
         Walls::VcpuThread => filters.vcpu.install().unwrap(),
     }
     let status = match (attempt.run)(&scene) {

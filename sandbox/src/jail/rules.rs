@@ -55,21 +55,18 @@ const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH as u32;
 /// The kick of a vCPU: `SIGRTMIN` as the C library counts, which keeps two for itself.
 const KICK: u32 = 34;
 
-const FUTEX: &[u64] = &[
-    (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u64,
-    (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u64,
-    (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u64,
-    (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) as u64,
-    // Joining a thread: the kernel's own wake-up at its end is not a private one.
-    (libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME) as u64,
-];
+/// What locks and channels do.
+const FUTEX: &[u64] = &[FUTEX_LOCK, FUTEX_WAKE, FUTEX_WAIT];
+const FUTEX_LOCK: u64 = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u64;
+const FUTEX_WAKE: u64 = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u64;
+const FUTEX_WAIT: u64 = (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u64;
+/// Joining a thread: the kernel's own wake-up at its end is not a private one.
+const FUTEX_JOIN: u64 = (libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME) as u64;
 
 /// What both kinds of threads need of the C library and of Rust's.
 const BOTH: &[Rule] = &[
-    rule(libc::SYS_read, Always, "eventfds"),
     rule(libc::SYS_write, Always, "eventfds, log, control socket"),
     rule(libc::SYS_writev, Always, "log"),
-    rule(libc::SYS_futex, OneOf(1, FUTEX), "channels, locks, joining"),
     rule(libc::SYS_sched_yield, Always, "channels"),
     rule(libc::SYS_brk, Always, "allocator"),
     rule(
@@ -106,10 +103,7 @@ const BOTH: &[Rule] = &[
         Always,
         "allocator: number of arenas",
     ),
-    rule(libc::SYS_getrandom, Always, "hash tables"),
     rule(libc::SYS_rt_sigprocmask, Always, "a thread's end, kicks"),
-    rule(libc::SYS_rt_sigreturn, Always, "kicks"),
-    rule(libc::SYS_restart_syscall, Always, "kicks"),
     rule(libc::SYS_sigaltstack, Always, "a thread's end"),
     rule(
         libc::SYS_close,
@@ -121,6 +115,12 @@ const BOTH: &[Rule] = &[
 
 /// The event loop: control socket, devices, KVM's state, snapshots.
 const MAIN: &[Rule] = &[
+    rule(libc::SYS_read, Always, "eventfds"),
+    rule(
+        libc::SYS_futex,
+        OneOf(1, &[FUTEX_LOCK, FUTEX_WAKE, FUTEX_WAIT, FUTEX_JOIN]),
+        "channels, locks, joining",
+    ),
     rule(libc::SYS_epoll_wait, Always, "the loop"),
     rule(libc::SYS_epoll_ctl, Always, "the loop"),
     rule(libc::SYS_recvmsg, Always, "commands and their descriptors"),
@@ -155,9 +155,8 @@ const MAIN: &[Rule] = &[
     rule(
         libc::SYS_fcntl,
         OneOf(1, &[libc::F_GETFL as u64, libc::F_DUPFD_CLOEXEC as u64]),
-        "how a file was opened; the memory file twice",
+        "how a file was opened; the memory file twice, eventfds for threads",
     ),
-    rule(libc::SYS_dup, Always, "eventfds for threads"),
     rule(libc::SYS_getpid, Always, "kicks"),
     rule(
         libc::SYS_tgkill,
@@ -173,6 +172,8 @@ const MAIN: &[Rule] = &[
 
 /// A vCPU thread: runs the guest, reads and repairs its state.
 const VCPU: &[Rule] = &[
+    rule(libc::SYS_futex, OneOf(1, FUTEX), "channels, locks"),
+    rule(libc::SYS_rt_sigreturn, Always, "kicks"),
     rule(libc::SYS_timer_settime, Always, "CPU budget"),
     rule(libc::SYS_timer_delete, Always, "CPU budget, at the end"),
     rule(libc::SYS_exit, Always, "the thread's end"),
@@ -252,8 +253,7 @@ const MAIN_IOCTLS: &[u64] = &[
 ];
 
 const VCPU_IOCTLS: &[u64] = &[
-    plain(0x80), // KVM_RUN
-    CHECK_EXTENSION,
+    plain(0x80),                    // KVM_RUN
     exchange::<kvm_msr_list>(0x02), // KVM_GET_MSR_INDEX_LIST
     get::<kvm_regs>(0x81),          // KVM_GET_REGS
     set::<kvm_regs>(0x82),          // KVM_SET_REGS, the assist's

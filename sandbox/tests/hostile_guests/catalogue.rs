@@ -1,47 +1,65 @@
-//! `HOSTILE-INPUTS.md` says what is tried by number, and it says the truth: each number has tests,
-//! and each test that is named is there.
+//! `HOSTILE-INPUTS.md` and `SNAPSHOTS.md` name the tests of what they promise, and say the truth:
+//! each number has tests, and each test that is named is there.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// The numbers that there are.
-const NUMBERS: std::ops::RangeInclusive<u32> = 1..=47;
 
 /// What stands between backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-#[test]
-fn every_number_has_tests_that_are_there() {
+/// Rows of a document's tables that name tests: their first cell, and how many tests there are. A
+/// table of its own says which file each part of the names stands for.
+fn rows(document: &str) -> Vec<(String, usize)> {
     let sandbox = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let table = std::fs::read_to_string(sandbox.join("HOSTILE-INPUTS.md")).unwrap();
+    let text = std::fs::read_to_string(sandbox.join(document)).unwrap();
     let mut files = BTreeMap::new();
-    let mut number = 0;
-    for row in table.lines().filter(|line| line.starts_with("| ")) {
+    let mut rows = Vec::new();
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        if let ([name], Some([path])) = (
-            &quoted(cells[0])[..],
-            cells.get(1).map(|c| quoted(c)).as_deref(),
-        ) {
-            let path = sandbox.parent().unwrap().join(path);
-            files.insert(*name, std::fs::read_to_string(&path).unwrap());
-        } else if let Ok(found) = cells[0].parse::<u32>() {
-            number += 1;
-            assert_eq!(found, number, "the numbers are in order");
-            let tests = quoted(cells[2]);
-            assert!(!tests.is_empty(), "{number} has no test");
-            for test in tests {
-                let (file, name) = test.split_once("::").unwrap();
-                let text = files
-                    .get(file)
-                    .unwrap_or_else(|| panic!("{file} is no file"));
-                let there = ["fn", "def"]
-                    .iter()
-                    .any(|keyword| text.contains(&format!("{keyword} {name}(")));
-                assert!(there, "{number}: there is no {test}");
-            }
+        let (first, last) = (cells[0], quoted(cells[cells.len() - 1]));
+        if let ([name], [path]) = (&quoted(first)[..], &last[..]) {
+            let file = sandbox.parent().unwrap().join(path);
+            files.insert(*name, std::fs::read_to_string(&file).unwrap());
+            continue;
         }
+        let tests: Vec<_> = last
+            .iter()
+            .filter_map(|test| test.split_once("::"))
+            .collect();
+        for (file, name) in &tests {
+            let text = files
+                .get(file)
+                .unwrap_or_else(|| panic!("{file} is no file"));
+            let there = ["fn", "def"]
+                .iter()
+                .any(|keyword| text.contains(&format!("{keyword} {name}(")));
+            assert!(there, "{first}: there is no {file}::{name}");
+        }
+        rows.push((first.to_owned(), tests.len()));
     }
-    assert_eq!(number, *NUMBERS.end());
+    rows
+}
+
+#[test]
+fn every_hostile_input_has_tests_that_are_there() {
+    let numbered: Vec<_> = rows("HOSTILE-INPUTS.md")
+        .into_iter()
+        .filter_map(|(first, tests)| Some((first.parse::<u32>().ok()?, tests)))
+        .collect();
+    let numbers: Vec<u32> = numbered.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (1..=47).collect::<Vec<_>>());
+    for (number, tests) in numbered {
+        assert!(tests > 0, "{number} has no test");
+    }
+}
+
+#[test]
+fn every_rule_of_snapshots_has_tests_that_are_there() {
+    let with_tests = rows("SNAPSHOTS.md")
+        .iter()
+        .filter(|(_, tests)| *tests > 0)
+        .count();
+    assert!(with_tests >= 28, "only {with_tests} rows name tests");
 }

@@ -352,3 +352,27 @@ fn cpu_states_past_the_limits() {
     snapshot.forged("another host", |body| body.host.cpu.push('0'));
     snapshot.forged("another kernel", |body| body.fingerprint.push('0'));
 }
+
+#[test]
+fn a_clock_that_ran_at_another_speed_is_scaled_or_refused_and_a_slight_drift_is_taken() {
+    let snapshot = Snapshot::take();
+    let restored = |khz: fn(u32) -> u32| {
+        let mut body = snapshot.body();
+        body.vcpus[0].tsc_khz = khz(body.vcpus[0].tsc_khz);
+        let state = file_of(&postcard::to_stdvec(&body).unwrap());
+        std::fs::write(snapshot.guest.path("it.state"), state).unwrap();
+        Sandbox::start().call(snapshot.guest.restore("it", None))
+    };
+    // 200 parts in a million.
+    assert_eq!(restored(|khz| khz - khz / 5000), Outcome::Done);
+    for other in [|khz| khz / 2, |_| 0, |_| u32::MAX] {
+        match restored(other) {
+            Outcome::Done => {}
+            Outcome::Refused(refusal) => {
+                assert_eq!(refusal.kind, RefusalKind::SnapshotUnusable);
+                assert!(refusal.message.contains("TSC"), "{}", refusal.message);
+            }
+            Outcome::Status(status) => panic!("a status was not asked for: {status:?}"),
+        }
+    }
+}

@@ -24,6 +24,9 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 /// Far longer than anything here takes; a test that meets it has found a hang.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// What is under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_hearth-sandbox");
+
 /// A command and the files that go with it.
 #[derive(Debug)]
 pub(crate) struct Errand {
@@ -50,24 +53,66 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     pub(crate) fn start() -> Self {
-        Self::start_with(Stdio::inherit())
+        Self::start_with(Process::new(PROGRAM), Stdio::inherit())
+    }
+
+    /// One whose system calls are written down, in a file for each thread: this name, a dot, and
+    /// the thread's number. Each line has the call's number and its arguments as they are.
+    pub(crate) fn start_traced(calls: &Path) -> Self {
+        let mut process = Process::new("strace");
+        process
+            .args([
+                "-ff",
+                "-n",
+                "-qq",
+                "-e",
+                "raw=all",
+                "-e",
+                "signal=none",
+                "-o",
+            ])
+            .arg(calls)
+            .arg(PROGRAM);
+        Self::start_with(process, Stdio::inherit())
     }
 
     /// One whose log the test reads.
     pub(crate) fn start_and_listen() -> (Self, ChildStderr) {
-        let mut sandbox = Self::start_with(Stdio::piped());
+        let mut sandbox = Self::start_with(Process::new(PROGRAM), Stdio::piped());
         let stderr = sandbox.child.stderr.take().unwrap();
         (sandbox, stderr)
     }
 
-    fn start_with(stderr: Stdio) -> Self {
+    /// One that is started by a user who is not root and may use KVM.
+    pub(crate) fn start_without_root(kvm: &File, arguments: &[&str]) -> Self {
+        const NOBODY: u32 = 65_534;
+        let mut process = Process::new(PROGRAM);
+        if nix::unistd::geteuid().is_root() {
+            process.uid(NOBODY).gid(NOBODY);
+        }
+        let raw = kvm.as_raw_fd();
+        // SAFETY: only dup2 is called between fork and exec, on a descriptor that is open.
+        unsafe {
+            process.pre_exec(move || match libc::dup2(raw, 902) {
+                -1 => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+        process.args(["--kvm-fd", "902"]).args(arguments);
+        Self::start_as(process, Stdio::inherit(), Vec::new())
+    }
+
+    fn start_with(process: Process, stderr: Stdio) -> Self {
+        Self::start_as(process, stderr, own_user())
+    }
+
+    fn start_as(mut process: Process, stderr: Stdio, user: Vec<String>) -> Self {
         let (control, theirs) = UnixStream::pair().unwrap();
         let (vsock, their_vsock) = UnixStream::pair().unwrap();
         let (theirs, their_vsock) = (OwnedFd::from(theirs), OwnedFd::from(their_vsock));
-        let mut process = Process::new(env!("CARGO_BIN_EXE_hearth-sandbox"));
         process
             .args(["--control-fd", "900", "--vsock-fd", "901"])
-            .args(own_user())
+            .args(user)
             .args(std::env::var("HEARTH_TEST_SANDBOX_ARGS").ok())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -85,7 +130,9 @@ impl Sandbox {
                 Ok(())
             });
         }
-        let child = process.spawn().unwrap();
+        let child = process
+            .spawn()
+            .unwrap_or_else(|e| panic!("{:?}: {e}", process.get_program()));
         control.set_read_timeout(Some(DEADLINE)).unwrap();
         vsock.set_read_timeout(Some(DEADLINE)).unwrap();
         Self {
