@@ -52,6 +52,12 @@ def call(controller, caller, number):
 
 def at_rest(controller):
     """As it is when nobody has used it for a while: descriptors and processes."""
+
+    def settled():
+        return all(instance["state"] == "idle" for instance in controller.instances("guest"))
+
+    # The host may have much else to do.
+    until("the instances are idle", settled, 60)
     controller.end_instances("guest")
     controller.shells_ready()
     return len(host.open_files(controller.pid)), len(controller.sandboxes())

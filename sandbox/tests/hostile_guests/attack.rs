@@ -9,6 +9,7 @@ use std::process::ChildStderr;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::sandbox::{Command, Event, ExitReason, Freeze, Resume, State};
+use hearth_sandbox::devices::serial::{BURST, PER_SECOND};
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::driver::Attacker;
@@ -79,6 +80,7 @@ fn run(attack: &Attack) {
     let guest = Guest::new(&code);
     let image: Vec<u8> = (0..8u8).flat_map(|n| [0x40 + n; 512]).collect();
     std::fs::write(guest.path("image"), &image).unwrap();
+    let started = Instant::now();
     let (mut sandbox, stderr) = Sandbox::start_and_listen();
     let mut log = Log::new(stderr);
     sandbox.done(boot(&guest));
@@ -110,6 +112,18 @@ fn run(attack: &Attack) {
     let own = |line: &&str| !line.starts_with("guest: ");
     let lines = log.seen.lines().filter(own).count();
     assert!(lines < 60, "{}: {lines} lines in the log", attack.what);
+    let console: usize = log
+        .seen
+        .lines()
+        .filter_map(|line| line.strip_prefix("guest: "))
+        .map(|text| text.chars().count())
+        .sum();
+    let budget = u64::from(BURST) + u64::from(PER_SECOND) * (started.elapsed().as_secs() + 1);
+    assert!(
+        console as u64 <= budget,
+        "{}: {console} bytes on the console",
+        attack.what
+    );
     assert!(std::fs::read(guest.path("image")).unwrap() == image);
 }
 
