@@ -116,6 +116,12 @@ impl Subject for Vsock {
         let trusted = !world.tampered;
         world.outside.read(trusted);
         if world.transport.device().connected() {
+            if world.outside.socket.is_none() {
+                // The host closed it on what it had not read, and without credit or buffers of the
+                // guest's the device can't tell. Those bytes are gone; the new socket begins
+                // behind them.
+                world.outside.read = world.outside.sent;
+            }
             world.outside.socket = new.socket;
         } else {
             let given = world.outside.given;
