@@ -90,7 +90,7 @@ pub(crate) struct Settings {
     /// Name of the function; by default the folder's
     #[arg(long)]
     pub(crate) name: Option<FunctionName>,
-    /// Such as python3.11 or provided; by default told from the folder's files
+    /// Such as python3.11, nodejs22.x or provided; by default told from the folder's files
     #[arg(long)]
     pub(crate) runtime: Option<String>,
     /// What the runtime calls, such as app.handler

@@ -112,8 +112,8 @@ pub(crate) enum ProjectError {
     Variable(#[from] VariableError),
     /// The folder's files do not tell.
     #[error(
-        "can't tell the runtime of {0}: no Cargo.toml, bootstrap or *.py in it; give --runtime, or \
-         runtime = \"…\" in {PROJECT_FILE}"
+        "can't tell the runtime of {0}: no Cargo.toml, bootstrap, *.py or *.js in it; give \
+         --runtime, or runtime = \"…\" in {PROJECT_FILE}"
     )]
     Runtime(PathBuf),
     /// Nothing says what to call.
@@ -253,19 +253,30 @@ fn tell_runtime(dir: &Path) -> Option<&'static str> {
         return Some("provided");
     }
     let entries = std::fs::read_dir(dir).ok()?;
-    let python = entries
+    let found: Vec<_> = entries
         .filter_map(Result::ok)
-        .any(|entry| entry.path().extension().is_some_and(|ext| ext == "py"));
-    python.then_some("python3.11")
+        .filter_map(|entry| Some(entry.path().extension()?.to_owned()))
+        .collect();
+    if found.iter().any(|extension| extension == "py") {
+        return Some("python3.11");
+    }
+    let node = |extension: &_| ["js", "mjs", "cjs"].iter().any(|own| extension == own);
+    found.iter().any(node).then_some("nodejs22.x")
 }
 
-/// Lambda's console calls a new Python function `lambda_function.lambda_handler`; a program of the
-/// `provided` runtimes gets the text and may ignore it.
+/// Lambda's console calls a new Python function `lambda_function.lambda_handler` and one for Node.js
+/// `index.handler`; a program of the `provided` runtimes gets the text and may ignore it.
 fn tell_handler(dir: &Path, runtime: &str) -> Option<&'static str> {
     if runtime.starts_with("provided") {
         Some("bootstrap")
     } else if dir.join("lambda_function.py").is_file() {
         Some("lambda_function.lambda_handler")
+    } else if runtime.starts_with("nodejs")
+        && ["js", "mjs", "cjs"]
+            .iter()
+            .any(|extension| dir.join("index").with_extension(extension).is_file())
+    {
+        Some("index.handler")
     } else {
         None
     }
@@ -331,6 +342,25 @@ mod tests {
             (&*project.runtime, &*project.handler),
             ("provided", "bootstrap")
         );
+    }
+
+    #[test]
+    fn a_folder_of_javascript_is_a_function_for_node() {
+        let flags = Settings {
+            name: Some("f".parse().unwrap()),
+            ..Settings::default()
+        };
+        for file in ["index.js", "index.mjs", "index.cjs"] {
+            let dir = folder(&[(file, "")]);
+            let project = Project::load(dir.path(), &flags).unwrap();
+            assert_eq!(
+                (&*project.runtime, &*project.handler),
+                ("nodejs22.x", "index.handler")
+            );
+        }
+        let other = folder(&[("app.mjs", "")]);
+        let error = Project::load(other.path(), &flags).unwrap_err();
+        assert!(matches!(error, ProjectError::Handler { .. }), "{error}");
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub(crate) enum Kind {
     Images,
     /// Unpacked packages: the expensive part of a runtime image.
     Trees,
+    /// Native modules compiled for runtime images.
+    Addons,
 }
 
 impl Kind {
@@ -79,6 +81,7 @@ impl Kind {
             Self::Kernel => "kernel",
             Self::Images => "images",
             Self::Trees => "trees",
+            Self::Addons => "addons",
         }
     }
 }

@@ -32,7 +32,7 @@ enum Action {
     },
     /// Build a runtime image.
     Runtime {
-        /// python3.11 or provided.
+        /// python3.11, nodejs20.x, nodejs22.x or provided.
         runtime: Runtime,
         /// The statically linked hearth-agent.
         #[arg(long, value_name = "FILE")]

@@ -6,8 +6,11 @@
 //! agent costs a second, not a minute.
 
 mod accounts;
+mod addons;
 mod agent;
 mod apt;
+mod node;
+mod npm;
 mod packages;
 mod python;
 mod shape;
@@ -26,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// What an image needs at most while it is made.
-const IMAGE_MIB: u64 = 256;
+const IMAGE_MIB: u64 = 384;
 /// This part of the recipe: a change here makes other images.
 const RECIPE: &[u8] = include_bytes!("runtime.rs");
 
@@ -35,6 +38,10 @@ const RECIPE: &[u8] = include_bytes!("runtime.rs");
 pub enum Runtime {
     /// CPython 3.11 with Lambda's runtime client.
     Python311,
+    /// Node.js 20 with Lambda's runtime client.
+    Node20,
+    /// Node.js 22 with Lambda's runtime client.
+    Node22,
     /// The function brings its own `bootstrap`.
     Provided,
 }
@@ -42,7 +49,8 @@ pub enum Runtime {
 /// An identifier that no image is built for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no runtime {0:?}; there are python3.11 and provided (also as provided.al2023, provided.al2)"
+    "no runtime {0:?}; there are python3.11, nodejs20.x, nodejs22.x and provided (also as \
+     provided.al2023, provided.al2)"
 )]
 pub struct UnknownRuntime(pub String);
 
@@ -53,6 +61,8 @@ impl FromStr for Runtime {
     fn from_str(name: &str) -> std::result::Result<Self, UnknownRuntime> {
         match name {
             "python3.11" => Ok(Self::Python311),
+            "nodejs20.x" => Ok(Self::Node20),
+            "nodejs22.x" => Ok(Self::Node22),
             "provided" | "provided.al2023" | "provided.al2" => Ok(Self::Provided),
             other => Err(UnknownRuntime(other.to_owned())),
         }
@@ -64,6 +74,8 @@ impl Runtime {
     pub(crate) fn image_name(self) -> &'static str {
         match self {
             Self::Python311 => "python3.11.erofs",
+            Self::Node20 => "nodejs20.x.erofs",
+            Self::Node22 => "nodejs22.x.erofs",
             Self::Provided => "provided.erofs",
         }
     }
@@ -73,6 +85,8 @@ impl Runtime {
     pub fn name(self) -> &'static str {
         match self {
             Self::Python311 => "python3.11",
+            Self::Node20 => "nodejs20.x",
+            Self::Node22 => "nodejs22.x",
             Self::Provided => "provided",
         }
     }
@@ -104,6 +118,19 @@ pub enum RuntimeError {
     Absent {
         /// Which.
         path: PathBuf,
+    },
+    /// A package is not the one that was pinned.
+    #[error(
+        "the npm package {package} is not what was pinned: its integrity is {found}, expected \
+         {pinned}"
+    )]
+    Integrity {
+        /// Name and version.
+        package: String,
+        /// What it should have been.
+        pinned: String,
+        /// What was fetched.
+        found: String,
     },
     /// A program that the build runs.
     #[error(transparent)]
@@ -177,9 +204,11 @@ mod tests {
         for name in ["provided", "provided.al2023", "provided.al2"] {
             assert_eq!(name.parse(), Ok(Runtime::Provided));
         }
-        let error = "nodejs22.x".parse::<Runtime>().unwrap_err().to_string();
+        assert_eq!("nodejs20.x".parse(), Ok(Runtime::Node20));
+        assert_eq!("nodejs22.x".parse(), Ok(Runtime::Node22));
+        let error = "nodejs18.x".parse::<Runtime>().unwrap_err().to_string();
         assert!(
-            error.contains("nodejs22.x") && error.contains("python3.11"),
+            error.contains("nodejs18.x") && error.contains("python3.11"),
             "{error}"
         );
     }

@@ -10,6 +10,13 @@ use crate::output::size;
 
 const BUILD: &str = "build it: `make images` in Hearth's repository, or hearth-rootfs";
 
+const RUNTIMES: [(&str, Runtime); 4] = [
+    ("python3.11", Runtime::Python311),
+    ("nodejs20.x", Runtime::Node20),
+    ("nodejs22.x", Runtime::Node22),
+    ("provided", Runtime::Provided),
+];
+
 /// One check for each artefact.
 pub(super) fn check(settings: &Settings) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -25,12 +32,9 @@ pub(super) fn check(settings: &Settings) -> Vec<Check> {
         Ok(root) => match Cache::open(&root) {
             Ok(cache) => {
                 checks.push(artefact("guest kernel", cached_kernel(&cache)));
-                let python = cached_runtime(&cache, Runtime::Python311);
-                checks.push(artefact("python3.11", python));
-                checks.push(artefact(
-                    "provided",
-                    cached_runtime(&cache, Runtime::Provided),
-                ));
+                for (name, runtime) in RUNTIMES {
+                    checks.push(artefact(name, cached_runtime(&cache, runtime)));
+                }
             }
             Err(error) => checks.push(Check::fail("guest kernel", error.to_string(), BUILD)),
         },
@@ -95,6 +99,6 @@ mod tests {
         let missing = check(&settings)
             .into_iter()
             .filter(|check| check.found == "not built yet");
-        assert_eq!(missing.count(), 3);
+        assert_eq!(missing.count(), 1 + RUNTIMES.len());
     }
 }

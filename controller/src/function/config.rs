@@ -38,6 +38,10 @@ pub(crate) struct FunctionConfig {
 pub(crate) enum Runtime {
     #[serde(rename = "python3.11")]
     Python311,
+    #[serde(rename = "nodejs20.x")]
+    Node20,
+    #[serde(rename = "nodejs22.x")]
+    Node22,
     #[serde(rename = "provided")]
     Provided,
     #[serde(rename = "provided.al2")]
@@ -47,8 +51,10 @@ pub(crate) enum Runtime {
 }
 
 impl Runtime {
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Python311,
+        Self::Node20,
+        Self::Node22,
         Self::Provided,
         Self::ProvidedAl2,
         Self::ProvidedAl2023,
@@ -58,6 +64,8 @@ impl Runtime {
     pub(crate) fn id(self) -> &'static str {
         match self {
             Self::Python311 => "python3.11",
+            Self::Node20 => "nodejs20.x",
+            Self::Node22 => "nodejs22.x",
             Self::Provided => "provided",
             Self::ProvidedAl2 => "provided.al2",
             Self::ProvidedAl2023 => "provided.al2023",
@@ -72,6 +80,8 @@ impl Runtime {
     pub(crate) fn image(self) -> hearth_rootfs::Runtime {
         match self {
             Self::Python311 => hearth_rootfs::Runtime::Python311,
+            Self::Node20 => hearth_rootfs::Runtime::Node20,
+            Self::Node22 => hearth_rootfs::Runtime::Node22,
             Self::Provided | Self::ProvidedAl2 | Self::ProvidedAl2023 => {
                 hearth_rootfs::Runtime::Provided
             }
@@ -82,6 +92,8 @@ impl Runtime {
     pub(crate) fn image_name(self) -> &'static str {
         match self {
             Self::Python311 => "python3.11",
+            Self::Node20 => "nodejs20.x",
+            Self::Node22 => "nodejs22.x",
             Self::Provided | Self::ProvidedAl2 | Self::ProvidedAl2023 => "provided",
         }
     }
@@ -89,7 +101,7 @@ impl Runtime {
     /// Programs to start in the guest; the first that is there is taken.
     pub(crate) fn bootstrap(self) -> Vec<String> {
         let candidates: &[&str] = match self {
-            Self::Python311 => &["/var/runtime/bootstrap"],
+            Self::Python311 | Self::Node20 | Self::Node22 => &["/var/runtime/bootstrap"],
             Self::Provided | Self::ProvidedAl2 | Self::ProvidedAl2023 => &[
                 "/var/task/bootstrap",
                 "/opt/bootstrap",

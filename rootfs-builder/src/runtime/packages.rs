@@ -38,14 +38,17 @@ const PYTHON: &[&str] = &["libsqlite3-0", "python3.11"];
 pub(super) fn wanted(runtime: Runtime) -> Vec<&'static str> {
     let own: &[&str] = match runtime {
         Runtime::Python311 => PYTHON,
-        Runtime::Provided => &[],
+        // Node.js itself comes from npm.
+        Runtime::Node20 | Runtime::Node22 | Runtime::Provided => &[],
     };
     [BASE, own].concat()
 }
 
-/// Unpacks the packages into `root`, with `work` for what comes in between.
+/// Unpacks the packages `wanted` into `root`, with `work` for what comes in between; `label` says
+/// what they are for.
 pub(super) fn unpack(
-    runtime: Runtime,
+    wanted: &[&str],
+    label: &str,
     work: &Path,
     root: &Path,
     progress: &dyn Progress,
@@ -62,7 +65,7 @@ pub(super) fn unpack(
     let mut tool = Tool::new("mmdebstrap", "mmdebstrap")
         .args(["--quiet", "--variant=extract"])
         .arg(format!("--mode={mode}"))
-        .arg(format!("--include={}", wanted(runtime).join(",")))
+        .arg(format!("--include={}", wanted.join(",")))
         .args(
             apt::options()?
                 .iter()
@@ -78,7 +81,7 @@ pub(super) fn unpack(
         fs::write(&sources, hosts).map_err(RuntimeError::io("write", &sources))?;
         tool = tool.arg(&sources);
     }
-    tool.run(&format!("{}: fetching packages", runtime.name()), progress)?;
+    tool.run(&format!("{label}: fetching packages"), progress)?;
 
     DirBuilder::new()
         .mode(0o755)
@@ -95,7 +98,7 @@ pub(super) fn unpack(
         .arg("--directory")
         .arg(root)
         .advice("is the disk full? It said:")
-        .run(&format!("{}: unpacking packages", runtime.name()), progress)?;
+        .run(&format!("{label}: unpacking packages"), progress)?;
     for done in [&archive, &sources] {
         match fs::remove_file(done) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -1,6 +1,6 @@
 //! The expensive part of an image: its files without the agent, kept in the cache.
 
-use super::{Runtime, RuntimeError, packages, python, shape};
+use super::{Runtime, RuntimeError, addons, node, packages, python, shape};
 use crate::cache::{Cache, CacheError, Kind};
 use crate::digest::{self, Key};
 use crate::error::Result;
@@ -17,6 +17,7 @@ const TREE_MIB: u64 = 768;
 /// The recipe is the code: a change to it makes another tree.
 const RECIPE: &[&[u8]] = &[
     include_bytes!("accounts.rs"),
+    include_bytes!("node.rs"),
     include_bytes!("packages.rs"),
     include_bytes!("python.rs"),
     include_bytes!("shape.rs"),
@@ -39,12 +40,18 @@ pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -
     for part in RECIPE {
         key = key.with("recipe", part);
     }
-    if runtime == Runtime::Python311 {
-        key = key
+    key = match runtime {
+        Runtime::Python311 => key
             .with("requirements", python::REQUIREMENTS.as_bytes())
             .with("bootstrap", python::BOOTSTRAP.as_bytes())
-            .with("transport", python::TRANSPORT.as_bytes());
-    }
+            .with("transport", python::TRANSPORT.as_bytes()),
+        Runtime::Node20 | Runtime::Node22 => key
+            .with("pins", node::PINS.as_bytes())
+            .with("bootstrap", node::BOOTSTRAP.as_bytes())
+            .with("launcher", node::LAUNCHER.as_bytes())
+            .with("addons", addons::key().as_bytes()),
+        Runtime::Provided => key,
+    };
     let key = key.finish();
     let lock = cache.lock(Kind::Trees, &key)?;
     if let Some(folder) = cache.find(Kind::Trees, &key) {
@@ -53,10 +60,29 @@ pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -
     space::require(cache.root(), TREE_MIB)?;
     let stage = cache.stage(Kind::Trees, &key, &lock)?;
     let root = stage.path().join("root");
-    packages::unpack(runtime, stage.path(), &root, progress)?;
+    packages::unpack(
+        &packages::wanted(runtime),
+        runtime.name(),
+        stage.path(),
+        &root,
+        progress,
+    )?;
     shape::shape(&root)?;
-    if runtime == Runtime::Python311 {
-        python::complete(&root, stage.path(), progress)?;
+    let node = |major| -> Result<()> {
+        let modules = addons::obtain(cache, progress)?;
+        Ok(node::complete(
+            major,
+            &modules,
+            &root,
+            stage.path(),
+            progress,
+        )?)
+    };
+    match runtime {
+        Runtime::Python311 => python::complete(&root, stage.path(), progress)?,
+        Runtime::Node20 => node("20")?,
+        Runtime::Node22 => node("22")?,
+        Runtime::Provided => {}
     }
     let identity = identity(&root).map_err(RuntimeError::io("read", &root))?;
     let file = stage.path().join("identity");
