@@ -7,7 +7,7 @@ SHELL := /bin/bash
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: ## Build everything, deploy the five examples on a fresh controller, invoke them
+demo: ## Build everything, deploy the six examples on a fresh controller, invoke them
 	@scripts/setup build images examples
 	@scripts/check-kvm
 	@scripts/build

@@ -41,15 +41,16 @@ def assert_keeps_promise(case, value, error, log):
 
 @pytest.fixture(scope="module")
 def examples(shared):
-    """All five, deployed as a newcomer would."""
+    """All six, deployed as a newcomer would."""
     for name in NAMES:
         hearth(shared, "deploy", layout.EXAMPLES / name).ok()
     yield shared
     hearth(shared, "rm", *NAMES).ok()
 
 
-def test_there_are_five_examples():
+def test_there_are_six_examples():
     assert NAMES == [
+        "node-hello",
         "python-crash",
         "python-hello",
         "python-thumbnail",

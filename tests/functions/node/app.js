@@ -1,0 +1,54 @@
+// A function that tells what it sees, answers in every way a handler can, and fails in every way
+// that Node.js knows. CommonJS; the example node-hello is a module.
+const crypto = require("node:crypto");
+
+// As a library would, which keeps its own reference to the generator.
+const { random } = Math;
+// Fills the stores that node:crypto draws from, so that a snapshot has them half used.
+const drawnInInit = [crypto.randomUUID(), crypto.randomInt(2 ** 40), Math.random()];
+let invocations = 0;
+
+const how = {
+  draws: async () => ({
+    drawnInInit,
+    kept: random(),
+    math: Math.random(),
+    bytes: crypto.randomBytes(16).toString("hex"),
+    uuid: crypto.randomUUID(),
+    int: crypto.randomInt(2 ** 40),
+    web: Buffer.from(globalThis.crypto.getRandomValues(new Uint8Array(16))).toString("hex"),
+    key: crypto.generateKeyPairSync("x25519").publicKey.export({ format: "jwk" }).x,
+  }),
+  environment: async () => ({ ...process.env }),
+  about: async (event, context) => ({
+    request: context.awsRequestId,
+    arn: context.invokedFunctionArn,
+    version: context.functionVersion,
+    memory: context.memoryLimitInMB,
+    remaining: context.getRemainingTimeInMillis(),
+    custom: context.clientContext?.Custom,
+    arguments: process.execArgv,
+    node: process.version,
+    gc: typeof global.gc,
+  }),
+  callback: (event, context, callback) => {
+    setTimeout(() => callback(null, { called: event.value }), 1);
+  },
+  callback_error: (event, context, callback) => callback(new RangeError("by callback")),
+  nothing: () => undefined,
+  throw: () => {
+    throw new TypeError("thrown");
+  },
+  reject: async () => {
+    throw Object.assign(new Error("rejected"), { name: "OwnError" });
+  },
+  uncaught: (event) => new Promise(() => setTimeout(() => { throw new Error(event.text); }, 1)),
+  say: async (event) => {
+    console.log(event.text);
+    console.error("an error", { of: "objects" });
+    process.stdout.write("without a console\n");
+  },
+  count: async () => ++invocations,
+};
+
+exports.handler = (event, context, callback) => how[event.op](event, context, callback);
