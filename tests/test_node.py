@@ -17,6 +17,7 @@ from harness.invocation import create, invoke, lambda_client
 
 CLONES = 4
 NAME = "node"
+STREAM = "node-stream"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,18 @@ def node(shared):
     )
     yield configuration
     client.delete_function(FunctionName=NAME)
+
+
+@pytest.fixture(scope="module")
+def stream(shared):
+    client = lambda_client(shared.url)
+    package_of_both = package.folder(layout.FUNCTIONS / "node")
+    create(client, STREAM, package_of_both, Runtime="nodejs20.x", Handler="app.stream")
+    client.create_function_url_config(
+        FunctionName=STREAM, AuthType="NONE", InvokeMode="RESPONSE_STREAM"
+    )
+    yield client
+    client.delete_function(FunctionName=STREAM)
 
 
 def test_a_function_runs_in_128_megabytes(client, node):
@@ -120,6 +133,34 @@ def test_clones_of_one_snapshot_draw_nothing_alike(controller, client, node):
     assert len({str(draws["drawnInInit"]) for draws in drawn}) == 1, "clones of one snapshot"
     for what in ("kept", "math", "bytes", "uuid", "int", "web", "key"):
         assert len({draws[what] for draws in drawn}) == CLONES, (what, drawn)
+
+
+def streamed(client, event):
+    answer = client.invoke_with_response_stream(
+        FunctionName=STREAM, Payload=json.dumps(event).encode()
+    )
+    *chunks, end = answer["EventStream"]
+    return b"".join(chunk["PayloadChunk"]["Payload"] for chunk in chunks), end["InvokeComplete"]
+
+
+def test_a_streamified_handler_streams_and_may_fail_midway(stream):
+    text, end = streamed(stream, {"pieces": ["one ", "two ", "drei"]})
+    assert text == b"one two drei"
+    assert "ErrorCode" not in end
+    text, end = streamed(stream, {"pieces": ["half"], "fail": "midway"})
+    assert text == b"half"
+    assert end["ErrorCode"] == "Unhandled"
+    details = json.loads(end["ErrorDetails"])
+    assert (details["errorType"], details["errorMessage"]) == ("RangeError", "midway")
+    assert any("/var/task/app.js" in line for line in details["trace"])
+
+
+def test_a_streamified_handler_sets_status_headers_and_cookies_of_its_url(controller, stream):
+    answer = controller.http.request("PUT", f"{controller.url}/fn/{STREAM}/some/where")
+    assert answer.status == 203
+    assert answer.headers["x-made-by"] == "node"
+    assert answer.headers.getlist("set-cookie") == ["a=1", "b=2"]
+    assert answer.data == b"PUT /some/where"
 
 
 def test_other_versions_of_the_family_are_refused_by_name(client):

@@ -1,5 +1,5 @@
 // A function that tells what it sees, answers in every way a handler can, and fails in every way
-// that Node.js knows. CommonJS; the example node-hello is a module.
+// that Node.js knows; and one that streams. CommonJS; the example node-hello is a module.
 const crypto = require("node:crypto");
 
 // As a library would, which keeps its own reference to the generator.
@@ -42,7 +42,12 @@ const how = {
   reject: async () => {
     throw Object.assign(new Error("rejected"), { name: "OwnError" });
   },
-  uncaught: (event) => new Promise(() => setTimeout(() => { throw new Error(event.text); }, 1)),
+  uncaught: (event) =>
+    new Promise(() => {
+      setTimeout(() => {
+        throw new Error(event.text);
+      }, 1);
+    }),
   say: async (event) => {
     console.log(event.text);
     console.error("an error", { of: "objects" });
@@ -52,3 +57,20 @@ const how = {
 };
 
 exports.handler = (event, context, callback) => how[event.op](event, context, callback);
+
+// Asked through a function URL it answers with a status, else with the text that it is given, in
+// pieces; and fails after them, if it shall.
+exports.stream = awslambda.streamifyResponse(async (event, stream) => {
+  const web = event.requestContext?.http;
+  const out = web
+    ? awslambda.HttpResponseStream.from(stream, {
+        statusCode: 203,
+        headers: { "x-made-by": "node" },
+        cookies: ["a=1", "b=2"],
+      })
+    : stream;
+  for (const piece of web ? [web.method, " ", event.rawPath] : event.pieces) out.write(piece);
+  if (event.fail) throw new RangeError(event.fail);
+  out.end();
+  await new Promise((resolve) => out.once("finish", resolve));
+});
