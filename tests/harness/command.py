@@ -1,4 +1,4 @@
-"""The command-line clients, run as a person would run them: `hearth`, `curl`, `aws`."""
+"""The command-line clients, run as a person would run them: `hearth`, `curl`, `aws`, `cargo lambda`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from typing import Any
 
 from . import layout
 from .invocation import CREDENTIALS
+
+#: What AWS's clients shall know, and nothing of the machine's own.
+AWS = {
+    "AWS_ACCESS_KEY_ID": CREDENTIALS["aws_access_key_id"],
+    "AWS_SECRET_ACCESS_KEY": CREDENTIALS["aws_secret_access_key"],
+    "AWS_DEFAULT_REGION": CREDENTIALS["region_name"],
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_PAGER": "",
+}
 
 
 @dataclass(frozen=True)
@@ -56,15 +67,12 @@ def curl(*words: str) -> Finished:
 
 def aws(controller: Any, *words: str, env: dict[str, str] | None = None) -> Finished:
     """`aws lambda …` with `--endpoint-url`, from the tests' own environment and `env`."""
-    env = {
-        "AWS_ACCESS_KEY_ID": CREDENTIALS["aws_access_key_id"],
-        "AWS_SECRET_ACCESS_KEY": CREDENTIALS["aws_secret_access_key"],
-        "AWS_DEFAULT_REGION": CREDENTIALS["region_name"],
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_PAGER": "",
-        **(env or {}),
-    }
     program = Path(sys.executable).with_name("aws")
-    return run(program, "--endpoint-url", controller.url, "lambda", *words, env=env)
+    words = ("--endpoint-url", controller.url, "lambda", *words)
+    return run(program, *words, env={**AWS, **(env or {})})
+
+
+def cargo_lambda(controller: Any, *words: str | Path) -> Finished:
+    """`cargo lambda …` with `--endpoint-url`, by the program that cargo would run for it."""
+    program = Path(sys.executable).with_name("cargo-lambda")
+    return run(program, "lambda", *words, "--endpoint-url", controller.url, env=AWS)

