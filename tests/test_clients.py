@@ -147,8 +147,14 @@ EVENT = {
 }
 
 
-def test_powertools_in_a_python_function_log_measure_and_route(controller, client):
+@pytest.fixture
+def powertools(controller):
     hearth(controller, "deploy", layout.FUNCTIONS / "powertools").ok()
+
+
+def test_powertools_in_a_wrapped_python_function_log_measure_and_route(
+    controller, client, powertools
+):
     client.create_function_url_config(FunctionName="powertools", AuthType="NONE")
     url = f"{controller.url}/fn/powertools"
     answer = controller.http.request("GET", url + "/orders/7?by=me")
@@ -163,6 +169,7 @@ def test_powertools_in_a_python_function_log_measure_and_route(controller, clien
     assert (told["service"], told["order"], told["level"]) == ("orders", "8", "INFO")
     assert told["function_request_id"] == answered.request_id
     assert told["function_name"] == "powertools"
+    assert told["options"] == {"utf8": True}
     assert told["function_memory_size"] == "256"
     [measured] = [line for line in lines if "Lookups" in line]
     assert measured["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Shop"
