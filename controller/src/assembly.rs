@@ -271,14 +271,23 @@ impl Controller {
 
     /// Ends deploys, instances and processes; nothing of them is left afterwards.
     pub(crate) async fn stop(&self) {
+        let goodbyes = self.app.pool.has_layers();
         self.app.pool.close();
         self.app.deployer.close().await;
+        if goodbyes {
+            // Extensions of idle instances get their time. What does not end in it is killed.
+            let _ = tokio::time::timeout(GOODBYES, self.app.pool.drained()).await;
+        }
         self.app.pool.kill();
         self.app.pool.drained().await;
+        self.app.logs.flush().await;
         clear_away(&self.cgroups, &self.reaper).await;
         self.data.remove_address();
     }
 }
+
+/// Longest wait for extensions at the end: a little longer than an instance has for it.
+const GOODBYES: Duration = Duration::from_secs(5);
 
 /// What events may have of something, so that some is left for callers that wait.
 fn for_events(all: u64) -> u64 {

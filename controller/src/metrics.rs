@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     duration: HistogramVec,
     restore: HistogramVec,
     init: HistogramVec,
+    post_runtime_extensions: HistogramVec,
     starts: IntCounterVec,
     deploys: IntCounterVec,
     failures: IntCounterVec,
@@ -99,6 +100,11 @@ impl Metrics {
             restore: histograms(
                 "hearth_restore_duration_seconds",
                 "Time from having a sandbox to its restored guest running.",
+                &function,
+            )?,
+            post_runtime_extensions: histograms(
+                "hearth_post_runtime_extensions_duration_seconds",
+                "Time that extensions were still at work after the function's answer.",
                 &function,
             )?,
             init: histograms(
@@ -187,6 +193,12 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    pub(crate) fn post_runtime_extensions(&self, function: &str, took: Duration) {
+        self.post_runtime_extensions
+            .with_label_values(&[function])
+            .observe(took.as_secs_f64());
+    }
+
     pub(crate) fn init(&self, function: &str, took: Duration) {
         self.init
             .with_label_values(&[function])
@@ -209,6 +221,9 @@ impl Metrics {
         let _ = self.duration.remove_label_values(&[function]);
         let _ = self.restore.remove_label_values(&[function]);
         let _ = self.init.remove_label_values(&[function]);
+        let _ = self
+            .post_runtime_extensions
+            .remove_label_values(&[function]);
         for start in ["cold", "warm"] {
             let _ = self.starts.remove_label_values(&[function, start]);
         }

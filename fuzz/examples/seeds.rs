@@ -216,6 +216,7 @@ fn agent_messages() -> Vec<AgentMessage> {
     let exited = |exit| {
         AgentMessage::RuntimeExited(RuntimeExited {
             request_id: Some("8d0c".into()),
+            error_type: None,
             exit,
             usage,
         })
@@ -229,6 +230,7 @@ fn agent_messages() -> Vec<AgentMessage> {
         AgentMessage::Thawed,
         AgentMessage::Ready(Ready {
             init_us: Some(70_000),
+            extensions_us: None,
         }),
         AgentMessage::InitFailed(
             InitFailed {

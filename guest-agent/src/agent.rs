@@ -18,7 +18,9 @@
 //! 3. *Children* last: a runtime that answered and then exited has answered.
 
 mod events;
+mod extension_requests;
 mod host_messages;
+mod leaving;
 mod runtime_requests;
 mod streaming;
 mod supervision;
@@ -40,10 +42,15 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use streaming::Streaming;
 
+use self::extension_requests::Launch;
+use self::leaving::Leaving;
+
 use crate::cgroup::{CgroupError, RuntimeCgroup};
 use crate::clock::HostClock;
 use crate::code::CodeError;
 use crate::entropy::{EntropyError, Generator};
+use crate::environment::FunctionIdentity;
+use crate::extensions::Extensions;
 use crate::host_link::{HostLink, LinkError};
 use crate::lifecycle::{HostError, Lifecycle};
 use crate::logs::LogBuffer;
@@ -111,6 +118,19 @@ pub(crate) struct Agent {
     generator: Generator,
     clock: HostClock,
     runtime: Option<Pid>,
+    extensions: Extensions,
+    /// What extensions are told of the function.
+    identity: FunctionIdentity,
+    /// The runtime, while it waits for extensions to register.
+    launch: Option<Launch>,
+    /// Until the host has heard that init is over.
+    initializing: bool,
+    /// The runtime waits and the host does not know, since an extension does not yet wait; whether
+    /// it is the first time.
+    unannounced: Option<bool>,
+    /// When the runtime answered last.
+    answered: Instant,
+    leaving: Option<Leaving>,
     /// When the runtime was started, or was given its event.
     since: Instant,
     /// The runtime's CPU time at the last look. One look per invocation, at its end, is enough: in
@@ -174,6 +194,13 @@ impl Agent {
             generator: Generator::open().map_err(AgentError::io("/dev/urandom"))?,
             clock: HostClock::Messages,
             runtime: None,
+            extensions: Extensions::default(),
+            identity: FunctionIdentity::default(),
+            launch: None,
+            initializing: true,
+            unannounced: None,
+            answered: Instant::now(),
+            leaving: None,
             since: Instant::now(),
             cpu_us: 0,
             // Written to, so that the pages are there before the snapshot is taken.

@@ -78,6 +78,42 @@ pub(crate) fn build(function: &Configure) -> Result<Vec<CString>, InvalidVariabl
         .collect()
 }
 
+/// What extensions are told of the function.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FunctionIdentity {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) handler: String,
+}
+
+impl FunctionIdentity {
+    pub(crate) fn of(function: &Configure) -> Self {
+        Self {
+            name: function.function_name.clone(),
+            version: function.function_version.clone(),
+            handler: function.handler.clone(),
+        }
+    }
+}
+
+/// What of a runtime's environment an extension has as well: not what is the runtime's alone.
+pub(crate) fn for_extensions(runtimes: &[CString]) -> Vec<CString> {
+    const RUNTIMES_ALONE: [&str; 5] = [
+        "AWS_EXECUTION_ENV",
+        "AWS_LAMBDA_LOG_GROUP_NAME",
+        "AWS_LAMBDA_LOG_STREAM_NAME",
+        "LAMBDA_RUNTIME_DIR",
+        "LAMBDA_TASK_ROOT",
+    ];
+    let shared = runtimes.iter().filter(|variable| {
+        let bytes = variable.to_bytes();
+        let end = bytes.iter().position(|byte| *byte == b'=');
+        let name = &bytes[..end.unwrap_or(bytes.len())];
+        !name.starts_with(b"_") && !RUNTIMES_ALONE.iter().any(|alone| alone.as_bytes() == name)
+    });
+    shared.cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,5 +189,21 @@ mod tests {
         for variable in [("", "v"), ("A=B", "v"), ("A", "v\0w"), ("A\0B", "v")] {
             assert!(build(&function(&[variable])).is_err(), "{variable:?}");
         }
+    }
+
+    #[test]
+    fn an_extension_has_what_is_not_the_runtimes_alone() {
+        let all = build(&function(&[("MINE", "1"), ("_OWN", "2")])).unwrap();
+        let names: Vec<String> = for_extensions(&all)
+            .iter()
+            .map(|variable| {
+                let text = variable.to_str().unwrap();
+                text.split_once('=').unwrap().0.to_owned()
+            })
+            .collect();
+        assert!(names.contains(&"MINE".to_owned()));
+        assert!(names.contains(&"AWS_LAMBDA_RUNTIME_API".to_owned()));
+        assert!(!names.iter().any(|name| name.starts_with('_')));
+        assert!(!names.contains(&"LAMBDA_TASK_ROOT".to_owned()));
     }
 }

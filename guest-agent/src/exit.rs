@@ -43,28 +43,24 @@ impl InitError {
 
     /// The runtime's process ended before it asked for work.
     pub(crate) fn exited(request_id: &str, exit: Exit) -> Self {
-        match exit {
-            Exit::Code(0) => Self::new(
-                "Runtime.ExitError",
-                request_id,
-                "Runtime exited without providing a reason",
-            ),
-            Exit::Code(code) => Self::new(
-                "Runtime.ExitError",
-                request_id,
-                &format!("Runtime exited with error: exit status {code}"),
-            ),
-            Exit::Signal(number) => Self::new(
-                "Runtime.ExitError",
-                request_id,
-                &format!("Runtime exited with error: signal: {}", signal(number)),
-            ),
-            Exit::OutOfMemory => Self::new(
-                "Runtime.OutOfMemory",
-                request_id,
-                "Runtime exited with error: signal: killed",
-            ),
-        }
+        let error_type = match exit {
+            Exit::OutOfMemory => "Runtime.OutOfMemory",
+            _ => "Runtime.ExitError",
+        };
+        let message = match exit {
+            Exit::Code(0) => "Runtime exited without providing a reason".to_owned(),
+            exit => format!("Runtime exited with error: {}", text(exit)),
+        };
+        Self::new(error_type, request_id, &message)
+    }
+}
+
+/// How a process ended, in Lambda's words.
+pub(crate) fn text(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit status {code}"),
+        Exit::Signal(number) => format!("signal: {}", signal(number)),
+        Exit::OutOfMemory => "signal: killed".to_owned(),
     }
 }
 

@@ -342,6 +342,11 @@ impl Lifecycle {
         }
     }
 
+    /// Whether there is, or will be, no runtime any more.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Exited(_) | State::InitError)
+    }
+
     /// The invocation that the runtime works on.
     pub(crate) fn running(&self) -> Option<&str> {
         match &self.state {

@@ -14,6 +14,7 @@ mod cpu_time;
 mod entropy;
 mod environment;
 mod exit;
+mod extensions;
 mod framing;
 mod host_link;
 mod lifecycle;

@@ -137,6 +137,17 @@ impl LogStore {
         }
     }
 
+    /// Waits until everything appended before this call is in the files.
+    pub(crate) async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        let orders = self.orders.clone();
+        let sent = tokio::task::spawn_blocking(move || orders.send(Order::Flush(done)).is_ok());
+        // Without a writer there is nothing to wait for.
+        if matches!(sent.await, Ok(true)) {
+            let _ = flushed.await;
+        }
+    }
+
     /// The page that `query` asks for, everything appended before this call included.
     pub(crate) async fn read(&self, function: &FunctionName, mut query: Query) -> io::Result<Page> {
         let kept = SystemTime::now().checked_sub(self.kept.max_age);

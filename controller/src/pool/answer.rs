@@ -31,6 +31,8 @@ pub(crate) enum Answer {
     },
     /// The runtime's process ended instead of answering.
     Exited(Exit),
+    /// One of its extensions ended, or gave up.
+    Extension { kind: &'static str, exit: Exit },
     /// Its time ran out.
     TimedOut(Duration),
     /// Its CPU time ran out.
@@ -49,6 +51,7 @@ impl Answer {
         match self {
             Self::Response(body) | Self::FunctionError { body, .. } => body.clone(),
             Self::Exited(exit) => say(self.kind(), exited(*exit)),
+            Self::Extension { exit, .. } => say(self.kind(), ending(*exit)),
             Self::TimedOut(limit) => say(
                 self.kind(),
                 format!("Task timed out after {:.2} seconds", limit.as_secs_f64()),
@@ -61,6 +64,26 @@ impl Answer {
                 self.kind(),
                 format!("the execution environment ended: {why}"),
             ),
+        }
+    }
+
+    /// A process of the function has ended. What the guest says of an extension is one of two names.
+    pub(crate) fn ended(exit: Exit, error_type: Option<&str>) -> Self {
+        let kind = match error_type {
+            None => return Self::Exited(exit),
+            Some("Extension.ExitError") => "Extension.ExitError",
+            Some(_) => "Extension.Crash",
+        };
+        Self::Extension { kind, exit }
+    }
+
+    /// What its extensions are told when its microVM ends with it; `None` if its guest is not in a
+    /// state to tell them.
+    pub(crate) fn shutdown_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::TimedOut(_) => Some("timeout"),
+            Self::Exited(_) | Self::Extension { .. } => Some("failure"),
+            _ => None,
         }
     }
 
@@ -79,6 +102,7 @@ impl Answer {
             Self::Response(_) | Self::FunctionError { .. } => "Unhandled",
             Self::Exited(Exit::OutOfMemory) => "Runtime.OutOfMemory",
             Self::Exited(_) => "Runtime.ExitError",
+            Self::Extension { kind, .. } => kind,
             Self::TimedOut(_) => "Sandbox.Timedout",
             Self::CpuExhausted(_) => "Sandbox.CpuLimitExceeded",
             Self::Broken(_) => "Sandbox.Failure",
@@ -106,7 +130,7 @@ impl Answer {
             Self::FunctionError { .. } => "function",
             Self::TimedOut(_) => "timeout",
             Self::Exited(Exit::OutOfMemory) => "out_of_memory",
-            Self::Exited(_) => "exit",
+            Self::Exited(_) | Self::Extension { .. } => "exit",
             Self::CpuExhausted(_) => "cpu_limit",
             Self::Broken(_) => "sandbox",
         })
@@ -122,6 +146,11 @@ impl Answer {
             Self::Exited(exit) => Some(format!(
                 "RequestId: {request_id} Error: {}\n{}",
                 exited(*exit),
+                self.kind()
+            )),
+            Self::Extension { exit, .. } => Some(format!(
+                "RequestId: {request_id} Error: {}\n{}",
+                ending(*exit),
                 self.kind()
             )),
             Self::CpuExhausted(_) | Self::Broken(_) => {
@@ -145,11 +174,15 @@ fn is_name(kind: &str) -> bool {
 fn exited(exit: Exit) -> String {
     match exit {
         Exit::Code(0) => "Runtime exited without providing a reason".into(),
-        Exit::Code(code) => format!("Runtime exited with error: exit status {code}"),
-        Exit::Signal(signal) => {
-            format!("Runtime exited with error: signal: {}", signal_name(signal))
-        }
-        Exit::OutOfMemory => "Runtime exited with error: signal: killed".into(),
+        exit => format!("Runtime exited with error: {}", ending(exit)),
+    }
+}
+
+fn ending(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit status {code}"),
+        Exit::Signal(signal) => format!("signal: {}", signal_name(signal)),
+        Exit::OutOfMemory => "signal: killed".into(),
     }
 }
 

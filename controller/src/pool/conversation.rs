@@ -345,7 +345,8 @@ impl<'a> Talk<'a> {
                 if let Some(id) = &exited.request_id {
                     self.check(id)?;
                 }
-                Ok(Heard::Answer(Answer::Exited(exited.exit), exited.usage))
+                let answer = Answer::ended(exited.exit, exited.error_type.as_deref());
+                Ok(Heard::Answer(answer, exited.usage))
             }
             AgentMessage::Fatal(reason) => {
                 let reason: String = String::from_utf8_lossy(&reason).chars().take(500).collect();
@@ -361,6 +362,7 @@ impl<'a> Talk<'a> {
             AgentMessage::Thawed => Err(unexpected("that it thawed twice")),
             AgentMessage::Ready(_) => Err(unexpected("that it is ready without an answer")),
             AgentMessage::Hello(_) => Err(unexpected("hello in mid-conversation")),
+            AgentMessage::Left => Err(unexpected("that it left unbidden")),
             AgentMessage::Pong(_) => Err(unexpected("a pong without a ping")),
             AgentMessage::InitFailed(..) => Err(unexpected("that init failed after init")),
         }

@@ -375,6 +375,14 @@ impl Pool {
             .map_err(PingError::Failed)
     }
 
+    /// Whether there are instances whose functions have layers, and so perhaps extensions.
+    pub(crate) fn has_layers(&self) -> bool {
+        self.shared
+            .state()
+            .instances()
+            .any(|(_, entry)| !entry.version.config.layers.is_empty())
+    }
+
     /// Refuses new invocations and ends idle instances; those that run go on.
     pub(crate) fn close(&self) {
         let waiting = self.shared.state().close();

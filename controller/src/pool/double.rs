@@ -282,6 +282,7 @@ async fn run(
         "exit" => {
             let exited = RuntimeExited {
                 request_id: Some(own.clone()),
+                error_type: None,
                 exit: Exit::Code(1),
                 usage: Usage::default(),
             };

@@ -5,6 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::agent::AgentMessage;
@@ -34,7 +35,7 @@ const MAX_ATTEMPTS: u8 = 3;
 
 /// How the microVM is when an invocation begins.
 #[derive(Debug, Clone)]
-enum Vm {
+pub(super) enum Vm {
     /// A shell.
     Shell(Arc<Artefacts>),
     /// Paused, or about to be: only a resume makes sure that it runs.
@@ -48,6 +49,7 @@ pub(crate) async fn live(pool: Arc<Shared>, order: StartOrder) {
         id: order.id,
         version: order.version,
         pool,
+        extended: AtomicBool::new(false),
     };
     instance.run().await;
     instance.pool.gone(instance.id);
@@ -55,8 +57,10 @@ pub(crate) async fn live(pool: Arc<Shared>, order: StartOrder) {
 
 pub(super) struct Instance {
     id: u64,
-    version: Arc<Version>,
-    pool: Arc<Shared>,
+    pub(super) version: Arc<Version>,
+    pub(super) pool: Arc<Shared>,
+    /// Whether its function has been seen to have extensions.
+    pub(super) extended: AtomicBool,
 }
 
 impl Instance {
@@ -192,6 +196,9 @@ impl Instance {
                 }
                 job.answer(Ok(completed));
                 if !reusable {
+                    if let Some(reason) = ran.answer.shutdown_reason() {
+                        self.leave(vm, &Vm::Running, reason).await;
+                    }
                     return ControlFlow::Break(());
                 }
                 self.settle(vm, ran.deadline).await
@@ -282,7 +289,10 @@ impl Instance {
                 break "its runtime did not come back after its answer".into();
             }
             match event {
-                Ok(Ok(VmEvent::Agent(AgentMessage::Ready(_)))) => return ControlFlow::Continue(()),
+                Ok(Ok(VmEvent::Agent(AgentMessage::Ready(ready)))) => {
+                    self.extensions_took(ready.extensions_us);
+                    return ControlFlow::Continue(());
+                }
                 Ok(Ok(VmEvent::Agent(AgentMessage::Log(of, text)))) => {
                     self.log(Text::of_guest(&of, text));
                 }
@@ -323,13 +333,19 @@ impl Instance {
             let parked = self.pool.state().park(self.id, Instant::now());
             let orders = match parked {
                 Parked::Run(job) => return Some((job, Vm::Frozen)),
-                Parked::End => return None,
+                Parked::End => {
+                    self.leave(vm, &Vm::Frozen, "spindown").await;
+                    return None;
+                }
                 Parked::Wait(orders) => orders,
             };
             self.pool.notify_parked();
             match self.idle(vm, orders).await? {
                 Order::Run(job) => return Some((job, Vm::Frozen)),
-                Order::End => return None,
+                Order::End => {
+                    self.leave(vm, &Vm::Frozen, "spindown").await;
+                    return None;
+                }
                 Order::Ping { count, reply } => {
                     let pinged = self.ping(vm, count).await;
                     let failed = pinged.as_ref().err().map(ToString::to_string);

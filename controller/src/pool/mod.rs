@@ -21,6 +21,7 @@ mod dispatch;
 mod double;
 mod entry;
 mod job;
+mod leave;
 mod lifecycle;
 mod ping;
 mod provision;

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use super::host_messages::Flow;
+use super::leaving::Leaving;
 use super::{Agent, AgentError};
 use crate::lifecycle::ConnectionId;
 use crate::runtime_api::connection::{Connection, Received};
@@ -20,8 +21,8 @@ const CHILDREN: u64 = 3;
 const LOCAL_LISTENER: u64 = 4;
 /// Connections follow, by their index.
 const CONNECTIONS: u64 = 16;
-/// More at once than any runtime opens.
-const MAX_CONNECTIONS: usize = 32;
+/// More at once than any runtime, and its extensions, open.
+const MAX_CONNECTIONS: usize = 48;
 /// Everything there is can be ready at once, and is then reported at once, which the order of
 /// output before answers relies on.
 const MAX_EVENTS: usize = 5 + MAX_CONNECTIONS;
@@ -43,6 +44,9 @@ impl Agent {
     pub(crate) fn run(&mut self) -> Result<(), AgentError> {
         let mut events = [EpollEvent::empty(); MAX_EVENTS];
         loop {
+            if let Flow::Shutdown = self.go_on_leaving()? {
+                return Ok(());
+            }
             if self.host.is_due() {
                 self.queue_lines()?;
                 self.host.flush()?;
@@ -89,7 +93,8 @@ impl Agent {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        let deadlines = [self.host.deadline(), self.broken_stream_due()];
+        let leaving = self.leaving.as_ref().map(Leaving::due);
+        let deadlines = [self.host.deadline(), self.broken_stream_due(), leaving];
         let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
@@ -190,6 +195,7 @@ impl Agent {
         self.connections[id.0] = None;
         self.life.connection_closed(id);
         self.stream_broke();
+        self.extensions.connection_closed(id);
     }
 
     /// Waits for what the connection wants to be waited for.

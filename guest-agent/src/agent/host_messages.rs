@@ -7,10 +7,11 @@ use hearth_protocol::agent::{
     AgentMessage, Configure, HostMessage, InitFailed, Invoke, RuntimeExited, Usage,
 };
 
+use super::extension_requests::Launch;
 use super::{Agent, AgentError};
+use crate::environment::FunctionIdentity;
 use crate::lifecycle::{Accepted, ConnectionId, Invocation};
 use crate::runtime_api::reply;
-use crate::spawn::{self, SpawnError};
 use crate::{bootstrap, code, environment, exit};
 
 /// Whether to go on.
@@ -38,6 +39,7 @@ impl Agent {
                 HostMessage::Configure(function) => self.configure(&function)?,
                 HostMessage::Invoke(meta, event) => self.invoke(meta, event)?,
                 HostMessage::Shutdown => return Ok(Flow::Shutdown),
+                HostMessage::Leave(leave) => self.begin_leaving(&leave)?,
             }
         }
         // If an invocation came with it, `Thawed` can leave together with the answer: the host
@@ -57,34 +59,26 @@ impl Agent {
             Err(e) => return self.start_failed("Runtime.InvalidTaskConfig", &e.to_string()),
         };
         let program = match bootstrap::choose(&function.bootstrap) {
-            Ok(program) => program,
+            Ok(program) => program.to_owned(),
             Err(e) => return self.start_failed("Runtime.InvalidEntrypoint", &e.to_string()),
         };
-        self.since = Instant::now();
-        let started = spawn::start(
-            program,
-            &environment,
-            self.output.writer(),
-            self.cgroup.procs(),
-        );
-        match started {
-            Ok(pid) => {
-                self.runtime = Some(pid);
-                Ok(())
-            }
-            Err(e @ (SpawnError::Exec { .. } | SpawnError::Path(_))) => {
-                self.start_failed("Runtime.InvalidEntrypoint", &e.to_string())
-            }
-            Err(e) => Err(e.into()),
-        }
+        let identity = FunctionIdentity::of(function);
+        self.start_all(
+            identity,
+            Launch {
+                program,
+                environment,
+            },
+        )
     }
 
-    fn start_failed(&mut self, error_type: &'static str, message: &str) -> Result<(), AgentError> {
+    pub(super) fn start_failed(
+        &mut self,
+        error_type: &'static str,
+        message: &str,
+    ) -> Result<(), AgentError> {
         self.life.start_failed();
-        let request_id = self
-            .generator
-            .uuid()
-            .map_err(AgentError::io("/dev/urandom"))?;
+        let request_id = self.uuid()?;
         self.report_init_failure(exit::InitError::new(error_type, &request_id, message))
     }
 
@@ -113,6 +107,7 @@ impl Agent {
                     request_id: Some(request_id),
                     exit,
                     usage: Usage::default(),
+                    error_type: None,
                 }))?)
             }
         }
@@ -126,6 +121,7 @@ impl Agent {
     ) -> Result<(), AgentError> {
         self.cgroup
             .limit_invocation(invocation.meta.memory_limit_mib)?;
+        self.tell_extensions(&invocation.meta)?;
         let head = reply::invocation_head(&invocation.meta, invocation.event.len());
         self.since = Instant::now();
         self.reply(connection, head, invocation.event)

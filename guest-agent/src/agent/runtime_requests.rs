@@ -1,9 +1,9 @@
 //! What the runtime asks for and posts, and what is done about it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hearth_protocol::agent::{AgentMessage, FunctionError, InitFailed, Ready, Response, Usage};
+use hearth_protocol::agent::{AgentMessage, FunctionError, InitFailed, Response, Usage};
 use hearth_protocol::guest::MAX_PAYLOAD;
 
 use super::{Agent, AgentError};
@@ -73,6 +73,13 @@ impl Agent {
             Route::Error(request_id) => self.error(id, &request_id, request)?,
             Route::InitError => self.init_error(id, request)?,
             Route::Ping => reply::pong(),
+            Route::Register => self.register_extension(request)?,
+            Route::NextEvent => return self.next_event(id, &request),
+            Route::ExtensionError(phase) => self.extension_error(phase, &request)?,
+            Route::Logs => reply::no_telemetry("Logs.NotSupported", "Logs API is not supported"),
+            Route::Telemetry => {
+                reply::no_telemetry("Telemetry.NotSupported", "Telemetry API is not supported")
+            }
             Route::NotFound => reply::not_found(),
             Route::MethodNotAllowed => reply::method_not_allowed(),
         };
@@ -92,14 +99,7 @@ impl Agent {
             Ok(Next::Deliver { invocation, first }) => (first, Some(invocation)),
             Err(error) => return self.reply(id, reply::transition_refused(error), Bytes::new()),
         };
-        let mut ready = Ready::default();
-        if first {
-            ready.init_us = Some(micros(self.since.elapsed()));
-            // Init's CPU time is not the first invocation's.
-            self.cpu_us = self.cpu_us_so_far();
-        }
-        self.queue_all_output(None)?;
-        self.host.queue(AgentMessage::Ready(ready))?;
+        self.ready(first, invocation.is_some())?;
         match invocation {
             Some(invocation) => self.deliver(id, invocation),
             None => Ok(()),
@@ -186,6 +186,7 @@ impl Agent {
     pub(super) fn answer_host(&mut self, message: AgentMessage) -> Result<(), AgentError> {
         self.host.queue(message)?;
         self.host.flush()?;
+        self.answered = Instant::now();
         self.cgroup.limit_invocation(None)?;
         Ok(())
     }
@@ -196,6 +197,7 @@ impl Agent {
         match self.connections.get(id.0) {
             Some(Some(connection)) if connection.asks_for_more() => {
                 self.host.queue(message)?;
+                self.answered = Instant::now();
                 self.cgroup.limit_invocation(None)?;
                 Ok(())
             }
@@ -203,7 +205,7 @@ impl Agent {
         }
     }
 
-    fn cpu_us_so_far(&self) -> u64 {
+    pub(super) fn cpu_us_so_far(&self) -> u64 {
         self.runtime
             .map_or_else(cpu_time::of_the_reaped, cpu_time::of)
     }
@@ -221,7 +223,7 @@ impl Agent {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -4,6 +4,7 @@ use hearth_protocol::agent::{AgentMessage, RuntimeExited};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
+use super::leaving::kill_group;
 use super::{Agent, AgentError};
 use crate::exit;
 use crate::lifecycle::Ended;
@@ -21,6 +22,8 @@ impl Agent {
                 Ok(status) => {
                     if status.pid().is_some() && status.pid() == self.runtime {
                         self.runtime_ended(status)?;
+                    } else {
+                        self.extension_ended(status)?;
                     }
                 }
                 Err(errno) => return Err(AgentError::errno("waitpid")(errno)),
@@ -28,13 +31,37 @@ impl Agent {
         }
     }
 
+    fn extension_ended(&mut self, status: WaitStatus) -> Result<(), AgentError> {
+        let Some(exit) = exit::of(status, self.cgroup.ran_out_of_memory()?) else {
+            return Ok(());
+        };
+        let Some((name, told)) = status.pid().and_then(|pid| self.extensions.exited(pid)) else {
+            return Ok(());
+        };
+        self.read_output()?;
+        if told || self.leaving.is_some() {
+            return Ok(());
+        }
+        self.extension_failed("Extension.Crash", &name, exit)
+    }
+
     fn runtime_ended(&mut self, status: WaitStatus) -> Result<(), AgentError> {
         let Some(exit) = exit::of(status, self.cgroup.ran_out_of_memory()?) else {
             return Ok(());
         };
-        self.runtime = None;
-        // Whatever it left running goes with it.
-        self.cgroup.kill()?;
+        let runtime = self.runtime.take();
+        if self.extensions.running().next().is_none() {
+            // Whatever it left running goes with it.
+            self.cgroup.kill()?;
+        } else if let Some(runtime) = runtime {
+            // Extensions have something to do yet.
+            kill_group(runtime);
+        }
+        if self.leaving.is_some() || self.life.is_over() {
+            // The host knows, or does not want to any more.
+            self.read_output()?;
+            return self.queue_all_output(None);
+        }
         // Its last words may have come after this turn's look at the pipe.
         self.read_output()?;
         let usage = self.usage()?;
@@ -53,6 +80,7 @@ impl Agent {
                     request_id,
                     exit,
                     usage,
+                    error_type: None,
                 }))?)
             }
             Ended::AfterInitError => Ok(()),

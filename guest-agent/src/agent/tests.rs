@@ -1,6 +1,7 @@
 //! The whole agent between a host and a runtime that the test plays: real sockets, a real pipe, a
 //! cgroup's files in a temporary folder. What needs PID 1, disks or a cgroup is tested in microVMs.
 
+mod extensions;
 mod streaming;
 
 use std::fs::File;

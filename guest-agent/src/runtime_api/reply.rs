@@ -7,6 +7,8 @@ use bytes::Bytes;
 use hearth_protocol::agent::Invoke;
 use serde::Serialize;
 
+use crate::environment::FunctionIdentity;
+use crate::extensions::Refusal;
 use crate::lifecycle::{AnswerError, InvalidTransition};
 use crate::runtime_api::request::RequestError;
 
@@ -44,6 +46,43 @@ pub(crate) fn answer_refused(error: AnswerError) -> Bytes {
         AnswerError::UnknownRequestId => problem("400 Bad Request", "InvalidRequestID", &error),
         AnswerError::Transition(error) => transition_refused(error),
     }
+}
+
+/// An extension asked for what it may not have.
+pub(crate) fn extension_refused(refusal: &Refusal) -> Bytes {
+    problem("403 Forbidden", refusal.kind, &refusal.message)
+}
+
+/// An extension is registered under this identifier.
+pub(crate) fn registered(identifier: &str, function: &FunctionIdentity) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Registered<'a> {
+        function_name: &'a str,
+        function_version: &'a str,
+        handler: &'a str,
+    }
+    let body = serde_json::to_string(&Registered {
+        function_name: &function.name,
+        function_version: &function.version,
+        handler: &function.handler,
+    })
+    .expect("three strings are JSON");
+    let mut head = String::from("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n");
+    header(&mut head, "Lambda-Extension-Identifier", identifier);
+    format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into()
+}
+
+/// Header part of an extension's event; its bytes follow.
+pub(crate) fn event_head(identifier: &str, event_len: usize) -> Bytes {
+    let mut head = String::from("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n");
+    header(&mut head, "Lambda-Extension-Event-Identifier", identifier);
+    format!("{head}Content-Length: {event_len}\r\n\r\n").into()
+}
+
+/// Nobody can subscribe here; clients take this for an answer and go on without.
+pub(crate) fn no_telemetry(kind: &'static str, message: &'static str) -> Bytes {
+    problem("202 Accepted", kind, &message)
 }
 
 /// The request makes no sense in the runtime's state.

@@ -14,6 +14,8 @@ use super::chunked::{Chunked, StreamError};
 /// header.
 pub(crate) const MAX_HEAD: usize = 1024 * 1024 + 64 * 1024;
 const MAX_HEADERS: usize = 96;
+/// Longest value kept of an extension's header: longer than any that is valid.
+const MAX_EXTENSION_HEADER: usize = 256;
 
 /// What arrived in place of a request. The connection can't be used after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -53,10 +55,21 @@ pub(crate) struct Request {
     pub(crate) keep_alive: bool,
     /// `Lambda-Runtime-Function-Error-Type`.
     pub(crate) error_type: Option<String>,
+    /// What an extension says about itself.
+    pub(crate) extension: ExtensionHeaders,
     /// Set if a streamed body ended in an error: what was received is only the beginning of a
     /// result.
     pub(crate) stream_error: Option<StreamError>,
     pub(crate) body: Body,
+}
+
+/// Headers of extensions; none has more than [`MAX_EXTENSION_HEADER`] bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ExtensionHeaders {
+    /// `Lambda-Extension-Name`.
+    pub(crate) name: Option<String>,
+    /// `Lambda-Extension-Identifier`.
+    pub(crate) identifier: Option<String>,
 }
 
 /// What the parser made of the bytes so far.
@@ -79,6 +92,7 @@ struct Head {
     target: String,
     keep_alive: bool,
     error_type: Option<String>,
+    extension: ExtensionHeaders,
     stream_error: Option<StreamError>,
     expects_continue: bool,
     /// `Lambda-Runtime-Function-Response-Mode: streaming`.
@@ -98,6 +112,7 @@ impl Head {
             target: self.target,
             keep_alive: self.keep_alive,
             error_type: self.error_type,
+            extension: self.extension,
             stream_error: self.stream_error,
             body,
         }
@@ -243,6 +258,7 @@ impl Parser {
             target: parsed.path.unwrap_or_default().to_owned(),
             keep_alive: parsed.version == Some(1),
             error_type: None,
+            extension: ExtensionHeaders::default(),
             stream_error: None,
             expects_continue: false,
             streaming: false,
@@ -278,6 +294,10 @@ impl Parser {
                 head.streaming = value.trim_ascii().eq_ignore_ascii_case(b"streaming");
             } else if name.eq_ignore_ascii_case("content-type") {
                 head.content_type = content_type(value);
+            } else if name.eq_ignore_ascii_case("lambda-extension-name") {
+                head.extension.name = extension_header(value);
+            } else if name.eq_ignore_ascii_case("lambda-extension-identifier") {
+                head.extension.identifier = extension_header(value);
             }
         }
         if chunked && content_length.is_some() {
@@ -294,6 +314,12 @@ impl Parser {
             }
         }))
     }
+}
+
+fn extension_header(value: &[u8]) -> Option<String> {
+    let value = value.trim_ascii();
+    let value = &value[..value.len().min(MAX_EXTENSION_HEADER)];
+    Some(String::from_utf8_lossy(value).into_owned())
 }
 
 fn content_length_of(value: &[u8]) -> Option<usize> {

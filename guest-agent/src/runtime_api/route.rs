@@ -1,6 +1,11 @@
-//! From method and path to what the runtime wants.
+//! From method and path to what the runtime, or an extension, wants.
+
+use crate::extensions::ErrorPhase;
 
 const PREFIX: &str = "/2018-06-01";
+const EXTENSIONS: &str = "/2020-01-01/extension";
+const LOGS: &str = "/2020-08-15/logs";
+const TELEMETRY: &str = "/2022-07-01/telemetry";
 /// Longest request id taken from a path; Lambda's have 36 characters.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -17,6 +22,16 @@ pub(crate) enum Route {
     Error(String),
     /// `POST /runtime/init/error`
     InitError,
+    /// `POST /extension/register`
+    Register,
+    /// `GET /extension/event/next`
+    NextEvent,
+    /// `POST /extension/init/error` or `…/exit/error`
+    ExtensionError(ErrorPhase),
+    /// `PUT /logs`
+    Logs,
+    /// `PUT /telemetry`
+    Telemetry,
     /// Nothing is there.
     NotFound,
     /// Something is there, for another method.
@@ -27,6 +42,14 @@ impl Route {
     /// Never fails: a request for nothing is one of the routes.
     pub(crate) fn of(method: &str, target: &str) -> Self {
         let path = target.split_once('?').map_or(target, |(path, _)| path);
+        if let Some(route) = Self::of_extension(path) {
+            let (wanted, route) = route;
+            return if method == wanted {
+                route
+            } else {
+                Self::MethodNotAllowed
+            };
+        }
         let Some(path) = path.strip_prefix(PREFIX) else {
             return Self::NotFound;
         };
@@ -57,6 +80,21 @@ impl Route {
             Self::MethodNotAllowed
         }
     }
+
+    /// The routes that extensions use, with their methods.
+    fn of_extension(path: &str) -> Option<(&'static str, Self)> {
+        Some(match path {
+            LOGS => ("PUT", Self::Logs),
+            TELEMETRY => ("PUT", Self::Telemetry),
+            _ => match path.strip_prefix(EXTENSIONS)? {
+                "/register" => ("POST", Self::Register),
+                "/event/next" => ("GET", Self::NextEvent),
+                "/init/error" => ("POST", Self::ExtensionError(ErrorPhase::Init)),
+                "/exit/error" => ("POST", Self::ExtensionError(ErrorPhase::Exit)),
+                _ => return None,
+            },
+        })
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +121,31 @@ mod tests {
             ),
         ] {
             assert_eq!(Route::of(method, &format!("/2018-06-01{path}")), route);
+        }
+    }
+
+    #[test]
+    fn extensions_have_routes_of_their_own() {
+        for (method, path, route) in [
+            ("POST", "/2020-01-01/extension/register", Route::Register),
+            ("GET", "/2020-01-01/extension/event/next", Route::NextEvent),
+            (
+                "POST",
+                "/2020-01-01/extension/init/error",
+                Route::ExtensionError(ErrorPhase::Init),
+            ),
+            (
+                "POST",
+                "/2020-01-01/extension/exit/error",
+                Route::ExtensionError(ErrorPhase::Exit),
+            ),
+            ("PUT", "/2020-08-15/logs", Route::Logs),
+            ("PUT", "/2022-07-01/telemetry", Route::Telemetry),
+            ("GET", "/2022-07-01/telemetry", Route::MethodNotAllowed),
+            ("GET", "/2020-01-01/extension", Route::NotFound),
+            ("GET", "/2018-06-01/extension/event/next", Route::NotFound),
+        ] {
+            assert_eq!(Route::of(method, path), route, "{method} {path}");
         }
     }
 

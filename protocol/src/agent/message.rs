@@ -14,6 +14,7 @@ const CONFIGURE: u8 = 0x02;
 const THAW: u8 = 0x03;
 const INVOKE: u8 = 0x04;
 const SHUTDOWN: u8 = 0x05;
+const LEAVE: u8 = 0x0e;
 const HELLO: u8 = 0x81;
 const PONG: u8 = 0x82;
 const THAWED: u8 = 0x83;
@@ -27,6 +28,7 @@ const FATAL: u8 = 0x8a;
 const RESPONSE_START: u8 = 0x8b;
 const RESPONSE_CHUNK: u8 = 0x8c;
 const RESPONSE_END: u8 = 0x8d;
+const LEFT: u8 = 0x8e;
 
 /// What the host tells the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub enum HostMessage {
     Invoke(Invoke, Bytes),
     /// Kill the runtime and everything it started, then end the microVM.
     Shutdown,
+    /// End the microVM in order: extensions get the time to do what they have to do at the end.
+    Leave(Leave),
 }
 
 /// What the agent tells the host. Hostile until proven otherwise.
@@ -72,6 +76,8 @@ pub enum AgentMessage {
     Log(Log, Bytes),
     /// The runtime's process ended without an answer.
     RuntimeExited(RuntimeExited),
+    /// Everything has ended that was to be given time, and all of its output was sent.
+    Left,
     /// The agent can't go on; the payload is the reason as text. The microVM is of no more use.
     Fatal(Bytes),
 }
@@ -149,6 +155,15 @@ pub struct Invoke {
     pub realtime_ns: u64,
 }
 
+/// Why a microVM ends, and what time it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leave {
+    /// Lambda's word: `spindown`, `timeout` or `failure`.
+    pub reason: String,
+    /// As in [`Invoke`].
+    pub realtime_ns: u64,
+}
+
 /// First words of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -164,6 +179,10 @@ pub struct Ready {
     /// How long init took, in microseconds; only in the first `Ready` after `Configure`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_us: Option<u64>,
+    /// Microseconds from the runtime's answer until the last extension waited again; only where
+    /// there are extensions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extensions_us: Option<u64>,
 }
 
 /// Why a function did not come up.
@@ -267,6 +286,9 @@ pub struct RuntimeExited {
     pub exit: Exit,
     /// What it used.
     pub usage: Usage,
+    /// Set if an extension is to blame: `Extension.Crash`, `Extension.ExitError`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -322,6 +344,7 @@ impl From<HostMessage> for Frame {
             HostMessage::Thaw(meta, entropy) => frame(THAW, &meta, entropy),
             HostMessage::Invoke(meta, event) => frame(INVOKE, &meta, event),
             HostMessage::Shutdown => bare(SHUTDOWN, Bytes::new()),
+            HostMessage::Leave(meta) => frame(LEAVE, &meta, Bytes::new()),
         }
     }
 }
@@ -336,6 +359,7 @@ impl TryFrom<Frame> for HostMessage {
             THAW => Self::Thaw(parse(&frame)?, frame.payload),
             INVOKE => Self::Invoke(parse(&frame)?, frame.payload),
             SHUTDOWN => Self::Shutdown,
+            LEAVE => Self::Leave(parse(&frame)?),
             kind => return Err(MessageError::UnknownKind(kind)),
         })
     }
@@ -357,6 +381,7 @@ impl From<AgentMessage> for Frame {
             AgentMessage::Log(meta, lines) => frame(LOG, &meta, lines),
             AgentMessage::RuntimeExited(meta) => frame(RUNTIME_EXITED, &meta, Bytes::new()),
             AgentMessage::Fatal(reason) => bare(FATAL, reason),
+            AgentMessage::Left => bare(LEFT, Bytes::new()),
         }
     }
 }
@@ -379,6 +404,7 @@ impl TryFrom<Frame> for AgentMessage {
             LOG => Self::Log(parse(&frame)?, frame.payload),
             RUNTIME_EXITED => Self::RuntimeExited(parse(&frame)?),
             FATAL => Self::Fatal(frame.payload),
+            LEFT => Self::Left,
             kind => return Err(MessageError::UnknownKind(kind)),
         })
     }
@@ -416,6 +442,10 @@ mod tests {
             ),
             HostMessage::Invoke(Invoke::default(), Bytes::from_static(b"{}")),
             HostMessage::Shutdown,
+            HostMessage::Leave(Leave {
+                reason: "spindown".into(),
+                realtime_ns: 1,
+            }),
         ] {
             let frame = Frame::from(message.clone());
             assert_eq!(HostMessage::try_from(frame).unwrap(), message);
@@ -437,7 +467,11 @@ mod tests {
             }),
             AgentMessage::Pong(body.clone()),
             AgentMessage::Thawed,
-            AgentMessage::Ready(Ready { init_us: Some(4) }),
+            AgentMessage::Ready(Ready {
+                init_us: Some(4),
+                extensions_us: Some(5),
+            }),
+            AgentMessage::Left,
             AgentMessage::Ready(Ready::default()),
             AgentMessage::InitFailed(
                 InitFailed {
@@ -485,6 +519,7 @@ mod tests {
                 request_id: Some("r".into()),
                 exit: Exit::Signal(9),
                 usage,
+                error_type: Some("Extension.Crash".into()),
             }),
             AgentMessage::Fatal(body),
         ] {

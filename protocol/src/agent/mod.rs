@@ -18,6 +18,9 @@
 //!    [`ResponseChunk`](AgentMessage::ResponseChunk)s as the function writes them, and
 //!    [`ResponseEnd`](AgentMessage::ResponseEnd), or `RuntimeExited` where it dies half-way. A host
 //!    that reads slowly is waited for: the agent keeps little, and stops reading the runtime.
+//! 5. Where a function has extensions, `Ready` waits for all of them as well, and an instance is
+//!    ended by [`Leave`](HostMessage::Leave): the agent tells them, gives them their time and says
+//!    [`Left`](AgentMessage::Left).
 //!
 //! [`Log`](AgentMessage::Log) frames come in between; what a function wrote before it answered is
 //! sent before its answer. [`Ping`](HostMessage::Ping) is answered in any state.
@@ -27,6 +30,6 @@ mod message;
 
 pub use frame::{Frame, FrameDecoder, FrameError, HEADER_LEN, MAX_META, VERSION};
 pub use message::{
-    AgentMessage, Configure, Exit, FunctionError, Hello, HostMessage, InitFailed, Invoke, Log,
-    MessageError, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited, Thaw, Usage,
+    AgentMessage, Configure, Exit, FunctionError, Hello, HostMessage, InitFailed, Invoke, Leave,
+    Log, MessageError, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited, Thaw, Usage,
 };

@@ -1,0 +1,548 @@
+//! Lambda's extensions: who they are, what each is doing, and what it is to hear.
+//!
+//! ```text
+//!            register             next            event
+//! Started ────────────▶ Registered ───▶ Ready ──────────▶ Running
+//!  (external ones)                        ▲                  │ next
+//!                                         └──────────────────┘
+//! ```
+//!
+//! External extensions are programs of `/opt/extensions`, started before the runtime; internal ones
+//! register from within the runtime's process. Nothing here does I/O: the caller carries out what
+//! is returned. Extensions are the function's, hence hostile like it.
+
+use bytes::Bytes;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::ConnectionId;
+
+/// Lambda's limit.
+pub(crate) const MAX_EXTENSIONS: usize = 10;
+/// Longest name, in bytes; Lambda's limit.
+const MAX_NAME: usize = 128;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The program runs and has not registered.
+    Started,
+    /// It has not asked for an event yet.
+    Registered,
+    /// It waits for an event.
+    Ready,
+    /// It has an event.
+    Running,
+    /// It has reported an error.
+    InitError,
+    ExitError,
+    /// Its process is gone.
+    Exited,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Started => "Started",
+            Self::Registered => "Registered",
+            Self::Ready => "Ready",
+            Self::Running => "Running",
+            Self::InitError => "InitError",
+            Self::ExitError => "ExitError",
+            Self::Exited => "Exited",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Extension {
+    name: String,
+    /// Empty until it registers.
+    id: String,
+    /// Of an external one.
+    pid: Option<Pid>,
+    /// The events that it wants.
+    invoke: bool,
+    shutdown: bool,
+    state: State,
+    waiter: Option<ConnectionId>,
+    /// What it hears when it asks.
+    pending: Option<Bytes>,
+}
+
+impl Extension {
+    fn new(name: String, pid: Option<Pid>) -> Self {
+        Self {
+            name,
+            id: String::new(),
+            pid,
+            invoke: false,
+            shutdown: false,
+            state: State::Started,
+            waiter: None,
+            pending: None,
+        }
+    }
+}
+
+/// Why an extension's request is refused: type and message are Lambda's, the status is 403.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) kind: &'static str,
+    pub(crate) message: String,
+}
+
+fn refuse(kind: &'static str, message: impl Into<String>) -> Refusal {
+    Refusal {
+        kind,
+        message: message.into(),
+    }
+}
+
+/// Which of its two errors an extension reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorPhase {
+    Init,
+    Exit,
+}
+
+#[derive(Deserialize)]
+struct Register {
+    #[serde(default)]
+    events: Vec<String>,
+}
+
+/// What all extensions are doing.
+#[derive(Debug, Default)]
+pub(crate) struct Extensions {
+    list: Vec<Extension>,
+    /// The runtime is up: nobody registers any more.
+    closed: bool,
+}
+
+/// Bodies to send, each on a connection that waits.
+pub(crate) type Deliveries = Vec<(ConnectionId, Bytes)>;
+
+impl Extensions {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// A program of this name was started.
+    pub(crate) fn launched(&mut self, name: String, pid: Pid) {
+        self.list.push(Extension::new(name, Some(pid)));
+    }
+
+    /// Someone says that he is the extension `name`; `id` is the one that he gets.
+    pub(crate) fn register(
+        &mut self,
+        name: Option<&str>,
+        body: &[u8],
+        id: String,
+    ) -> Result<String, Refusal> {
+        let name = name.filter(|name| (1..=MAX_NAME).contains(&name.len()));
+        let Some(name) = name else {
+            return Err(refuse(
+                "Extension.InvalidExtensionName",
+                "Empty extension name",
+            ));
+        };
+        let wanted: Register = serde_json::from_slice(body)
+            .map_err(|error| refuse("InvalidRequestFormat", error.to_string()))?;
+        let known = self
+            .list
+            .iter()
+            .position(|extension| extension.name == name);
+        let external = known.is_some_and(|at| self.list[at].pid.is_some());
+        for event in &wanted.events {
+            let why = match event.as_str() {
+                "INVOKE" => continue,
+                "SHUTDOWN" if external => continue,
+                "SHUTDOWN" => "event not supported for internal extension",
+                _ => "unknown event",
+            };
+            let shown: String = event.chars().take(MAX_NAME).collect();
+            return Err(refuse(
+                "Extension.InvalidEventType",
+                format!("{shown}: {why}"),
+            ));
+        }
+        let wants = |name: &str| wanted.events.iter().any(|event| event == name);
+        let extension = match known {
+            Some(at) => {
+                let extension = &mut self.list[at];
+                if extension.state != State::Started {
+                    return Err(not_allowed(extension, "Registered"));
+                }
+                extension
+            }
+            None if self.closed => {
+                return Err(refuse(
+                    "Extension.RegistrationClosed",
+                    "Extension registration closed already",
+                ));
+            }
+            None if self.list.len() >= MAX_EXTENSIONS => {
+                return Err(refuse(
+                    "Extension.TooManyExtensions",
+                    format!("Extension limit ({MAX_EXTENSIONS}) reached"),
+                ));
+            }
+            None => {
+                self.list.push(Extension::new(name.to_owned(), None));
+                self.list.last_mut().expect("pushed above")
+            }
+        };
+        extension.id = id;
+        extension.invoke = wants("INVOKE");
+        extension.shutdown = wants("SHUTDOWN");
+        extension.state = State::Registered;
+        Ok(extension.id.clone())
+    }
+
+    /// Whether every program that was started has registered.
+    pub(crate) fn all_registered(&self) -> bool {
+        self.list
+            .iter()
+            .all(|extension| extension.state != State::Started)
+    }
+
+    /// Whether every extension waits for an event.
+    pub(crate) fn all_ready(&self) -> bool {
+        self.list
+            .iter()
+            .all(|extension| extension.state == State::Ready && extension.pending.is_none())
+    }
+
+    pub(crate) fn close_registration(&mut self) {
+        self.closed = true;
+    }
+
+    /// An extension asks for the next event; what it hears if there is one already.
+    pub(crate) fn next(
+        &mut self,
+        identifier: Option<&str>,
+        connection: ConnectionId,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let extension = self.find(identifier)?;
+        let waits = extension.state == State::Ready && extension.waiter.is_none();
+        if !waits && !matches!(extension.state, State::Registered | State::Running) {
+            return Err(not_allowed(extension, "Ready"));
+        }
+        if let Some(event) = extension.pending.take() {
+            extension.state = State::Running;
+            return Ok(Some(event));
+        }
+        extension.state = State::Ready;
+        extension.waiter = Some(connection);
+        Ok(None)
+    }
+
+    /// An extension reports that it can't go on; its name.
+    pub(crate) fn error(
+        &mut self,
+        identifier: Option<&str>,
+        phase: ErrorPhase,
+    ) -> Result<String, Refusal> {
+        let extension = self.find(identifier)?;
+        let (state, fits) = match phase {
+            ErrorPhase::Init => (State::InitError, extension.state == State::Registered),
+            ErrorPhase::Exit => (
+                State::ExitError,
+                matches!(
+                    extension.state,
+                    State::Registered | State::Ready | State::Running
+                ),
+            ),
+        };
+        if !fits {
+            return Err(not_allowed(extension, state.name()));
+        }
+        extension.state = state;
+        Ok(extension.name.clone())
+    }
+
+    /// An invocation begins.
+    pub(crate) fn invoke(&mut self, event: &Bytes) -> Deliveries {
+        self.tell(event, |extension| extension.invoke)
+    }
+
+    /// The microVM is about to end. Only external ones hear of it.
+    pub(crate) fn shutdown(&mut self, event: &Bytes) -> Deliveries {
+        self.tell(event, |extension| extension.shutdown)
+    }
+
+    fn tell(&mut self, event: &Bytes, wants: impl Fn(&Extension) -> bool) -> Deliveries {
+        let mut now = Vec::new();
+        for extension in self.list.iter_mut().filter(|extension| wants(extension)) {
+            match (extension.state, extension.waiter.take()) {
+                (State::Ready, Some(connection)) => {
+                    extension.state = State::Running;
+                    now.push((connection, event.clone()));
+                }
+                _ => extension.pending = Some(event.clone()),
+            }
+        }
+        now
+    }
+
+    pub(crate) fn connection_closed(&mut self, connection: ConnectionId) {
+        for extension in &mut self.list {
+            if extension.waiter == Some(connection) {
+                extension.waiter = None;
+            }
+        }
+    }
+
+    /// A process has ended. Its extension's name, and whether it had said why before.
+    pub(crate) fn exited(&mut self, pid: Pid) -> Option<(String, bool)> {
+        let extension = self
+            .list
+            .iter_mut()
+            .find(|extension| extension.pid == Some(pid))?;
+        let told = matches!(extension.state, State::InitError | State::ExitError);
+        extension.state = State::Exited;
+        extension.pid = None;
+        extension.shutdown = false;
+        Some((extension.name.clone(), told))
+    }
+
+    /// The programs that run.
+    pub(crate) fn running(&self) -> impl Iterator<Item = Pid> {
+        self.list.iter().filter_map(|extension| extension.pid)
+    }
+
+    /// Those of them that will not be told of the end.
+    pub(crate) fn unwarned(&self) -> Vec<Pid> {
+        let unwarned = self.list.iter().filter(|extension| !extension.shutdown);
+        unwarned.filter_map(|extension| extension.pid).collect()
+    }
+
+    fn find(&mut self, identifier: Option<&str>) -> Result<&mut Extension, Refusal> {
+        let Some(identifier) = identifier.filter(|id| !id.is_empty()) else {
+            return Err(refuse(
+                "Extension.MissingExtensionIdentifier",
+                "Missing Lambda-Extension-Identifier header",
+            ));
+        };
+        let is_uuid = identifier.len() == 36
+            && identifier.bytes().enumerate().all(|(at, byte)| match at {
+                8 | 13 | 18 | 23 => byte == b'-',
+                _ => byte.is_ascii_hexdigit(),
+            });
+        if !is_uuid {
+            return Err(refuse(
+                "Extension.InvalidExtensionIdentifier",
+                "Invalid Lambda-Extension-Identifier",
+            ));
+        }
+        self.list
+            .iter_mut()
+            .find(|extension| extension.id == identifier)
+            .ok_or_else(|| {
+                refuse(
+                    "Extension.UnknownExtensionIdentifier",
+                    format!("Unknown extension {identifier}"),
+                )
+            })
+    }
+}
+
+fn not_allowed(extension: &Extension, to: &str) -> Refusal {
+    refuse(
+        "Extension.InvalidExtensionState",
+        format!(
+            "State transition from {} to {to} failed for extension {}. Error: State transition is \
+             not allowed",
+            extension.state.name(),
+            extension.name
+        ),
+    )
+}
+
+/// The body of an `INVOKE` event.
+pub(crate) fn invoke_event(invoke: &hearth_protocol::agent::Invoke) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Tracing<'a> {
+        r#type: &'static str,
+        value: &'a str,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Event<'a> {
+        event_type: &'static str,
+        deadline_ms: u64,
+        request_id: &'a str,
+        invoked_function_arn: &'a str,
+        tracing: Tracing<'a>,
+    }
+    json(&Event {
+        event_type: "INVOKE",
+        deadline_ms: invoke.deadline_ms,
+        request_id: &invoke.request_id,
+        invoked_function_arn: &invoke.function_arn,
+        tracing: Tracing {
+            r#type: "X-Amzn-Trace-Id",
+            value: invoke.trace_id.as_deref().unwrap_or_default(),
+        },
+    })
+}
+
+/// The body of a `SHUTDOWN` event.
+pub(crate) fn shutdown_event(reason: &str, deadline_ms: u64) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Event<'a> {
+        event_type: &'static str,
+        shutdown_reason: &'a str,
+        deadline_ms: u64,
+    }
+    json(&Event {
+        event_type: "SHUTDOWN",
+        shutdown_reason: reason,
+        deadline_ms,
+    })
+}
+
+fn json(event: &impl Serialize) -> Bytes {
+    serde_json::to_vec(event)
+        .expect("texts and numbers are JSON")
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+    const OTHER: &str = "11234567-89ab-cdef-0123-456789abcdef";
+    const BOTH: &[u8] = br#"{"events":["INVOKE","SHUTDOWN"]}"#;
+    const EVENT: Bytes = Bytes::from_static(b"event");
+
+    fn with_external() -> Extensions {
+        let mut extensions = Extensions::default();
+        extensions.launched("ext".into(), Pid::from_raw(7));
+        extensions
+    }
+
+    fn registered() -> Extensions {
+        let mut extensions = with_external();
+        extensions.register(Some("ext"), BOTH, ID.into()).unwrap();
+        extensions
+    }
+
+    fn kind<T: std::fmt::Debug>(result: Result<T, Refusal>) -> &'static str {
+        result.unwrap_err().kind
+    }
+
+    #[test]
+    fn an_external_extension_registers_waits_and_hears_of_everything() {
+        let mut extensions = with_external();
+        assert!(!extensions.all_registered());
+        let id = extensions.register(Some("ext"), BOTH, ID.into());
+        assert_eq!(id.as_deref(), Ok(ID));
+        assert!(extensions.all_registered() && !extensions.all_ready());
+        let connection = ConnectionId(3);
+        assert_eq!(extensions.next(Some(ID), connection), Ok(None));
+        assert!(extensions.all_ready());
+        assert_eq!(extensions.invoke(&EVENT), [(connection, EVENT)]);
+        assert!(!extensions.all_ready());
+        // An event that comes while it is at work is heard at its next request.
+        assert_eq!(extensions.shutdown(&EVENT), []);
+        assert_eq!(extensions.next(Some(ID), connection), Ok(Some(EVENT)));
+        assert_eq!(
+            extensions.exited(Pid::from_raw(7)),
+            Some(("ext".into(), false))
+        );
+        assert_eq!(extensions.running().count(), 0);
+    }
+
+    #[test]
+    fn what_breaks_the_rules_is_refused_as_lambda_does() {
+        let mut extensions = registered();
+        let here = ConnectionId(0);
+        for (name, body, expected) in [
+            (None, BOTH, "Extension.InvalidExtensionName"),
+            (Some(""), BOTH, "Extension.InvalidExtensionName"),
+            (Some("ext"), BOTH, "Extension.InvalidExtensionState"),
+            (Some("in"), BOTH, "Extension.InvalidEventType"),
+            (Some("in"), b"{", "InvalidRequestFormat"),
+            (
+                Some("in"),
+                br#"{"events":["RESTART"]}"#,
+                "Extension.InvalidEventType",
+            ),
+        ] {
+            let refused = extensions.register(name, body, OTHER.into());
+            assert_eq!(kind(refused), expected, "{name:?}");
+        }
+        for (id, expected) in [
+            (None, "Extension.MissingExtensionIdentifier"),
+            (Some("7"), "Extension.InvalidExtensionIdentifier"),
+            (Some(OTHER), "Extension.UnknownExtensionIdentifier"),
+        ] {
+            assert_eq!(kind(extensions.next(id, here)), expected);
+            assert_eq!(kind(extensions.error(id, ErrorPhase::Exit)), expected);
+        }
+        extensions.next(Some(ID), here).unwrap();
+        let twice = extensions.next(Some(ID), here).unwrap_err();
+        assert_eq!(
+            twice.message,
+            "State transition from Ready to Ready failed for extension ext. Error: State \
+             transition is not allowed"
+        );
+        let late = extensions.error(Some(ID), ErrorPhase::Init);
+        assert_eq!(kind(late), "Extension.InvalidExtensionState");
+        extensions.connection_closed(here);
+        assert_eq!(extensions.next(Some(ID), here), Ok(None));
+    }
+
+    #[test]
+    fn internal_extensions_register_while_the_runtime_starts_and_are_ten_at_most() {
+        let mut extensions = registered();
+        let invoke = br#"{"events":["INVOKE"]}"#;
+        for n in 1..MAX_EXTENSIONS {
+            let id = format!("0123456{n}-89ab-cdef-0123-456789abcdea");
+            let name = format!("in{n}");
+            extensions.register(Some(&name), invoke, id).unwrap();
+        }
+        let over = extensions.register(Some("more"), invoke, OTHER.into());
+        assert_eq!(kind(over), "Extension.TooManyExtensions");
+        let mut extensions = registered();
+        extensions.close_registration();
+        let late = extensions.register(Some("in"), invoke, OTHER.into());
+        assert_eq!(kind(late), "Extension.RegistrationClosed");
+    }
+
+    #[test]
+    fn who_did_not_ask_for_events_gets_none() {
+        let mut extensions = with_external();
+        extensions
+            .register(Some("ext"), br#"{"events":[]}"#, ID.into())
+            .unwrap();
+        extensions.next(Some(ID), ConnectionId(0)).unwrap();
+        assert_eq!(extensions.invoke(&EVENT), []);
+        assert!(extensions.all_ready());
+        assert_eq!(extensions.shutdown(&EVENT), []);
+        assert_eq!(extensions.unwarned(), [Pid::from_raw(7)]);
+    }
+
+    #[test]
+    fn events_have_lambdas_shape() {
+        let invoke = hearth_protocol::agent::Invoke {
+            request_id: "r".into(),
+            deadline_ms: 5,
+            function_arn: "arn".into(),
+            trace_id: Some("Root=1".into()),
+            ..Default::default()
+        };
+        assert_eq!(
+            invoke_event(&invoke),
+            r#"{"eventType":"INVOKE","deadlineMs":5,"requestId":"r","invokedFunctionArn":"arn","tracing":{"type":"X-Amzn-Trace-Id","value":"Root=1"}}"#
+        );
+        assert_eq!(
+            shutdown_event("spindown", 7),
+            r#"{"eventType":"SHUTDOWN","shutdownReason":"spindown","deadlineMs":7}"#
+        );
+    }
+}
