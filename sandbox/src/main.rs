@@ -171,7 +171,7 @@ fn prepare(
     unsafe { jail::descriptors::close_all_but(&keep) }
         .map_err(|e| failed("closing inherited descriptors")(&e))?;
     // SAFETY: there is one thread, and nothing holds a reference into the environment.
-    unsafe { libc::clearenv() };
+    unsafe { jail::environment::wipe() };
     let outside = Outside::gather(kvm).map_err(|e| failed("preparing")(&e))?;
     let jail = jail::enter(identity).map_err(|e| failed("preparing")(&e))?;
     if arguments.require_jail && !jail.is_complete() {

@@ -65,6 +65,9 @@ fn it_has_every_part_of_the_jail_that_takes_no_root() {
         assert!(status.contains(line), "no {line:?} in\n{status}");
     }
     assert!(file("limits").contains("Max open files            256                  256"));
+    // The owner's, which is this test's, was not empty.
+    assert!(std::env::vars().next().is_some());
+    assert!(file("environ").bytes().all(|byte| byte == 0));
     // Sockets, KVM and what belongs to it, standard streams, pagemap: nothing of the owner's.
     assert!(open_descriptors(pid) < 40);
     if std::fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|n| n.trim() != "0")

@@ -3,6 +3,7 @@
 //!
 //! * [`outside`]: what is read and opened before the doors close.
 //! * [`descriptors`]: inherited descriptors.
+//! * [`environment`]: inherited variables.
 //! * [`namespaces`]: the empty root, and namespaces of its own.
 //! * [`limits`]: resource limits.
 //! * [`privileges`]: user, capabilities, what the kernel lets others look at.
@@ -13,6 +14,7 @@
 //! gives it ([`JailPart::Processes`] is only looked at here).
 
 pub mod descriptors;
+pub mod environment;
 pub mod filter;
 pub mod landlock;
 pub mod limits;
