@@ -25,6 +25,10 @@ COLUMNS = {
     "cold python p99 ms": ("cold python-hello", "p99"),
     "deploy python p50 ms": ("deploy python-hello", "p50"),
     "idle python private KiB": ("memory python-hello", "private_dirty"),
+    "idle crowd": ("idle crowd", "count"),
+    "idle crowd private KiB": ("memory crowd, each", "private_dirty"),
+    "warm beside crowd, to alone": ("warm beside crowd, to alone", "p50"),
+    "cold beside crowd, to alone": ("cold beside crowd, to alone", "p50"),
 }
 
 

@@ -25,6 +25,17 @@ def table(results: dict) -> str:
         if figure["unit"] == "KiB":
             row = "".join(f"{figure[column]:>10}" for column in ("pss", "private_dirty", "rss"))
             lines.append(f"{name.removeprefix('memory '):<32}{row}")
+    if crowd := figures.get("idle crowd"):
+        figure = figures["host's memory for each of the crowd"]
+        lines += [
+            "",
+            f"crowd: {crowd['count']} idle instances of one function, each of which answered;"
+            f" the host has {figure['kib']} KiB less for each.",
+            f"{'what they make of a latency, p50':<50}{'times':>10}",
+        ]
+    for name, figure in figures.items():
+        if figure["unit"] == "times":
+            lines.append(f"{name:<50}{figure['p50']:>10.3f}")
     lines += ["", f"{'per second':<32}{'count':>7}{'rate':>10}"]
     for name, figure in figures.items():
         if figure["unit"] == "1/s":
