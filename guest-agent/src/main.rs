@@ -23,8 +23,10 @@ mod machine;
 mod memory;
 mod outbox;
 mod output;
+mod page_cache;
 mod power;
 mod runtime_api;
+mod scheduling;
 mod spawn;
 mod vsock;
 
@@ -56,6 +58,8 @@ fn main() -> ExitCode {
 fn serve() -> anyhow::Result<()> {
     memory::configure_allocator();
     machine::prepare()?;
+    page_cache::fill()?;
+    scheduling::let_others_finish()?;
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     children.thread_block()?;

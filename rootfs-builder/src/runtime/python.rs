@@ -15,6 +15,8 @@ pub(super) const REQUIREMENTS: &str = include_str!("../../python/requirements.tx
 pub(super) const BOOTSTRAP: &str = include_str!("../../python/bootstrap");
 /// The client's transport, `/var/runtime/runtime_client.py`.
 pub(super) const TRANSPORT: &str = include_str!("../../python/runtime_client.py");
+/// `/etc/hearth/resident`: what every function's process executes of.
+pub(super) const RESIDENT: &str = include_str!("../../python/resident");
 /// The transport that the client brings along. It would be found first.
 const NATIVE_TRANSPORT: &str = "runtime_client.cpython-311-x86_64-linux-gnu.so";
 
@@ -35,6 +37,7 @@ pub(super) fn complete(
     fs::remove_file(&native).map_err(RuntimeError::io("remove", &native))?;
     let transport = root.join(RUNTIME).join("runtime_client.py");
     fs::write(&transport, TRANSPORT).map_err(RuntimeError::io("write", &transport))?;
+    list_resident(root)?;
     let bootstrap = root.join(RUNTIME).join("bootstrap");
     fs::write(&bootstrap, BOOTSTRAP)
         .and_then(|()| fs::set_permissions(&bootstrap, Permissions::from_mode(0o755)))
@@ -87,6 +90,20 @@ fn install_client(root: &Path, work: &Path, progress: &dyn Progress) -> Result<(
         .advice("is python3-pip installed and the package index reachable? It said:")
         .run("python3.11: installing the Lambda runtime client", progress)?;
     fs::remove_file(&requirements).map_err(RuntimeError::io("remove", &requirements))
+}
+
+/// The agent reads these files before the runtime's snapshot is taken.
+fn list_resident(root: &Path) -> Result<(), RuntimeError> {
+    for path in RESIDENT.lines() {
+        let path = root.join(path.trim_start_matches('/'));
+        if !fs::exists(&path).map_err(RuntimeError::io("read", &path))? {
+            return Err(RuntimeError::Absent { path });
+        }
+    }
+    let folder = root.join("etc/hearth");
+    fs::create_dir(&folder).map_err(RuntimeError::io("create", &folder))?;
+    let list = folder.join("resident");
+    fs::write(&list, RESIDENT).map_err(RuntimeError::io("write", &list))
 }
 
 /// Bytecode beside every source, since a guest's root can't be written to. It is

@@ -44,7 +44,8 @@ pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -
         Runtime::Python311 => key
             .with("requirements", python::REQUIREMENTS.as_bytes())
             .with("bootstrap", python::BOOTSTRAP.as_bytes())
-            .with("transport", python::TRANSPORT.as_bytes()),
+            .with("transport", python::TRANSPORT.as_bytes())
+            .with("resident", python::RESIDENT.as_bytes()),
         Runtime::Node20 | Runtime::Node22 => key
             .with("pins", node::PINS.as_bytes())
             .with("bootstrap", node::BOOTSTRAP.as_bytes())
