@@ -96,7 +96,8 @@ def test_every_answer_reports_what_was_used(controller, client):
     warm = invoke(client, "guest", {"op": "touch", "n": 6})
     assert (cold.start, warm.start) == ("cold", "warm")
     assert float(cold.headers["x-hearth-duration-ms"]) >= 200
-    assert float(cold.headers["x-hearth-cpu-ms"]) >= 200
+    # It spins by the clock, on a host that has others to serve as well.
+    assert float(cold.headers["x-hearth-cpu-ms"]) >= 100
     assert 6 <= int(warm.headers["x-hearth-max-memory-mib"]) <= 128
     for answer in (cold, warm):
         phases = json.loads(answer.headers["x-hearth-phases"])

@@ -87,7 +87,13 @@ fn body(first: Bytes, rest: Option<Streamed>) -> Body {
             match rest.next().await {
                 Next::Chunk(bytes) => Some((Ok(bytes), (None, Some(rest)))),
                 Next::End(Ok(completed)) if !completed.failed => None,
-                Next::End(_) => Some((Err(io::Error::other("the function failed")), (None, None))),
+                Next::End(_) => {
+                    // An error drops what the connection has not written yet: status, headers and
+                    // the bytes before it, if the function failed at once. It writes when there is
+                    // nothing to take at the moment.
+                    tokio::task::yield_now().await;
+                    Some((Err(io::Error::other("the function failed")), (None, None)))
+                }
             }
         },
     ))
