@@ -8,6 +8,17 @@
 //! InitError            (an invoke that comes early is held until `next`)
 //! ```
 //!
+//! A runtime that was told `snap-start` may come to `Ready` by another way, so that it gets to act
+//! before its snapshot and after each restore:
+//!
+//! ```text
+//!          restore/next               thaw               next
+//! Starting ────────────▶ Restorable ────────▶ Restoring ──────▶ Ready
+//!                                                 │ restore/error
+//!                                                 ▼
+//!                                             InitError
+//! ```
+//!
 //! From every state the end of the runtime's process leads to `Exited`. Nothing here does I/O: the
 //! caller carries out what a transition returns. The promise kept here is the protocol's: each
 //! invocation gets exactly one answer, whatever a hostile runtime sends.
@@ -53,6 +64,10 @@ enum State {
     Starting,
     /// The runtime reported that it can't start; its exit is no news any more.
     InitError,
+    /// The runtime waits for its microVM to be restored, unless its connection broke.
+    Restorable { waiter: Option<ConnectionId> },
+    /// The runtime does what it has to do after a restore.
+    Restoring,
     /// The runtime waits for an event, unless its connection broke.
     Ready { waiter: Option<Waiter> },
     /// The runtime has an event, and may have begun to answer.
@@ -92,6 +107,8 @@ pub(crate) enum Next {
         /// Whether this ends init.
         first: bool,
     },
+    /// The runtime has done what it had to after a restore; an invocation may have been waiting.
+    Restored { invocation: Option<Invocation> },
     /// The runtime waits again, after its connection broke; the host knows that it is ready.
     Wait {
         /// The connection that it waited on before, if that is still open on this side.
@@ -105,6 +122,17 @@ pub(crate) enum Next {
     },
 }
 
+/// What a restore leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Thaw {
+    /// Nothing: the guest serves.
+    Serve,
+    /// The guest serves, and the host wants to know when its time begins.
+    Tell,
+    /// The runtime has to be told, on this connection, and to come back.
+    Restore(Option<ConnectionId>),
+}
+
 /// What an invocation from the host leads to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Accepted {
@@ -114,6 +142,17 @@ pub(crate) enum Accepted {
     Held,
     /// There is no runtime any more: this is how it ended.
     Exited { request_id: String, exit: Exit },
+}
+
+/// What a call of `restore/next` leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RestoreNext {
+    /// The runtime waits, and that is the end of its init.
+    Announce,
+    /// It waits again.
+    Wait,
+    /// It was restored meanwhile.
+    Answer,
 }
 
 /// The host sent something that breaks the protocol.
@@ -134,6 +173,8 @@ pub(crate) enum HostError {
 pub(crate) enum Ended {
     /// Init failed.
     InInit,
+    /// What it had to do after a restore failed.
+    InRestore,
     /// The runtime went away, with this invocation unanswered.
     InService { request_id: Option<String> },
     /// The host has heard of the failure already.
@@ -145,6 +186,8 @@ pub(crate) enum Ended {
 pub(crate) struct Lifecycle {
     state: State,
     held: Option<Invocation>,
+    /// Whether the runtime was told that it will be restored.
+    snap_start: bool,
 }
 
 impl Lifecycle {
@@ -152,13 +195,15 @@ impl Lifecycle {
         Self {
             state: State::Unconfigured,
             held: None,
+            snap_start: false,
         }
     }
 
     /// The runtime is about to be started.
-    pub(crate) fn configure(&mut self) -> Result<(), HostError> {
+    pub(crate) fn configure(&mut self, snap_start: bool) -> Result<(), HostError> {
         match self.state {
             State::Unconfigured => {
+                self.snap_start = snap_start;
                 self.state = State::Starting;
                 Ok(())
             }
@@ -175,6 +220,14 @@ impl Lifecycle {
     pub(crate) fn next(&mut self, connection: ConnectionId) -> Result<Next, InvalidTransition> {
         let first = match &self.state {
             State::Starting => true,
+            State::Restoring => {
+                let invocation = self.held.take();
+                match &invocation {
+                    Some(invocation) => self.run(invocation),
+                    None => self.wait(connection),
+                }
+                return Ok(Next::Restored { invocation });
+            }
             State::Answered { .. } => false,
             State::Ready { waiter } if waiter.is_none_or(|waiter| waiter.half_closed) => {
                 let instead_of = waiter.map(|waiter| waiter.connection);
@@ -189,6 +242,47 @@ impl Lifecycle {
         }
         self.wait(connection);
         Ok(Next::Announce { first })
+    }
+
+    /// The runtime waits to be restored.
+    pub(crate) fn restore_next(
+        &mut self,
+        connection: ConnectionId,
+    ) -> Result<RestoreNext, InvalidTransition> {
+        let next = match self.state {
+            State::Starting if self.snap_start => RestoreNext::Announce,
+            State::Restorable { waiter: None } => RestoreNext::Wait,
+            State::Restoring => return Ok(RestoreNext::Answer),
+            _ => return Err(self.refuse("RestoreReady")),
+        };
+        let waiter = Some(connection);
+        self.state = State::Restorable { waiter };
+        Ok(next)
+    }
+
+    /// The microVM was restored. If the runtime has something to do first, the connection that it
+    /// waits on.
+    pub(crate) fn thaw(&mut self) -> Thaw {
+        match self.state {
+            State::Restorable { waiter } => {
+                self.state = State::Restoring;
+                Thaw::Restore(waiter)
+            }
+            _ if self.snap_start => Thaw::Tell,
+            _ => Thaw::Serve,
+        }
+    }
+
+    /// The runtime reports that it failed after a restore.
+    pub(crate) fn restore_error(&mut self) -> Result<(), InvalidTransition> {
+        match self.state {
+            State::Restoring => {
+                self.state = State::InitError;
+                self.held = None;
+                Ok(())
+            }
+            _ => Err(self.refuse("RestoreError")),
+        }
     }
 
     /// The host sends an event.
@@ -211,7 +305,11 @@ impl Lifecycle {
                 self.run(&invocation);
                 Ok(Accepted::Deliver(connection, invocation))
             }
-            State::Starting | State::Answered { .. } | State::Ready { waiter: None } => {
+            State::Starting
+            | State::Restorable { .. }
+            | State::Restoring
+            | State::Answered { .. }
+            | State::Ready { waiter: None } => {
                 // A runtime whose connection broke was announced as ready before; it becomes
                 // "answered" so that its next `next` takes the held event.
                 if let State::Ready { .. } = self.state {
@@ -305,6 +403,11 @@ impl Lifecycle {
         {
             *waiter = None;
         }
+        if let State::Restorable { waiter } = &mut self.state
+            && *waiter == Some(connection)
+        {
+            *waiter = None;
+        }
         if let State::Running { stream, .. } = &mut self.state
             && *stream == Stream::On(connection)
         {
@@ -331,6 +434,11 @@ impl Lifecycle {
             .map(|invocation| invocation.meta.request_id);
         match std::mem::replace(&mut self.state, State::Exited(exit)) {
             State::Unconfigured | State::Starting if held.is_none() => Ended::InInit,
+            State::Restorable { .. } if held.is_none() => Ended::InInit,
+            State::Restoring => {
+                self.state = State::InitError;
+                Ended::InRestore
+            }
             State::InitError => {
                 self.state = State::InitError;
                 Ended::AfterInitError
@@ -375,6 +483,8 @@ impl Lifecycle {
         let from = match self.state {
             State::Unconfigured | State::Starting => "Started",
             State::InitError => "InitError",
+            State::Restorable { .. } => "RestoreReady",
+            State::Restoring => "Restoring",
             State::Ready { .. } => "Ready",
             State::Running {
                 stream: Stream::None,

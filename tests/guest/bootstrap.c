@@ -18,6 +18,9 @@
  *   stream n m          a result in n chunks of m bytes, each of which begins with its number;
  *                       "prelude" puts the beginning of an HTTP response before them, and "end" says
  *                       how it ends: "fail", "exit", "hang", "cut", or else well
+ *
+ * With HOOK in its environment and `snap-start` it waits to be restored, and after that does what
+ * HOOK says: "fail", "hang", "exit", or else nothing.
  */
 #define _GNU_SOURCE
 #include "avx.h"
@@ -312,6 +315,24 @@ static int stream(int fd, const char *api, const char *id) {
     return fd;
 }
 
+static void restore(int fd, const char *api, const char *hook) {
+    char request[512];
+    int n = snprintf(request, sizeof request,
+                     "GET /2018-06-01/runtime/restore/next HTTP/1.1\r\nHost: %s\r\n\r\n", api);
+    send_all(fd, request, (size_t)n);
+    if (receive(fd) != 200) die("restore/next");
+    if (strcmp(hook, "hang") == 0) for (;;) pause();
+    if (strcmp(hook, "exit") == 0) exit(5);
+    if (strcmp(hook, "fail") != 0) return;
+    n = snprintf(request, sizeof request,
+                 "POST /2018-06-01/runtime/restore/error HTTP/1.1\r\nHost: %s\r\n"
+                 "Lambda-Runtime-Function-Error-Type: Runtime.Stale\r\nContent-Length: 2\r\n\r\n{}",
+                 api);
+    send_all(fd, request, (size_t)n);
+    receive(fd);
+    exit(1);
+}
+
 int main(void) {
     const char *api = getenv("AWS_LAMBDA_RUNTIME_API");
     if (!api) {
@@ -322,6 +343,8 @@ int main(void) {
     int n = snprintf(next, sizeof next,
                      "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: %s\r\n\r\n", api);
     int fd = dial(api);
+    const char *hook = getenv("HOOK"), *kind = getenv("AWS_LAMBDA_INITIALIZATION_TYPE");
+    if (hook && kind && strcmp(kind, "snap-start") == 0) restore(fd, api, hook);
     for (long count = 1;; count++) {
         send_all(fd, next, (size_t)n);
         int status = receive(fd);

@@ -10,6 +10,7 @@ HEARTHD = BIN / "hearthd"
 HEARTH = BIN / "hearth"
 EXAMPLES = REPOSITORY / "functions-examples"
 FUNCTIONS = REPOSITORY / "tests" / "functions"
+CACHE = Path(os.environ.get("HEARTH_CACHE") or Path.home() / ".cache" / "hearth")
 GUEST = REPOSITORY / "tests" / "guest"
 
 

@@ -1,6 +1,7 @@
 """Function packages: ZIP archives in memory, and the compiled guest program."""
 
 import io
+import os
 import stat
 import subprocess
 import zipfile
@@ -49,3 +50,18 @@ def compiled(guest: bytes) -> bytes:
     """The guest program out of its package."""
     with zipfile.ZipFile(io.BytesIO(guest)) as archived:
         return archived.read("bootstrap")
+
+
+def cargo(folder: Path) -> bytes:
+    """A ZIP of a Rust function, linked as `hearth deploy` links it. What is compiled is kept in the
+    artefact cache."""
+    target = "x86_64-unknown-linux-gnu"
+    built = layout.CACHE / "test-functions"
+    flags = f"{os.environ.get('RUSTFLAGS', '')} -C target-feature=+crt-static".strip()
+    subprocess.run(
+        ["cargo", "build", "--release", "--locked", "--target", target],
+        cwd=folder,
+        env={**os.environ, "RUSTFLAGS": flags, "CARGO_TARGET_DIR": str(built)},
+        check=True,
+    )
+    return archive({"bootstrap": (built / target / "release" / "bootstrap").read_bytes()})

@@ -7,14 +7,13 @@ programs, the kernel and images, the two functions. With any of these changed it
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from . import layout
 
-CACHE = Path(os.environ.get("HEARTH_CACHE") or Path.home() / ".cache" / "hearth")
+CACHE = layout.CACHE
 
 
 def _key(*packages: bytes) -> str:

@@ -84,9 +84,7 @@ impl<'a> Shown<'a> {
             Some(qualifier) => place.qualified_arn(self.name, qualifier),
             None => place.arn(self.name),
         };
-        // What is published starts from its snapshot, whatever was asked for.
-        let optimized =
-            config.snap_start == "PublishedVersions" && self.version != VersionId::Latest;
+        let optimized = config.snap_starts(self.version);
         let mut out = json!({
             "FunctionName": self.name,
             "FunctionArn": arn,

@@ -237,6 +237,19 @@ impl ApiError {
             NotRun::ReservedConcurrency => {
                 Self::throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
             }
+            NotRun::RestoreHook(kind) => Self::new(
+                StatusCode::BAD_REQUEST,
+                "SnapStartException",
+                format!(
+                    "The afterRestore() runtime hook encountered an error ({kind}). For more \
+                     information, check the function's logs."
+                ),
+            ),
+            NotRun::RestoreTimeout(_) => Self::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "SnapStartTimeoutException",
+                "The snapshot couldn't be restored within the timeout limit.",
+            ),
             NotRun::Unavailable(_) => Self::service(error.to_string()),
             NotRun::Ending => Self::unavailable(error.to_string()),
         }
@@ -262,7 +275,13 @@ impl axum::response::IntoResponse for ApiError {
                 json!({ "Type": owner, "Reason": reason, "message": self.message })
             }
             // The types whose model has a capital M.
-            ("ResourceNotFoundException" | "ServiceException", None) => {
+            (
+                "ResourceNotFoundException"
+                | "ServiceException"
+                | "SnapStartException"
+                | "SnapStartTimeoutException",
+                None,
+            ) => {
                 json!({ "Type": owner, "Message": self.message })
             }
             // Those that come from AWS's front, before Lambda sees a request.

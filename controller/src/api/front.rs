@@ -23,7 +23,7 @@ use crate::function_url::{
     self, Address, AuthType, FunctionUrl, Incoming, InvokeMode, SplitError, address_of,
     is_preflight, preflight, tell, with_prelude,
 };
-use crate::pool::{Invocation, Limits};
+use crate::pool::{Invocation, Limits, NotRun};
 
 /// The other end of a request's connection.
 #[derive(Debug, Clone, Copy)]
@@ -154,7 +154,10 @@ impl Front {
             return url_stream::run(&self.app.pool, invocation).await;
         }
         let completed = self.app.pool.submit(invocation).await;
-        let completed = completed.map_err(|error| ApiError::not_run(&error))?;
+        let completed = match completed {
+            Ok(completed) => completed,
+            Err(error) => return not_run(&error),
+        };
         if completed.failed {
             return Ok(bad_gateway());
         }
@@ -176,6 +179,14 @@ fn forbidden(error: ApiError) -> ApiError {
         ApiError::forbidden()
     } else {
         error
+    }
+}
+
+/// What keeps a function from running at all is told, but not that its own code failed before.
+pub(super) fn not_run(error: &NotRun) -> Result<Response<Body>, ApiError> {
+    match error {
+        NotRun::RestoreHook(_) | NotRun::RestoreTimeout(_) => Ok(bad_gateway()),
+        _ => Err(ApiError::not_run(error)),
     }
 }
 

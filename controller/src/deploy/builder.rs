@@ -329,7 +329,12 @@ impl Builder {
                 today.day(),
                 uuid::Uuid::new_v4().simple()
             ),
-            initialization_type: "on-demand".into(),
+            // Whether an instance will be provisioned is not known when its snapshot is made.
+            initialization_type: if config.snap_starts(version) {
+                "snap-start".into()
+            } else {
+                "on-demand".into()
+            },
             environment,
             bootstrap: config.runtime.bootstrap(),
             layers: !config.layers.is_empty(),

@@ -105,7 +105,7 @@ impl Host {
 pub(crate) fn function_fingerprint(base: &Base, source: Source<'_>, region: &str) -> String {
     let config = serde_json::to_string(source.config).expect("a configuration is plain JSON");
     fingerprint(&[
-        "function 2",
+        "function 3",
         &base.fingerprint,
         source.name.as_str(),
         &source.version.to_string(),

@@ -120,6 +120,9 @@ impl PooledFunctions {
             }),
             Err(NotRun::Throttled | NotRun::ReservedConcurrency) => Attempt::Throttled,
             Err(NotRun::Unavailable(why)) => Attempt::Failed(why),
+            Err(why @ (NotRun::RestoreHook(_) | NotRun::RestoreTimeout(_))) => {
+                Attempt::Failed(why.to_string())
+            }
             Err(NotRun::Ending) => Attempt::Ending,
         }
     }

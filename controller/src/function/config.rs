@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LayerUse, Logging};
+use super::{LayerUse, Logging, VersionId};
 
 /// What a function's owner chose. Everything in it is part of what a snapshot is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,13 +24,21 @@ pub(crate) struct FunctionConfig {
     pub(crate) environment: Environment,
     /// `PassThrough` or `Active`.
     pub(crate) tracing_mode: String,
-    /// `None` or `PublishedVersions`. Kept for clients; here every version starts from a snapshot.
+    /// `None` or `PublishedVersions`. Every version starts from a snapshot; with the latter, the
+    /// runtimes of published ones are told so, and run their hooks.
     pub(crate) snap_start: String,
     /// Laid over each other at `/opt`, the first at the bottom.
     #[serde(default)]
     pub(crate) layers: Vec<LayerUse>,
     #[serde(default, skip_serializing_if = "Logging::is_default")]
     pub(crate) logging: Logging,
+}
+
+impl FunctionConfig {
+    /// Whether this version's runtime is told that it will be restored.
+    pub(crate) fn snap_starts(&self, version: VersionId) -> bool {
+        self.snap_start == "PublishedVersions" && version != VersionId::Latest
+    }
 }
 
 /// Runtimes that functions can ask for.

@@ -52,6 +52,11 @@ impl Version {
         Duration::from_secs(self.config.timeout_seconds.into())
     }
 
+    /// Whether its runtime is told that it is restored.
+    pub(crate) fn snap_starts(&self) -> bool {
+        self.config.snap_starts(self.id)
+    }
+
     pub(crate) fn artefacts(&self) -> Option<Arc<Artefacts>> {
         self.artefacts
             .lock()

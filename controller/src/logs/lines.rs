@@ -75,6 +75,19 @@ pub(crate) fn init_report(duration: Duration, failed: Option<&str>) -> String {
     }
 }
 
+/// The line of a restore after which the function's own code ran.
+pub(crate) fn restore_report(duration: Duration, failed: Option<&str>) -> String {
+    let line = format!(
+        "RESTORE_REPORT Restore Duration: {:.2} ms",
+        millis(duration)
+    );
+    match failed {
+        None => line,
+        Some("timeout") => format!("{line}\tStatus: timeout"),
+        Some(kind) => format!("{line}\tStatus: error\tError Type: {kind}"),
+    }
+}
+
 pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }

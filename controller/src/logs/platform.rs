@@ -28,6 +28,11 @@ pub(crate) enum PlatformEvent<'a> {
         took: Duration,
         failed: Option<&'a str>,
     },
+    /// A runtime has run its hooks after a restore.
+    Restore {
+        took: Duration,
+        failed: Option<&'a str>,
+    },
 }
 
 impl PlatformEvent<'_> {
@@ -60,6 +65,7 @@ impl PlatformEvent<'_> {
                 .chain([lines::end(request_id), lines::report(request_id, report)])
                 .collect(),
             Self::Init { took, failed } => vec![lines::init_report(took, failed)],
+            Self::Restore { took, failed } => vec![lines::restore_report(took, failed)],
         }
     }
 
@@ -104,12 +110,15 @@ impl PlatformEvent<'_> {
                     (well(status, SystemLevel::Info), event("report", summary)),
                 ]
             }
+            Self::Restore { took, failed } => {
+                let status = status_of(failed);
+                let mut record = json!({ "metrics": { "durationMs": rounded(took) } });
+                put_status(&mut record, status);
+                let level = well(&status, SystemLevel::Debug);
+                vec![(level, event("restoreReport", record))]
+            }
             Self::Init { took, failed } => {
-                let status = match failed {
-                    None => ReportStatus::Success,
-                    Some("timeout") => ReportStatus::Timeout,
-                    Some(kind) => ReportStatus::Error(kind),
-                };
+                let status = status_of(failed);
                 let mut record = json!({
                     "initializationType": "on-demand",
                     "phase": "init",
@@ -120,6 +129,14 @@ impl PlatformEvent<'_> {
                 vec![(level, event("initReport", record))]
             }
         }
+    }
+}
+
+fn status_of(failed: Option<&str>) -> ReportStatus<'_> {
+    match failed {
+        None => ReportStatus::Success,
+        Some("timeout") => ReportStatus::Timeout,
+        Some(kind) => ReportStatus::Error(kind),
     }
 }
 

@@ -163,7 +163,7 @@ impl Answer {
 }
 
 /// A guest's word goes into a log line only if it is one.
-fn is_name(kind: &str) -> bool {
+pub(super) fn is_name(kind: &str) -> bool {
     !kind.is_empty()
         && kind.len() <= 128
         && kind

@@ -12,8 +12,8 @@ use hearth_protocol::sandbox::{Command, RefusalKind, Resume};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Answer;
-use super::job::{Invocation, Start};
+use super::answer::{Answer, is_name};
+use super::job::{Invocation, NotRun, Start};
 use super::streaming::{Incoming, Part, Sink};
 use super::warm_up::restore_errand;
 use crate::function::Artefacts;
@@ -23,6 +23,8 @@ use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Tail, Text};
 /// Longest time from a restore's command to its reply. A few milliseconds are usual;
 /// this is for a host with far more to do than it can.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long what a runtime does after a restore may take, as on Lambda.
+pub(crate) const HOOKS_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the instance has to do before the function can run.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +69,8 @@ pub(crate) struct NotStarted {
     pub(crate) why: VmError,
     /// Whether the snapshot is to blame.
     pub(crate) snapshot_unusable: bool,
+    /// What its caller is told, if trying again would come to the same.
+    pub(crate) told: Option<NotRun>,
 }
 
 /// Where an invocation's log lines go.
@@ -97,6 +101,13 @@ impl Output<'_> {
         self.store.append(origin, Kind::Function, text);
     }
 
+    /// What the runtime wrote after its restore, before the invocation began.
+    fn hook(&self, message: &hearth_protocol::agent::Log, lines: bytes::Bytes) {
+        let origin = Origin::of(&self.invocation.version, None);
+        let text = Text::of_guest(message, lines);
+        self.store.append(origin, Kind::Function, text);
+    }
+
     fn start(&mut self) {
         let version = self.invocation.version.id.to_string();
         let invocation = self.invocation;
@@ -110,6 +121,17 @@ impl Output<'_> {
     pub(crate) fn event(&mut self, event: PlatformEvent<'_>) {
         for record in event.records(&self.invocation.version.config.logging.format) {
             self.platform(&record);
+        }
+    }
+
+    /// How a restore with hooks went. It is not the invocation's: nothing of that has begun.
+    fn restore_report(&self, took: Duration, failed: Option<&str>) {
+        let version = &self.invocation.version;
+        let event = PlatformEvent::Restore { took, failed };
+        for record in event.records(&version.config.logging.format) {
+            let origin = Origin::of(version, None);
+            let text = Text::whole(record.into());
+            self.store.append(origin, Kind::Platform, text);
         }
     }
 
@@ -138,6 +160,7 @@ pub(crate) async fn converse(
         return Err(NotStarted {
             why,
             snapshot_unusable: false,
+            told: None,
         });
     }
     if begin.start() == Start::Warm {
@@ -162,6 +185,10 @@ pub(crate) async fn converse(
                         return talk.ended(vm, answer);
                     }
                 }
+                Ok(Heard::HookFailed(kind)) => {
+                    let told = NotRun::RestoreHook(kind.clone());
+                    return Err(talk.hooks_failed(output, told, &kind));
+                }
                 Ok(Heard::Answer(answer, usage)) => return talk.finished(vm, answer, usage),
                 Ok(Heard::StreamEnd(usage)) => {
                     let answer = match sink {
@@ -175,6 +202,10 @@ pub(crate) async fn converse(
             Ok(Err(why)) => return talk.failed(vm, why),
             Ok(Ok(_)) | Err(_) if talk.ran_since.is_some() => {
                 return talk.ended(vm, Answer::TimedOut(invocation.limits.timeout));
+            }
+            Ok(Ok(_)) | Err(_) if talk.awaited.is_none() => {
+                let told = NotRun::RestoreTimeout(HOOKS_LIMIT);
+                return Err(talk.hooks_failed(output, told, "timeout"));
             }
             Ok(Ok(_)) | Err(_) => {
                 return talk.failed(vm, VmError::Late("a start", START_LIMIT));
@@ -191,6 +222,8 @@ enum Heard {
     Part(Part),
     /// All of it has come.
     StreamEnd(Usage),
+    /// What the runtime had to do after its restore failed.
+    HookFailed(String),
     Answer(Answer, Usage),
 }
 
@@ -285,7 +318,12 @@ impl<'a> Talk<'a> {
                 outcome(reply)?;
                 if expected {
                     self.awaited = None;
-                    self.vcpu_runs(Instant::now(), vm, output);
+                    if self.thawed || !self.invocation.version.snap_starts() {
+                        self.vcpu_runs(Instant::now(), vm, output);
+                    } else {
+                        // The function's time begins when its runtime has done what it has to.
+                        self.limit = Instant::now() + HOOKS_LIMIT;
+                    }
                 }
                 return Ok(Heard::Nothing);
             }
@@ -298,18 +336,36 @@ impl<'a> Talk<'a> {
             VmEvent::Agent(message) => message,
         };
         self.heard = true;
-        if !self.thawed && !matches!(message, AgentMessage::Thawed | AgentMessage::Fatal(_)) {
+        let hooks = self.invocation.version.snap_starts();
+        let early = match &message {
+            AgentMessage::Thawed | AgentMessage::Fatal(_) => true,
+            AgentMessage::Log(..) | AgentMessage::RestoreFailed(..) => hooks,
+            _ => false,
+        };
+        if !self.thawed && !early {
             return Err(unexpected("something before it had thawed"));
         }
         match message {
+            AgentMessage::RestoreFailed(failed, _) if !self.thawed => {
+                let kind = Some(failed.error_type).filter(|kind| is_name(kind));
+                let kind = kind.unwrap_or_else(|| "Runtime.Unknown".into());
+                Ok(Heard::HookFailed(kind))
+            }
             AgentMessage::Thawed if !self.thawed => {
                 self.thawed = true;
                 // The two sockets have no order between them: the reply may still be unread.
+                if hooks {
+                    output.restore_report(self.began.elapsed(), None);
+                }
                 self.vcpu_runs(Instant::now(), vm, output);
                 Ok(Heard::Nothing)
             }
             AgentMessage::Log(log, lines) => {
-                output.function(&log, lines);
+                if self.thawed {
+                    output.function(&log, lines);
+                } else {
+                    output.hook(&log, lines);
+                }
                 Ok(Heard::Nothing)
             }
             AgentMessage::Response(response, body) if !self.streams => {
@@ -364,6 +420,7 @@ impl<'a> Talk<'a> {
             AgentMessage::Hello(_) => Err(unexpected("hello in mid-conversation")),
             AgentMessage::Left => Err(unexpected("that it left unbidden")),
             AgentMessage::Pong(_) => Err(unexpected("a pong without a ping")),
+            AgentMessage::RestoreFailed(..) => Err(unexpected("that a restore failed after it")),
             AgentMessage::InitFailed(..) => Err(unexpected("that init failed after init")),
         }
     }
@@ -471,6 +528,16 @@ impl<'a> Talk<'a> {
         }
     }
 
+    /// The function has not begun and won't, whoever tries.
+    fn hooks_failed(&self, output: &Output<'_>, told: NotRun, kind: &str) -> NotStarted {
+        output.restore_report(self.began.elapsed(), Some(kind));
+        NotStarted {
+            why: VmError::Unexpected(told.to_string()),
+            snapshot_unusable: false,
+            told: Some(told),
+        }
+    }
+
     /// The microVM ended or broke the rules. When its first command was not answered and its guest
     /// not heard of, the vCPU never ran and the event can go to another instance.
     fn failed(&self, vm: &MicroVm, why: VmError) -> Result<Ran, NotStarted> {
@@ -483,6 +550,7 @@ impl<'a> Talk<'a> {
             return Err(NotStarted {
                 why,
                 snapshot_unusable,
+                told: None,
             });
         }
         self.ended(vm, Answer::Broken(why.to_string()))

@@ -110,6 +110,12 @@ pub(crate) enum NotRun {
     /// The function's reserved concurrency is in use.
     #[error("as many as the function has reserved run")]
     ReservedConcurrency,
+    /// What its runtime had to do after the restore failed. Lambda's name of the error.
+    #[error("a hook failed after the restore: {0}")]
+    RestoreHook(String),
+    /// That took longer than it may.
+    #[error("hooks took more than {} s after the restore", .0.as_secs())]
+    RestoreTimeout(Duration),
     /// No instance could be started.
     #[error("no instance could be started: {0}")]
     Unavailable(String),

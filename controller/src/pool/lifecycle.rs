@@ -121,8 +121,9 @@ impl Instance {
 
     /// Restores the snapshot and lets the guest thaw, without an invocation.
     async fn warm(&self, vm: &mut MicroVm, artefacts: &Arc<Artefacts>) -> Result<(), String> {
+        let hooks = self.version.snap_starts();
         let warmed = tokio::select! {
-            warmed = warm_up(vm, artefacts, |text| self.log(text)) => warmed,
+            warmed = warm_up(vm, artefacts, hooks, |text| self.log(text)) => warmed,
             () = self.pool.stop.cancelled() => return Err("the controller is ending".into()),
         };
         if let Err(VmError::Refused(refusal)) = &warmed
@@ -223,7 +224,10 @@ impl Instance {
             self.version.discard_artefacts(artefacts);
         }
         self.pool.gone(self.id);
-        self.again(job, &why);
+        match &not_started.told {
+            Some(told) => job.answer(Err(told.clone())),
+            None => self.again(job, &why),
+        }
     }
 
     /// Everything that is told about an invocation: log, metrics, the caller's answer.

@@ -6,32 +6,47 @@ use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::Resume;
 use tokio::time::timeout_at;
 
-use super::conversation::START_LIMIT;
+use super::conversation::{HOOKS_LIMIT, START_LIMIT};
 use crate::function::Artefacts;
 use crate::instance::{Errand, MicroVm, RestoreFrom, VmError, VmEvent, outcome, thaw};
 use crate::logs::Text;
 
-/// Restores a snapshot and waits until the guest serves.
+/// Restores a snapshot and waits until the guest serves; with `hooks` its runtime may do something of
+/// its own first.
 pub(super) async fn warm_up(
     vm: &mut MicroVm,
     artefacts: &Artefacts,
+    hooks: bool,
     log: impl Fn(Text),
 ) -> Result<(), VmError> {
-    let deadline = Instant::now() + START_LIMIT;
+    let mut late = VmError::Late("a start", START_LIMIT);
+    let mut deadline = Instant::now() + START_LIMIT;
     let awaited = vm.submit(restore_errand(artefacts, Resume::default())?)?;
     vm.send([thaw()?])?;
     let (mut restored, mut thawed) = (false, false);
     while !(restored && thawed) {
-        let event = timeout_at(deadline.into(), vm.next())
-            .await
-            .map_err(|_| VmError::Late("a start", START_LIMIT))??;
+        let event = match timeout_at(deadline.into(), vm.next()).await {
+            Ok(event) => event?,
+            Err(_) => return Err(late),
+        };
         match event {
             VmEvent::Reply(reply) => {
                 restored |= reply.id == awaited;
                 outcome(reply)?;
+                if restored && hooks {
+                    late = VmError::Late("what runs after a restore", HOOKS_LIMIT);
+                    deadline = Instant::now() + HOOKS_LIMIT;
+                }
             }
             VmEvent::Agent(AgentMessage::Thawed) => thawed = true,
-            VmEvent::Agent(AgentMessage::Log(of, text)) if thawed => log(Text::of_guest(&of, text)),
+            VmEvent::Agent(AgentMessage::Log(of, text)) if thawed || hooks => {
+                log(Text::of_guest(&of, text));
+            }
+            VmEvent::Agent(AgentMessage::RestoreFailed(failed, _)) if hooks => {
+                let kind: String = failed.error_type.chars().take(128).collect();
+                let what = format!("a hook failed after the restore: {kind}");
+                return Err(VmError::Unexpected(what));
+            }
             VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
             _ => {
                 let what = "a restored guest said something that is no thaw";

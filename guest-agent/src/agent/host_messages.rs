@@ -10,9 +10,12 @@ use hearth_protocol::agent::{
 use super::extension_requests::Launch;
 use super::{Agent, AgentError};
 use crate::environment::FunctionIdentity;
-use crate::lifecycle::{Accepted, ConnectionId, Invocation};
+use crate::lifecycle::{Accepted, ConnectionId, Invocation, Thaw};
 use crate::runtime_api::reply;
 use crate::{bootstrap, code, environment, exit};
+
+/// Tells a runtime that its snapshot will be restored.
+const SNAP_START: &str = "snap-start";
 
 /// Whether to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +36,18 @@ impl Agent {
                         .set(thaw.realtime_ns)
                         .map_err(AgentError::Clock)?;
                     self.generator.reseed(&entropy)?;
-                    self.host.queue_patient(AgentMessage::Thawed)?;
-                    thawed = true;
+                    match self.life.thaw() {
+                        Thaw::Serve => {
+                            self.host.queue_patient(AgentMessage::Thawed)?;
+                            thawed = true;
+                        }
+                        Thaw::Tell => self.host.queue(AgentMessage::Thawed)?,
+                        // `Thawed` is said when it is back.
+                        Thaw::Restore(Some(connection)) => {
+                            self.reply(connection, reply::restored(), Bytes::new())?;
+                        }
+                        Thaw::Restore(None) => {}
+                    }
                 }
                 HostMessage::Configure(function) => self.configure(&function)?,
                 HostMessage::Invoke(meta, event) => self.invoke(meta, event)?,
@@ -51,7 +64,8 @@ impl Agent {
     }
 
     fn configure(&mut self, function: &Configure) -> Result<(), AgentError> {
-        self.life.configure()?;
+        self.life
+            .configure(function.initialization_type == SNAP_START)?;
         code::attach(function)?;
         self.cgroup.limit_memory(function.memory_mib)?;
         let environment = match environment::build(function) {

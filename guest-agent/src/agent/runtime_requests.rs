@@ -8,7 +8,7 @@ use hearth_protocol::guest::MAX_PAYLOAD;
 
 use super::{Agent, AgentError};
 use crate::cpu_time;
-use crate::lifecycle::{ConnectionId, Next};
+use crate::lifecycle::{ConnectionId, Next, RestoreNext};
 use crate::runtime_api::connection::Input;
 use crate::runtime_api::reply;
 use crate::runtime_api::request::{Body, Request};
@@ -72,6 +72,8 @@ impl Agent {
             Route::Response(request_id) => self.response(id, &request_id, request)?,
             Route::Error(request_id) => self.error(id, &request_id, request)?,
             Route::InitError => self.init_error(id, request)?,
+            Route::RestoreNext => return self.restore_next(id),
+            Route::RestoreError => self.restore_error(id, request)?,
             Route::Ping => reply::pong(),
             Route::Register => self.register_extension(request)?,
             Route::NextEvent => return self.next_event(id, &request),
@@ -95,6 +97,16 @@ impl Agent {
                 }
                 return Ok(());
             }
+            Ok(Next::Restored { invocation }) => {
+                self.queue_all_output(None)?;
+                // What the hooks used is not the invocation's.
+                self.cpu_us = self.cpu_us_so_far();
+                self.host.queue(AgentMessage::Thawed)?;
+                return match invocation {
+                    Some(invocation) => self.deliver(id, invocation),
+                    None => Ok(()),
+                };
+            }
             Ok(Next::Announce { first }) => (first, None),
             Ok(Next::Deliver { invocation, first }) => (first, Some(invocation)),
             Err(error) => return self.reply(id, reply::transition_refused(error), Bytes::new()),
@@ -103,6 +115,15 @@ impl Agent {
         match invocation {
             Some(invocation) => self.deliver(id, invocation),
             None => Ok(()),
+        }
+    }
+
+    fn restore_next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
+        match self.life.restore_next(id) {
+            Ok(RestoreNext::Announce) => self.ready(true, false),
+            Ok(RestoreNext::Wait) => Ok(()),
+            Ok(RestoreNext::Answer) => self.reply(id, reply::restored(), Bytes::new()),
+            Err(error) => self.reply(id, reply::transition_refused(error), Bytes::new()),
         }
     }
 
@@ -164,6 +185,22 @@ impl Agent {
         if let Err(error) = self.life.init_error() {
             return Ok(reply::transition_refused(error));
         }
+        self.start_failure(id, request, AgentMessage::InitFailed)
+    }
+
+    fn restore_error(&mut self, id: ConnectionId, request: Request) -> Result<Bytes, AgentError> {
+        if let Err(error) = self.life.restore_error() {
+            return Ok(reply::transition_refused(error));
+        }
+        self.start_failure(id, request, AgentMessage::RestoreFailed)
+    }
+
+    fn start_failure(
+        &mut self,
+        id: ConnectionId,
+        request: Request,
+        told: impl FnOnce(InitFailed, Bytes) -> AgentMessage,
+    ) -> Result<Bytes, AgentError> {
         self.queue_all_output(None)?;
         let (error_type, body, answer) = match request.body {
             Body::Whole(body) => (request.error_type, body, reply::accepted()),
@@ -174,10 +211,7 @@ impl Agent {
             ),
         };
         let error_type = error_type.unwrap_or_else(|| "Runtime.Unknown".to_owned());
-        self.answer_for(
-            id,
-            AgentMessage::InitFailed(InitFailed { error_type }, body),
-        )?;
+        self.answer_for(id, told(InitFailed { error_type }, body))?;
         Ok(answer)
     }
 

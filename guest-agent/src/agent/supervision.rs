@@ -1,6 +1,6 @@
 //! The runtime's process and everything it started: reaped, and killed together.
 
-use hearth_protocol::agent::{AgentMessage, RuntimeExited};
+use hearth_protocol::agent::{AgentMessage, InitFailed, RuntimeExited};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
@@ -74,6 +74,18 @@ impl Agent {
                     .uuid()
                     .map_err(AgentError::io("/dev/urandom"))?;
                 self.report_init_failure(exit::InitError::exited(&request_id, exit))
+            }
+            Ended::InRestore => {
+                let request_id = self
+                    .generator
+                    .uuid()
+                    .map_err(AgentError::io("/dev/urandom"))?;
+                let error = exit::InitError::exited(&request_id, exit);
+                let error_type = error.error_type.to_owned();
+                Ok(self.host.queue(AgentMessage::RestoreFailed(
+                    InitFailed { error_type },
+                    error.body.into(),
+                ))?)
             }
             Ended::InService { request_id } => {
                 Ok(self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {

@@ -2,6 +2,7 @@
 //! cgroup's files in a temporary folder. What needs PID 1, disks or a cgroup is tested in microVMs.
 
 mod extensions;
+mod restoring;
 mod streaming;
 
 use std::fs::File;
@@ -41,6 +42,11 @@ struct Guest {
 impl Guest {
     /// A guest whose runtime has just been started.
     fn starting() -> Self {
+        Self::configured(false)
+    }
+
+    /// The same, whose runtime has been told `snap-start` or not.
+    fn configured(snap_start: bool) -> Self {
         let cgroup = tempfile::tempdir().unwrap();
         for (name, content) in [
             ("cgroup.procs", ""),
@@ -64,7 +70,7 @@ impl Guest {
             SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap(),
         )
         .unwrap();
-        agent.life.configure().unwrap();
+        agent.life.configure(snap_start).unwrap();
         let output = File::from(agent.output.writer().try_clone_to_owned().unwrap());
         let mut guest = Self {
             host,

@@ -17,7 +17,7 @@ fn invocation(id: &str) -> Invocation {
 
 fn ready() -> Lifecycle {
     let mut life = Lifecycle::new();
-    life.configure().unwrap();
+    life.configure(false).unwrap();
     assert_eq!(life.next(A), Ok(Next::Announce { first: true }));
     life
 }
@@ -146,7 +146,7 @@ fn a_connection_that_does_not_wait_may_close() {
 #[test]
 fn init_errors_are_for_init() {
     let mut life = Lifecycle::new();
-    life.configure().unwrap();
+    life.configure(false).unwrap();
     assert_eq!(life.init_error(), Ok(()));
     assert!(life.init_error().is_err());
     assert_eq!(life.exited(Exit::Code(1)), Ended::AfterInitError);
@@ -179,7 +179,7 @@ fn an_exit_names_the_invocation_it_left_unanswered() {
 #[test]
 fn an_exit_before_next_is_a_failed_init() {
     let mut life = Lifecycle::new();
-    life.configure().unwrap();
+    life.configure(false).unwrap();
     assert_eq!(life.exited(Exit::Code(1)), Ended::InInit);
 }
 
@@ -203,5 +203,5 @@ fn the_host_must_keep_to_the_protocol() {
         Err(HostError::NoFunction)
     );
     assert_eq!(running("1").invoke(invocation("2")), Err(HostError::Busy));
-    assert_eq!(ready().configure(), Err(HostError::ConfiguredTwice));
+    assert_eq!(ready().configure(false), Err(HostError::ConfiguredTwice));
 }

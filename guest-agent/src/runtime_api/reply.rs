@@ -30,6 +30,11 @@ pub(crate) fn pong() -> Bytes {
     whole("200 OK", "text/plain", "pong")
 }
 
+/// Answer to `restore/next`, after the restore.
+pub(crate) fn restored() -> Bytes {
+    whole("200 OK", "application/json", "")
+}
+
 /// No such path.
 pub(crate) fn not_found() -> Bytes {
     whole("404 Not Found", "text/plain", "404 page not found\n")

@@ -32,6 +32,10 @@ pub(crate) enum Route {
     Logs,
     /// `PUT /telemetry`
     Telemetry,
+    /// `GET /runtime/restore/next`
+    RestoreNext,
+    /// `POST /runtime/restore/error`
+    RestoreError,
     /// Nothing is there.
     NotFound,
     /// Something is there, for another method.
@@ -57,6 +61,8 @@ impl Route {
             "/ping" => ("GET", Self::Ping),
             "/runtime/invocation/next" => ("GET", Self::Next),
             "/runtime/init/error" => ("POST", Self::InitError),
+            "/runtime/restore/next" => ("GET", Self::RestoreNext),
+            "/runtime/restore/error" => ("POST", Self::RestoreError),
             _ => {
                 let Some((id, verb)) = path
                     .strip_prefix("/runtime/invocation/")
@@ -109,6 +115,8 @@ mod tests {
             ("GET", "/runtime/invocation/next", Route::Next),
             ("GET", "/runtime/invocation/next?x=1", Route::Next),
             ("POST", "/runtime/init/error", Route::InitError),
+            ("GET", "/runtime/restore/next", Route::RestoreNext),
+            ("POST", "/runtime/restore/error", Route::RestoreError),
             (
                 "POST",
                 &format!("/runtime/invocation/{id}/response"),

@@ -29,6 +29,7 @@ const RESPONSE_START: u8 = 0x8b;
 const RESPONSE_CHUNK: u8 = 0x8c;
 const RESPONSE_END: u8 = 0x8d;
 const LEFT: u8 = 0x8e;
+const RESTORE_FAILED: u8 = 0x8f;
 
 /// What the host tells the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +56,12 @@ pub enum AgentMessage {
     Hello(Hello),
     /// A ping's bytes.
     Pong(Bytes),
-    /// Clock stepped and generator reseeded; nothing was served before that.
+    /// Clock stepped and generator reseeded; nothing was served before that. A runtime that waited in
+    /// `/runtime/restore/next` has run its hooks.
     Thawed,
+    /// In place of `Thawed`: what the runtime had to do after its restore failed. The payload is the
+    /// error's JSON body.
+    RestoreFailed(InitFailed, Bytes),
     /// The runtime waits for an invocation.
     Ready(Ready),
     /// The runtime could not be started, failed in init, or reported an init error. The payload
@@ -185,7 +190,7 @@ pub struct Ready {
     pub extensions_us: Option<u64>,
 }
 
-/// Why a function did not come up.
+/// Why a function did not come up, from its start or from its snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitFailed {
     /// Such as `Runtime.ExitError`, `Runtime.InvalidEntrypoint`, `Runtime.ImportModuleError`.
@@ -373,6 +378,7 @@ impl From<AgentMessage> for Frame {
             AgentMessage::Thawed => bare(THAWED, Bytes::new()),
             AgentMessage::Ready(meta) => frame(READY, &meta, Bytes::new()),
             AgentMessage::InitFailed(meta, body) => frame(INIT_FAILED, &meta, body),
+            AgentMessage::RestoreFailed(meta, body) => frame(RESTORE_FAILED, &meta, body),
             AgentMessage::Response(meta, body) => frame(RESPONSE, &meta, body),
             AgentMessage::ResponseStart(meta) => frame(RESPONSE_START, &meta, Bytes::new()),
             AgentMessage::ResponseChunk(bytes) => bare(RESPONSE_CHUNK, bytes),
@@ -396,6 +402,7 @@ impl TryFrom<Frame> for AgentMessage {
             THAWED => Self::Thawed,
             READY => Self::Ready(parse(&frame)?),
             INIT_FAILED => Self::InitFailed(parse(&frame)?, frame.payload),
+            RESTORE_FAILED => Self::RestoreFailed(parse(&frame)?, frame.payload),
             RESPONSE => Self::Response(parse(&frame)?, frame.payload),
             RESPONSE_START => Self::ResponseStart(parse(&frame)?),
             RESPONSE_CHUNK => Self::ResponseChunk(frame.payload),
@@ -476,6 +483,12 @@ mod tests {
             AgentMessage::InitFailed(
                 InitFailed {
                     error_type: "T".into(),
+                },
+                body.clone(),
+            ),
+            AgentMessage::RestoreFailed(
+                InitFailed {
+                    error_type: "Runtime.AfterRestoreError".into(),
                 },
                 body.clone(),
             ),

@@ -9,7 +9,9 @@
 //! 3. The host sends [`Configure`](HostMessage::Configure); the agent mounts the code, starts the
 //!    runtime and answers [`Ready`](AgentMessage::Ready) once the runtime waits in
 //!    `/runtime/invocation/next`, or [`InitFailed`](AgentMessage::InitFailed). At `Ready` a
-//!    function snapshot is taken.
+//!    function snapshot is taken. A runtime that was told `snap-start` may wait in
+//!    `/runtime/restore/next` instead; then, after each restore, it runs its hooks before `Thawed`,
+//!    or [`RestoreFailed`](AgentMessage::RestoreFailed) comes in its place.
 //! 4. The host sends [`Invoke`](HostMessage::Invoke). The agent answers with exactly one of
 //!    [`Response`](AgentMessage::Response), [`FunctionError`](AgentMessage::FunctionError) and
 //!    [`RuntimeExited`](AgentMessage::RuntimeExited); after the first two, `Ready` follows as soon
