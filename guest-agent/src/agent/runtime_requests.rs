@@ -85,6 +85,15 @@ impl Agent {
             Route::NotFound => reply::not_found(),
             Route::MethodNotAllowed => reply::method_not_allowed(),
         };
+        // Who has asked for the next event together with an answer that is refused is told so
+        // before it gets one: it ends, and an event that it had by then would end with it.
+        if answer != reply::accepted()
+            && let Some(Some(connection)) = self.connections.get_mut(id.0)
+            && connection.asks_for_more()
+        {
+            let sent = connection.reply_and_close(answer);
+            return self.after_reply(id, sent.is_ok());
+        }
         self.reply(id, answer, Bytes::new())
     }
 

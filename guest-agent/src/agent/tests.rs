@@ -274,6 +274,29 @@ fn a_local_runtime_answers_and_asks_for_more_at_once_and_is_woken_once() {
 }
 
 #[test]
+fn a_local_runtime_whose_answer_is_refused_gets_no_event_with_the_refusal() {
+    let (mut guest, mut runtime) = Guest::locally_ready();
+    guest.say([invoke("1", b"{}")]);
+    runtime.reply();
+    assert!(
+        guest
+            .connect()
+            .respond("1", b"")
+            .starts_with("HTTP/1.1 202 ")
+    );
+    assert!(matches!(guest.hear(), AgentMessage::Response(..)));
+    let both = format!(
+        "POST /2018-06-01/runtime/invocation/1/response HTTP/1.1\r\nContent-Length: 6\r\n\r\n\
+         secondGET {NEXT} HTTP/1.1\r\n\r\n"
+    );
+    runtime.0.write_all(both.as_bytes()).unwrap();
+    assert!(runtime.reply().starts_with("HTTP/1.1 403 "));
+    assert_eq!(runtime.0.read(&mut [0]).unwrap(), 0);
+    // It was not announced as ready.
+    guest.finish();
+}
+
+#[test]
 fn the_last_words_of_a_local_runtime_that_is_gone_are_heard() {
     let (mut guest, mut runtime) = Guest::locally_ready();
     guest.say([invoke("1", b"{}")]);
