@@ -7,12 +7,10 @@ node-hello (test_examples.py): starting Node.js is dear where the guest's kernel
 
 import base64
 import json
-import os
-import signal
 
 import pytest
 from harness import layout, package
-from harness.deadline import until
+from harness.clones import drawn_by_clones
 from harness.invocation import create, invoke, lambda_client
 
 CLONES = 4
@@ -121,15 +119,7 @@ def test_what_it_writes_is_in_the_log_in_order(client, node):
 
 
 def test_clones_of_one_snapshot_draw_nothing_alike(controller, client, node):
-    controller.end_instances(NAME)
-    drawn = []
-    for _ in range(CLONES):
-        answer = invoke(client, NAME, {"op": "draws"})
-        assert answer.start == "cold"
-        drawn.append(answer.ok())
-        for instance in controller.instances(NAME):
-            os.kill(instance["pid"], signal.SIGKILL)
-        until("it is gone", lambda: not controller.instances(NAME))
+    drawn = drawn_by_clones(controller, client, NAME, CLONES)
     assert len({str(draws["drawnInInit"]) for draws in drawn}) == 1, "clones of one snapshot"
     for what in ("kept", "math", "bytes", "uuid", "int", "web", "key"):
         assert len({draws[what] for draws in drawn}) == CLONES, (what, drawn)

@@ -1,12 +1,11 @@
 """A restored instance goes on exactly: its clocks, its timers, its generators, its connection; and
 files that are not what they were made as are never started from."""
 
-import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness import layout, package, snapshot_files
+from harness.clones import drawn_by_clones
 from harness.deadline import until
 from harness.invocation import create, invoke, lambda_client
 from harness.sandbox import Sandbox
@@ -96,15 +95,7 @@ def test_timers_and_sleeps_that_were_pending_fire_and_none_too_early(controller,
 
 @pytest.mark.timeout(1200)
 def test_a_hundred_clones_draw_nothing_alike(controller, client, restored):
-    controller.end_instances(restored)
-    drawn = []
-    for _ in range(CLONES):
-        answer = invoke(client, restored, {"op": "draws"})
-        assert answer.start == "cold"
-        drawn.append(answer.ok())
-        for instance in controller.instances(restored):
-            os.kill(instance["pid"], signal.SIGKILL)
-        until("it is gone", lambda: not controller.instances(restored))
+    drawn = drawn_by_clones(controller, client, restored, CLONES)
     assert len({d["drawn_in_init"] for d in drawn}) == 1, "clones of one snapshot"
     for what in ("random", "urandom", "uuid4", "secrets", "boot_id"):
         assert len({d[what] for d in drawn}) == CLONES, what

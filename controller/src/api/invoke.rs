@@ -47,35 +47,70 @@ pub(super) async fn invoke(
     let version = app.find_active(&named)?;
     let executed = version.id;
     let kind = kind(&headers)?;
-    let tail = tail(&headers)?;
-    let client_context = client_context(&headers)?;
-    let limits = limits(&headers, &version)?;
-    let event = payload(&headers, body).await?;
+    let asked = Asked::read(version, &headers, body).await?;
     match kind {
         Kind::RequestResponse => {}
         Kind::Event => {
-            let limits = EventLimits::of(&limits, &version);
-            return events::accept(&app, request_id, named, &headers, event, limits).await;
+            let limits = EventLimits::of(&asked.limits, &asked.version);
+            return events::accept(&app, request_id, named, &headers, asked.event, limits).await;
         }
         Kind::DryRun => return Ok(StatusCode::NO_CONTENT.into_response()),
     }
-    let invocation = Invocation {
-        request_id,
-        version,
-        event,
-        function_arn: named.arn(&app.place),
-        trace_id: trace_id(&headers),
-        client_context,
-        limits,
-        tail,
-        background: false,
-        accepted,
-    };
+    let invocation = asked.invocation(request_id, named.arn(&app.place), accepted);
     let completed = app.pool.submit(invocation).await.map_err(|error| {
         tracing::debug!(%error, "not run");
         ApiError::not_run(&error)
     })?;
     Ok(respond(completed, executed))
+}
+
+/// What a request to run a version says.
+#[derive(Debug)]
+pub(super) struct Asked {
+    version: Arc<Version>,
+    tail: bool,
+    client_context: Option<String>,
+    trace_id: Option<String>,
+    limits: Limits,
+    event: Bytes,
+}
+
+impl Asked {
+    pub(super) async fn read(
+        version: Arc<Version>,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Self, ApiError> {
+        Ok(Self {
+            tail: tail(headers)?,
+            client_context: client_context(headers)?,
+            trace_id: trace_id(headers),
+            limits: limits(headers, &version)?,
+            event: payload(headers, body).await?,
+            version,
+        })
+    }
+
+    /// Of a caller that waits for what comes of it.
+    pub(super) fn invocation(
+        self,
+        request_id: String,
+        function_arn: String,
+        accepted: Instant,
+    ) -> Invocation {
+        Invocation {
+            request_id,
+            version: self.version,
+            event: self.event,
+            function_arn,
+            trace_id: self.trace_id,
+            client_context: self.client_context,
+            limits: self.limits,
+            tail: self.tail,
+            background: false,
+            accepted,
+        }
+    }
 }
 
 /// The payload as the function gets it.
@@ -114,7 +149,7 @@ fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
     }
 }
 
-pub(super) fn tail(headers: &HeaderMap) -> Result<bool, ApiError> {
+fn tail(headers: &HeaderMap) -> Result<bool, ApiError> {
     match headers.get("x-amz-log-type").map(HeaderValue::as_bytes) {
         None | Some(b"None") => Ok(false),
         Some(b"Tail") => Ok(true),
@@ -126,7 +161,7 @@ pub(super) fn tail(headers: &HeaderMap) -> Result<bool, ApiError> {
     }
 }
 
-pub(super) fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(context) = headers.get("x-amz-client-context") else {
         return Ok(None);
     };

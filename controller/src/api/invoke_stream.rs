@@ -22,10 +22,10 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::event_stream::event;
 use super::extract::Function;
-use super::invoke::{client_context, limits, payload, tail, trace_id};
+use super::invoke::Asked;
 use super::{App, RequestId};
 use crate::function::VersionId;
-use crate::pool::{Completed, Invocation, Next, NotRun, Opened, Streamed};
+use crate::pool::{Completed, Next, NotRun, Opened, Streamed};
 
 pub(super) async fn invoke(
     State(app): State<Arc<App>>,
@@ -38,25 +38,11 @@ pub(super) async fn invoke(
     let version = app.find_active(&named)?;
     let executed = version.id;
     let dry_run = dry_run(&headers)?;
-    let tail = tail(&headers)?;
-    let client_context = client_context(&headers)?;
-    let limits = limits(&headers, &version)?;
-    let event = payload(&headers, body).await?;
+    let asked = Asked::read(version, &headers, body).await?;
     if dry_run {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let invocation = Invocation {
-        request_id,
-        version,
-        event,
-        function_arn: named.arn(&app.place),
-        trace_id: trace_id(&headers),
-        client_context,
-        limits,
-        tail,
-        background: false,
-        accepted,
-    };
+    let invocation = asked.invocation(request_id, named.arn(&app.place), accepted);
     let opened = app.pool.open(invocation).await.map_err(|error| {
         tracing::debug!(%error, "not run");
         ApiError::not_run(&error)

@@ -1,11 +1,13 @@
 //! What extensions ask for, and what is done about it.
 
+use std::ffi::CString;
 use std::fs;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hearth_protocol::agent::{AgentMessage, Exit, InitFailed, Invoke, Ready, RuntimeExited};
+use hearth_protocol::agent::{AgentMessage, Exit, Invoke, Ready, RuntimeExited};
 use hearth_protocol::guest::MAX_PAYLOAD;
+use nix::unistd::Pid;
 
 use super::runtime_requests::micros;
 use super::{Agent, AgentError};
@@ -24,7 +26,7 @@ const FOLDER: &str = "/opt/extensions";
 #[derive(Debug)]
 pub(super) struct Launch {
     pub(super) program: String,
-    pub(super) environment: Vec<std::ffi::CString>,
+    pub(super) environment: Vec<CString>,
 }
 
 impl Agent {
@@ -45,18 +47,9 @@ impl Agent {
         }
         for name in programs {
             let path = format!("{FOLDER}/{name}");
-            let started = spawn::start(
-                &path,
-                &environment,
-                self.output.writer(),
-                self.cgroup.procs(),
-            );
-            match started {
-                Ok(pid) => self.extensions.launched(name, pid),
-                Err(e @ (SpawnError::Exec { .. } | SpawnError::Path(_))) => {
-                    return self.start_failed("Extension.LaunchError", &e.to_string());
-                }
-                Err(e) => return Err(e.into()),
+            match self.spawn(&path, &environment, "Extension.LaunchError")? {
+                Some(pid) => self.extensions.launched(name, pid),
+                None => return Ok(()),
             }
         }
         self.launch = Some(launch);
@@ -71,19 +64,28 @@ impl Agent {
         let Some(launch) = self.launch.take() else {
             return Ok(());
         };
-        let started = spawn::start(
+        self.runtime = self.spawn(
             &launch.program,
             &launch.environment,
-            self.output.writer(),
-            self.cgroup.procs(),
-        );
-        match started {
-            Ok(pid) => {
-                self.runtime = Some(pid);
-                Ok(())
-            }
+            "Runtime.InvalidEntrypoint",
+        )?;
+        Ok(())
+    }
+
+    /// Starts one of the function's programs. `None`: it can't be started, which is told as
+    /// `error_type`.
+    fn spawn(
+        &mut self,
+        program: &str,
+        environment: &[CString],
+        error_type: &'static str,
+    ) -> Result<Option<Pid>, AgentError> {
+        let (output, procs) = (self.output.writer(), self.cgroup.procs());
+        match spawn::start(program, environment, output, procs) {
+            Ok(pid) => Ok(Some(pid)),
             Err(e @ (SpawnError::Exec { .. } | SpawnError::Path(_))) => {
-                self.start_failed("Runtime.InvalidEntrypoint", &e.to_string())
+                self.start_failed(error_type, &e.to_string())?;
+                Ok(None)
             }
             Err(e) => Err(e.into()),
         }
@@ -208,15 +210,7 @@ impl Agent {
         if self.initializing {
             self.initializing = false;
             self.launch = None;
-            self.life.start_failed();
-            let request_id = self.uuid()?;
-            let message = format!("{name}: {}", exit::text(exit));
-            let error = exit::InitError::new(kind, &request_id, &message);
-            let error_type = error.error_type.to_owned();
-            return Ok(self.host.queue(AgentMessage::InitFailed(
-                InitFailed { error_type },
-                error.body.into(),
-            ))?);
+            return self.start_failed(kind, &format!("{name}: {}", exit::text(exit)));
         }
         if self.life.is_over() {
             return Ok(());

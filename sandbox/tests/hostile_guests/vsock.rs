@@ -22,6 +22,22 @@ fn spoilt(op: Op, len: u32, spoil: fn(&mut Header)) -> Header {
     header
 }
 
+/// Offers a packet a hundred times over, `at_a_time` of it.
+fn flood(a: &mut Attacker, packet: Header, at_a_time: u16) {
+    a.write(OUT, &packet.to_bytes());
+    a.chain(TRANSMIT, 0, &[(OUT, HEADER as u64, 0)]);
+    for slot in 0..64 {
+        a.code
+            .store(Width::Word, available(VSOCK, 1) + 4 + 2 * slot, 0);
+    }
+    let (offered, back) = (available(VSOCK, 1) + 2, used(VSOCK, 1) + 2);
+    a.code.repeat(100, |code| {
+        code.add_word(offered, at_a_time);
+        code.store(Width::Double, register_of(VSOCK, 0x50), 1);
+        code.wait_same(offered, back, "the packets are taken");
+    });
+}
+
 /// Reads exactly this from the guest.
 fn hears(sandbox: &mut Sandbox, expected: &[u8]) {
     let mut heard = vec![0; expected.len()];
@@ -212,18 +228,7 @@ fn floods_of_connections_and_resets() {
             "one more left out",
             |a| {
                 a.up(VSOCK);
-                a.write(OUT, &spoilt(Op::Request, 0, |h| h.dst_port = 9).to_bytes());
-                a.chain(TRANSMIT, 0, &[(OUT, HEADER as u64, 0)]);
-                for slot in 0..64 {
-                    a.code
-                        .store(Width::Word, available(VSOCK, 1) + 4 + 2 * slot, 0);
-                }
-                let (offered, back) = (available(VSOCK, 1) + 2, used(VSOCK, 1) + 2);
-                a.code.repeat(100, |code| {
-                    code.add_word(offered, 64);
-                    code.store(Width::Double, register_of(VSOCK, 0x50), 1);
-                    code.wait_same(offered, back, "the packets are taken");
-                });
+                flood(a, spoilt(Op::Request, 0, |h| h.dst_port = 9), 64);
             },
         ),
         attack("half-open ones from every port", "", |a| {
@@ -236,18 +241,7 @@ fn floods_of_connections_and_resets() {
         }),
         attack("resets", "", |a| {
             a.connect(4);
-            a.write(OUT, &spoilt(Op::Reset, 0, |h| h.src_port = 9).to_bytes());
-            a.chain(TRANSMIT, 0, &[(OUT, HEADER as u64, 0)]);
-            for slot in 0..64 {
-                a.code
-                    .store(Width::Word, available(VSOCK, 1) + 4 + 2 * slot, 0);
-            }
-            let (offered, back) = (available(VSOCK, 1) + 2, used(VSOCK, 1) + 2);
-            a.code.repeat(100, |code| {
-                code.add_word(offered, 32);
-                code.store(Width::Double, register_of(VSOCK, 0x50), 1);
-                code.wait_same(offered, back, "the packets are taken");
-            });
+            flood(a, spoilt(Op::Reset, 0, |h| h.src_port = 9), 32);
         }),
     ]);
 }
