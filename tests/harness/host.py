@@ -164,6 +164,19 @@ def _loops() -> set[str]:
     return found
 
 
+def _pid(line: str) -> int:
+    """Of a process as `Host` keeps it."""
+    return int(line.split(":", 1)[0])
+
+
+def _parent(pid: int) -> int:
+    """The process's parent; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return 0
+
+
 @dataclass(frozen=True)
 class Host:
     """Everything of Hearth's that is on this host."""
@@ -188,11 +201,21 @@ class Host:
             loops=frozenset(_loops()),
         )
 
+    def _pids(self) -> set[int]:
+        return {_pid(line) for line in self.processes}
+
     def left_since(self, before: Host) -> dict[str, list[str]]:
-        """What is here and was not there before, by kind."""
+        """What is here and was not there before, by kind.
+
+        A controller that was there before goes on working: it builds a shell when one was used, say.
+        What it starts is its own affair, and is missed at its own end if it stays."""
         left = {}
         for field in fields(self):
             new = getattr(self, field.name) - getattr(before, field.name)
+            if field.name == "processes":
+                new = {line for line in new if _parent(_pid(line)) not in before._pids()}
+            if field.name == "cgroups":
+                new = {path for path in new if str(Path(path).parent) not in before.cgroups}
             if new:
                 left[field.name] = sorted(new)
         return left
