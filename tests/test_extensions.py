@@ -70,6 +70,8 @@ def test_an_extension_registers_before_the_runtime_starts_and_without_what_is_th
         403,
         "Extension.UnknownExtensionIdentifier",
     ]
+    # What extensions call their own listeners.
+    assert told["addresses"] == ["127.0.0.1", "127.0.0.1"]
     names = told["environment"]
     assert {"AWS_LAMBDA_RUNTIME_API", "AWS_LAMBDA_FUNCTION_NAME", "PATH"} <= set(names)
     assert not [n for n in names if n.startswith("_") and n != "__CF_USER_TEXT_ENCODING"]

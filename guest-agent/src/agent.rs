@@ -24,6 +24,7 @@ mod leaving;
 mod runtime_requests;
 mod streaming;
 mod supervision;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +34,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Instant;
 
-use hearth_protocol::agent::{AgentMessage, Hello, Log};
+use hearth_protocol::agent::{AgentMessage, Hello};
 use hearth_protocol::guest::{RUNTIME_API_ADDRESS, RUNTIME_API_SOCKET};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
@@ -44,6 +45,7 @@ use streaming::Streaming;
 
 use self::extension_requests::Launch;
 use self::leaving::Leaving;
+use self::telling::ExtensionOutput;
 
 use crate::cgroup::{CgroupError, RuntimeCgroup};
 use crate::clock::HostClock;
@@ -57,6 +59,7 @@ use crate::logs::LogBuffer;
 use crate::output::Output;
 use crate::runtime_api::connection::Connection;
 use crate::spawn::SpawnError;
+use crate::telemetry::{Source, Telemetry};
 use crate::vsock::HostStream;
 
 /// Log bytes that may wait for the host; what comes while there are more is thrown away.
@@ -119,6 +122,9 @@ pub(crate) struct Agent {
     clock: HostClock,
     runtime: Option<Pid>,
     extensions: Extensions,
+    extension_output: Option<ExtensionOutput>,
+    /// Only where somebody is told, or may ask to be.
+    telemetry: Option<Box<Telemetry>>,
     /// What extensions are told of the function.
     identity: FunctionIdentity,
     /// The runtime, while it waits for extensions to register.
@@ -195,6 +201,8 @@ impl Agent {
             clock: HostClock::Messages,
             runtime: None,
             extensions: Extensions::default(),
+            extension_output: None,
+            telemetry: None,
             identity: FunctionIdentity::default(),
             launch: None,
             initializing: true,
@@ -227,7 +235,7 @@ impl Agent {
         self.host.wait_for_host();
     }
 
-    /// Reads the function's output.
+    /// Reads the output of the function and of its extensions.
     fn read_output(&mut self) -> Result<(), AgentError> {
         let logs = &mut self.logs;
         let congested = self.host.queued() > MAX_QUEUED_LOGS;
@@ -243,6 +251,7 @@ impl Agent {
         } else if self.logs.has_lines() {
             self.host.wait_for_company();
         }
+        self.read_extensions_output();
         Ok(())
     }
 
@@ -253,31 +262,17 @@ impl Agent {
         }
         let request_id = self.life.running().map(str::to_owned);
         if let Some(lines) = self.logs.take_lines() {
-            self.host.queue(AgentMessage::Log(
-                Log {
-                    request_id,
-                    multiline: lines.multiline,
-                    dropped_bytes: lines.dropped,
-                },
-                lines.bytes,
-            ))?;
+            self.queue_log(Source::Function, request_id.as_deref(), lines)?;
         }
-        Ok(())
+        self.queue_extensions_output(request_id.as_deref(), false)
     }
 
     /// Queues everything that was written for `request_id`, an unfinished line included.
     fn queue_all_output(&mut self, request_id: Option<&str>) -> Result<(), AgentError> {
         if let Some(lines) = self.logs.take_all() {
-            self.host.queue(AgentMessage::Log(
-                Log {
-                    request_id: request_id.map(str::to_owned),
-                    multiline: lines.multiline,
-                    dropped_bytes: lines.dropped,
-                },
-                lines.bytes,
-            ))?;
+            self.queue_log(Source::Function, request_id, lines)?;
         }
-        Ok(())
+        self.queue_extensions_output(request_id, true)
     }
 }
 

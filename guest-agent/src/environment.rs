@@ -84,6 +84,10 @@ pub(crate) struct FunctionIdentity {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) handler: String,
+    pub(crate) initialization_type: String,
+    pub(crate) memory_mib: u32,
+    /// Whether its lines are JSON objects as a rule.
+    pub(crate) json_logs: bool,
 }
 
 impl FunctionIdentity {
@@ -92,6 +96,12 @@ impl FunctionIdentity {
             name: function.function_name.clone(),
             version: function.function_version.clone(),
             handler: function.handler.clone(),
+            initialization_type: function.initialization_type.clone(),
+            memory_mib: function.memory_mib,
+            json_logs: function
+                .environment
+                .get("AWS_LAMBDA_LOG_FORMAT")
+                .is_some_and(|format| format == "JSON"),
         }
     }
 }

@@ -28,6 +28,7 @@ mod power;
 mod runtime_api;
 mod scheduling;
 mod spawn;
+mod telemetry;
 mod vsock;
 
 use std::fs::OpenOptions;

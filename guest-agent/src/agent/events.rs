@@ -10,6 +10,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use super::host_messages::Flow;
 use super::leaving::Leaving;
 use super::{Agent, AgentError};
+use crate::extensions::MAX_EXTENSIONS;
 use crate::lifecycle::ConnectionId;
 use crate::runtime_api::connection::{Connection, Received};
 use crate::runtime_api::socket::Socket;
@@ -19,13 +20,16 @@ const HOST: u64 = 1;
 const LISTENER: u64 = 2;
 const CHILDREN: u64 = 3;
 const LOCAL_LISTENER: u64 = 4;
+pub(super) const EXTENSION_OUTPUT: u64 = 5;
 /// Connections follow, by their index.
 const CONNECTIONS: u64 = 16;
+/// Then those to subscribers, by theirs.
+pub(super) const TELEMETRY: u64 = CONNECTIONS + MAX_CONNECTIONS as u64;
 /// More at once than any runtime, and its extensions, open.
 const MAX_CONNECTIONS: usize = 48;
 /// Everything there is can be ready at once, and is then reported at once, which the order of
 /// output before answers relies on.
-const MAX_EVENTS: usize = 5 + MAX_CONNECTIONS;
+const MAX_EVENTS: usize = 6 + MAX_CONNECTIONS + MAX_EXTENSIONS;
 
 impl Agent {
     pub(super) fn register(&mut self) -> Result<(), AgentError> {
@@ -52,6 +56,7 @@ impl Agent {
                 self.host.flush()?;
             }
             self.resume_stream()?;
+            self.send_telemetry();
             self.watch_host()?;
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
@@ -66,7 +71,7 @@ impl Agent {
             }
             let events = &events[..count];
             let ready = |token| events.iter().find(|event| event.data() == token);
-            if ready(OUTPUT).is_some() {
+            if ready(OUTPUT).is_some() || ready(EXTENSION_OUTPUT).is_some() {
                 self.read_output()?;
             }
             if let Some(event) = ready(HOST)
@@ -75,9 +80,16 @@ impl Agent {
                 return Ok(());
             }
             for event in events {
-                if let Some(index) = event.data().checked_sub(CONNECTIONS) {
-                    let index = usize::try_from(index).expect("indices were made from usize");
-                    self.connection_ready(ConnectionId(index), event.events())?;
+                let index = |first| {
+                    let index = event.data().checked_sub(first)?;
+                    Some(usize::try_from(index).expect("indices were made from usize"))
+                };
+                match (index(TELEMETRY), index(CONNECTIONS)) {
+                    (Some(index), _) => self.subscriber_ready(index, event.events()),
+                    (None, Some(index)) => {
+                        self.connection_ready(ConnectionId(index), event.events())?;
+                    }
+                    (None, None) => {}
                 }
             }
             if ready(LISTENER).is_some() {
@@ -94,7 +106,12 @@ impl Agent {
 
     fn timeout(&self) -> EpollTimeout {
         let leaving = self.leaving.as_ref().map(Leaving::due);
-        let deadlines = [self.host.deadline(), self.broken_stream_due(), leaving];
+        let deadlines = [
+            self.host.deadline(),
+            self.broken_stream_due(),
+            leaving,
+            self.telemetry_due(),
+        ];
         let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };

@@ -18,9 +18,12 @@ use crate::lifecycle::ConnectionId;
 use crate::runtime_api::reply;
 use crate::runtime_api::request::{Body, Request};
 use crate::spawn::{self, SpawnError};
+use crate::telemetry::Outcome;
 
 /// Where external extensions are; a layer brings them.
 const FOLDER: &str = "/opt/extensions";
+/// One of them can't be started.
+const LAUNCH_ERROR: &str = "Extension.LaunchError";
 
 /// The runtime as it is to be started.
 #[derive(Debug)]
@@ -43,11 +46,14 @@ impl Agent {
         let programs = extension_programs();
         if programs.len() > MAX_EXTENSIONS {
             let message = format!("Extension limit ({MAX_EXTENSIONS}) reached");
-            return self.start_failed("Extension.LaunchError", &message);
+            return self.start_failed(LAUNCH_ERROR, &message);
+        }
+        if !programs.is_empty() {
+            self.expect_extensions()?;
         }
         for name in programs {
             let path = format!("{FOLDER}/{name}");
-            match self.spawn(&path, &environment, "Extension.LaunchError")? {
+            match self.spawn(&path, &environment, LAUNCH_ERROR)? {
                 Some(pid) => self.extensions.launched(name, pid),
                 None => return Ok(()),
             }
@@ -80,7 +86,11 @@ impl Agent {
         environment: &[CString],
         error_type: &'static str,
     ) -> Result<Option<Pid>, AgentError> {
-        let (output, procs) = (self.output.writer(), self.cgroup.procs());
+        let output = match &self.extension_output {
+            Some(extensions) if error_type == LAUNCH_ERROR => extensions.output.writer(),
+            _ => self.output.writer(),
+        };
+        let procs = self.cgroup.procs();
         match spawn::start(program, environment, output, procs) {
             Ok(pid) => Ok(Some(pid)),
             Err(e @ (SpawnError::Exec { .. } | SpawnError::Path(_))) => {
@@ -102,6 +112,7 @@ impl Agent {
         let name = request.extension.name.as_deref();
         match self.extensions.register(name, &body, id) {
             Ok(identifier) => {
+                self.begin_telling();
                 self.start_runtime()?;
                 Ok(reply::registered(&identifier, &self.identity))
             }
@@ -162,6 +173,9 @@ impl Agent {
     /// it has sent one already.
     pub(super) fn ready(&mut self, first: bool, event_waits: bool) -> Result<(), AgentError> {
         self.extensions.close_registration();
+        if first {
+            self.tell_runtime_initialized();
+        }
         if self.extensions.is_empty() || event_waits {
             return self.say_ready(first, None);
         }
@@ -188,13 +202,19 @@ impl Agent {
             init_us: None,
             extensions_us,
         };
+        let took = self.since.elapsed();
         if first {
             self.initializing = false;
-            ready.init_us = Some(micros(self.since.elapsed()));
+            ready.init_us = Some(micros(took));
             // Init's CPU time is not the first invocation's.
             self.cpu_us = self.cpu_us_so_far();
         }
         self.queue_all_output(None)?;
+        if first {
+            self.tell_initialized(took);
+        } else if let Some(telemetry) = &mut self.telemetry {
+            telemetry.over();
+        }
         Ok(self.host.queue(AgentMessage::Ready(ready))?)
     }
 
@@ -216,6 +236,7 @@ impl Agent {
             return Ok(());
         }
         let usage = self.usage()?;
+        self.tell_done(|| Outcome::failed(usage, Some(kind)));
         // Whatever the runtime says from now on is no answer any more.
         self.life.exited(exit);
         Ok(self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {

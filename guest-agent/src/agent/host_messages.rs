@@ -36,7 +36,18 @@ impl Agent {
                         .set(thaw.realtime_ns)
                         .map_err(AgentError::Clock)?;
                     self.generator.reseed(&entropy)?;
-                    match self.life.thaw() {
+                    let thaw = self.life.thaw();
+                    if let Some(telemetry) = &mut self.telemetry {
+                        match thaw {
+                            Thaw::Serve => telemetry.thawed(),
+                            Thaw::Restore(_) => telemetry.restoring(),
+                            Thaw::Tell => {
+                                telemetry.restoring();
+                                telemetry.restored(None);
+                            }
+                        }
+                    }
+                    match thaw {
                         Thaw::Serve => {
                             self.host.queue_patient(AgentMessage::Thawed)?;
                             thawed = true;
@@ -97,6 +108,7 @@ impl Agent {
     }
 
     pub(super) fn report_init_failure(&mut self, error: exit::InitError) -> Result<(), AgentError> {
+        self.tell_init_failed(error.error_type);
         Ok(self.host.queue(AgentMessage::InitFailed(
             InitFailed {
                 error_type: error.error_type.to_owned(),
@@ -135,6 +147,9 @@ impl Agent {
     ) -> Result<(), AgentError> {
         self.cgroup
             .limit_invocation(invocation.meta.memory_limit_mib)?;
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.begin(&invocation.meta);
+        }
         self.tell_extensions(&invocation.meta)?;
         let head = reply::invocation_head(&invocation.meta, invocation.event.len());
         self.since = Instant::now();

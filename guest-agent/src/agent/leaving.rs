@@ -57,6 +57,12 @@ impl Agent {
         if let Some(runtime) = self.runtime {
             signal_all_of(runtime, Signal::SIGTERM);
         }
+        if self.telemetry.is_some() {
+            let peak = self.cgroup.peak_memory()?;
+            if let Some(telemetry) = &mut self.telemetry {
+                telemetry.leave(&leave.reason, peak);
+            }
+        }
         self.leaving = Some(Leaving {
             reason: leave.reason.clone(),
             deadline: now + whole,
@@ -68,12 +74,14 @@ impl Agent {
 
     /// Does what is due. Ends the agent when everything has ended, or its time is over.
     pub(super) fn go_on_leaving(&mut self) -> Result<Flow, AgentError> {
+        let told = self.all_is_told();
         let Some(leaving) = &mut self.leaving else {
             return Ok(Flow::Continue);
         };
         let now = Instant::now();
         if let Some(until) = leaving.runtime_until {
-            if self.runtime.is_some() && now < until {
+            // What has happened so far is told before the end is: whoever hears of the end may go.
+            if (self.runtime.is_some() || !told) && now < until {
                 return Ok(Flow::Continue);
             }
             leaving.runtime_until = None;

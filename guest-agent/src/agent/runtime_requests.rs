@@ -13,8 +13,11 @@ use crate::runtime_api::connection::Input;
 use crate::runtime_api::reply;
 use crate::runtime_api::request::{Body, Request};
 use crate::runtime_api::route::Route;
+use crate::telemetry::Outcome;
 
 pub(super) const TOO_LARGE: &str = "Function.ResponseSizeTooLarge";
+/// A runtime failed and did not say of what.
+const UNKNOWN: &str = "Runtime.Unknown";
 
 impl Agent {
     /// Handles the requests that have arrived on a connection, up to the first that has to wait.
@@ -78,10 +81,7 @@ impl Agent {
             Route::Register => self.register_extension(request)?,
             Route::NextEvent => return self.next_event(id, &request),
             Route::ExtensionError(phase) => self.extension_error(phase, &request)?,
-            Route::Logs => reply::no_telemetry("Logs.NotSupported", "Logs API is not supported"),
-            Route::Telemetry => {
-                reply::no_telemetry("Telemetry.NotSupported", "Telemetry API is not supported")
-            }
+            Route::Subscribe(api) => self.subscribe(api, &request),
             Route::NotFound => reply::not_found(),
             Route::MethodNotAllowed => reply::method_not_allowed(),
         };
@@ -110,6 +110,9 @@ impl Agent {
                 self.queue_all_output(None)?;
                 // What the hooks used is not the invocation's.
                 self.cpu_us = self.cpu_us_so_far();
+                if let Some(telemetry) = &mut self.telemetry {
+                    telemetry.restored(None);
+                }
                 self.host.queue(AgentMessage::Thawed)?;
                 return match invocation {
                     Some(invocation) => self.deliver(id, invocation),
@@ -148,6 +151,13 @@ impl Agent {
         let usage = self.usage()?;
         let request_id = request_id.to_owned();
         self.queue_all_output(Some(&request_id))?;
+        self.tell_done(|| match (&request.body, &request.stream_error) {
+            (_, Some(error)) => Outcome::failed(usage, error.error_type.as_deref()),
+            (Body::Whole(body), None) => Outcome::answered(usage, body.len() as u64),
+            (Body::TooLong | Body::Streamed { .. }, None) => {
+                Outcome::failed(usage, Some(TOO_LARGE))
+            }
+        });
         let (message, answer) = match (request.body, request.stream_error) {
             (_, Some(error)) => (
                 function_error(request_id, error.error_type, usage, error.body),
@@ -186,6 +196,7 @@ impl Agent {
                 reply::payload_too_long(MAX_PAYLOAD as u64),
             ),
         };
+        self.tell_done(|| Outcome::failed(usage, error_type.as_deref()));
         self.answer_for(id, function_error(request_id, error_type, usage, body))?;
         Ok(answer)
     }
@@ -194,12 +205,18 @@ impl Agent {
         if let Err(error) = self.life.init_error() {
             return Ok(reply::transition_refused(error));
         }
+        self.tell_init_failed(request.error_type.as_deref().unwrap_or(UNKNOWN));
         self.start_failure(id, request, AgentMessage::InitFailed)
     }
 
     fn restore_error(&mut self, id: ConnectionId, request: Request) -> Result<Bytes, AgentError> {
         if let Err(error) = self.life.restore_error() {
             return Ok(reply::transition_refused(error));
+        }
+        if let Some(telemetry) = &mut self.telemetry {
+            let kind = request.error_type.as_deref().unwrap_or(UNKNOWN);
+            telemetry.restored(Some(kind));
+            telemetry.flush();
         }
         self.start_failure(id, request, AgentMessage::RestoreFailed)
     }
@@ -219,7 +236,7 @@ impl Agent {
                 reply::payload_too_long(MAX_PAYLOAD as u64),
             ),
         };
-        let error_type = error_type.unwrap_or_else(|| "Runtime.Unknown".to_owned());
+        let error_type = error_type.unwrap_or_else(|| UNKNOWN.to_owned());
         self.answer_for(id, told(InitFailed { error_type }, body))?;
         Ok(answer)
     }

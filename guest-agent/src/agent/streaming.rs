@@ -19,6 +19,7 @@ use crate::lifecycle::ConnectionId;
 use crate::runtime_api::chunked::StreamError;
 use crate::runtime_api::reply;
 use crate::runtime_api::request::Body;
+use crate::telemetry::Outcome;
 
 /// Bytes waiting for the host above which no more are read from a runtime, and below which they
 /// are again.
@@ -54,6 +55,9 @@ impl Agent {
             return Ok(());
         }
         self.streaming = Streaming::default();
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.answering();
+        }
         let content_type = match body {
             Body::Streamed { content_type } => content_type,
             Body::Whole(_) | Body::TooLong => None,
@@ -167,6 +171,11 @@ impl Agent {
         };
         let usage = self.usage()?;
         self.queue_all_output(Some(&request_id))?;
+        let passed = self.streaming.passed;
+        self.tell_done(|| match &error_type {
+            Some(kind) => Outcome::failed(usage, Some(kind)),
+            None => Outcome::answered(usage, passed),
+        });
         self.answer_host(AgentMessage::ResponseEnd(
             ResponseEnd {
                 request_id,

@@ -8,6 +8,7 @@ use super::leaving::kill_group;
 use super::{Agent, AgentError};
 use crate::exit;
 use crate::lifecycle::Ended;
+use crate::telemetry::Outcome;
 
 impl Agent {
     /// Reaps every child that has ended: the runtime, and orphans that PID 1 inherits.
@@ -88,6 +89,7 @@ impl Agent {
                 ))?)
             }
             Ended::InService { request_id } => {
+                self.tell_done(|| Outcome::failed(usage, Some("Runtime.ExitError")));
                 Ok(self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {
                     request_id,
                     exit,

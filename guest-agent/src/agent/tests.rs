@@ -4,6 +4,7 @@
 mod extensions;
 mod restoring;
 mod streaming;
+mod telemetry;
 
 use std::fs::File;
 use std::io::{Read, Write};

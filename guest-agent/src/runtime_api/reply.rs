@@ -11,6 +11,7 @@ use crate::environment::FunctionIdentity;
 use crate::extensions::Refusal;
 use crate::lifecycle::{AnswerError, InvalidTransition};
 use crate::runtime_api::request::RequestError;
+use crate::telemetry::Invalid;
 
 /// Interim answer to a client that waits before it sends a body.
 pub(crate) const CONTINUE: Bytes = Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -85,9 +86,14 @@ pub(crate) fn event_head(identifier: &str, event_len: usize) -> Bytes {
     format!("{head}Content-Length: {event_len}\r\n\r\n").into()
 }
 
-/// Nobody can subscribe here; clients take this for an answer and go on without.
-pub(crate) fn no_telemetry(kind: &'static str, message: &'static str) -> Bytes {
-    problem("202 Accepted", kind, &message)
+/// An extension will be told what it has asked for.
+pub(crate) fn subscribed() -> Bytes {
+    whole("200 OK", "application/json", "\"OK\"")
+}
+
+/// What an extension has asked to be told is nothing that it can be.
+pub(crate) fn subscription_invalid(error: &Invalid) -> Bytes {
+    problem("400 Bad Request", "ValidationError", error)
 }
 
 /// The request makes no sense in the runtime's state.

@@ -1,6 +1,7 @@
 //! From method and path to what the runtime, or an extension, wants.
 
 use crate::extensions::ErrorPhase;
+use crate::telemetry::Api;
 
 const PREFIX: &str = "/2018-06-01";
 const EXTENSIONS: &str = "/2020-01-01/extension";
@@ -28,10 +29,8 @@ pub(crate) enum Route {
     NextEvent,
     /// `POST /extension/init/error` or `…/exit/error`
     ExtensionError(ErrorPhase),
-    /// `PUT /logs`
-    Logs,
-    /// `PUT /telemetry`
-    Telemetry,
+    /// `PUT /logs` or `PUT /telemetry`
+    Subscribe(Api),
     /// `GET /runtime/restore/next`
     RestoreNext,
     /// `POST /runtime/restore/error`
@@ -90,8 +89,8 @@ impl Route {
     /// The routes that extensions use, with their methods.
     fn of_extension(path: &str) -> Option<(&'static str, Self)> {
         Some(match path {
-            LOGS => ("PUT", Self::Logs),
-            TELEMETRY => ("PUT", Self::Telemetry),
+            LOGS => ("PUT", Self::Subscribe(Api::Logs)),
+            TELEMETRY => ("PUT", Self::Subscribe(Api::Telemetry)),
             _ => match path.strip_prefix(EXTENSIONS)? {
                 "/register" => ("POST", Self::Register),
                 "/event/next" => ("GET", Self::NextEvent),
@@ -147,8 +146,12 @@ mod tests {
                 "/2020-01-01/extension/exit/error",
                 Route::ExtensionError(ErrorPhase::Exit),
             ),
-            ("PUT", "/2020-08-15/logs", Route::Logs),
-            ("PUT", "/2022-07-01/telemetry", Route::Telemetry),
+            ("PUT", "/2020-08-15/logs", Route::Subscribe(Api::Logs)),
+            (
+                "PUT",
+                "/2022-07-01/telemetry",
+                Route::Subscribe(Api::Telemetry),
+            ),
             ("GET", "/2022-07-01/telemetry", Route::MethodNotAllowed),
             ("GET", "/2020-01-01/extension", Route::NotFound),
             ("GET", "/2018-06-01/extension/event/next", Route::NotFound),

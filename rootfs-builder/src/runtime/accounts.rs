@@ -31,7 +31,11 @@ pub(super) fn write(root: &Path) -> Result<(), RuntimeError> {
             "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\n"
                 .to_owned(),
         ),
-        ("etc/hosts", "127.0.0.1 localhost\n".to_owned()),
+        (
+            "etc/hosts",
+            // The last two are what extensions call their own listeners on Lambda.
+            "127.0.0.1 localhost sandbox.localdomain sandbox\n".to_owned(),
+        ),
         ("etc/hostname", "localhost\n".to_owned()),
         ("etc/resolv.conf", String::new()),
         // Programs that ask for the time zone by file, not by TZ.

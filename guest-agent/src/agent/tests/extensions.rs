@@ -8,7 +8,7 @@ use super::*;
 const API: &str = "/2020-01-01/extension";
 
 impl Runtime {
-    fn extension(&mut self, request: &str, header: &str, body: &str) -> String {
+    pub(super) fn extension(&mut self, request: &str, header: &str, body: &str) -> String {
         let text = format!(
             "{request} HTTP/1.1\r\nHost: x\r\n{header}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
@@ -21,7 +21,7 @@ impl Runtime {
     }
 
     /// Registers; the header that it names itself with from then on.
-    fn register(&mut self, name: &str) -> String {
+    pub(super) fn register(&mut self, name: &str) -> String {
         let header = format!("Lambda-Extension-Name: {name}");
         let body = r#"{"events":["INVOKE"]}"#;
         let reply = self.extension(&format!("POST {API}/register"), &header, body);
@@ -31,7 +31,7 @@ impl Runtime {
         line.unwrap().to_owned()
     }
 
-    fn wait_for_event(&mut self, identifier: &str) {
+    pub(super) fn wait_for_event(&mut self, identifier: &str) {
         self.extension(&format!("GET {API}/event/next"), identifier, "");
     }
 }

@@ -1,0 +1,314 @@
+//! Lambda's Telemetry API, and the Logs API before it: what happens to a function, and what it and
+//! its extensions write, told to the extensions that have asked for it.
+//!
+//! ```text
+//! event, lines ──▶ Record ──▶ a subscriber's batch ──▶ POST to its listener in this guest
+//! ```
+//!
+//! There is a [`Telemetry`] only in a guest with extensions, and after init only in one with
+//! subscribers: nobody else pays for it. Subscribers are the function's, hence hostile. Nothing here
+//! waits for one, and what is held for one is bounded: what does not fit is counted, and told in
+//! its place when there is room again.
+//!
+//! Nor does the guest stay awake for it: what has not been delivered when an instance is frozen is
+//! delivered when it thaws.
+
+mod batch;
+mod delivery;
+mod event;
+mod record;
+mod reply;
+mod subscriber;
+mod subscription;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use hearth_protocol::agent::{Invoke, Usage};
+use nix::sys::epoll::{Epoll, EpollFlags};
+
+pub(crate) use self::event::{Event, Outcome};
+pub(crate) use self::record::Source;
+use self::record::{Record, Writer};
+use self::subscriber::Subscriber;
+pub(crate) use self::subscription::{Api, Invalid, Subscription};
+use crate::environment::FunctionIdentity;
+use crate::logs::Lines;
+
+/// What is kept during init for those who subscribe later.
+const MAX_EARLY_RECORDS: usize = 1000;
+const MAX_EARLY_BYTES: usize = 256 * 1024;
+
+/// What there was before somebody subscribed.
+#[derive(Debug, Default)]
+struct Early {
+    records: Vec<Record>,
+    bytes: usize,
+    dropped_records: u64,
+    dropped_bytes: u64,
+}
+
+impl Early {
+    fn push(&mut self, record: &Record) {
+        let len = record.len();
+        if self.records.len() >= MAX_EARLY_RECORDS || self.bytes + len > MAX_EARLY_BYTES {
+            self.dropped_records += 1;
+            self.dropped_bytes += len as u64;
+            return;
+        }
+        self.bytes += len;
+        self.records.push(record.clone());
+    }
+}
+
+/// The invocation that is going on, as it is told of.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    request_id: String,
+    trace_id: Option<String>,
+    began: Instant,
+    /// When its result began to come, if it is streamed.
+    answering: Option<Instant>,
+    /// How the runtime's part of it ended.
+    outcome: Option<Outcome>,
+}
+
+/// Everything there is to tell, and whom.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    function: FunctionIdentity,
+    /// `None` once nobody may subscribe any more.
+    early: Option<Early>,
+    subscribers: Vec<Subscriber>,
+    invocation: Option<Invocation>,
+    restoring: Option<Instant>,
+    /// How long the last restore took, until a report has told.
+    restored: Option<Duration>,
+}
+
+impl Telemetry {
+    /// For a function whose init began at `began`.
+    pub(crate) fn new(function: FunctionIdentity, began: SystemTime) -> Self {
+        let mut telemetry = Self {
+            function,
+            early: Some(Early::default()),
+            subscribers: Vec::new(),
+            invocation: None,
+            restoring: None,
+            restored: None,
+        };
+        telemetry.tell_at(began, &Event::InitStart);
+        telemetry
+    }
+
+    /// Takes a subscription. One that an extension has had already is replaced, unless it was the
+    /// other API's.
+    pub(crate) fn subscribe(
+        &mut self,
+        name: &str,
+        subscription: Subscription,
+    ) -> Result<(), Invalid> {
+        let api = subscription.api;
+        let types = subscription.types.names();
+        let known = self.subscribers.iter_mut().find(|s| s.name == name);
+        match known {
+            Some(known) if known.api() != api => return Err(Invalid::OtherApi),
+            Some(known) => known.replace(subscription),
+            None => {
+                let mut subscriber = Subscriber::new(name.to_owned(), subscription);
+                if let Some(early) = &self.early {
+                    let now = Instant::now();
+                    for record in &early.records {
+                        subscriber.push(record, now);
+                    }
+                    subscriber.lost(early.dropped_records, early.dropped_bytes);
+                }
+                self.subscribers.push(subscriber);
+            }
+        }
+        self.tell(&Event::Subscribed {
+            api,
+            name,
+            types: &types,
+        });
+        Ok(())
+    }
+
+    /// Init is over. Whether anybody wants to hear of what follows.
+    pub(crate) fn close(&mut self) -> bool {
+        self.early = None;
+        !self.subscribers.is_empty()
+    }
+
+    /// Something has happened just now.
+    pub(crate) fn tell(&mut self, event: &Event<'_>) {
+        self.tell_at(SystemTime::now(), event);
+    }
+
+    fn tell_at(&mut self, at: SystemTime, event: &Event<'_>) {
+        let record = event.record(at, &self.function);
+        self.push(&record);
+    }
+
+    /// Output of the function, or of an extension.
+    pub(crate) fn lines(&mut self, source: Source, lines: &Lines) {
+        if lines.dropped > 0 {
+            // How many lines that were, nobody has counted.
+            for subscriber in self.subscribers.iter_mut().filter(|s| s.wants(source)) {
+                subscriber.lost(1, lines.dropped);
+            }
+        }
+        if self.early.is_none() && !self.subscribers.iter().any(|s| s.wants(source)) {
+            return;
+        }
+        let writer = Writer::new(source, SystemTime::now(), self.function.json_logs);
+        for line in record::split(lines) {
+            let record = writer.line(line);
+            self.push(&record);
+        }
+    }
+
+    fn push(&mut self, record: &Record) {
+        if let Some(early) = &mut self.early {
+            early.push(record);
+        }
+        let now = Instant::now();
+        for subscriber in &mut self.subscribers {
+            subscriber.push(record, now);
+        }
+    }
+
+    /// An invocation begins. What was left from the time before is delivered now.
+    pub(crate) fn begin(&mut self, invoke: &Invoke) {
+        self.thawed();
+        for subscriber in &mut self.subscribers {
+            subscriber.hurry();
+        }
+        self.invocation = Some(Invocation {
+            request_id: invoke.request_id.clone(),
+            trace_id: invoke.trace_id.clone(),
+            began: Instant::now(),
+            answering: None,
+            outcome: None,
+        });
+        self.tell(&Event::Start {
+            request_id: &invoke.request_id,
+            trace_id: invoke.trace_id.as_deref(),
+        });
+    }
+
+    /// The runtime has begun to stream its result.
+    pub(crate) fn answering(&mut self) {
+        if let Some(invocation) = &mut self.invocation {
+            invocation.answering = Some(Instant::now());
+        }
+    }
+
+    /// The runtime's part of the invocation has ended.
+    pub(crate) fn done(&mut self, outcome: Outcome) {
+        let Some(mut invocation) = self.invocation.take() else {
+            return;
+        };
+        if invocation.outcome.is_none() {
+            self.tell(&Event::RuntimeDone {
+                invocation: &invocation,
+                outcome: &outcome,
+            });
+            invocation.outcome = Some(outcome);
+        }
+        self.invocation = Some(invocation);
+    }
+
+    /// The invocation is over for its extensions as well.
+    pub(crate) fn over(&mut self) {
+        let Some(invocation) = self.invocation.take() else {
+            return;
+        };
+        let restore = self.restored.take();
+        self.tell(&Event::Report {
+            invocation: &invocation,
+            took: invocation.began.elapsed(),
+            restore,
+        });
+        self.tell(&Event::End {
+            request_id: &invocation.request_id,
+        });
+    }
+
+    /// The host ends the microVM, for this reason. If that cuts an invocation off, how it ended;
+    /// everything leaves now.
+    pub(crate) fn leave(&mut self, reason: &str, max_memory_bytes: u64) {
+        self.thawed();
+        if let Some(invocation) = &self.invocation {
+            let usage = Usage {
+                duration_us: u64::try_from(invocation.began.elapsed().as_micros())
+                    .unwrap_or(u64::MAX),
+                cpu_us: 0,
+                max_memory_bytes,
+            };
+            self.done(Outcome::cut_off(reason, usage));
+            self.over();
+        }
+        self.flush();
+    }
+
+    /// Everything that there is leaves now, and what comes from now on at once.
+    pub(crate) fn flush(&mut self) {
+        for subscriber in &mut self.subscribers {
+            subscriber.keep_nothing_back();
+        }
+    }
+
+    /// Whether all has been delivered, or given up.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.subscribers.iter().all(Subscriber::is_idle)
+    }
+
+    /// The guest was restored; its runtime may have something to do now.
+    pub(crate) fn restoring(&mut self) {
+        self.thawed();
+        self.restoring = Some(Instant::now());
+        self.tell(&Event::RestoreStart);
+    }
+
+    /// What the runtime had to do after the restore is done, or has failed.
+    pub(crate) fn restored(&mut self, failed: Option<&str>) {
+        let Some(began) = self.restoring.take() else {
+            return;
+        };
+        let took = began.elapsed();
+        self.restored = Some(took);
+        self.tell(&Event::RestoreRuntimeDone { failed });
+        self.tell(&Event::RestoreReport { took, failed });
+    }
+
+    /// Time has passed that nobody here could have made use of.
+    pub(crate) fn thawed(&mut self) {
+        let now = Instant::now();
+        for subscriber in &mut self.subscribers {
+            subscriber.thawed(now);
+        }
+    }
+
+    /// When [`Telemetry::turn`] has something to do.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.subscribers.iter().filter_map(Subscriber::due).min()
+    }
+
+    /// Sends what is due. `token` and those that follow it, one for each extension, are what `epoll`
+    /// tells of.
+    pub(crate) fn turn(&mut self, epoll: &Epoll, token: u64) {
+        let now = Instant::now();
+        for (subscriber, token) in self.subscribers.iter_mut().zip(token..) {
+            subscriber.turn(epoll, token, now);
+        }
+    }
+
+    /// Something has happened on a subscriber's connection.
+    pub(crate) fn ready(&mut self, index: usize, events: EpollFlags) {
+        if let Some(subscriber) = self.subscribers.get_mut(index) {
+            subscriber.ready(events, Instant::now());
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! What subscribers are told, over real sockets: the test plays their listeners.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use bytes::Bytes;
+use nix::sys::epoll::{EpollCreateFlags, EpollEvent};
+use serde_json::{Value, json};
+
+use super::*;
+
+const TAKEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+/// No answer takes this long.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A listener, as an extension has one.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    pub(crate) connection: Option<TcpStream>,
+}
+
+impl Listener {
+    pub(crate) fn new() -> Self {
+        Self {
+            socket: TcpListener::bind("127.0.0.1:0").unwrap(),
+            connection: None,
+        }
+    }
+
+    fn port(&self) -> u16 {
+        self.socket.local_addr().unwrap().port()
+    }
+
+    /// The body of a subscription for it.
+    pub(crate) fn subscription(&self, schema: &str, types: &[&str], timeout_ms: u32) -> String {
+        json!({
+            "schemaVersion": schema,
+            "types": types,
+            "buffering": { "timeoutMs": timeout_ms },
+            "destination": {
+                "protocol": "HTTP",
+                "URI": format!("http://sandbox.localdomain:{}/told", self.port()),
+            },
+        })
+        .to_string()
+    }
+
+    /// The next batch that is posted; it is not answered.
+    pub(crate) fn batch(&mut self) -> Vec<Value> {
+        let connection = self.connection.get_or_insert_with(|| {
+            let (connection, _) = self.socket.accept().unwrap();
+            connection.set_read_timeout(Some(DEADLINE)).unwrap();
+            connection
+        });
+        let mut head = vec![];
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            connection.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("POST /told HTTP/1.1\r\nHost: sandbox.localdomain:"));
+        let len = head
+            .lines()
+            .find_map(|l| l.strip_prefix("Content-Length: "));
+        let mut body = vec![0; len.unwrap().parse().unwrap()];
+        connection.read_exact(&mut body).unwrap();
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    pub(crate) fn answer(&mut self, reply: &str) {
+        let connection = self.connection.as_mut().unwrap();
+        connection.write_all(reply.as_bytes()).unwrap();
+    }
+
+    /// All that is told until an event of this kind, which is.
+    pub(crate) fn until(&mut self, kind: &str) -> Vec<Value> {
+        let mut told = vec![];
+        while !told.iter().any(|event: &Value| event["type"] == kind) {
+            told.extend(self.batch());
+            self.answer(TAKEN);
+        }
+        told
+    }
+}
+
+pub(crate) fn kinds(told: &[Value]) -> Vec<&str> {
+    told.iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect()
+}
+
+/// Telemetry, with the part of the event loop that is its own.
+struct Told {
+    telemetry: Telemetry,
+    epoll: Epoll,
+}
+
+impl Told {
+    fn new() -> Self {
+        let function = FunctionIdentity {
+            name: "f".into(),
+            version: "$LATEST".into(),
+            initialization_type: "on-demand".into(),
+            memory_mib: 128,
+            ..FunctionIdentity::default()
+        };
+        Self {
+            telemetry: Telemetry::new(function, SystemTime::now()),
+            epoll: Epoll::new(EpollCreateFlags::empty()).unwrap(),
+        }
+    }
+
+    /// The same with a subscriber, and what it is told at first.
+    fn with(listener: &mut Listener, types: &[&str]) -> Self {
+        let mut told = Self::new();
+        told.subscribe(listener, "2022-12-13", types).unwrap();
+        told
+    }
+
+    fn subscribe(
+        &mut self,
+        listener: &Listener,
+        schema: &str,
+        types: &[&str],
+    ) -> Result<(), Invalid> {
+        let body = listener.subscription(schema, types, 25);
+        let wanted = Subscription::parse(Api::Telemetry, body.as_bytes()).unwrap();
+        self.telemetry.subscribe("ext", wanted)
+    }
+
+    fn line(&mut self, text: &str) {
+        let lines = Lines {
+            bytes: Bytes::from(format!("{text}\n")),
+            multiline: vec![],
+            dropped: 0,
+        };
+        self.telemetry.lines(Source::Function, &lines);
+    }
+
+    fn turn(&mut self) {
+        self.telemetry.turn(&self.epoll, 0);
+    }
+
+    /// Sends what there is, without regard to its time.
+    fn flush(&mut self) {
+        self.telemetry.flush();
+        self.turn();
+    }
+
+    /// Goes on until something has become so.
+    fn until(&mut self, so: impl Fn(&Telemetry) -> bool) {
+        let began = Instant::now();
+        while !so(&self.telemetry) {
+            assert!(began.elapsed() < DEADLINE);
+            self.step();
+        }
+    }
+
+    /// The next batch that is posted while this goes on; it is not answered.
+    fn batch(&mut self, listener: &mut Listener) -> Vec<Value> {
+        std::thread::scope(|scope| {
+            let batch = scope.spawn(|| listener.batch());
+            while !batch.is_finished() {
+                self.step();
+            }
+            batch.join().unwrap()
+        })
+    }
+
+    /// Sends everything, and has it taken; that was the last batch.
+    fn take(&mut self, listener: &mut Listener) -> Vec<Value> {
+        self.flush();
+        let batch = self.batch(listener);
+        listener.answer(TAKEN);
+        self.until(Telemetry::is_idle);
+        batch
+    }
+
+    /// Waits a moment for something to happen, and sees to it.
+    fn step(&mut self) {
+        let mut events = [EpollEvent::empty(); 4];
+        let count = self.epoll.wait(&mut events, 5_u16).unwrap();
+        for event in &events[..count] {
+            let index = usize::try_from(event.data()).unwrap();
+            self.telemetry.ready(index, event.events());
+        }
+        self.turn();
+    }
+}
+
+#[test]
+fn who_subscribes_is_told_what_happened_before_and_what_follows_in_order() {
+    let mut listener = Listener::new();
+    let mut told = Told::new();
+    told.line("before");
+    told.subscribe(&listener, "2022-12-13", &["function", "platform"])
+        .unwrap();
+    told.telemetry
+        .tell(&Event::InitRuntimeDone { failed: None });
+    let took = Duration::from_micros(1_234);
+    told.telemetry
+        .tell(&Event::InitReport { took, failed: None });
+    assert!(told.telemetry.close());
+    told.line("after");
+    let batch = told.batch(&mut listener);
+    assert_eq!(
+        kinds(&batch),
+        [
+            "platform.initStart",
+            "function",
+            "platform.telemetrySubscription",
+            "platform.initRuntimeDone",
+            "platform.initReport",
+            "function",
+        ]
+    );
+    assert_eq!(
+        batch[0]["record"],
+        json!({
+            "initializationType": "on-demand",
+            "phase": "init",
+            "functionName": "f",
+            "functionVersion": "$LATEST",
+            "instanceMaxMemory": 134_217_728,
+        })
+    );
+    assert_eq!(batch[1]["record"], "before");
+    assert_eq!(batch[2]["record"]["types"], json!(["platform", "function"]));
+    assert_eq!(batch[4]["record"]["metrics"]["durationMs"], 1.234);
+    listener.answer(TAKEN);
+    told.until(Telemetry::is_idle);
+    assert!(told.telemetry.due().is_none());
+    // The connection is used again.
+    told.line("more");
+    assert_eq!(told.take(&mut listener)[0]["record"], "more");
+}
+
+#[test]
+fn nobody_is_told_what_he_has_not_asked_for() {
+    let mut listener = Listener::new();
+    let mut told = Told::with(&mut listener, &["extension"]);
+    told.line("function's");
+    told.telemetry.lines(
+        Source::Extension,
+        &Lines {
+            bytes: Bytes::from_static(b"extension's\n"),
+            multiline: vec![],
+            dropped: 0,
+        },
+    );
+    let batch = told.take(&mut listener);
+    assert_eq!(kinds(&batch), ["extension"]);
+    assert_eq!(batch[0]["record"], "extension's");
+}
+
+#[test]
+fn without_subscribers_there_is_nothing_to_do_after_init() {
+    let mut told = Told::new();
+    assert!(!told.telemetry.close());
+}
+
+#[test]
+fn what_happens_before_anybody_subscribes_is_kept_within_bounds() {
+    let mut listener = Listener::new();
+    let mut told = Told::new();
+    for n in 0..2 * MAX_EARLY_RECORDS {
+        told.line(&n.to_string());
+    }
+    told.subscribe(&listener, "2022-12-13", &["platform", "function"])
+        .unwrap();
+    let batch = told.take(&mut listener);
+    assert_eq!(batch.len(), MAX_EARLY_RECORDS + 2);
+    let dropped = &batch[MAX_EARLY_RECORDS];
+    assert_eq!(dropped["type"], "platform.logsDropped");
+    assert_eq!(dropped["record"]["droppedRecords"], MAX_EARLY_RECORDS + 1);
+}
+
+#[test]
+fn a_subscriber_that_takes_nothing_costs_two_batches_and_is_told_what_it_lost() {
+    let mut listener = Listener::new();
+    let mut told = Told::with(&mut listener, &["platform", "function"]);
+    told.telemetry.close();
+    let line = "x".repeat(1000);
+    let mut written = 0;
+    for _ in 0..3000 {
+        told.line(&line);
+        written += 1;
+        told.turn();
+    }
+    let mut seen = 0;
+    let mut bytes = 0;
+    for _ in 0..2 {
+        let batch = told.batch(&mut listener);
+        bytes += batch
+            .iter()
+            .map(|event| event.to_string().len() + 1)
+            .sum::<usize>();
+        seen += batch
+            .iter()
+            .filter(|event| event["type"] == "function")
+            .count();
+        assert!(!kinds(&batch).contains(&"platform.logsDropped"));
+        listener.answer(TAKEN);
+    }
+    assert!(bytes <= 2 * 262_144 + 2, "{bytes}");
+    told.until(Telemetry::is_idle);
+    told.line("last");
+    let batch = told.take(&mut listener);
+    assert_eq!(kinds(&batch), ["platform.logsDropped", "function"]);
+    let lost = batch[0]["record"]["droppedRecords"].as_u64().unwrap();
+    assert_eq!(seen as u64 + lost, written);
+    assert!(batch[0]["record"]["droppedBytes"].as_u64().unwrap() > lost * 1000);
+}
+
+#[test]
+fn one_record_that_is_longer_than_a_batch_is_a_batch() {
+    let mut listener = Listener::new();
+    let mut told = Told::with(&mut listener, &["function"]);
+    let long = "x".repeat(300_000);
+    told.line("short");
+    told.line(&long);
+    for expected in ["short", &long] {
+        let batch = told.batch(&mut listener);
+        assert_eq!((batch.len(), &batch[0]["record"]), (1, &expected.into()));
+        listener.answer(TAKEN);
+    }
+}
+
+#[test]
+fn a_batch_that_no_listener_has_taken_is_sent_again() {
+    let mut listener = Listener::new();
+    let mut told = Told::with(&mut listener, &["function"]);
+    told.line("twice");
+    assert_eq!(told.batch(&mut listener)[0]["record"], "twice");
+    listener.connection = None;
+    assert_eq!(told.batch(&mut listener)[0]["record"], "twice");
+    // One that is refused is not.
+    listener.answer("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+    told.until(Telemetry::is_idle);
+}
+
+#[test]
+fn a_listener_that_is_not_there_is_given_up() {
+    let mut listener = Listener::new();
+    let mut told = Told::with(&mut listener, &["platform"]);
+    drop(listener);
+    told.flush();
+    told.until(Telemetry::is_idle);
+    assert!(told.telemetry.due().is_none());
+}
+
+#[test]
+fn a_listener_that_does_not_accept_makes_nobody_wait() {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+    };
+    use std::os::fd::AsRawFd;
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    listen(&socket, Backlog::new(0).unwrap()).unwrap();
+    let address: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
+    let taken = TcpStream::connect(("127.0.0.1", address.port())).unwrap();
+    let mut listener = Listener {
+        socket: socket.into(),
+        connection: None,
+    };
+    let mut told = Told::with(&mut listener, &["platform"]);
+    let began = Instant::now();
+    told.flush();
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(!told.telemetry.is_idle());
+    // It is tried until there is room; the kernel asks again after a second.
+    drop(taken);
+    listener.socket.accept().unwrap();
+    assert_eq!(kinds(&told.batch(&mut listener))[0], "platform.initStart");
+}
+
+#[test]
+fn time_in_which_the_guest_stood_still_is_not_the_listeners() {
+    let mut listener = Listener::new();
+    let mut told = Told::with(&mut listener, &["platform"]);
+    told.flush();
+    let before = told.telemetry.due().unwrap();
+    told.telemetry.thawed();
+    assert!(told.telemetry.due().unwrap() > before);
+}
+
+#[test]
+fn an_invocation_is_told_of_with_what_it_took_and_how_it_ended() {
+    let mut listener = Listener::new();
+    let mut told = Told::with(&mut listener, &["platform"]);
+    told.take(&mut listener);
+    let invoke = |id: &str| Invoke {
+        request_id: id.into(),
+        trace_id: Some("Root=1".into()),
+        ..Invoke::default()
+    };
+    let usage = Usage {
+        duration_us: 1_500,
+        cpu_us: 1,
+        max_memory_bytes: 3 * 1024 * 1024 + 1,
+    };
+    told.telemetry.restoring();
+    told.telemetry.restored(None);
+    for (id, outcome) in [
+        ("good", Some(Outcome::answered(usage, 7))),
+        ("bad", Some(Outcome::failed(usage, Some("Function.X")))),
+        ("late", None),
+    ] {
+        told.telemetry.begin(&invoke(id));
+        match outcome {
+            Some(outcome) => {
+                told.telemetry.done(outcome);
+                told.telemetry.over();
+            }
+            None => told.telemetry.leave("timeout", usage.max_memory_bytes),
+        }
+    }
+    let batch = told.take(&mut listener);
+    assert_eq!(
+        kinds(&batch)[..3],
+        [
+            "platform.restoreStart",
+            "platform.restoreRuntimeDone",
+            "platform.restoreReport"
+        ]
+    );
+    for (at, id, status) in [
+        (3, "good", "success"),
+        (6, "bad", "error"),
+        (9, "late", "timeout"),
+    ] {
+        assert_eq!(
+            kinds(&batch)[at..at + 3],
+            ["platform.start", "platform.runtimeDone", "platform.report"]
+        );
+        for event in &batch[at..at + 3] {
+            assert_eq!(event["record"]["requestId"], id);
+            assert_eq!(event["record"]["tracing"]["value"], "Root=1");
+        }
+        assert_eq!(batch[at + 1]["record"]["status"], status);
+        assert_eq!(batch[at + 2]["record"]["status"], status);
+        assert_eq!(batch[at + 2]["record"]["metrics"]["maxMemoryUsedMB"], 4);
+        assert_eq!(batch[at + 2]["record"]["metrics"]["memorySizeMB"], 128);
+    }
+    let done = &batch[4]["record"];
+    assert_eq!(
+        done["metrics"],
+        json!({ "durationMs": 1.5, "producedBytes": 7 })
+    );
+    assert_eq!(done["spans"][0]["name"], "responseLatency");
+    assert_eq!(done["spans"][0]["durationMs"], 1.5);
+    assert_eq!(batch[7]["record"]["errorType"], "Function.X");
+    // A restore is the first report's.
+    assert!(batch[5]["record"]["metrics"]["restoreDurationMs"].is_f64());
+    assert!(batch[8]["record"]["metrics"]["restoreDurationMs"].is_null());
+}
+
+#[test]
+fn an_extension_subscribes_anew_with_the_same_api_alone() {
+    let mut first = Listener::new();
+    let mut told = Told::with(&mut first, &["platform"]);
+    let mut second = Listener::new();
+    told.subscribe(&second, "2022-07-01", &["function"])
+        .unwrap();
+    told.line("here");
+    assert_eq!(kinds(&told.take(&mut second)).last(), Some(&"function"));
+    let body = second.subscription("2021-03-18", &["function"], 25);
+    let logs = Subscription::parse(Api::Logs, body.as_bytes()).unwrap();
+    assert_eq!(
+        told.telemetry.subscribe("ext", logs),
+        Err(Invalid::OtherApi)
+    );
+}
