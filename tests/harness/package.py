@@ -53,8 +53,12 @@ def compiled(guest: bytes) -> bytes:
 
 
 def cargo(folder: Path) -> bytes:
-    """A ZIP of a Rust function, linked as `hearth deploy` links it. What is compiled is kept in the
-    artefact cache."""
+    """A ZIP of a Rust function, linked as `hearth deploy` links it."""
+    return archive({"bootstrap": rust_program(folder, "bootstrap")})
+
+
+def rust_program(folder: Path, name: str) -> bytes:
+    """A Rust program, built as for a guest. What is compiled is kept in the artefact cache."""
     target = "x86_64-unknown-linux-gnu"
     built = layout.CACHE / "test-functions"
     flags = f"{os.environ.get('RUSTFLAGS', '')} -C target-feature=+crt-static".strip()
@@ -64,4 +68,4 @@ def cargo(folder: Path) -> bytes:
         env={**os.environ, "RUSTFLAGS": flags, "CARGO_TARGET_DIR": str(built)},
         check=True,
     )
-    return archive({"bootstrap": (built / target / "release" / "bootstrap").read_bytes()})
+    return (built / target / "release" / name).read_bytes()
