@@ -472,6 +472,8 @@ impl VirtioDevice for Vsock {
                 });
             }
             self.connection = Some(connection.clone());
+            // The guest has said it once; this socket's reader has not been there to hear it.
+            self.after_flush();
         }
         Ok(ConfigChange::None)
     }

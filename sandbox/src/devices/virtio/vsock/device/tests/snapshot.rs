@@ -40,6 +40,31 @@ fn clones_of_one_snapshot_each_have_their_own_socket() {
     assert_eq!(one.save().unwrap(), other.save().unwrap());
 }
 
+/// The restored device had the guest's shutdown in its books and its new socket open: the host
+/// waited for an end that had been told to the former one.
+#[test]
+fn a_host_behind_a_restored_device_hears_that_the_guest_has_ended_its_sending() {
+    let mut world = World::connected();
+    world.send(Op::Data, b"bye");
+    let mut header = world.header(Op::Shutdown, 0);
+    header.flags = SHUTDOWN_SEND;
+    world.send_as(header, &[]);
+    assert_eq!(world.host_reads(), b"bye");
+
+    for _ in 0..2 {
+        world = world.restored(|device| device);
+        let end = world.host.read(&mut [0]);
+        assert_eq!(end.expect("an end, not a wait for more"), 0);
+    }
+    world.host.write_all(b"you too").unwrap();
+    world.event();
+    assert_eq!(
+        world.receive()[0].1,
+        b"you too",
+        "the other direction is open"
+    );
+}
+
 #[test]
 fn a_busy_connection_is_not_snapshotted() {
     let mut world = World::connected();
