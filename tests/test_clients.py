@@ -1,36 +1,32 @@
 """Lambda's clients in other languages, unmodified, from the outside: each does what its users do."""
 
+import base64
 import json
 import os
 import subprocess
 
 import pytest
-from harness import layout
-from harness.command import cargo_lambda, hearth
+from harness import layout, packages
+from harness.command import cargo_lambda, hearth, run
 from harness.invocation import ROLE, invoke
 
 
 @pytest.fixture(scope="session")
 def node_clients():
     """The folder of the pinned npm packages, with the Node.js that runs them."""
-    made = subprocess.run(
-        [layout.REPOSITORY / "scripts" / "node-clients"], check=True, stdout=subprocess.PIPE
-    )
-    return made.stdout.decode().strip()
+    return packages.npm(layout.REPOSITORY / "tests" / "clients" / "node")
+
+
+@pytest.fixture(scope="session")
+def rust_client():
+    """tests/clients/rust, built for this machine."""
+    return packages.program(layout.REPOSITORY / "tests" / "clients" / "rust", "sdk-for-rust")
 
 
 @pytest.fixture(scope="session")
 def http_program():
     """tests/functions/http, built as for a guest: `lambda_http` behind a function URL."""
-    target = "x86_64-unknown-linux-gnu"
-    folder = layout.TARGET / "test-functions"
-    subprocess.run(
-        ["cargo", "build", "--release", "--locked", "--target", target, "--target-dir", folder],
-        cwd=layout.FUNCTIONS / "http",
-        env={**os.environ, "RUSTFLAGS": "-C target-feature=+crt-static"},
-        check=True,
-    )
-    return folder / target / "release" / "bootstrap"
+    return packages.guest_program(layout.FUNCTIONS / "http")
 
 
 def test_the_sdk_for_javascript(controller, guest_package, node_clients, tmp_path):
@@ -72,6 +68,45 @@ def test_the_sdk_for_javascript(controller, guest_package, node_clients, tmp_pat
         "message": "Function not found: arn:aws:lambda:us-east-1:000000000000:function:nobody",
         "type": "User",
     }
+
+
+def test_the_sdk_for_rust(controller, guest_package, rust_client, tmp_path):
+    package = tmp_path / "package.zip"
+    package.write_bytes(guest_package)
+    told = run(rust_client, controller.url, package).json()
+    arn = "arn:aws:lambda:us-east-1:000000000000:function"
+    assert told["created"] == {"state": "Pending", "arn": f"{arn}:sdk-for-rust", "memory": 128}
+    assert told["twice"] == "Function already exist: sdk-for-rust"
+    assert told["got"] == {
+        "runtime": "provided.al2023",
+        "state": "Active",
+        "timeout": 30,
+        "tag": "rust",
+    }
+
+    invoked = told["invoked"]
+    assert (invoked["status"], invoked["version"]) == (200, "$LATEST")
+    assert invoked["error"] is None
+    assert "grüße" in invoked["payload"]
+    log = base64.b64decode(invoked["log"]).decode()
+    assert f"START RequestId: {invoked['request']} Version: $LATEST" in log
+    assert told["event"] == {"status": 202, "payload": None}
+    failed = told["failed"]
+    assert (failed["status"], failed["error"]) == (200, "Unhandled")
+    assert json.loads(failed["payload"])["errorType"] == "Runtime.ExitError"
+    assert told["streamed"] == {
+        "payload": "".join(f"{i:07}{'.' * 9}" for i in range(3)),
+        "complete": {"error": None},
+    }
+
+    # Matched by their types, with what their models have.
+    assert told["missing"] == {"message": f"Function not found: {arn}:nobody", "type": "User"}
+    assert told["throttled"] == {
+        "reason": "ReservedFunctionConcurrentInvocationLimitExceeded",
+        "after": "1",
+        "message": "Rate Exceeded.",
+    }
+    assert told["deleted"] is True
 
 
 def test_cargo_lambda_deploys_and_invokes_a_function_with_lambda_http(

@@ -4,7 +4,7 @@ processor in one and by its logs processor in the other (tests/functions/subscri
 import json
 
 import pytest
-from harness import host, layout, package
+from harness import host, layout, package, packages
 from harness.deadline import until
 from harness.invocation import create, invoke, lambda_client
 
@@ -26,7 +26,7 @@ def told(start_controller, tmp_path_factory):
     before = host.Host.now()
     controller = start_controller(tmp_path_factory.mktemp("told"))
     client = lambda_client(controller.url)
-    program = package.rust_program(layout.FUNCTIONS / "subscriber", "subscriber")
+    program = packages.guest_program(layout.FUNCTIONS / "subscriber", "subscriber").read_bytes()
     layer = client.publish_layer_version(
         LayerName="subscribers",
         Content={

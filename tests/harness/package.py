@@ -1,13 +1,12 @@
 """Function packages: ZIP archives in memory, and the compiled guest program."""
 
 import io
-import os
 import stat
 import subprocess
 import zipfile
 from pathlib import Path
 
-from . import layout
+from . import layout, packages
 
 
 def archive(files: dict[str, bytes], mode: int = 0o755) -> bytes:
@@ -54,18 +53,4 @@ def compiled(guest: bytes) -> bytes:
 
 def cargo(folder: Path) -> bytes:
     """A ZIP of a Rust function, linked as `hearth deploy` links it."""
-    return archive({"bootstrap": rust_program(folder, "bootstrap")})
-
-
-def rust_program(folder: Path, name: str) -> bytes:
-    """A Rust program, built as for a guest. What is compiled is kept in the artefact cache."""
-    target = "x86_64-unknown-linux-gnu"
-    built = layout.CACHE / "test-functions"
-    flags = f"{os.environ.get('RUSTFLAGS', '')} -C target-feature=+crt-static".strip()
-    subprocess.run(
-        ["cargo", "build", "--release", "--locked", "--target", target],
-        cwd=folder,
-        env={**os.environ, "RUSTFLAGS": flags, "CARGO_TARGET_DIR": str(built)},
-        check=True,
-    )
-    return (built / target / "release" / name).read_bytes()
+    return archive({"bootstrap": packages.guest_program(folder).read_bytes()})
