@@ -5,29 +5,9 @@ import socket
 import time
 
 from harness.invocation import invoke
+from harness.raw_http import answer_of, connection, status_of
 
 PATH = "/2015-03-31/functions/guest/invocations"
-
-
-@contextlib.contextmanager
-def connection(controller, timeout=60):
-    with socket.create_connection(("127.0.0.1", controller.port), timeout=timeout) as peer:
-        yield peer
-
-
-def answer_of(peer):
-    """What the server says until it closes the connection or is silent."""
-    said = b""
-    with contextlib.suppress(OSError):
-        while chunk := peer.recv(65536):
-            said += chunk
-            if b"\r\n\r\n" in said:
-                break
-    return said
-
-
-def status_of(said):
-    return int(said.split(b" ", 2)[1]) if said.startswith(b"HTTP/1.1 ") else None
 
 
 def send_until_refused(peer, chunk, most):

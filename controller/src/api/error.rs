@@ -302,11 +302,6 @@ impl axum::response::IntoResponse for ApiError {
         {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
-            // What is left of the request is not read: a client that kept the connection would
-            // lose its next request to its end.
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
         response
     }
 }

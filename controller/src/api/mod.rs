@@ -5,6 +5,7 @@
 //! JSON body. `{name}` is `f`, `f:qualifier`, `account:function:f` or an ARN (percent-encoded or not);
 //! the qualifier, a version or an alias, may also be `?Qualifier=`.
 //! Each path also works with a trailing slash. Bodies are read raw, whatever their `Content-Type`.
+//! An answer that is due before the body has come says `Connection: close`, unless little is left of it.
 //!
 //! | method, path | answer |
 //! | --- | --- |
@@ -164,6 +165,7 @@ mod region;
 mod request_id;
 mod resolve;
 mod tags;
+mod unread;
 mod url_stream;
 mod validate;
 mod versions;
@@ -337,6 +339,7 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     access::authenticated(whole, entrance)
         .layer(axum::middleware::from_fn_with_state(front, front::serve))
         .layer(axum::middleware::from_fn(request_id::assign))
+        .layer(axum::middleware::from_fn(unread::settle))
 }
 
 /// What a monitor asks for, behind no gate: for an address of its own.
@@ -346,4 +349,5 @@ pub(crate) fn monitoring(app: Arc<App>) -> Router {
         .route("/readyz", get(hearth::readyz))
         .route("/metrics", get(hearth::metrics))
         .with_state(app)
+        .layer(axum::middleware::from_fn(unread::settle))
 }
