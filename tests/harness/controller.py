@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import urllib3
@@ -32,10 +33,12 @@ class Controller:
         *arguments: str,
         env: dict[str, str] | None = None,
         log: Path | None = None,
+        command: Sequence[str] = (str(layout.HEARTHD),),
     ) -> None:
         self.data = data
         self.temporary = data.with_name(data.name + ".tmp")
         self.log = log or data.with_name(data.name + ".log")
+        self.command = command
         self.arguments = arguments
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "HEARTH_ENDPOINT"},
@@ -81,7 +84,7 @@ class Controller:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    str(layout.HEARTHD),
+                    *self.command,
                     *listen,
                     "--data-dir",
                     str(self.data),
