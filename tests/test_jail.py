@@ -19,7 +19,7 @@ OWN = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
 #: What a sandbox may have open: no directory, no socket but its two, no file that is not its own.
 HARMLESS = re.compile(
     r"/dev/null|/dev/kvm|/proc/\d+/pagemap|(pipe|socket):\[\d+\]"
-    r"|anon_inode:(kvm-vm|kvm-vcpu:\d+|\[(eventfd|eventpoll)\])"
+    r"|anon_inode:(kvm-vm|kvm-vcpu(-stats)?:\d+|\[(eventfd|eventpoll)\])"
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the whole jail takes root")

@@ -140,8 +140,14 @@ impl Controller {
         )
         .map_err(host("opening the logs"))?;
         let jail = jail_settings(settings, &data);
-        let launcher = ProcessLauncher::new(sandbox.clone(), jail, cgroups.clone(), reaper.clone())
-            .map_err(host("starting the launcher's thread"))?;
+        let launcher = ProcessLauncher::new(
+            sandbox.clone(),
+            jail,
+            settings.mailbox,
+            cgroups.clone(),
+            reaper.clone(),
+        )
+        .map_err(host("starting the launcher's thread"))?;
         let shells = Arc::new(Shells::new(Arc::new(launcher), settings.shells as usize));
         let (kind, jail) = first_shell(&shells).await?;
         let artefacts =
@@ -188,6 +194,7 @@ impl Controller {
             Packages::in_folder(&data.packages())?,
             place.clone(),
             times,
+            settings.mailbox,
             settings.max_deploys as usize,
             shells.clone(),
             logs.clone(),

@@ -76,6 +76,11 @@ pub struct Settings {
     #[arg(long, value_name = "MIB")]
     pub memory_budget_mib: Option<u64>,
 
+    /// Whether runtimes exchange events and answers with the host through memory, without the guest's
+    /// kernel, where they can.
+    #[arg(long, env = "HEARTH_MAILBOX", value_enum, default_value_t = Mailbox::On)]
+    pub mailbox: Mailbox,
+
     /// Seconds after which an idle instance is ended.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     pub idle_timeout: u64,
@@ -164,6 +169,15 @@ pub enum CpuLimit {
     Share,
     /// The share, and `cpu.max` or a CFS quota: never more than it.
     Cap,
+}
+
+/// Whether runtimes are given the mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mailbox {
+    /// Those that can use it do.
+    On,
+    /// Everything goes through the agent.
+    Off,
 }
 
 /// A default that needs the environment, and the environment did not have it.

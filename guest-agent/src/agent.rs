@@ -36,6 +36,7 @@ use std::time::Instant;
 
 use hearth_protocol::agent::{AgentMessage, Hello};
 use hearth_protocol::guest::{RUNTIME_API_ADDRESS, RUNTIME_API_SOCKET};
+use hearth_protocol::output::LogBuffer;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::signalfd::SignalFd;
@@ -55,7 +56,7 @@ use crate::environment::FunctionIdentity;
 use crate::extensions::Extensions;
 use crate::host_link::{HostLink, LinkError};
 use crate::lifecycle::{HostError, Lifecycle};
-use crate::logs::LogBuffer;
+use crate::mailbox::Mailbox;
 use crate::output::Output;
 use crate::runtime_api::connection::Connection;
 use crate::spawn::SpawnError;
@@ -82,6 +83,8 @@ pub(crate) enum AgentError {
     Clock(Errno),
     #[error("attaching the code: {0}")]
     Code(#[from] CodeError),
+    #[error("making the mailbox: {0}")]
+    Mailbox(io::Error),
     #[error(transparent)]
     Spawn(#[from] SpawnError),
     #[error("{what}: {source}")]
@@ -112,6 +115,8 @@ pub(crate) struct Agent {
     listener: TcpListener,
     local_listener: UnixListener,
     connections: Vec<Option<Connection>>,
+    /// Where a runtime may exchange events and answers with the host by itself.
+    mailbox: Option<Mailbox>,
     children: SignalFd,
     output: Output,
     logs: LogBuffer,
@@ -129,6 +134,8 @@ pub(crate) struct Agent {
     identity: FunctionIdentity,
     /// The runtime, while it waits for extensions to register.
     launch: Option<Launch>,
+    /// Whether the function's runtime is given the mailbox.
+    uses_mailbox: bool,
     /// Until the host has heard that init is over.
     initializing: bool,
     /// The runtime waits and the host does not know, since an extension does not yet wait; whether
@@ -165,6 +172,7 @@ impl Agent {
             children,
         )?;
         agent.clock = HostClock::open();
+        agent.mailbox = Some(Mailbox::create().map_err(AgentError::Mailbox)?);
         Ok(agent)
     }
 
@@ -191,6 +199,7 @@ impl Agent {
             listener,
             local_listener,
             connections: Vec::new(),
+            mailbox: None,
             children,
             output: Output::create().map_err(AgentError::io("output pipe"))?,
             logs: LogBuffer::default(),
@@ -205,6 +214,7 @@ impl Agent {
             telemetry: None,
             identity: FunctionIdentity::default(),
             launch: None,
+            uses_mailbox: false,
             initializing: true,
             unannounced: None,
             answered: Instant::now(),
@@ -237,15 +247,31 @@ impl Agent {
 
     /// Reads the output of the function and of its extensions.
     fn read_output(&mut self) -> Result<(), AgentError> {
+        let reading = match &self.mailbox {
+            Some(mailbox) => match mailbox.begin_reading() {
+                Some(before) => Some((mailbox, before)),
+                None => {
+                    // It is reported again as long as it is there.
+                    std::thread::yield_now();
+                    return Ok(());
+                }
+            },
+            None => None,
+        };
         let logs = &mut self.logs;
         let congested = self.host.queued() > MAX_QUEUED_LOGS;
+        let mut something = false;
         self.output.drain(&mut self.scratch, |bytes| {
+            something |= !bytes.is_empty();
             if congested {
                 logs.drop_output(bytes.len());
             } else {
                 logs.push(bytes);
             }
         });
+        if let Some((mailbox, before)) = reading {
+            mailbox.end_reading(&before, something);
+        }
         if self.logs.is_full() {
             self.host.hurry();
         } else if self.logs.has_lines() {
@@ -253,6 +279,19 @@ impl Agent {
         }
         self.read_extensions_output();
         Ok(())
+    }
+
+    /// Catches up with what the runtime and the host have done without the agent.
+    fn look_into_mailbox(&mut self) {
+        let Some(mailbox) = &mut self.mailbox else {
+            return;
+        };
+        if mailbox.has_answered() {
+            self.life.answered_elsewhere();
+        }
+        if let Some(request_id) = mailbox.working_on() {
+            self.life.runs_elsewhere(request_id);
+        }
     }
 
     /// Queues the lines that are whole.

@@ -57,6 +57,14 @@ impl HostClock {
         }
     }
 
+    /// Sets the wall clock by the host's, if that can be asked.
+    pub(crate) fn correct(self) -> Result<(), Errno> {
+        match self {
+            Self::Port => step(Duration::from_nanos(read())),
+            Self::Messages => Ok(()),
+        }
+    }
+
     /// Steps the clock if it is further from `sent` than it may be. Costs no system call when the
     /// clock is right: it is read through the vDSO.
     pub(crate) fn follow(self, sent: u64) -> Result<(), Errno> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 
 use hearth_protocol::agent::Configure;
-use hearth_protocol::guest::RUNTIME_API_ADDRESS;
+use hearth_protocol::guest::{MAILBOX_FD, MAILBOX_VARIABLE, RUNTIME_API_ADDRESS};
 
 use crate::spawn::LOG_FD;
 
@@ -65,6 +65,9 @@ pub(crate) fn build(function: &Configure) -> Result<Vec<CString>, InvalidVariabl
         ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),
         ("LAMBDA_TASK_ROOT", "/var/task".to_owned()),
     ]);
+    if function.mailbox {
+        all.insert(MAILBOX_VARIABLE, MAILBOX_FD.to_string());
+    }
     all.into_iter()
         .map(|(name, value)| {
             let invalid = || InvalidVariable {
@@ -146,6 +149,7 @@ mod tests {
                 .collect(),
             bootstrap: vec![],
             layers: false,
+            mailbox: false,
         }
     }
 

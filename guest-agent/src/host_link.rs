@@ -110,12 +110,6 @@ impl HostLink {
         self.push(message)
     }
 
-    /// Queues a message that may wait for company.
-    pub(crate) fn queue_patient(&mut self, message: AgentMessage) -> Result<(), LinkError> {
-        self.wait_for_company();
-        self.push(message)
-    }
-
     /// Becomes due after [`PATIENCE`], unless something urgent comes before that.
     pub(crate) fn wait_for_company(&mut self) {
         self.deadline
@@ -209,7 +203,8 @@ mod tests {
     #[test]
     fn a_patient_message_leaves_with_the_next_urgent_one() {
         let (mut link, mut host) = pair();
-        link.queue_patient(AgentMessage::Thawed).unwrap();
+        link.wait_for_company();
+        link.push(AgentMessage::Thawed).unwrap();
         assert!(!link.is_due() && link.deadline().is_some());
         link.queue(AgentMessage::Pong(Bytes::new())).unwrap();
         assert!(link.is_due());

@@ -346,6 +346,33 @@ impl Lifecycle {
         }
     }
 
+    /// The runtime has answered, and not here.
+    pub(crate) fn answered_elsewhere(&mut self) {
+        if let State::Running {
+            request_id,
+            stream: Stream::None,
+        } = &mut self.state
+        {
+            let request_id = std::mem::take(request_id);
+            self.state = State::Answered { request_id };
+        }
+    }
+
+    /// The runtime has an event that did not come from here.
+    pub(crate) fn runs_elsewhere(&mut self, request_id: String) {
+        // What was answered here is said to be worked on until the next is.
+        if let State::Answered {
+            request_id: answered,
+        } = &self.state
+            && *answered != request_id
+        {
+            self.state = State::Running {
+                request_id,
+                stream: Stream::None,
+            };
+        }
+    }
+
     /// The runtime begins to stream the result of `request_id` on a connection.
     pub(crate) fn begin_stream(
         &mut self,

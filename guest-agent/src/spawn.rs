@@ -11,9 +11,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use hearth_protocol::guest::{CLOCK_PORT, CLOCK_PORTS, FUNCTION_UID};
+use hearth_protocol::guest::{CLOCK_PORT, CLOCK_PORTS, FUNCTION_UID, MAILBOX_FD};
+use hearth_protocol::mailbox::{DOORBELL_PORT, DOORBELL_PORTS};
 use nix::errno::Errno;
 use nix::unistd::Pid;
+
+use crate::mailbox::Descriptors;
 
 /// Lambda's limits, measured there. Memory is the cgroup's to bound.
 const LIMITS: [(libc::__rlimit_resource_t, libc::rlim_t); 5] = [
@@ -37,6 +40,7 @@ enum Step {
     JoinCgroup,
     Session,
     Output,
+    Mailbox,
     Limits,
     Identity,
     Privileges,
@@ -76,16 +80,18 @@ struct Plan<'a> {
     null: c_int,
     output: c_int,
     cgroup_procs: c_int,
+    mailbox: Option<Descriptors>,
     failed: Option<(Step, Errno)>,
 }
 
 /// Starts `program`. Its stdout and stderr are the one descriptor `output`, so that their order is
-/// kept. Returns when the program has been loaded, or could not be.
+/// kept. With a mailbox it may ring its doorbell. Returns when the program has been loaded, or could not be.
 pub(crate) fn start(
     program: &str,
     environment: &[CString],
     output: BorrowedFd<'_>,
     cgroup_procs: BorrowedFd<'_>,
+    mailbox: Option<Descriptors>,
 ) -> Result<Pid, SpawnError> {
     let null = File::open("/dev/null").map_err(SpawnError::Null)?;
     let path = CString::new(program).map_err(|_| SpawnError::Path(program.to_owned()))?;
@@ -100,6 +106,7 @@ pub(crate) fn start(
         null: null.as_raw_fd(),
         output: output.as_raw_fd(),
         cgroup_procs: cgroup_procs.as_raw_fd(),
+        mailbox,
         failed: None,
     };
     let mut stack = vec![0u128; CHILD_STACK / size_of::<u128>()];
@@ -171,6 +178,12 @@ unsafe fn become_runtime(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
             libc::write(plan.cgroup_procs, c"0".as_ptr().cast(), 1) as i64,
         )?;
         done(Step::Session, c(libc::setsid()))?;
+        let mut mailbox = plan.mailbox;
+        for fd in mailbox.iter_mut().flatten() {
+            // Out of the way of those that are put into place below.
+            *fd = libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 16);
+            done(Step::Mailbox, c(*fd))?;
+        }
         done(Step::Output, c(libc::dup2(plan.null, 0)))?;
         done(Step::Output, c(libc::dup2(plan.output, 1)))?;
         done(Step::Output, c(libc::dup2(plan.output, 2)))?;
@@ -186,6 +199,12 @@ unsafe fn become_runtime(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
         )?;
         // Not of `plan.output`, which may be that very descriptor.
         done(Step::Output, c(libc::dup2(1, LOG_FD)))?;
+        if let Some([pages, output]) = mailbox {
+            done(Step::Mailbox, c(libc::dup2(pages, MAILBOX_FD)))?;
+            done(Step::Mailbox, c(libc::dup2(output, MAILBOX_FD + 1)))?;
+            let port = libc::c_ulong::from(DOORBELL_PORT);
+            done(Step::Mailbox, c(libc::ioperm(port, DOORBELL_PORTS, 1)))?;
+        }
         for (resource, value) in LIMITS {
             let limit = libc::rlimit {
                 rlim_cur: value,

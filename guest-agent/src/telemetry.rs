@@ -34,7 +34,7 @@ use self::record::{Record, Writer};
 use self::subscriber::Subscriber;
 pub(crate) use self::subscription::{Api, Invalid, Subscription};
 use crate::environment::FunctionIdentity;
-use crate::logs::Lines;
+use hearth_protocol::output::Lines;
 
 /// What is kept during init for those who subscribe later.
 const MAX_EARLY_RECORDS: usize = 1000;

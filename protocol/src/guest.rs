@@ -50,6 +50,13 @@ pub const RUNTIME_API_ADDRESS: &str = "127.0.0.1:9001";
 /// own images, which need half the kernel's work for it.
 pub const RUNTIME_API_SOCKET: &str = "hearth-runtime-api";
 
+/// Variable that tells a runtime which descriptor its mailbox is at; the next one reads what the
+/// function writes.
+pub const MAILBOX_VARIABLE: &str = "_HEARTH_MAILBOX_FD";
+
+/// The descriptor itself.
+pub const MAILBOX_FD: i32 = 4;
+
 /// User and group id of `sbx_user1051`, which functions run as.
 pub const FUNCTION_UID: u32 = 993;
 

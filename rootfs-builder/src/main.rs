@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use hearth_rootfs::cache::Cache;
 use hearth_rootfs::progress::Terminal;
-use hearth_rootfs::{KernelOptions, Runtime, build_kernel_from, build_runtime, function};
+use hearth_rootfs::{
+    KernelOptions, MailboxFiles, Runtime, build_kernel_from, build_runtime, function,
+};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,6 +39,12 @@ enum Action {
         /// The statically linked hearth-agent.
         #[arg(long, value_name = "FILE")]
         agent: PathBuf,
+        /// libhearth_mailbox.so.
+        #[arg(long, value_name = "FILE")]
+        mailbox: PathBuf,
+        /// libhearth_mailbox_node.so.
+        #[arg(long, value_name = "FILE")]
+        mailbox_node: PathBuf,
     },
     /// Build a function image for /var/task.
     Function {
@@ -78,8 +86,17 @@ fn run(arguments: Arguments) -> Result<PathBuf> {
             };
             build_kernel_from(&cache()?, &options, &progress)?.path
         }
-        Action::Runtime { runtime, agent } => {
-            build_runtime(&cache()?, runtime, &agent, &progress)?.path
+        Action::Runtime {
+            runtime,
+            agent,
+            mailbox,
+            mailbox_node,
+        } => {
+            let mailbox = MailboxFiles {
+                library: mailbox,
+                node_module: mailbox_node,
+            };
+            build_runtime(&cache()?, runtime, &agent, &mailbox, &progress)?.path
         }
         Action::Function { package, output } => {
             let built = if package.is_dir() {

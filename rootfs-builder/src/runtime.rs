@@ -80,6 +80,10 @@ impl Runtime {
         }
     }
 
+    fn is_node(self) -> bool {
+        matches!(self, Self::Node20 | Self::Node22)
+    }
+
     /// The runtime's own identifier.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -90,6 +94,15 @@ impl Runtime {
             Self::Provided => "provided",
         }
     }
+}
+
+/// The mailbox's files, as they were compiled for images.
+#[derive(Debug, Clone)]
+pub struct MailboxFiles {
+    /// `libhearth_mailbox.so`.
+    pub library: PathBuf,
+    /// `libhearth_mailbox_node.so`, Node.js's module.
+    pub node_module: PathBuf,
 }
 
 /// Why a runtime image could not be built.
@@ -147,7 +160,12 @@ impl RuntimeError {
     }
 }
 
-/// Builds the image of `runtime` with `agent` as `/init`, or finds it.
+/// Where the mailbox's library is in every image.
+const MAILBOX_LIBRARY: &str = "var/runtime/lib/libhearth_mailbox.so";
+/// And the module of Node.js's.
+const MAILBOX_MODULE: &str = "var/runtime/mailbox.node";
+
+/// Builds the image of `runtime` with `agent` as `/init` and the library `mailbox`, or finds it.
 ///
 /// # Errors
 /// A tool or package is missing, the disk is full, or the agent is not a static
@@ -156,20 +174,24 @@ pub fn build_runtime(
     cache: &Cache,
     runtime: Runtime,
     agent: &Path,
+    mailbox: &MailboxFiles,
     progress: &dyn Progress,
 ) -> Result<Artefact> {
     let agent_bytes = agent::read(agent)?;
+    let read = |path: &Path| fs::read(path).map_err(RuntimeError::io("read", path));
+    let mut files = vec![(MAILBOX_LIBRARY, read(&mailbox.library)?)];
+    if runtime.is_node() {
+        files.push((MAILBOX_MODULE, read(&mailbox.node_module)?));
+    }
     let tree = tree::obtain(cache, runtime, progress)?;
-    let key = Key::new("image")
+    let mut key = Key::new("image")
         .with("recipe", RECIPE)
         .with("tree", tree.identity.as_bytes())
-        .with(
-            "agent",
-            digest::of_reader(&agent_bytes[..])
-                .expect("memory reads")
-                .as_bytes(),
-        )
-        .finish();
+        .with("agent", digest_of(&agent_bytes).as_bytes());
+    for (name, bytes) in &files {
+        key = key.with(name, digest_of(bytes).as_bytes());
+    }
+    let key = key.finish();
     let name = runtime.image_name();
     let lock = cache.lock(Kind::Images, &key)?;
     if let Some(artefact) = cache.artefact(Kind::Images, &key, name) {
@@ -184,6 +206,13 @@ pub fn build_runtime(
     fs::write(&init, &agent_bytes).map_err(RuntimeError::io("write", &init))?;
     fs::set_permissions(&init, Permissions::from_mode(0o755))
         .map_err(RuntimeError::io("write", &init))?;
+    for (name, bytes) in &files {
+        let place = root.join(name);
+        let folder = place.parent().expect("it is in a folder");
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&place, bytes))
+            .map_err(RuntimeError::io("write", &place))?;
+    }
     let step = format!("{}: image", runtime.name());
     erofs::make(&root, &stage.path().join(name), &step, progress)?;
     crate::cache::remove_tree(&root).map_err(CacheError::io("remove", &root))?;
@@ -192,6 +221,10 @@ pub fn build_runtime(
     cache.set_current(Kind::Images, name, &key)?;
     let made = cache.artefact(Kind::Images, &key, name);
     Ok(made.expect("it was published under the lock that is still held"))
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    digest::of_reader(bytes).expect("memory reads")
 }
 
 #[cfg(test)]

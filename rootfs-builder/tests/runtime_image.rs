@@ -3,7 +3,7 @@
 
 use hearth_rootfs::cache::Cache;
 use hearth_rootfs::progress::Terminal;
-use hearth_rootfs::{Runtime, build_runtime, cached_runtime};
+use hearth_rootfs::{MailboxFiles, Runtime, build_runtime, cached_runtime};
 use std::fs;
 use std::path::Path;
 
@@ -33,7 +33,18 @@ fn the_same_inputs_give_the_same_bytes_and_another_agent_another_image() {
         fs::create_dir(&root).unwrap();
         std::os::unix::fs::symlink(shared.root().join("trees"), root.join("trees")).unwrap();
         let cache = Cache::open(&root).unwrap();
-        let image = build_runtime(&cache, Runtime::Provided, agent, &Terminal::stderr()).unwrap();
+        let files = MailboxFiles {
+            library: one.clone(),
+            node_module: one.clone(),
+        };
+        let image = build_runtime(
+            &cache,
+            Runtime::Provided,
+            agent,
+            &files,
+            &Terminal::stderr(),
+        )
+        .unwrap();
         assert_eq!(
             cached_runtime(&cache, Runtime::Provided).unwrap().as_ref(),
             Some(&image)

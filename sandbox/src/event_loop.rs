@@ -19,7 +19,7 @@ use crate::control::{ChannelError, ControlChannel, Received};
 use crate::files::{self, BootFiles, RestoreFiles, SnapshotFiles};
 use crate::freeze::Freeze;
 use crate::microvm::error::MicroVmError;
-use crate::microvm::machine::{BootPlan, MicroVm, RestorePlan};
+use crate::microvm::machine::{BootPlan, MicroVm, RestorePlan, Sockets};
 use crate::microvm::shell::Shell;
 use crate::vcpu::{Counters, Notice, NoticeSender, StopReason};
 
@@ -36,10 +36,7 @@ const TOKEN_QUEUES: u64 = 16;
 /// What this process is at the moment.
 enum Life {
     /// Waits for `Boot` or `Restore`.
-    Shell {
-        shell: Box<Shell>,
-        vsock: UnixStream,
-    },
+    Shell { shell: Box<Shell>, sockets: Sockets },
     /// Has a microVM.
     Machine(Box<MicroVm>),
     /// Between the two, and after a failure there.
@@ -105,13 +102,14 @@ impl EventLoop {
     /// Puts a shell behind two connected sockets.
     pub fn new(
         control: UnixStream,
-        vsock: UnixStream,
+        sockets: Sockets,
         shell: Shell,
         jail: Jail,
     ) -> Result<Self, MicroVmError> {
         let host = |what| move |e: io::Error| MicroVmError::Host(what, e);
         let control = ControlChannel::new(control).map_err(host("the control socket"))?;
-        vsock
+        sockets
+            .vsock
             .set_nonblocking(true)
             .map_err(host("the vsock socket"))?;
         let (sender, incoming) = mpsc::channel();
@@ -129,7 +127,7 @@ impl EventLoop {
             control,
             life: Life::Shell {
                 shell: Box::new(shell),
-                vsock,
+                sockets,
             },
             stopping: Stopping::default(),
             freeze: None,
@@ -327,7 +325,7 @@ impl EventLoop {
         match plan {
             Ok(plan) => self.become_machine(
                 id,
-                |shell, vsock, notices| MicroVm::boot(shell, plan, vsock, notices),
+                |shell, sockets, notices| MicroVm::boot(shell, plan, sockets, notices),
                 None,
             ),
             Err(e) => self.reply(id, Outcome::Refused(e.refusal())),
@@ -349,7 +347,7 @@ impl EventLoop {
         match plan {
             Ok(plan) => self.become_machine(
                 id,
-                |shell, vsock, notices| MicroVm::restore(shell, plan, vsock, notices),
+                |shell, sockets, notices| MicroVm::restore(shell, plan, sockets, notices),
                 restore.resume,
             ),
             Err(e) => self.reply(id, Outcome::Refused(e.refusal())),
@@ -361,17 +359,17 @@ impl EventLoop {
     fn become_machine(
         &mut self,
         id: u64,
-        make: impl FnOnce(Shell, UnixStream, &NoticeSender) -> Result<MicroVm, MicroVmError>,
+        make: impl FnOnce(Shell, Sockets, &NoticeSender) -> Result<MicroVm, MicroVmError>,
         resume: Option<Resume>,
     ) -> Result<(), End> {
-        let (shell, vsock) = match std::mem::replace(&mut self.life, Life::Nothing) {
-            Life::Shell { shell, vsock } => (shell, vsock),
+        let (shell, sockets) = match std::mem::replace(&mut self.life, Life::Nothing) {
+            Life::Shell { shell, sockets } => (shell, sockets),
             other => {
                 self.life = other;
                 return self.refuse(id, NOT_A_SHELL);
             }
         };
-        let started = make(*shell, vsock, &self.notices).and_then(|mut machine| {
+        let started = make(*shell, sockets, &self.notices).and_then(|mut machine| {
             if let Some(resume) = resume {
                 machine.resume(resume)?;
             }

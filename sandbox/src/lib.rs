@@ -5,6 +5,7 @@
 //! * [`microvm`]: shell, machine, and what a snapshot of it holds.
 //! * [`boot`]: from a kernel file to a first instruction.
 //! * [`devices`]: virtio over MMIO, ports, serial.
+//! * [`mailbox`]: what a vCPU's thread exchanges with a runtime that needs no kernel for it.
 //! * [`snapshot`]: the files.
 //! * [`files`]: what comes with a command, opened by the owner.
 //! * [`jail`]: what the process locks itself up in before all that.
@@ -20,6 +21,7 @@ mod freeze;
 pub mod host;
 pub mod jail;
 pub mod log;
+pub mod mailbox;
 pub mod memory;
 pub mod microvm;
 pub mod snapshot;

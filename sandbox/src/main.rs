@@ -12,7 +12,9 @@ use clap::Parser;
 use hearth_protocol::jail::JailPart;
 use hearth_protocol::sandbox::{Event, ExitReason, Exited, Message, encode};
 use hearth_sandbox::event_loop::EventLoop;
-use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, Outside};
+use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, NO_MAILBOX, Outside};
+use hearth_sandbox::mailbox::Line;
+use hearth_sandbox::microvm::machine::Sockets;
 use hearth_sandbox::microvm::shell::{MAX_VCPUS, Shell};
 use nix::sched::{CloneFlags, unshare};
 
@@ -38,6 +40,9 @@ struct Arguments {
         required_unless_present_any = ["vsock_socket", "report_jail"]
     )]
     vsock_fd: Option<RawFd>,
+    /// Inherited descriptor of the mailbox's byte stream
+    #[arg(long)]
+    mailbox_fd: Option<RawFd>,
     /// Path to listen on for the control connection
     #[arg(long)]
     control_socket: Option<PathBuf>,
@@ -86,7 +91,7 @@ fn report_jail(arguments: &Arguments) -> ExitCode {
     let processes = unshare(CloneFlags::CLONE_NEWPID).is_ok();
     let report = identity(arguments).and_then(|identity| {
         let mut jail = jail::enter(identity)?;
-        Filters::new(Mismatch::Kill)?.main.install()?;
+        Filters::new(Mismatch::Kill, NO_MAILBOX)?.main.install()?;
         jail.missing
             .retain(|missing| !(processes && missing.part == JailPart::Processes));
         Ok(serde_json::to_string(&jail)?)
@@ -164,9 +169,16 @@ fn prepare(
         .map(|fd| inherited(fd).context("KVM"))
         .transpose()
         .map_err(|e| usage(&e))?;
+    let mailbox = arguments
+        .mailbox_fd
+        .map(|fd| anyhow::Ok(Line::new(socket(Some(fd), None)?)?).context("mailbox"))
+        .transpose()
+        .map_err(|e| usage(&e))?;
     let identity = identity(arguments).map_err(|e| usage(&e))?;
     let mut keep = vec![control.as_raw_fd(), vsock.as_raw_fd(), copy.as_raw_fd()];
     keep.extend(kvm.as_ref().map(AsRawFd::as_raw_fd));
+    let own = mailbox.as_ref().map_or(NO_MAILBOX, Line::descriptors);
+    keep.extend(mailbox.is_some().then_some(own).into_iter().flatten());
     // SAFETY: the process has opened nothing else yet, and what it inherited nobody uses.
     unsafe { jail::descriptors::close_all_but(&keep) }
         .map_err(|e| failed("closing inherited descriptors")(&e))?;
@@ -182,11 +194,11 @@ fn prepare(
     } else {
         Mismatch::Kill
     };
-    let filters = Filters::new(mismatch).map_err(|e| failed("preparing")(&e))?;
+    let filters = Filters::new(mismatch, own).map_err(|e| failed("preparing")(&e))?;
     let shell = Shell::new(outside, arguments.vcpus, &filters.vcpu)
         .map_err(|e| failed("preparing a VM")(&e))?;
-    let event_loop =
-        EventLoop::new(control, vsock, shell, jail).map_err(|e| failed("preparing a VM")(&e))?;
+    let event_loop = EventLoop::new(control, Sockets { vsock, mailbox }, shell, jail)
+        .map_err(|e| failed("preparing a VM")(&e))?;
     filters
         .main
         .install()
@@ -203,10 +215,17 @@ fn last_words(end: &Exited) {
 }
 
 fn sockets(arguments: &Arguments) -> anyhow::Result<(UnixStream, UnixStream)> {
-    let given = [arguments.control_fd, arguments.vsock_fd, arguments.kvm_fd];
+    let given = [
+        arguments.control_fd,
+        arguments.vsock_fd,
+        arguments.kvm_fd,
+        arguments.mailbox_fd,
+    ];
     for (n, fd) in given.iter().enumerate() {
         if fd.is_some() && given[n + 1..].contains(fd) {
-            bail!("two of --control-fd, --vsock-fd and --kvm-fd name the same descriptor");
+            bail!(
+                "two of --control-fd, --vsock-fd, --kvm-fd and --mailbox-fd name the same descriptor"
+            );
         }
     }
     let control = socket(arguments.control_fd, arguments.control_socket.as_deref())

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 
 use hearth_protocol::jail::JailPart;
-use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, Outside};
+use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, NO_MAILBOX, Outside};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
 
@@ -363,7 +363,7 @@ fn attempt(arguments: &[String]) -> ! {
         let jail = jail::enter(identity).unwrap();
         assert!(jail.is_complete() || identity.is_none(), "{jail}");
     }
-    let filters = Filters::new(Mismatch::Kill).unwrap();
+    let filters = Filters::new(Mismatch::Kill, NO_MAILBOX).unwrap();
     match walls {
         Walls::Nothing | Walls::WithoutFilter | Walls::WithoutRootAndFilter => {}
         Walls::MainThread | Walls::WithoutRoot => filters.main.install().unwrap(),

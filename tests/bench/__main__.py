@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import density, history, host_facts, measure, report, signatures
+from . import density, history, host_facts, mailbox, measure, report, signatures
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--cold", type=int, default=40, help="cold invocations of each function")
     parser.add_argument("--deploys", type=int, default=3, help="deploys of python-hello")
     parser.add_argument("--events", type=int, default=640, help="events of rust-echo")
+    parser.add_argument("--calls", type=int, default=1000, help="warm calls of a quiet function")
     parser.add_argument("--idle", type=int, default=100, help="idle instances at once")
     parser.add_argument("--data", type=Path, help="keep the data directory here, for the next run")
     options = parser.parse_args()
@@ -29,6 +30,8 @@ def main() -> None:
         data = options.data or Path(scratch) / "data"
         figures = measure.everything(data, options, progress=say_progress)
         figures |= signatures.cost(data, Path(scratch), options.warm, progress=say_progress)
+        if options.calls:
+            figures |= mailbox.calls(Path(scratch), options.calls, progress=say_progress)
         if options.idle:
             figures |= density.density(data, options.idle, progress=say_progress)
     facts = host_facts.of_this_host(figures.pop("status"))

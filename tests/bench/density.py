@@ -40,7 +40,10 @@ def density(data: Path, count: int, progress: Callable[[str], None]) -> dict:
         str(budget),
         "--idle-timeout",
         "3600",
-    ).start()
+    )
+    # Each is called long before it answers.
+    controller.http.connection_pool_kw["timeout"] = 1800
+    controller.start()
     try:
         hearth(
             controller,

@@ -27,6 +27,7 @@ use crate::instance::{BootFrom, RestoreFrom, VmError};
 use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Text};
 use crate::metrics::Metrics;
 use crate::pool::Shells;
+use crate::settings::Mailbox;
 
 /// Longest times.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +44,7 @@ pub(crate) struct Builder {
     pub(crate) packages: Packages,
     place: Place,
     times: Times,
+    mailbox: Mailbox,
     shells: Arc<Shells>,
     logs: LogStore,
     metrics: Arc<Metrics>,
@@ -83,6 +85,7 @@ impl Builder {
         packages: Packages,
         place: Place,
         times: Times,
+        mailbox: Mailbox,
         at_once: usize,
         shells: Arc<Shells>,
         logs: LogStore,
@@ -94,6 +97,7 @@ impl Builder {
             packages,
             place,
             times,
+            mailbox,
             shells,
             logs,
             metrics,
@@ -338,6 +342,7 @@ impl Builder {
             environment,
             bootstrap: config.runtime.bootstrap(),
             layers: !config.layers.is_empty(),
+            mailbox: self.mailbox == Mailbox::On,
         }
     }
 }

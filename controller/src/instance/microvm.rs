@@ -1,6 +1,6 @@
 //! A microVM as its owner sees it: commands go in, events come out.
 //!
-//! Both sockets belong to one value and are read by one caller, so there is nothing to lock. What
+//! All sockets belong to one value and are read by one caller, so there is nothing to lock. What
 //! is sent to the agent is queued and written while [`MicroVm::next`] waits: a guest that does not
 //! read its 6 MB event while it floods its log can't bring both sides to a standstill.
 
@@ -23,6 +23,8 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::errand::Errand;
+use super::mailbox::{Mailbox, MailboxError, MailboxWord};
+use super::memory::anonymous_bytes;
 use super::process::SandboxProcess;
 
 /// Messages of the agent that may come in while a command's reply is awaited.
@@ -35,6 +37,8 @@ const MAX_SLICES: usize = 8;
 pub(crate) enum VmEvent {
     /// The agent, through the vsock connection.
     Agent(AgentMessage),
+    /// The runtime, at its mailbox.
+    Mailbox(MailboxWord),
     /// The sandbox, to a command.
     Reply(Reply),
     /// The vCPU time of the last `Resume` is used up; the microVM is paused.
@@ -75,6 +79,9 @@ pub(crate) enum VmError {
         /// The one before it.
         last: u64,
     },
+    /// The mailbox carried what it should not.
+    #[error("from the guest: {0}")]
+    Mailbox(#[from] MailboxError),
     /// The guest said what makes no sense now.
     #[error("from the guest: {0}")]
     Unexpected(String),
@@ -86,7 +93,16 @@ pub(crate) enum VmError {
     Late(&'static str, std::time::Duration),
 }
 
-/// A sandbox process and both ends of what connects to it. Dropping it ends the process.
+/// What is known of a function's memory where its agent is not asked.
+#[derive(Debug, Default, Clone, Copy)]
+struct Memory {
+    /// The peak that the agent knew of last.
+    peak: u64,
+    /// What the process had of its own when that became known; nothing when it was restored.
+    own: u64,
+}
+
+/// A sandbox process and the ends of what connects to it. Dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct MicroVm {
     control: UnixStream,
@@ -97,6 +113,8 @@ pub(crate) struct MicroVm {
     outbound: VecDeque<Bytes>,
     stash: VecDeque<AgentMessage>,
     decoder: FrameDecoder,
+    mailbox: Option<Mailbox>,
+    memory: Memory,
     next_id: u64,
     last_reply: u64,
     process: Box<dyn SandboxProcess>,
@@ -106,6 +124,7 @@ impl MicroVm {
     pub(crate) fn new(
         control: UnixStream,
         agent: UnixStream,
+        mailbox: Option<Mailbox>,
         process: Box<dyn SandboxProcess>,
     ) -> Self {
         Self {
@@ -117,6 +136,8 @@ impl MicroVm {
             outbound: VecDeque::new(),
             stash: VecDeque::new(),
             decoder: FrameDecoder::new(MAX_PAYLOAD),
+            mailbox,
+            memory: Memory::default(),
             next_id: 1,
             last_reply: 0,
             process,
@@ -196,6 +217,34 @@ impl MicroVm {
         Ok(())
     }
 
+    /// Gives an event to a runtime that waits at its mailbox. `Ok(false)`: it can't go there.
+    pub(crate) fn give(&mut self, headers: &str, event: Bytes) -> Result<bool, VmError> {
+        match &mut self.mailbox {
+            Some(mailbox) => Ok(mailbox.give(headers, event)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Sends a runtime that waits at its mailbox to its agent. Its vCPU runs then.
+    pub(crate) fn release(&mut self) -> Result<(), VmError> {
+        match &mut self.mailbox {
+            Some(mailbox) => Ok(mailbox.release()?),
+            None => Ok(()),
+        }
+    }
+
+    /// An estimate of the most memory that the function has had, in bytes: what its agent saw last,
+    /// and by how much its process has grown since.
+    pub(crate) fn peak_memory(&mut self, known: u64) -> u64 {
+        let own = anonymous_bytes(self.process.pid()).unwrap_or(0);
+        if self.memory.peak == 0 {
+            self.memory.peak = known;
+        } else if known > self.memory.peak {
+            self.memory = Memory { peak: known, own };
+        }
+        self.memory.peak + own.saturating_sub(self.memory.own)
+    }
+
     /// Waits for what the microVM says next. Nothing is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> Result<VmEvent, VmError> {
         if let Some(message) = self.stash.pop_front() {
@@ -208,6 +257,11 @@ impl MicroVm {
         loop {
             if let Some(frame) = self.decoder.decode(&mut self.agent_in)? {
                 return Ok(VmEvent::Agent(AgentMessage::try_from(frame)?));
+            }
+            if let Some(mailbox) = &mut self.mailbox
+                && let Some(word) = mailbox.next()?
+            {
+                return Ok(VmEvent::Mailbox(word));
             }
             if let Some(message) = decode::<Message>(&mut self.control_in)? {
                 return Ok(match message {
@@ -242,9 +296,21 @@ impl MicroVm {
         } else {
             Interest::READABLE | Interest::WRITABLE
         };
-        // The agent first: its last words must be heard before the news that it is gone.
+        let mailbox = self.mailbox.as_mut().filter(|mailbox| mailbox.is_open());
+        let told = async {
+            match &mailbox {
+                Some(mailbox) => mailbox.ready().await,
+                None => std::future::pending().await,
+            }
+        };
+        // The guest first: its last words must be heard before the news that it is gone.
         tokio::select! {
             biased;
+            ready = told => {
+                if let Some(mailbox) = mailbox {
+                    mailbox.go_on(ready?)?;
+                }
+            }
             ready = self.agent.ready(interest), if self.agent_open => {
                 let ready = ready?;
                 if ready.is_readable() {
@@ -322,6 +388,11 @@ impl MicroVm {
         };
         loop {
             match self.next_unstashed().await? {
+                VmEvent::Mailbox(_) => {
+                    return Err(VmError::Unexpected(
+                        "something at its mailbox, unasked".into(),
+                    ));
+                }
                 VmEvent::Agent(message) => {
                     if self.stash.len() == MAX_STASH {
                         return Err(VmError::Unexpected(format!(

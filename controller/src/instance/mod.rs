@@ -1,7 +1,8 @@
-//! One instance: a sandbox process, the two sockets to it, and the conversation over them.
+//! One instance: a sandbox process, the sockets to it, and the conversation over them.
 //!
 //! * [`errand`]: commands with the files that go with them.
 //! * [`identity`], [`namespace`]: what a sandbox is given to be alone with.
+//! * [`mailbox`]: events and answers that need no agent.
 //! * [`process`]: starting, measuring and ending sandbox processes.
 //! * [`microvm`]: commands to the sandbox and frames to the agent, as one stream of events.
 //! * [`entropy`]: what a restored guest's generator is reseeded with.
@@ -13,6 +14,7 @@ mod cpu_clock;
 mod entropy;
 mod errand;
 mod identity;
+mod mailbox;
 mod memory;
 mod microvm;
 mod namespace;
@@ -21,6 +23,7 @@ mod process;
 pub(crate) use entropy::{realtime_ns, thaw};
 pub(crate) use errand::{BootFrom, Errand, RestoreFrom, SnapshotOutput};
 pub(crate) use identity::Identities;
+pub(crate) use mailbox::{MailboxAnswer, MailboxWord};
 pub(crate) use memory::{private_bytes, pss_kib};
 pub(crate) use microvm::{MicroVm, VmError, VmEvent, outcome};
 #[cfg(test)]

@@ -25,14 +25,17 @@ use tokio_util::task::TaskTracker;
 
 use super::cpu_clock;
 use super::identity::{Identities, Identity};
+use super::mailbox::Mailbox;
 use super::microvm::MicroVm;
 use super::namespace::OwnNamespace;
 use crate::limits::{CpuCgroup, CpuCgroups};
+use crate::settings;
 
 /// The descriptors that a sandbox finds its sockets and KVM at.
 const CONTROL_FD: RawFd = 3;
 const AGENT_FD: RawFd = 4;
 const KVM_FD: RawFd = 5;
+const MAILBOX_FD: RawFd = 6;
 /// What one process may write to the log; the rest is thrown away.
 const MAX_STDERR: u64 = 256 * 1024;
 
@@ -103,6 +106,7 @@ impl ProcessLauncher {
     pub(crate) fn new(
         program: PathBuf,
         jail: JailSettings,
+        mailbox: settings::Mailbox,
         cgroups: Arc<CpuCgroups>,
         reaper: TaskTracker,
     ) -> io::Result<Self> {
@@ -115,7 +119,7 @@ impl ProcessLauncher {
                 let own = OwnNamespace::of_this_thread();
                 while let Some(order) = inbox.blocking_recv() {
                     // An order whose giver is gone gets its process dropped, and with it ended.
-                    let _ = order.send(spawn(&program, &jail, &own, &cgroups, &reaper));
+                    let _ = order.send(spawn(&program, &jail, mailbox, &own, &cgroups, &reaper));
                 }
             })?;
         Ok(Self { orders })
@@ -189,13 +193,20 @@ impl Drop for RealProcess {
 fn spawn(
     program: &PathBuf,
     jail: &JailSettings,
+    mailbox: settings::Mailbox,
     own: &OwnNamespace,
     cgroups: &CpuCgroups,
     reaper: &TaskTracker,
 ) -> Result<MicroVm, LaunchError> {
     let (control, control_far) = StdUnixStream::pair().map_err(LaunchError::Sockets)?;
     let (agent, agent_far) = StdUnixStream::pair().map_err(LaunchError::Sockets)?;
+    let mailbox = match mailbox {
+        settings::Mailbox::On => Some(StdUnixStream::pair().map_err(LaunchError::Sockets)?),
+        settings::Mailbox::Off => None,
+    };
+    let (mailbox, mailbox_far) = mailbox.unzip();
     let (control_far, agent_far) = (OwnedFd::from(control_far), OwnedFd::from(agent_far));
+    let mailbox_far = mailbox_far.map(OwnedFd::from);
     let kvm = File::options()
         .read(true)
         .write(true)
@@ -218,13 +229,17 @@ fn spawn(
         let id = identity.id().to_string();
         command.args(["--uid", &id, "--gid", &id]);
     }
+    if mailbox.is_some() {
+        command.args(["--mailbox-fd", "6"]);
+    }
     if jail.required {
         command.arg("--require-jail");
     }
     let fds = [
-        control_far.as_raw_fd(),
-        agent_far.as_raw_fd(),
-        kvm.as_raw_fd(),
+        Some(control_far.as_raw_fd()),
+        Some(agent_far.as_raw_fd()),
+        Some(kvm.as_raw_fd()),
+        mailbox_far.as_ref().map(AsRawFd::as_raw_fd),
     ];
     // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls
     // on descriptors that are open in the parent until `spawn` returns.
@@ -237,7 +252,7 @@ fn spawn(
             program: program.clone(),
             source,
         })?;
-    drop((control_far, agent_far, kvm));
+    drop((control_far, agent_far, kvm, mailbox_far));
     let pid = child
         .id()
         .expect("a child that was not waited for has an id");
@@ -258,12 +273,16 @@ fn spawn(
     };
     let control = connect(control).map_err(LaunchError::Sockets)?;
     let agent = connect(agent).map_err(LaunchError::Sockets)?;
-    Ok(MicroVm::new(control, agent, Box::new(process)))
+    let mailbox = mailbox
+        .map(|socket| connect(socket).map(Mailbox::new))
+        .transpose()
+        .map_err(LaunchError::Sockets)?;
+    Ok(MicroVm::new(control, agent, mailbox, Box::new(process)))
 }
 
 /// In the child: sockets and KVM to their places, everything else closed at exec, and death with the
 /// controller.
-fn hand_over(fds: [RawFd; 3]) -> io::Result<()> {
+fn hand_over(fds: [Option<RawFd>; 4]) -> io::Result<()> {
     let check = |result: i32| {
         if result < 0 {
             Err(io::Error::last_os_error())
@@ -274,17 +293,22 @@ fn hand_over(fds: [RawFd; 3]) -> io::Result<()> {
     // Out of the way first: each may lie where another has to go.
     // SAFETY: plain system calls on descriptors that this process has.
     unsafe {
-        let mut aside = [0; 3];
+        let mut aside = [None; 4];
         for (place, fd) in aside.iter_mut().zip(fds) {
-            *place = check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10))?;
+            if let Some(fd) = fd {
+                *place = Some(check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10))?);
+            }
         }
-        for (fd, place) in aside.into_iter().zip([CONTROL_FD, AGENT_FD, KVM_FD]) {
-            check(libc::dup2(fd, place))?;
+        let places = [CONTROL_FD, AGENT_FD, KVM_FD, MAILBOX_FD];
+        for (fd, place) in aside.into_iter().zip(places) {
+            if let Some(fd) = fd {
+                check(libc::dup2(fd, place))?;
+            }
         }
         // Rust opens everything close-on-exec; this is for what others opened.
         if libc::syscall(
             libc::SYS_close_range,
-            KVM_FD + 1,
+            KVM_FD + 1 + i32::from(fds[3].is_some()),
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         ) < 0

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, HostMessage, Invoke, Usage};
+use hearth_protocol::output::Lines;
 use hearth_protocol::sandbox::{Command, RefusalKind, Resume};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,10 @@ use super::job::{Invocation, NotRun, Start};
 use super::streaming::{Incoming, Part, Sink};
 use super::warm_up::restore_errand;
 use crate::function::Artefacts;
-use crate::instance::{MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw};
+use crate::instance::{
+    MailboxAnswer, MailboxWord, MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns,
+    thaw,
+};
 use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Tail, Text};
 
 /// Longest time from a restore's command to its reply. A few milliseconds are usual;
@@ -33,6 +37,8 @@ pub(crate) enum Begin<'a> {
     Restore(&'a Artefacts),
     /// Let its vCPU run.
     Resume,
+    /// Give it to the runtime that waits at the mailbox.
+    Waiting,
     /// Nothing: it runs.
     Running,
 }
@@ -41,7 +47,7 @@ impl Begin<'_> {
     pub(crate) fn start(self) -> Start {
         match self {
             Self::Restore(_) => Start::Cold,
-            Self::Resume | Self::Running => Start::Warm,
+            Self::Resume | Self::Waiting | Self::Running => Start::Warm,
         }
     }
 }
@@ -60,6 +66,8 @@ pub(crate) struct Ran {
     pub(crate) max_memory_bytes: u64,
     /// When the function's time is over.
     pub(crate) deadline: Instant,
+    /// Whether the runtime waits at its mailbox already.
+    pub(crate) waits: bool,
 }
 
 /// The function provably did not see the event.
@@ -99,6 +107,16 @@ impl Output<'_> {
         let origin = Origin::of(&self.invocation.version, own.then_some(id));
         let text = Text::of_guest(message, lines);
         self.store.append(origin, Kind::Function, text);
+    }
+
+    /// What the function wrote, and its runtime has handed over.
+    fn at_mailbox(&mut self, lines: Lines) {
+        let message = hearth_protocol::agent::Log {
+            request_id: Some(self.invocation.request_id.clone()),
+            multiline: lines.multiline,
+            dropped_bytes: lines.dropped,
+        };
+        self.function(&message, lines.bytes);
     }
 
     /// What the runtime wrote after its restore, before the invocation began.
@@ -190,6 +208,7 @@ pub(crate) async fn converse(
                     return Err(talk.hooks_failed(output, told, &kind));
                 }
                 Ok(Heard::Answer(answer, usage)) => return talk.finished(vm, answer, usage),
+                Ok(Heard::Mailbox(answer)) => return talk.answered(vm, answer),
                 Ok(Heard::StreamEnd(usage)) => {
                     let answer = match sink {
                         Some(_) => Answer::Response(Bytes::new()),
@@ -225,6 +244,8 @@ enum Heard {
     /// What the runtime had to do after its restore failed.
     HookFailed(String),
     Answer(Answer, Usage),
+    /// The same from the mailbox.
+    Mailbox(MailboxAnswer),
 }
 
 /// Where the conversation is.
@@ -234,6 +255,8 @@ struct Talk<'a> {
     began: Instant,
     /// The command that awaits its reply.
     awaited: Option<u64>,
+    /// Whether its runtime comes back to the agent first, and the agent says so.
+    comes_back: bool,
     /// Whether the guest has said anything since `began`.
     heard: bool,
     /// Whether the guest may serve: it was restored and has thawed, or it was paused.
@@ -259,6 +282,7 @@ impl<'a> Talk<'a> {
             invocation,
             began,
             awaited: None,
+            comes_back: false,
             heard: false,
             thawed: begin.start() == Start::Warm,
             ran_since: None,
@@ -279,19 +303,35 @@ impl<'a> Talk<'a> {
         let resume = Resume { cpu_budget_us };
         let realtime_ns = realtime_ns();
         let timeout_ms = u64::try_from(limits.timeout.as_millis()).unwrap_or(u64::MAX);
-        let invoke = HostMessage::Invoke(
-            Invoke {
-                request_id: self.invocation.request_id.clone(),
-                deadline_ms: (realtime_ns / 1_000_000).saturating_add(timeout_ms),
-                function_arn: self.invocation.function_arn.clone(),
-                trace_id: self.invocation.trace_id.clone(),
-                client_context: self.invocation.client_context.clone(),
-                memory_limit_mib: limits.memory_mib,
-                realtime_ns,
-            },
-            self.invocation.event.clone(),
-        );
+        let invoke = Invoke {
+            request_id: self.invocation.request_id.clone(),
+            deadline_ms: (realtime_ns / 1_000_000).saturating_add(timeout_ms),
+            function_arn: self.invocation.function_arn.clone(),
+            trace_id: self.invocation.trace_id.clone(),
+            client_context: self.invocation.client_context.clone(),
+            memory_limit_mib: limits.memory_mib,
+            realtime_ns,
+        };
+        if matches!(begin, Begin::Waiting)
+            && limits.cpu.is_none()
+            && limits.memory_mib.is_none()
+            && vm.give(&invoke.headers(), self.invocation.event.clone())?
+        {
+            return Ok(());
+        }
+        let invoke = HostMessage::Invoke(invoke, self.invocation.event.clone());
         match begin {
+            Begin::Waiting => {
+                self.comes_back = true;
+                // A budget is armed by a resume, hence after a pause.
+                if limits.cpu.is_some() {
+                    vm.submit(Command::Pause)?;
+                    self.awaited = Some(vm.submit(Command::Resume(resume))?);
+                } else {
+                    vm.release()?;
+                }
+                vm.send([invoke])
+            }
             Begin::Restore(artefacts) => {
                 self.awaited = Some(vm.submit(restore_errand(artefacts, resume)?)?);
                 vm.send([thaw()?, invoke])
@@ -333,6 +373,7 @@ impl<'a> Talk<'a> {
                 return Ok(Heard::Answer(answer, Usage::default()));
             }
             VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
+            VmEvent::Mailbox(word) => return self.hear_mailbox(vm, word, output),
             VmEvent::Agent(message) => message,
         };
         self.heard = true;
@@ -343,7 +384,7 @@ impl<'a> Talk<'a> {
             _ => false,
         };
         if !self.thawed && !early {
-            return Err(unexpected("something before it had thawed"));
+            self.thawed_silently(vm, output)?;
         }
         match message {
             AgentMessage::RestoreFailed(failed, _) if !self.thawed => {
@@ -416,6 +457,10 @@ impl<'a> Talk<'a> {
             | AgentMessage::ResponseChunk(_)
             | AgentMessage::ResponseEnd(..) => Err(unexpected("two answers in one")),
             AgentMessage::Thawed => Err(unexpected("that it thawed twice")),
+            AgentMessage::Ready(_) if self.comes_back => {
+                self.comes_back = false;
+                Ok(Heard::Nothing)
+            }
             AgentMessage::Ready(_) => Err(unexpected("that it is ready without an answer")),
             AgentMessage::Hello(_) => Err(unexpected("hello in mid-conversation")),
             AgentMessage::Left => Err(unexpected("that it left unbidden")),
@@ -423,6 +468,60 @@ impl<'a> Talk<'a> {
             AgentMessage::RestoreFailed(..) => Err(unexpected("that a restore failed after it")),
             AgentMessage::InitFailed(..) => Err(unexpected("that init failed after init")),
         }
+    }
+
+    /// A guest that serves has thawed: its agent does one after the other. One with hooks to run says
+    /// so besides, since its time begins then.
+    fn thawed_silently(&mut self, vm: &MicroVm, output: &mut Output<'_>) -> Result<(), VmError> {
+        if self.invocation.version.snap_starts() {
+            return Err(unexpected("something before it had thawed"));
+        }
+        self.thawed = true;
+        self.vcpu_runs(Instant::now(), vm, output);
+        Ok(())
+    }
+
+    fn hear_mailbox(
+        &mut self,
+        vm: &MicroVm,
+        word: MailboxWord,
+        output: &mut Output<'_>,
+    ) -> Result<Heard, VmError> {
+        self.heard = true;
+        if !self.thawed {
+            self.thawed_silently(vm, output)?;
+        }
+        match word {
+            MailboxWord::Output(lines) => {
+                output.at_mailbox(lines);
+                Ok(Heard::Nothing)
+            }
+            MailboxWord::Answer(_) if self.streams => Err(unexpected("two answers in one")),
+            MailboxWord::Answer(answer) => {
+                self.check(&answer.meta.request_id)?;
+                Ok(Heard::Mailbox(answer))
+            }
+        }
+    }
+
+    /// The runtime has answered at its mailbox: its agent does not know, and has measured nothing.
+    fn answered(&self, vm: &mut MicroVm, answer: MailboxAnswer) -> Result<Ran, NotStarted> {
+        let run = self.run();
+        let memory = u64::from(self.invocation.version.config.memory_mib) << 20;
+        let peak = vm.peak_memory(answer.peak_bytes).min(memory);
+        let told = if answer.failed {
+            Answer::FunctionError {
+                body: answer.body,
+                kind: answer.meta.error_type,
+            }
+        } else {
+            Answer::Response(answer.body)
+        };
+        Ok(Ran {
+            max_memory_bytes: peak,
+            waits: true,
+            ..self.ran(vm, told, run)
+        })
     }
 
     /// Gives a part of the result to the caller, who may be slow; or keeps it. The function's time
@@ -525,6 +624,7 @@ impl<'a> Talk<'a> {
             duration: run,
             max_memory_bytes: 0,
             deadline: self.limit,
+            waits: false,
         }
     }
 

@@ -101,7 +101,7 @@ impl Launcher for Doubles {
             let (agent, agent_far) = UnixStream::pair().unwrap();
             let process = Double(stage.clone());
             tokio::spawn(act(stage, control_far, agent_far));
-            Ok(MicroVm::new(control, agent, Box::new(process)))
+            Ok(MicroVm::new(control, agent, None, Box::new(process)))
         })
     }
 }

@@ -45,8 +45,10 @@ impl Instance {
     }
 
     async fn let_go(&self, vm: &mut MicroVm, state: &Vm, reason: &str) -> Result<(), VmError> {
-        if matches!(state, Vm::Frozen) {
-            self.command(vm, Command::Resume(Resume::default())).await?;
+        match state {
+            Vm::Frozen => self.command(vm, Command::Resume(Resume::default())).await?,
+            Vm::Waiting => vm.release()?,
+            Vm::Shell(_) | Vm::Running => {}
         }
         vm.send([HostMessage::Leave(Leave {
             reason: reason.into(),

@@ -40,6 +40,8 @@ pub(super) enum Vm {
     Shell(Arc<Artefacts>),
     /// Paused, or about to be: only a resume makes sure that it runs.
     Frozen,
+    /// Stands still with its runtime, which waits at the mailbox.
+    Waiting,
     Running,
 }
 
@@ -53,6 +55,15 @@ pub(crate) async fn live(pool: Arc<Shared>, order: StartOrder) {
     };
     instance.run().await;
     instance.pool.gone(instance.id);
+}
+
+/// Where a runtime is between two invocations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// In its agent's hands. Whether there is a CPU budget to be disarmed.
+    Agent { budgeted: bool },
+    /// At the mailbox.
+    Mailbox,
 }
 
 pub(super) struct Instance {
@@ -89,18 +100,17 @@ impl Instance {
                     return self.start_failed(&why);
                 }
                 self.pool.state().warmed(self.id, Instant::now());
-                match self.next(&mut vm, false).await {
+                match self.next(&mut vm, Rest::Agent { budgeted: false }).await {
                     Some(next) => next,
                     None => return,
                 }
             }
         };
         loop {
-            let budgeted = job.invocation.limits.cpu.is_some();
-            if self.serve(&mut vm, &state, job).await.is_break() {
+            let ControlFlow::Continue(rest) = self.serve(&mut vm, &state, job).await else {
                 return;
-            }
-            (job, state) = match self.next(&mut vm, budgeted).await {
+            };
+            (job, state) = match self.next(&mut vm, rest).await {
                 Some(next) => next,
                 None => return,
             };
@@ -155,10 +165,11 @@ impl Instance {
 
     /// One invocation, from its event to its caller's answer. Breaks when the microVM is of no more
     /// use.
-    async fn serve(&self, vm: &mut MicroVm, state: &Vm, job: Job) -> ControlFlow<()> {
+    async fn serve(&self, vm: &mut MicroVm, state: &Vm, job: Job) -> ControlFlow<(), Rest> {
         let begin = match state {
             Vm::Shell(artefacts) => Begin::Restore(artefacts),
             Vm::Frozen => Begin::Resume,
+            Vm::Waiting => Begin::Waiting,
             Vm::Running => Begin::Running,
         };
         let queue = job.invocation.accepted.elapsed();
@@ -181,6 +192,7 @@ impl Instance {
             Ok(ran) => {
                 let completed = self.complete(&ran, begin.start(), queue, output);
                 let reusable = ran.answer.reusable();
+                let budgeted = job.invocation.limits.cpu.is_some();
                 if reusable {
                     self.pool.state().finishing(self.id, Instant::now());
                 } else {
@@ -202,7 +214,11 @@ impl Instance {
                     }
                     return ControlFlow::Break(());
                 }
-                self.settle(vm, ran.deadline).await
+                if ran.waits {
+                    return ControlFlow::Continue(Rest::Mailbox);
+                }
+                self.settle(vm, ran.deadline).await?;
+                ControlFlow::Continue(Rest::Agent { budgeted })
             }
             Err(not_started) => {
                 drop(output);
@@ -281,7 +297,7 @@ impl Instance {
     }
 
     /// Waits until the runtime has asked for the next event.
-    async fn settle(&self, vm: &mut MicroVm, deadline: Instant) -> ControlFlow<()> {
+    async fn settle(&self, vm: &mut MicroVm, deadline: Instant) -> ControlFlow<(), ()> {
         let limit = deadline.max(Instant::now() + SETTLE_LIMIT);
         let why = loop {
             let event = tokio::select! {
@@ -311,8 +327,14 @@ impl Instance {
     }
 
     /// The next invocation and how it finds the microVM; `None` to end.
-    async fn next(&self, vm: &mut MicroVm, budgeted: bool) -> Option<(Job, Vm)> {
+    async fn next(&self, vm: &mut MicroVm, rest: Rest) -> Option<(Job, Vm)> {
         let waiting = self.pool.state().next(self.id);
+        let Rest::Agent { budgeted } = rest else {
+            return match waiting {
+                Some(job) => Some((job, Vm::Waiting)),
+                None => self.park(vm, Vm::Waiting).await,
+            };
+        };
         if let Some(job) = waiting {
             // A budget of CPU time is armed and disarmed by a resume: only then is the pause worth
             // its time.
@@ -333,24 +355,33 @@ impl Instance {
             self.lost(&why.to_string());
             return None;
         }
+        self.park(vm, Vm::Frozen).await
+    }
+
+    /// Waits as an idle instance.
+    async fn park(&self, vm: &mut MicroVm, mut state: Vm) -> Option<(Job, Vm)> {
         loop {
             let parked = self.pool.state().park(self.id, Instant::now());
             let orders = match parked {
-                Parked::Run(job) => return Some((job, Vm::Frozen)),
+                Parked::Run(job) => return Some((job, state)),
                 Parked::End => {
-                    self.leave(vm, &Vm::Frozen, "spindown").await;
+                    self.leave(vm, &state, "spindown").await;
                     return None;
                 }
                 Parked::Wait(orders) => orders,
             };
             self.pool.notify_parked();
             match self.idle(vm, orders).await? {
-                Order::Run(job) => return Some((job, Vm::Frozen)),
+                Order::Run(job) => return Some((job, state)),
                 Order::End => {
-                    self.leave(vm, &Vm::Frozen, "spindown").await;
+                    self.leave(vm, &state, "spindown").await;
                     return None;
                 }
                 Order::Ping { count, reply } => {
+                    if matches!(state, Vm::Waiting) {
+                        self.recall(vm).await?;
+                        state = Vm::Frozen;
+                    }
                     let pinged = self.ping(vm, count).await;
                     let failed = pinged.as_ref().err().map(ToString::to_string);
                     // Whoever measures may have gone.
@@ -360,6 +391,24 @@ impl Instance {
                         return None;
                     }
                 }
+            }
+        }
+    }
+
+    /// Has a runtime that waits at the mailbox wait at its agent, and pauses the microVM.
+    async fn recall(&self, vm: &mut MicroVm) -> Option<()> {
+        if let Err(why) = vm.release() {
+            self.lost(&why.to_string());
+            return None;
+        }
+        if self.settle(vm, Instant::now()).await.is_break() {
+            return None;
+        }
+        match self.command(vm, Command::Pause).await {
+            Ok(()) => Some(()),
+            Err(why) => {
+                self.lost(&why.to_string());
+                None
             }
         }
     }

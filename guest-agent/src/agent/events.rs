@@ -63,6 +63,7 @@ impl Agent {
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(AgentError::errno("epoll")(errno)),
             };
+            self.look_into_mailbox();
             if self
                 .broken_stream_due()
                 .is_some_and(|due| due <= Instant::now())

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use crate::environment::{self, FunctionIdentity};
 use crate::exit;
 use crate::extensions::{Deliveries, ErrorPhase, MAX_EXTENSIONS, invoke_event};
 use crate::lifecycle::ConnectionId;
+use crate::mailbox::Descriptors;
 use crate::runtime_api::reply;
 use crate::runtime_api::request::{Body, Request};
 use crate::spawn::{self, SpawnError};
@@ -53,7 +55,7 @@ impl Agent {
         }
         for name in programs {
             let path = format!("{FOLDER}/{name}");
-            match self.spawn(&path, &environment, LAUNCH_ERROR)? {
+            match self.spawn(&path, &environment, None, LAUNCH_ERROR)? {
                 Some(pid) => self.extensions.launched(name, pid),
                 None => return Ok(()),
             }
@@ -70,9 +72,18 @@ impl Agent {
         let Some(launch) = self.launch.take() else {
             return Ok(());
         };
+        let mailbox = match &self.mailbox {
+            Some(mailbox) if self.uses_mailbox => {
+                // An extension is told of every event and waited for after every answer.
+                mailbox.open(self.extensions.running().next().is_none());
+                Some([mailbox.file().as_raw_fd(), self.output.as_fd().as_raw_fd()])
+            }
+            _ => None,
+        };
         self.runtime = self.spawn(
             &launch.program,
             &launch.environment,
+            mailbox,
             "Runtime.InvalidEntrypoint",
         )?;
         Ok(())
@@ -84,6 +95,7 @@ impl Agent {
         &mut self,
         program: &str,
         environment: &[CString],
+        mailbox: Option<Descriptors>,
         error_type: &'static str,
     ) -> Result<Option<Pid>, AgentError> {
         let output = match &self.extension_output {
@@ -91,7 +103,7 @@ impl Agent {
             _ => self.output.writer(),
         };
         let procs = self.cgroup.procs();
-        match spawn::start(program, environment, output, procs) {
+        match spawn::start(program, environment, output, procs, mailbox) {
             Ok(pid) => Ok(Some(pid)),
             Err(e @ (SpawnError::Exec { .. } | SpawnError::Path(_))) => {
                 self.start_failed(error_type, &e.to_string())?;
@@ -112,6 +124,9 @@ impl Agent {
         let name = request.extension.name.as_deref();
         match self.extensions.register(name, &body, id) {
             Ok(identifier) => {
+                if let Some(mailbox) = &self.mailbox {
+                    mailbox.open(false);
+                }
                 self.begin_telling();
                 self.start_runtime()?;
                 Ok(reply::registered(&identifier, &self.identity))
@@ -208,6 +223,8 @@ impl Agent {
             ready.init_us = Some(micros(took));
             // Init's CPU time is not the first invocation's.
             self.cpu_us = self.cpu_us_so_far();
+            // Nor is its memory, but it is what the first begins with.
+            self.peak_memory()?;
         }
         self.queue_all_output(None)?;
         if first {

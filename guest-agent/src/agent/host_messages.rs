@@ -48,10 +48,7 @@ impl Agent {
                         }
                     }
                     match thaw {
-                        Thaw::Serve => {
-                            self.host.queue_patient(AgentMessage::Thawed)?;
-                            thawed = true;
-                        }
+                        Thaw::Serve => thawed = true,
                         Thaw::Tell => self.host.queue(AgentMessage::Thawed)?,
                         // `Thawed` is said when it is back.
                         Thaw::Restore(Some(connection)) => {
@@ -66,10 +63,9 @@ impl Agent {
                 HostMessage::Leave(leave) => self.begin_leaving(&leave)?,
             }
         }
-        // If an invocation came with it, `Thawed` can leave together with the answer: the host
-        // does not wait for it, and the caller should not either.
+        // An invocation that came with it says the same by its answer.
         if thawed && self.life.running().is_none() {
-            self.host.hurry();
+            self.host.queue(AgentMessage::Thawed)?;
         }
         Ok(Flow::Continue)
     }
@@ -79,6 +75,7 @@ impl Agent {
             .configure(function.initialization_type == SNAP_START)?;
         code::attach(function)?;
         self.cgroup.limit_memory(function.memory_mib)?;
+        self.uses_mailbox = function.mailbox;
         let environment = match environment::build(function) {
             Ok(environment) => environment,
             Err(e) => return self.start_failed("Runtime.InvalidTaskConfig", &e.to_string()),
@@ -149,6 +146,10 @@ impl Agent {
             .limit_invocation(invocation.meta.memory_limit_mib)?;
         if let Some(telemetry) = &mut self.telemetry {
             telemetry.begin(&invocation.meta);
+        }
+        if let Some(mailbox) = &self.mailbox {
+            // The limit is this invocation's: its end has to be seen.
+            mailbox.demand_answer(invocation.meta.memory_limit_mib.is_some());
         }
         self.tell_extensions(&invocation.meta)?;
         let head = reply::invocation_head(&invocation.meta, invocation.event.len());

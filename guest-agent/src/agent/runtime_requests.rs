@@ -78,6 +78,10 @@ impl Agent {
             Route::RestoreNext => return self.restore_next(id),
             Route::RestoreError => self.restore_error(id, request)?,
             Route::Ping => reply::pong(),
+            Route::Clock => {
+                self.clock.correct().map_err(AgentError::Clock)?;
+                reply::clock_set()
+            }
             Route::Register => self.register_extension(request)?,
             Route::NextEvent => return self.next_event(id, &request),
             Route::ExtensionError(phase) => self.extension_error(phase, &request)?,
@@ -275,11 +279,21 @@ impl Agent {
         let duration_us = micros(self.since.elapsed());
         let cpu_us = self.cpu_us_so_far();
         let before = std::mem::replace(&mut self.cpu_us, cpu_us);
+        let max_memory_bytes = self.peak_memory()?;
         Ok(Usage {
             duration_us,
             cpu_us: cpu_us.saturating_sub(before),
-            max_memory_bytes: self.cgroup.peak_memory()?,
+            max_memory_bytes,
         })
+    }
+
+    /// The most memory that the function has had.
+    pub(super) fn peak_memory(&self) -> Result<u64, AgentError> {
+        let peak = self.cgroup.peak_memory()?;
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.note_peak(peak);
+        }
+        Ok(peak)
     }
 }
 

@@ -63,6 +63,9 @@ impl Agent {
             self.read_output()?;
             return self.queue_all_output(None);
         }
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.reader_is_gone();
+        }
         // Its last words may have come after this turn's look at the pipe.
         self.read_output()?;
         let usage = self.usage()?;

@@ -12,11 +12,11 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::events::{EXTENSION_OUTPUT, TELEMETRY};
 use super::{Agent, AgentError, MAX_QUEUED_LOGS};
 use crate::extensions::Refusal;
-use crate::logs::{Lines, LogBuffer};
 use crate::output::Output;
 use crate::runtime_api::reply;
 use crate::runtime_api::request::{Body, Request};
 use crate::telemetry::{Api, Event, Invalid, Outcome, Source, Subscription, Telemetry};
+use hearth_protocol::output::{Lines, LogBuffer};
 
 /// The pipe that external extensions write to, apart from the function's so that it is known whose
 /// each line is.

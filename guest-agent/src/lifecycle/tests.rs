@@ -205,3 +205,38 @@ fn the_host_must_keep_to_the_protocol() {
     assert_eq!(running("1").invoke(invocation("2")), Err(HostError::Busy));
     assert_eq!(ready().configure(false), Err(HostError::ConfiguredTwice));
 }
+
+#[test]
+fn what_goes_through_the_mailbox_is_caught_up_with() {
+    // Answered there: the next event can come from here.
+    let mut life = running("1");
+    life.answered_elsewhere();
+    assert_eq!(life.running(), None);
+    assert_eq!(life.invoke(invocation("2")), Ok(Accepted::Held));
+    // An event from there, answered here, or left unanswered.
+    let mut life = running("1");
+    life.answered_elsewhere();
+    life.runs_elsewhere("2".into());
+    assert_eq!(life.running(), Some("2"));
+    assert_eq!(life.answer("2", "InvocationResponse"), Ok(()));
+    life.runs_elsewhere("2".into());
+    assert_eq!(life.running(), None);
+    life.runs_elsewhere("3".into());
+    assert_eq!(
+        life.exited(Exit::Code(1)),
+        Ended::InService {
+            request_id: Some("3".into())
+        }
+    );
+}
+
+#[test]
+fn a_runtime_can_not_say_that_it_runs_or_has_answered_what_it_was_not_given() {
+    let mut life = ready();
+    life.answered_elsewhere();
+    life.runs_elsewhere("1".into());
+    assert_eq!(life.running(), None);
+    let mut life = running("1");
+    life.runs_elsewhere("2".into());
+    assert_eq!(life.running(), Some("1"));
+}

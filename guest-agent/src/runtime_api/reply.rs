@@ -1,8 +1,6 @@
 //! The Runtime API's answers. Each is rendered whole: header and body leave in one `send`, because
 //! two would cost a delayed acknowledgement (44 ms) with some clients.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use hearth_protocol::agent::Invoke;
 use serde::Serialize;
@@ -29,6 +27,11 @@ pub(crate) fn accepted() -> Bytes {
 /// Answer to `GET /ping`.
 pub(crate) fn pong() -> Bytes {
     whole("200 OK", "text/plain", "pong")
+}
+
+/// Answer to a demand for the right time.
+pub(crate) fn clock_set() -> Bytes {
+    whole("200 OK", "text/plain", "")
 }
 
 /// Answer to `restore/next`, after the restore.
@@ -123,37 +126,14 @@ pub(crate) fn bad_request(error: RequestError) -> Bytes {
 
 /// Header part of the answer to `next`; the event's bytes follow it.
 pub(crate) fn invocation_head(invoke: &Invoke, event_len: usize) -> Bytes {
-    let mut head = String::with_capacity(512);
-    head.push_str("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n");
-    header(
-        &mut head,
-        "Lambda-Runtime-Aws-Request-Id",
-        &invoke.request_id,
-    );
-    write!(
-        head,
-        "Lambda-Runtime-Deadline-Ms: {}\r\n",
-        invoke.deadline_ms
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{}Content-Length: {event_len}\r\n\r\n",
+        invoke.headers()
     )
-    .expect("strings take what is written to them");
-    header(
-        &mut head,
-        "Lambda-Runtime-Invoked-Function-Arn",
-        &invoke.function_arn,
-    );
-    if let Some(trace_id) = &invoke.trace_id {
-        header(&mut head, "Lambda-Runtime-Trace-Id", trace_id);
-    }
-    if let Some(context) = &invoke.client_context {
-        header(&mut head, "Lambda-Runtime-Client-Context", context);
-    }
-    write!(head, "Content-Length: {event_len}\r\n\r\n")
-        .expect("strings take what is written to them");
-    head.into()
+    .into()
 }
 
-/// Writes a header. A client context is JSON of the caller's own making and may hold line breaks,
-/// which would end the header: control characters become spaces, as JSON's whitespace may.
+/// Writes a header; control characters, which would end it, become spaces.
 fn header(head: &mut String, name: &str, value: &str) {
     head.push_str(name);
     head.push_str(": ");

@@ -7,6 +7,8 @@ const PREFIX: &str = "/2018-06-01";
 const EXTENSIONS: &str = "/2020-01-01/extension";
 const LOGS: &str = "/2020-08-15/logs";
 const TELEMETRY: &str = "/2022-07-01/telemetry";
+/// Has the wall clock set, by whoever sees that it is off.
+const CLOCK: &str = "/hearth/clock";
 /// Longest request id taken from a path; Lambda's have 36 characters.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -23,6 +25,8 @@ pub(crate) enum Route {
     Error(String),
     /// `POST /runtime/init/error`
     InitError,
+    /// `GET /hearth/clock`: Hearth's own
+    Clock,
     /// `POST /extension/register`
     Register,
     /// `GET /extension/event/next`
@@ -49,6 +53,13 @@ impl Route {
             let (wanted, route) = route;
             return if method == wanted {
                 route
+            } else {
+                Self::MethodNotAllowed
+            };
+        }
+        if path == CLOCK {
+            return if method == "GET" {
+                Self::Clock
             } else {
                 Self::MethodNotAllowed
             };

@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::logs::Lines;
+use hearth_protocol::output::Lines;
 
 /// Where a record comes from: the streams that can be subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -116,6 +116,9 @@ pub struct Configure {
     pub bootstrap: Vec<String>,
     /// Whether a layers image is attached as the third disk.
     pub layers: bool,
+    /// Whether the runtime is given the mailbox; see [`crate::mailbox`].
+    #[serde(default)]
+    pub mailbox: bool,
 }
 
 impl std::fmt::Debug for Configure {
@@ -158,6 +161,37 @@ pub struct Invoke {
     /// Wall-clock time at the host when the frame was sent, nanoseconds since the epoch. The agent
     /// steps the guest's clock when it is more than a few milliseconds away from it.
     pub realtime_ns: u64,
+}
+
+impl Invoke {
+    /// The Runtime API's headers for this invocation, each with its line break.
+    pub fn headers(&self) -> String {
+        let mut head = String::with_capacity(512);
+        header(&mut head, "Lambda-Runtime-Aws-Request-Id", &self.request_id);
+        let deadline = self.deadline_ms.to_string();
+        header(&mut head, "Lambda-Runtime-Deadline-Ms", &deadline);
+        header(
+            &mut head,
+            "Lambda-Runtime-Invoked-Function-Arn",
+            &self.function_arn,
+        );
+        if let Some(trace_id) = &self.trace_id {
+            header(&mut head, "Lambda-Runtime-Trace-Id", trace_id);
+        }
+        if let Some(context) = &self.client_context {
+            header(&mut head, "Lambda-Runtime-Client-Context", context);
+        }
+        head
+    }
+}
+
+/// Writes a header. A client context is JSON of the caller's own making and may hold line breaks,
+/// which would end the header: control characters become spaces, as JSON's whitespace may.
+fn header(head: &mut String, name: &str, value: &str) {
+    head.push_str(name);
+    head.push_str(": ");
+    head.extend(value.chars().map(|c| if c.is_control() { ' ' } else { c }));
+    head.push_str("\r\n");
 }
 
 /// Why a microVM ends, and what time it is there.
@@ -437,6 +471,7 @@ mod tests {
             environment: BTreeMap::from([("K".into(), "V=\u{1F525}".into())]),
             bootstrap: vec!["/var/task/bootstrap".into()],
             layers: false,
+            mailbox: false,
         };
         for message in [
             HostMessage::Ping(Bytes::from_static(b"x")),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use nix::unistd::getpid;
@@ -10,7 +11,7 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
-use super::rules::{self, Holds, Rule, When};
+use super::rules::{self, Holds, MailboxEnd, Rule, When};
 
 /// Why a filter could not be made or put in place.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum Mismatch {
     Report,
 }
 
+/// Descriptors of a process without a mailbox: none has such a number.
+pub const NO_MAILBOX: [RawFd; 2] = [-1; 2];
+
 /// The filter of one kind of thread.
 #[derive(Debug, Clone)]
 pub struct ThreadFilter(Arc<BpfProgram>);
@@ -50,8 +54,8 @@ pub struct Filters {
 }
 
 impl Filters {
-    /// Makes them for the calling process.
-    pub fn new(mismatch: Mismatch) -> Result<Self, FilterError> {
+    /// Makes them for the calling process, whose vCPU threads may read these descriptors.
+    pub fn new(mismatch: Mismatch, mailbox: [RawFd; 2]) -> Result<Self, FilterError> {
         let action = match mismatch {
             Mismatch::Kill => SeccompAction::KillProcess,
             Mismatch::Report => {
@@ -60,8 +64,8 @@ impl Filters {
             }
         };
         Ok(Self {
-            main: compile(rules::main_thread(), action.clone())?,
-            vcpu: compile(rules::vcpu_thread(), action)?,
+            main: compile(rules::main_thread(), action.clone(), mailbox)?,
+            vcpu: compile(rules::vcpu_thread(), action, mailbox)?,
         })
     }
 }
@@ -76,16 +80,17 @@ impl ThreadFilter {
 fn compile<'a>(
     rules: impl Iterator<Item = &'a Rule>,
     mismatch: SeccompAction,
+    mailbox: [RawFd; 2],
 ) -> Result<ThreadFilter, FilterError> {
     let rules = rules
-        .map(|rule| Ok((rule.call, alternatives(rule.when)?)))
+        .map(|rule| Ok((rule.call, alternatives(rule.when, mailbox)?)))
         .collect::<Result<BTreeMap<_, _>, FilterError>>()?;
     let filter = SeccompFilter::new(rules, mismatch, SeccompAction::Allow, TargetArch::x86_64)?;
     Ok(ThreadFilter(Arc::new(filter.try_into()?)))
 }
 
 /// The call is allowed if one of these matches; none at all: always.
-fn alternatives(when: When) -> Result<Vec<SeccompRule>, FilterError> {
+fn alternatives(when: When, mailbox: [RawFd; 2]) -> Result<Vec<SeccompRule>, FilterError> {
     match when {
         When::Always => Ok(Vec::new()),
         When::OneOf(argument, values) => values
@@ -95,6 +100,15 @@ fn alternatives(when: When) -> Result<Vec<SeccompRule>, FilterError> {
                 Ok(SeccompRule::new(vec![is])?)
             })
             .collect(),
+        When::Mailbox(argument, end) => {
+            let fd = match end {
+                MailboxEnd::Owner => mailbox[0],
+                MailboxEnd::Wake => mailbox[1],
+            };
+            let fd = u64::from(fd.cast_unsigned());
+            let is = condition(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, fd)?;
+            Ok(vec![SeccompRule::new(vec![is])?])
+        }
         When::All(conditions) => {
             let all = conditions
                 .iter()
@@ -171,7 +185,7 @@ mod tests {
     fn the_rules_make_filters_that_the_kernel_can_take() {
         // BPF_MAXINSNS of linux/bpf_common.h.
         let limit = 4096;
-        let filters = Filters::new(Mismatch::Kill).unwrap();
+        let filters = Filters::new(Mismatch::Kill, NO_MAILBOX).unwrap();
         assert!((10..limit).contains(&filters.main.0.len()));
         assert!((10..limit).contains(&filters.vcpu.0.len()));
     }

@@ -28,7 +28,7 @@ use std::io;
 use hearth_protocol::jail::{Jail, JailPart, MissingPart};
 use nix::unistd::{geteuid, getpid};
 
-pub use filter::{FilterError, Filters, Mismatch, ThreadFilter};
+pub use filter::{FilterError, Filters, Mismatch, NO_MAILBOX, ThreadFilter};
 pub use outside::Outside;
 pub use privileges::Identity;
 

@@ -1,6 +1,6 @@
 //! The system calls that each thread may make, with what arguments, and why. Everything else kills
 //! the process. There are two kinds of threads and no way from one to the other: the main thread
-//! can't run a guest, and a vCPU thread can't read a socket. Neither can start a thread or a
+//! can't run a guest, and a vCPU thread can't read a socket but its mailbox's. Neither can start a thread or a
 //! program, open a file, make memory executable or shared, or name another process.
 
 use kvm_bindings::{
@@ -27,8 +27,19 @@ pub enum When {
     Always,
     /// The argument with this index (from 0), as 32 bits, is one of these.
     OneOf(u8, &'static [u64]),
+    /// The argument with this index is this descriptor of the mailbox's two.
+    Mailbox(u8, MailboxEnd),
     /// All of these hold.
     All(&'static [Holds]),
+}
+
+/// A descriptor of the mailbox, as `Line::descriptors` has them in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailboxEnd {
+    /// The owner's socket.
+    Owner,
+    /// What wakes a thread that waits for it.
+    Wake,
 }
 
 /// A condition on one argument.
@@ -47,7 +58,8 @@ const fn rule(call: libc::c_long, when: When, why: &'static str) -> Rule {
 }
 
 use Holds::{Bits32, Bits64, OwnProcess};
-use When::{All, Always, OneOf};
+use MailboxEnd::{Owner, Wake};
+use When::{All, Always, Mailbox, OneOf};
 
 const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
 const MAP_KIND: u32 = (libc::MAP_TYPE | libc::MAP_FIXED) as u32;
@@ -174,8 +186,29 @@ const MAIN: &[Rule] = &[
 const VCPU: &[Rule] = &[
     rule(libc::SYS_futex, OneOf(1, FUTEX), "channels, locks"),
     rule(libc::SYS_rt_sigreturn, Always, "kicks"),
-    rule(libc::SYS_timer_settime, Always, "CPU budget"),
-    rule(libc::SYS_timer_delete, Always, "CPU budget, at the end"),
+    rule(
+        libc::SYS_timer_settime,
+        Always,
+        "CPU budget; time without a kernel",
+    ),
+    rule(libc::SYS_timer_delete, Always, "timers, at the end"),
+    rule(
+        libc::SYS_read,
+        Mailbox(0, Wake),
+        "what wakes it at the mailbox",
+    ),
+    rule(
+        libc::SYS_readv,
+        Mailbox(0, Owner),
+        "events, into guest memory",
+    ),
+    rule(
+        libc::SYS_sendmsg,
+        Mailbox(0, Owner),
+        "answers, out of guest memory",
+    ),
+    rule(libc::SYS_poll, Always, "waiting at the mailbox"),
+    rule(libc::SYS_pread64, Always, "what KVM has interpreted"),
     rule(libc::SYS_exit, Always, "the thread's end"),
     rule(
         libc::SYS_ioctl,
@@ -260,6 +293,7 @@ const VCPU_IOCTLS: &[u64] = &[
     get::<kvm_sregs>(0x83),         // KVM_GET_SREGS
     set::<kvm_sregs>(0x84),         // KVM_SET_SREGS, the assist's
     exchange::<kvm_msrs>(0x88),     // KVM_GET_MSRS
+    set::<kvm_msrs>(0x89),          // KVM_SET_MSRS, the timer that is held back
     get::<kvm_lapic_state>(0x8e),   // KVM_GET_LAPIC
     exchange::<kvm_cpuid2>(0x91),   // KVM_GET_CPUID2
     get::<kvm_mp_state>(0x98),      // KVM_GET_MP_STATE

@@ -10,6 +10,7 @@ use crate::boot::registers::RegistersError;
 use crate::devices::virtio::block::ImageError;
 use crate::devices::virtio::{NotQuiet, RestoreError};
 use crate::files::{FilesError, Role};
+use crate::mailbox::MailboxError;
 use crate::memory::MemoryError;
 use crate::snapshot::state_file::StateFileError;
 use crate::vcpu::{StateError, VcpuError};
@@ -46,6 +47,8 @@ pub enum MicroVmError {
     Host(&'static str, io::Error),
     #[error(transparent)]
     NotQuiet(#[from] NotQuiet),
+    #[error("mailbox state: {0}")]
+    Mailbox(#[from] MailboxError),
     #[error("device state: {0}")]
     Device(#[from] RestoreError),
     #[error("snapshot {what}: made with {snapshot:?}, here is {here:?}")]
@@ -82,6 +85,7 @@ impl MicroVmError {
             | Self::StateFile(_)
             | Self::MemoryFile(_)
             | Self::Device(_)
+            | Self::Mailbox(_)
             | Self::VcpuState(_)
             | Self::Memory(MemoryError::FileSize { .. } | MemoryError::File(_)) => {
                 RefusalKind::SnapshotUnusable

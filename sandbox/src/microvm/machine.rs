@@ -19,10 +19,11 @@ use crate::boot::{command_line, cpuid, kernel, mptable, registers};
 use crate::devices::pio::PioBus;
 use crate::files::{BootFiles, RestoreFiles, SnapshotFiles};
 use crate::host::HostIdentity;
+use crate::mailbox::{Line, Mailbox};
 use crate::memory::{self, GuestMemory, MemorySize};
 use crate::snapshot::memory_file::Sources;
 use crate::snapshot::{memory_file, state_file};
-use crate::vcpu::{Attachment, Counters, IdleVcpu, NoticeSender, Vcpu};
+use crate::vcpu::{Attachment, Counters, IdleVcpu, Interpreted, NoticeSender, Vcpu};
 
 /// What a boot needs of the host, checked before the shell is touched.
 #[derive(Debug)]
@@ -41,6 +42,15 @@ pub struct RestorePlan {
     state: MicroVmState,
     memory: GuestMemory,
     memory_file: File,
+}
+
+/// Where a microVM is connected to its owner.
+#[derive(Debug)]
+pub struct Sockets {
+    /// The agent's byte stream.
+    pub vsock: UnixStream,
+    /// The mailbox's, if it has one.
+    pub mailbox: Option<Line>,
 }
 
 /// A microVM that has been started or restored.
@@ -105,7 +115,7 @@ impl MicroVm {
     pub fn boot(
         shell: Shell,
         plan: BootPlan,
-        vsock: UnixStream,
+        sockets: Sockets,
         notices: &NoticeSender,
     ) -> Result<Self, MicroVmError> {
         let BootPlan {
@@ -120,7 +130,8 @@ impl MicroVm {
         kernel::write_boot_params(&memory, size, &line)?;
         mptable::write(&memory, boot.vcpus)?;
         add_memory(&shell.vm, &memory)?;
-        let devices = Devices::new(images, vsock, &memory, &shell.lines)?;
+        let devices = Devices::new(images, sockets.vsock, &memory, &shell.lines)?;
+        let mailbox = sockets.mailbox.map(Mailbox::new);
         let tsc_deadline = shell.kvm.check_extension(Cap::TscDeadlineTimer);
         for (id, (fd, _)) in (0..).zip(&shell.vcpus) {
             let cpuid = cpuid::for_cpu(&shell.kvm, id, boot.vcpus, tsc_deadline)
@@ -145,14 +156,14 @@ impl MicroVm {
             kvm: shell.kvm,
             host: shell.host,
         };
-        machine.with_vcpus(shell.vcpus, notices)
+        machine.with_vcpus(shell.vcpus, mailbox, shell.interpreted, notices)
     }
 
     /// Continues a snapshot in a shell. The microVM is paused where it was.
     pub fn restore(
         shell: Shell,
         plan: RestorePlan,
-        vsock: UnixStream,
+        sockets: Sockets,
         notices: &NoticeSender,
     ) -> Result<Self, MicroVmError> {
         let RestorePlan {
@@ -169,8 +180,13 @@ impl MicroVm {
         }
         state.vm.restore(&shell.vm)?;
         // Devices last: a pending interrupt is raised again in controllers that have their state.
-        let mut devices = Devices::restore(images, vsock, &state.devices, &memory, &shell.lines)?;
+        let mut devices =
+            Devices::restore(images, sockets.vsock, &state.devices, &memory, &shell.lines)?;
         devices.kick_all();
+        let mailbox = sockets
+            .mailbox
+            .map(|line| Mailbox::restore(line, state.mailbox.as_ref(), &memory))
+            .transpose()?;
         let machine = Self {
             vcpus: Vec::new(),
             devices,
@@ -186,14 +202,19 @@ impl MicroVm {
             kvm: shell.kvm,
             host: shell.host,
         };
-        machine.with_vcpus(shell.vcpus, notices)
+        machine.with_vcpus(shell.vcpus, mailbox, shell.interpreted, notices)
     }
 
     fn with_vcpus(
         mut self,
         vcpus: Vec<(VcpuFd, IdleVcpu)>,
+        mailbox: Option<Mailbox>,
+        interpreted: Option<Interpreted>,
         notices: &NoticeSender,
     ) -> Result<Self, MicroVmError> {
+        // Its pages belong to one side at a time, which nobody could say of a guest with two vCPUs.
+        let mut mailbox = mailbox.filter(|_| vcpus.len() == 1);
+        let mut interpreted = interpreted;
         for (id, (fd, thread)) in (0..).zip(vcpus) {
             let attachment = Attachment {
                 id,
@@ -206,6 +227,8 @@ impl MicroVm {
                     .try_clone()
                     .map_err(|e| MicroVmError::Host("copying an eventfd", e))?,
                 counters: Arc::clone(&self.counters),
+                mailbox: mailbox.take(),
+                interpreted: interpreted.take(),
             };
             self.vcpus.push(Vcpu::attach(thread, fd, attachment)?);
         }
@@ -244,11 +267,13 @@ impl MicroVm {
         // Devices before KVM: handling what is left in a queue may raise an interrupt, and that
         // has to be in the state of the interrupt controllers.
         let devices = self.devices.save()?;
-        let vcpus = self
-            .vcpus
-            .iter()
-            .map(|vcpu| vcpu.save().map(|state| *state))
-            .collect::<Result<_, _>>()?;
+        let mut vcpus = Vec::new();
+        let mut mailbox = None;
+        for vcpu in &self.vcpus {
+            let (state, its_mailbox) = vcpu.save()?;
+            vcpus.push(*state);
+            mailbox = mailbox.or(its_mailbox);
+        }
         let state = MicroVmState {
             version: VERSION.to_owned(),
             fingerprint: self.fingerprint.clone(),
@@ -256,6 +281,7 @@ impl MicroVm {
             memory_mib: self.size.mib(),
             vcpus,
             devices,
+            mailbox,
             vm: VmState::save(&self.vm)?,
         };
         let from = Sources {

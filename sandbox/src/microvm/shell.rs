@@ -12,9 +12,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::error::MicroVmError;
 use crate::boot::layout::{KVM_TSS, VIRTIO_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
-use crate::host::HostIdentity;
+use crate::host::{HostIdentity, HostKind};
 use crate::jail::{Outside, ThreadFilter};
-use crate::vcpu::IdleVcpu;
+use crate::vcpu::{IdleVcpu, Interpreted};
 
 /// Most vCPUs that a microVM may have: what the MP table has room for.
 pub const MAX_VCPUS: u8 = 32;
@@ -45,6 +45,8 @@ pub struct Shell {
     pub vm: VmFd,
     /// Its vCPUs by number, each with a thread that waits for it.
     pub vcpus: Vec<(VcpuFd, IdleVcpu)>,
+    /// What KVM interprets for the first of them, on a host where that is the guest's kernel.
+    pub interpreted: Option<Interpreted>,
     /// Lines of the devices in address order: the disks, then vsock.
     pub lines: Vec<DeviceLines>,
     /// Where this is.
@@ -95,12 +97,17 @@ impl Shell {
                     .map_err(|e| MicroVmError::Kvm("KVM_CREATE_VCPU", e))?;
                 Ok((fd, IdleVcpu::start(id, filter.clone())?))
             })
-            .collect::<Result<_, MicroVmError>>()?;
+            .collect::<Result<Vec<_>, MicroVmError>>()?;
+        let interpreted = match (&vcpus[..], host.kind) {
+            ([(fd, _), ..], HostKind::Software) => Interpreted::of(fd),
+            _ => None,
+        };
         let lines = device_lines(&vm)?;
         Ok(Self {
             kvm: Arc::new(kvm),
             vm,
             vcpus,
+            interpreted,
             lines,
             host,
             pagemap,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::devices::DevicesState;
 use super::error::MicroVmError;
 use crate::host::HostIdentity;
+use crate::mailbox::MailboxState;
 use crate::vcpu::VcpuState;
 
 /// A paused microVM, memory aside.
@@ -27,6 +28,8 @@ pub struct MicroVmState {
     pub vcpus: Vec<VcpuState>,
     /// Its devices.
     pub devices: DevicesState,
+    /// Where its mailbox is.
+    pub mailbox: Option<MailboxState>,
     /// Interrupt controllers, timer and clock.
     pub vm: VmState,
 }
@@ -173,6 +176,7 @@ mod tests {
             memory_mib: 128,
             vcpus: Vec::new(),
             devices: devices.save().unwrap(),
+            mailbox: None,
             vm: VmState {
                 pit: kvm_pit_state2::default(),
                 clock: kvm_clock_data::default(),

@@ -1,6 +1,6 @@
-//! CPU time of a vCPU thread: how much it used, and a budget that interrupts it.
+//! CPU time of a vCPU thread: how much it used, and timers that interrupt it.
 //!
-//! The budget is a POSIX timer on the thread's own CPU clock, so it costs nothing while the guest
+//! A budget is a POSIX timer on the thread's own CPU clock, so it costs nothing while the guest
 //! idles, needs no clock ticks, and counts what the host spent, which no guest can forge.
 
 use std::io;
@@ -12,15 +12,33 @@ use std::time::Duration;
 
 use super::kick;
 
-/// A timer on the calling thread's CPU clock that kicks the calling thread.
+/// A timer that kicks the calling thread.
 #[derive(Debug)]
-pub(super) struct BudgetTimer {
+pub(super) struct KickTimer {
     id: libc::timer_t,
 }
 
-impl BudgetTimer {
-    /// Makes a disarmed timer for the calling thread.
+/// The timers of a vCPU's thread.
+#[derive(Debug)]
+pub(super) struct Timers {
+    /// On its CPU clock.
+    pub(super) budget: KickTimer,
+    /// On the wall's, for calls and pauses at the mailbox.
+    pub(super) mailbox: KickTimer,
+}
+
+impl Timers {
+    /// Disarmed timers for the calling thread.
     pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            budget: KickTimer::new(libc::CLOCK_THREAD_CPUTIME_ID)?,
+            mailbox: KickTimer::new(libc::CLOCK_MONOTONIC)?,
+        })
+    }
+}
+
+impl KickTimer {
+    fn new(clock: libc::clockid_t) -> io::Result<Self> {
         // SAFETY: sigevent is plain data; all zeroes is a valid value.
         let mut event: libc::sigevent = unsafe { mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -29,9 +47,7 @@ impl BudgetTimer {
         event.sigev_notify_thread_id = unsafe { libc::gettid() };
         let mut id = ptr::null_mut();
         // SAFETY: both pointers lead to live locals.
-        let status = unsafe {
-            libc::timer_create(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut event, &raw mut id)
-        };
+        let status = unsafe { libc::timer_create(clock, &raw mut event, &raw mut id) };
         if status == 0 {
             Ok(Self { id })
         } else {
@@ -39,17 +55,17 @@ impl BudgetTimer {
         }
     }
 
-    /// Fires once after `budget` of CPU time, and then every millisecond: a kick that meets the
+    /// Fires once after `time` on its clock, and then every millisecond: a kick that meets the
     /// thread outside of `KVM_RUN` must not be the last one. Zero disarms.
-    pub(super) fn arm(&self, budget: Duration) -> io::Result<()> {
-        let interval = if budget.is_zero() {
+    pub(super) fn arm(&self, time: Duration) -> io::Result<()> {
+        let interval = if time.is_zero() {
             Duration::ZERO
         } else {
             Duration::from_millis(1)
         };
         let setting = libc::itimerspec {
             it_interval: timespec(interval),
-            it_value: timespec(budget),
+            it_value: timespec(time),
         };
         // SAFETY: the timer is ours, the setting is a live local, no old setting is asked for.
         let status =
@@ -62,7 +78,7 @@ impl BudgetTimer {
     }
 }
 
-impl Drop for BudgetTimer {
+impl Drop for KickTimer {
     fn drop(&mut self) {
         // SAFETY: the timer is ours and is not used again.
         unsafe { libc::timer_delete(self.id) };

@@ -1,12 +1,18 @@
 //! Virtual CPUs: one thread each, what makes it stop at once, how much CPU time it may use, and
 //! its state for snapshots.
+//!
+//! [`shift`] is what a vCPU's thread does for a runtime that waits at the mailbox.
 
 mod cpu_time;
+mod held_timer;
+mod interpreted;
 mod kick;
 mod msr;
+mod shift;
 mod state;
 mod thread;
 
+pub use interpreted::Interpreted;
 pub use state::{StateError, VcpuState};
 pub use thread::{
     Attachment, Counters, IdleVcpu, MmioAccess, MmioRequest, Notice, NoticeSender, StopReason,

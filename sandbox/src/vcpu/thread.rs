@@ -11,13 +11,16 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use hearth_protocol::mailbox::{DOORBELL_PORT, REGISTER_PORT};
 use hearth_protocol::sandbox::{ExitReason, Exits};
 use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::cpu_time::{self, BudgetTimer};
+use super::cpu_time::{self, KickTimer, Timers};
+use super::interpreted::Interpreted;
 use super::kick::{self, ImmediateExit};
+use super::shift::{Shift, ShiftError};
 use super::state::{StateError, VcpuState};
 use crate::assist::{self, StringOperation};
 use crate::boot::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
@@ -25,6 +28,7 @@ use crate::devices::pio::PioBus;
 use crate::devices::virtio::Interrupt;
 use crate::host::HostKind;
 use crate::jail::{FilterError, ThreadFilter};
+use crate::mailbox::{Mailbox, MailboxState, Rang};
 use crate::memory::GuestMemory;
 
 /// virtio-mmio registers that the vCPU thread answers itself: every interrupt reads the first and
@@ -168,12 +172,19 @@ pub struct Attachment {
     pub notices: NoticeSender,
     /// Shared by all vCPUs.
     pub counters: Arc<Counters>,
+    /// The mailbox, where there is one vCPU.
+    pub mailbox: Option<Mailbox>,
+    /// What KVM interprets, where the guest's kernel is.
+    pub interpreted: Option<Interpreted>,
 }
+
+/// A stopped vCPU, and the mailbox that its thread keeps.
+type Saved = (Box<VcpuState>, Option<MailboxState>);
 
 enum Order {
     Attach(Box<Runner>),
     Run(Option<Duration>),
-    Save(SyncSender<Result<Box<VcpuState>, StateError>>),
+    Save(SyncSender<Result<Saved, StateError>>),
 }
 
 /// A vCPU thread without a microVM.
@@ -192,17 +203,15 @@ impl IdleVcpu {
         let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))
             .spawn(move || {
-                // The timer is for this thread and can't be had behind the filter.
-                let timer = BudgetTimer::new()
-                    .map_err(VcpuError::Thread)
-                    .and_then(|timer| {
-                        filter.install()?;
-                        Ok(timer)
-                    });
-                match timer {
-                    Ok(timer) => {
+                // The timers are for this thread and can't be had behind the filter.
+                let timers = Timers::new().map_err(VcpuError::Thread).and_then(|timers| {
+                    filter.install()?;
+                    Ok(timers)
+                });
+                match timers {
+                    Ok(timers) => {
                         drop(ready.send(Ok(())));
-                        wait_for_microvm(&incoming, &timer)
+                        wait_for_microvm(&incoming, &timers)
                     }
                     Err(e) => {
                         drop(ready.send(Err(e)));
@@ -216,10 +225,10 @@ impl IdleVcpu {
 }
 
 /// The thread's life.
-fn wait_for_microvm(orders: &Receiver<Order>, timer: &BudgetTimer) -> Option<VcpuFd> {
+fn wait_for_microvm(orders: &Receiver<Order>, timers: &Timers) -> Option<VcpuFd> {
     match orders.recv() {
         Ok(Order::Attach(mut runner)) => {
-            runner.work(orders, timer);
+            runner.work(orders, timers);
             Some(runner.fd)
         }
         // A shell that is not used any more.
@@ -234,6 +243,8 @@ pub struct Vcpu {
     orders: Option<Sender<Order>>,
     stop: Arc<AtomicBool>,
     immediate_exit: Arc<ImmediateExit>,
+    /// Wakes a thread that waits at the mailbox.
+    wake: Option<EventFd>,
 }
 
 impl Vcpu {
@@ -241,15 +252,19 @@ impl Vcpu {
     pub fn attach(
         idle: IdleVcpu,
         mut fd: VcpuFd,
-        attachment: Attachment,
+        mut attachment: Attachment,
     ) -> Result<Self, VcpuError> {
         // SAFETY: the thread owns `fd` and returns it, so that it lives until the thread is joined;
         // `Vcpu` uses the pointer only before it joins.
         let immediate_exit = Arc::new(unsafe { ImmediateExit::of(&mut fd) });
         let stop = Arc::new(AtomicBool::new(false));
+        let mailbox = attachment.mailbox.take();
+        let interpreted = attachment.interpreted.take();
+        let wake = mailbox.as_ref().map(Mailbox::waker).transpose()?;
         let runner = Runner {
             fd,
             attachment,
+            shift: mailbox.map(|mailbox| Shift::new(mailbox, interpreted)),
             stop: Arc::clone(&stop),
             immediate_exit: Arc::clone(&immediate_exit),
         };
@@ -258,6 +273,7 @@ impl Vcpu {
             orders: Some(idle.orders),
             stop,
             immediate_exit,
+            wake,
         };
         vcpu.order(Order::Attach(Box::new(runner)))?;
         Ok(vcpu)
@@ -275,13 +291,17 @@ impl Vcpu {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         self.immediate_exit.set(true);
+        if let Some(wake) = &self.wake {
+            // It can only fail by having been woken more often than a number counts.
+            drop(wake.write(1));
+        }
         if let Some(thread) = &self.thread {
             kick::interrupt(thread);
         }
     }
 
     /// Reads the state of a stopped vCPU.
-    pub fn save(&self) -> Result<Box<VcpuState>, VcpuError> {
+    pub fn save(&self) -> Result<Saved, VcpuError> {
         let (reply, answer) = mpsc::sync_channel(1);
         self.order(Order::Save(reply))?;
         Ok(answer.recv().map_err(|_| VcpuError::Gone)??)
@@ -321,25 +341,28 @@ impl Drop for Vcpu {
 struct Runner {
     fd: VcpuFd,
     attachment: Attachment,
+    shift: Option<Shift>,
     stop: Arc<AtomicBool>,
     immediate_exit: Arc<ImmediateExit>,
 }
 
 impl Runner {
-    fn work(&mut self, orders: &Receiver<Order>, timer: &BudgetTimer) {
+    fn work(&mut self, orders: &Receiver<Order>, timers: &Timers) {
         let id = self.attachment.id;
         while let Ok(order) = orders.recv() {
             match order {
                 // It has one.
                 Order::Attach(_) => return,
                 Order::Run(budget) => {
-                    let reason = self.run_with_budget(timer, budget);
+                    let reason = self.run_with_budget(timers, budget);
                     if !self.attachment.notices.send(Notice::Stopped(id, reason)) {
                         return;
                     }
                 }
                 Order::Save(reply) => {
-                    let state = VcpuState::save(&self.attachment.kvm, &self.fd).map(Box::new);
+                    let mailbox = self.shift.as_ref().and_then(|shift| shift.mailbox.save());
+                    let state = VcpuState::save(&self.attachment.kvm, &self.fd)
+                        .map(|state| (Box::new(state), mailbox));
                     if reply.send(state).is_err() {
                         return;
                     }
@@ -348,39 +371,94 @@ impl Runner {
         }
     }
 
-    fn run_with_budget(&mut self, timer: &BudgetTimer, budget: Option<Duration>) -> StopReason {
+    fn run_with_budget(&mut self, timers: &Timers, budget: Option<Duration>) -> StopReason {
+        if let Some(shift) = &mut self.shift
+            && let Err(e) = shift.begin(&self.fd, &self.attachment.memory)
+        {
+            return ended(e);
+        }
         let Some(budget) = budget else {
-            return self.run_until_stopped(None);
+            return self.run_until_stopped(timers, None);
         };
         let limit = cpu_time::own() + budget;
         // A zero setting would disarm the timer; the smallest one fires at once.
-        if let Err(e) = timer.arm(budget.max(Duration::from_nanos(1))) {
-            return StopReason::End(ExitReason::InternalError, format!("CPU timer: {e}"));
+        if let Err(e) = timers.budget.arm(budget.max(Duration::from_nanos(1))) {
+            return timer_failed(&e);
         }
-        let reason = self.run_until_stopped(Some(limit));
-        if let Err(e) = timer.arm(Duration::ZERO) {
-            return StopReason::End(ExitReason::InternalError, format!("CPU timer: {e}"));
+        let reason = self.run_until_stopped(timers, Some(limit));
+        if let Err(e) = timers.budget.arm(Duration::ZERO) {
+            return timer_failed(&e);
         }
         reason
     }
 
-    fn run_until_stopped(&mut self, limit: Option<Duration>) -> StopReason {
+    fn run_until_stopped(&mut self, timers: &Timers, mut limit: Option<Duration>) -> StopReason {
         loop {
             match self.run_once() {
                 Ok(()) => {}
+                Err(Interruption::Answered) => {
+                    // The budget was that of the call which is over now.
+                    if limit.take().is_some()
+                        && let Err(e) = timers.budget.arm(Duration::ZERO)
+                    {
+                        return timer_failed(&e);
+                    }
+                    if let Err(e) = self.answered(&timers.mailbox) {
+                        return ended(e);
+                    }
+                }
+                Err(Interruption::Idle) => {
+                    if let Err(e) = self.idle(&timers.mailbox) {
+                        return ended(e);
+                    }
+                }
                 Err(Interruption::Signal) => {
                     count(&self.attachment.counters.interrupted);
                     self.immediate_exit.set(false);
                     // Read after the byte was cleared: a stop that sets it again is seen here.
                     if self.stop.load(Ordering::SeqCst) {
-                        return StopReason::Requested;
+                        return self.stopped(&timers.mailbox);
                     }
                     if limit.is_some_and(|limit| cpu_time::own() >= limit) {
                         return StopReason::BudgetExhausted;
                     }
+                    if let Err(e) = self.kicked(&timers.mailbox) {
+                        return ended(e);
+                    }
                 }
                 Err(Interruption::End(reason, detail)) => return StopReason::End(reason, detail),
             }
+        }
+    }
+
+    fn answered(&mut self, timer: &KickTimer) -> Result<(), ShiftError> {
+        match &mut self.shift {
+            Some(shift) => shift.answered(&self.fd, &self.attachment.memory, timer),
+            None => Ok(()),
+        }
+    }
+
+    fn idle(&mut self, timer: &KickTimer) -> Result<(), ShiftError> {
+        match &mut self.shift {
+            Some(shift) => shift.idle(&self.fd, &self.attachment.memory, timer),
+            None => Ok(()),
+        }
+    }
+
+    fn kicked(&mut self, timer: &KickTimer) -> Result<(), ShiftError> {
+        match &mut self.shift {
+            Some(shift) => shift.kicked(&self.fd, &self.attachment.memory, timer),
+            None => Ok(()),
+        }
+    }
+
+    fn stopped(&mut self, timer: &KickTimer) -> StopReason {
+        match &mut self.shift {
+            Some(shift) => match shift.stopped(&self.fd, timer) {
+                Ok(()) => StopReason::Requested,
+                Err(e) => ended(e),
+            },
+            None => StopReason::Requested,
         }
     }
 
@@ -396,6 +474,25 @@ impl Runner {
             ..
         } = &mut self.attachment;
         match self.fd.run() {
+            Ok(VcpuExit::IoOut(port @ (DOORBELL_PORT | REGISTER_PORT), data)) => {
+                count(&counters.io);
+                let (Some(shift), Ok(value)) = (&mut self.shift, <[u8; 4]>::try_from(data)) else {
+                    return Ok(());
+                };
+                let value = u32::from_le_bytes(value);
+                let rang = if port == DOORBELL_PORT {
+                    shift.ring(memory, value)
+                } else {
+                    let registered = shift.mailbox.register(memory, value);
+                    registered.map(|()| Rang::GoOn)
+                };
+                match rang {
+                    Ok(Rang::GoOn) => Ok(()),
+                    Ok(Rang::Answered) => Err(Interruption::Answered),
+                    Ok(Rang::Idle) => Err(Interruption::Idle),
+                    Err(e) => Err(mailbox_failed(&e)),
+                }
+            }
             Ok(VcpuExit::IoOut(port, data)) => {
                 count(&counters.io);
                 if *host == HostKind::Software
@@ -520,7 +617,26 @@ impl Runner {
 /// Why the guest does not simply run on.
 enum Interruption {
     Signal,
+    /// An answer is with the owner, and the guest waits at the mailbox.
+    Answered,
+    /// The guest was let run and has nothing to do.
+    Idle,
     End(ExitReason, String),
+}
+
+fn ended(e: impl Into<ShiftError>) -> StopReason {
+    match mailbox_failed(&e.into()) {
+        Interruption::End(reason, detail) => StopReason::End(reason, detail),
+        _ => StopReason::Requested,
+    }
+}
+
+fn mailbox_failed(e: &dyn std::fmt::Display) -> Interruption {
+    Interruption::End(ExitReason::InternalError, e.to_string())
+}
+
+fn timer_failed(e: &io::Error) -> StopReason {
+    StopReason::End(ExitReason::InternalError, format!("CPU timer: {e}"))
 }
 
 /// Which device's register an address is.

@@ -18,7 +18,7 @@ use crate::support::{DEADLINE, Errand, Guest, Sandbox};
 /// An attack.
 pub(crate) struct Attack {
     what: &'static str,
-    /// What a line of the log says.
+    /// What a line of the log says, or the reason of the end.
     log: &'static str,
     guest: fn(&mut Attacker),
     /// What the other end of the agent's connection does meanwhile.
@@ -96,6 +96,8 @@ fn run(attack: &Attack) {
                 panic!("{}: an end was due", attack.what)
             };
             assert_eq!(told.reason, reason, "{}: {}", attack.what, told.detail);
+            log.seen.push_str(&told.detail);
+            log.seen.push('\n');
             // By itself, with that status: a signal would be no end but a crash.
             assert_eq!(sandbox.end().0, i32::from(reason.code()), "{}", attack.what);
         }
@@ -140,7 +142,7 @@ fn boot(guest: &Guest) -> Errand {
 fn serves(mut sandbox: Sandbox) {
     sandbox.done(Command::Freeze(Freeze::within(DEADLINE / 2)));
     assert_eq!(sandbox.status().state, State::Paused);
-    rests(sandbox.pid());
+    rests(sandbox.pid(), sandbox.pid());
     sandbox.send(Command::Kill);
     let Event::Exited(told) = sandbox.event() else {
         panic!("an end was due")
@@ -149,9 +151,9 @@ fn serves(mut sandbox: Sandbox) {
     assert_eq!(sandbox.end().0, i32::from(ExitReason::Killed.code()));
 }
 
-/// Waits until the main thread sleeps and has used no CPU time between two looks.
-fn rests(pid: u32) {
-    let file = |name| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/{name}")).unwrap();
+/// Waits until a thread sleeps and has used no CPU time between two looks.
+pub(crate) fn rests(pid: u32, thread: u32) {
+    let file = |name| std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/{name}")).unwrap();
     let deadline = Instant::now() + DEADLINE;
     let mut before = String::new();
     loop {
@@ -160,7 +162,7 @@ fn rests(pid: u32) {
         if sleeps && used == before {
             return;
         }
-        assert!(Instant::now() < deadline, "the main thread never rests");
+        assert!(Instant::now() < deadline, "thread {thread} never rests");
         before = used;
         std::thread::sleep(Duration::from_millis(5));
     }

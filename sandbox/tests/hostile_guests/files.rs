@@ -8,6 +8,7 @@ use hearth_sandbox::devices::virtio::transport_state::DriverState;
 use hearth_sandbox::devices::virtio::vsock::VsockState;
 use hearth_sandbox::devices::virtio::{TransportState, queue::SavedQueue};
 use hearth_sandbox::host::HostIdentity;
+use hearth_sandbox::mailbox::MailboxState;
 use kvm_bindings::{
     kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state,
     kvm_msr_entry, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -118,6 +119,7 @@ struct Body {
     vcpus: Vec<Vcpu>,
     disks: Vec<TransportState<BlockState>>,
     vsock: TransportState<VsockState>,
+    mailbox: Option<MailboxState>,
     pit: kvm_pit_state2,
     clock: kvm_clock_data,
     chips: [kvm_irqchip; 3],

@@ -41,11 +41,15 @@ impl From<Command> for Errand {
     }
 }
 
-/// A sandbox process with its two sockets.
+/// The number of the mailbox's descriptor in a sandbox.
+pub(crate) const MAILBOX_FD: RawFd = 903;
+
+/// A sandbox process with its three sockets.
 pub(crate) struct Sandbox {
     child: Child,
     control: Option<UnixStream>,
     pub(crate) vsock: UnixStream,
+    pub(crate) mailbox: UnixStream,
     received: BytesMut,
     events: Vec<Event>,
     next_id: u64,
@@ -109,20 +113,22 @@ impl Sandbox {
     fn start_as(mut process: Process, stderr: Stdio, user: Vec<String>) -> Self {
         let (control, theirs) = UnixStream::pair().unwrap();
         let (vsock, their_vsock) = UnixStream::pair().unwrap();
-        let (theirs, their_vsock) = (OwnedFd::from(theirs), OwnedFd::from(their_vsock));
+        let (mailbox, their_mailbox) = UnixStream::pair().unwrap();
+        let theirs = [theirs, their_vsock, their_mailbox].map(OwnedFd::from);
         process
             .args(["--control-fd", "900", "--vsock-fd", "901"])
+            .args(["--mailbox-fd", &MAILBOX_FD.to_string()])
             .args(user)
             .args(std::env::var("HEARTH_TEST_SANDBOX_ARGS").ok())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr);
-        let raw = [theirs.as_raw_fd(), their_vsock.as_raw_fd()];
+        let raw = theirs.each_ref().map(AsRawFd::as_raw_fd);
         // Far above what is open here: a dup2 onto the other socket would lose it.
         // SAFETY: only dup2 is called between fork and exec, on descriptors that are open.
         unsafe {
             process.pre_exec(move || {
-                for (from, to) in raw.iter().zip([900, 901]) {
+                for (from, to) in raw.iter().zip([900, 901, MAILBOX_FD]) {
                     if libc::dup2(*from, to) < 0 {
                         return Err(std::io::Error::last_os_error());
                     }
@@ -135,10 +141,12 @@ impl Sandbox {
             .unwrap_or_else(|e| panic!("{:?}: {e}", process.get_program()));
         control.set_read_timeout(Some(DEADLINE)).unwrap();
         vsock.set_read_timeout(Some(DEADLINE)).unwrap();
+        mailbox.set_read_timeout(Some(DEADLINE)).unwrap();
         Self {
             child,
             control: Some(control),
             vsock,
+            mailbox,
             received: BytesMut::new(),
             events: Vec::new(),
             next_id: 0,

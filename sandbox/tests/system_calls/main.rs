@@ -7,6 +7,9 @@
 #[path = "../hostile_guests/assembler.rs"]
 #[allow(dead_code, reason = "written for more than is needed here")]
 mod assembler;
+#[path = "../hostile_guests/doorbell.rs"]
+#[allow(dead_code, reason = "written for more than is needed here")]
+mod doorbell;
 #[path = "../hostile_guests/driver.rs"]
 #[allow(dead_code, reason = "written for more than is needed here")]
 mod driver;
@@ -18,7 +21,7 @@ mod trace;
 use std::collections::BTreeSet;
 
 use hearth_sandbox::host::{HostIdentity, HostKind};
-use hearth_sandbox::jail::rules::{self, Holds, Rule, When};
+use hearth_sandbox::jail::rules::{self, Holds, MailboxEnd, Rule, When};
 use trace::{Call, Thread};
 
 /// What need not show in a run, and why.
@@ -97,8 +100,9 @@ const UNSEEN: &[(Permission, &str)] = &[
     ),
 ];
 
-/// What shows only where the sandbox completes instructions for an interpreter.
+/// What shows only where the sandbox completes instructions for an interpreter, or counts them.
 const ASSIST: &[Permission] = &[
+    (Thread::Vcpu, libc::SYS_pread64, None),
     (Thread::Vcpu, libc::SYS_ioctl, Some(0x4090_ae82)), // KVM_SET_REGS
     (Thread::Vcpu, libc::SYS_ioctl, Some(0x4138_ae84)), // KVM_SET_SREGS
     (Thread::Vcpu, libc::SYS_ioctl, Some(0x4040_aea0)), // KVM_SET_VCPU_EVENTS
@@ -128,7 +132,7 @@ fn permissions(thread: Thread) -> BTreeSet<Permission> {
                 .iter()
                 .map(|value| (thread, rule.call, Some(*value)))
                 .collect(),
-            When::Always | When::All(_) => vec![(thread, rule.call, None)],
+            When::Always | When::All(_) | When::Mailbox(..) => vec![(thread, rule.call, None)],
         })
         .collect()
 }
@@ -145,6 +149,13 @@ fn permitted(call: &Call) -> Option<Permission> {
         When::OneOf(index, values) => values
             .contains(&low(index))
             .then(|| (call.thread, rule.call, Some(low(index)))),
+        When::Mailbox(index, end) => {
+            let descriptor = match end {
+                MailboxEnd::Owner => call.mailbox[0],
+                MailboxEnd::Wake => call.mailbox[1],
+            };
+            (low(index) == descriptor).then_some((call.thread, rule.call, None))
+        }
         When::All(conditions) => conditions
             .iter()
             .all(|condition| match *condition {

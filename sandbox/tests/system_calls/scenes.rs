@@ -5,10 +5,13 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use hearth_protocol::mailbox::{COMMAND, COMMAND_AGENT, DOORBELL_ANSWER, HEAD, KIND_RESPONSE};
 use hearth_protocol::sandbox::{Command, Event, ExitReason, Freeze, Resume, State};
 use hearth_sandbox::devices::virtio::vsock::device::TX;
 use hearth_sandbox::devices::virtio::vsock::packet::{HEADER, Op};
 
+use crate::assembler::Width;
+use crate::doorbell::give;
 use crate::driver::{Attacker, BUFFERS, OUT, VSOCK};
 use crate::support::{DEADLINE, Errand, Guest, Sandbox};
 use crate::trace::{self, Call};
@@ -23,7 +26,7 @@ const PACKETS: u64 = 12;
 
 /// All calls of all scenes.
 pub(crate) fn all() -> Vec<Call> {
-    let scenes: [fn(&Stage); 4] = [devices, clones, refusals, instructions];
+    let scenes: [fn(&Stage); 5] = [devices, clones, refusals, instructions, mailbox];
     scenes
         .iter()
         .flat_map(|scene| {
@@ -166,6 +169,51 @@ fn refusals(stage: &Stage) {
     assert_eq!(shell.status().state, State::Shell);
     shell.abandon();
     ends(shell, ExitReason::OwnerGone);
+}
+
+/// Arms the local APIC's timer, for a time that never comes. Its addresses are in the GiB whose
+/// table `Attacker::new` has made.
+fn arm_timer(guest: &mut Attacker) {
+    const APIC: u64 = 0xfee0_0000;
+    const TWO_MIB: u64 = 0x20_0000;
+    const GIB: u64 = 1 << 30;
+    const DEVICE_TABLE: u64 = 0xc000;
+    const PRESENT_WRITABLE_LARGE_UNCACHED: u64 = 0x93;
+    let entry = DEVICE_TABLE + APIC % GIB / TWO_MIB * 8;
+    let page = APIC | PRESENT_WRITABLE_LARGE_UNCACHED;
+    guest.code.store(Width::Quad, entry, page);
+    guest.code.store(Width::Double, APIC + 0xf0, 0x1ff); // on
+    guest.code.store(Width::Double, APIC + 0x320, 0x4_0040); // TSC deadline, vector 0x40
+    // mov ecx, 0x6e0; mov eax, 0; mov edx, 0x7fff_ffff; wrmsr
+    guest.code.put(&[0xb9, 0xe0, 0x06, 0, 0]);
+    guest.code.put(&[0xb8, 0, 0, 0, 0]);
+    guest.code.put(&[0xba, 0xff, 0xff, 0xff, 0x7f, 0x0f, 0x30]);
+}
+
+/// A runtime that answers at the mailbox, with output, has a timer armed meanwhile, gets an event
+/// there, answers that too, and is paused while it waits.
+fn mailbox(stage: &Stage) {
+    let mut guest = Attacker::new();
+    guest.mailbox();
+    arm_timer(&mut guest);
+    for _ in 0..2 {
+        guest.answer(KIND_RESPONSE, 0, 5, 9);
+        guest.ring(DOORBELL_ANSWER);
+    }
+    guest.header_is(COMMAND, COMMAND_AGENT, "it is let run by other means");
+    let (code, _) = guest.code.finish();
+    let guest = Guest::new(&code);
+    let mut sandbox = stage.start("mailbox");
+    sandbox.done(guest.boot());
+    sandbox.done(resume());
+    let mut answer = [0; HEAD + 9 + 5];
+    sandbox.mailbox.read_exact(&mut answer).unwrap();
+    give(&mut sandbox, 0, 3, b"abc");
+    sandbox.mailbox.read_exact(&mut answer).unwrap();
+    sandbox.done(Command::Pause);
+    sandbox.done(resume());
+    sandbox.done(Command::Freeze(Freeze::within(DEADLINE / 2)));
+    kill(sandbox);
 }
 
 /// Instructions that an interpreting host leaves to the sandbox, a fault of one of them, and one

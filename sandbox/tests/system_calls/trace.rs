@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::support::MAILBOX_FD;
+
 /// A kind of thread, and so a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Thread {
@@ -14,6 +16,8 @@ pub(crate) enum Thread {
 pub(crate) struct Call {
     pub(crate) thread: Thread,
     pub(crate) process: u64,
+    /// The process's mailbox: the owner's socket, and what wakes whoever waits for it.
+    pub(crate) mailbox: [u64; 2],
     pub(crate) number: libc::c_long,
     pub(crate) arguments: Vec<u64>,
 }
@@ -33,8 +37,8 @@ pub(crate) fn read(folder: &Path) -> Vec<Call> {
     let process = files
         .iter()
         .find(|(_, text)| text.contains(" execve("))
-        .unwrap()
-        .0;
+        .unwrap();
+    let (process, mailbox) = (process.0, mailbox(&process.1));
     let mut calls = Vec::new();
     for (number, text) in &files {
         let thread = if *number == process {
@@ -49,14 +53,30 @@ pub(crate) fn read(folder: &Path) -> Vec<Call> {
         calls.extend(
             lines[filter + 1..]
                 .iter()
-                .filter_map(|line| parse(line, thread, process)),
+                .filter_map(|line| parse(line, thread, (process, mailbox))),
         );
     }
     calls
 }
 
+/// The eventfd is made right after the socket is told not to block.
+fn mailbox(main: &str) -> [u64; 2] {
+    let socket = format!("ioctl({MAILBOX_FD:#x}, 0x5421,");
+    let made = main
+        .lines()
+        .skip_while(|line| !line.contains(&socket))
+        .find(|line| line.contains(" eventfd2("));
+    let made = made.unwrap_or_else(|| panic!("no mailbox is made: {main}"));
+    let (_, number) = made.rsplit_once("= ").unwrap();
+    let wake = match number.trim().strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).unwrap(),
+        None => number.trim().parse().unwrap(),
+    };
+    [u64::try_from(MAILBOX_FD).unwrap(), wake]
+}
+
 /// `[  16] ioctl(0x8, 0xae80, 0) = 0`
-fn parse(line: &str, thread: Thread, process: u64) -> Option<Call> {
+fn parse(line: &str, thread: Thread, (process, mailbox): (u64, [u64; 2])) -> Option<Call> {
     let (number, rest) = line.strip_prefix('[')?.split_once(']')?;
     let (arguments, _) = rest.split_once('(')?.1.split_once([')', '<'])?;
     let arguments = arguments
@@ -71,6 +91,7 @@ fn parse(line: &str, thread: Thread, process: u64) -> Option<Call> {
     Some(Call {
         thread,
         process,
+        mailbox,
         number: number.trim().parse().unwrap(),
         arguments,
     })

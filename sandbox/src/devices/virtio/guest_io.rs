@@ -45,6 +45,19 @@ pub fn read_stream(
     check(unsafe { libc::readv(fd.as_raw_fd(), pieces.as_ptr(), pieces.count()) })
 }
 
+/// The same, into `before` first.
+pub fn read_stream_after(
+    fd: BorrowedFd<'_>,
+    before: &mut [u8],
+    memory: &GuestMemory,
+    segments: &[Segment],
+    len: usize,
+) -> io::Result<usize> {
+    let pieces = Pieces::after(before.as_mut_ptr(), before.len(), memory, segments, 0, len)?;
+    // SAFETY: as in `read_stream`; the first piece is borrowed for writing.
+    check(unsafe { libc::readv(fd.as_raw_fd(), pieces.as_ptr(), pieces.count()) })
+}
+
 /// Writes bytes of `segments` to the stream `fd`, beginning `skip` bytes into them, at most `len`.
 pub fn write_stream(
     fd: BorrowedFd<'_>,
@@ -53,7 +66,20 @@ pub fn write_stream(
     skip: usize,
     len: usize,
 ) -> io::Result<usize> {
-    let pieces = Pieces::new(memory, segments, skip, len)?;
+    write_stream_after(fd, &[], memory, segments, skip, len)
+}
+
+/// The same, behind `before`.
+pub fn write_stream_after(
+    fd: BorrowedFd<'_>,
+    before: &[u8],
+    memory: &GuestMemory,
+    segments: &[Segment],
+    skip: usize,
+    len: usize,
+) -> io::Result<usize> {
+    let host = before.as_ptr().cast_mut();
+    let pieces = Pieces::after(host, before.len(), memory, segments, skip, len)?;
     let message = libc::msghdr {
         msg_name: std::ptr::null_mut(),
         msg_namelen: 0,
@@ -193,12 +219,31 @@ impl Pieces {
         skip: usize,
         len: usize,
     ) -> io::Result<Self> {
+        Self::after(std::ptr::null_mut(), 0, memory, segments, skip, len)
+    }
+
+    /// With `host_len` bytes of this process's own memory before them.
+    fn after(
+        host: *mut u8,
+        host_len: usize,
+        memory: &GuestMemory,
+        segments: &[Segment],
+        skip: usize,
+        len: usize,
+    ) -> io::Result<Self> {
         const EMPTY: libc::iovec = libc::iovec {
             iov_base: std::ptr::null_mut(),
             iov_len: 0,
         };
         let mut pieces = [EMPTY; PIECES];
         let mut used = 0;
+        if host_len > 0 {
+            pieces[0] = libc::iovec {
+                iov_base: host.cast(),
+                iov_len: host_len,
+            };
+            used = 1;
+        }
         'fill: for (address, len) in Parts::new(segments, skip, len) {
             // A range that crosses from one region of RAM to the next comes as two slices.
             for slice in GuestMemoryBackend::get_slices(memory, address, len) {

@@ -12,14 +12,14 @@
 //! continue a character, and is then not followed by `Z` and NUL. What has another header, or
 //! speaks of more bytes than a record may have, is text like any other.
 
-use crate::logs::MAX_LINE;
+use super::MAX_LINE;
 
 const HEADER: usize = 16;
 const TYPE: [u8; 3] = [0xa5, 0x5a, 0x00];
 
 /// A part of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Piece<'a> {
+pub(super) enum Piece<'a> {
     Text(&'a [u8]),
     FrameBegins,
     /// A part of a frame's message.
@@ -29,7 +29,7 @@ pub(crate) enum Piece<'a> {
 
 /// Where in the output one is.
 #[derive(Debug, Default)]
-pub(crate) struct Framing {
+pub(super) struct Framing {
     /// A header's beginning.
     header: Vec<u8>,
     /// Bytes that are left of a frame's message.
@@ -38,17 +38,17 @@ pub(crate) struct Framing {
 
 impl Framing {
     /// Whether a frame has begun and not ended.
-    pub(crate) fn is_in_frame(&self) -> bool {
+    pub(super) fn is_in_frame(&self) -> bool {
         self.left > 0
     }
 
     /// What was held back because it might have been a header.
-    pub(crate) fn take_header(&mut self) -> Vec<u8> {
+    pub(super) fn take_header(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.header)
     }
 
     /// Cuts output into pieces.
-    pub(crate) fn push(&mut self, output: &[u8], mut take: impl FnMut(Piece<'_>)) {
+    pub(super) fn push(&mut self, output: &[u8], mut take: impl FnMut(Piece<'_>)) {
         let mut rest = output;
         while let Some(first) = rest.first() {
             if self.left > 0 {

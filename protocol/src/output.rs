@@ -2,17 +2,19 @@
 //!
 //! A record is a line, or a *frame*: runtimes that find `_LAMBDA_TELEMETRY_LOG_FD` write messages
 //! there whole, whatever line breaks they have, behind a header of their length. Both come through
-//! one pipe, which keeps their order. See [`crate::framing`].
+//! one pipe, which keeps their order. Frames have a module of their own.
 //!
-//! The function must never wait for its output to be carried off, nor make the agent grow: what
-//! can't be sent is counted and thrown away.
+//! The function must never wait for its output to be carried off, nor make whoever reads it grow:
+//! what can't be carried on is counted and thrown away.
+
+mod framing;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::framing::{Framing, Piece};
+use framing::{Framing, Piece};
 
 /// Longest record; a longer one is cut in two.
-pub(crate) const MAX_LINE: usize = 256 * 1024;
+pub const MAX_LINE: usize = 256 * 1024;
 /// Complete records kept before they must be sent.
 const MAX_PENDING: usize = 64 * 1024;
 /// Most records of several lines that are sent at once: each has to be told of. In those beyond it
@@ -21,7 +23,7 @@ const MAX_MULTILINE: usize = 1024;
 
 /// Records that have not been sent.
 #[derive(Debug, Default)]
-pub(crate) struct LogBuffer {
+pub struct LogBuffer {
     bytes: BytesMut,
     /// Length of the part of `bytes` that is whole records.
     whole: usize,
@@ -32,18 +34,18 @@ pub(crate) struct LogBuffer {
 
 /// Records to send.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Lines {
+pub struct Lines {
     /// Each with a newline at its end.
-    pub(crate) bytes: Bytes,
+    pub bytes: Bytes,
     /// Where there are records of several lines: offset and length, without the newline.
-    pub(crate) multiline: Vec<(u32, u32)>,
+    pub multiline: Vec<(u32, u32)>,
     /// Bytes that were thrown away before these.
-    pub(crate) dropped: u64,
+    pub dropped: u64,
 }
 
 impl LogBuffer {
     /// Takes output. At most [`MAX_LINE`] of unfinished record stays.
-    pub(crate) fn push(&mut self, output: &[u8]) {
+    pub fn push(&mut self, output: &[u8]) {
         let mut framing = std::mem::take(&mut self.framing);
         framing.push(output, |piece| match piece {
             Piece::Text(text) => self.push_text(text),
@@ -72,7 +74,7 @@ impl LogBuffer {
     }
 
     /// Counts output that was thrown away.
-    pub(crate) fn drop_output(&mut self, len: usize) {
+    pub fn drop_output(&mut self, len: usize) {
         // What comes after the gap is not what the frame's header spoke of.
         self.finish_unfinished();
         self.framing = Framing::default();
@@ -80,17 +82,17 @@ impl LogBuffer {
     }
 
     /// Whether there is a whole record, or a gap, to tell of.
-    pub(crate) fn has_lines(&self) -> bool {
+    pub fn has_lines(&self) -> bool {
         self.whole > 0 || self.dropped > 0
     }
 
     /// Whether the records should not wait for company any longer.
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.whole >= MAX_PENDING
     }
 
     /// Takes the whole records.
-    pub(crate) fn take_lines(&mut self) -> Option<Lines> {
+    pub fn take_lines(&mut self) -> Option<Lines> {
         if !self.has_lines() {
             return None;
         }
@@ -104,7 +106,7 @@ impl LogBuffer {
     }
 
     /// Takes everything; an unfinished record gets its newline.
-    pub(crate) fn take_all(&mut self) -> Option<Lines> {
+    pub fn take_all(&mut self) -> Option<Lines> {
         self.finish_unfinished();
         self.take_lines()
     }

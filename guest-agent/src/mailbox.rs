@@ -1,0 +1,258 @@
+//! The mailbox's pages: made, held and registered once, before the runtime snapshot; see
+//! [`hearth_protocol::mailbox`].
+//!
+//! The host writes to page frames, so a frame must stay the mailbox's for as long as the microVM
+//! lives, whatever the function does to its own mapping. The pages belong to a sealed memory file,
+//! which nobody can shrink; a hole can be punched into it nevertheless. So a pipe holds a reference
+//! to every one of them (`vmsplice`): the kernel neither frees nor moves a page that somebody
+//! refers to, be it for swap, compaction or migration.
+//!
+//! What runtime and agent say to each other in the header is a hostile process's word.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, IoSlice, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::ptr::{self, NonNull};
+
+use hearth_protocol::mailbox::{
+    ANSWERS, FRAMES, OPEN, PAGE, PAGES, PEAK_KIB, READING, REGISTER_PORT, REQUEST_ID,
+    REQUEST_ID_LEN, VIA_AGENT, WORKING,
+};
+
+const NAME: &CStr = c"mailbox";
+const SIZE: usize = PAGES * PAGE;
+/// Ports that a registration takes up.
+const REGISTER_PORTS: libc::c_ulong = 4;
+/// An entry of pagemap: the frame's number, and whether there is one.
+const FRAME_MASK: u64 = (1 << 55) - 1;
+const PRESENT: u64 = 1 << 63;
+
+/// A look at the output: what was demanded of the answer before.
+#[derive(Debug)]
+pub(crate) struct Reading(u32);
+
+/// The pages as the agent has them.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    at: NonNull<u8>,
+    file: OwnedFd,
+    /// Holds the references. Nobody reads it.
+    _held: (PipeReader, PipeWriter),
+    /// Answers that the agent knows of.
+    answers: u32,
+}
+
+// SAFETY: the mapping belongs to the process and not to a thread.
+unsafe impl Send for Mailbox {}
+
+impl Mailbox {
+    /// Makes and registers it.
+    pub(crate) fn create() -> io::Result<Self> {
+        let file = sealed_file()?;
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let at = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let at = NonNull::new(at.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        for page in 0..PAGES {
+            // SAFETY: within the mapping. Written to, so that each page has its frame.
+            unsafe { at.as_ptr().add(page * PAGE).write_volatile(0) };
+        }
+        let held = hold(at)?;
+        let frames = frames(at)?;
+        let mailbox = Self {
+            at,
+            file,
+            _held: held,
+            answers: 0,
+        };
+        for (n, frame) in frames.iter().enumerate() {
+            // SAFETY: within the first page, and aligned.
+            unsafe {
+                let to = mailbox.at.as_ptr().add(FRAMES + 8 * n).cast::<u64>();
+                to.write_volatile(frame.to_le());
+            }
+        }
+        // Until the first event.
+        mailbox.demand_answer(true);
+        register(frames[0])?;
+        Ok(mailbox)
+    }
+
+    /// What a runtime maps.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Whether the runtime may use it.
+    pub(crate) fn open(&self, open: bool) {
+        self.set(OPEN, u32::from(open));
+    }
+
+    /// How much memory the function has had, for answers that the agent does not see.
+    pub(crate) fn note_peak(&self, bytes: u64) {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        self.set(PEAK_KIB, kib);
+    }
+
+    /// The agent is about to read the function's output: unless the runtime reads it at this moment,
+    /// the answer to the event at hand has to come to the agent.
+    pub(crate) fn begin_reading(&self) -> Option<Reading> {
+        let before = Reading(self.get(VIA_AGENT));
+        self.set(VIA_AGENT, 1);
+        if self.get(READING) == 0 {
+            return Some(before);
+        }
+        self.set(VIA_AGENT, before.0);
+        None
+    }
+
+    /// The agent has read, and got something or nothing.
+    pub(crate) fn end_reading(&self, before: &Reading, something: bool) {
+        if !something {
+            self.set(VIA_AGENT, before.0);
+        }
+    }
+
+    /// The runtime has ended, whatever it was doing.
+    pub(crate) fn reader_is_gone(&self) {
+        self.set(READING, 0);
+    }
+
+    /// Whether the answer to the event at hand has to come to the agent.
+    pub(crate) fn demand_answer(&self, demand: bool) {
+        self.set(VIA_AGENT, u32::from(demand));
+    }
+
+    /// Whether the runtime has answered since this was asked last.
+    pub(crate) fn has_answered(&mut self) -> bool {
+        let answers = self.get(ANSWERS);
+        std::mem::replace(&mut self.answers, answers) != answers
+    }
+
+    /// The invocation that the runtime has from here and works on.
+    pub(crate) fn working_on(&self) -> Option<String> {
+        if self.get(WORKING) != 1 {
+            return None;
+        }
+        let mut id = [0; REQUEST_ID_LEN];
+        for (n, byte) in id.iter_mut().enumerate() {
+            // SAFETY: within the first page.
+            *byte = unsafe { self.at.as_ptr().add(REQUEST_ID + n).read_volatile() };
+        }
+        let is_id = id.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
+        is_id.then(|| id.iter().map(|b| char::from(*b)).collect())
+    }
+
+    fn word(&self, field: usize) -> *mut u32 {
+        // SAFETY: fields are in the first page.
+        unsafe { self.at.as_ptr().add(field).cast() }
+    }
+
+    fn get(&self, field: usize) -> u32 {
+        // SAFETY: aligned, and mapped as long as the agent lives.
+        u32::from_le(unsafe { self.word(field).read_volatile() })
+    }
+
+    fn set(&self, field: usize, value: u32) {
+        // SAFETY: as above.
+        unsafe { self.word(field).write_volatile(value.to_le()) };
+    }
+}
+
+fn sealed_file() -> io::Result<OwnedFd> {
+    // SAFETY: the name is a string; the descriptor that comes back is nobody else's.
+    let file = unsafe {
+        let fd = libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let file = File::from(file);
+    file.set_len(SIZE as u64)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: changes flags of a descriptor that is ours.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } as isize)?;
+    Ok(file.into())
+}
+
+/// Puts a reference to every page into a pipe.
+fn hold(at: NonNull<u8>) -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    let room = libc::c_int::try_from(SIZE.next_power_of_two()).expect("the mailbox is small");
+    // SAFETY: changes the capacity of a pipe that is ours.
+    check(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, room) } as isize)?;
+    // SAFETY: the mapping is SIZE bytes long. It is only used for its address.
+    let pages = unsafe { std::slice::from_raw_parts(at.as_ptr(), SIZE) };
+    let piece = IoSlice::new(pages);
+    // SAFETY: one piece; without SPLICE_F_GIFT the pages stay as they are.
+    let held = check(unsafe {
+        libc::vmsplice(
+            writer.as_raw_fd(),
+            (&raw const piece).cast(),
+            1,
+            libc::SPLICE_F_NONBLOCK,
+        )
+    })?;
+    if held != SIZE {
+        return Err(io::Error::other("not every page of the mailbox is held"));
+    }
+    Ok((reader, writer))
+}
+
+/// The frames that the pages are in, in order.
+fn frames(at: NonNull<u8>) -> io::Result<Vec<u64>> {
+    let map = File::open("/proc/self/pagemap")?;
+    let first = at.as_ptr() as u64 / PAGE as u64;
+    let mut bytes = [0; PAGES * 8];
+    map.read_exact_at(&mut bytes, first * 8)?;
+    bytes
+        .chunks_exact(8)
+        .map(|entry| {
+            let entry = u64::from_le_bytes(entry.try_into().expect("eight bytes"));
+            match entry & FRAME_MASK {
+                frame @ 1.. if entry & PRESENT != 0 => Ok(frame),
+                _ => Err(io::Error::other("a page of the mailbox has no frame")),
+            }
+        })
+        .collect()
+}
+
+/// Tells the host.
+fn register(frame: u64) -> io::Result<()> {
+    let frame = u32::try_from(frame).map_err(io::Error::other)?;
+    let port = libc::c_ulong::from(REGISTER_PORT);
+    // SAFETY: ioperm only changes which ports this process may use, and is asked for these; writing
+    // to them touches no memory of the agent's but the pages that are for it.
+    unsafe {
+        check(libc::ioperm(port, REGISTER_PORTS, 1) as isize)?;
+        std::arch::asm!(
+            "out dx, eax",
+            in("dx") REGISTER_PORT,
+            in("eax") frame,
+            options(nostack, preserves_flags)
+        );
+        check(libc::ioperm(port, REGISTER_PORTS, 0) as isize)?;
+    }
+    Ok(())
+}
+
+fn check(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// What a runtime is started with: the pages, and where its own output is read.
+pub(crate) type Descriptors = [RawFd; 2];

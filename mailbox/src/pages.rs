@@ -1,0 +1,117 @@
+//! The mapped pages, and the doorbell.
+
+use std::arch::asm;
+use std::os::fd::RawFd;
+use std::ptr::{self, NonNull};
+
+use hearth_protocol::mailbox::{DOORBELL_PORT, LOG_SIZE, PAGE, PAGES, REQUEST_ID, REQUEST_ID_LEN};
+
+const DATA: usize = PAGE + LOG_SIZE;
+
+/// The mailbox's pages as this process has them. Host and agent write there as well, hence nothing
+/// here is ever borrowed: words are read and written volatile, bytes are copied.
+#[derive(Debug)]
+pub(crate) struct Pages(NonNull<u8>);
+
+// SAFETY: the mapping belongs to the process and not to a thread.
+unsafe impl Send for Pages {}
+
+impl Pages {
+    /// Maps what is behind `fd`, and brings it into the page tables: a fault costs more than a call.
+    pub(crate) fn map(fd: RawFd) -> Option<Self> {
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let at = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                PAGES * PAGE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                fd,
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return None;
+        }
+        NonNull::new(at.cast()).map(Self)
+    }
+
+    fn word(&self, field: usize) -> *mut u32 {
+        debug_assert!(field.is_multiple_of(4) && field + 4 <= PAGE);
+        // SAFETY: within the first page.
+        unsafe { self.0.as_ptr().add(field).cast() }
+    }
+
+    /// Reads a field of the header.
+    pub(crate) fn get(&self, field: usize) -> u32 {
+        // SAFETY: aligned, and mapped for as long as `self` lives.
+        u32::from_le(unsafe { self.word(field).read_volatile() })
+    }
+
+    /// Reads a time of 8 bytes.
+    pub(crate) fn time(&self, field: usize) -> u64 {
+        u64::from(self.get(field)) | u64::from(self.get(field + 4)) << 32
+    }
+
+    /// Writes one.
+    pub(crate) fn set(&mut self, field: usize, value: u32) {
+        // SAFETY: as above.
+        unsafe { self.word(field).write_volatile(value.to_le()) };
+    }
+
+    /// Writes whose event the runtime works on.
+    pub(crate) fn set_request_id(&mut self, id: &[u8]) {
+        assert!(id.len() <= REQUEST_ID_LEN);
+        // SAFETY: within the first page.
+        unsafe {
+            let to = self.0.as_ptr().add(REQUEST_ID);
+            ptr::copy_nonoverlapping(id.as_ptr(), to, id.len());
+        }
+    }
+
+    /// Copies into the data pages.
+    pub(crate) fn write_data(&mut self, at: usize, bytes: &[u8]) {
+        assert!(DATA + at + bytes.len() <= PAGES * PAGE);
+        // SAFETY: in bounds; the mapping is nobody's slice.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_ptr().add(DATA + at), bytes.len());
+        }
+    }
+
+    /// Copies out of them.
+    pub(crate) fn read_data(&self, at: usize, bytes: &mut [u8]) {
+        assert!(DATA + at + bytes.len() <= PAGES * PAGE);
+        // SAFETY: as above.
+        unsafe {
+            ptr::copy_nonoverlapping(
+                self.0.as_ptr().add(DATA + at),
+                bytes.as_mut_ptr(),
+                bytes.len(),
+            );
+        }
+    }
+
+    /// Reads from `fd` into the log pages behind `have` bytes; 0 if there is nothing to read now.
+    pub(crate) fn read_output(&mut self, fd: RawFd, have: usize) -> usize {
+        // SAFETY: the kernel writes at most to the end of the log pages.
+        let count = unsafe {
+            let to = self.0.as_ptr().add(PAGE + have);
+            libc::read(fd, to.cast(), LOG_SIZE - have)
+        };
+        usize::try_from(count).unwrap_or(0)
+    }
+
+    /// Hands the pages to the host; they are back when this returns.
+    pub(crate) fn ring(&mut self, value: u32) {
+        // SAFETY: whoever gave this process the mailbox gave it the port. The pages may be changed
+        // by this, hence no `nomem`.
+        unsafe {
+            asm!(
+                "out dx, eax",
+                in("dx") DOORBELL_PORT,
+                in("eax") value,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Owners that break the rules, go away, or are another one after a restore.
+
+use super::*;
+
+#[test]
+fn an_owner_that_breaks_the_rules_ends_it() {
+    let bare = |what| Head::bare(what).encode().to_vec();
+    let mut long = bare(What::Payload);
+    long[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut with_output = bare(What::Payload);
+    with_output[4] = 1;
+    let mut agent_with_body = bare(What::Agent);
+    agent_with_body[12] = 1;
+    for (what, bytes) in [
+        ("a head cut short", bare(What::Payload)[..HEAD - 1].to_vec()),
+        ("no kind", vec![0; HEAD]),
+        ("a sandbox's word", bare(What::Error)),
+        ("another", bare(What::Output)),
+        ("a length past all bounds", long),
+        ("an event with output", with_output),
+        ("no event, with a body", agent_with_body),
+        ("two words", [bare(What::Agent), bare(What::Agent)].concat()),
+        (
+            "two events",
+            [bare(What::Payload), bare(What::Payload)].concat(),
+        ),
+    ] {
+        let mut it = Exchange::waiting();
+        it.say(&bytes);
+        assert!(it.wait().is_err(), "{what}");
+        assert_eq!(
+            it.get(COMMAND),
+            COMMAND_WAIT,
+            "{what}: the guest has nothing"
+        );
+    }
+}
+
+#[test]
+fn an_owner_that_goes_away_is_noticed_wherever_it_stands() {
+    let gone = |mut it: Exchange| {
+        it.owner = UnixStream::pair().unwrap().0;
+        it
+    };
+    let mut it = gone(Exchange::waiting());
+    assert!(matches!(it.wait(), Err(MailboxError::Closed)));
+    assert!(matches!(
+        it.mailbox.look(&it.memory),
+        Err(MailboxError::Closed)
+    ));
+
+    let it = Exchange::new();
+    it.answer(KIND_RESPONSE, 0, 1, 0);
+    assert!(gone(it).ring(DOORBELL_ANSWER).is_err(), "before an answer");
+
+    let mut it = Exchange::new();
+    it.answer(KIND_RESPONSE, 0, DATA_SIZE + 1, 0);
+    it.ring(DOORBELL_MORE).unwrap();
+    assert!(gone(it).ring(DOORBELL_ANSWER).is_err(), "in one");
+
+    let mut it = Exchange::waiting();
+    it.give(0, DATA_SIZE, &[1; 100]);
+    assert!(gone(it).wait().is_err(), "in an event's first chunk");
+
+    let mut it = Exchange::waiting();
+    it.give(0, DATA_SIZE + 9, &[1; DATA_SIZE]);
+    assert_eq!(it.wait().unwrap(), Woken::Event);
+    assert!(gone(it).ring(DOORBELL_TAKEN).is_err(), "behind it");
+}
+
+/// Wakes the thread a moment after it has begun to wait, and sees it come back.
+fn woken<T>(mut it: Exchange, what: impl FnOnce(&mut Exchange) -> T) -> T {
+    let waker = it.mailbox.waker().unwrap();
+    let started = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(30));
+            waker.write(1).unwrap();
+        });
+        let result = what(&mut it);
+        assert!(started.elapsed() < Duration::from_secs(20));
+        result
+    })
+}
+
+#[test]
+fn whoever_wants_the_thread_gets_it_in_every_wait() {
+    assert_eq!(
+        woken(Exchange::waiting(), Exchange::wait).unwrap(),
+        Woken::Stop
+    );
+    // An owner that does not read: the socket takes some, then nothing.
+    let it = Exchange::new();
+    it.set(LOG_LEN, u32::try_from(LOG_SIZE).unwrap());
+    let sent = woken(it, |it| {
+        loop {
+            if let Err(e) = it.ring(DOORBELL_LOG) {
+                break e;
+            }
+        }
+    });
+    assert!(matches!(sent, MailboxError::Stopped), "{sent}");
+    // One that does not say all of what it announced.
+    let mut it = Exchange::waiting();
+    it.give(0, 100, &[1; 50]);
+    assert!(matches!(
+        woken(it, Exchange::wait),
+        Err(MailboxError::Stopped)
+    ));
+}
+
+#[test]
+fn a_limited_wait_ends_by_itself() {
+    let mut it = Exchange::waiting();
+    let woken = it.mailbox.wait(&it.memory, Some(Duration::from_millis(5)));
+    assert_eq!(woken.unwrap(), Woken::Nothing);
+    assert_eq!(it.mailbox.look(&it.memory).unwrap(), None);
+}
+
+/// What a snapshot keeps of this mailbox, for a clone of its guest.
+fn restored(it: &Exchange) -> (Mailbox, UnixStream) {
+    let text = serde_json::to_string(&it.mailbox.save()).unwrap();
+    let state: Option<MailboxState> = serde_json::from_str(&text).unwrap();
+    let (line, owner) = line();
+    let mailbox = Mailbox::restore(line, state.as_ref(), &it.memory).unwrap();
+    (mailbox, owner)
+}
+
+#[test]
+fn a_guest_that_waits_waits_for_its_new_owner_after_a_restore() {
+    let mut it = Exchange::waiting();
+    (it.mailbox, it.owner) = restored(&it);
+    assert!(it.mailbox.is_waiting());
+    it.give(0, 2, b"hi");
+    assert_eq!(it.wait().unwrap(), Woken::Event);
+    assert_eq!(it.data()[..2], *b"hi");
+    // An exchange under way is not carried on.
+    for state in [State::Event(0), State::Event(9), State::Answer(9)] {
+        it.mailbox.state = state;
+        assert_eq!(restored(&it).0.state, State::Away);
+    }
+}
+
+#[test]
+fn a_guest_that_is_let_run_without_an_event_turns_to_its_agent() {
+    let mut it = Exchange::waiting();
+    it.mailbox.resume(&it.memory).unwrap();
+    assert_eq!(it.get(COMMAND), COMMAND_AGENT);
+    assert!(!it.mailbox.is_waiting());
+    // One that does not wait is left alone.
+    it.set(COMMAND, COMMAND_UNHEARD);
+    it.mailbox.resume(&it.memory).unwrap();
+    assert_eq!(it.get(COMMAND), COMMAND_UNHEARD);
+}
+
+/// An owner that sent a guest to its agent, and then paused and resumed it before the vCPU's thread
+/// had read that, had its next event taken for two words at once, or lost it.
+#[test]
+fn what_the_owner_said_before_a_resume_is_not_left_for_later() {
+    let mut it = Exchange::waiting();
+    it.say(&Head::bare(What::Agent).encode());
+    it.mailbox.resume(&it.memory).unwrap();
+    assert_eq!(it.get(COMMAND), COMMAND_AGENT);
+    it.answer(KIND_RESPONSE, 0, 0, 0);
+    it.ring(DOORBELL_ANSWER).unwrap();
+    it.give(0, 2, b"hi");
+    assert_eq!(it.wait().unwrap(), Woken::Event);
+
+    let mut it = Exchange::waiting();
+    it.give(0, 2, b"hi");
+    it.mailbox.resume(&it.memory).unwrap();
+    assert_eq!(it.get(COMMAND), COMMAND_EVENT);
+    assert_eq!(it.data()[..2], *b"hi");
+}
+
+#[test]
+fn a_state_whose_pages_are_no_memory_is_refused() {
+    let it = Exchange::new();
+    let restore = |place: &[u64]| {
+        let state = json!({ "place": place, "waiting": true });
+        let state: MailboxState = serde_json::from_value(state).unwrap();
+        Mailbox::restore(line().0, Some(&state), &it.memory).map(drop)
+    };
+    restore(&frames()).unwrap();
+    for nowhere in NOWHERE {
+        for page in 0..PAGES {
+            let mut frames = frames();
+            frames[page] = nowhere;
+            assert!(restore(&frames).is_err(), "page {page} at {nowhere:#x}");
+        }
+    }
+    let one_more: Vec<u64> = frames().into_iter().chain([1]).collect();
+    for wrong in [&[][..], &frames()[1..], &one_more] {
+        let refused = restore(wrong).unwrap_err();
+        let expected = MailboxError::Place(PlaceError::Pages(wrong.len()));
+        assert_eq!(refused.to_string(), expected.to_string());
+    }
+}

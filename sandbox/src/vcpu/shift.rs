@@ -1,0 +1,225 @@
+//! What a vCPU's thread does for a runtime that waits at the mailbox: it stands still with it, hands
+//! it an event, and lets it run, at first without its kernel.
+//!
+//! A kernel that never ran would be noticed: threads that sleep would sleep for ever, and so would
+//! whatever the kernel itself puts off. So a call that takes longer than [`ALONE`] goes on with the
+//! kernel's timer; and a guest whose kernel has not run for [`WITHOUT_KERNEL`] gets a turn of it,
+//! when its caller has the answer and no other comes at once. The turn ends when the runtime finds
+//! nothing to do, after [`TURN`] at the latest, or with the next event.
+
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::VcpuFd;
+
+use super::cpu_time::KickTimer;
+use super::held_timer::HeldTimer;
+use super::interpreted::Interpreted;
+use super::state::StateError;
+use crate::mailbox::{Mailbox, MailboxError, Rang, Woken};
+use crate::memory::GuestMemory;
+
+/// How long a call may take before the guest's kernel gets its timer.
+const ALONE: Duration = Duration::from_millis(2);
+/// How long a guest that is called goes without its kernel.
+const WITHOUT_KERNEL: Duration = Duration::from_secs(1);
+/// No event for so long: a good time for that.
+const PAUSE: Duration = Duration::from_millis(5);
+/// A guest that is called without a pause goes without its kernel for no longer than this.
+const WITHOUT_PAUSE: Duration = Duration::from_secs(4);
+/// What its kernel and its threads get then, at most.
+const TURN: Duration = Duration::from_millis(20);
+/// How often an event is looked for in that time.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A guest's kernel takes more instructions than this to have anything written: about 500 are the
+/// shortest system call. Ringing takes a few.
+const WRITING: u64 = 50;
+
+/// Why it can't go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ShiftError {
+    #[error(transparent)]
+    Mailbox(#[from] MailboxError),
+    #[error(transparent)]
+    Timer(#[from] StateError),
+    #[error("the mailbox's timer: {0}")]
+    Kick(#[from] std::io::Error),
+}
+
+/// What the guest is let run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stretch {
+    /// Whatever it likes, its kernel included.
+    Free,
+    /// A call, without its kernel until then.
+    Call { until: Instant },
+    /// Its kernel and its threads, until then.
+    Turn { until: Instant },
+}
+
+/// A guest's mailbox and what the vCPU does for it at the moment.
+#[derive(Debug)]
+pub(super) struct Shift {
+    pub(super) mailbox: Mailbox,
+    held: HeldTimer,
+    stretch: Stretch,
+    /// When the kernel ran last.
+    kernel_ran: Instant,
+    /// What KVM has interpreted, where that is the guest's kernel.
+    interpreted: Option<Interpreted>,
+    /// As much of it as there was at the last answer at the mailbox, if all before it were there.
+    at_answer: Option<u64>,
+}
+
+impl Shift {
+    pub(super) fn new(mailbox: Mailbox, interpreted: Option<Interpreted>) -> Self {
+        Self {
+            mailbox,
+            held: HeldTimer::default(),
+            stretch: Stretch::Free,
+            kernel_ran: Instant::now(),
+            interpreted,
+            at_answer: None,
+        }
+    }
+
+    /// The owner lets the vCPU run, by other means than an event.
+    pub(super) fn begin(&mut self, vcpu: &VcpuFd, memory: &GuestMemory) -> Result<(), ShiftError> {
+        self.mailbox.forget_wake();
+        self.mailbox.resume(memory)?;
+        self.held.give_back(vcpu)?;
+        self.stretch = Stretch::Free;
+        self.at_answer = None;
+        Ok(())
+    }
+
+    /// The guest rang.
+    pub(super) fn ring(&mut self, memory: &GuestMemory, value: u32) -> Result<Rang, MailboxError> {
+        let count = self.interpreted.as_ref().and_then(Interpreted::count);
+        let quiet = match (self.at_answer, count) {
+            (Some(before), Some(now)) => now.saturating_sub(before) < WRITING,
+            _ => false,
+        };
+        let rang = self.mailbox.ring(memory, value, quiet)?;
+        if rang == Rang::Answered {
+            self.at_answer = count;
+        }
+        Ok(rang)
+    }
+
+    /// The guest has answered and waits. Returns when it is to run again; whether the thread is
+    /// wanted, then.
+    pub(super) fn answered(
+        &mut self,
+        vcpu: &VcpuFd,
+        memory: &GuestMemory,
+        timer: &KickTimer,
+    ) -> Result<(), ShiftError> {
+        let now = Instant::now();
+        match self.stretch {
+            Stretch::Call { .. } => timer.arm(Duration::ZERO)?,
+            Stretch::Free | Stretch::Turn { .. } => self.kernel_ran = now,
+        }
+        self.stand_still(vcpu, memory, timer)
+    }
+
+    /// The guest has had its turn.
+    pub(super) fn idle(
+        &mut self,
+        vcpu: &VcpuFd,
+        memory: &GuestMemory,
+        timer: &KickTimer,
+    ) -> Result<(), ShiftError> {
+        if let Stretch::Turn { .. } = self.stretch {
+            self.end_turn(vcpu, memory, timer)?;
+        }
+        Ok(())
+    }
+
+    fn end_turn(
+        &mut self,
+        vcpu: &VcpuFd,
+        memory: &GuestMemory,
+        timer: &KickTimer,
+    ) -> Result<(), ShiftError> {
+        timer.arm(Duration::ZERO)?;
+        self.kernel_ran = Instant::now();
+        self.stand_still(vcpu, memory, timer)
+    }
+
+    /// The thread was kicked while the guest ran.
+    pub(super) fn kicked(
+        &mut self,
+        vcpu: &VcpuFd,
+        memory: &GuestMemory,
+        timer: &KickTimer,
+    ) -> Result<(), ShiftError> {
+        let now = Instant::now();
+        match self.stretch {
+            Stretch::Free => {}
+            Stretch::Call { until } => {
+                if now >= until {
+                    self.held.give_back(vcpu)?;
+                    timer.arm(Duration::ZERO)?;
+                    self.stretch = Stretch::Free;
+                }
+            }
+            Stretch::Turn { until } => {
+                if self.mailbox.look(memory)?.is_some() {
+                    timer.arm(Duration::ZERO)?;
+                    self.kernel_ran = now;
+                    self.stretch = Stretch::Free;
+                } else if now >= until {
+                    self.end_turn(vcpu, memory, timer)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The vCPU stops: whoever looks at its state finds the timer where it belongs.
+    pub(super) fn stopped(&mut self, vcpu: &VcpuFd, timer: &KickTimer) -> Result<(), ShiftError> {
+        if self.stretch != Stretch::Free {
+            timer.arm(Duration::ZERO)?;
+            self.held.give_back(vcpu)?;
+            self.stretch = Stretch::Free;
+        }
+        Ok(())
+    }
+
+    fn stand_still(
+        &mut self,
+        vcpu: &VcpuFd,
+        memory: &GuestMemory,
+        timer: &KickTimer,
+    ) -> Result<(), ShiftError> {
+        let alone = self.kernel_ran.elapsed();
+        if alone >= WITHOUT_PAUSE {
+            return self.begin_turn(vcpu, timer);
+        }
+        self.held.take(vcpu)?;
+        let limit = (alone >= WITHOUT_KERNEL).then_some(PAUSE);
+        match self.mailbox.wait(memory, limit)? {
+            Woken::Event => {
+                timer.arm(ALONE)?;
+                let until = Instant::now() + ALONE;
+                self.stretch = Stretch::Call { until };
+            }
+            Woken::Nothing => self.begin_turn(vcpu, timer)?,
+            // The kick that comes with a stop takes the vCPU out of its run before its first step.
+            Woken::Agent | Woken::Stop => {
+                self.held.give_back(vcpu)?;
+                self.stretch = Stretch::Free;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_turn(&mut self, vcpu: &VcpuFd, timer: &KickTimer) -> Result<(), ShiftError> {
+        self.held.give_back(vcpu)?;
+        timer.arm(LOOK)?;
+        let until = Instant::now() + TURN;
+        self.stretch = Stretch::Turn { until };
+        Ok(())
+    }
+}

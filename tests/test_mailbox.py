@@ -1,0 +1,260 @@
+"""Events and answers that go through memory: that a warm call needs nothing but its runtime's own
+instructions, and that nothing else about a function is another with the mailbox than without it."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from harness import layout, package
+from harness.deadline import until
+from harness.invocation import create, invoke, invoke_raw, lambda_client
+
+NAME = "mailbox"
+SETTINGS = ("on", "off")
+#: What one invocation of `say` leaves in the log, between START and END, with its own word.
+SAID = [
+    "printed {0}",
+    "to stderr {0}",
+    "written raw {0}",
+    "[ERROR]\t{1}\t{2}\tlogged {0}\nin two lines",
+    "from a child {0}",
+    "from a fork {0}",
+    "unfinished {0}",
+]
+
+
+@pytest.fixture(scope="module")
+def both(start_controller, tmp_path_factory):
+    """A controller with the mailbox and one without, each with the function."""
+    controllers = {}
+    for setting in SETTINGS:
+        folder = tmp_path_factory.mktemp(setting)
+        controllers[setting] = start_controller(folder, env={"HEARTH_MAILBOX": setting})
+    with ThreadPoolExecutor(len(SETTINGS)) as pool:
+        list(pool.map(deploy, controllers.values()))
+    yield controllers
+    for controller in controllers.values():
+        controller.stop()
+
+
+def deploy(controller):
+    create(
+        lambda_client(controller.url),
+        NAME,
+        package.folder(layout.FUNCTIONS / NAME),
+        Runtime="python3.11",
+        Handler="app.handler",
+        Timeout=30,
+    )
+
+
+@pytest.fixture(params=SETTINGS)
+def controller(both, request):
+    return both[request.param]
+
+
+@pytest.fixture
+def client(controller):
+    return lambda_client(controller.url)
+
+
+@pytest.fixture
+def with_mailbox(both):
+    return both["on"]
+
+
+def call(client, op, **event):
+    return invoke(client, NAME, {"op": op, **event})
+
+
+def switches(pid):
+    """How often threads of a process gave up the CPU of their own accord."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches"):
+                total += int(line.split()[1])
+    return total
+
+
+def test_a_warm_call_wakes_its_sandbox_once(both):
+    """With the agent it is an interrupt, a few wake-ups of the event loop, and a freeze."""
+    each = {}
+    for setting, controller in both.items():
+        client = lambda_client(controller.url)
+        call(client, "echo").ok()
+        pid = controller.idle(NAME)["pid"]
+        before, count = switches(pid), 100
+        for _ in range(count):
+            call(client, "echo").ok()
+        each[setting] = (switches(pid) - before) / count
+    assert each["on"] < 2, each
+    assert each["off"] > 2 * each["on"], each
+
+
+def test_what_the_function_writes_is_told_in_order_and_as_its_invocations_own(controller, client):
+    call(client, "echo").ok()
+    answers = [
+        call(client, "say", word=f"{word}-{n}") for n, word in enumerate(["one", "two", "six"])
+    ]
+    for n, answer in enumerate(answers):
+        answer.ok()
+        word = f"{['one', 'two', 'six'][n]}-{n}"
+        records = controller.logs(NAME, f"?request_id={answer.request_id}")
+        texts = [record["message"] for record in records]
+        assert texts[0].startswith(f"START RequestId: {answer.request_id}")
+        stamp = texts[4].split("\t")[1] if "\t" in texts[4] else ""
+        assert texts[1:8] == [line.format(word, stamp, answer.request_id) for line in SAID]
+        assert texts[8].startswith(f"END RequestId: {answer.request_id}")
+        assert texts[9].startswith(f"REPORT RequestId: {answer.request_id}")
+        assert len(texts) == 10
+
+
+def test_more_output_than_a_pipe_holds_is_told_whole(controller, client):
+    answer = call(client, "pour", lines=150)
+    answer.ok()
+    texts = [r["message"] for r in controller.logs(NAME, f"?request_id={answer.request_id}")]
+    assert texts[1:-2] == [f"{n} {'x' * 1000}" for n in range(150)]
+
+
+@pytest.mark.parametrize("filler", [0, 1, 65_000, 65_536, 131_072, 1 << 20, 6 << 20])
+def test_payloads_of_every_size_go_both_ways_unchanged(client, filler):
+    event = {"op": "echo", "filler": "y" * filler}
+    for _ in range(2):
+        assert invoke(client, NAME, event).ok() == event
+
+
+def test_a_result_of_the_limit_is_delivered_and_one_byte_more_is_lambdas_error(client):
+    call(client, "echo").ok()
+    limit = 6_291_556
+    assert len(call(client, "size", n=limit).payload) == limit
+    refused = call(client, "size", n=limit + 1).failed()
+    assert refused["errorType"] == "Function.ResponseSizeTooLarge"
+    assert call(client, "echo").ok() == {"op": "echo"}
+
+
+def test_context_is_the_invocations_own_each_time(client):
+    for _ in range(3):
+        answer = call(client, "who")
+        request_id, arn, remaining = answer.ok()
+        assert request_id == answer.request_id
+        assert arn.endswith(f":function:{NAME}")
+        assert 25_000 < remaining <= 30_000
+
+
+def test_threads_children_sleeps_and_event_loops_work_in_every_call(client):
+    for _ in range(2):
+        assert call(client, "threads").ok() == sum(n * n for n in range(100))
+        assert call(client, "gather").ok() == [0, 1, 2, 3, 4]
+        assert call(client, "processes").ok() == "from a child"
+        for seconds in (0.0005, 0.003, 0.2):
+            assert seconds <= call(client, "nap", seconds=seconds).ok() < seconds + 2
+
+
+def test_a_background_thread_goes_on_in_a_call_that_takes_its_time(client):
+    call(client, "begin_to_tick").ok()
+    before = call(client, "ticked").ok()
+    call(client, "nap", seconds=0.5).ok()
+    assert call(client, "ticked").ok() >= before + 5
+
+
+def test_a_background_thread_is_not_starved_by_short_calls(client):
+    """The guest's kernel gets a turn after an answer, now and then."""
+    call(client, "begin_to_tick").ok()
+    before = call(client, "ticked").ok()
+    until("it ticks", lambda: call(client, "ticked").ok() > before, 30)
+
+
+def test_children_that_stay_do_not_disturb(client):
+    call(client, "linger").ok()
+    for n in range(20):
+        assert call(client, "echo", n=n).ok() == {"op": "echo", "n": n}
+
+
+def test_the_wall_clock_is_right_in_every_call(client):
+    for _ in range(10):
+        before = time.time()
+        told = call(client, "wall_clock").ok()
+        assert before - 0.01 <= told <= time.time() + 0.01
+
+
+def test_errors_exits_and_timeouts_are_told_as_ever(controller, client):
+    call(client, "echo").ok()
+    failed = call(client, "fail").failed()
+    assert (failed["errorType"], failed["errorMessage"]) == ("ValueError", "as it was asked to")
+    assert call(client, "echo").start == "warm"
+    left = call(client, "leave")
+    assert left.failed()["errorType"] == "Runtime.ExitError"
+    assert f"RequestId: {left.request_id}" in left.failed()["errorMessage"]
+    assert call(client, "echo").start == "cold"
+    slow = invoke_raw(controller, NAME, b'{"op":"spin"}', {"X-Hearth-Timeout-Ms": "700"})
+    assert slow.failed()["errorType"] == "Sandbox.Timedout"
+    assert call(client, "echo").start == "cold"
+
+
+def test_limits_of_one_invocation_hold_and_the_next_has_none(controller, client):
+    """They need the agent, or a pause: the runtime goes there and comes back."""
+    call(client, "echo").ok()
+    for header in ({"X-Hearth-Memory-MiB": "64"}, {"X-Hearth-Cpu-Ms": "5000"}):
+        answer = invoke_raw(controller, NAME, b'{"op":"echo"}', header)
+        assert (answer.ok(), answer.start) == ({"op": "echo"}, "warm")
+        assert call(client, "echo").start == "warm"
+    spent = invoke_raw(controller, NAME, b'{"op":"spin"}', {"X-Hearth-Cpu-Ms": "300"})
+    assert spent.failed()["errorType"] == "Sandbox.CpuLimitExceeded", spent.payload
+    assert call(client, "echo").start == "cold"
+
+
+def test_many_at_once_each_get_their_own_answer(client):
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: call(client, "echo", n=n).ok(), range(200)))
+    assert [answer["n"] for answer in answers] == list(range(200))
+
+
+def test_an_idle_instance_uses_no_cpu(with_mailbox):
+    client = lambda_client(with_mailbox.url)
+    with_mailbox.end_instances(NAME)
+    call(client, "echo").ok()
+    pid = with_mailbox.idle(NAME)["pid"]
+
+    def used():
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    def rests():
+        before = used()
+        time.sleep(0.5)
+        return used() == before
+
+    until("it rests", rests)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_function_that_scribbles_over_its_mailbox_harms_nobody_else(with_mailbox, seed):
+    hostile(with_mailbox, {"op": "scribble", "seed": seed})
+
+
+@pytest.mark.parametrize("value", range(7))
+def test_a_function_that_rings_for_ever_ends_with_its_time(with_mailbox, value):
+    hostile(with_mailbox, {"op": "ring_for_ever", "value": value})
+
+
+def hostile(controller, event):
+    client = lambda_client(controller.url)
+    call(client, "echo").ok()
+    answer = invoke_raw(
+        controller, NAME, json.dumps(event).encode(), {"X-Hearth-Timeout-Ms": "1500"}
+    )
+    # It may have answered by what it did; mostly it is found out, or runs out of time.
+    assert answer.status == 200, answer.payload
+    if answer.error:
+        assert answer.value["errorType"] in (
+            "Sandbox.Failure",
+            "Sandbox.Timedout",
+            "Runtime.ExitError",
+        ), answer.payload
+    assert invoke(client, "guest", {"op": "echo"}).ok() == {"op": "echo"}
+    # What it answers from now on is its own affair.
+    controller.end_instances(NAME)
+    assert call(client, "echo").ok() == {"op": "echo"}
