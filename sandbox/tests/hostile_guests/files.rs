@@ -2,13 +2,13 @@
 
 use std::fs::File;
 
+use hearth_protocol::mailbox::{PAGE, PAGES};
 use hearth_protocol::sandbox::{Command, ExitReason, Outcome, RefusalKind, Resume};
 use hearth_sandbox::devices::virtio::block::BlockState;
 use hearth_sandbox::devices::virtio::transport_state::DriverState;
 use hearth_sandbox::devices::virtio::vsock::VsockState;
 use hearth_sandbox::devices::virtio::{TransportState, queue::SavedQueue};
 use hearth_sandbox::host::HostIdentity;
-use hearth_sandbox::mailbox::MailboxState;
 use kvm_bindings::{
     kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state,
     kvm_msr_entry, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -119,7 +119,7 @@ struct Body {
     vcpus: Vec<Vcpu>,
     disks: Vec<TransportState<BlockState>>,
     vsock: TransportState<VsockState>,
-    mailbox: Option<MailboxState>,
+    mailbox: Option<Mailbox>,
     pit: kvm_pit_state2,
     clock: kvm_clock_data,
     chips: [kvm_irqchip; 3],
@@ -138,6 +138,12 @@ struct Vcpu {
     cpuid: Vec<kvm_cpuid_entry2>,
     msrs: Vec<kvm_msr_entry>,
     events: kvm_vcpu_events,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Mailbox {
+    frames: Vec<u64>,
+    waiting: bool,
 }
 
 /// Length of the file's header, and where it says how long the body is and its checksum.
@@ -324,6 +330,37 @@ fn device_states_that_no_driver_could_have_left() {
     snapshot.forged("another guest's context", |body| {
         body.vsock.device.guest_cid = 2;
     });
+}
+
+#[test]
+fn mailboxes_that_are_not_in_memory() {
+    let snapshot = Snapshot::take();
+    let forged = |frames: Vec<u64>| {
+        move |body: &mut Body| {
+            body.mailbox = Some(Mailbox {
+                frames,
+                waiting: true,
+            });
+        }
+    };
+    let good = vec![0x700; PAGES];
+    let last = (128 << 20) / PAGE as u64 - 1;
+    for nowhere in [last + 1, 0xd_0000, 1 << 52, u64::MAX] {
+        for page in [0, 1, PAGES - 1] {
+            let mut frames = good.clone();
+            frames[page] = nowhere;
+            snapshot.forged("a page outside of memory", forged(frames));
+        }
+    }
+    for count in [0, 1, PAGES - 1, PAGES + 1, 100_000] {
+        snapshot.forged("another number of pages", forged(vec![0x700; count]));
+    }
+    // The one that all of these are made of is taken.
+    let mut body = snapshot.body();
+    forged(good)(&mut body);
+    let state = file_of(&postcard::to_stdvec(&body).unwrap());
+    std::fs::write(snapshot.guest.path("it.state"), state).unwrap();
+    Sandbox::start().done(snapshot.guest.restore("it", None));
 }
 
 #[test]
