@@ -56,6 +56,7 @@ fn main() -> Result<()> {
     write(corpus, "block", block())?;
     write(corpus, "vsock", vsock())?;
     write(corpus, "frames", frames()?)?;
+    write(corpus, "mailbox", mailbox())?;
     let states: Result<Vec<Vec<u8>>> = arguments
         .map(|path| Ok([vec![0], fs::read(path)?].concat()))
         .collect();
@@ -149,6 +150,71 @@ fn vsock() -> Vec<Vec<u8>> {
     ]
 }
 
+/// Exchanges of a guest and an owner, an answer's head and headers, a function's output.
+fn mailbox() -> Vec<Vec<u8>> {
+    const GUEST: u8 = 2;
+    const REGISTER: [u8; 2] = [5, 0];
+    const LOOK: u8 = 9;
+    const RESUME: u8 = 11;
+    const SAVE: u8 = 12;
+    // 64 KiB, as a magnitude.
+    const CHUNK: u8 = 144;
+    let ring = |value: u8| vec![14, value, 0];
+    let field = |field: u8, value: u8| vec![0, field, value];
+    let answer = [field(0, 1), field(1, 5), field(2, 9), field(3, 100)].concat();
+    let event = [6, 0, 3, 4, 7, LOOK].to_vec();
+    let agent = [6, 2, 0, 0, 0].to_vec();
+    let mut long_event = vec![6, 0, 5, CHUNK, 255];
+    long_event.extend(0x1_0005_u32.to_le_bytes());
+    long_event.push(LOOK);
+    let start = [&[GUEST][..], &REGISTER, &answer].concat();
+    let header = b"Lambda-Runtime-Aws-Request-Id: 7\r\nContent-Type: text/plain\r\n";
+    let mut frame = b"\xa5\x5a\x00\x03\0\0\0\x04\0\0\0\0\0\0\0\0a\nb\n".to_vec();
+    frame.insert(0, u8::try_from(frame.len()).unwrap_or(0));
+    vec![
+        [
+            start.clone(),
+            ring(1),
+            event.clone(),
+            ring(4),
+            ring(1),
+            agent.clone(),
+            vec![LOOK],
+        ]
+        .concat(),
+        [
+            start.clone(),
+            ring(1),
+            long_event,
+            ring(3),
+            ring(1),
+            vec![SAVE],
+            event,
+        ]
+        .concat(),
+        [
+            start.clone(),
+            field(2, CHUNK),
+            ring(2),
+            ring(1),
+            agent,
+            vec![RESUME],
+        ]
+        .concat(),
+        [start, ring(5), ring(6), ring(0), vec![10, 13], ring(1)].concat(),
+        [&[0][..], &1_u32.to_le_bytes(), &[0; 16]].concat(),
+        [&[0][..], header].concat(),
+        [
+            &[1, 1][..],
+            &frame,
+            &[3, 9],
+            b"a line\nan",
+            &[0xff, 3, 1, 2, 3],
+        ]
+        .concat(),
+    ]
+}
+
 fn frames() -> Result<Vec<Vec<u8>>> {
     let mut seeds = Vec::new();
     for message in host_messages() {
@@ -187,6 +253,7 @@ fn host_messages() -> Vec<HostMessage> {
         environment: [("K".to_owned(), "V".to_owned())].into(),
         bootstrap: vec!["/var/task/bootstrap".into()],
         layers: false,
+        mailbox: false,
     };
     let invoke = Invoke {
         request_id: "8d0c".into(),

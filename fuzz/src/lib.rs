@@ -9,11 +9,13 @@
 //! | [`state_file`] | a snapshot's state file | what is accepted are devices that can be used and saved again |
 //! | [`frames`] | both ends of the agent's connection, and the control channel | cutting the stream elsewhere gives the same frames; a message survives its own encoding |
 //! | [`zip`] | a code package | what is accepted unpacks to what it declared, and nothing lies outside |
+//! | [`mailbox`] | a guest's mailbox pages and rings, an owner's bytes; at the owner's end the guest's word | only the mailbox's pages change; an answer is what the pages had; nothing waits that was woken; output is the same however it is cut |
 //!
 //! The bytes of the first three are a script: [`script`] reads it, [`world`] plays it.
 
 pub mod block;
 pub mod frames;
+pub mod mailbox;
 pub mod mmio;
 pub mod script;
 pub mod state_file;
@@ -25,11 +27,12 @@ pub mod zip;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("mmio", mmio::run),
     ("block", block::run),
     ("vsock", vsock::run),
     ("state_file", state_file::run),
     ("frames", frames::run),
     ("zip", zip::run),
+    ("mailbox", mailbox::run),
 ];
