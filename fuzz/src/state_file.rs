@@ -8,7 +8,8 @@ use hearth_protocol::guest::DISK_COUNT;
 use hearth_protocol::sandbox::MIN_MEMORY_MIB;
 use hearth_sandbox::boot::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use hearth_sandbox::host::{HostIdentity, HostKind};
-use hearth_sandbox::memory::{self, MemorySize};
+use hearth_sandbox::mailbox::{Line, Mailbox};
+use hearth_sandbox::memory::{self, GuestMemory, MemorySize};
 use hearth_sandbox::microvm::devices::{Devices, Images};
 use hearth_sandbox::microvm::shell::DeviceLines;
 use hearth_sandbox::microvm::state::{MicroVmState, VERSION};
@@ -90,6 +91,7 @@ fn restored(state: &MicroVmState) {
     let lines: Vec<DeviceLines> = (0..=DISK_COUNT).map(|_| lines()).collect();
     let images = Images::new((0..DISK_COUNT).map(|_| None).collect()).expect("empty drives");
     let (ours, _host) = UnixStream::pair().expect("a descriptor is left");
+    mailbox(state, &memory);
     let Ok(mut devices) = Devices::restore(images, ours, &state.devices, &memory, &lines) else {
         return;
     };
@@ -115,6 +117,18 @@ fn restored(state: &MicroVmState) {
     let (ours, _host) = UnixStream::pair().expect("a descriptor is left");
     Devices::restore(images, ours, &saved, &memory, &lines)
         .expect("what was saved can be restored");
+}
+
+/// A mailbox that is taken can be used: its guest is let run, and saved as it is then.
+fn mailbox(state: &MicroVmState, memory: &GuestMemory) {
+    let (ours, _owner) = UnixStream::pair().expect("a descriptor is left");
+    let line = Line::new(ours).expect("a descriptor is left");
+    let Ok(mut mailbox) = Mailbox::restore(line, state.mailbox.as_ref(), memory) else {
+        return;
+    };
+    mailbox.resume(memory).expect("its pages are RAM");
+    assert!(!mailbox.is_waiting(), "it runs");
+    assert_eq!(mailbox.save().is_some(), state.mailbox.is_some());
 }
 
 fn lines() -> DeviceLines {
