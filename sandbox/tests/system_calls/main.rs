@@ -55,6 +55,10 @@ const UNSEEN: &[(Permission, &str)] = &[
         "large blocks that grow",
     ),
     (
+        (Thread::Main, libc::SYS_mremap, Some(MAYMOVE)),
+        "large blocks that grow: most runs show it, those of a busy host need not",
+    ),
+    (
         (Thread::Main, libc::SYS_madvise, Some(DONTNEED)),
         "memory that a vCPU's thread had and this one gives back",
     ),
