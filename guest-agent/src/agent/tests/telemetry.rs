@@ -1,5 +1,7 @@
 //! Subscribers to telemetry, seen from all sides.
 
+use std::time::Instant;
+
 use hearth_protocol::agent::Leave;
 
 use super::*;
@@ -128,8 +130,13 @@ fn what_was_not_told_before_a_freeze_is_told_as_soon_as_the_next_invocation_begi
     extension.wait_for_event(&identifier);
     runtime.get(NEXT);
     assert!(matches!(guest.hear(), AgentMessage::Ready(_)));
+    let began = Instant::now();
     guest.say([invoke("1", b"{}")]);
     let told = listener.batch();
+    assert!(
+        began.elapsed() < DEADLINE,
+        "it was told when its time was over"
+    );
     assert_eq!(kinds(&told).last(), Some(&"platform.start"));
     assert!(kinds(&told).contains(&"platform.initReport"));
     guest.finish();
@@ -205,17 +212,19 @@ fn after_init_nobody_may_subscribe() {
     extension.wait_for_event(&identifier);
     runtime.get(NEXT);
     assert!(matches!(guest.hear(), AgentMessage::Ready(_)));
-    let mut other = guest.connect();
-    for (api, kind, schema) in [
-        (TELEMETRY, "Telemetry.SubscriptionClosed", "2022-07-01"),
-        (LOGS, "Logs.SubscriptionClosed", "2021-03-18"),
-    ] {
-        let wanted = listener.subscription(schema, &ALL, 25);
-        let reply = other.extension(api, &identifier, &wanted);
-        assert!(
-            reply.starts_with("HTTP/1.1 403 ") && reply.contains(kind),
-            "{reply}"
-        );
+    // Not even where somebody has subscribed in time.
+    let (other, _runtime, _extension, others, _listener) = subscribed(TELEMETRY, "2022-07-01");
+    for (guest, identifier) in [(guest, identifier), (other, others)] {
+        let mut late = guest.connect();
+        for (api, kind, schema) in [
+            (TELEMETRY, "Telemetry.SubscriptionClosed", "2022-07-01"),
+            (LOGS, "Logs.SubscriptionClosed", "2021-03-18"),
+        ] {
+            let wanted = listener.subscription(schema, &ALL, 25);
+            let reply = late.extension(api, &identifier, &wanted);
+            assert!(reply.starts_with("HTTP/1.1 403 "), "{reply}");
+            assert!(reply.contains(kind), "{reply}");
+        }
+        guest.finish();
     }
-    guest.finish();
 }
