@@ -57,8 +57,9 @@ class Streamed:
 
     def details(self):
         """The error that ended it."""
-        assert self.end["ErrorCode"] == "Unhandled"
-        return json.loads(self.end["ErrorDetails"])
+        details = json.loads(self.end["ErrorDetails"])
+        assert self.end["ErrorCode"] == details["errorType"]
+        return details
 
     def close(self):
         self.answer["EventStream"].close()

@@ -106,7 +106,8 @@ fn complete(ended: Result<Completed, NotRun>) -> Bytes {
         Ok(completed) => {
             if completed.failed {
                 let details = String::from_utf8_lossy(&completed.payload);
-                told.insert("ErrorCode".into(), "Unhandled".into());
+                let code = completed.error_type.as_deref().unwrap_or("Unhandled");
+                told.insert("ErrorCode".into(), code.into());
                 told.insert("ErrorDetails".into(), details.into());
             }
             if let Some(tail) = completed.tail {

@@ -109,6 +109,18 @@ impl Answer {
         }
     }
 
+    /// What a streamed result's last event calls the error; `None` if it has no name of its own. Lambda
+    /// says `Runtime.TruncatedResponse` there, or what the runtime named in its trailer.
+    pub(super) fn error_type(&self) -> Option<&str> {
+        match self {
+            Self::Response(_) => None,
+            Self::FunctionError { kind, .. } => kind
+                .as_deref()
+                .filter(|kind| is_name(kind) && !kind.ends_with(".Unknown")),
+            _ => Some(self.kind()),
+        }
+    }
+
     /// The end of the `REPORT` line.
     pub(crate) fn report_status(&self) -> ReportStatus<'_> {
         match self {
@@ -252,5 +264,31 @@ mod tests {
             kind: Some("x\nREPORT RequestId: other".into()),
         };
         assert_eq!(hostile.report_status(), ReportStatus::Error("Unhandled"));
+        assert_eq!(hostile.error_type(), None);
+    }
+
+    #[test]
+    fn an_error_is_called_by_the_name_that_it_has() {
+        let failed = |kind: Option<&str>| Answer::FunctionError {
+            body: Bytes::new(),
+            kind: kind.map(str::to_owned),
+        };
+        for (answer, expected) in [
+            (Answer::Response(Bytes::new()), None),
+            (failed(None), None),
+            (failed(Some("Function.Unknown")), None),
+            (failed(Some("Function.Broken")), Some("Function.Broken")),
+            (
+                failed(Some("Runtime.TruncatedResponse")),
+                Some("Runtime.TruncatedResponse"),
+            ),
+            (
+                Answer::TimedOut(Duration::from_secs(1)),
+                Some("Sandbox.Timedout"),
+            ),
+            (Answer::Exited(Exit::Code(1)), Some("Runtime.ExitError")),
+        ] {
+            assert_eq!(answer.error_type(), expected, "{answer:?}");
+        }
     }
 }

@@ -92,6 +92,8 @@ pub(crate) struct Completed {
     pub(crate) content_type: Option<String>,
     /// Whether `payload` tells of a function error.
     pub(crate) failed: bool,
+    /// The error's own name, if it has one.
+    pub(crate) error_type: Option<String>,
     pub(crate) start: Start,
     pub(crate) duration: Duration,
     pub(crate) cpu: Duration,

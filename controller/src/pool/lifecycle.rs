@@ -282,6 +282,7 @@ impl Instance {
             payload: ran.answer.body(id),
             content_type: ran.content_type.clone(),
             failed: ran.answer.failed(),
+            error_type: ran.answer.error_type().map(str::to_owned),
             start,
             duration: ran.duration,
             cpu: ran.cpu,
