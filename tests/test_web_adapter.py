@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 
 import pytest
-from harness import layout, package, packages
+from harness import host, layout, package, packages
 from harness.invocation import create, invoke, lambda_client
 
 ADAPTER = ("lambda_web_adapter", "1.0.0-rc1")
@@ -34,6 +34,18 @@ SITES = [
     Site("flask", "python3.11", "buffered", "BUFFERED"),
     Site("express", "nodejs20.x", "response_stream", "RESPONSE_STREAM"),
 ]
+
+
+@pytest.fixture(scope="module")
+def shared(start_controller, tmp_path_factory):
+    """The module's controller. While a site starts the adapter asks every ten milliseconds whether it
+    has; where the guest's kernel is interpreted that is most of what runs, and takes minutes on a busy
+    host."""
+    before = host.Host.now()
+    controller = start_controller(tmp_path_factory.mktemp("sites"), "--init-timeout", "900")
+    yield controller
+    assert controller.stop() == 0
+    host.assert_nothing_left(before)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +85,7 @@ def site(request, shared, layer, tmp_path_factory):
         client,
         site.name,
         code_of(site.name, tmp_path_factory.mktemp("site") / site.name),
+        seconds=900,
         Runtime=site.runtime,
         Handler="run.sh",
         MemorySize=256,

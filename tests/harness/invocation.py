@@ -104,7 +104,7 @@ def invoke_raw(
     )
 
 
-def create(client: Any, name: str, package: bytes, **options: Any) -> dict:
+def create(client: Any, name: str, package: bytes, seconds: int = 400, **options: Any) -> dict:
     """Creates a function and waits, with boto3's own waiter, until it is active."""
     settings = {
         "Runtime": "provided",
@@ -116,6 +116,6 @@ def create(client: Any, name: str, package: bytes, **options: Any) -> dict:
     }
     client.create_function(FunctionName=name, Code={"ZipFile": package}, **settings)
     client.get_waiter("function_active_v2").wait(
-        FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 400}
+        FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": seconds}
     )
     return client.get_function(FunctionName=name)["Configuration"]
