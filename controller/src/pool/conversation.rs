@@ -4,25 +4,25 @@
 //! in one go, a paused one `Resume` and `Invoke`. What comes back is then checked in full: the
 //! right request id, once, in order. Anything else ends the microVM, and the caller hears so.
 
+mod at_mailbox;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, HostMessage, Invoke, Usage};
-use hearth_protocol::output::Lines;
 use hearth_protocol::sandbox::{Command, RefusalKind, Resume};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, is_name};
 use super::job::{Invocation, NotRun, Start};
+use super::output::Output;
 use super::streaming::{Incoming, Part, Sink};
 use super::warm_up::restore_errand;
 use crate::function::Artefacts;
 use crate::instance::{
-    MailboxAnswer, MailboxWord, MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns,
-    thaw,
+    MailboxAnswer, MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw,
 };
-use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Tail, Text};
 
 /// Longest time from a restore's command to its reply. A few milliseconds are usual;
 /// this is for a host with far more to do than it can.
@@ -79,89 +79,6 @@ pub(crate) struct NotStarted {
     pub(crate) snapshot_unusable: bool,
     /// What its caller is told, if trying again would come to the same.
     pub(crate) told: Option<NotRun>,
-}
-
-/// Where an invocation's log lines go.
-#[derive(Debug)]
-pub(crate) struct Output<'a> {
-    pub(crate) store: &'a LogStore,
-    pub(crate) invocation: &'a Invocation,
-    pub(crate) tail: Option<Tail>,
-}
-
-impl Output<'_> {
-    /// What the function wrote. The guest's claim whose output it is counts only for this
-    /// invocation; anything else is nobody's.
-    fn function(&mut self, message: &hearth_protocol::agent::Log, lines: bytes::Bytes) {
-        let id = self.invocation.request_id.as_str();
-        let own = message.request_id.as_deref() == Some(id);
-        if message.dropped_bytes > 0 {
-            self.platform(&format!(
-                "({} bytes of output were lost)",
-                message.dropped_bytes
-            ));
-        }
-        if let Some(tail) = &mut self.tail {
-            tail.push(&lines);
-        }
-        let origin = Origin::of(&self.invocation.version, own.then_some(id));
-        let text = Text::of_guest(message, lines);
-        self.store.append(origin, Kind::Function, text);
-    }
-
-    /// What the function wrote, and its runtime has handed over.
-    fn at_mailbox(&mut self, lines: Lines) {
-        let message = hearth_protocol::agent::Log {
-            request_id: Some(self.invocation.request_id.clone()),
-            multiline: lines.multiline,
-            dropped_bytes: lines.dropped,
-        };
-        self.function(&message, lines.bytes);
-    }
-
-    /// What the runtime wrote after its restore, before the invocation began.
-    fn hook(&self, message: &hearth_protocol::agent::Log, lines: bytes::Bytes) {
-        let origin = Origin::of(&self.invocation.version, None);
-        let text = Text::of_guest(message, lines);
-        self.store.append(origin, Kind::Function, text);
-    }
-
-    fn start(&mut self) {
-        let version = self.invocation.version.id.to_string();
-        let invocation = self.invocation;
-        self.event(PlatformEvent::Start {
-            request_id: &invocation.request_id,
-            version: &version,
-        });
-    }
-
-    /// What the platform has to say.
-    pub(crate) fn event(&mut self, event: PlatformEvent<'_>) {
-        for record in event.records(&self.invocation.version.config.logging.format) {
-            self.platform(&record);
-        }
-    }
-
-    /// How a restore with hooks went. It is not the invocation's: nothing of that has begun.
-    fn restore_report(&self, took: Duration, failed: Option<&str>) {
-        let version = &self.invocation.version;
-        let event = PlatformEvent::Restore { took, failed };
-        for record in event.records(&version.config.logging.format) {
-            let origin = Origin::of(version, None);
-            let text = Text::whole(record.into());
-            self.store.append(origin, Kind::Platform, text);
-        }
-    }
-
-    fn platform(&mut self, line: &str) {
-        if let Some(tail) = &mut self.tail {
-            tail.push_line(line);
-        }
-        let id = &self.invocation.request_id;
-        let origin = Origin::of(&self.invocation.version, Some(id));
-        let text = Text::whole(line.to_owned().into());
-        self.store.append(origin, Kind::Platform, text);
-    }
 }
 
 /// Runs one invocation to its answer.
@@ -479,49 +396,6 @@ impl<'a> Talk<'a> {
         self.thawed = true;
         self.vcpu_runs(Instant::now(), vm, output);
         Ok(())
-    }
-
-    fn hear_mailbox(
-        &mut self,
-        vm: &MicroVm,
-        word: MailboxWord,
-        output: &mut Output<'_>,
-    ) -> Result<Heard, VmError> {
-        self.heard = true;
-        if !self.thawed {
-            self.thawed_silently(vm, output)?;
-        }
-        match word {
-            MailboxWord::Output(lines) => {
-                output.at_mailbox(lines);
-                Ok(Heard::Nothing)
-            }
-            MailboxWord::Answer(_) if self.streams => Err(unexpected("two answers in one")),
-            MailboxWord::Answer(answer) => {
-                self.check(&answer.meta.request_id)?;
-                Ok(Heard::Mailbox(answer))
-            }
-        }
-    }
-
-    /// The runtime has answered at its mailbox: its agent does not know, and has measured nothing.
-    fn answered(&self, vm: &mut MicroVm, answer: MailboxAnswer) -> Result<Ran, NotStarted> {
-        let run = self.run();
-        let memory = u64::from(self.invocation.version.config.memory_mib) << 20;
-        let peak = vm.peak_memory(answer.peak_bytes).min(memory);
-        let told = if answer.failed {
-            Answer::FunctionError {
-                body: answer.body,
-                kind: answer.meta.error_type,
-            }
-        } else {
-            Answer::Response(answer.body)
-        };
-        Ok(Ran {
-            max_memory_bytes: peak,
-            waits: true,
-            ..self.ran(vm, told, run)
-        })
     }
 
     /// Gives a part of the result to the caller, who may be slow; or keeps it. The function's time

@@ -12,10 +12,11 @@ use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::{Command, Freeze, RefusalKind};
 use tokio::time::{timeout, timeout_at};
 
-use super::conversation::{Begin, NotStarted, Output, Ran, converse};
+use super::conversation::{Begin, NotStarted, Ran, converse};
 use super::dispatch::Shared;
 use super::entry::{Order, Parked, StartOrder, Taken};
 use super::job::{Completed, Job, NotRun, Phases, Start};
+use super::output::Output;
 
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, Version};

@@ -11,6 +11,7 @@
 //! * [`warm_up`]: a restore without an invocation.
 //! * [`streaming`]: results that come in pieces.
 //! * [`conversation`]: one invocation's messages.
+//! * [`output`]: where what it writes goes.
 //! * [`answer`]: how it ended, in Lambda's words.
 
 mod answer;
@@ -23,6 +24,7 @@ mod entry;
 mod job;
 mod leave;
 mod lifecycle;
+mod output;
 mod ping;
 mod provision;
 mod room;

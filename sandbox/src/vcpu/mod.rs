@@ -8,13 +8,12 @@ mod held_timer;
 mod interpreted;
 mod kick;
 mod msr;
+mod notice;
 mod shift;
 mod state;
 mod thread;
 
 pub use interpreted::Interpreted;
+pub use notice::{Counters, MmioAccess, MmioRequest, Notice, NoticeSender, StopReason};
 pub use state::{StateError, VcpuState};
-pub use thread::{
-    Attachment, Counters, IdleVcpu, MmioAccess, MmioRequest, Notice, NoticeSender, StopReason,
-    Vcpu, VcpuError,
-};
+pub use thread::{Attachment, IdleVcpu, Vcpu, VcpuError};

@@ -6,13 +6,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hearth_protocol::mailbox::{DOORBELL_PORT, REGISTER_PORT};
-use hearth_protocol::sandbox::{ExitReason, Exits};
+use hearth_protocol::sandbox::ExitReason;
 use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -20,6 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::cpu_time::{self, KickTimer, Timers};
 use super::interpreted::Interpreted;
 use super::kick::{self, ImmediateExit};
+use super::notice::{Counters, MmioAccess, MmioRequest, Notice, NoticeSender, StopReason, count};
 use super::shift::{Shift, ShiftError};
 use super::state::{StateError, VcpuState};
 use crate::assist::{self, StringOperation};
@@ -54,103 +55,6 @@ pub enum VcpuError {
     /// The thread has ended.
     #[error("the vCPU thread has ended")]
     Gone,
-}
-
-/// Why a vCPU no longer runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StopReason {
-    /// It was told to.
-    Requested,
-    /// Its CPU budget is used up.
-    BudgetExhausted,
-    /// The microVM is over.
-    End(ExitReason, String),
-}
-
-/// A guest access to a device register.
-#[derive(Debug)]
-pub enum MmioAccess {
-    /// Answer with this many bytes.
-    Read(usize),
-    /// Take these bytes.
-    Write(Vec<u8>),
-}
-
-/// One access, and where the answer goes: the bytes read, or nothing.
-#[derive(Debug)]
-pub struct MmioRequest {
-    /// Guest-physical address.
-    pub address: u64,
-    /// What is done.
-    pub access: MmioAccess,
-    /// The vCPU waits here.
-    pub reply: SyncSender<Vec<u8>>,
-}
-
-/// What a vCPU thread tells the event loop.
-#[derive(Debug)]
-pub enum Notice {
-    /// A device register is accessed.
-    Mmio(MmioRequest),
-    /// vCPU of this number has stopped.
-    Stopped(u8, StopReason),
-}
-
-/// The event loop's mailbox: a channel, and an eventfd that wakes it.
-#[derive(Debug)]
-pub struct NoticeSender {
-    /// Carries the notice.
-    pub channel: Sender<Notice>,
-    /// Wakes the loop.
-    pub wake: EventFd,
-}
-
-impl NoticeSender {
-    /// A second sender to the same loop.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            channel: self.channel.clone(),
-            wake: self.wake.try_clone()?,
-        })
-    }
-
-    /// `false` when the loop is gone, and with it the process.
-    fn send(&self, notice: Notice) -> bool {
-        self.channel.send(notice).is_ok() && self.wake.write(1).is_ok()
-    }
-}
-
-/// `KVM_RUN` returns, counted over all vCPUs.
-#[derive(Debug, Default)]
-pub struct Counters {
-    io: AtomicU64,
-    mmio: AtomicU64,
-    emulation: AtomicU64,
-    interrupted: AtomicU64,
-    other: AtomicU64,
-    assists: AtomicU64,
-}
-
-impl Counters {
-    /// Exits by reason.
-    pub fn exits(&self) -> Exits {
-        Exits {
-            io: self.io.load(Ordering::Relaxed),
-            mmio: self.mmio.load(Ordering::Relaxed),
-            emulation: self.emulation.load(Ordering::Relaxed),
-            interrupted: self.interrupted.load(Ordering::Relaxed),
-            other: self.other.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Instructions completed by the assist.
-    pub fn assists(&self) -> u64 {
-        self.assists.load(Ordering::Relaxed)
-    }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// What a vCPU needs of its microVM.

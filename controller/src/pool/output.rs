@@ -1,0 +1,94 @@
+//! Where an invocation's output goes: the function's log, and the tail that its caller may have asked
+//! for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_protocol::agent::Log;
+use hearth_protocol::output::Lines;
+
+use super::job::Invocation;
+use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Tail, Text};
+
+/// Where an invocation's log lines go.
+#[derive(Debug)]
+pub(crate) struct Output<'a> {
+    pub(crate) store: &'a LogStore,
+    pub(crate) invocation: &'a Invocation,
+    pub(crate) tail: Option<Tail>,
+}
+
+impl Output<'_> {
+    /// What the function wrote. The guest's claim whose output it is counts only for this
+    /// invocation; anything else is nobody's.
+    pub(super) fn function(&mut self, message: &Log, lines: Bytes) {
+        let id = self.invocation.request_id.as_str();
+        let own = message.request_id.as_deref() == Some(id);
+        if message.dropped_bytes > 0 {
+            self.platform(&format!(
+                "({} bytes of output were lost)",
+                message.dropped_bytes
+            ));
+        }
+        if let Some(tail) = &mut self.tail {
+            tail.push(&lines);
+        }
+        let origin = Origin::of(&self.invocation.version, own.then_some(id));
+        let text = Text::of_guest(message, lines);
+        self.store.append(origin, Kind::Function, text);
+    }
+
+    /// What the function wrote, and its runtime has handed over.
+    pub(super) fn at_mailbox(&mut self, lines: Lines) {
+        let message = Log {
+            request_id: Some(self.invocation.request_id.clone()),
+            multiline: lines.multiline,
+            dropped_bytes: lines.dropped,
+        };
+        self.function(&message, lines.bytes);
+    }
+
+    /// What the runtime wrote after its restore, before the invocation began.
+    pub(super) fn hook(&self, message: &Log, lines: Bytes) {
+        let origin = Origin::of(&self.invocation.version, None);
+        let text = Text::of_guest(message, lines);
+        self.store.append(origin, Kind::Function, text);
+    }
+
+    pub(super) fn start(&mut self) {
+        let version = self.invocation.version.id.to_string();
+        let invocation = self.invocation;
+        self.event(PlatformEvent::Start {
+            request_id: &invocation.request_id,
+            version: &version,
+        });
+    }
+
+    /// What the platform has to say.
+    pub(crate) fn event(&mut self, event: PlatformEvent<'_>) {
+        for record in event.records(&self.invocation.version.config.logging.format) {
+            self.platform(&record);
+        }
+    }
+
+    /// How a restore with hooks went. It is not the invocation's: nothing of that has begun.
+    pub(super) fn restore_report(&self, took: Duration, failed: Option<&str>) {
+        let version = &self.invocation.version;
+        let event = PlatformEvent::Restore { took, failed };
+        for record in event.records(&version.config.logging.format) {
+            let origin = Origin::of(version, None);
+            let text = Text::whole(record.into());
+            self.store.append(origin, Kind::Platform, text);
+        }
+    }
+
+    pub(super) fn platform(&mut self, line: &str) {
+        if let Some(tail) = &mut self.tail {
+            tail.push_line(line);
+        }
+        let id = &self.invocation.request_id;
+        let origin = Origin::of(&self.invocation.version, Some(id));
+        let text = Text::whole(line.to_owned().into());
+        self.store.append(origin, Kind::Platform, text);
+    }
+}
