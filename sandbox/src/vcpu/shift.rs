@@ -2,13 +2,14 @@
 //! it an event, and lets it run, at first without its kernel.
 //!
 //! A kernel that never ran would be noticed: threads that sleep would sleep for ever, and so would
-//! whatever the kernel itself puts off. So a call that takes longer than [`ALONE`] goes on with the
-//! kernel's timer; and a guest whose kernel has not run for [`WITHOUT_KERNEL`] gets a turn of it,
+//! whatever the kernel itself puts off. So a call that takes longer than [`ALONE`], or waits for longer
+//! than [`HALTED`], goes on with the kernel's timer; and a guest whose kernel has not run for [`WITHOUT_KERNEL`] gets a turn of it,
 //! when its caller has the answer and no other comes at once. The turn ends when the runtime finds
 //! nothing to do, after [`TURN`] at the latest, or with the next event.
 
 use std::time::{Duration, Instant};
 
+use kvm_bindings::KVM_MP_STATE_HALTED;
 use kvm_ioctls::VcpuFd;
 
 use super::cpu_time::KickTimer;
@@ -18,8 +19,11 @@ use super::state::StateError;
 use crate::mailbox::{Mailbox, MailboxError, Rang, Woken};
 use crate::memory::GuestMemory;
 
-/// How long a call may take before the guest's kernel gets its timer.
-const ALONE: Duration = Duration::from_millis(2);
+/// How long a call may take before the guest's kernel gets its timer, if the guest waits for it...
+const HALTED: Duration = Duration::from_millis(2);
+/// ...and if it works. What the kernel has put off while it stood still is done as soon as it has its
+/// timer, and a call that writes a line or two is over before that.
+const ALONE: Duration = Duration::from_millis(10);
 /// How long a guest that is called goes without its kernel.
 const WITHOUT_KERNEL: Duration = Duration::from_secs(1);
 /// No event for so long: a good time for that.
@@ -158,7 +162,7 @@ impl Shift {
         match self.stretch {
             Stretch::Free => {}
             Stretch::Call { until } => {
-                if now >= until {
+                if now >= until || is_halted(vcpu)? {
                     self.held.give_back(vcpu)?;
                     timer.arm(Duration::ZERO)?;
                     self.stretch = Stretch::Free;
@@ -201,7 +205,7 @@ impl Shift {
         let limit = (alone >= WITHOUT_KERNEL).then_some(PAUSE);
         match self.mailbox.wait(memory, limit)? {
             Woken::Event => {
-                timer.arm(ALONE)?;
+                timer.arm(HALTED)?;
                 let until = Instant::now() + ALONE;
                 self.stretch = Stretch::Call { until };
             }
@@ -222,4 +226,12 @@ impl Shift {
         self.stretch = Stretch::Turn { until };
         Ok(())
     }
+}
+
+/// Whether the guest waits for an interrupt: then for its timer, mostly.
+fn is_halted(vcpu: &VcpuFd) -> Result<bool, ShiftError> {
+    let state = vcpu
+        .get_mp_state()
+        .map_err(|e| StateError::Kvm("KVM_GET_MP_STATE", e))?;
+    Ok(state.mp_state == KVM_MP_STATE_HALTED)
 }
