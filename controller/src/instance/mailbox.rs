@@ -1,13 +1,13 @@
 //! The owner's end of a microVM's mailbox; see [`hearth_protocol::mailbox`].
 
-use std::collections::VecDeque;
 use std::io;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use hearth_protocol::mailbox::{AnswerMeta, HEAD, Head, HeadError, MAX_META, MetaError, What};
 use hearth_protocol::output::{Lines, LogBuffer};
-use tokio::io::{Interest, Ready};
 use tokio::net::UnixStream;
+
+use super::stream::Stream;
 
 /// What comes from the mailbox, and could be anything.
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +40,10 @@ pub(crate) struct MailboxAnswer {
     pub(crate) peak_bytes: u64,
 }
 
-/// The socket, and what waits on both sides of it.
+/// The stream, and what has come of it and was not told.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    socket: UnixStream,
-    inbox: BytesMut,
-    /// Whether the sandbox may still say something.
-    open: bool,
-    outbound: VecDeque<Bytes>,
+    pub(super) stream: Stream,
     output: LogBuffer,
     /// An answer whose output is told first.
     answer: Option<MailboxAnswer>,
@@ -56,10 +52,7 @@ pub(crate) struct Mailbox {
 impl Mailbox {
     pub(crate) fn new(socket: UnixStream) -> Self {
         Self {
-            socket,
-            inbox: BytesMut::new(),
-            open: true,
-            outbound: VecDeque::new(),
+            stream: Stream::new(socket),
             output: LogBuffer::default(),
             answer: None,
         }
@@ -79,36 +72,18 @@ impl Mailbox {
             body,
             ..Head::bare(What::Payload)
         };
-        let mut first = BytesMut::with_capacity(HEAD + headers.len() + event.len().min(4096));
-        first.extend_from_slice(&head.encode());
-        first.extend_from_slice(headers.as_bytes());
-        if event.len() <= 4096 {
-            first.extend_from_slice(&event);
-            self.outbound.push_back(first.freeze());
-        } else {
-            self.outbound.extend([first.freeze(), event]);
-        }
-        self.flush()?;
+        let head = [&head.encode()[..], headers.as_bytes()].concat();
+        self.stream.queue(head.into());
+        self.stream.queue(event);
+        self.stream.flush()?;
         Ok(true)
     }
 
     /// Sends a runtime that waits to its agent.
     pub(crate) fn release(&mut self) -> io::Result<()> {
         let head = Head::bare(What::Agent).encode();
-        self.outbound.push_back(Bytes::copy_from_slice(&head));
-        self.flush()
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        while let Some(front) = self.outbound.front_mut() {
-            match self.socket.try_write(front) {
-                Ok(written) if written == front.len() => drop(self.outbound.pop_front()),
-                Ok(written) => front.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.stream.queue(Bytes::copy_from_slice(&head));
+        self.stream.flush()
     }
 
     /// What has come whole.
@@ -116,16 +91,17 @@ impl Mailbox {
         if let Some(answer) = self.answer.take() {
             return Ok(Some(MailboxWord::Answer(answer)));
         }
-        let Some(head) = self.inbox.first_chunk::<HEAD>() else {
+        let inbox = &mut self.stream.inbox;
+        let Some(head) = inbox.first_chunk::<HEAD>() else {
             return Ok(None);
         };
         let head = Head::decode(head)?;
-        if self.inbox.len() < HEAD + head.rest() {
-            self.inbox.reserve(HEAD + head.rest() - self.inbox.len());
+        if inbox.len() < HEAD + head.rest() {
+            inbox.reserve(HEAD + head.rest() - inbox.len());
             return Ok(None);
         }
-        self.inbox.advance(HEAD);
-        let mut part = |len: u32| self.inbox.split_to(len as usize).freeze();
+        inbox.advance(HEAD);
+        let mut part = |len: u32| inbox.split_to(len as usize).freeze();
         let (log, meta, body) = (part(head.log), part(head.meta), part(head.body));
         self.output.push(&log);
         let failed = match head.what {
@@ -147,40 +123,6 @@ impl Mailbox {
             }
             None => MailboxWord::Answer(answer),
         }))
-    }
-
-    /// Whether there is anything to wait for.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open
-    }
-
-    /// Waits until there is something to read, or room for what has to be written.
-    pub(crate) async fn ready(&self) -> io::Result<Ready> {
-        let interest = if self.outbound.is_empty() {
-            Interest::READABLE
-        } else {
-            Interest::READABLE | Interest::WRITABLE
-        };
-        self.socket.ready(interest).await
-    }
-
-    /// Reads and writes as far as it goes.
-    pub(crate) fn go_on(&mut self, ready: Ready) -> io::Result<()> {
-        if ready.is_writable() {
-            self.flush()?;
-        }
-        if !ready.is_readable() {
-            return Ok(());
-        }
-        match self.socket.try_read_buf(&mut self.inbox) {
-            // The process is ending; the control channel will say how.
-            Ok(0) => self.open = false,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.open = false,
-            Err(error) => return Err(error),
-        }
-        Ok(())
     }
 }
 
@@ -211,8 +153,8 @@ mod tests {
             if let Some(word) = mailbox.next()? {
                 return Ok(word);
             }
-            let ready = mailbox.ready().await.unwrap();
-            mailbox.go_on(ready).unwrap();
+            let ready = mailbox.stream.ready().await.unwrap();
+            mailbox.stream.go_on(ready).unwrap();
         }
     }
 
@@ -284,9 +226,9 @@ mod tests {
                 theirs.read_exact(&mut all).await.unwrap();
                 all
             });
-            while !mailbox.outbound.is_empty() {
-                let ready = mailbox.ready().await.unwrap();
-                mailbox.go_on(ready).unwrap();
+            while !mailbox.stream.is_flushed() {
+                let ready = mailbox.stream.ready().await.unwrap();
+                mailbox.stream.go_on(ready).unwrap();
             }
             let all = reader.await.unwrap();
             let head = Head::decode(all.first_chunk().unwrap()).unwrap();

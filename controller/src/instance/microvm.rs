@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::task::Context;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use hearth_protocol::agent::{
     AgentMessage, Frame, FrameDecoder, FrameError, HostMessage, MessageError,
 };
@@ -24,13 +24,12 @@ use tokio::net::UnixStream;
 
 use super::errand::Errand;
 use super::mailbox::{Mailbox, MailboxError, MailboxWord};
-use super::memory::anonymous_bytes;
+use super::memory::OwnPages;
 use super::process::SandboxProcess;
+use super::stream::Stream;
 
 /// Messages of the agent that may come in while a command's reply is awaited.
 const MAX_STASH: usize = 256;
-/// Frames that one write hands to the kernel at most.
-const MAX_SLICES: usize = 8;
 
 /// What a microVM has to say.
 #[derive(Debug)]
@@ -94,8 +93,9 @@ pub(crate) enum VmError {
 }
 
 /// What is known of a function's memory where its agent is not asked.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Memory {
+    pages: OwnPages,
     /// The peak that the agent knew of last.
     peak: u64,
     /// What the process had of its own when that became known; nothing when it was restored.
@@ -107,10 +107,7 @@ struct Memory {
 pub(crate) struct MicroVm {
     control: UnixStream,
     control_in: BytesMut,
-    agent: UnixStream,
-    agent_in: BytesMut,
-    agent_open: bool,
-    outbound: VecDeque<Bytes>,
+    agent: Stream,
     stash: VecDeque<AgentMessage>,
     decoder: FrameDecoder,
     mailbox: Option<Mailbox>,
@@ -130,10 +127,7 @@ impl MicroVm {
         Self {
             control,
             control_in: BytesMut::new(),
-            agent,
-            agent_in: BytesMut::new(),
-            agent_open: true,
-            outbound: VecDeque::new(),
+            agent: Stream::new(agent),
             stash: VecDeque::new(),
             decoder: FrameDecoder::new(MAX_PAYLOAD),
             mailbox,
@@ -181,40 +175,14 @@ impl MicroVm {
                 frame.encode(&mut small)?;
             } else {
                 frame.encode_head(&mut small)?;
-                self.outbound.push_back(small.split().freeze());
-                self.outbound.push_back(frame.payload);
+                self.agent.queue(small.split().freeze());
+                self.agent.queue(frame.payload);
             }
         }
         if !small.is_empty() {
-            self.outbound.push_back(small.freeze());
+            self.agent.queue(small.freeze());
         }
-        self.flush()
-    }
-
-    /// Writes queued bytes until the socket is full.
-    fn flush(&mut self) -> Result<(), VmError> {
-        while !self.outbound.is_empty() {
-            let slices: Vec<IoSlice<'_>> = self
-                .outbound
-                .iter()
-                .take(MAX_SLICES)
-                .map(|bytes| IoSlice::new(bytes))
-                .collect();
-            let mut written = match self.agent.try_write_vectored(&slices) {
-                Ok(written) => written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(VmError::Io(error)),
-            };
-            while let Some(front) = self.outbound.front_mut() {
-                if written < front.len() {
-                    front.advance(written);
-                    break;
-                }
-                written -= front.len();
-                self.outbound.pop_front();
-            }
-        }
-        Ok(())
+        Ok(self.agent.flush()?)
     }
 
     /// Gives an event to a runtime that waits at its mailbox. `Ok(false)`: it can't go there.
@@ -236,13 +204,14 @@ impl MicroVm {
     /// An estimate of the most memory that the function has had, in bytes: what its agent saw last,
     /// and by how much its process has grown since.
     pub(crate) fn peak_memory(&mut self, known: u64) -> u64 {
-        let own = anonymous_bytes(self.process.pid()).unwrap_or(0);
-        if self.memory.peak == 0 {
-            self.memory.peak = known;
-        } else if known > self.memory.peak {
-            self.memory = Memory { peak: known, own };
+        let memory = &mut self.memory;
+        let own = memory.pages.bytes(self.process.pid()).unwrap_or(0);
+        if memory.peak == 0 {
+            memory.peak = known;
+        } else if known > memory.peak {
+            (memory.peak, memory.own) = (known, own);
         }
-        self.memory.peak + own.saturating_sub(self.memory.own)
+        memory.peak + own.saturating_sub(memory.own)
     }
 
     /// Waits for what the microVM says next. Nothing is lost when the future is dropped.
@@ -255,7 +224,7 @@ impl MicroVm {
 
     async fn next_unstashed(&mut self) -> Result<VmEvent, VmError> {
         loop {
-            if let Some(frame) = self.decoder.decode(&mut self.agent_in)? {
+            if let Some(frame) = self.decoder.decode(&mut self.agent.inbox)? {
                 return Ok(VmEvent::Agent(AgentMessage::try_from(frame)?));
             }
             if let Some(mailbox) = &mut self.mailbox
@@ -289,17 +258,13 @@ impl MicroVm {
         Ok(())
     }
 
-    /// Reads more bytes from either socket, and writes queued ones.
+    /// Reads more bytes from any socket, and writes queued ones.
     async fn fill(&mut self) -> Result<(), VmError> {
-        let interest = if self.outbound.is_empty() {
-            Interest::READABLE
-        } else {
-            Interest::READABLE | Interest::WRITABLE
-        };
-        let mailbox = self.mailbox.as_mut().filter(|mailbox| mailbox.is_open());
+        let mailbox = self.mailbox.as_mut().map(|mailbox| &mut mailbox.stream);
+        let mailbox = mailbox.filter(|stream| stream.is_open());
         let told = async {
             match &mailbox {
-                Some(mailbox) => mailbox.ready().await,
+                Some(stream) => stream.ready().await,
                 None => std::future::pending().await,
             }
         };
@@ -307,33 +272,11 @@ impl MicroVm {
         tokio::select! {
             biased;
             ready = told => {
-                if let Some(mailbox) = mailbox {
-                    mailbox.go_on(ready?)?;
+                if let Some(stream) = mailbox {
+                    stream.go_on(ready?)?;
                 }
             }
-            ready = self.agent.ready(interest), if self.agent_open => {
-                let ready = ready?;
-                if ready.is_readable() {
-                    match self.agent.try_read_buf(&mut self.agent_in) {
-                        // The process is ending; the control channel will say how.
-                        Ok(0) => self.agent_open = false,
-                        Ok(_) => {}
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                            self.agent_open = false;
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                if ready.is_writable() && self.agent_open {
-                    match self.flush() {
-                        Err(VmError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                            self.outbound.clear();
-                        }
-                        other => other?,
-                    }
-                }
-            }
+            ready = self.agent.ready(), if self.agent.is_open() => self.agent.go_on(ready?)?,
             ready = self.control.readable() => {
                 ready?;
                 match self.control.try_read_buf(&mut self.control_in) {

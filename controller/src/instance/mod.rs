@@ -2,6 +2,7 @@
 //!
 //! * [`errand`]: commands with the files that go with them.
 //! * [`identity`], [`namespace`]: what a sandbox is given to be alone with.
+//! * [`stream`]: bytes to the guest and back.
 //! * [`mailbox`]: events and answers that need no agent.
 //! * [`process`]: starting, measuring and ending sandbox processes.
 //! * [`microvm`]: commands to the sandbox and frames to the agent, as one stream of events.
@@ -19,6 +20,7 @@ mod memory;
 mod microvm;
 mod namespace;
 mod process;
+mod stream;
 
 pub(crate) use entropy::{realtime_ns, thaw};
 pub(crate) use errand::{BootFrom, Errand, RestoreFrom, SnapshotOutput};
