@@ -14,11 +14,11 @@ use std::fs::File;
 use std::io::{self, IoSlice, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
+use hearth_mailbox::pages::Pages;
 use hearth_protocol::mailbox::{
-    ANSWERS, FRAMES, OPEN, PAGE, PAGES, PEAK_KIB, READING, REGISTER_PORT, REQUEST_ID,
-    REQUEST_ID_LEN, VIA_AGENT, WORKING,
+    ANSWERS, OPEN, PAGE, PAGES, PEAK_KIB, READING, REGISTER_PORT, VIA_AGENT, WORKING,
 };
 
 const NAME: &CStr = c"mailbox";
@@ -36,7 +36,7 @@ pub(crate) struct Reading(u32);
 /// The pages as the agent has them.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    at: NonNull<u8>,
+    pages: Pages,
     file: OwnedFd,
     /// Holds the references. Nobody reads it.
     _held: (PipeReader, PipeWriter),
@@ -44,47 +44,25 @@ pub(crate) struct Mailbox {
     answers: u32,
 }
 
-// SAFETY: the mapping belongs to the process and not to a thread.
-unsafe impl Send for Mailbox {}
-
 impl Mailbox {
     /// Makes and registers it.
     pub(crate) fn create() -> io::Result<Self> {
         let file = sealed_file()?;
-        // SAFETY: a new mapping at a place of the kernel's choice.
-        let at = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                SIZE,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let at = NonNull::new(at.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let pages = Pages::map(file.as_raw_fd()).ok_or_else(io::Error::last_os_error)?;
+        let at = pages.address();
         for page in 0..PAGES {
             // SAFETY: within the mapping. Written to, so that each page has its frame.
             unsafe { at.as_ptr().add(page * PAGE).write_volatile(0) };
         }
         let held = hold(at)?;
         let frames = frames(at)?;
+        pages.set_frames(&frames);
         let mailbox = Self {
-            at,
+            pages,
             file,
             _held: held,
             answers: 0,
         };
-        for (n, frame) in frames.iter().enumerate() {
-            // SAFETY: within the first page, and aligned.
-            unsafe {
-                let to = mailbox.at.as_ptr().add(FRAMES + 8 * n).cast::<u64>();
-                to.write_volatile(frame.to_le());
-            }
-        }
         // Until the first event.
         mailbox.demand_answer(true);
         register(frames[0])?;
@@ -98,77 +76,58 @@ impl Mailbox {
 
     /// Whether the runtime may use it.
     pub(crate) fn open(&self, open: bool) {
-        self.set(OPEN, u32::from(open));
+        self.pages.set(OPEN, u32::from(open));
     }
 
     /// How much memory the function has had, for answers that the agent does not see.
     pub(crate) fn note_peak(&self, bytes: u64) {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        self.set(PEAK_KIB, kib);
+        self.pages.set(PEAK_KIB, kib);
     }
 
     /// The agent is about to read the function's output: unless the runtime reads it at this moment,
     /// the answer to the event at hand has to come to the agent.
     pub(crate) fn begin_reading(&self) -> Option<Reading> {
-        let before = Reading(self.get(VIA_AGENT));
-        self.set(VIA_AGENT, 1);
-        if self.get(READING) == 0 {
+        let before = Reading(self.pages.get(VIA_AGENT));
+        self.pages.set(VIA_AGENT, 1);
+        if self.pages.get(READING) == 0 {
             return Some(before);
         }
-        self.set(VIA_AGENT, before.0);
+        self.pages.set(VIA_AGENT, before.0);
         None
     }
 
     /// The agent has read, and got something or nothing.
     pub(crate) fn end_reading(&self, before: &Reading, something: bool) {
         if !something {
-            self.set(VIA_AGENT, before.0);
+            self.pages.set(VIA_AGENT, before.0);
         }
     }
 
     /// The runtime has ended, whatever it was doing.
     pub(crate) fn reader_is_gone(&self) {
-        self.set(READING, 0);
+        self.pages.set(READING, 0);
     }
 
     /// Whether the answer to the event at hand has to come to the agent.
     pub(crate) fn demand_answer(&self, demand: bool) {
-        self.set(VIA_AGENT, u32::from(demand));
+        self.pages.set(VIA_AGENT, u32::from(demand));
     }
 
     /// Whether the runtime has answered since this was asked last.
     pub(crate) fn has_answered(&mut self) -> bool {
-        let answers = self.get(ANSWERS);
+        let answers = self.pages.get(ANSWERS);
         std::mem::replace(&mut self.answers, answers) != answers
     }
 
     /// The invocation that the runtime has from here and works on.
     pub(crate) fn working_on(&self) -> Option<String> {
-        if self.get(WORKING) != 1 {
+        if self.pages.get(WORKING) != 1 {
             return None;
         }
-        let mut id = [0; REQUEST_ID_LEN];
-        for (n, byte) in id.iter_mut().enumerate() {
-            // SAFETY: within the first page.
-            *byte = unsafe { self.at.as_ptr().add(REQUEST_ID + n).read_volatile() };
-        }
+        let id = self.pages.request_id();
         let is_id = id.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
         is_id.then(|| id.iter().map(|b| char::from(*b)).collect())
-    }
-
-    fn word(&self, field: usize) -> *mut u32 {
-        // SAFETY: fields are in the first page.
-        unsafe { self.at.as_ptr().add(field).cast() }
-    }
-
-    fn get(&self, field: usize) -> u32 {
-        // SAFETY: aligned, and mapped as long as the agent lives.
-        u32::from_le(unsafe { self.word(field).read_volatile() })
-    }
-
-    fn set(&self, field: usize, value: u32) {
-        // SAFETY: as above.
-        unsafe { self.word(field).write_volatile(value.to_le()) };
     }
 }
 

@@ -1,25 +1,26 @@
 //! The runtime's end of the mailbox; see [`hearth_protocol::mailbox`] for what lies in its pages.
 //!
 //! A runtime gets its first event from the agent, as always. With [`Mailbox::answer`] it answers, and
-//! waits for the next event in the same call: no system call but, at most, one that looks
-//! whether there is output to go with the answer. Whatever the mailbox can't do it says at once ([`Answered::NotHere`]),
-//! and the runtime does that by the Runtime API. So a runtime that uses the mailbox needs both.
+//! waits for the next event in the same call: no system call but, at most, one that looks whether
+//! there is output to go with the answer. Whatever the mailbox can't do it says at once
+//! ([`Answered::NotHere`]), and the runtime does that by the Runtime API. So a runtime that uses the
+//! mailbox needs both.
 //!
 //! One thread at a time may use it. After `fork` the child must leave it alone.
 
 pub mod ffi;
-mod pages;
+pub mod pages;
 
 use std::os::fd::RawFd;
 use std::time::{Duration, SystemTime};
 
 use hearth_protocol::guest::{MAILBOX_VARIABLE, MAX_PAYLOAD};
-use hearth_protocol::mailbox::{ANSWER_BODY, ANSWER_KIND, ANSWER_META, ANSWERS};
 use hearth_protocol::mailbox::{
-    COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_LOOK, COMMAND_UNHEARD, DATA_SIZE,
-    DOORBELL_ANSWER, DOORBELL_IDLE, DOORBELL_LOG, DOORBELL_MORE, DOORBELL_NOTHING, DOORBELL_OFFER,
-    DOORBELL_TAKEN, EVENT_BODY, EVENT_META, EVENT_TIME, KIND_ERROR, KIND_RESPONSE, LOG_LEN,
-    LOG_SIZE, MAX_META, OPEN, READING, REQUEST_ID_LEN, VIA_AGENT, WORKING,
+    ANSWER_BODY, ANSWER_KIND, ANSWER_META, ANSWERS, COMMAND, COMMAND_AGENT, COMMAND_EVENT,
+    COMMAND_LOOK, COMMAND_UNHEARD, DATA_SIZE, DOORBELL_ANSWER, DOORBELL_IDLE, DOORBELL_LOG,
+    DOORBELL_MORE, DOORBELL_NOTHING, DOORBELL_OFFER, DOORBELL_TAKEN, EVENT_BODY, EVENT_META,
+    EVENT_TIME, KIND_ERROR, KIND_RESPONSE, LOG_LEN, LOG_SIZE, MAX_META, OPEN, READING,
+    REQUEST_ID_LEN, VIA_AGENT, WORKING,
 };
 
 use pages::Pages;

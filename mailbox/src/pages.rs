@@ -1,24 +1,26 @@
-//! The mapped pages, and the doorbell.
+//! The mapped pages, and the doorbell: for whoever has them, runtime or agent.
 
 use std::arch::asm;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 
-use hearth_protocol::mailbox::{DOORBELL_PORT, LOG_SIZE, PAGE, PAGES, REQUEST_ID, REQUEST_ID_LEN};
+use hearth_protocol::mailbox::{
+    DOORBELL_PORT, FRAMES, LOG_SIZE, PAGE, PAGES, REQUEST_ID, REQUEST_ID_LEN,
+};
 
 const DATA: usize = PAGE + LOG_SIZE;
 
 /// The mailbox's pages as this process has them. Host and agent write there as well, hence nothing
 /// here is ever borrowed: words are read and written volatile, bytes are copied.
 #[derive(Debug)]
-pub(crate) struct Pages(NonNull<u8>);
+pub struct Pages(NonNull<u8>);
 
 // SAFETY: the mapping belongs to the process and not to a thread.
 unsafe impl Send for Pages {}
 
 impl Pages {
     /// Maps what is behind `fd`, and brings it into the page tables: a fault costs more than a call.
-    pub(crate) fn map(fd: RawFd) -> Option<Self> {
+    pub fn map(fd: RawFd) -> Option<Self> {
         // SAFETY: a new mapping at a place of the kernel's choice.
         let at = unsafe {
             libc::mmap(
@@ -43,24 +45,24 @@ impl Pages {
     }
 
     /// Reads a field of the header.
-    pub(crate) fn get(&self, field: usize) -> u32 {
+    pub fn get(&self, field: usize) -> u32 {
         // SAFETY: aligned, and mapped for as long as `self` lives.
         u32::from_le(unsafe { self.word(field).read_volatile() })
     }
 
     /// Reads a time of 8 bytes.
-    pub(crate) fn time(&self, field: usize) -> u64 {
+    pub fn time(&self, field: usize) -> u64 {
         u64::from(self.get(field)) | u64::from(self.get(field + 4)) << 32
     }
 
     /// Writes one.
-    pub(crate) fn set(&mut self, field: usize, value: u32) {
+    pub fn set(&self, field: usize, value: u32) {
         // SAFETY: as above.
         unsafe { self.word(field).write_volatile(value.to_le()) };
     }
 
     /// Writes whose event the runtime works on.
-    pub(crate) fn set_request_id(&mut self, id: &[u8]) {
+    pub fn set_request_id(&mut self, id: &[u8]) {
         assert!(id.len() <= REQUEST_ID_LEN);
         // SAFETY: within the first page.
         unsafe {
@@ -69,8 +71,34 @@ impl Pages {
         }
     }
 
+    /// Reads it.
+    pub fn request_id(&self) -> [u8; REQUEST_ID_LEN] {
+        // SAFETY: within the first page; bytes are aligned everywhere.
+        unsafe {
+            let from = self.0.as_ptr().add(REQUEST_ID);
+            from.cast::<[u8; REQUEST_ID_LEN]>().read_volatile()
+        }
+    }
+
+    /// Writes which frames the pages are in.
+    pub fn set_frames(&self, frames: &[u64]) {
+        assert!(frames.len() <= PAGES);
+        for (n, frame) in frames.iter().enumerate() {
+            // SAFETY: within the first page, and aligned.
+            unsafe {
+                let to = self.0.as_ptr().add(FRAMES + 8 * n).cast::<u64>();
+                to.write_volatile(frame.to_le());
+            }
+        }
+    }
+
+    /// Where they begin.
+    pub fn address(&self) -> NonNull<u8> {
+        self.0
+    }
+
     /// Copies into the data pages.
-    pub(crate) fn write_data(&mut self, at: usize, bytes: &[u8]) {
+    pub fn write_data(&mut self, at: usize, bytes: &[u8]) {
         assert!(DATA + at + bytes.len() <= PAGES * PAGE);
         // SAFETY: in bounds; the mapping is nobody's slice.
         unsafe {
@@ -79,7 +107,7 @@ impl Pages {
     }
 
     /// Copies out of them.
-    pub(crate) fn read_data(&self, at: usize, bytes: &mut [u8]) {
+    pub fn read_data(&self, at: usize, bytes: &mut [u8]) {
         assert!(DATA + at + bytes.len() <= PAGES * PAGE);
         // SAFETY: as above.
         unsafe {
@@ -92,7 +120,7 @@ impl Pages {
     }
 
     /// Reads from `fd` into the log pages behind `have` bytes; 0 if there is nothing to read now.
-    pub(crate) fn read_output(&mut self, fd: RawFd, have: usize) -> usize {
+    pub fn read_output(&mut self, fd: RawFd, have: usize) -> usize {
         // SAFETY: the kernel writes at most to the end of the log pages.
         let count = unsafe {
             let to = self.0.as_ptr().add(PAGE + have);
@@ -102,7 +130,7 @@ impl Pages {
     }
 
     /// Hands the pages to the host; they are back when this returns.
-    pub(crate) fn ring(&mut self, value: u32) {
+    pub fn ring(&mut self, value: u32) {
         // SAFETY: whoever gave this process the mailbox gave it the port. The pages may be changed
         // by this, hence no `nomem`.
         unsafe {
