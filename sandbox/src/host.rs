@@ -6,8 +6,16 @@
 
 use std::fs;
 use std::io;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+
+/// The host's wall clock, in nanoseconds since the epoch.
+pub fn realtime_ns() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // A host before 1970 or after 2554 has no time to tell.
+    now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0))
+}
 
 /// The two kinds of KVM host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

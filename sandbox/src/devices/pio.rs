@@ -2,12 +2,13 @@
 //! ends the microVM and the one that tells the time. Owned by the vCPU's thread; nothing here blocks.
 
 use std::fmt;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use hearth_protocol::guest::{CLOCK_PORT, SHUTDOWN_PORT, SHUTDOWN_VALUE};
 use hearth_protocol::sandbox::ExitReason;
 
 use super::serial::{self, Serial};
+use crate::host::realtime_ns;
 
 /// Keyboard controller, data.
 const I8042_DATA: u16 = 0x60;
@@ -83,9 +84,7 @@ impl<S: FnMut(&str)> PioBus<S> {
 
     fn read_clock(&mut self, high: bool) -> [u8; 4] {
         if !high {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            // A host before 1970 or after 2554 has no time to tell.
-            self.clock = now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0));
+            self.clock = realtime_ns();
         }
         let [a, b, c, d, e, f, g, h] = self.clock.to_le_bytes();
         if high { [e, f, g, h] } else { [a, b, c, d] }
@@ -112,6 +111,8 @@ fn serial_offset(port: u16) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn bus() -> PioBus<impl FnMut(&str)> {

@@ -279,19 +279,14 @@ impl Mailbox {
                 Polled::Nothing => return Ok(Woken::Nothing),
                 Polled::Owner => {}
             }
-            if let Some(woken) = self.receive(memory)? {
+            if let Some(woken) = self.look(memory)? {
                 return Ok(woken);
             }
         }
     }
 
-    /// The same without waiting: `None` if the owner has nothing.
-    pub fn look(&mut self, memory: &GuestMemory) -> Result<Option<Woken>, MailboxError> {
-        self.receive(memory)
-    }
-
-    /// The guest is let run by other means than an event: it shall turn to its agent.
-    pub fn leave(&mut self, memory: &GuestMemory) -> Result<(), MailboxError> {
+    /// A guest that waits shall turn to its agent.
+    fn leave(&mut self, memory: &GuestMemory) -> Result<(), MailboxError> {
         if let (State::Waiting, Some(place)) = (self.state, &self.place) {
             place.set(memory, COMMAND, COMMAND_AGENT)?;
             self.state = State::Away;
@@ -302,13 +297,14 @@ impl Mailbox {
     /// The vCPU is about to run by other means than an event. What the owner said before that still
     /// counts: left where it is, it would be taken for an answer to what the guest says next.
     pub fn resume(&mut self, memory: &GuestMemory) -> Result<(), MailboxError> {
-        if self.state == State::Waiting && self.receive(memory)?.is_none() {
+        if self.state == State::Waiting && self.look(memory)?.is_none() {
             self.leave(memory)?;
         }
         Ok(())
     }
 
-    fn receive(&mut self, memory: &GuestMemory) -> Result<Option<Woken>, MailboxError> {
+    /// Takes what the owner has for a guest that waits, without waiting; `None` if that is nothing.
+    pub fn look(&mut self, memory: &GuestMemory) -> Result<Option<Woken>, MailboxError> {
         let Some(place) = &self.place else {
             return Ok(None);
         };

@@ -1,12 +1,11 @@
 //! Where in guest memory a mailbox is.
 
-use std::time::SystemTime;
-
 use hearth_protocol::mailbox::{DATA_PAGES, FRAMES, LOG_PAGES, PAGE, PAGES};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use crate::devices::virtio::chain::Segment;
+use crate::host::realtime_ns;
 use crate::memory::GuestMemory;
 
 /// Why there is no mailbox.
@@ -106,10 +105,7 @@ impl Place {
 
     /// Writes the host's wall clock into one of 8 bytes.
     pub fn set_time(&self, memory: &GuestMemory, field: usize) -> Result<(), PlaceError> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        // A host before 1970 or after 2554 has no time to tell.
-        let now = now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0));
-        Ok(memory.write_obj(now.to_le(), self.field(field))?)
+        Ok(memory.write_obj(realtime_ns().to_le(), self.field(field))?)
     }
 
     fn field(&self, field: usize) -> GuestAddress {

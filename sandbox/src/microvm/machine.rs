@@ -209,12 +209,11 @@ impl MicroVm {
         mut self,
         vcpus: Vec<(VcpuFd, IdleVcpu)>,
         mailbox: Option<Mailbox>,
-        interpreted: Option<Interpreted>,
+        mut interpreted: Option<Interpreted>,
         notices: &NoticeSender,
     ) -> Result<Self, MicroVmError> {
         // Its pages belong to one side at a time, which nobody could say of a guest with two vCPUs.
         let mut mailbox = mailbox.filter(|_| vcpus.len() == 1);
-        let mut interpreted = interpreted;
         for (id, (fd, thread)) in (0..).zip(vcpus) {
             let attachment = Attachment {
                 id,

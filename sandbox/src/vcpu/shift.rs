@@ -2,10 +2,11 @@
 //! it an event, and lets it run, at first without its kernel.
 //!
 //! A kernel that never ran would be noticed: threads that sleep would sleep for ever, and so would
-//! whatever the kernel itself puts off. So a call that takes longer than [`ALONE`], or waits for longer
-//! than [`HALTED`], goes on with the kernel's timer; and a guest whose kernel has not run for [`WITHOUT_KERNEL`] gets a turn of it,
-//! when its caller has the answer and no other comes at once. The turn ends when the runtime finds
-//! nothing to do, after [`TURN`] at the latest, or with the next event.
+//! whatever the kernel itself puts off. So a call that takes longer than [`ALONE`], or waits
+//! for longer than [`HALTED`], goes on with the kernel's timer; and a guest whose kernel has not run
+//! for [`WITHOUT_KERNEL`] gets a turn of it, when its caller has the answer and no other comes at
+//! once. The turn ends when the runtime finds nothing to do, after [`TURN`] at the latest, or with the
+//! next event.
 
 use std::time::{Duration, Instant};
 
@@ -111,8 +112,7 @@ impl Shift {
         Ok(rang)
     }
 
-    /// The guest has answered and waits. Returns when it is to run again; whether the thread is
-    /// wanted, then.
+    /// The guest has answered and waits. Returns when it is to run again.
     pub(super) fn answered(
         &mut self,
         vcpu: &VcpuFd,

@@ -17,7 +17,7 @@ use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::cpu_time::{self, KickTimer, Timers};
+use super::cpu_time::{self, Timers};
 use super::interpreted::Interpreted;
 use super::kick::{self, ImmediateExit};
 use super::notice::{Counters, MmioAccess, MmioRequest, Notice, NoticeSender, StopReason, count};
@@ -276,10 +276,8 @@ impl Runner {
     }
 
     fn run_with_budget(&mut self, timers: &Timers, budget: Option<Duration>) -> StopReason {
-        if let Some(shift) = &mut self.shift
-            && let Err(e) = shift.begin(&self.fd, &self.attachment.memory)
-        {
-            return ended(e);
+        if let Err(end) = self.at_mailbox(|shift, vcpu, memory| shift.begin(vcpu, memory)) {
+            return end;
         }
         let Some(budget) = budget else {
             return self.run_until_stopped(timers, None);
@@ -297,9 +295,10 @@ impl Runner {
     }
 
     fn run_until_stopped(&mut self, timers: &Timers, mut limit: Option<Duration>) -> StopReason {
+        let timer = &timers.mailbox;
         loop {
-            match self.run_once() {
-                Ok(()) => {}
+            let went_on = match self.run_once() {
+                Ok(()) => Ok(()),
                 Err(Interruption::Answered) => {
                     // The budget was that of the call which is over now.
                     if limit.take().is_some()
@@ -307,63 +306,42 @@ impl Runner {
                     {
                         return timer_failed(&e);
                     }
-                    if let Err(e) = self.answered(&timers.mailbox) {
-                        return ended(e);
-                    }
+                    self.at_mailbox(|shift, vcpu, memory| shift.answered(vcpu, memory, timer))
                 }
                 Err(Interruption::Idle) => {
-                    if let Err(e) = self.idle(&timers.mailbox) {
-                        return ended(e);
-                    }
+                    self.at_mailbox(|shift, vcpu, memory| shift.idle(vcpu, memory, timer))
                 }
                 Err(Interruption::Signal) => {
                     count(&self.attachment.counters.interrupted);
                     self.immediate_exit.set(false);
                     // Read after the byte was cleared: a stop that sets it again is seen here.
                     if self.stop.load(Ordering::SeqCst) {
-                        return self.stopped(&timers.mailbox);
+                        let stopped = self.at_mailbox(|shift, vcpu, _| shift.stopped(vcpu, timer));
+                        return stopped.err().unwrap_or(StopReason::Requested);
                     }
                     if limit.is_some_and(|limit| cpu_time::own() >= limit) {
                         return StopReason::BudgetExhausted;
                     }
-                    if let Err(e) = self.kicked(&timers.mailbox) {
-                        return ended(e);
-                    }
+                    self.at_mailbox(|shift, vcpu, memory| shift.kicked(vcpu, memory, timer))
                 }
                 Err(Interruption::End(reason, detail)) => return StopReason::End(reason, detail),
+            };
+            if let Err(end) = went_on {
+                return end;
             }
         }
     }
 
-    fn answered(&mut self, timer: &KickTimer) -> Result<(), ShiftError> {
-        match &mut self.shift {
-            Some(shift) => shift.answered(&self.fd, &self.attachment.memory, timer),
-            None => Ok(()),
-        }
-    }
-
-    fn idle(&mut self, timer: &KickTimer) -> Result<(), ShiftError> {
-        match &mut self.shift {
-            Some(shift) => shift.idle(&self.fd, &self.attachment.memory, timer),
-            None => Ok(()),
-        }
-    }
-
-    fn kicked(&mut self, timer: &KickTimer) -> Result<(), ShiftError> {
-        match &mut self.shift {
-            Some(shift) => shift.kicked(&self.fd, &self.attachment.memory, timer),
-            None => Ok(()),
-        }
-    }
-
-    fn stopped(&mut self, timer: &KickTimer) -> StopReason {
-        match &mut self.shift {
-            Some(shift) => match shift.stopped(&self.fd, timer) {
-                Ok(()) => StopReason::Requested,
-                Err(e) => ended(e),
-            },
-            None => StopReason::Requested,
-        }
+    /// Has the mailbox's side act, where there is one. What it fails by ends the microVM.
+    fn at_mailbox(
+        &mut self,
+        act: impl FnOnce(&mut Shift, &VcpuFd, &GuestMemory) -> Result<(), ShiftError>,
+    ) -> Result<(), StopReason> {
+        let Some(shift) = &mut self.shift else {
+            return Ok(());
+        };
+        act(shift, &self.fd, &self.attachment.memory)
+            .map_err(|e| StopReason::End(ExitReason::InternalError, e.to_string()))
     }
 
     /// Runs the guest up to one exit and serves it.
@@ -394,7 +372,7 @@ impl Runner {
                     Ok(Rang::GoOn) => Ok(()),
                     Ok(Rang::Answered) => Err(Interruption::Answered),
                     Ok(Rang::Idle) => Err(Interruption::Idle),
-                    Err(e) => Err(mailbox_failed(&e)),
+                    Err(e) => Err(Interruption::End(ExitReason::InternalError, e.to_string())),
                 }
             }
             Ok(VcpuExit::IoOut(port, data)) => {
@@ -526,17 +504,6 @@ enum Interruption {
     /// The guest was let run and has nothing to do.
     Idle,
     End(ExitReason, String),
-}
-
-fn ended(e: impl Into<ShiftError>) -> StopReason {
-    match mailbox_failed(&e.into()) {
-        Interruption::End(reason, detail) => StopReason::End(reason, detail),
-        _ => StopReason::Requested,
-    }
-}
-
-fn mailbox_failed(e: &dyn std::fmt::Display) -> Interruption {
-    Interruption::End(ExitReason::InternalError, e.to_string())
 }
 
 fn timer_failed(e: &io::Error) -> StopReason {

@@ -151,6 +151,15 @@ impl World {
         self.transport.device().interest()
     }
 
+    /// The guest's last bytes, and that there will be no more of them.
+    fn says_goodbye(&mut self) {
+        self.send(Op::Data, b"bye");
+        let mut header = self.header(Op::Shutdown, 0);
+        header.flags = SHUTDOWN_SEND;
+        self.send_as(header, &[]);
+        assert_eq!(self.host_reads(), b"bye");
+    }
+
     fn host_reads(&mut self) -> Vec<u8> {
         let mut bytes = vec![0; 1 << 22];
         let len = match self.host.read(&mut bytes) {

@@ -58,11 +58,7 @@ fn a_host_that_is_gone_before_the_guest_connects_is_noticed_then() {
 #[test]
 fn the_guests_shutdown_reaches_the_host_and_is_answered() {
     let mut world = World::connected();
-    world.send(Op::Data, b"bye");
-    let mut header = world.header(Op::Shutdown, 0);
-    header.flags = SHUTDOWN_SEND;
-    world.send_as(header, &[]);
-    assert_eq!(world.host_reads(), b"bye");
+    world.says_goodbye();
     assert_eq!(world.host.read(&mut [0]).unwrap(), 0);
     assert!(world.ops().is_empty(), "the other direction is still open");
     world.host.write_all(b"you too").unwrap();

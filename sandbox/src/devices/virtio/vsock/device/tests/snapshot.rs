@@ -45,11 +45,7 @@ fn clones_of_one_snapshot_each_have_their_own_socket() {
 #[test]
 fn a_host_behind_a_restored_device_hears_that_the_guest_has_ended_its_sending() {
     let mut world = World::connected();
-    world.send(Op::Data, b"bye");
-    let mut header = world.header(Op::Shutdown, 0);
-    header.flags = SHUTDOWN_SEND;
-    world.send_as(header, &[]);
-    assert_eq!(world.host_reads(), b"bye");
+    world.says_goodbye();
 
     for _ in 0..2 {
         world = world.restored(|device| device);
