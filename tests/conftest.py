@@ -112,6 +112,24 @@ def shared(start_controller, tmp_path_factory):
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def module_controller(start_controller, tmp_path_factory):
+    """Starts controllers for one module alone, by the name of their folder: `shared` without what is
+    deployed in all of them, and without the look at it after each test."""
+    before = host.Host.now()
+    started = []
+
+    def start(name: str, **options) -> Controller:
+        started.append(start_controller(tmp_path_factory.mktemp(name), **options))
+        return started[-1]
+
+    yield start
+    for controller in started:
+        if controller.process is not None:
+            controller.stop()
+    host.assert_nothing_left(before)
+
+
 @pytest.fixture
 def controller(shared):
     """The module's controller; checks after the test that the test left nothing in it."""

@@ -5,24 +5,17 @@ import json
 
 import pytest
 from botocore.exceptions import WaiterError
-from harness import host, layout, package
+from harness import layout, package
 from harness.deadline import until
-from harness.invocation import create, invoke, lambda_client
+from harness.invocation import create, extensions_layer, invoke, lambda_client
 
 PYTHON = {"Runtime": "python3.11", "Handler": "app.handler"}
 
 
-def layer(client, name, mode=0o755, **programs):
-    content = package.archive({f"extensions/{n}": p for n, p in programs.items()}, mode)
-    made = client.publish_layer_version(LayerName=name, Content={"ZipFile": content})
-    return made["LayerVersionArn"]
-
-
 @pytest.fixture(scope="module")
-def extended(start_controller, tmp_path_factory):
+def extended(module_controller):
     """A controller with the function `extended`, which has an extension of either kind."""
-    before = host.Host.now()
-    controller = start_controller(tmp_path_factory.mktemp("extended"))
+    controller = module_controller("extended")
     client = lambda_client(controller.url)
     watcher = (layout.FUNCTIONS / "extension/watcher").read_bytes()
     create(
@@ -31,12 +24,9 @@ def extended(start_controller, tmp_path_factory):
         package.folder(layout.FUNCTIONS / "extended"),
         **PYTHON,
         Timeout=30,
-        Layers=[layer(client, "watcher", watcher=watcher)],
+        Layers=[extensions_layer(client, "watcher", watcher=watcher)],
     )
-    yield controller
-    if controller.process is not None:
-        controller.stop()
-    host.assert_nothing_left(before)
+    return controller
 
 
 @pytest.fixture
@@ -138,7 +128,7 @@ def test_after_a_timeout_extensions_hear_why_it_ends(extended, client):
 
 
 def test_a_program_that_is_none_fails_the_deploy(extended, client):
-    broken = layer(client, "broken", 0o644, broken=b"#!/usr/bin/python3.11\n")
+    broken = extensions_layer(client, "broken", 0o644, broken=b"#!/usr/bin/python3.11\n")
     with pytest.raises(WaiterError):
         create(
             client, "broken", package.python("def handler(e, c): pass"), **PYTHON, Layers=[broken]

@@ -26,17 +26,12 @@ SAID = [
 
 
 @pytest.fixture(scope="module")
-def both(start_controller, tmp_path_factory):
+def both(module_controller):
     """A controller with the mailbox and one without, each with the function."""
-    controllers = {}
-    for setting in SETTINGS:
-        folder = tmp_path_factory.mktemp(setting)
-        controllers[setting] = start_controller(folder, env={"HEARTH_MAILBOX": setting})
+    controllers = {s: module_controller(s, env={"HEARTH_MAILBOX": s}) for s in SETTINGS}
     with ThreadPoolExecutor(len(SETTINGS)) as pool:
         list(pool.map(deploy, controllers.values()))
-    yield controllers
-    for controller in controllers.values():
-        controller.stop()
+    return controllers
 
 
 def deploy(controller):

@@ -4,9 +4,9 @@ processor in one and by its logs processor in the other (tests/functions/subscri
 import json
 
 import pytest
-from harness import host, layout, package, packages
+from harness import layout, package, packages
 from harness.deadline import until
-from harness.invocation import create, invoke, lambda_client
+from harness.invocation import create, extensions_layer, invoke, lambda_client
 
 APP = """
 import sys
@@ -21,18 +21,12 @@ ALL = ["platform", "function", "extension"]
 
 
 @pytest.fixture(scope="module")
-def told(start_controller, tmp_path_factory):
+def told(module_controller):
     """A controller with the function `told`, which has two extensions that have subscribed."""
-    before = host.Host.now()
-    controller = start_controller(tmp_path_factory.mktemp("told"))
+    controller = module_controller("told")
     client = lambda_client(controller.url)
     program = packages.guest_program(layout.FUNCTIONS / "subscriber", "subscriber").read_bytes()
-    layer = client.publish_layer_version(
-        LayerName="subscribers",
-        Content={
-            "ZipFile": package.archive({f"extensions/{n}": program for n in ("logs", "telemetry")})
-        },
-    )
+    layer = extensions_layer(client, "subscribers", logs=program, telemetry=program)
     create(
         client,
         "told",
@@ -40,12 +34,9 @@ def told(start_controller, tmp_path_factory):
         Runtime="python3.11",
         Handler="app.handler",
         Timeout=30,
-        Layers=[layer["LayerVersionArn"]],
+        Layers=[layer],
     )
-    yield controller
-    if controller.process is not None:
-        controller.stop()
-    host.assert_nothing_left(before)
+    return controller
 
 
 @pytest.fixture

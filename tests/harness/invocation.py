@@ -10,6 +10,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from . import package
+
 #: Any will do on the loopback: clients insist on signing, the controller does not check.
 CREDENTIALS = {
     "aws_access_key_id": "AKIDEXAMPLE",
@@ -119,3 +121,10 @@ def create(client: Any, name: str, package: bytes, seconds: int = 400, **options
         FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": seconds}
     )
     return client.get_function(FunctionName=name)["Configuration"]
+
+
+def extensions_layer(client: Any, name: str, mode: int = 0o755, **programs: bytes) -> str:
+    """Publishes a layer with external extensions; its version's ARN."""
+    content = package.archive({f"extensions/{n}": p for n, p in programs.items()}, mode)
+    made = client.publish_layer_version(LayerName=name, Content={"ZipFile": content})
+    return made["LayerVersionArn"]

@@ -10,6 +10,7 @@ use aws_sdk_lambda::config::retry::RetryConfig;
 use aws_sdk_lambda::config::{Config, Credentials, Region};
 use aws_sdk_lambda::operation::RequestId;
 use aws_sdk_lambda::operation::create_function::CreateFunctionError;
+use aws_sdk_lambda::operation::create_function::builders::CreateFunctionFluentBuilder;
 use aws_sdk_lambda::operation::get_function::GetFunctionError;
 use aws_sdk_lambda::operation::invoke::InvokeError;
 use aws_sdk_lambda::operation::invoke::builders::InvokeFluentBuilder;
@@ -63,14 +64,18 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-async fn create(client: &Client, package: Blob) -> Outcome<Value> {
-    let created = client
+fn creation(client: &Client, package: Blob) -> CreateFunctionFluentBuilder {
+    client
         .create_function()
         .function_name(NAME)
         .runtime(Runtime::Providedal2023)
         .handler("bootstrap")
         .role("arn:aws:iam::000000000000:role/any")
         .code(FunctionCode::builder().zip_file(package).build())
+}
+
+async fn create(client: &Client, package: Blob) -> Outcome<Value> {
+    let created = creation(client, package)
         .timeout(30)
         .environment(Environment::builder().variables("TAG", "rust").build())
         .send()
@@ -88,13 +93,7 @@ async fn create(client: &Client, package: Blob) -> Outcome<Value> {
 }
 
 async fn create_twice(client: &Client, package: Blob) -> Outcome<Value> {
-    let refused = client
-        .create_function()
-        .function_name(NAME)
-        .runtime(Runtime::Providedal2023)
-        .handler("bootstrap")
-        .role("arn:aws:iam::000000000000:role/any")
-        .code(FunctionCode::builder().zip_file(package).build())
+    let refused = creation(client, package)
         .send()
         .await
         .err()
