@@ -211,7 +211,7 @@ impl World {
             13 => self.owner = None,
             _ => {
                 let value = match script.u8()? {
-                    byte @ 0..240 => u32::from(byte % 8),
+                    byte @ 0..240 => u32::from(byte % 9),
                     _ => script.u32()?,
                 };
                 let quiet = script.below(2)? == 1;
@@ -286,14 +286,17 @@ impl World {
             assert_eq!(rang, Rang::GoOn, "nobody is there");
             assert!(self.come.is_empty(), "and nobody hears of it");
         }
-        if self.owner.is_none() || rang != Rang::Answered {
+        if self.owner.is_none() || rang != Rang::Waits {
             return Some(());
         }
         assert!(self.mailbox.is_waiting());
         let messages = self.messages();
         assert!(self.come.is_empty(), "an answer that was taken is whole");
         let (head, rest) = messages.last().expect("an answer");
-        assert!(matches!(head.what, What::Payload | What::Error));
+        match head.what {
+            What::Payload | What::Error => assert!(!head.goes_on, "who goes on does not wait"),
+            other => assert_eq!((other, head.rest()), (What::Waits, 0)),
+        }
         let data = (head.meta + head.body) as usize;
         if begun && value == DOORBELL_ANSWER && data <= DATA_SIZE {
             let mut expected = self.pages(before, 1, LOG_PAGES);

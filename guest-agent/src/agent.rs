@@ -17,6 +17,7 @@
 //! 2. *Host*, then *connections*, then the *listener*.
 //! 3. *Children* last: a runtime that answered and then exited has answered.
 
+mod at_mailbox;
 mod events;
 mod extension_requests;
 mod host_messages;

@@ -51,6 +51,8 @@ pub(crate) struct HostLink {
     deadline: Option<Instant>,
     /// The host did not take all of what was last sent.
     stuck: bool,
+    /// Something was sent since that was asked, or forgotten.
+    spoken: bool,
     /// Whether the event loop waits for room to write.
     pub(crate) waits_for_room: bool,
 }
@@ -66,6 +68,7 @@ impl HostLink {
             urgent: false,
             deadline: None,
             stuck: false,
+            spoken: false,
             waits_for_room: false,
         }
     }
@@ -140,9 +143,25 @@ impl HostLink {
     pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
         self.urgent = false;
         self.deadline = None;
+        self.spoken |= !self.out.is_empty();
         self.out.send(&self.stream)?;
         self.stuck = !self.out.is_empty();
         Ok(())
+    }
+
+    /// Whether anything was queued since the event was handed out.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.spoken || !self.out.is_empty()
+    }
+
+    /// Whether anything was sent since; from now on, nothing was.
+    pub(crate) fn take_spoken(&mut self) -> bool {
+        std::mem::take(&mut self.spoken)
+    }
+
+    /// What was to wait for company has left by another way.
+    pub(crate) fn has_said_all(&mut self) {
+        self.deadline = None;
     }
 
     /// Whether bytes wait for the host to make room.

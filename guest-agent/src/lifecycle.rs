@@ -373,6 +373,26 @@ impl Lifecycle {
         }
     }
 
+    /// Whether the runtime waits for an event, on a connection that is there.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.state, State::Ready { waiter: Some(_) })
+    }
+
+    /// A runtime that waits is given an event of the mailbox; on which connection.
+    pub(crate) fn runs_from_mailbox(&mut self, request_id: String) -> Option<ConnectionId> {
+        let State::Ready {
+            waiter: Some(waiter),
+        } = self.state
+        else {
+            return None;
+        };
+        self.state = State::Running {
+            request_id,
+            stream: Stream::None,
+        };
+        Some(waiter.connection)
+    }
+
     /// The runtime begins to stream the result of `request_id` on a connection.
     pub(crate) fn begin_stream(
         &mut self,

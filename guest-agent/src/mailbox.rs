@@ -16,9 +16,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
+use bytes::{Bytes, BytesMut};
 use hearth_mailbox::pages::Pages;
 use hearth_protocol::mailbox::{
-    ANSWERS, OPEN, PAGE, PAGES, PEAK_KIB, READING, REGISTER_PORT, VIA_AGENT, WORKING,
+    ANSWERS, COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_UNHEARD, COMMAND_WAIT, DOORBELL_IDLE,
+    DOORBELL_PORT, DOORBELL_PORTS, DOORBELL_WAIT, EVENT_TIME, KIND_ERROR, KIND_RESPONSE, OPEN,
+    PAGE, PAGES, PEAK_KIB, READING, REGISTER_PORT, REQUEST_ID_HEADER, REQUEST_ID_LEN, VIA_AGENT,
+    WORKING,
 };
 
 const NAME: &CStr = c"mailbox";
@@ -33,6 +37,38 @@ const PRESENT: u64 = 1 << 63;
 #[derive(Debug)]
 pub(crate) struct Reading(u32);
 
+/// What the wait for an event has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stood {
+    /// It is there: [`Mailbox::take`] it.
+    Event,
+    /// The guest was let run for its kernel and for other threads. Then wait again.
+    Turn,
+    /// It comes by the connection.
+    Leave,
+}
+
+/// An event.
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) request_id: String,
+    /// The Runtime API's, each with its line break.
+    pub(crate) headers: Bytes,
+    pub(crate) body: Bytes,
+    /// What time it was on the host.
+    pub(crate) realtime_ns: u64,
+}
+
+/// Whether the agent waits for an event here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    No,
+    /// It is about to.
+    Begins,
+    /// And the host knows.
+    Known,
+}
+
 /// The pages as the agent has them.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
@@ -42,6 +78,9 @@ pub(crate) struct Mailbox {
     _held: (PipeReader, PipeWriter),
     /// Answers that the agent knows of.
     answers: u32,
+    wait: Wait,
+    /// Whether there is a host that hears the doorbell.
+    heard: bool,
 }
 
 impl Mailbox {
@@ -62,10 +101,14 @@ impl Mailbox {
             file,
             _held: held,
             answers: 0,
+            wait: Wait::No,
+            heard: true,
         };
         // Until the first event.
         mailbox.demand_answer(true);
         register(frames[0])?;
+        // SAFETY: ioperm only changes which ports this process may use.
+        check(unsafe { libc::ioperm(DOORBELL_PORT.into(), DOORBELL_PORTS, 1) } as isize)?;
         Ok(mailbox)
     }
 
@@ -122,13 +165,89 @@ impl Mailbox {
 
     /// The invocation that the runtime has from here and works on.
     pub(crate) fn working_on(&self) -> Option<String> {
-        if self.pages.get(WORKING) != 1 {
-            return None;
+        match self.pages.get(WORKING) {
+            1 => request_id(&self.pages.request_id()),
+            _ => None,
         }
-        let id = self.pages.request_id();
-        let is_id = id.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
-        is_id.then(|| id.iter().map(|b| char::from(*b)).collect())
     }
+
+    /// Whether anybody hears the agent here.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Whether the agent waits here for the next event.
+    pub(crate) fn waits(&self) -> bool {
+        self.wait != Wait::No
+    }
+
+    /// It will if it `can`, unless the host has sent the runtime from here to its agent: then it
+    /// wants to be told by the connection. Says whether it will.
+    pub(crate) fn wait(&mut self, can: bool) -> bool {
+        let will = can && self.pages.get(COMMAND) != COMMAND_AGENT;
+        self.wait = if will { Wait::Begins } else { Wait::No };
+        will
+    }
+
+    /// Gives an answer, with output in front of it. `false`: nobody took it.
+    pub(crate) fn hand_over(&mut self, failed: bool, log: &[u8], meta: &[u8], body: &[u8]) -> bool {
+        let kind = if failed { KIND_ERROR } else { KIND_RESPONSE };
+        self.heard = self.pages.hand_over(kind, log, meta, body);
+        self.heard
+    }
+
+    /// Stops the vCPU until there is something to do.
+    pub(crate) fn stand(&mut self) -> Stood {
+        let before = match self.wait {
+            Wait::Known => self.pages.get(COMMAND),
+            Wait::No | Wait::Begins => {
+                self.pages.set(COMMAND, COMMAND_UNHEARD);
+                self.pages.ring(DOORBELL_WAIT);
+                self.wait = Wait::Known;
+                COMMAND_UNHEARD
+            }
+        };
+        // An event may have come while the guest was let run.
+        if before == COMMAND_WAIT {
+            self.pages.ring(DOORBELL_IDLE);
+        }
+        match self.pages.get(COMMAND) {
+            COMMAND_EVENT => {
+                self.wait = Wait::No;
+                Stood::Event
+            }
+            COMMAND_WAIT => Stood::Turn,
+            command => {
+                self.heard = command != COMMAND_UNHEARD;
+                self.wait = Wait::No;
+                Stood::Leave
+            }
+        }
+    }
+
+    /// Copies the event.
+    pub(crate) fn take(&mut self) -> io::Result<Event> {
+        let (meta, body) = self.pages.event();
+        let (mut headers, mut event) = (BytesMut::zeroed(meta), BytesMut::zeroed(body));
+        let realtime_ns = self.pages.time(EVENT_TIME);
+        self.pages.take(&mut headers, &mut event);
+        let id = headers
+            .strip_prefix(REQUEST_ID_HEADER.as_bytes())
+            .and_then(|rest| request_id(rest.get(..REQUEST_ID_LEN)?));
+        Ok(Event {
+            request_id: id.ok_or_else(|| io::Error::other("an event without an identifier"))?,
+            headers: headers.freeze(),
+            body: event.freeze(),
+            realtime_ns,
+        })
+    }
+}
+
+fn request_id(bytes: &[u8]) -> Option<String> {
+    let is_id = bytes
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || *b == b'-');
+    is_id.then(|| bytes.iter().map(|b| char::from(*b)).collect())
 }
 
 fn sealed_file() -> io::Result<OwnedFd> {

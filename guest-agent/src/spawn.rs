@@ -202,8 +202,6 @@ unsafe fn become_runtime(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
         if let Some([pages, output]) = mailbox {
             done(Step::Mailbox, c(libc::dup2(pages, MAILBOX_FD)))?;
             done(Step::Mailbox, c(libc::dup2(output, MAILBOX_FD + 1)))?;
-            let port = libc::c_ulong::from(DOORBELL_PORT);
-            done(Step::Mailbox, c(libc::ioperm(port, DOORBELL_PORTS, 1)))?;
         }
         for (resource, value) in LIMITS {
             let limit = libc::rlimit {
@@ -212,8 +210,12 @@ unsafe fn become_runtime(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
             };
             done(Step::Limits, c(libc::setrlimit(resource, &raw const limit)))?;
         }
-        // The host's clock is the agent's to read. Where it fails there was nothing to take away.
+        // The agent's ports are inherited: the host's clock is for nobody else to read, the doorbell
+        // for a runtime with a mailbox to ring. Where it fails there was nothing to take away.
         libc::ioperm(libc::c_ulong::from(CLOCK_PORT), CLOCK_PORTS, 0);
+        if mailbox.is_none() {
+            libc::ioperm(libc::c_ulong::from(DOORBELL_PORT), DOORBELL_PORTS, 0);
+        }
         // EINVAL says that there is no capability of that number, nor above.
         let mut capability: libc::c_ulong = 0;
         while libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) == 0 {

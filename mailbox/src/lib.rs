@@ -16,11 +16,9 @@ use std::time::{Duration, SystemTime};
 
 use hearth_protocol::guest::{MAILBOX_VARIABLE, MAX_PAYLOAD};
 use hearth_protocol::mailbox::{
-    ANSWER_BODY, ANSWER_KIND, ANSWER_META, ANSWERS, COMMAND, COMMAND_AGENT, COMMAND_EVENT,
-    COMMAND_LOOK, COMMAND_UNHEARD, DATA_SIZE, DOORBELL_ANSWER, DOORBELL_IDLE, DOORBELL_LOG,
-    DOORBELL_MORE, DOORBELL_NOTHING, DOORBELL_OFFER, DOORBELL_TAKEN, EVENT_BODY, EVENT_META,
-    EVENT_TIME, KIND_ERROR, KIND_RESPONSE, LOG_LEN, LOG_SIZE, MAX_META, OPEN, READING,
-    REQUEST_ID_LEN, VIA_AGENT, WORKING,
+    ANSWERS, COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_LOOK, COMMAND_UNHEARD, DOORBELL_IDLE,
+    DOORBELL_LOG, DOORBELL_NOTHING, DOORBELL_OFFER, EVENT_TIME, KIND_ERROR, KIND_RESPONSE, LOG_LEN,
+    LOG_SIZE, MAX_META, OPEN, READING, REQUEST_ID_HEADER, REQUEST_ID_LEN, VIA_AGENT, WORKING,
 };
 
 use pages::Pages;
@@ -29,9 +27,6 @@ use pages::Pages;
 const MAX_BEHIND: Duration = Duration::from_millis(5);
 /// And ahead, the event's way included.
 const MAX_AHEAD: Duration = Duration::from_millis(100);
-
-/// An event's first header.
-const REQUEST_ID_HEADER: &[u8] = b"Lambda-Runtime-Aws-Request-Id: ";
 
 /// What an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,17 +100,11 @@ impl Mailbox {
             Kind::Response => KIND_RESPONSE,
             Kind::Error => KIND_ERROR,
         };
-        self.pages.set(ANSWER_KIND, kind);
-        self.pages.set(ANSWER_META, word(meta.len()));
-        self.pages.set(ANSWER_BODY, word(body.len()));
-        self.pages.set(LOG_LEN, 0);
         let working = self.pages.get(WORKING);
         let answers = self.pages.get(ANSWERS);
         self.pages.set(WORKING, 0);
         self.pages.set(ANSWERS, answers.wrapping_add(1));
-        self.pages.write_data(0, meta);
-        let (now, mut later) = body.split_at(body.len().min(DATA_SIZE - meta.len()));
-        self.pages.write_data(meta.len(), now);
+        let later = self.pages.begin_answer(kind, meta, body, false);
         self.pages.set(COMMAND, COMMAND_LOOK);
         if later.is_empty() {
             self.pages.set(COMMAND, COMMAND_UNHEARD);
@@ -124,24 +113,18 @@ impl Mailbox {
         if self.pages.get(COMMAND) == COMMAND_LOOK {
             let log = self.drain();
             self.pages.set(READING, 0);
-            self.pages.set(LOG_LEN, word(log));
-            self.pages.set(COMMAND, COMMAND_UNHEARD);
-            while !later.is_empty() {
-                self.pages.ring(DOORBELL_MORE);
-                let now;
-                (now, later) = later.split_at(later.len().min(DATA_SIZE));
-                self.pages.write_data(0, now);
-            }
-            self.pages.ring(DOORBELL_ANSWER);
+            self.pages.set(LOG_LEN, log);
+            self.pages.end_answer(later);
         }
         self.pages.set(READING, 0);
         loop {
             match self.pages.get(COMMAND) {
                 COMMAND_EVENT => {
                     self.pages.set(WORKING, 1);
+                    let (meta, body) = self.pages.event();
                     return Answered::Event {
-                        meta: (self.pages.get(EVENT_META) as usize).min(MAX_META),
-                        body: (self.pages.get(EVENT_BODY) as usize).min(MAX_PAYLOAD),
+                        meta,
+                        body,
                         clock_is_off: clock_is_off(self.pages.time(EVENT_TIME)),
                     };
                 }
@@ -165,33 +148,25 @@ impl Mailbox {
 
     /// Copies the event; the lengths are those that [`Self::answer`] told.
     pub fn take(&mut self, meta: &mut [u8], body: &mut [u8]) {
-        self.pages.read_data(0, meta);
+        self.pages.take(meta, body);
         // For the agent, should it have to know whose output it reads.
-        let id = meta.strip_prefix(REQUEST_ID_HEADER);
+        let id = meta.strip_prefix(REQUEST_ID_HEADER.as_bytes());
         let id = id.and_then(|rest| rest.get(..REQUEST_ID_LEN));
         self.pages
             .set_request_id(id.unwrap_or(&[0; REQUEST_ID_LEN]));
-        let (mut now, mut later) = body.split_at_mut(body.len().min(DATA_SIZE - meta.len()));
-        self.pages.read_data(meta.len(), now);
-        while !later.is_empty() {
-            self.pages.ring(DOORBELL_TAKEN);
-            let len = later.len().min(DATA_SIZE);
-            (now, later) = later.split_at_mut(len);
-            self.pages.read_data(0, now);
-        }
     }
 
     /// Moves what the function has written to the log pages, and returns how much is there. What
     /// is more than they hold is handed over on the way.
-    fn drain(&mut self) -> usize {
+    fn drain(&mut self) -> u32 {
         let mut have = 0;
         loop {
-            let count = self.pages.read_output(self.output, have);
-            have += count;
+            have += self.pages.read_output(self.output, have);
+            let len = u32::try_from(have).expect("two pages at most");
             if have < LOG_SIZE {
-                return have;
+                return len;
             }
-            self.pages.set(LOG_LEN, word(have));
+            self.pages.set(LOG_LEN, len);
             self.pages.set(COMMAND, COMMAND_UNHEARD);
             self.pages.ring(DOORBELL_LOG);
             have = 0;
@@ -216,10 +191,6 @@ fn clock_is_off(host: u64) -> bool {
     let now = now.unwrap_or_default();
     let host = Duration::from_nanos(host);
     now + MAX_BEHIND < host || now > host + MAX_AHEAD
-}
-
-fn word(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

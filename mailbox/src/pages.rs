@@ -4,8 +4,11 @@ use std::arch::asm;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 
+use hearth_protocol::guest::MAX_PAYLOAD;
 use hearth_protocol::mailbox::{
-    DOORBELL_PORT, FRAMES, LOG_SIZE, PAGE, PAGES, REQUEST_ID, REQUEST_ID_LEN,
+    ANSWER_BODY, ANSWER_GOES_ON, ANSWER_KIND, ANSWER_META, COMMAND, COMMAND_UNHEARD, DATA_SIZE,
+    DOORBELL_ANSWER, DOORBELL_MORE, DOORBELL_PORT, DOORBELL_TAKEN, EVENT_BODY, EVENT_META, FRAMES,
+    LOG_LEN, LOG_SIZE, MAX_META, PAGE, PAGES, REQUEST_ID, REQUEST_ID_LEN,
 };
 
 const DATA: usize = PAGE + LOG_SIZE;
@@ -97,8 +100,75 @@ impl Pages {
         self.0
     }
 
+    /// Writes the lengths of an answer, and its first chunk; returns what there is to come. There is
+    /// no output with it yet.
+    pub(crate) fn begin_answer<'a>(
+        &mut self,
+        kind: u32,
+        meta: &[u8],
+        body: &'a [u8],
+        goes_on: bool,
+    ) -> &'a [u8] {
+        self.set(ANSWER_KIND, kind);
+        self.set(ANSWER_META, word(meta.len()));
+        self.set(ANSWER_BODY, word(body.len()));
+        self.set(ANSWER_GOES_ON, u32::from(goes_on));
+        self.set(LOG_LEN, 0);
+        self.write_data(0, meta);
+        let (now, later) = body.split_at(body.len().min(DATA_SIZE - meta.len()));
+        self.write_data(meta.len(), now);
+        later
+    }
+
+    /// Rings with an answer that was begun, and with what there is to come. The command says
+    /// afterwards what became of it.
+    pub(crate) fn end_answer(&mut self, mut later: &[u8]) {
+        self.set(COMMAND, COMMAND_UNHEARD);
+        while !later.is_empty() {
+            self.ring(DOORBELL_MORE);
+            let now;
+            (now, later) = later.split_at(later.len().min(DATA_SIZE));
+            self.write_data(0, now);
+        }
+        self.ring(DOORBELL_ANSWER);
+    }
+
+    /// Gives an answer, with `log` of output in front of it, and goes on. `false`: nobody took it.
+    pub fn hand_over(&mut self, kind: u32, log: &[u8], meta: &[u8], body: &[u8]) -> bool {
+        assert!(log.len() <= LOG_SIZE && meta.len() <= MAX_META && body.len() <= MAX_PAYLOAD);
+        let later = self.begin_answer(kind, meta, body, true);
+        // SAFETY: the log pages are that long; the mapping is nobody's slice.
+        unsafe {
+            ptr::copy_nonoverlapping(log.as_ptr(), self.0.as_ptr().add(PAGE), log.len());
+        }
+        self.set(LOG_LEN, word(log.len()));
+        self.end_answer(later);
+        self.get(COMMAND) != COMMAND_UNHEARD
+    }
+
+    /// Bytes of the event that is there: of its headers, and of its body.
+    pub fn event(&self) -> (usize, usize) {
+        (
+            (self.get(EVENT_META) as usize).min(MAX_META),
+            (self.get(EVENT_BODY) as usize).min(MAX_PAYLOAD),
+        )
+    }
+
+    /// Copies an event; the lengths are those that [`Self::event`] told.
+    pub fn take(&mut self, meta: &mut [u8], body: &mut [u8]) {
+        self.read_data(0, meta);
+        let (mut now, mut later) = body.split_at_mut(body.len().min(DATA_SIZE - meta.len()));
+        self.read_data(meta.len(), now);
+        while !later.is_empty() {
+            self.ring(DOORBELL_TAKEN);
+            let len = later.len().min(DATA_SIZE);
+            (now, later) = later.split_at_mut(len);
+            self.read_data(0, now);
+        }
+    }
+
     /// Copies into the data pages.
-    pub fn write_data(&mut self, at: usize, bytes: &[u8]) {
+    fn write_data(&mut self, at: usize, bytes: &[u8]) {
         assert!(DATA + at + bytes.len() <= PAGES * PAGE);
         // SAFETY: in bounds; the mapping is nobody's slice.
         unsafe {
@@ -107,7 +177,7 @@ impl Pages {
     }
 
     /// Copies out of them.
-    pub fn read_data(&self, at: usize, bytes: &mut [u8]) {
+    fn read_data(&self, at: usize, bytes: &mut [u8]) {
         assert!(DATA + at + bytes.len() <= PAGES * PAGE);
         // SAFETY: as above.
         unsafe {
@@ -142,4 +212,8 @@ impl Pages {
             );
         }
     }
+}
+
+fn word(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

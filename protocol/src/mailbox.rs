@@ -17,6 +17,11 @@
 //!
 //! An answer and the wait for the next event are one: [`DOORBELL_ANSWER`]. The runtime sets
 //! [`COMMAND`] to [`COMMAND_UNHEARD`] before; what it finds there afterwards says what to do.
+//!
+//! The agent uses the same pages for runtimes that don't. It gives an answer when it has one, and
+//! goes on ([`ANSWER_GOES_ON`]); once the runtime has asked for the next event, which may be much
+//! later, it waits for it here ([`DOORBELL_WAIT`]). Of the two only one has an event at a time.
+//!
 //! A payload that is longer than the data pages goes in chunks, each of them full but the last:
 //! the runtime rings [`DOORBELL_MORE`] with each further chunk of its answer, and [`DOORBELL_TAKEN`]
 //! when it has copied one of an event that has more.
@@ -73,6 +78,8 @@ pub const DOORBELL_OFFER: u32 = 5;
 /// The runtime was let run and has found nothing to do; nor has anybody else in the guest who was
 /// given the CPU.
 pub const DOORBELL_IDLE: u32 = 6;
+/// Whoever rings waits for the next event; the answer to the last was given before.
+pub const DOORBELL_WAIT: u32 = 7;
 
 /// Header field: what the host wants of the runtime.
 pub const COMMAND: usize = 0x00;
@@ -91,6 +98,9 @@ pub const ANSWER_META: usize = 0x44;
 pub const ANSWER_BODY: usize = 0x48;
 /// Header field: bytes of output in the log pages.
 pub const LOG_LEN: usize = 0x4c;
+/// Header field: 0 if whoever gives the answer waits for what comes next, 1 if it goes on. Read with
+/// the first chunk.
+pub const ANSWER_GOES_ON: usize = 0x50;
 /// Header field between agent and runtime: whether the runtime may answer here at all.
 pub const OPEN: usize = 0x80;
 /// Header field between agent and runtime: how many answers the runtime has given here.
@@ -111,6 +121,8 @@ pub const READING: usize = 0x94;
 pub const REQUEST_ID: usize = 0xc0;
 /// Bytes of a request id, a UUID in text.
 pub const REQUEST_ID_LEN: usize = 36;
+/// What an event's meta part begins with; the id of its invocation and a line break follow.
+pub const REQUEST_ID_HEADER: &str = "Lambda-Runtime-Aws-Request-Id: ";
 /// Header field: frame numbers of all pages, 8 bytes each.
 pub const FRAMES: usize = 0x200;
 
@@ -131,7 +143,7 @@ pub const KIND_RESPONSE: u32 = 1;
 pub const KIND_ERROR: u32 = 2;
 
 /// Bytes of a [`Head`].
-pub const HEAD: usize = 20;
+pub const HEAD: usize = 24;
 
 /// What a message between owner and sandbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +156,9 @@ pub enum What {
     Output,
     /// To the sandbox: the next event is the agent's to give; let the guest run.
     Agent,
+    /// From the sandbox: the guest waits for an event. An answer says the same unless it
+    /// [goes on](Head::goes_on).
+    Waits,
 }
 
 /// The head of a message; output, meta part and body follow.
@@ -159,6 +174,8 @@ pub struct Head {
     pub body: u32,
     /// With an answer: [`PEAK_KIB`].
     pub peak_kib: u32,
+    /// With an answer: [`ANSWER_GOES_ON`].
+    pub goes_on: bool,
 }
 
 /// Bytes that are no head.
@@ -188,6 +205,7 @@ impl Head {
             meta: 0,
             body: 0,
             peak_kib: 0,
+            goes_on: false,
         }
     }
 
@@ -198,13 +216,12 @@ impl Head {
             What::Error => 2,
             What::Output => 3,
             What::Agent => 4,
+            What::Waits => 5,
         };
+        let goes_on = u32::from(self.goes_on);
+        let words = [what, self.log, self.meta, self.body, self.peak_kib, goes_on];
         let mut bytes = [0; HEAD];
-        for (to, number) in
-            bytes
-                .chunks_exact_mut(4)
-                .zip([what, self.log, self.meta, self.body, self.peak_kib])
-        {
+        for (to, number) in bytes.chunks_exact_mut(4).zip(words) {
             to.copy_from_slice(&number.to_le_bytes());
         }
         bytes
@@ -225,6 +242,7 @@ impl Head {
             2 => What::Error,
             3 => What::Output,
             4 => What::Agent,
+            5 => What::Waits,
             other => return Err(HeadError::What(other)),
         };
         let (log, meta, body) = (word(1), word(2), word(3));
@@ -237,6 +255,7 @@ impl Head {
             meta,
             body,
             peak_kib: word(4),
+            goes_on: word(5) != 0,
         })
     }
 
@@ -301,6 +320,7 @@ mod tests {
             ANSWER_META,
             ANSWER_BODY,
             LOG_LEN,
+            ANSWER_GOES_ON,
             OPEN,
             ANSWERS,
             WORKING,
@@ -324,13 +344,20 @@ mod tests {
 
     #[test]
     fn a_head_comes_back_as_it_was() {
-        for what in [What::Payload, What::Error, What::Output, What::Agent] {
+        for (what, goes_on) in [
+            (What::Payload, true),
+            (What::Error, false),
+            (What::Output, false),
+            (What::Agent, false),
+            (What::Waits, false),
+        ] {
             let head = Head {
                 what,
                 log: 1,
                 meta: 2,
                 body: 3,
                 peak_kib: 4,
+                goes_on,
             };
             assert_eq!(Head::decode(&head.encode()), Ok(head));
             assert_eq!(head.rest(), 6);
@@ -345,6 +372,7 @@ mod tests {
             meta: u32::try_from(MAX_META).unwrap(),
             body: u32::try_from(MAX_PAYLOAD).unwrap(),
             peak_kib: 0,
+            goes_on: false,
         };
         assert_eq!(Head::decode(&good.encode()), Ok(good));
         let spoilt = [

@@ -43,6 +43,13 @@ pub struct Lines {
     pub dropped: u64,
 }
 
+impl Lines {
+    /// Whether their bytes are all there is to tell.
+    pub fn is_text(&self) -> bool {
+        self.multiline.is_empty() && self.dropped == 0
+    }
+}
+
 impl LogBuffer {
     /// Takes output. At most [`MAX_LINE`] of unfinished record stays.
     pub fn push(&mut self, output: &[u8]) {
@@ -84,6 +91,11 @@ impl LogBuffer {
     /// Whether there is a whole record, or a gap, to tell of.
     pub fn has_lines(&self) -> bool {
         self.whole > 0 || self.dropped > 0
+    }
+
+    /// Whether there is nothing, not even a record that was begun.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.dropped == 0 && self.framing.is_idle()
     }
 
     /// Whether the records should not wait for company any longer.

@@ -20,13 +20,15 @@ pub(crate) enum MailboxError {
     Io(#[from] io::Error),
 }
 
-/// What a runtime says at its mailbox.
+/// What a runtime, or its agent, says at the mailbox.
 #[derive(Debug)]
 pub(crate) enum MailboxWord {
     /// What the function has written.
     Output(Lines),
-    /// Its answer; it waits for the next event.
+    /// Its answer.
     Answer(MailboxAnswer),
+    /// It waits for an event.
+    Waits,
 }
 
 /// An answer.
@@ -38,6 +40,8 @@ pub(crate) struct MailboxAnswer {
     pub(crate) body: Bytes,
     /// The most memory that the agent has seen the function have, in bytes.
     pub(crate) peak_bytes: u64,
+    /// Whether whoever gave it waits for the next event; if not, it will say so.
+    pub(crate) waits: bool,
 }
 
 /// The stream, and what has come of it and was not told.
@@ -108,6 +112,7 @@ impl Mailbox {
             What::Payload => false,
             What::Error => true,
             What::Output => return Ok(self.output.take_lines().map(MailboxWord::Output)),
+            What::Waits => return Ok(Some(MailboxWord::Waits)),
             What::Agent => return Err(HeadError::What(0).into()),
         };
         let answer = MailboxAnswer {
@@ -115,6 +120,7 @@ impl Mailbox {
             meta: AnswerMeta::parse(&meta)?,
             body,
             peak_bytes: u64::from(head.peak_kib) * 1024,
+            waits: !head.goes_on,
         };
         Ok(Some(match self.output.take_all() {
             Some(lines) => {
@@ -144,6 +150,7 @@ mod tests {
             meta: len(meta),
             body: len(body),
             peak_kib: 3,
+            goes_on: what == What::Error,
         };
         [&head.encode()[..], log, meta, body].concat()
     }
@@ -163,6 +170,7 @@ mod tests {
         let bytes = [
             message(What::Output, b"one\ntw", b"", b""),
             message(What::Error, b"o\nunfinished", META, b"body"),
+            message(What::Waits, b"", b"", b""),
         ]
         .concat();
         for step in [1, 7, 40, bytes.len()] {
@@ -180,6 +188,7 @@ mod tests {
                 match hear(&mut mailbox).await.unwrap() {
                     MailboxWord::Output(lines) => output.extend_from_slice(&lines.bytes),
                     MailboxWord::Answer(answer) => break answer,
+                    MailboxWord::Waits => panic!("it waits before it has answered"),
                 }
             };
             assert_eq!(output, b"one\ntwo\nunfinished\n");
@@ -187,6 +196,9 @@ mod tests {
             assert_eq!(answer.meta.request_id, "7");
             assert_eq!(answer.meta.content_type.as_deref(), Some("text/plain"));
             assert_eq!((&answer.body[..], answer.peak_bytes), (&b"body"[..], 3072));
+            assert!(!answer.waits);
+            let after = hear(&mut mailbox).await.unwrap();
+            assert!(matches!(after, MailboxWord::Waits), "{after:?}");
             sandbox.await.unwrap();
         }
     }
@@ -199,6 +211,7 @@ mod tests {
             meta: 0,
             body: u32::try_from(body).unwrap(),
             peak_kib: 0,
+            goes_on: false,
         };
         for bytes in [
             oversize(LOG_SIZE + 1, 0).encode().to_vec(),

@@ -20,7 +20,7 @@ use super::output::Output;
 
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, Version};
-use crate::instance::{MicroVm, VmError, VmEvent, outcome};
+use crate::instance::{MailboxWord, MicroVm, VmError, VmEvent, outcome};
 use crate::logs::lines::Report;
 use crate::logs::{Kind, Origin, PlatformEvent, Tail, Text};
 
@@ -64,6 +64,13 @@ enum Rest {
     /// In its agent's hands. Whether there is a CPU budget to be disarmed.
     Agent { budgeted: bool },
     /// At the mailbox.
+    Mailbox,
+}
+
+/// Where it asked for the next event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Agent,
     Mailbox,
 }
 
@@ -218,8 +225,10 @@ impl Instance {
                 if ran.waits {
                     return ControlFlow::Continue(Rest::Mailbox);
                 }
-                self.settle(vm, ran.deadline).await?;
-                ControlFlow::Continue(Rest::Agent { budgeted })
+                ControlFlow::Continue(match self.settle(vm, ran.deadline).await? {
+                    Settled::Agent => Rest::Agent { budgeted },
+                    Settled::Mailbox => Rest::Mailbox,
+                })
             }
             Err(not_started) => {
                 drop(output);
@@ -298,8 +307,8 @@ impl Instance {
         }
     }
 
-    /// Waits until the runtime has asked for the next event.
-    async fn settle(&self, vm: &mut MicroVm, deadline: Instant) -> ControlFlow<(), ()> {
+    /// Waits until the runtime has asked for the next event; says where it waits.
+    async fn settle(&self, vm: &mut MicroVm, deadline: Instant) -> ControlFlow<(), Settled> {
         let limit = deadline.max(Instant::now() + SETTLE_LIMIT);
         let why = loop {
             let event = tokio::select! {
@@ -313,7 +322,10 @@ impl Instance {
             match event {
                 Ok(Ok(VmEvent::Agent(AgentMessage::Ready(ready)))) => {
                     self.extensions_took(ready.extensions_us);
-                    return ControlFlow::Continue(());
+                    return ControlFlow::Continue(Settled::Agent);
+                }
+                Ok(Ok(VmEvent::Mailbox(MailboxWord::Waits))) => {
+                    return ControlFlow::Continue(Settled::Mailbox);
                 }
                 Ok(Ok(VmEvent::Agent(AgentMessage::Log(of, text)))) => {
                     self.log(Text::of_guest(&of, text));
@@ -403,8 +415,13 @@ impl Instance {
             self.lost(&why.to_string());
             return None;
         }
-        if self.settle(vm, Instant::now()).await.is_break() {
-            return None;
+        match self.settle(vm, Instant::now()).await {
+            ControlFlow::Continue(Settled::Agent) => {}
+            ControlFlow::Continue(Settled::Mailbox) => {
+                self.lost("it was sent to its agent, and waits at the mailbox");
+                return None;
+            }
+            ControlFlow::Break(()) => return None,
         }
         match self.command(vm, Command::Pause).await {
             Ok(()) => Some(()),

@@ -2,11 +2,12 @@
 
 use std::os::fd::AsFd;
 use std::os::linux::net::TcpStreamExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
+use super::at_mailbox::Turn;
 use super::host_messages::Flow;
 use super::leaving::Leaving;
 use super::{Agent, AgentError};
@@ -58,7 +59,12 @@ impl Agent {
             self.resume_stream()?;
             self.send_telemetry();
             self.watch_host()?;
-            let count = match self.epoll.wait(&mut events, self.timeout()) {
+            let timeout = match self.stand()? {
+                Turn::Again => continue,
+                Turn::Wait => self.timeout(),
+                Turn::Look(time) => rounded_up(time),
+            };
+            let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(AgentError::errno("epoll")(errno)),
@@ -116,10 +122,7 @@ impl Agent {
         let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up, or the loop would turn without sleeping in the last millisecond.
-        let millis = left.as_micros().div_ceil(1000);
-        EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
+        rounded_up(deadline.saturating_duration_since(Instant::now()))
     }
 
     fn host_ready(&mut self, events: EpollFlags) -> Result<Flow, AgentError> {
@@ -245,6 +248,12 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Rounded up, or the loop would turn without sleeping in the last millisecond.
+fn rounded_up(time: Duration) -> EpollTimeout {
+    let millis = time.as_micros().div_ceil(1000);
+    EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
 }
 
 fn token(id: ConnectionId) -> u64 {

@@ -191,6 +191,9 @@ impl Agent {
         if first {
             self.tell_runtime_initialized();
         }
+        if !first && !event_waits && self.wait_at_mailbox() {
+            return Ok(());
+        }
         if self.extensions.is_empty() || event_waits {
             return self.say_ready(first, None);
         }
@@ -212,7 +215,11 @@ impl Agent {
         }
     }
 
-    fn say_ready(&mut self, first: bool, extensions_us: Option<u64>) -> Result<(), AgentError> {
+    pub(super) fn say_ready(
+        &mut self,
+        first: bool,
+        extensions_us: Option<u64>,
+    ) -> Result<(), AgentError> {
         let mut ready = Ready {
             init_us: None,
             extensions_us,

@@ -152,6 +152,8 @@ impl Agent {
             mailbox.demand_answer(invocation.meta.memory_limit_mib.is_some());
         }
         self.tell_extensions(&invocation.meta)?;
+        // What is said from here on is said of this invocation.
+        self.host.take_spoken();
         let head = reply::invocation_head(&invocation.meta, invocation.event.len());
         self.since = Instant::now();
         self.reply(connection, head, invocation.event)

@@ -152,6 +152,11 @@ impl Agent {
         if let Err(error) = self.life.answer(request_id, "InvocationResponse") {
             return Ok(reply::answer_refused(error));
         }
+        if let (Body::Whole(body), None) = (&request.body, &request.stream_error)
+            && self.answer_at_mailbox(request_id, false, None, body)?
+        {
+            return Ok(reply::accepted());
+        }
         let usage = self.usage()?;
         let request_id = request_id.to_owned();
         self.queue_all_output(Some(&request_id))?;
@@ -188,6 +193,11 @@ impl Agent {
     ) -> Result<Bytes, AgentError> {
         if let Err(error) = self.life.answer(request_id, "InvocationErrorResponse") {
             return Ok(reply::answer_refused(error));
+        }
+        if let Body::Whole(body) = &request.body
+            && self.answer_at_mailbox(request_id, true, request.error_type.as_deref(), body)?
+        {
+            return Ok(reply::accepted());
         }
         let usage = self.usage()?;
         let request_id = request_id.to_owned();

@@ -126,11 +126,14 @@ pub(crate) fn bad_request(error: RequestError) -> Bytes {
 
 /// Header part of the answer to `next`; the event's bytes follow it.
 pub(crate) fn invocation_head(invoke: &Invoke, event_len: usize) -> Bytes {
-    format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{}Content-Length: {event_len}\r\n\r\n",
-        invoke.headers()
-    )
-    .into()
+    invocation_head_of(invoke.headers().as_bytes(), event_len)
+}
+
+/// The same of headers that are there, each with its line break.
+pub(crate) fn invocation_head_of(headers: &[u8], event_len: usize) -> Bytes {
+    let length = format!("Content-Length: {event_len}\r\n\r\n");
+    let begin = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    [&begin[..], headers, length.as_bytes()].concat().into()
 }
 
 /// Writes a header; control characters, which would end it, become spaces.

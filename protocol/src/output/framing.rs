@@ -42,6 +42,11 @@ impl Framing {
         self.left > 0
     }
 
+    /// Whether what comes next is text, and nothing is held back.
+    pub(super) fn is_idle(&self) -> bool {
+        self.left == 0 && self.header.is_empty()
+    }
+
     /// What was held back because it might have been a header.
     pub(super) fn take_header(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.header)

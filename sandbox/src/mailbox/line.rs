@@ -7,12 +7,12 @@ use std::os::unix::net::UnixStream;
 
 use hearth_protocol::guest::MAX_PAYLOAD;
 use hearth_protocol::mailbox::{
-    ANSWER_BODY, ANSWER_KIND, ANSWER_META, DATA_SIZE, Head, KIND_ERROR, KIND_RESPONSE, LOG_LEN,
-    LOG_SIZE, MAX_META, PEAK_KIB, What,
+    ANSWER_BODY, ANSWER_GOES_ON, ANSWER_KIND, ANSWER_META, DATA_SIZE, Head, KIND_ERROR,
+    KIND_RESPONSE, LOG_LEN, LOG_SIZE, MAX_META, PEAK_KIB, What,
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{MailboxError, Place};
+use super::{MailboxError, Place, Rest};
 use crate::devices::virtio::chain::Segment;
 use crate::devices::virtio::guest_io;
 use crate::memory::GuestMemory;
@@ -47,12 +47,12 @@ pub(super) enum Polled {
 }
 
 impl Line {
-    /// Hands over the head and the first chunk of an answer; returns the bytes left.
+    /// Hands over the head and the first chunk of an answer; returns what is to come.
     pub(super) fn begin_answer(
         &self,
         memory: &GuestMemory,
         place: &Place,
-    ) -> Result<usize, MailboxError> {
+    ) -> Result<Rest, MailboxError> {
         let kind = place.get(memory, ANSWER_KIND)?;
         let meta = place.get(memory, ANSWER_META)?;
         let body = place.get(memory, ANSWER_BODY)?;
@@ -80,21 +80,28 @@ impl Line {
             meta,
             body,
             peak_kib: place.get(memory, PEAK_KIB)?,
+            goes_on: place.get(memory, ANSWER_GOES_ON)? != 0,
         };
         self.send(memory, place, head, first)?;
-        Ok(total - first)
+        Ok(Rest {
+            left: total - first,
+            goes_on: head.goes_on,
+        })
     }
 
-    /// Hands over the next chunk of an answer; returns the bytes left.
+    /// Hands over the next chunk of an answer; returns what is to come.
     pub(super) fn pass_on(
         &self,
         memory: &GuestMemory,
         place: &Place,
-        left: usize,
-    ) -> Result<usize, MailboxError> {
-        let chunk = left.min(DATA_SIZE);
+        rest: Rest,
+    ) -> Result<Rest, MailboxError> {
+        let chunk = rest.left.min(DATA_SIZE);
         self.send_all(memory, &[], place.data(), chunk)?;
-        Ok(left - chunk)
+        Ok(Rest {
+            left: rest.left - chunk,
+            ..rest
+        })
     }
 
     pub(super) fn send(

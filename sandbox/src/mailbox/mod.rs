@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use hearth_protocol::mailbox::{
     COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_LOOK, COMMAND_WAIT, DATA_SIZE, DOORBELL_ANSWER,
-    DOORBELL_IDLE, DOORBELL_LOG, DOORBELL_MORE, DOORBELL_OFFER, DOORBELL_TAKEN, EVENT_BODY,
-    EVENT_META, EVENT_TIME, HEAD, Head, HeadError, LOG_LEN, LOG_SIZE, VIA_AGENT, What,
+    DOORBELL_IDLE, DOORBELL_LOG, DOORBELL_MORE, DOORBELL_OFFER, DOORBELL_TAKEN, DOORBELL_WAIT,
+    EVENT_BODY, EVENT_META, EVENT_TIME, HEAD, Head, HeadError, LOG_LEN, LOG_SIZE, VIA_AGENT, What,
 };
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
@@ -37,10 +37,19 @@ enum State {
     Away,
     /// It has an event, of which so many bytes have still to come.
     Event(usize),
-    /// It gives an answer, of which so many bytes have still to come.
-    Answer(usize),
+    /// It gives an answer.
+    Answer(Rest),
     /// It waits here.
     Waiting,
+}
+
+/// What is to come of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rest {
+    /// Bytes.
+    left: usize,
+    /// Whether the guest goes on then, and does not wait.
+    goes_on: bool,
 }
 
 /// What the guest has to do with it, for a snapshot.
@@ -55,8 +64,8 @@ pub struct MailboxState {
 pub enum Rang {
     /// The guest goes on.
     GoOn,
-    /// An answer was handed over; there is nothing for the guest to do.
-    Answered,
+    /// There is nothing for the guest to do: it has answered, and waits.
+    Waits,
     /// The guest has found nothing to do.
     Idle,
 }
@@ -215,20 +224,30 @@ impl Mailbox {
         };
         match (value, self.state) {
             (DOORBELL_ANSWER | DOORBELL_MORE, State::Away | State::Event(0) | State::Answer(_)) => {
-                let left = match self.state {
-                    State::Answer(left) => self.line.pass_on(memory, place, left)?,
+                let rest = match self.state {
+                    State::Answer(rest) => self.line.pass_on(memory, place, rest)?,
                     _ => self.line.begin_answer(memory, place)?,
                 };
-                if (left == 0) != (value == DOORBELL_ANSWER) {
+                if (rest.left == 0) != (value == DOORBELL_ANSWER) {
                     return Err(self.refuse(value));
                 }
                 place.set(memory, COMMAND, COMMAND_WAIT)?;
-                if left > 0 {
-                    self.state = State::Answer(left);
+                if rest.left > 0 {
+                    self.state = State::Answer(rest);
+                    return Ok(Rang::GoOn);
+                }
+                if rest.goes_on {
+                    self.state = State::Away;
                     return Ok(Rang::GoOn);
                 }
                 self.state = State::Waiting;
-                Ok(Rang::Answered)
+                Ok(Rang::Waits)
+            }
+            (DOORBELL_WAIT, State::Away | State::Event(0)) => {
+                self.line.send(memory, place, Head::bare(What::Waits), 0)?;
+                place.set(memory, COMMAND, COMMAND_WAIT)?;
+                self.state = State::Waiting;
+                Ok(Rang::Waits)
             }
             (DOORBELL_LOG, State::Away | State::Event(0)) => {
                 let log = place.get(memory, LOG_LEN)?;
@@ -249,9 +268,10 @@ impl Mailbox {
                 Ok(Rang::GoOn)
             }
             (DOORBELL_IDLE, State::Waiting) => Ok(Rang::Idle),
-            (DOORBELL_ANSWER | DOORBELL_MORE | DOORBELL_LOG | DOORBELL_TAKEN, _) => {
-                Err(self.refuse(value))
-            }
+            (
+                DOORBELL_ANSWER | DOORBELL_MORE | DOORBELL_LOG | DOORBELL_TAKEN | DOORBELL_WAIT,
+                _,
+            ) => Err(self.refuse(value)),
             // Nothing, or of another version.
             _ => Ok(Rang::GoOn),
         }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use hearth_protocol::guest::MAX_PAYLOAD;
 use hearth_protocol::mailbox::{
-    ANSWER_BODY, ANSWER_KIND, ANSWER_META, COMMAND_UNHEARD, DOORBELL_NOTHING, FRAMES, KIND_ERROR,
-    KIND_RESPONSE, LOG_PAGES, MAX_META, PAGE, PAGES, PEAK_KIB,
+    ANSWER_BODY, ANSWER_GOES_ON, ANSWER_KIND, ANSWER_META, COMMAND_UNHEARD, DOORBELL_NOTHING,
+    FRAMES, KIND_ERROR, KIND_RESPONSE, LOG_PAGES, MAX_META, PAGE, PAGES, PEAK_KIB,
 };
 use serde_json::json;
 use vm_memory::{Bytes, GuestAddress};
@@ -26,6 +26,14 @@ const HEADER: u32 = 20;
 
 fn frames() -> Vec<u64> {
     (0..PAGES as u64).map(|n| u64::from(HEADER) - n).collect()
+}
+
+/// So much is to come of an answer, and the guest waits then.
+fn rest(left: usize) -> Rest {
+    Rest {
+        left,
+        goes_on: false,
+    }
 }
 
 /// A guest's memory, its mailbox, and the owner's end.
@@ -67,7 +75,7 @@ impl Exchange {
     fn waiting() -> Self {
         let mut this = Self::new();
         this.answer(KIND_RESPONSE, 0, 0, 0);
-        assert_eq!(this.ring(DOORBELL_ANSWER).unwrap(), Rang::Answered);
+        assert_eq!(this.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
         this.told(HEAD);
         this
     }
@@ -170,7 +178,7 @@ fn an_answer_reaches_the_owner_with_its_output_and_the_guest_waits() {
     it.set(PEAK_KIB, 77);
     it.write(FIRST_LOG, &log);
     it.write(FIRST_DATA, &data);
-    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Answered);
+    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
     assert!(it.mailbox.is_waiting());
     assert_eq!(it.get(COMMAND), COMMAND_WAIT);
     let head = Head {
@@ -179,6 +187,7 @@ fn an_answer_reaches_the_owner_with_its_output_and_the_guest_waits() {
         meta: 100,
         body: 4900,
         peak_kib: 77,
+        goes_on: false,
     };
     let all = it.told(HEAD + log.len() + data.len());
     assert_eq!(all, [&head.encode()[..], &log, &data].concat());
@@ -203,8 +212,36 @@ fn an_answer_in_chunks_arrives_whole() {
         assert!(!it.mailbox.is_waiting());
     }
     it.write(FIRST_DATA, chunks[2]);
-    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Answered);
+    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
     assert_eq!(reader.join().unwrap().unwrap()[HEAD..], all);
+}
+
+#[test]
+fn who_goes_on_behind_an_answer_waits_when_it_says_so_and_the_owner_is_told() {
+    let mut it = Exchange::new();
+    it.set(ANSWER_GOES_ON, 1);
+    for body in [5, DATA_SIZE + 5] {
+        it.answer(KIND_RESPONSE, 0, body, 0);
+        if body > DATA_SIZE {
+            assert_eq!(it.ring(DOORBELL_MORE).unwrap(), Rang::GoOn);
+        }
+        assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::GoOn);
+        assert_eq!(it.get(COMMAND), COMMAND_WAIT);
+        assert!(!it.mailbox.is_waiting());
+        let head = Head {
+            body: u32::try_from(body).unwrap(),
+            goes_on: true,
+            ..Head::bare(What::Payload)
+        };
+        assert_eq!(it.told(HEAD + body)[..HEAD], head.encode());
+    }
+    it.told_nothing();
+    it.set(COMMAND, COMMAND_UNHEARD);
+    assert_eq!(it.ring(DOORBELL_WAIT).unwrap(), Rang::Waits);
+    assert_eq!(it.get(COMMAND), COMMAND_WAIT);
+    assert!(it.mailbox.is_waiting());
+    assert_eq!(it.told(HEAD), Head::bare(What::Waits).encode());
+    it.told_nothing();
 }
 
 #[test]
@@ -276,7 +313,8 @@ fn what_is_rung_in_the_wrong_state_is_refused_or_means_nothing() {
         DOORBELL_LOG,
         DOORBELL_OFFER,
         DOORBELL_IDLE,
-        DOORBELL_IDLE + 1,
+        DOORBELL_WAIT,
+        DOORBELL_WAIT + 1,
         u32::MAX,
     ];
     let states = [
@@ -284,15 +322,21 @@ fn what_is_rung_in_the_wrong_state_is_refused_or_means_nothing() {
         (State::Event(0), vec![DOORBELL_MORE, DOORBELL_TAKEN]),
         (
             State::Event(9),
-            vec![DOORBELL_ANSWER, DOORBELL_MORE, DOORBELL_LOG],
+            vec![DOORBELL_ANSWER, DOORBELL_MORE, DOORBELL_LOG, DOORBELL_WAIT],
         ),
         (
-            State::Answer(9),
-            vec![DOORBELL_MORE, DOORBELL_TAKEN, DOORBELL_LOG],
+            State::Answer(rest(9)),
+            vec![DOORBELL_MORE, DOORBELL_TAKEN, DOORBELL_LOG, DOORBELL_WAIT],
         ),
         (
             State::Waiting,
-            vec![DOORBELL_ANSWER, DOORBELL_MORE, DOORBELL_TAKEN, DOORBELL_LOG],
+            vec![
+                DOORBELL_ANSWER,
+                DOORBELL_MORE,
+                DOORBELL_TAKEN,
+                DOORBELL_LOG,
+                DOORBELL_WAIT,
+            ],
         ),
     ];
     for (state, refused) in states {
@@ -305,7 +349,7 @@ fn what_is_rung_in_the_wrong_state_is_refused_or_means_nothing() {
             let is_refused = matches!(rang, Err(MailboxError::Ring { .. }));
             assert_eq!(is_refused, refused.contains(&value), "{value} in {state:?}");
             let expected = match (value, state) {
-                (DOORBELL_ANSWER, _) => Rang::Answered,
+                (DOORBELL_ANSWER | DOORBELL_WAIT, _) => Rang::Waits,
                 (DOORBELL_IDLE, State::Waiting) => Rang::Idle,
                 _ => Rang::GoOn,
             };
@@ -327,7 +371,7 @@ fn an_offer_is_an_answer_only_where_nothing_can_have_been_written() {
     assert!(!it.mailbox.is_waiting());
     it.told_nothing();
     let rang = it.mailbox.ring(&it.memory, DOORBELL_OFFER, true).unwrap();
-    assert_eq!(rang, Rang::Answered);
+    assert_eq!(rang, Rang::Waits);
     assert_eq!(it.told(HEAD + 5)[HEAD..], *b"hello");
 }
 
@@ -390,7 +434,7 @@ fn a_header_in_the_last_page_of_ram_is_one() {
         it.register(header, &frames()).unwrap();
         let at = |field: usize| GuestAddress(last * PAGE as u64 + field as u64);
         it.memory.write_obj(KIND_RESPONSE, at(ANSWER_KIND)).unwrap();
-        assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Answered);
+        assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
         it.told(HEAD);
     }
 }
@@ -400,7 +444,7 @@ fn the_same_page_for_everything_harms_only_the_guest() {
     let mut it = Exchange::unregistered();
     it.register(HEADER, &[HEADER.into(); PAGES]).unwrap();
     it.answer(KIND_RESPONSE, MAX_META, DATA_SIZE - MAX_META, LOG_SIZE);
-    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Answered);
+    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
     it.told(HEAD + LOG_SIZE + DATA_SIZE);
     let mut before = vec![0; usize::try_from(HALF).unwrap() * PAGE];
     it.memory.read_slice(&mut before, GuestAddress(0)).unwrap();
@@ -437,7 +481,7 @@ fn registering_again_is_refused_while_bytes_are_under_way() {
         (State::Waiting, true),
         (State::Event(0), true),
         (State::Event(1), false),
-        (State::Answer(1), false),
+        (State::Answer(rest(1)), false),
     ] {
         let mut it = Exchange::new();
         it.mailbox.state = state;

@@ -106,7 +106,7 @@ impl Shift {
             _ => false,
         };
         let rang = self.mailbox.ring(memory, value, quiet)?;
-        if rang == Rang::Answered {
+        if rang == Rang::Waits {
             self.at_answer = count;
         }
         Ok(rang)

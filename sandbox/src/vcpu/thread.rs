@@ -299,7 +299,7 @@ impl Runner {
         loop {
             let went_on = match self.run_once() {
                 Ok(()) => Ok(()),
-                Err(Interruption::Answered) => {
+                Err(Interruption::Waits) => {
                     // The budget was that of the call which is over now.
                     if limit.take().is_some()
                         && let Err(e) = timers.budget.arm(Duration::ZERO)
@@ -370,7 +370,7 @@ impl Runner {
                 };
                 match rang {
                     Ok(Rang::GoOn) => Ok(()),
-                    Ok(Rang::Answered) => Err(Interruption::Answered),
+                    Ok(Rang::Waits) => Err(Interruption::Waits),
                     Ok(Rang::Idle) => Err(Interruption::Idle),
                     Err(e) => Err(Interruption::End(ExitReason::InternalError, e.to_string())),
                 }
@@ -500,7 +500,7 @@ impl Runner {
 enum Interruption {
     Signal,
     /// An answer is with the owner, and the guest waits at the mailbox.
-    Answered,
+    Waits,
     /// The guest was let run and has nothing to do.
     Idle,
     End(ExitReason, String),

@@ -5,10 +5,10 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 
 use hearth_protocol::mailbox::{
-    COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_LOOK, DATA_SIZE, DOORBELL_ANSWER, DOORBELL_IDLE,
-    DOORBELL_LOG, DOORBELL_MORE, DOORBELL_NOTHING, DOORBELL_OFFER, DOORBELL_PORT, DOORBELL_TAKEN,
-    EVENT_BODY, FRAMES, HEAD, KIND_ERROR, KIND_RESPONSE, LOG_LEN, LOG_SIZE, MAX_META, PAGES,
-    REGISTER_PORT,
+    ANSWER_GOES_ON, COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_LOOK, COMMAND_WAIT, DATA_SIZE,
+    DOORBELL_ANSWER, DOORBELL_IDLE, DOORBELL_LOG, DOORBELL_MORE, DOORBELL_NOTHING, DOORBELL_OFFER,
+    DOORBELL_PORT, DOORBELL_TAKEN, DOORBELL_WAIT, EVENT_BODY, FRAMES, HEAD, KIND_ERROR,
+    KIND_RESPONSE, LOG_LEN, LOG_SIZE, MAX_META, PAGES, REGISTER_PORT,
 };
 use hearth_protocol::sandbox::{Command, Event, ExitReason, Resume, State};
 
@@ -107,7 +107,7 @@ fn rings_in_the_wrong_state() {
         attack("that mean nothing", "", |a| {
             a.mailbox();
             a.write_header(COMMAND, NOT_HEARD);
-            for value in [DOORBELL_NOTHING, DOORBELL_IDLE, 7, 0xffff, u32::MAX] {
+            for value in [DOORBELL_NOTHING, DOORBELL_IDLE, 8, 0xffff, u32::MAX] {
                 a.ring(value);
             }
             a.header_is(COMMAND, NOT_HEARD, "nothing came of it");
@@ -136,6 +136,15 @@ fn rings_in_the_wrong_state() {
             in_an_answer(a);
             a.ring(DOORBELL_TAKEN);
         }),
+        ends("a wait in an answer", "rang 7", |a| {
+            in_an_answer(a);
+            a.ring(DOORBELL_WAIT);
+        }),
+        ends("a wait in an event", "rang 7", |a| {
+            with_event(a);
+            a.ring(DOORBELL_WAIT);
+        })
+        .with_host(give_two_chunks),
         ends("an answer in an event", "rang 1", |a| {
             with_event(a);
             a.ring(DOORBELL_ANSWER);
@@ -199,6 +208,30 @@ fn answers_unasked_and_pages_that_change() {
             }
         })
         .with_host(|sandbox| {
+            for _ in 0..3 {
+                hear(sandbox, HEAD);
+                release(sandbox);
+            }
+        }),
+        attack(
+            "answers that go on, and waits, as many as are heard",
+            "",
+            |a| {
+                a.mailbox();
+                a.write_header(ANSWER_GOES_ON, u32::MAX);
+                for _ in 0..3 {
+                    a.answer(KIND_RESPONSE, 0, 0, 0);
+                    a.ring(DOORBELL_ANSWER);
+                    a.header_is(COMMAND, COMMAND_WAIT, "goes on");
+                }
+                for _ in 0..3 {
+                    a.ring(DOORBELL_WAIT);
+                    a.header_is(COMMAND, COMMAND_AGENT, "let run");
+                }
+            },
+        )
+        .with_host(|sandbox| {
+            hear(sandbox, 3 * HEAD);
             for _ in 0..3 {
                 hear(sandbox, HEAD);
                 release(sandbox);

@@ -1,4 +1,4 @@
-//! What a runtime says at its mailbox, in place of its agent.
+//! What a runtime says at its mailbox, or its agent for it.
 
 use super::{Heard, NotStarted, Ran, Talk, unexpected};
 use crate::instance::{MailboxAnswer, MailboxWord, MicroVm, VmError};
@@ -21,6 +21,7 @@ impl Talk<'_> {
                 output.at_mailbox(lines);
                 Ok(Heard::Nothing)
             }
+            MailboxWord::Waits => Err(unexpected("that it waits, without an answer")),
             MailboxWord::Answer(_) if self.streams => Err(unexpected("two answers in one")),
             MailboxWord::Answer(answer) => {
                 self.check(&answer.meta.request_id)?;
@@ -29,7 +30,7 @@ impl Talk<'_> {
         }
     }
 
-    /// The runtime has answered at its mailbox: its agent does not know, and has measured nothing.
+    /// An answer from the mailbox: nothing was measured in the guest.
     pub(super) fn answered(
         &self,
         vm: &mut MicroVm,
@@ -48,7 +49,7 @@ impl Talk<'_> {
         };
         Ok(Ran {
             max_memory_bytes: peak,
-            waits: true,
+            waits: answer.waits,
             ..self.ran(vm, told, run)
         })
     }

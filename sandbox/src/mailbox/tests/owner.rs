@@ -135,7 +135,7 @@ fn a_guest_that_waits_waits_for_its_new_owner_after_a_restore() {
     assert_eq!(it.wait().unwrap(), Woken::Event);
     assert_eq!(it.data()[..2], *b"hi");
     // An exchange under way is not carried on.
-    for state in [State::Event(0), State::Event(9), State::Answer(9)] {
+    for state in [State::Event(0), State::Event(9), State::Answer(rest(9))] {
         it.mailbox.state = state;
         assert_eq!(restored(&it).0.state, State::Away);
     }
