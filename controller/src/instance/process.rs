@@ -23,7 +23,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::cpu_clock;
+use super::cpu_clock::CpuClock;
 use super::identity::{Identities, Identity};
 use super::mailbox::Mailbox;
 use super::microvm::MicroVm;
@@ -143,6 +143,7 @@ struct RealProcess {
     cgroup: Option<CpuCgroup>,
     identity: Option<Identity>,
     pid: u32,
+    clock: Option<CpuClock>,
     reaper: TaskTracker,
 }
 
@@ -152,7 +153,7 @@ impl SandboxProcess for RealProcess {
     }
 
     fn cpu_time(&self) -> Option<Duration> {
-        cpu_clock::cpu_time(self.pid)
+        self.clock?.now()
     }
 
     fn set_memory(&self, memory_mib: u32) {
@@ -265,6 +266,7 @@ fn spawn(
         cgroup,
         identity,
         pid,
+        clock: CpuClock::of(pid),
         reaper: reaper.clone(),
     };
     let connect = |socket: StdUnixStream| {

@@ -4,13 +4,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{Interest, Ready};
 use tokio::net::UnixStream;
+use tokio_util::io::poll_read_buf;
 
 /// Pieces that one write hands to the kernel at most.
 const MAX_SLICES: usize = 8;
+/// Bytes that one read has room for at least: most messages are a few hundred.
+const ROOM: usize = 4096;
 
 /// One stream.
 #[derive(Debug)]
@@ -87,13 +92,17 @@ impl Stream {
     /// Reads and writes as far as it goes.
     pub(super) fn go_on(&mut self, ready: Ready) -> io::Result<()> {
         if ready.is_readable() {
-            match self.socket.try_read_buf(&mut self.inbox) {
+            self.inbox.reserve(ROOM);
+            // Not `try_read_buf`, by which a read that took all there was has to be tried once more.
+            let mut nobody = Context::from_waker(Waker::noop());
+            match poll_read_buf(Pin::new(&mut self.socket), &mut nobody, &mut self.inbox) {
                 // The process is ending; the control channel will say how.
-                Ok(0) => self.open = false,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.open = false,
-                Err(error) => return Err(error),
+                Poll::Ready(Ok(0)) => self.open = false,
+                Poll::Ready(Ok(_)) | Poll::Pending => {}
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    self.open = false;
+                }
+                Poll::Ready(Err(error)) => return Err(error),
             }
         }
         if ready.is_writable() && self.open {

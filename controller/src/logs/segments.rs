@@ -24,6 +24,13 @@ pub(crate) struct Kept {
     pub(crate) max_age: Duration,
 }
 
+impl Kept {
+    /// Bytes that may be gathered before they are written: a small part of a file.
+    pub(super) fn at_once(&self) -> u64 {
+        (self.max_bytes / FILES / 4).min(1 << 20)
+    }
+}
+
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Segment {
