@@ -74,6 +74,8 @@ pub(super) struct Shift {
     interpreted: Option<Interpreted>,
     /// As much of it as there was at the last answer at the mailbox, if all before it were there.
     at_answer: Option<u64>,
+    /// Whether the kernel provably did not run in the call that is over.
+    quiet: bool,
 }
 
 impl Shift {
@@ -85,6 +87,7 @@ impl Shift {
             kernel_ran: Instant::now(),
             interpreted,
             at_answer: None,
+            quiet: false,
         }
     }
 
@@ -108,6 +111,7 @@ impl Shift {
         let rang = self.mailbox.ring(memory, value, quiet)?;
         if rang == Rang::Waits {
             self.at_answer = count;
+            self.quiet = quiet;
         }
         Ok(rang)
     }
@@ -119,10 +123,18 @@ impl Shift {
         memory: &GuestMemory,
         timer: &KickTimer,
     ) -> Result<(), ShiftError> {
-        let now = Instant::now();
         match self.stretch {
-            Stretch::Call { .. } => timer.arm(Duration::ZERO)?,
-            Stretch::Free | Stretch::Turn { .. } => self.kernel_ran = now,
+            Stretch::Call { .. } => {
+                timer.arm(Duration::ZERO)?;
+                // Nobody has armed the guest's timer since it was taken out.
+                if !self.quiet {
+                    self.held.take(vcpu)?;
+                }
+            }
+            Stretch::Free | Stretch::Turn { .. } => {
+                self.kernel_ran = Instant::now();
+                self.held.take(vcpu)?;
+            }
         }
         self.stand_still(vcpu, memory, timer)
     }
@@ -148,6 +160,7 @@ impl Shift {
     ) -> Result<(), ShiftError> {
         timer.arm(Duration::ZERO)?;
         self.kernel_ran = Instant::now();
+        self.held.take(vcpu)?;
         self.stand_still(vcpu, memory, timer)
     }
 
@@ -191,6 +204,7 @@ impl Shift {
         Ok(())
     }
 
+    /// The guest waits, with its timer taken out.
     fn stand_still(
         &mut self,
         vcpu: &VcpuFd,
@@ -201,7 +215,6 @@ impl Shift {
         if alone >= WITHOUT_PAUSE {
             return self.begin_turn(vcpu, timer);
         }
-        self.held.take(vcpu)?;
         let limit = (alone >= WITHOUT_KERNEL).then_some(PAUSE);
         match self.mailbox.wait(memory, limit)? {
             Woken::Event => {
