@@ -116,6 +116,11 @@ const BOTH: &[Rule] = &[
         "allocator: number of arenas",
     ),
     rule(libc::SYS_rt_sigprocmask, Always, "a thread's end, kicks"),
+    rule(
+        libc::SYS_restart_syscall,
+        Always,
+        "goes on with a wait after the process was stopped and continued",
+    ),
     rule(libc::SYS_sigaltstack, Always, "a thread's end"),
     rule(
         libc::SYS_close,

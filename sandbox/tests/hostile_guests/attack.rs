@@ -153,16 +153,24 @@ fn serves(mut sandbox: Sandbox) {
 
 /// Waits until a thread sleeps and has used no CPU time between two looks.
 pub(crate) fn rests(pid: u32, thread: u32) {
+    stays(pid, thread, 'S');
+}
+
+/// The same of another state than sleep, as in `/proc`.
+pub(crate) fn stays(pid: u32, thread: u32, state: char) {
     let file = |name| std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/{name}")).unwrap();
     let deadline = Instant::now() + DEADLINE;
     let mut before = String::new();
     loop {
         let (used, stat) = (file("schedstat"), file("stat"));
-        let sleeps = stat.rsplit(") ").next().unwrap().starts_with('S');
-        if sleeps && used == before {
+        let is = stat.rsplit(") ").next().unwrap().starts_with(state);
+        if is && used == before {
             return;
         }
-        assert!(Instant::now() < deadline, "thread {thread} never rests");
+        assert!(
+            Instant::now() < deadline,
+            "thread {thread} never stays {state}"
+        );
         before = used;
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -11,9 +11,11 @@ use hearth_protocol::mailbox::{
     KIND_RESPONSE, LOG_LEN, LOG_SIZE, MAX_META, PAGES, REGISTER_PORT,
 };
 use hearth_protocol::sandbox::{Command, Event, ExitReason, Resume, State};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::assembler::Width;
-use crate::attack::{Attack, attack, rests, withstand};
+use crate::attack::{Attack, attack, rests, stays, withstand};
 use crate::doorbell::{FRAME, HEADER, frames, give, release};
 use crate::driver::{Attacker, RAM};
 use crate::support::{Guest, Sandbox};
@@ -297,6 +299,30 @@ fn pages_over_each_other_and_over_what_the_guest_needs() {
         })
         .with_host(give_two_chunks)
         .ends(ExitReason::TripleFault),
+    ]);
+}
+
+/// As an operator, a debugger or a host that goes to sleep may do to it: a wait that was interrupted is
+/// gone on with by a system call of the kernel's own.
+#[test]
+fn a_process_that_was_stopped_and_continued_goes_on() {
+    withstand(&[
+        attack("while the guest waits", "", with_event).with_host(|sandbox| {
+            hear(sandbox, HEAD);
+            let threads = [sandbox.pid(), vcpu_thread(sandbox)];
+            let pid = Pid::from_raw(sandbox.pid().cast_signed());
+            let all = |state| {
+                for thread in threads {
+                    stays(sandbox.pid(), thread, state);
+                }
+            };
+            all('S');
+            kill(pid, Signal::SIGSTOP).unwrap();
+            all('T');
+            kill(pid, Signal::SIGCONT).unwrap();
+            all('S');
+            give(sandbox, 0, 3, b"abc");
+        }),
     ]);
 }
 

@@ -27,6 +27,14 @@ use trace::{Call, Thread};
 /// What need not show in a run, and why.
 const UNSEEN: &[(Permission, &str)] = &[
     (
+        (Thread::Main, libc::SYS_restart_syscall, None),
+        "a wait with a limit, of a process that was stopped and continued",
+    ),
+    (
+        (Thread::Vcpu, libc::SYS_restart_syscall, None),
+        "the wait at the mailbox, of a process that was stopped and continued",
+    ),
+    (
         (Thread::Main, libc::SYS_brk, None),
         "the heap grows with what there is in memory at once",
     ),
