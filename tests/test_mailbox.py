@@ -237,6 +237,54 @@ def test_an_idle_instance_uses_no_cpu(with_mailbox):
     until("it rests", rests)
 
 
+@pytest.fixture(scope="module")
+def linked(both):
+    """A `provided` function that has the mailbox by the crate, with the mailbox and without."""
+    code = package.cargo(layout.FUNCTIONS / "linked")
+    for setting in ("on", "off"):
+        create(lambda_client(both[setting].url), "linked", code)
+    return both
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_a_provided_function_serves_by_the_crate_with_the_mailbox_and_without(linked, setting):
+    controller = linked[setting]
+    client = lambda_client(controller.url)
+
+    def call(op, **event):
+        return invoke(client, "linked", {"op": op, **event})
+
+    for n in range(3):
+        event = {"op": "echo", "n": n, "filler": "y" * (n << 20)}
+        assert invoke(client, "linked", event).ok() == event
+    answer = call("who")
+    request_id, arn, remaining, *_ = answer.ok()
+    assert (request_id, arn.rsplit(":", 1)[1]) == (answer.request_id, "linked")
+    assert 30_000 < remaining <= 60_000
+    answer = call("say", word="hello")
+    answer.ok()
+    records = controller.logs("linked", f"?request_id={answer.request_id}")
+    assert [r["message"] for r in records][1:-2] == ['said "hello"', 'unfinished "hello"']
+    failed, panicked = call("nonsense").failed(), call("panic").failed()
+    assert (failed["errorType"], panicked["errorType"]) == ("NoSuchOp", "Panic")
+    assert panicked["errorMessage"] == "as it was asked to"
+    before = time.time()
+    assert before - 0.01 <= call("wall_clock").ok() <= time.time() + 0.01
+    answer = call("nap", ms=20)
+    assert (answer.ok(), answer.start) == (None, "warm")
+
+
+def test_a_provided_function_that_has_the_mailbox_wakes_its_sandbox_once(linked):
+    client = lambda_client(linked["on"].url)
+    for _ in range(3):
+        invoke(client, "linked", {"op": "echo"}).ok()
+    pid = linked["on"].idle("linked")["pid"]
+    before, count = switches(pid), 100
+    for _ in range(count):
+        invoke(client, "linked", {"op": "echo"}).ok()
+    assert (switches(pid) - before) / count < 2
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_function_that_scribbles_over_its_mailbox_harms_nobody_else(with_mailbox, seed):
     hostile(with_mailbox, {"op": "scribble", "seed": seed})

@@ -10,6 +10,8 @@
 
 pub mod ffi;
 pub mod pages;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 
 use std::os::fd::RawFd;
 use std::time::{Duration, SystemTime};
