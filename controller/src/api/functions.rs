@@ -83,8 +83,10 @@ pub(super) async fn create(
             .map_err(|error| ApiError::control(error, &arn))?;
     Ok(json_response(
         StatusCode::CREATED,
+        // The version that was published with it, as what it was made of.
         &published_or_latest(&function, publish)
             .called(None)
+            .of_revision(&function.record.revision_id)
             .configuration(&app.place),
     ))
 }
@@ -117,7 +119,7 @@ pub(super) async fn list(
     let next = last.map(|function| function.record.name.to_string());
     let shown: Vec<Value> = functions
         .iter()
-        .map(|function| Shown::latest(&function.record).configuration(&app.place))
+        .map(|function| Shown::latest(&function.record).listed(&app.place))
         .collect();
     Ok(page::answer("Functions", shown, next))
 }
@@ -128,7 +130,7 @@ fn list_all_versions(app: &App, parameters: &Parameters) -> Result<Response, Api
     let all = functions.iter().flat_map(|function| Shown::all(function));
     let key = |shown: &Shown<'_>| shown.key();
     let (page, next) = page::cut(all, parameters, key)?;
-    let shown: Vec<Value> = page.iter().map(|v| v.configuration(&app.place)).collect();
+    let shown: Vec<Value> = page.iter().map(|v| v.listed(&app.place)).collect();
     Ok(page::answer("Functions", shown, next))
 }
 

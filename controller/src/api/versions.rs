@@ -69,6 +69,6 @@ pub(super) async fn list(
 ) -> Result<Response, ApiError> {
     let function = app.find(&named)?;
     let (page, next) = page::cut(Shown::all(&function), &parameters, Shown::key)?;
-    let shown: Vec<Value> = page.iter().map(|v| v.configuration(&app.place)).collect();
+    let shown: Vec<Value> = page.iter().map(|v| v.listed(&app.place)).collect();
     Ok(page::answer("Versions", shown, next))
 }
