@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use super::access::{Caller, Entrance};
 use super::error::ApiError;
 use super::invoke::{too_large, trace_id};
-use super::{App, Named, RequestId, body, url_stream};
+use super::{App, NameForm, Named, RequestId, body, url_stream};
 use crate::function_url::{
     self, Address, AuthType, FunctionUrl, Incoming, InvokeMode, SplitError, address_of,
     is_preflight, preflight, tell, with_prelude,
@@ -73,7 +73,11 @@ impl Front {
         let (named, path) = match address {
             Address::Path { named, path } => {
                 let text = percent_decode_str(named).decode_utf8().ok()?;
-                (Named::parse(&text, None, &self.app.place).ok()?, *path)
+                {
+                    let place = &self.app.place;
+                    let named = Named::parse(&text, None, NameForm::Function, place);
+                    (named.ok()?, *path)
+                }
             }
             Address::Host { id } => {
                 let (name, alias) = self.app.catalog.by_url(id)?;

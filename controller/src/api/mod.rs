@@ -190,7 +190,7 @@ use crate::pool::Pool;
 use crate::registry::Catalog;
 use error::ApiError;
 pub(crate) use front::Peer;
-use names::Named;
+use names::{NameForm, Named};
 pub(crate) use region::is_region;
 use request_id::RequestId;
 
