@@ -220,7 +220,7 @@ pub(super) async fn update_code(
             dry_run: input.dry_run.unwrap_or(false),
             publish: input.publish.unwrap_or(false),
         };
-        (input.revision_id, wish, code.package()?)
+        (input.revision_id, wish, code.update()?)
     };
     let function = app
         .change_function(&named, |deployer, name| async move {
