@@ -113,6 +113,9 @@ pub(super) async fn account_settings(State(app): State<Arc<App>>) -> Result<Resp
             function.record.code.size + published
         })
         .sum();
+    let layers = app.catalog.layers();
+    let versions = layers.iter().flat_map(|layer| layer.versions.values());
+    let in_layers: u64 = versions.map(|version| version.code.size).sum();
     let concurrency = app.pool.concurrency();
     Ok(json_response(
         StatusCode::OK,
@@ -125,7 +128,7 @@ pub(super) async fn account_settings(State(app): State<Arc<App>>) -> Result<Resp
                 "UnreservedConcurrentExecutions": concurrency.unreserved(),
             },
             "AccountUsage": {
-                "TotalCodeSize": code,
+                "TotalCodeSize": code + in_layers,
                 "FunctionCount": functions.len(),
             },
         }),

@@ -11,16 +11,12 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::extract::{Parameters, Segments};
-use super::fields::{at_most, missing, one_of};
+use super::fields::{at_most, missing};
 use super::functions::{json_response, to_the_end};
 use super::layer_names::LayerNamed;
 use super::package::{CodeInput, parse, read};
-use super::{App, page};
+use super::{App, compatible, page};
 use crate::function::{LayerName, LayerRecord, LayerVersion};
-
-/// Most runtimes that a layer may say it is for.
-const MAX_RUNTIMES: usize = 15;
-const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -29,10 +25,8 @@ struct PublishInput<'a> {
     content: Option<CodeInput<'a>>,
     description: Option<String>,
     license_info: Option<String>,
-    #[serde(default)]
-    compatible_runtimes: Vec<String>,
-    #[serde(default)]
-    compatible_architectures: Vec<String>,
+    compatible_runtimes: Option<Vec<String>>,
+    compatible_architectures: Option<Vec<String>>,
 }
 
 impl PublishInput<'_> {
@@ -47,32 +41,10 @@ impl PublishInput<'_> {
             512,
             "licenseInfo",
         )?;
-        if self.compatible_runtimes.len() > MAX_RUNTIMES {
-            return Err(ApiError::constraint(
-                &format!("{:?}", self.compatible_runtimes),
-                "compatibleRuntimes",
-                "Member must have length less than or equal to 15",
-            ));
-        }
-        for runtime in &self.compatible_runtimes {
-            // Layers are written for more runtimes than are served here.
-            let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
-            if runtime.is_empty() || runtime.len() > 64 || !runtime.bytes().all(fine) {
-                return Err(ApiError::constraint(
-                    runtime,
-                    "compatibleRuntimes",
-                    "Member must satisfy constraint: [Member must be the identifier of a runtime]",
-                ));
-            }
-        }
-        for architecture in &self.compatible_architectures {
-            one_of(
-                architecture.clone(),
-                &ARCHITECTURES,
-                "compatibleArchitectures",
-            )?;
-        }
-        Ok(())
+        compatible::check(
+            self.compatible_runtimes.as_deref(),
+            self.compatible_architectures.as_deref(),
+        )
     }
 }
 
@@ -121,8 +93,9 @@ pub(super) async fn list(
     if parameters.get("find") == Some("LayerVersion") {
         let arn = parameters.get("Arn").ok_or_else(|| missing("arn"))?;
         let (named, number) = LayerNamed::parse_version(arn, &app.place)?;
-        return one_version(&app, &named.name, number);
+        return one_version(&app, &named.name, number, &headers);
     }
+    compatible::check_wanted(&parameters)?;
     let layers = app.catalog.layers();
     let wanted = layers
         .iter()
@@ -164,6 +137,7 @@ pub(super) async fn list_versions(
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
     let name = LayerNamed::parse(segments.get("name"), &app.place)?.name;
+    compatible::check_wanted(&parameters)?;
     let layer = app.catalog.layer(&name);
     let versions = layer.iter().flat_map(|layer| layer.versions.iter().rev());
     let wanted = versions.filter(|(_, version)| matches(version, &parameters));
@@ -238,11 +212,11 @@ fn describe_version(app: &App, name: &LayerName, number: u32, version: &LayerVer
         "Description": version.description,
         "CreatedDate": version.created,
     });
-    if !version.compatible_runtimes.is_empty() {
-        out["CompatibleRuntimes"] = json!(version.compatible_runtimes);
+    if let Some(runtimes) = &version.compatible_runtimes {
+        out["CompatibleRuntimes"] = json!(runtimes);
     }
-    if !version.compatible_architectures.is_empty() {
-        out["CompatibleArchitectures"] = json!(version.compatible_architectures);
+    if let Some(architectures) = &version.compatible_architectures {
+        out["CompatibleArchitectures"] = json!(architectures);
     }
     if let Some(license) = &version.license {
         out["LicenseInfo"] = license.as_str().into();

@@ -137,6 +137,7 @@ mod access;
 mod action;
 mod aliases;
 mod body;
+mod compatible;
 mod concurrency;
 mod configuration;
 mod destinations;
