@@ -49,7 +49,7 @@ pub(super) async fn serve(
         return next.run(request).await;
     };
     let Some((named, url, path)) = front.find(&address, request.uri().path()) else {
-        return ApiError::not_found("There is no function URL at this address").into_response();
+        return ApiError::other_account().into_response();
     };
     let asked = request.headers().clone();
     if let Some(cors) = &url.cors
