@@ -136,9 +136,11 @@ pub(super) async fn get(
 ) -> Result<Response, ApiError> {
     let function = app.function(&named)?;
     let target = app.target(&function, &named)?;
+    let shown = target.shown(&function, &named);
     let mut answer = json!({
-        "Configuration": target.shown(&function, &named).configuration(&app.place),
-        "Code": { "RepositoryType": "Hearth" },
+        "Configuration": shown.configuration(&app.place),
+        // What clients know to mean a ZIP file by a link.
+        "Code": { "RepositoryType": "S3", "Location": app.downloads.location(shown.code(), &headers) },
     });
     if function.record.reserved_concurrency.is_some() {
         answer["Concurrency"] = concurrency::shown(function.record.reserved_concurrency);

@@ -81,7 +81,7 @@ pub(super) async fn publish(
             .map_err(|error| ApiError::control(error, &app.place.layer_arn(&name)))?;
     let mut answer = describe_version(&app, &name, number, &version);
     answer["LayerArn"] = app.place.layer_arn(&name).into();
-    answer["Content"] = content(&version);
+    answer["Content"] = content(&app, &version, &headers);
     Ok(json_response(StatusCode::CREATED, &answer))
 }
 
@@ -89,6 +89,7 @@ pub(super) async fn publish(
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     parameters: Parameters,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     if parameters.get("find") == Some("LayerVersion") {
         let arn = parameters.get("Arn").ok_or_else(|| missing("arn"))?;
@@ -122,9 +123,9 @@ fn newest<'a>(layer: &'a LayerRecord, parameters: &Parameters) -> Option<(u32, &
 
 /// Whether a version says that it is for what is asked for.
 fn matches(version: &LayerVersion, parameters: &Parameters) -> bool {
-    let among = |name: &str, all: &[String]| {
+    let among = |name: &str, all: &Option<Vec<String>>| {
         let asked = parameters.get(name).filter(|asked| !asked.is_empty());
-        asked.is_none_or(|asked| all.iter().any(|one| one == asked))
+        asked.is_none_or(|asked| all.iter().flatten().any(|one| one == asked))
     };
     among("CompatibleRuntime", &version.compatible_runtimes)
         && among("CompatibleArchitecture", &version.compatible_architectures)
@@ -152,9 +153,10 @@ pub(super) async fn list_versions(
 pub(super) async fn get_version(
     State(app): State<Arc<App>>,
     segments: Segments,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (name, number) = path_version(&app, &segments)?;
-    one_version(&app, &name, number)
+    one_version(&app, &name, number, &headers)
 }
 
 pub(super) async fn delete_version(
@@ -185,7 +187,12 @@ fn path_version(app: &App, segments: &Segments) -> Result<(LayerName, u32), ApiE
     }
 }
 
-fn one_version(app: &App, name: &LayerName, number: u32) -> Result<Response, ApiError> {
+fn one_version(
+    app: &App,
+    name: &LayerName,
+    number: u32,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     let layer = app.catalog.layer(name);
     let Some(version) = layer.as_ref().and_then(|layer| layer.versions.get(&number)) else {
         return Err(ApiError::not_found(
@@ -194,12 +201,13 @@ fn one_version(app: &App, name: &LayerName, number: u32) -> Result<Response, Api
     };
     let mut answer = describe_version(app, name, number, version);
     answer["LayerArn"] = app.place.layer_arn(name).into();
-    answer["Content"] = content(version);
+    answer["Content"] = content(app, version, headers);
     Ok(json_response(StatusCode::OK, &answer))
 }
 
-fn content(version: &LayerVersion) -> Value {
+fn content(app: &App, version: &LayerVersion, headers: &HeaderMap) -> Value {
     json!({
+        "Location": app.downloads.location(&version.code, headers),
         "CodeSha256": version.code.sha256_base64(),
         "CodeSize": version.code.size,
     })

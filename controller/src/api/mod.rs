@@ -98,6 +98,7 @@
 //! | `GET /hearth/v1/instances` | 200, `{"instances": […]}`, see below |
 //! | `GET /hearth/v1/status` | 200, see below |
 //! | `POST /hearth/v1/bench/agent-ping?function=NAME&count=N` | 200, `{"function","count","micros":[…]}`; 409 when no instance of it is idle |
+//! | `GET /hearth/v1/packages/{sha256}?Expires=&Signature=` | 200, the ZIP file; what `Location` is, for ten minutes and without a key |
 //! | `GET /healthz` | 200 `ok` while the process serves |
 //! | `GET /readyz` | 200 `ready`, or 503 with the reason while it starts or drains |
 //! | `GET /metrics` | 200, Prometheus text format |
@@ -141,6 +142,7 @@ mod compatible;
 mod concurrency;
 mod configuration;
 mod destinations;
+mod download;
 mod error;
 mod event_invoke_config;
 mod event_stream;
@@ -189,6 +191,7 @@ use crate::logs::LogStore;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::registry::Catalog;
+pub(crate) use download::Downloads;
 use error::ApiError;
 pub(crate) use front::Peer;
 use names::{NameForm, Named};
@@ -216,6 +219,7 @@ pub(crate) struct App {
     pub(crate) warnings: Vec<String>,
     pub(crate) started: Instant,
     pub(crate) uploads: Semaphore,
+    pub(crate) downloads: Downloads,
     /// Cancelled when the controller is about to end.
     pub(crate) draining: CancellationToken,
 }
