@@ -33,6 +33,8 @@
 //! | `GET /2018-10-31/layers` | 200, `{Layers, NextMarker}`; with `?find=LayerVersion&Arn=` that version |
 //! | `PUT /2019-09-30/functions/{name}/provisioned-concurrency?Qualifier=` | 202, with `Status: IN_PROGRESS` |
 //! | `GET`, `DELETE` the same | 200, with `Status` `READY`, `IN_PROGRESS` or `FAILED` and `StatusReason`; 204; with `?List=ALL` all of the function's |
+//! | `GET /2020-06-30/functions/{name}/code-signing-config` | 200, `{}` |
+//! | `GET /2021-07-20/functions/{name}/runtime-management-config` | 200, `{UpdateRuntimeOn, FunctionArn}` |
 //! | `GET /2016-08-19/account-settings` | 200, `{AccountLimit, AccountUsage}` |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 202 for `Event`, 204 for `DryRun` |
 //! | `POST /2021-11-15/functions/{name}/response-streaming-invocations?Qualifier=` | 200, `application/vnd.amazon.eventstream`: `PayloadChunk`s as the function writes them, then `InvokeComplete` with `ErrorCode`, `ErrorDetails` and `LogResult` |
@@ -149,6 +151,7 @@ mod event_stream;
 mod events;
 mod extract;
 mod fields;
+mod fixed_settings;
 mod front;
 mod function_urls;
 mod functions;
@@ -302,6 +305,14 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .route(
             "/2017-03-31/tags/{arn}",
             get(tags::list).post(tags::put).delete(tags::remove),
+        )
+        .route(
+            "/2020-06-30/functions/{name}/code-signing-config",
+            get(fixed_settings::code_signing),
+        )
+        .route(
+            "/2021-07-20/functions/{name}/runtime-management-config",
+            get(fixed_settings::runtime_management),
         )
         .route(
             "/2016-08-19/account-settings",
