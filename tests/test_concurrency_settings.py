@@ -143,14 +143,32 @@ def test_a_negative_reservation_and_a_function_that_is_not_there_are_refused(cli
     with pytest.raises(client.exceptions.ClientError) as refused:
         client.put_function_concurrency(FunctionName="guest", ReservedConcurrentExecutions=-1)
     assert error_of(refused)[0] == "ValidationException"
-    for call in (
-        lambda: client.put_function_concurrency(FunctionName="no", ReservedConcurrentExecutions=1),
-        lambda: client.get_function_concurrency(FunctionName="no"),
-        lambda: client.delete_function_concurrency(FunctionName="no"),
+    for call, missing in (
+        (
+            lambda: client.put_function_concurrency(
+                FunctionName="no", ReservedConcurrentExecutions=1
+            ),
+            "no:$LATEST",
+        ),
+        (lambda: client.get_function_concurrency(FunctionName="no"), "no"),
+        (lambda: client.delete_function_concurrency(FunctionName="no"), "no"),
     ):
         with pytest.raises(client.exceptions.ResourceNotFoundException) as refused:
             call()
-        assert error_of(refused)[1] == f"Function not found: {ARN}:no"
+        assert error_of(refused)[1] == f"Function not found: {ARN}:{missing}"
+
+
+@pytest.mark.parametrize("qualifier", ["$LATEST", "1", "live"])
+def test_concurrency_is_reserved_for_whole_functions(client, qualifier):
+    name = f"guest:{qualifier}"
+    for call in (
+        lambda: client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1),
+        lambda: client.get_function_concurrency(FunctionName=name),
+        lambda: client.delete_function_concurrency(FunctionName=name),
+    ):
+        with pytest.raises(client.exceptions.InvalidParameterValueException) as refused:
+            call()
+        assert error_of(refused)[1].startswith("This operation is permitted on Lambda functions")
 
 
 def test_the_accounts_limit_throttles_all_but_those_who_have_reserved(own_controller):

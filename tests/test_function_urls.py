@@ -56,21 +56,24 @@ def test_a_url_is_made_read_changed_listed_and_deleted(web):
     assert made["ResponseMetadata"]["HTTPStatusCode"] == 201
     assert made["FunctionUrl"] == f"{web.controller.url}/fn/guest/"
     assert made["FunctionArn"].endswith(":function:guest")
-    assert (made["AuthType"], made["InvokeMode"], made["Cors"]) == ("AWS_IAM", "BUFFERED", cors)
+    assert (made["AuthType"], made["Cors"]) == ("AWS_IAM", cors)
+    assert "InvokeMode" not in made, "it was not given"
     with pytest.raises(client.exceptions.ResourceConflictException) as raised:
         client.create_function_url_config(FunctionName="guest", AuthType="NONE")
     assert "FunctionUrlConfig exists for this Lambda function" in str(raised.value)
     changed = client.update_function_url_config(FunctionName="guest", AuthType="NONE")
     assert (changed["AuthType"], changed["Cors"]) == ("NONE", cors)
+    assert "InvokeMode" not in changed, "it was not given"
     read = client.get_function_url_config(FunctionName="guest")
     for field in ("FunctionUrl", "AuthType", "Cors", "CreationTime", "LastModifiedTime"):
         assert read[field] == changed[field], field
+    assert read["InvokeMode"] == "BUFFERED"
     listed = client.list_function_url_configs(FunctionName="guest")["FunctionUrlConfigs"]
     assert [c["FunctionUrl"] for c in listed] == [made["FunctionUrl"]]
     deleted = client.delete_function_url_config(FunctionName="guest")
     assert deleted["ResponseMetadata"]["HTTPStatusCode"] == 204
     assert not client.list_function_url_configs(FunctionName="guest")["FunctionUrlConfigs"]
-    assert web.http.request("GET", made["FunctionUrl"]).status == 404
+    assert web.http.request("GET", made["FunctionUrl"]).status == 403
 
 
 def test_what_is_no_configuration_is_refused_with_lambdas_error(web):
@@ -97,9 +100,9 @@ def test_what_is_no_configuration_is_refused_with_lambdas_error(web):
 def test_the_aws_cli_makes_and_deletes_a_url(web):
     words = ("--function-name", "probe")
     made = aws(web.controller, "create-function-url-config", *words, "--auth-type", "NONE").json()
-    assert web.http.request("GET", made["FunctionUrl"]).status != 404
+    assert web.http.request("GET", made["FunctionUrl"]).status != 403
     aws(web.controller, "delete-function-url-config", *words).ok()
-    assert web.http.request("GET", made["FunctionUrl"]).status == 404
+    assert web.http.request("GET", made["FunctionUrl"]).status == 403
 
 
 def test_a_url_outlives_the_controller_and_ends_with_its_function(own_controller, guest_package):
@@ -114,9 +117,9 @@ def test_a_url_outlives_the_controller_and_ends_with_its_function(own_controller
     assert after["CreationTime"] == before["CreationTime"]
     assert controller.get("/fn/guest/").status == 200
     client.delete_function(FunctionName="guest")
-    assert controller.get("/fn/guest/").status == 404
+    assert controller.get("/fn/guest/").status == 403
     create(client, "guest", guest_package)
-    assert controller.get("/fn/guest/").status == 404, "a new function has an old one's URL"
+    assert controller.get("/fn/guest/").status == 403, "a new function has an old one's URL"
 
 
 # Requests become events.
@@ -183,7 +186,7 @@ def test_a_host_names_the_function_too(web):
     whole = web.http.request("GET", f"{url}/fn/guest/", headers={"Host": name})
     assert whole.data == b"/fn/guest/", "on its own host every path is the function's"
     other = name.replace(name[:4], "0000", 1)
-    assert web.http.request("GET", f"{url}/event", headers={"Host": other}).status == 404
+    assert web.http.request("GET", f"{url}/event", headers={"Host": other}).status == 403
 
 
 def test_bytes_come_and_go_as_they_are(web):
@@ -339,10 +342,11 @@ def test_an_aws_iam_url_takes_a_signature_and_a_none_url_does_not(start_controll
             call(keys["caller"], b"x", sent=b"y"),
         ):
             assert refused.status == 403
-            assert json.loads(refused.data) == {"Message": "Forbidden"}
+            assert json.loads(refused.data)["Message"].startswith("Forbidden. For troubleshooting")
         client.update_function_url_config(FunctionName="guest", AuthType="NONE")
         assert controller.get("/fn/guest/p").status == 200
-        assert controller.get("/fn/probe/p").status == 404
+        nothing = controller.get("/fn/probe/p")
+        assert (nothing.status, nothing.data) == (403, b'{"Message":null}')
         assert controller.get("/hearth/v1/status").status == 403
     finally:
         assert controller.stop() == 0
@@ -364,5 +368,5 @@ def test_an_aliases_url_runs_what_the_alias_points_to(web):
     listed = client.list_function_url_configs(FunctionName="web")["FunctionUrlConfigs"]
     assert len(listed) == 2
     client.delete_alias(FunctionName="web", Name="live")
-    assert web.http.request("GET", made["FunctionUrl"]).status == 404
+    assert web.http.request("GET", made["FunctionUrl"]).status == 403
     assert invoke(client, "web", {"rawPath": "/text"}).ok() == "just text"

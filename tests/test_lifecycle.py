@@ -152,15 +152,16 @@ def test_a_deleted_function_is_not_found(controller, client, guest_package):
     invoke(client, "gone", {"op": "echo"}).ok()
     answer = client.delete_function(FunctionName="gone")
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 204
-    for call in (
-        lambda: client.get_function(FunctionName="gone"),
-        lambda: client.delete_function(FunctionName="gone"),
-        lambda: invoke(client, "gone", {}),
+    for call, missing in (
+        (lambda: client.get_function(FunctionName="gone"), "gone"),
+        (lambda: client.delete_function(FunctionName="gone"), "gone"),
+        # Which version it is that can't be run.
+        (lambda: invoke(client, "gone", {}), "gone:$LATEST"),
     ):
         with pytest.raises(client.exceptions.ResourceNotFoundException) as refused:
             call()
         assert refused.value.response["Error"]["Message"] == (
-            "Function not found: arn:aws:lambda:us-east-1:000000000000:function:gone"
+            f"Function not found: arn:aws:lambda:us-east-1:000000000000:function:{missing}"
         )
 
 

@@ -176,7 +176,7 @@ def test_what_is_provisioned_is_reserved(client, provision):
     with pytest.raises(client.exceptions.InvalidParameterValueException) as refused:
         client.put_function_concurrency(FunctionName="ready", ReservedConcurrentExecutions=2)
     assert error_of(refused)[1] == (
-        "ReservedConcurrentExecutions  2 should not be lower than function's total provisioned "
+        " ReservedConcurrentExecutions  2 should not be lower than function's total provisioned "
         "concurrency [3]."
     )
     client.put_function_concurrency(FunctionName="ready", ReservedConcurrentExecutions=4)

@@ -107,13 +107,18 @@ def test_a_name_out_of_pattern_is_refused_by_every_route(controller, client, nam
         )
 
 
-def test_another_accounts_or_regions_arn_is_not_found(controller, client):
-    for arn in (
-        ARN.replace("000000000000", "123456789012"),
-        ARN.replace("us-east-1", "eu-west-1"),
-    ):
-        answer = post(controller, {}, f"{API}/{quote(arn, safe='')}/invocations")
-        is_lambda_error(answer, 400, 403, 404)
+def test_another_accounts_or_regions_arn_is_refused_in_lambdas_words(controller, client):
+    def call(arn):
+        return post(controller, {}, f"{API}/{quote(arn, safe='')}/invocations")
+
+    answer = call(ARN.replace("000000000000", "123456789012"))
+    assert is_lambda_error(answer, 403) == "AccessDeniedException"
+    assert answer.data == b'{"Message":null}'
+    answer = call(ARN.replace("us-east-1", "eu-west-1"))
+    assert is_lambda_error(answer, 404) == "ResourceNotFoundException"
+    assert json.loads(answer.data)["Message"] == (
+        "Functions from 'eu-west-1' are not reachable in this region ('us-east-1')"
+    )
 
 
 def test_an_unknown_qualifier_or_function_is_not_found(controller, client):

@@ -71,7 +71,7 @@ def test_a_version_is_answered_pending_with_its_own_arn_and_becomes_active(clien
     assert first["StateReason"] == "The function is being created."
     settled = client.get_function_configuration(FunctionName="story", Qualifier="1")
     assert settled["State"] == "Active"
-    assert "LastUpdateStatus" not in settled
+    assert settled["LastUpdateStatus"] == "Successful"
 
 
 def test_a_version_keeps_code_configuration_and_snapshot_whatever_comes_after_it(client, story):

@@ -9,7 +9,7 @@ use hearth_protocol::jail::Jail;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::App;
+use crate::api::{App, Downloads};
 use crate::auth::KeysError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
@@ -252,6 +252,7 @@ impl Controller {
         )
         .await?;
         let isolation = cgroups.isolation();
+        let downloads = Downloads::new().map_err(host("making a key for links"))?;
         let app = Arc::new(App {
             place,
             catalog,
@@ -266,6 +267,7 @@ impl Controller {
             warnings,
             started,
             uploads: App::upload_turns(),
+            downloads,
             draining,
         });
         Ok(Self {

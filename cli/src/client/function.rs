@@ -163,20 +163,44 @@ impl Client {
         Ok(())
     }
 
-    /// All functions, by page after page, as the controller wrote them.
+    /// All functions, as the controller wrote them. Listings say nothing of a function's state, so
+    /// each is asked for by itself; what was deleted meanwhile is left out.
     pub(crate) fn functions(&self) -> Result<Vec<serde_json::Value>, ClientError> {
+        let mut all = Vec::new();
+        for name in self.function_names()? {
+            let path = format!("{FUNCTIONS}/{}/configuration", percent_encode(&name));
+            match self.json(Method::GET, &path, b"") {
+                Ok(function) => all.push(function),
+                Err(ClientError::Refused { status: 404, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The names of all functions, by page after page.
+    fn function_names(&self) -> Result<Vec<String>, ClientError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Page {
-            functions: Vec<serde_json::Value>,
+            functions: Vec<Listed>,
             next_marker: Option<String>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Listed {
+            function_name: String,
         }
         let mut all = Vec::new();
         let mut path = FUNCTIONS.to_owned();
         loop {
             let page: Page = self.json(Method::GET, &path, b"")?;
             let empty = page.functions.is_empty();
-            all.extend(page.functions);
+            all.extend(
+                page.functions
+                    .into_iter()
+                    .map(|listed| listed.function_name),
+            );
             match page.next_marker {
                 // An empty page with a marker would have this go round for ever.
                 Some(marker) if !marker.is_empty() && !empty => {

@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::action::Action;
 use super::error::ApiError;
-use super::extract::Function;
+use super::extract::Namespaced;
 use super::{App, RequestId, body};
 use crate::auth::{AccessKey, AuthError, BodyHash, Gate, Verifier};
 use crate::function_url;
@@ -221,7 +221,7 @@ async fn permitted(app: &Arc<App>, request: Request) -> Result<Request, ApiError
         return Ok(Request::from_parts(parts, body));
     }
     let function = if names_function {
-        Some(Function::from_request_parts(&mut parts, app).await?.0)
+        Some(Namespaced::from_request_parts(&mut parts, app).await?.0)
     } else {
         None
     };

@@ -99,6 +99,12 @@ fn lambda_name(method: &Method, shape: &[&str]) -> &'static str {
         ("DELETE", ["functions", "{}", "provisioned-concurrency"]) => {
             "lambda:DeleteProvisionedConcurrencyConfig"
         }
+        ("GET", ["functions", "{}", "code-signing-config"]) => {
+            "lambda:GetFunctionCodeSigningConfig"
+        }
+        ("GET", ["functions", "{}", "runtime-management-config"]) => {
+            "lambda:GetRuntimeManagementConfig"
+        }
         ("GET", ["layers"]) => "lambda:ListLayers",
         ("POST", ["layers", "{}", "versions"]) => "lambda:PublishLayerVersion",
         ("GET", ["layers", "{}", "versions"]) => "lambda:ListLayerVersions",

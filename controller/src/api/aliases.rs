@@ -78,7 +78,8 @@ impl RoutingConfig {
         };
         let refuse = |constraint: &str| {
             ApiError::constraint(
-                &format!("{{{version}={weight}}}"),
+                // `2=2.0`: with its fraction, as Java writes it.
+                &format!("{{{version}={weight:?}}}"),
                 "routingConfig.additionalVersionWeights",
                 constraint,
             )
@@ -135,13 +136,19 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    app.find(&named)?;
     let body = read_small(&headers, body, "CreateAlias").await?;
     let input: CreateInput = parse(&body)?;
     let alias = parse_alias(&input.name.ok_or_else(|| missing("name"))?)?;
     let change = input.alias.change(&named, &app)?;
+    let version = change.version.ok_or_else(|| missing("functionVersion"))?;
+    if app.catalog.get(&named.name).is_none() {
+        // Lambda looks for what the alias is to point to.
+        let arn = app.place.qualified_arn(&named.name, version);
+        return Err(ApiError::function_not_found(&arn));
+    }
+    app.find(&named)?;
     let record = AliasRecord {
-        version: change.version.ok_or_else(|| missing("functionVersion"))?,
+        version,
         description: change.description.unwrap_or_default(),
         additional: change.additional.flatten(),
         revision_id: String::new(),

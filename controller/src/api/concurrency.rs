@@ -15,6 +15,7 @@ use super::fields::{in_range, missing};
 use super::functions::json_response;
 use super::package::{MAX_PACKAGE, parse, read_small};
 use super::{App, Named};
+use crate::function::LATEST;
 
 /// Most code of all functions and layers together, in bytes: Lambda's quota. Nothing enforces it.
 const TOTAL_CODE: u64 = 80_530_636_800;
@@ -31,7 +32,11 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    app.find(&named)?;
+    of_the_whole(&named)?;
+    if app.catalog.get(&named.name).is_none() {
+        let arn = app.place.qualified_arn(&named.name, LATEST);
+        return Err(ApiError::function_not_found(&arn));
+    }
     let body = read_small(&headers, body, "PutFunctionConcurrency").await?;
     let input: ReserveInput = parse(&body)?;
     let field = "reservedConcurrentExecutions";
@@ -54,6 +59,7 @@ pub(super) async fn get(
     State(app): State<Arc<App>>,
     Function(named): Function,
 ) -> Result<Response, ApiError> {
+    of_the_whole(&named)?;
     let function = app.find(&named)?;
     let answer = shown(function.record.reserved_concurrency);
     Ok(json_response(StatusCode::OK, &answer))
@@ -63,9 +69,22 @@ pub(super) async fn delete(
     State(app): State<Arc<App>>,
     Function(named): Function,
 ) -> Result<Response, ApiError> {
+    of_the_whole(&named)?;
     app.find(&named)?;
     reserve(&app, &named, None).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Refuses qualifiers, `$LATEST` among them.
+fn of_the_whole(named: &Named) -> Result<(), ApiError> {
+    match named.qualifier {
+        None => Ok(()),
+        Some(_) => Err(ApiError::invalid(
+            "This operation is permitted on Lambda functions only. Aliases and versions do not \
+             support this operation. Please specify either a function name or an unqualified \
+             function ARN.",
+        )),
+    }
 }
 
 async fn reserve(app: &App, named: &Named, reserved: Option<u32>) -> Result<(), ApiError> {
@@ -94,6 +113,9 @@ pub(super) async fn account_settings(State(app): State<Arc<App>>) -> Result<Resp
             function.record.code.size + published
         })
         .sum();
+    let layers = app.catalog.layers();
+    let versions = layers.iter().flat_map(|layer| layer.versions.values());
+    let in_layers: u64 = versions.map(|version| version.code.size).sum();
     let concurrency = app.pool.concurrency();
     Ok(json_response(
         StatusCode::OK,
@@ -106,7 +128,7 @@ pub(super) async fn account_settings(State(app): State<Arc<App>>) -> Result<Resp
                 "UnreservedConcurrentExecutions": concurrency.unreserved(),
             },
             "AccountUsage": {
-                "TotalCodeSize": code,
+                "TotalCodeSize": code + in_layers,
                 "FunctionCount": functions.len(),
             },
         }),

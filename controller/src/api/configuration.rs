@@ -21,8 +21,16 @@ pub(super) struct Shown<'a> {
     revision_id: &'a str,
     last_modified: &'a str,
     state: &'a Status<State>,
-    /// A published version has none.
-    last_update: Option<&'a Status<UpdateStatus>>,
+    last_update: Update<'a>,
+}
+
+/// What became of the last change.
+#[derive(Debug, Clone, Copy)]
+enum Update<'a> {
+    /// Of `$LATEST`; none while it is made.
+    Latest(Option<&'a Status<UpdateStatus>>),
+    /// A published version is never changed. It is shown as if that had gone well.
+    Never,
 }
 
 impl<'a> Shown<'a> {
@@ -38,7 +46,7 @@ impl<'a> Shown<'a> {
             revision_id: &record.revision_id,
             last_modified: &record.last_modified,
             state: &record.state,
-            last_update: record.last_update.as_ref(),
+            last_update: Update::Latest(record.last_update.as_ref()),
         }
     }
 
@@ -55,7 +63,7 @@ impl<'a> Shown<'a> {
             revision_id: &record.revision_id,
             last_modified: &record.last_modified,
             state: &record.state,
-            last_update: None,
+            last_update: Update::Never,
         }
     }
 
@@ -72,13 +80,23 @@ impl<'a> Shown<'a> {
         self
     }
 
+    /// The same, with another's revision.
+    pub(super) fn of_revision(mut self, revision_id: &'a str) -> Self {
+        self.revision_id = revision_id;
+        self
+    }
+
+    pub(super) fn code(&self) -> &'a Code {
+        self.code
+    }
+
     /// What tells it from every other in a list.
     pub(super) fn key(&self) -> String {
         format!("{}:{}", self.name, self.version)
     }
 
-    /// What Lambda says about it, with everything that is always present.
-    pub(super) fn configuration(&self, place: &Place) -> Value {
+    /// What Lambda says about it in a list: nothing of its state, nor of its runtime's version.
+    pub(super) fn listed(&self, place: &Place) -> Value {
         let config = self.config;
         let arn = match &self.qualifier {
             Some(qualifier) => place.qualified_arn(self.name, qualifier),
@@ -108,14 +126,9 @@ impl<'a> Shown<'a> {
                 "OptimizationStatus": if optimized { "On" } else { "Off" },
             },
             "LoggingConfig": logging(&config.logging, self.name.as_str()),
-            "RuntimeVersionConfig": {
-                "RuntimeVersionArn":
-                    format!("arn:aws:lambda:{}::runtime:hearth-{}", place.region, config.runtime.id()),
-            },
-            "State": self.state.is.name(),
         });
-        if !config.environment.0.is_empty() {
-            out["Environment"] = json!({ "Variables": config.environment });
+        if let Some(environment) = &config.environment {
+            out["Environment"] = json!({ "Variables": environment });
         }
         if !config.layers.is_empty() {
             let layers = config.layers.iter();
@@ -123,17 +136,36 @@ impl<'a> Shown<'a> {
                 .map(|layer| json!({ "Arn": layer.arn, "CodeSize": layer.code.size }))
                 .collect();
         }
+        out
+    }
+
+    /// What Lambda says about it, with everything that is always present.
+    pub(super) fn configuration(&self, place: &Place) -> Value {
+        let runtime = self.config.runtime.id();
+        let mut out = self.listed(place);
+        out["RuntimeVersionConfig"] = json!({
+            "RuntimeVersionArn":
+                format!("arn:aws:lambda:{}::runtime:hearth-{runtime}", place.region),
+        });
         let mut put = |key: &str, value: Option<&str>| {
             if let Some(value) = value {
                 out[key] = value.into();
             }
         };
+        put("State", Some(self.state.is.name()));
         put("StateReason", self.state.reason.as_deref());
         put("StateReasonCode", self.state.reason_code.as_deref());
-        if let Some(update) = self.last_update {
-            put("LastUpdateStatus", Some(update.is.name()));
-            put("LastUpdateStatusReason", update.reason.as_deref());
-            put("LastUpdateStatusReasonCode", update.reason_code.as_deref());
+        match self.last_update {
+            Update::Latest(None) => {}
+            Update::Latest(Some(update)) => {
+                put("LastUpdateStatus", Some(update.is.name()));
+                put("LastUpdateStatusReason", update.reason.as_deref());
+                put("LastUpdateStatusReasonCode", update.reason_code.as_deref());
+            }
+            Update::Never if self.state.is == State::Active => {
+                put("LastUpdateStatus", Some(UpdateStatus::Successful.name()));
+            }
+            Update::Never => {}
         }
         out
     }

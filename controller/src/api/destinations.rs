@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::App;
 use super::error::ApiError;
-use super::names::Named;
+use super::names::{NameForm, Named};
 use super::region::is_region;
 use crate::events::Destination;
 
@@ -79,7 +79,7 @@ impl App {
     /// A function that is there and is another one.
     fn destination(&self, arn: &str, of: &Named) -> Result<Destination, ApiError> {
         let invalid = |_| ApiError::invalid(format!("The destination ARN {arn} is invalid."));
-        let named = Named::parse(arn, None, &self.place).map_err(invalid)?;
+        let named = Named::parse(arn, None, NameForm::Function, &self.place).map_err(invalid)?;
         self.check_exists(&named).map_err(invalid)?;
         if named.name == of.name {
             return Err(ApiError::invalid(

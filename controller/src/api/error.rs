@@ -12,6 +12,28 @@ use crate::deploy::ControlError;
 use crate::function::{MAX_POLICY, State};
 use crate::pool::{NotRun, PingError};
 
+const ACCESS_DENIED: &str = "AccessDeniedException";
+
+/// Longest part of a value that an answer repeats, in characters.
+const MAX_SHOWN: usize = 300;
+
+/// Lambda's clause about one value out of its pattern or range.
+pub(crate) fn violation(value: &str, field: &str, constraint: &str) -> String {
+    let shown: String = value.chars().take(MAX_SHOWN).collect();
+    format!("Value '{shown}' at '{field}' failed to satisfy constraint: {constraint}")
+}
+
+fn counted(violations: &[String]) -> String {
+    let (count, plural) = match violations.len() {
+        1 => (1, ""),
+        count => (count, "s"),
+    };
+    format!(
+        "{count} validation error{plural} detected: {}",
+        violations.join("; ")
+    )
+}
+
 /// An answer that is not the one that was asked for.
 #[derive(Debug)]
 pub(crate) struct ApiError {
@@ -20,6 +42,8 @@ pub(crate) struct ApiError {
     message: String,
     /// For 429: which limit.
     reason: Option<&'static str>,
+    /// Whether the body says whose fault it is. Of a few refusals Lambda leaves that out.
+    says_type: bool,
 }
 
 impl ApiError {
@@ -29,6 +53,7 @@ impl ApiError {
             kind,
             message: message.into(),
             reason: None,
+            says_type: true,
         }
     }
 
@@ -46,11 +71,22 @@ impl ApiError {
 
     /// Lambda's sentence about one value out of its pattern or range.
     pub(crate) fn constraint(value: &str, field: &str, constraint: &str) -> Self {
-        let shown: String = value.chars().take(300).collect();
-        Self::validation(format!(
-            "1 validation error detected: Value '{shown}' at '{field}' failed to satisfy \
-             constraint: {constraint}"
-        ))
+        Self::violations(&[violation(value, field, constraint)])
+    }
+
+    /// The same about everything that is wrong with the form of a request.
+    pub(crate) fn violations(violations: &[String]) -> Self {
+        Self::validation(counted(violations))
+    }
+
+    /// A value that has the form, and breaks a rule that Lambda checks later on.
+    pub(crate) fn late_constraint(value: &str, field: &str, constraint: &str) -> Self {
+        Self::invalid(counted(&[violation(value, field, constraint)]))
+    }
+
+    /// What belongs to another account. Lambda says no more than that.
+    pub(crate) fn other_account() -> Self {
+        Self::new(StatusCode::FORBIDDEN, ACCESS_DENIED, "")
     }
 
     pub(crate) fn bad_content(message: impl Into<String>) -> Self {
@@ -84,6 +120,15 @@ impl ApiError {
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "ResourceNotFoundException", message)
+    }
+
+    /// A link to a package is forged, or too old.
+    pub(crate) fn expired_link() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            ACCESS_DENIED,
+            "Request has expired: ask for the Location anew",
+        )
     }
 
     pub(crate) fn unknown_path() -> Self {
@@ -141,7 +186,12 @@ impl ApiError {
 
     /// The caller may not use a function's URL.
     pub(crate) fn forbidden() -> Self {
-        Self::new(StatusCode::FORBIDDEN, "AccessDeniedException", "Forbidden")
+        Self::new(
+            StatusCode::FORBIDDEN,
+            ACCESS_DENIED,
+            "Forbidden. For troubleshooting Function URL authorization issues, see: \
+             https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html",
+        )
     }
 
     pub(crate) fn is_forbidden(&self) -> bool {
@@ -188,6 +238,10 @@ impl ApiError {
                 aliases.join(", ")
             )),
             ControlError::Invalid(message) => Self::invalid(message),
+            ControlError::Untyped(message) => Self {
+                says_type: false,
+                ..Self::invalid(message)
+            },
             ControlError::Conflict(message) => Self::conflict(message),
             ControlError::StatementExists(sid) => Self::conflict(format!(
                 "The statement id ({sid}) provided already exists. Please provide a new statement \
@@ -285,7 +339,9 @@ impl axum::response::IntoResponse for ApiError {
                 json!({ "Type": owner, "Message": self.message })
             }
             // Those that come from AWS's front, before Lambda sees a request.
-            ("AccessDeniedException", None) => json!({ "Message": self.message }),
+            (ACCESS_DENIED, None) if self.message.is_empty() => json!({ "Message": null }),
+            (ACCESS_DENIED, None) => json!({ "Message": self.message }),
+            _ if !self.says_type => json!({ "message": self.message }),
             _ if self.status == StatusCode::FORBIDDEN => json!({ "message": self.message }),
             _ => json!({ "Type": owner, "message": self.message }),
         };
@@ -331,6 +387,33 @@ mod tests {
         assert_eq!(body["Message"], "Function not found: arn");
         let (status, _, body) = parts(ApiError::conflict("c")).await;
         assert_eq!((status, &body["message"]), (409, &json!("c")));
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_request_is_counted_and_told_at_once() {
+        let two = ["a".to_owned(), violation("v", "f", "c")];
+        let (status, kind, body) = parts(ApiError::violations(&two)).await;
+        assert_eq!((status, kind.as_str()), (400, "ValidationException"));
+        assert_eq!(
+            body["message"],
+            "2 validation errors detected: a; Value 'v' at 'f' failed to satisfy constraint: c"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_another_accounts_is_refused_without_a_word() {
+        let (status, kind, body) = parts(ApiError::other_account()).await;
+        assert_eq!((status, kind.as_str()), (403, "AccessDeniedException"));
+        assert_eq!(body, json!({ "Message": null }));
+    }
+
+    #[tokio::test]
+    async fn a_few_refusals_do_not_say_whose_fault_they_are() {
+        let refused = |error| parts(ApiError::control(error, "arn"));
+        let (_, _, body) = refused(ControlError::Untyped("why".into())).await;
+        assert_eq!(body, json!({ "message": "why" }));
+        let (_, _, body) = refused(ControlError::Invalid("why".into())).await;
+        assert_eq!(body, json!({ "Type": "User", "message": "why" }));
     }
 
     #[tokio::test]

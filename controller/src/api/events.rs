@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::error::ApiError;
-use super::extract::Function;
+use super::extract::Namespaced;
 use super::names::Named;
 use super::{App, RequestId, invoke};
 use crate::events::{EventLimits, EventRequest, NotAccepted};
@@ -23,7 +23,7 @@ const MAX_EVENT: usize = 1 << 20;
 pub(super) async fn invoke_async(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    Function(named): Function,
+    Namespaced(named): Namespaced,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {

@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::Uri;
 use axum::http::request::Parts;
 
 use super::App;
 use super::error::ApiError;
-use super::names::Named;
+use super::names::{NameForm, Named};
 
 /// The function that the path names, with the query's qualifier.
 #[derive(Debug)]
 pub(crate) struct Function(pub(crate) Named);
+
+/// The same, where the API takes longer names: for reading and for running one.
+#[derive(Debug)]
+pub(crate) struct Namespaced(pub(crate) Named);
 
 /// What the path has in the places that its route names.
 #[derive(Debug)]
@@ -30,6 +35,12 @@ impl Segments {
 pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
+    pub(crate) fn of_uri(uri: &Uri) -> Result<Self, ApiError> {
+        Query::try_from_uri(uri)
+            .map(|Query(parameters)| Self(parameters))
+            .map_err(|error| ApiError::invalid(format!("The query could not be read: {error}")))
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.all(name).next_back()
     }
@@ -55,9 +66,7 @@ impl<S: Sync> FromRequestParts<S> for Parameters {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        Query::try_from_uri(&parts.uri)
-            .map(|Query(parameters)| Self(parameters))
-            .map_err(|error| ApiError::invalid(format!("The query could not be read: {error}")))
+        Self::of_uri(&parts.uri)
     }
 }
 
@@ -76,11 +85,23 @@ impl FromRequestParts<Arc<App>> for Function {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let segments = Segments::from_request_parts(parts, app).await?;
-        let parameters = Parameters::from_request_parts(parts, app).await?;
-        let qualifier = parameters
-            .get("Qualifier")
-            .filter(|qualifier| !qualifier.is_empty());
-        Named::parse(segments.get("name"), qualifier, &app.place).map(Self)
+        named(parts, app, NameForm::Function).await.map(Self)
     }
+}
+
+impl FromRequestParts<Arc<App>> for Namespaced {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        named(parts, app, NameForm::Namespaced).await.map(Self)
+    }
+}
+
+async fn named(parts: &mut Parts, app: &Arc<App>, form: NameForm) -> Result<Named, ApiError> {
+    let segments = Segments::from_request_parts(parts, app).await?;
+    let parameters = Parameters::from_request_parts(parts, app).await?;
+    let qualifier = parameters
+        .get("Qualifier")
+        .filter(|qualifier| !qualifier.is_empty());
+    Named::parse(segments.get("name"), qualifier, form, &app.place)
 }

@@ -146,9 +146,9 @@ pub(super) fn check_tags(
     tags: BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, ApiError> {
     if tags.len() > MAX_TAGS {
-        return Err(ApiError::invalid(format!(
-            "Number of tags exceeds resource tag limit of {MAX_TAGS}."
-        )));
+        return Err(ApiError::invalid(
+            "Number of tags exceeds resource tag limit.",
+        ));
     }
     for (key, value) in &tags {
         at_most(key, 128, "tags.key")?;

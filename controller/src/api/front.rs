@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use super::access::{Caller, Entrance};
 use super::error::ApiError;
 use super::invoke::{too_large, trace_id};
-use super::{App, Named, RequestId, body, url_stream};
+use super::{App, NameForm, Named, RequestId, body, download, url_stream};
 use crate::function_url::{
     self, Address, AuthType, FunctionUrl, Incoming, InvokeMode, SplitError, address_of,
     is_preflight, preflight, tell, with_prelude,
@@ -37,7 +37,7 @@ pub(super) struct Front {
     pub(super) entrance: Option<Arc<Entrance>>,
 }
 
-/// Takes what is for a function's URL; the rest goes on.
+/// Takes what is for a function's URL, and what has a link of its own; the rest goes on.
 pub(super) async fn serve(
     State(front): State<Front>,
     request: Request,
@@ -46,10 +46,14 @@ pub(super) async fn serve(
     let host = request.headers().get(header::HOST);
     let host = host.and_then(|host| host.to_str().ok());
     let Some(address) = address_of(host, request.uri().path()) else {
+        if download::is_link(request.uri().path()) {
+            let (parts, _) = request.into_parts();
+            return download::serve(&front.app, &parts.method, &parts.uri).await;
+        }
         return next.run(request).await;
     };
     let Some((named, url, path)) = front.find(&address, request.uri().path()) else {
-        return ApiError::not_found("There is no function URL at this address").into_response();
+        return ApiError::other_account().into_response();
     };
     let asked = request.headers().clone();
     if let Some(cors) = &url.cors
@@ -73,7 +77,11 @@ impl Front {
         let (named, path) = match address {
             Address::Path { named, path } => {
                 let text = percent_decode_str(named).decode_utf8().ok()?;
-                (Named::parse(&text, None, &self.app.place).ok()?, *path)
+                {
+                    let place = &self.app.place;
+                    let named = Named::parse(&text, None, NameForm::Function, place);
+                    (named.ok()?, *path)
+                }
             }
             Address::Host { id } => {
                 let (name, alias) = self.app.catalog.by_url(id)?;

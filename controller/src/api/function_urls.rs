@@ -16,7 +16,7 @@ use super::fields::{missing, one_of};
 use super::functions::{json_response, to_the_end};
 use super::package::{parse, read_small};
 use super::{App, Named, page};
-use crate::deploy::{UrlChange, UrlError};
+use crate::deploy::{ControlError, UrlChange, UrlError};
 use crate::function::{AliasName, Place};
 use crate::function_url::{AuthType, Cors, FunctionUrl, InvokeMode};
 
@@ -54,7 +54,7 @@ impl UrlInput {
         let mode = match self.invoke_mode {
             None => None,
             Some(mode) => {
-                let modes = ["BUFFERED", "RESPONSE_STREAM"];
+                let modes = ["RESPONSE_STREAM", "BUFFERED"];
                 match one_of(mode, &modes, "invokeMode")?.as_str() {
                     "BUFFERED" => Some(InvokeMode::Buffered),
                     _ => Some(InvokeMode::ResponseStream),
@@ -154,12 +154,13 @@ pub(super) async fn create(
     let body = read_small(&headers, body, "CreateFunctionUrlConfig").await?;
     let change = parse::<UrlInput>(&body)?.change()?;
     let auth = change.auth.ok_or_else(|| missing("authType"))?;
+    let mode_given = change.mode.is_some();
     let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
     let made = to_the_end(async move { deployer.create_url(&name, &of, auth, change).await });
     let url = made
         .await?
         .map_err(|error| refused(error, &named, &app.place))?;
-    let mut answer = shown(&url, &named, &alias, &headers, &app.place);
+    let mut answer = written(&url, mode_given, &named, &alias, &headers, &app.place);
     if let Some(answer) = answer.as_object_mut() {
         answer.remove("LastModifiedTime");
     }
@@ -190,12 +191,13 @@ pub(super) async fn update(
     let alias = alias(&named)?;
     let body = read_small(&headers, body, "UpdateFunctionUrlConfig").await?;
     let change = parse::<UrlInput>(&body)?.change()?;
+    let mode_given = change.mode.is_some();
     let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
     let changed = to_the_end(async move { deployer.update_url(&name, &of, change).await });
     let url = changed
         .await?
         .map_err(|error| refused(error, &named, &app.place))?;
-    let answer = shown(&url, &named, &alias, &headers, &app.place);
+    let answer = written(&url, mode_given, &named, &alias, &headers, &app.place);
     Ok(json_response(StatusCode::OK, &answer))
 }
 
@@ -205,9 +207,11 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     let alias = alias(&named)?;
     let (deployer, name) = (app.deployer.clone(), named.name.clone());
-    to_the_end(async move { deployer.delete_url(&name, &alias).await })
-        .await?
-        .map_err(|error| refused(error, &named, &app.place))?;
+    let deleted = to_the_end(async move { deployer.delete_url(&name, &alias).await }).await?;
+    deleted.map_err(|error| match error {
+        UrlError::Control(ControlError::NotFound) => refused(UrlError::None, &named, &app.place),
+        error => refused(error, &named, &app.place),
+    })?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -228,6 +232,22 @@ pub(super) async fn list_all(
         .map(|(alias, url)| shown(url, &named, alias, &headers, &app.place))
         .collect();
     Ok(page::answer("FunctionUrlConfigs", shown, next))
+}
+
+/// What the one sees who has just written it: the mode only if it was given.
+fn written(
+    url: &FunctionUrl,
+    mode_given: bool,
+    named: &Named,
+    alias: &str,
+    headers: &HeaderMap,
+    place: &Place,
+) -> Value {
+    let mut answer = shown(url, named, alias, headers, place);
+    if let Some(answer) = answer.as_object_mut().filter(|_| !mode_given) {
+        answer.remove("InvokeMode");
+    }
+    answer
 }
 
 /// As clients see it. Its address is the host by which the caller has come here.
@@ -264,9 +284,7 @@ fn shown(
 fn refused(error: UrlError, named: &Named, place: &Place) -> ApiError {
     let arn = named.arn(place);
     match error {
-        UrlError::Control(crate::deploy::ControlError::NotFound) => {
-            ApiError::not_found("Function does not exist")
-        }
+        UrlError::Control(ControlError::NotFound) => ApiError::not_found("Function does not exist"),
         UrlError::Control(error) => ApiError::control(error, &arn),
         UrlError::Exists => ApiError::conflict(format!(
             "Failed to create function url config for [functionArn = {arn}]. Error message:  \

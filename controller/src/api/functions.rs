@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 
 use super::configuration::Shown;
 use super::error::ApiError;
-use super::extract::{Function, Parameters};
+use super::extract::{Function, Namespaced, Parameters};
 use super::fields::check_tags;
 use super::package::{CodeInput, check_package_kind, parse, read};
 use super::validate::ConfigInput;
 use super::{App, Named, concurrency, events, page};
 use crate::deploy::{CodeUpdate, ControlError, Deployer};
-use crate::function::FunctionName;
+use crate::function::{AliasName, FunctionName, LATEST};
 use crate::registry::{self, Target};
 
 #[derive(Deserialize)]
@@ -60,12 +60,7 @@ pub(super) async fn create(
         let body = read(&headers, body, "CreateFunction").await?;
         let input: CreateInput<'_> = parse(&body)?;
         let config: ConfigInput = parse(&body)?;
-        let named = Named::parse(&input.function_name, None, &app.place)?;
-        if named.qualifier.is_some() {
-            return Err(ApiError::invalid(
-                "The function name of a new function has no qualifier",
-            ));
-        }
+        let name = Named::parse_new(&input.function_name, &app.place)?;
         check_package_kind(
             input.package_type.as_deref(),
             input.architectures.as_deref(),
@@ -73,7 +68,7 @@ pub(super) async fn create(
         let config = config.create(|arns| app.layers(arns))?;
         let tags = check_tags(input.tags)?;
         let publish = input.publish.unwrap_or(false);
-        (config, tags, named.name, input.code.package()?, publish)
+        (config, tags, name, input.code.package()?, publish)
     };
     let arn = app.place.arn(&name);
     let deployer = app.deployer.clone();
@@ -83,8 +78,10 @@ pub(super) async fn create(
             .map_err(|error| ApiError::control(error, &arn))?;
     Ok(json_response(
         StatusCode::CREATED,
+        // The version that was published with it, as what it was made of.
         &published_or_latest(&function, publish)
             .called(None)
+            .of_revision(&function.record.revision_id)
             .configuration(&app.place),
     ))
 }
@@ -117,7 +114,7 @@ pub(super) async fn list(
     let next = last.map(|function| function.record.name.to_string());
     let shown: Vec<Value> = functions
         .iter()
-        .map(|function| Shown::latest(&function.record).configuration(&app.place))
+        .map(|function| Shown::latest(&function.record).listed(&app.place))
         .collect();
     Ok(page::answer("Functions", shown, next))
 }
@@ -128,19 +125,22 @@ fn list_all_versions(app: &App, parameters: &Parameters) -> Result<Response, Api
     let all = functions.iter().flat_map(|function| Shown::all(function));
     let key = |shown: &Shown<'_>| shown.key();
     let (page, next) = page::cut(all, parameters, key)?;
-    let shown: Vec<Value> = page.iter().map(|v| v.configuration(&app.place)).collect();
+    let shown: Vec<Value> = page.iter().map(|v| v.listed(&app.place)).collect();
     Ok(page::answer("Functions", shown, next))
 }
 
 pub(super) async fn get(
     State(app): State<Arc<App>>,
-    Function(named): Function,
+    Namespaced(named): Namespaced,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let function = app.function(&named)?;
     let target = app.target(&function, &named)?;
+    let shown = target.shown(&function, &named);
     let mut answer = json!({
-        "Configuration": target.shown(&function, &named).configuration(&app.place),
-        "Code": { "RepositoryType": "Hearth" },
+        "Configuration": shown.configuration(&app.place),
+        // What clients know to mean a ZIP file by a link.
+        "Code": { "RepositoryType": "S3", "Location": app.downloads.location(shown.code(), &headers) },
     });
     if function.record.reserved_concurrency.is_some() {
         answer["Concurrency"] = concurrency::shown(function.record.reserved_concurrency);
@@ -154,7 +154,7 @@ pub(super) async fn get(
 
 pub(super) async fn get_configuration(
     State(app): State<Arc<App>>,
-    Function(named): Function,
+    Namespaced(named): Namespaced,
 ) -> Result<Response, ApiError> {
     let function = app.function(&named)?;
     let target = app.target(&function, &named)?;
@@ -169,20 +169,24 @@ pub(super) async fn delete(
     State(app): State<Arc<App>>,
     Function(named): Function,
 ) -> Result<Response, ApiError> {
-    let function = app.function(&named)?;
-    let version = match (&named.qualifier, app.target(&function, &named)?) {
-        (None, _) => None,
-        (Some(_), Target::Published(published)) => Some(published.record.number),
-        (Some(_), Target::Alias(_)) => {
-            return Err(ApiError::invalid(
-                "Deletion of aliases is not currently supported.",
-            ));
-        }
-        (Some(_), Target::Latest) => {
-            return Err(ApiError::invalid(
-                "$LATEST version cannot be deleted without deleting the function.",
-            ));
-        }
+    let qualifier = named.qualifier.as_deref();
+    // What is none of its versions is refused whether there is the function or not.
+    if qualifier == Some(LATEST) {
+        return Err(ApiError::invalid(
+            "$LATEST version cannot be deleted without deleting the function.",
+        ));
+    }
+    if qualifier.is_some_and(|text| AliasName::parse(text).is_ok()) {
+        return Err(ApiError::invalid(
+            "Deletion of aliases is not currently supported.",
+        ));
+    }
+    let arn = app.place.arn(&named.name);
+    let function = app.catalog.get(&named.name);
+    let function = function.ok_or_else(|| ApiError::function_not_found(&arn))?;
+    let version = match app.target(&function, &named)? {
+        Target::Published(published) => Some(published.record.number),
+        Target::Latest | Target::Alias(_) => None,
     };
     let arn = named.arn(&app.place);
     let deployer = app.deployer.clone();
@@ -218,7 +222,7 @@ pub(super) async fn update_code(
             dry_run: input.dry_run.unwrap_or(false),
             publish: input.publish.unwrap_or(false),
         };
-        (input.revision_id, wish, code.package()?)
+        (input.revision_id, wish, code.update()?)
     };
     let function = app
         .change_function(&named, |deployer, name| async move {

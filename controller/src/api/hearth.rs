@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::extract::Parameters;
 use super::fields::number;
 use super::functions::json_response;
-use super::names::Named;
+use super::names::{NameForm, Named};
 use crate::function::Runtime;
 
 const MAX_PINGS: u32 = 10_000;
@@ -70,7 +70,7 @@ pub(super) async fn agent_ping(
     let name = parameters
         .get("function")
         .ok_or_else(|| ApiError::invalid("function is missing: say ?function=NAME"))?;
-    let named = Named::parse(name, None, &app.place)?;
+    let named = Named::parse(name, None, NameForm::Function, &app.place)?;
     let count = match parameters.get("count") {
         None => PINGS,
         Some(text) => u32::try_from(number(text, "count", 1, MAX_PINGS.into())?).unwrap_or(PINGS),

@@ -15,7 +15,7 @@ use hearth_protocol::guest::MAX_PAYLOAD;
 use serde::de::IgnoredAny;
 
 use super::error::ApiError;
-use super::extract::Function;
+use super::extract::Namespaced;
 use super::{App, RequestId, body, events};
 use crate::events::EventLimits;
 use crate::function::{Version, VersionId};
@@ -39,7 +39,7 @@ enum Kind {
 pub(super) async fn invoke(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    Function(named): Function,
+    Namespaced(named): Namespaced,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::event_stream::event;
-use super::extract::Function;
+use super::extract::Namespaced;
 use super::invoke::Asked;
 use super::{App, RequestId};
 use crate::function::VersionId;
@@ -30,7 +30,7 @@ use crate::pool::{Completed, Next, NotRun, Opened, Streamed};
 pub(super) async fn invoke(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    Function(named): Function,
+    Namespaced(named): Namespaced,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {

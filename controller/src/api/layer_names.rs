@@ -1,9 +1,10 @@
 //! The ways of naming a layer: its name, its ARN, the ARN of a version of it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::App;
 use super::error::ApiError;
+use super::region::is_region;
 use crate::function::{LayerName, LayerUse, Place};
 
 /// Most layers on a function.
@@ -14,6 +15,12 @@ const PATTERN: &str = "Member must satisfy regular expression pattern: \
 const VERSION_PATTERN: &str = "Member must satisfy regular expression pattern: \
     arn:(aws[a-zA-Z-]*)?:lambda:[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:\
     [a-zA-Z0-9-_]+:[0-9]+";
+
+const USE_CONSTRAINT: &str = "Member must satisfy constraint: [Member must have length less than or \
+    equal to 140, Member must have length greater than or equal to 1, Member must satisfy regular \
+    expression pattern: (arn:[a-zA-Z0-9-]+:lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\\d{1}:\\d{12}:\
+    layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+), Member must \
+    not be null]";
 
 /// A layer that somebody speaks of.
 #[derive(Debug)]
@@ -77,21 +84,32 @@ impl LayerNamed {
     }
 }
 
+/// Whether the ARN of a layer's version names another region.
+fn elsewhere(arn: &str, place: &Place) -> bool {
+    let parts: Vec<&str> = arn.split(':').collect();
+    matches!(parts.as_slice(), ["arn", _, "lambda", region, _, "layer", _, _]
+        if is_region(region) && *region != place.region)
+}
+
 impl App {
     /// The layers that a function is to have, in their order.
     pub(super) fn layers(&self, arns: &[String]) -> Result<Vec<LayerUse>, ApiError> {
         if arns.len() > MAX_LAYERS {
             return Err(ApiError::invalid("Cannot reference more than 5 layers."));
         }
-        let mut seen = BTreeSet::new();
+        let mut seen = BTreeMap::new();
         let mut layers = Vec::new();
         for arn in arns {
+            if elsewhere(arn, &self.place) {
+                return Err(ApiError::invalid(format!(
+                    "Layers are not in the same region as the function. Layers are expected to be \
+                     in region {}.",
+                    self.place.region
+                )));
+            }
             let Ok((named, number)) = LayerNamed::parse_version(arn, &self.place) else {
-                return Err(ApiError::constraint(
-                    &format!("[{arn}]"),
-                    "layers",
-                    &format!("Member must satisfy constraint: [{VERSION_PATTERN}]"),
-                ));
+                let value = format!("[{}]", arns.join(", "));
+                return Err(ApiError::constraint(&value, "layers", USE_CONSTRAINT));
             };
             let layer = self.catalog.layer(&named.name);
             let version = layer.as_ref().and_then(|layer| layer.versions.get(&number));
@@ -100,11 +118,10 @@ impl App {
                     "Layer version {arn} does not exist."
                 )));
             };
-            if !seen.insert(named.name) {
+            if let Some(first) = seen.insert(named.name, arn) {
                 return Err(ApiError::invalid(format!(
                     "Two different versions of the same layer are not allowed to be referenced in \
-                     the same function. {}",
-                    arns.join(" and ")
+                     the same function. {first} and {arn} are versions of the same layer."
                 )));
             }
             layers.push(LayerUse {
@@ -119,6 +136,20 @@ impl App {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_layer_of_another_region_is_known_by_its_arn() {
+        let arn = "arn:aws:lambda:us-east-1:000000000000:layer:l:1";
+        assert!(!elsewhere(arn, &place()));
+        assert!(elsewhere(&arn.replace("us-east-1", "eu-west-1"), &place()));
+        for bad in [
+            "l",
+            "arn:aws:lambda:eu-west-1:000000000000:layer:l",
+            &arn.replace("us-east-1", "here"),
+        ] {
+            assert!(!elsewhere(bad, &place()), "{bad}");
+        }
+    }
 
     fn place() -> Place {
         Place {

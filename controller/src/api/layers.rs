@@ -11,16 +11,12 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::extract::{Parameters, Segments};
-use super::fields::{at_most, missing, one_of};
+use super::fields::{at_most, missing};
 use super::functions::{json_response, to_the_end};
 use super::layer_names::LayerNamed;
 use super::package::{CodeInput, parse, read};
-use super::{App, page};
+use super::{App, compatible, page};
 use crate::function::{LayerName, LayerRecord, LayerVersion};
-
-/// Most runtimes that a layer may say it is for.
-const MAX_RUNTIMES: usize = 15;
-const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -29,10 +25,8 @@ struct PublishInput<'a> {
     content: Option<CodeInput<'a>>,
     description: Option<String>,
     license_info: Option<String>,
-    #[serde(default)]
-    compatible_runtimes: Vec<String>,
-    #[serde(default)]
-    compatible_architectures: Vec<String>,
+    compatible_runtimes: Option<Vec<String>>,
+    compatible_architectures: Option<Vec<String>>,
 }
 
 impl PublishInput<'_> {
@@ -47,32 +41,10 @@ impl PublishInput<'_> {
             512,
             "licenseInfo",
         )?;
-        if self.compatible_runtimes.len() > MAX_RUNTIMES {
-            return Err(ApiError::constraint(
-                &format!("{:?}", self.compatible_runtimes),
-                "compatibleRuntimes",
-                "Member must have length less than or equal to 15",
-            ));
-        }
-        for runtime in &self.compatible_runtimes {
-            // Layers are written for more runtimes than are served here.
-            let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
-            if runtime.is_empty() || runtime.len() > 64 || !runtime.bytes().all(fine) {
-                return Err(ApiError::constraint(
-                    runtime,
-                    "compatibleRuntimes",
-                    "Member must satisfy constraint: [Member must be the identifier of a runtime]",
-                ));
-            }
-        }
-        for architecture in &self.compatible_architectures {
-            one_of(
-                architecture.clone(),
-                &ARCHITECTURES,
-                "compatibleArchitectures",
-            )?;
-        }
-        Ok(())
+        compatible::check(
+            self.compatible_runtimes.as_deref(),
+            self.compatible_architectures.as_deref(),
+        )
     }
 }
 
@@ -109,7 +81,7 @@ pub(super) async fn publish(
             .map_err(|error| ApiError::control(error, &app.place.layer_arn(&name)))?;
     let mut answer = describe_version(&app, &name, number, &version);
     answer["LayerArn"] = app.place.layer_arn(&name).into();
-    answer["Content"] = content(&version);
+    answer["Content"] = content(&app, &version, &headers);
     Ok(json_response(StatusCode::CREATED, &answer))
 }
 
@@ -117,12 +89,14 @@ pub(super) async fn publish(
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     parameters: Parameters,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     if parameters.get("find") == Some("LayerVersion") {
         let arn = parameters.get("Arn").ok_or_else(|| missing("arn"))?;
         let (named, number) = LayerNamed::parse_version(arn, &app.place)?;
-        return one_version(&app, &named.name, number);
+        return one_version(&app, &named.name, number, &headers);
     }
+    compatible::check_wanted(&parameters)?;
     let layers = app.catalog.layers();
     let wanted = layers
         .iter()
@@ -149,9 +123,9 @@ fn newest<'a>(layer: &'a LayerRecord, parameters: &Parameters) -> Option<(u32, &
 
 /// Whether a version says that it is for what is asked for.
 fn matches(version: &LayerVersion, parameters: &Parameters) -> bool {
-    let among = |name: &str, all: &[String]| {
+    let among = |name: &str, all: &Option<Vec<String>>| {
         let asked = parameters.get(name).filter(|asked| !asked.is_empty());
-        asked.is_none_or(|asked| all.iter().any(|one| one == asked))
+        asked.is_none_or(|asked| all.iter().flatten().any(|one| one == asked))
     };
     among("CompatibleRuntime", &version.compatible_runtimes)
         && among("CompatibleArchitecture", &version.compatible_architectures)
@@ -164,6 +138,7 @@ pub(super) async fn list_versions(
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
     let name = LayerNamed::parse(segments.get("name"), &app.place)?.name;
+    compatible::check_wanted(&parameters)?;
     let layer = app.catalog.layer(&name);
     let versions = layer.iter().flat_map(|layer| layer.versions.iter().rev());
     let wanted = versions.filter(|(_, version)| matches(version, &parameters));
@@ -178,9 +153,10 @@ pub(super) async fn list_versions(
 pub(super) async fn get_version(
     State(app): State<Arc<App>>,
     segments: Segments,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (name, number) = path_version(&app, &segments)?;
-    one_version(&app, &name, number)
+    one_version(&app, &name, number, &headers)
 }
 
 pub(super) async fn delete_version(
@@ -211,7 +187,12 @@ fn path_version(app: &App, segments: &Segments) -> Result<(LayerName, u32), ApiE
     }
 }
 
-fn one_version(app: &App, name: &LayerName, number: u32) -> Result<Response, ApiError> {
+fn one_version(
+    app: &App,
+    name: &LayerName,
+    number: u32,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     let layer = app.catalog.layer(name);
     let Some(version) = layer.as_ref().and_then(|layer| layer.versions.get(&number)) else {
         return Err(ApiError::not_found(
@@ -220,12 +201,13 @@ fn one_version(app: &App, name: &LayerName, number: u32) -> Result<Response, Api
     };
     let mut answer = describe_version(app, name, number, version);
     answer["LayerArn"] = app.place.layer_arn(name).into();
-    answer["Content"] = content(version);
+    answer["Content"] = content(app, version, headers);
     Ok(json_response(StatusCode::OK, &answer))
 }
 
-fn content(version: &LayerVersion) -> Value {
+fn content(app: &App, version: &LayerVersion, headers: &HeaderMap) -> Value {
     json!({
+        "Location": app.downloads.location(&version.code, headers),
         "CodeSha256": version.code.sha256_base64(),
         "CodeSize": version.code.size,
     })
@@ -238,11 +220,11 @@ fn describe_version(app: &App, name: &LayerName, number: u32, version: &LayerVer
         "Description": version.description,
         "CreatedDate": version.created,
     });
-    if !version.compatible_runtimes.is_empty() {
-        out["CompatibleRuntimes"] = json!(version.compatible_runtimes);
+    if let Some(runtimes) = &version.compatible_runtimes {
+        out["CompatibleRuntimes"] = json!(runtimes);
     }
-    if !version.compatible_architectures.is_empty() {
-        out["CompatibleArchitectures"] = json!(version.compatible_architectures);
+    if let Some(architectures) = &version.compatible_architectures {
+        out["CompatibleArchitectures"] = json!(architectures);
     }
     if let Some(license) = &version.license {
         out["LicenseInfo"] = license.as_str().into();

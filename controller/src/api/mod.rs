@@ -10,14 +10,14 @@
 //! | method, path | answer |
 //! | --- | --- |
 //! | `POST /2015-03-31/functions` | 201, configuration with `State: Pending`; the deploy runs on |
-//! | `GET /2015-03-31/functions?Marker=&MaxItems=&FunctionVersion=` | 200, `{Functions, NextMarker}` |
+//! | `GET /2015-03-31/functions?Marker=&MaxItems=&FunctionVersion=` | 200, `{Functions, NextMarker}`, without their states |
 //! | `GET /2015-03-31/functions/{name}` | 200, `{Configuration, Code, Tags}` |
 //! | `DELETE /2015-03-31/functions/{name}` | 204; with a qualifier, that version alone |
 //! | `GET /2015-03-31/functions/{name}/configuration` | 200, configuration |
 //! | `PUT /2015-03-31/functions/{name}/configuration` | 200, configuration with `LastUpdateStatus: InProgress` |
 //! | `PUT /2015-03-31/functions/{name}/code` | 200, the same; with `Publish` the new version |
 //! | `POST /2015-03-31/functions/{name}/versions` | 201, the version with `State: Pending`; what has not changed is not published again |
-//! | `GET /2015-03-31/functions/{name}/versions?Marker=&MaxItems=` | 200, `{Versions, NextMarker}`, `$LATEST` first |
+//! | `GET /2015-03-31/functions/{name}/versions?Marker=&MaxItems=` | 200, `{Versions, NextMarker}`, `$LATEST` first, without their states |
 //! | `POST /2015-03-31/functions/{name}/aliases` | 201, the alias |
 //! | `GET /2015-03-31/functions/{name}/aliases?FunctionVersion=&Marker=&MaxItems=` | 200, `{Aliases, NextMarker}` |
 //! | `GET`, `PUT`, `DELETE /2015-03-31/functions/{name}/aliases/{alias}` | 200, the alias; 204 |
@@ -33,6 +33,8 @@
 //! | `GET /2018-10-31/layers` | 200, `{Layers, NextMarker}`; with `?find=LayerVersion&Arn=` that version |
 //! | `PUT /2019-09-30/functions/{name}/provisioned-concurrency?Qualifier=` | 202, with `Status: IN_PROGRESS` |
 //! | `GET`, `DELETE` the same | 200, with `Status` `READY`, `IN_PROGRESS` or `FAILED` and `StatusReason`; 204; with `?List=ALL` all of the function's |
+//! | `GET /2020-06-30/functions/{name}/code-signing-config` | 200, `{}` |
+//! | `GET /2021-07-20/functions/{name}/runtime-management-config` | 200, `{UpdateRuntimeOn, FunctionArn}` |
 //! | `GET /2016-08-19/account-settings` | 200, `{AccountLimit, AccountUsage}` |
 //! | `POST /2015-03-31/functions/{name}/invocations?Qualifier=` | 200 result, 202 for `Event`, 204 for `DryRun` |
 //! | `POST /2021-11-15/functions/{name}/response-streaming-invocations?Qualifier=` | 200, `application/vnd.amazon.eventstream`: `PayloadChunk`s as the function writes them, then `InvokeComplete` with `ErrorCode`, `ErrorDetails` and `LogResult` |
@@ -98,6 +100,7 @@
 //! | `GET /hearth/v1/instances` | 200, `{"instances": […]}`, see below |
 //! | `GET /hearth/v1/status` | 200, see below |
 //! | `POST /hearth/v1/bench/agent-ping?function=NAME&count=N` | 200, `{"function","count","micros":[…]}`; 409 when no instance of it is idle |
+//! | `GET /hearth/v1/packages/{sha256}?Expires=&Signature=` | 200, the ZIP file; what `Location` is, for ten minutes and without a key |
 //! | `GET /healthz` | 200 `ok` while the process serves |
 //! | `GET /readyz` | 200 `ready`, or 503 with the reason while it starts or drains |
 //! | `GET /metrics` | 200, Prometheus text format |
@@ -137,15 +140,18 @@ mod access;
 mod action;
 mod aliases;
 mod body;
+mod compatible;
 mod concurrency;
 mod configuration;
 mod destinations;
+mod download;
 mod error;
 mod event_invoke_config;
 mod event_stream;
 mod events;
 mod extract;
 mod fields;
+mod fixed_settings;
 mod front;
 mod function_urls;
 mod functions;
@@ -188,9 +194,10 @@ use crate::logs::LogStore;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::registry::Catalog;
+pub(crate) use download::Downloads;
 use error::ApiError;
 pub(crate) use front::Peer;
-use names::Named;
+use names::{NameForm, Named};
 pub(crate) use region::is_region;
 use request_id::RequestId;
 
@@ -215,6 +222,7 @@ pub(crate) struct App {
     pub(crate) warnings: Vec<String>,
     pub(crate) started: Instant,
     pub(crate) uploads: Semaphore,
+    pub(crate) downloads: Downloads,
     /// Cancelled when the controller is about to end.
     pub(crate) draining: CancellationToken,
 }
@@ -297,6 +305,14 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .route(
             "/2017-03-31/tags/{arn}",
             get(tags::list).post(tags::put).delete(tags::remove),
+        )
+        .route(
+            "/2020-06-30/functions/{name}/code-signing-config",
+            get(fixed_settings::code_signing),
+        )
+        .route(
+            "/2021-07-20/functions/{name}/runtime-management-config",
+            get(fixed_settings::runtime_management),
         )
         .route(
             "/2016-08-19/account-settings",

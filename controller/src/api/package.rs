@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::body;
-use super::error::ApiError;
+use super::error::{ApiError, violation};
 
 /// Largest body of a create or update: a 50 MB package in base64, and the rest.
 const MAX_BODY: usize = 70_167_211;
@@ -29,6 +29,16 @@ pub(super) struct CodeInput<'a> {
 }
 
 impl CodeInput<'_> {
+    /// The package that is to replace another one.
+    pub(super) fn update(&self) -> Result<Bytes, ApiError> {
+        if self.image_uri.is_some() {
+            return Err(ApiError::invalid(
+                "Please don't provide ImageUri when updating a function with packageType Zip.",
+            ));
+        }
+        self.package()
+    }
+
     pub(super) fn package(&self) -> Result<Bytes, ApiError> {
         if self.image_uri.is_some() || self.s3_bucket.is_some() {
             return Err(ApiError::invalid(
@@ -41,9 +51,10 @@ impl CodeInput<'_> {
             ));
         };
         if text.len() / 4 * 3 > MAX_PACKAGE + 3 {
-            return Err(ApiError::invalid(format!(
-                "Zipped size must be smaller than {MAX_PACKAGE} bytes"
-            )));
+            return Err(ApiError::too_large(
+                "RequestEntityTooLargeException",
+                format!("Zipped size must be smaller than {MAX_PACKAGE} bytes"),
+            ));
         }
         let package = STANDARD
             .decode(text.as_bytes())
@@ -112,17 +123,43 @@ pub(super) fn check_package_kind(
             ));
         }
     }
-    match architectures {
-        None => Ok(()),
-        Some([one]) if one == "x86_64" => Ok(()),
-        Some([one]) if one == "arm64" => Err(ApiError::invalid(
+    let Some(architectures) = architectures else {
+        return Ok(());
+    };
+    check_architectures(architectures)?;
+    if architectures == ["arm64"] {
+        return Err(ApiError::invalid(
             "Architecture arm64 is not supported: this host is x86_64",
-        )),
-        Some(other) => Err(ApiError::constraint(
-            &format!("{other:?}"),
-            "architectures",
-            "Member must be one of [x86_64, arm64]",
-        )),
+        ));
+    }
+    Ok(())
+}
+
+/// Exactly one that Lambda knows.
+fn check_architectures(architectures: &[String]) -> Result<(), ApiError> {
+    const KNOWN: [&str; 2] = ["x86_64", "arm64"];
+    let mut violations = Vec::new();
+    let mut violate = |constraint: &str| {
+        let value = format!("[{}]", architectures.join(", "));
+        violations.push(violation(&value, "architectures", constraint));
+    };
+    match architectures.len() {
+        0 => violate("Member must have length greater than or equal to 1"),
+        1 => {}
+        _ => violate("Member must have length less than or equal to 1"),
+    }
+    if !architectures
+        .iter()
+        .all(|one| KNOWN.contains(&one.as_str()))
+    {
+        violate(
+            "Member must satisfy constraint: [Member must satisfy enum value set: [x86_64, arm64], \
+             Member must not be null]",
+        );
+    }
+    match violations.as_slice() {
+        [] => Ok(()),
+        violations => Err(ApiError::violations(violations)),
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::error::ApiError;
-use super::extract::{Function, Parameters, Segments};
+use super::extract::{Function, Namespaced, Parameters, Segments};
 use super::fields::{missing, one_of};
 use super::functions::{json_response, to_the_end};
 use super::package::{parse, read_small};
@@ -34,10 +34,11 @@ struct PermissionInput {
 }
 
 impl PermissionInput {
-    fn statement(self, resource: String) -> Result<Statement, ApiError> {
-        let sid = self.statement_id.ok_or_else(|| missing("statementId"))?;
-        check_sid(&sid)?;
-        let action = self.action.ok_or_else(|| missing("action"))?;
+    /// Refuses what is wrong whatever function it is for.
+    fn check_form(&self) -> Result<(), ApiError> {
+        let given = |text: &Option<String>, field| text.clone().ok_or_else(|| missing(field));
+        check_sid(&given(&self.statement_id, "statementId")?)?;
+        let action = given(&self.action, "action")?;
         let name = action.strip_prefix("lambda:").unwrap_or_default();
         let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic());
         if action != "*" && name != "*" && !named {
@@ -47,17 +48,23 @@ impl PermissionInput {
                 "Member must satisfy regular expression pattern: (lambda:[*]|lambda:[a-zA-Z]+|[*])",
             ));
         }
+        given(&self.principal, "principal")?;
+        if let Some(kind) = self.function_url_auth_type.clone() {
+            one_of(kind, &["NONE", "AWS_IAM"], "functionUrlAuthType")?;
+        }
+        Ok(())
+    }
+
+    fn statement(self, resource: String) -> Result<Statement, ApiError> {
+        let sid = self.statement_id.ok_or_else(|| missing("statementId"))?;
+        let action = self.action.ok_or_else(|| missing("action"))?;
         let principal = self.principal.ok_or_else(|| missing("principal"))?;
-        let url_auth = self
-            .function_url_auth_type
-            .map(|kind| one_of(kind, &["NONE", "AWS_IAM"], "functionUrlAuthType"))
-            .transpose()?;
         let conditions = Conditions {
             source_arn: self.source_arn,
             source_account: self.source_account,
             event_source_token: self.event_source_token,
             organization: self.principal_org_id,
-            function_url_auth: url_auth,
+            function_url_auth: self.function_url_auth_type,
         };
         Statement::allow(sid, &principal, action, resource, conditions).ok_or_else(|| {
             ApiError::invalid(
@@ -85,15 +92,16 @@ pub(super) async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let body = read_small(&headers, body, "AddPermission").await?;
+    let mut input: PermissionInput = parse(&body)?;
+    input.check_form()?;
     let function = app.function(&named)?;
     if named.qualifier.as_deref() == Some(LATEST) {
         return Err(ApiError::invalid(
             "We currently do not support adding policies for $LATEST.",
         ));
     }
-    app.target(&function, &named)?;
-    let body = read_small(&headers, body, "AddPermission").await?;
-    let mut input: PermissionInput = parse(&body)?;
+    app.target_or_alias(&function, &named)?;
     let revision = input.revision_id.take();
     let arn = named.arn(&app.place);
     let statement = input.statement(arn.clone())?;
@@ -115,20 +123,18 @@ pub(super) async fn add(
 
 pub(super) async fn get(
     State(app): State<Arc<App>>,
-    Function(named): Function,
+    Namespaced(named): Namespaced,
 ) -> Result<Response, ApiError> {
     let function = app.function(&named)?;
-    let revision = match app.target(&function, &named)? {
+    let none = || ApiError::not_found("The resource you requested does not exist.");
+    let target = function.target(named.qualifier.as_deref());
+    let revision = match target.ok_or_else(none)? {
         Target::Latest => &function.record.revision_id,
         Target::Published(published) => &published.record.revision_id,
         Target::Alias(alias) => &alias.revision_id,
     };
     let key = named.qualifier.as_deref().unwrap_or(LATEST);
-    let Some(statements) = function.record.policies.get(key) else {
-        return Err(ApiError::not_found(
-            "The resource you requested does not exist.",
-        ));
-    };
+    let statements = function.record.policies.get(key).ok_or_else(none)?;
     let answer = json!({ "Policy": policy_document(statements), "RevisionId": revision });
     Ok(json_response(StatusCode::OK, &answer))
 }
@@ -139,10 +145,12 @@ pub(super) async fn remove(
     segments: Segments,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    let function = app.function(&named)?;
-    app.target(&function, &named)?;
     let sid = segments.get("sid").to_owned();
     check_sid(&sid)?;
+    let function = app.catalog.get(&named.name).ok_or_else(|| {
+        ApiError::not_found(format!("No policy found for: {}", named.arn(&app.place)))
+    })?;
+    app.target_or_alias(&function, &named)?;
     let revision = parameters.get("RevisionId").map(str::to_owned);
     let arn = named.arn(&app.place);
     let deployer = app.deployer.clone();

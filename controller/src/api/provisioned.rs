@@ -37,14 +37,11 @@ fn provisionable(
     if qualifier == LATEST {
         return Err(ApiError::invalid(refusal));
     }
-    let function = app.function(named)?;
-    match app.target(&function, named) {
-        Ok(_) => Ok((function, qualifier)),
-        Err(_) if !qualifier.bytes().all(|b| b.is_ascii_digit()) => {
-            Err(ApiError::alias_not_found(&named.arn(&app.place)))
-        }
-        Err(error) => Err(error),
-    }
+    let found = app.catalog.get(&named.name);
+    // Lambda speaks of the version or the alias, also when there is not even the function.
+    let function = found.ok_or_else(|| app.no_target(named))?;
+    app.target_or_alias(&function, named)?;
+    Ok((function, qualifier))
 }
 
 const NOT_PUBLISHED: &str =
@@ -58,7 +55,6 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (_, qualifier) = provisionable(&app, &named, NOT_PUBLISHED)?;
     let body = read_small(&headers, body, "PutProvisionedConcurrencyConfig").await?;
     let input: PutInput = parse(&body)?;
     let field = "provisionedConcurrentExecutions";
@@ -68,6 +64,7 @@ pub(super) async fn put(
     let most = i32::MAX.unsigned_abs();
     // Above every account's limit is refused with the account's own words.
     let requested = in_range(wanted.min(i64::from(most)), 1, most, field)?;
+    let (_, qualifier) = provisionable(&app, &named, NOT_PUBLISHED)?;
     let key = qualifier.clone();
     let function = app
         .change_function(&named, |deployer, name| async move {

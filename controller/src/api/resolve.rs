@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::configuration::Shown;
 use super::error::ApiError;
 use super::{App, Named};
-use crate::function::Version;
+use crate::function::{AliasName, LATEST, Version};
 use crate::registry::{Function, Target};
 
 impl App {
@@ -33,9 +33,34 @@ impl App {
             .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.place)))
     }
 
+    /// The same, where Lambda tells aliases that are not there from other qualifiers.
+    pub(super) fn target_or_alias<'a>(
+        &self,
+        function: &'a Function,
+        named: &Named,
+    ) -> Result<Target<'a>, ApiError> {
+        function
+            .target(named.qualifier.as_deref())
+            .ok_or_else(|| self.no_target(named))
+    }
+
+    /// The qualifier stands for nothing: for no alias, if it could be one, or for no version.
+    pub(super) fn no_target(&self, named: &Named) -> ApiError {
+        let arn = named.arn(&self.place);
+        match named.qualifier.as_deref().map(AliasName::parse) {
+            Some(Ok(_)) => ApiError::alias_not_found(&arn),
+            _ => ApiError::function_not_found(&arn),
+        }
+    }
+
     /// The version that an invocation runs on.
     pub(super) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
-        let function = self.function(named)?;
+        let function = self.catalog.get(&named.name).ok_or_else(|| {
+            // Invocations say what they would have run.
+            let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
+            let arn = self.place.qualified_arn(&named.name, qualifier);
+            ApiError::function_not_found(&arn)
+        })?;
         let target = self.target(&function, named)?;
         target.live(&function).map_err(ApiError::state)
     }

@@ -15,11 +15,11 @@ use super::extract::{Parameters, Segments};
 use super::fields::{check_tags, missing};
 use super::functions::{ChangeError, json_response, to_the_end};
 use super::package::{parse, read_small};
-use super::{App, Named};
+use super::{App, NameForm, Named};
 
 const PATTERN: &str = "Member must satisfy regular expression pattern: \
-    arn:(aws[a-zA-Z-]*):lambda:[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:\
-    (function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?)";
+    arn:(aws[a-zA-Z-]*)?:lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\\d{1}:\\d{12}:\
+    (function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|layer:[a-zA-Z0-9-_]+)";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -30,10 +30,10 @@ struct TagsInput {
 /// The function whose full ARN is in the path: tags belong to functions alone.
 fn tagged(app: &App, segments: &Segments) -> Result<Named, ApiError> {
     let arn = segments.get("arn");
-    if !arn.starts_with("arn:") {
+    if !Named::is_whole_arn(arn) {
         return Err(ApiError::constraint(arn, "resource", PATTERN));
     }
-    let named = Named::parse(arn, None, &app.place)?;
+    let named = Named::parse(arn, None, NameForm::Function, &app.place)?;
     if named.qualifier.is_some() {
         return Err(ApiError::invalid(
             "Tags on function aliases and versions are not supported. Please specify a function \
@@ -64,6 +64,11 @@ pub(super) async fn put(
     let tags = parse::<TagsInput>(&body)?
         .tags
         .ok_or_else(|| missing("tags"))?;
+    if tags.is_empty() {
+        return Err(ApiError::invalid(
+            "An error occurred and the request cannot be processed.",
+        ));
+    }
     change(&app, named, move |known| {
         let mut all = known.clone();
         all.extend(tags);

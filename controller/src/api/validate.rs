@@ -13,7 +13,7 @@ use super::fields::{
     at_most, in_range, missing, one_of, parse_environment, parse_handler, parse_role, parse_runtime,
 };
 use super::logging_config::LoggingConfig;
-use crate::function::{Environment, FunctionConfig, LayerUse, Logging, Runtime};
+use crate::function::{FunctionConfig, LayerUse, Logging, Runtime};
 
 /// The members that create and update have in common. Those of features that are not there yet are
 /// refused unless they say "off".
@@ -109,7 +109,7 @@ impl ConfigInput {
             timeout_seconds: 3,
             memory_mib: 128,
             ephemeral_storage_mib: 512,
-            environment: Environment::default(),
+            environment: None,
             tracing_mode: "PassThrough".into(),
             snap_start: "None".into(),
             layers: Vec::new(),
@@ -150,7 +150,8 @@ impl ConfigInput {
                 in_range(storage.size, 512, 10_240, "ephemeralStorage.size")?;
         }
         if let Some(environment) = self.environment {
-            config.environment = parse_environment(environment.variables.unwrap_or_default())?;
+            let variables = environment.variables.unwrap_or_default();
+            config.environment = Some(parse_environment(variables)?);
         }
         if let Some(mode) = self.tracing_config.and_then(|tracing| tracing.mode) {
             config.tracing_mode = one_of(mode, &["Active", "PassThrough"], "tracingConfig.mode")?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::configuration::Shown;
 use super::error::ApiError;
-use super::extract::{Function, Parameters};
+use super::extract::{Function, Namespaced, Parameters};
 use super::fields::at_most;
 use super::functions::json_response;
 use super::package::{parse, read_small};
@@ -64,11 +64,11 @@ pub(super) async fn publish(
 
 pub(super) async fn list(
     State(app): State<Arc<App>>,
-    Function(named): Function,
+    Namespaced(named): Namespaced,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
     let function = app.find(&named)?;
     let (page, next) = page::cut(Shown::all(&function), &parameters, Shown::key)?;
-    let shown: Vec<Value> = page.iter().map(|v| v.configuration(&app.place)).collect();
+    let shown: Vec<Value> = page.iter().map(|v| v.listed(&app.place)).collect();
     Ok(page::answer("Versions", shown, next))
 }

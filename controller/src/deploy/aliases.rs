@@ -111,7 +111,7 @@ fn check(function: &Function, record: &AliasRecord) -> Result<(), ControlError> 
     };
     let additional = VersionId::Number(number);
     if record.version == VersionId::Latest {
-        return Err(ControlError::Invalid(
+        return Err(ControlError::Untyped(
             "$LATEST is not supported for an alias pointing to more than 1 version".into(),
         ));
     }

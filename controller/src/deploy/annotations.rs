@@ -19,6 +19,7 @@ impl Deployer {
         let function = writer.get(name).ok_or(ControlError::NotFound)?;
         let mut function = Function::clone(&function);
         change(&mut function.record.tags)?;
+        function.record.revision_id = new_revision();
         writer.put(function).await.map_err(ControlError::Registry)?;
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::builder::Source;
-use super::control::Deployer;
+use super::control::{Deployer, new_revision};
 use super::error::DeployError;
 use super::intake::ImageGuard;
 use crate::function::{
@@ -196,6 +196,8 @@ impl Deployer {
 fn settle_latest(function: &mut Function, built: Result<Built, DeployError>) {
     let record = &mut function.record;
     record.pending_deploy = None;
+    // Its state is part of what a revision is of.
+    record.revision_id = new_revision();
     match built {
         Ok(built) => {
             record.deployed = Some(Deployed {

@@ -314,7 +314,7 @@ impl Builder {
             config,
             ..
         } = source;
-        let mut environment = config.environment.0.clone();
+        let mut environment = config.environment.clone().unwrap_or_default().0;
         environment.extend(config.logging.variables());
         let today = OffsetDateTime::now_utc().date();
         Configure {

@@ -34,8 +34,9 @@ impl Deployer {
     pub(super) fn check_unreserved(&self, function: &Function) -> Result<(), ControlError> {
         let (total, reserved) = (total(function), function.record.reserved_concurrency);
         if let Some(reserved) = reserved.filter(|reserved| *reserved < total) {
-            return Err(ControlError::Invalid(format!(
-                "ReservedConcurrentExecutions  {reserved} should not be lower than function's total \
+            // The spaces are Lambda's.
+            return Err(ControlError::Untyped(format!(
+                " ReservedConcurrentExecutions  {reserved} should not be lower than function's total \
                  provisioned concurrency [{total}]."
             )));
         }

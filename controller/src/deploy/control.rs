@@ -72,6 +72,9 @@ pub(crate) enum ControlError {
     /// What was sent can't be used; the text is Lambda's.
     #[error("{0}")]
     Invalid(String),
+    /// The same, where Lambda leaves out whose fault it is.
+    #[error("{0}")]
+    Untyped(String),
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -49,6 +50,16 @@ impl Packages {
             .await?
             .bytes()
             .await
+    }
+
+    /// The size of a package, and its bytes one after another.
+    pub(crate) async fn stream(
+        &self,
+        sha256: &str,
+    ) -> Result<(u64, BoxStream<'static, Result<Bytes, object_store::Error>>), object_store::Error>
+    {
+        let found = self.store.get(&Key::from(sha256)).await?;
+        Ok((found.meta.size, found.into_stream()))
     }
 
     pub(crate) async fn delete(&self, sha256: &str) -> Result<(), object_store::Error> {

@@ -40,10 +40,7 @@ impl Deployer {
     ) -> Result<FunctionUrl, UrlError> {
         let writer = self.catalog.write().await;
         let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        let known = qualifier.is_empty() || function.record.aliases.contains_key(qualifier);
-        if !known {
-            return Err(ControlError::NotFound.into());
-        }
+        check_alias(&function, qualifier)?;
         if function.record.urls.contains_key(qualifier) {
             return Err(UrlError::Exists);
         }
@@ -70,6 +67,7 @@ impl Deployer {
     ) -> Result<FunctionUrl, UrlError> {
         let writer = self.catalog.write().await;
         let function = writer.get(name).ok_or(ControlError::NotFound)?;
+        check_alias(&function, qualifier)?;
         let mut function = Function::clone(&function);
         let url = function
             .record
@@ -98,5 +96,27 @@ impl Deployer {
         }
         writer.put(function).await.map_err(ControlError::from)?;
         Ok(())
+    }
+}
+
+/// Whether there is what a URL is for. To Lambda an alias that is not there is no function.
+fn check_alias(function: &Function, qualifier: &str) -> Result<(), ControlError> {
+    if qualifier.is_empty() || function.record.aliases.contains_key(qualifier) {
+        return Ok(());
+    }
+    Err(ControlError::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::test_record;
+
+    #[test]
+    fn an_alias_that_is_not_there_is_no_function() {
+        let function = Function::new(test_record("f"));
+        check_alias(&function, "").unwrap();
+        let refused = check_alias(&function, "gone");
+        assert!(matches!(refused, Err(ControlError::NotFound)));
     }
 }

@@ -21,7 +21,8 @@ pub(crate) struct FunctionConfig {
     pub(crate) memory_mib: u32,
     /// 512 to 10,240: the size of `/tmp`.
     pub(crate) ephemeral_storage_mib: u32,
-    pub(crate) environment: Environment,
+    /// None until the owner gives one, which may be empty.
+    pub(crate) environment: Option<Environment>,
     /// `PassThrough` or `Active`.
     pub(crate) tracing_mode: String,
     /// `None` or `PublishedVersions`. Every version starts from a snapshot; with the latter, the

@@ -75,8 +75,9 @@ pub(crate) struct LayerRecord {
 pub(crate) struct LayerVersion {
     pub(crate) code: Code,
     pub(crate) description: String,
-    pub(crate) compatible_runtimes: Vec<String>,
-    pub(crate) compatible_architectures: Vec<String>,
+    /// None if the layer says nothing about them.
+    pub(crate) compatible_runtimes: Option<Vec<String>>,
+    pub(crate) compatible_architectures: Option<Vec<String>>,
     pub(crate) license: Option<String>,
     /// As Lambda writes it.
     pub(crate) created: String,

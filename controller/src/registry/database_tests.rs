@@ -16,7 +16,7 @@ pub(crate) fn record(name: &str) -> FunctionRecord {
             timeout_seconds: 3,
             memory_mib: 128,
             ephemeral_storage_mib: 512,
-            environment: Environment(BTreeMap::from([("K".into(), "V".into())])),
+            environment: Some(Environment(BTreeMap::from([("K".into(), "V".into())]))),
             tracing_mode: "PassThrough".into(),
             snap_start: "None".into(),
             layers: Vec::new(),
@@ -144,7 +144,7 @@ async fn variables_are_nowhere_in_the_file_and_open_with_their_key_alone() {
     let (database, _) = Database::open(&path, &key).unwrap();
     let mut secret = record("f");
     let variables = BTreeMap::from([("NAME_OF_IT".into(), "hunter2".into())]);
-    secret.config.environment = Environment(variables);
+    secret.config.environment = Some(Environment(variables));
     let mut version = version_record(1);
     version.config = secret.config.clone();
     let versions = std::iter::once(&version);

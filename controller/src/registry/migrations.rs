@@ -157,7 +157,7 @@ mod tests {
         let path = dir.path().join("registry.db");
         let mut old = record("old");
         let variables = [("SECRET".into(), "in the clear".into())];
-        old.config.environment = Environment(variables.into());
+        old.config.environment = Some(Environment(variables.into()));
         old.deployed = Some(Deployed {
             config: old.config.clone(),
             code: old.code.clone(),

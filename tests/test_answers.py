@@ -1,0 +1,346 @@
+"""Answers have the members, the codes and the words of the service's own."""
+
+import hashlib
+
+import pytest
+from harness.invocation import ROLE
+
+ARN = "arn:aws:lambda:us-east-1:000000000000:function"
+LAYER = "arn:aws:lambda:us-east-1:000000000000:layer"
+
+#: What every description of a function has; lists have no more of it.
+LISTED = {
+    "FunctionName",
+    "FunctionArn",
+    "Runtime",
+    "Role",
+    "Handler",
+    "CodeSize",
+    "Description",
+    "Timeout",
+    "MemorySize",
+    "LastModified",
+    "CodeSha256",
+    "Version",
+    "TracingConfig",
+    "RevisionId",
+    "PackageType",
+    "Architectures",
+    "EphemeralStorage",
+    "SnapStart",
+    "LoggingConfig",
+}
+WHOLE = LISTED | {"RuntimeVersionConfig", "State"}
+BEGUN = {"StateReason", "StateReasonCode"}
+
+
+def error_of(client, call):
+    with pytest.raises(client.exceptions.ClientError) as refused:
+        call()
+    error = refused.value.response["Error"]
+    return error["Code"], error["Message"]
+
+
+def members(answer):
+    return set(answer) - {"ResponseMetadata"}
+
+
+def settings(package, **options):
+    return {
+        "FunctionName": "answers",
+        "Runtime": "provided",
+        "Handler": "bootstrap",
+        "Role": ROLE,
+        "Code": {"ZipFile": package},
+        **options,
+    }
+
+
+def test_a_function_is_shown_with_its_state_by_itself_and_without_in_lists(
+    controller, client, guest_package
+):
+    made = client.create_function(**settings(guest_package, Publish=True))
+    assert members(made) == WHOLE | BEGUN, "neither Environment nor LastUpdateStatus"
+    assert (made["FunctionArn"], made["Version"]) == (f"{ARN}:answers", "1")
+    client.get_waiter("function_active_v2").wait(FunctionName="answers")
+    client.get_waiter("published_version_active").wait(FunctionName="answers", Qualifier="1")
+    for qualifier in ("$LATEST", "1"):
+        found = client.get_function_configuration(FunctionName="answers", Qualifier=qualifier)
+        assert members(found) == WHOLE | {"LastUpdateStatus"}
+        assert found["LastUpdateStatus"] == "Successful"
+        assert found["RevisionId"] != made["RevisionId"]
+    for listed in (
+        client.list_versions_by_function(FunctionName="answers")["Versions"],
+        client.list_functions(FunctionVersion="ALL")["Functions"],
+        client.list_functions()["Functions"],
+    ):
+        of_it = [item for item in listed if item["FunctionName"] == "answers"]
+        assert of_it
+        assert all(members(item) == LISTED for item in of_it)
+
+    # A revision is of the state as well: who saw the function being made has not seen it made.
+    code, _ = error_of(
+        client,
+        lambda: client.update_function_configuration(
+            FunctionName="answers", Timeout=9, RevisionId=made["RevisionId"]
+        ),
+    )
+    assert code == "PreconditionFailedException"
+    before = client.get_function_configuration(FunctionName="answers")["RevisionId"]
+    client.tag_resource(Resource=f"{ARN}:answers", Tags={"a": "b"})
+    tagged = client.get_function_configuration(FunctionName="answers")["RevisionId"]
+    assert tagged != before
+    changed = client.update_function_configuration(
+        FunctionName="answers", Environment={"Variables": {}}, RevisionId=tagged
+    )
+    assert changed["Environment"] == {"Variables": {}}, "there is one now, and it is empty"
+    client.get_waiter("function_updated_v2").wait(FunctionName="answers")
+    settled = client.get_function_configuration(FunctionName="answers")
+    assert settled["Environment"] == {"Variables": {}}
+    assert settled["RevisionId"] != changed["RevisionId"]
+
+    code = client.get_function(FunctionName="answers")["Code"]
+    assert members(code) == {"RepositoryType", "Location"}
+    package = controller.http.request("GET", code["Location"])
+    assert (package.status, package.headers["content-type"]) == (200, "application/zip")
+    assert hashlib.sha256(package.data).digest() == hashlib.sha256(guest_package).digest()
+    forged = controller.http.request("GET", code["Location"].replace("Expires=1", "Expires=9"))
+    assert forged.status == 403
+    unsigned = controller.http.request("GET", code["Location"].split("?")[0])
+    assert unsigned.status == 403
+    error = error_of(
+        client,
+        lambda: client.update_function_code(FunctionName="answers", ImageUri="registry/image"),
+    )
+    assert error == (
+        "InvalidParameterValueException",
+        "Please don't provide ImageUri when updating a function with packageType Zip.",
+    )
+    client.delete_function(FunctionName="answers")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (
+            {"FunctionName": "a" * 65},
+            "InvalidParameterValueException",
+            f"1 validation error detected: Value '{'a' * 65}' at 'functionName' failed to satisfy "
+            "constraint: Member must have length less than or equal to 64",
+        ),
+        (
+            {"FunctionName": "a" * 141},
+            "ValidationException",
+            f"1 validation error detected: Value '{'a' * 141}' at 'functionName' failed to satisfy "
+            "constraint: Member must have length less than or equal to 140",
+        ),
+        (
+            {"Architectures": ["x86_64", "arm64"]},
+            "ValidationException",
+            "1 validation error detected: Value '[x86_64, arm64]' at 'architectures' failed to "
+            "satisfy constraint: Member must have length less than or equal to 1",
+        ),
+        (
+            {"Architectures": ["X86_64"]},
+            "ValidationException",
+            "1 validation error detected: Value '[X86_64]' at 'architectures' failed to satisfy "
+            "constraint: Member must satisfy constraint: [Member must satisfy enum value set: "
+            "[x86_64, arm64], Member must not be null]",
+        ),
+        (
+            {"Code": {"ZipFile": b"x" * 52_428_804}},
+            "RequestEntityTooLargeException",
+            "Zipped size must be smaller than 52428800 bytes",
+        ),
+        (
+            {"Layers": ["arn:aws:lambda:eu-west-1:000000000000:layer:far:1"]},
+            "InvalidParameterValueException",
+            "Layers are not in the same region as the function. Layers are expected to be in "
+            "region us-east-1.",
+        ),
+    ],
+)
+def test_a_function_that_can_not_be_made_is_refused_in_lambdas_words(
+    client, guest_package, options, code, message
+):
+    wanted = settings(guest_package, **options)
+    assert error_of(client, lambda: client.create_function(**wanted)) == (code, message)
+
+
+def test_a_deletion_says_what_can_not_be_deleted_before_it_looks(client):
+    for qualifier, code, message in (
+        (
+            "$LATEST",
+            "InvalidParameterValueException",
+            "$LATEST version cannot be deleted without deleting the function.",
+        ),
+        (
+            "-1",
+            "InvalidParameterValueException",
+            "Deletion of aliases is not currently supported.",
+        ),
+        ("1", "ResourceNotFoundException", f"Function not found: {ARN}:absent"),
+        ("$latest", "ResourceNotFoundException", f"Function not found: {ARN}:absent"),
+    ):
+        error = error_of(
+            client, lambda q=qualifier: client.delete_function(FunctionName="absent", Qualifier=q)
+        )
+        assert error == (code, message)
+
+
+def test_what_is_asked_of_a_function_that_is_not_there_names_what_was_looked_for(client):
+    for call, message in (
+        (
+            lambda: client.create_alias(FunctionName="absent", Name="a", FunctionVersion="1"),
+            f"Function not found: {ARN}:absent:1",
+        ),
+        (
+            lambda: client.get_provisioned_concurrency_config(
+                FunctionName="absent", Qualifier="live"
+            ),
+            f"Cannot find alias arn: {ARN}:absent:live",
+        ),
+        (
+            lambda: client.remove_permission(FunctionName="absent", StatementId="s"),
+            f"No policy found for: {ARN}:absent",
+        ),
+        (
+            lambda: client.delete_function_url_config(FunctionName="absent"),
+            "The resource you requested does not exist.",
+        ),
+        # To Lambda an alias that is not there is no function.
+        (
+            lambda: client.update_function_url_config(
+                FunctionName="guest", Qualifier="gone", AuthType="NONE"
+            ),
+            "Function does not exist",
+        ),
+        (
+            lambda: client.get_function_code_signing_config(FunctionName="absent"),
+            f"Function not found: {ARN}:absent",
+        ),
+    ):
+        assert error_of(client, call) == ("ResourceNotFoundException", message)
+
+
+def test_permissions_for_what_is_not_there_say_what_that_is(client):
+    def add(**options):
+        return lambda: client.add_permission(
+            **{
+                "FunctionName": "guest",
+                "StatementId": "s3",
+                "Action": "lambda:InvokeFunction",
+                "Principal": "s3.amazonaws.com",
+                **options,
+            }
+        )
+
+    for call, code, message in (
+        (
+            add(Qualifier="gone"),
+            "ResourceNotFoundException",
+            f"Cannot find alias arn: {ARN}:guest:gone",
+        ),
+        (
+            add(Qualifier="with-$-in-it"),
+            "ResourceNotFoundException",
+            f"Function not found: {ARN}:guest:with-$-in-it",
+        ),
+        (add(Qualifier="42"), "ResourceNotFoundException", f"Function not found: {ARN}:guest:42"),
+        (
+            lambda: client.get_policy(FunctionName="guest", Qualifier="42"),
+            "ResourceNotFoundException",
+            "The resource you requested does not exist.",
+        ),
+        (
+            lambda: client.remove_permission(
+                FunctionName="guest", StatementId="s3", Qualifier="gone"
+            ),
+            "ResourceNotFoundException",
+            f"Cannot find alias arn: {ARN}:guest:gone",
+        ),
+        # The form comes first.
+        (
+            add(FunctionName="absent", StatementId="example.com"),
+            "ValidationException",
+            "1 validation error detected: Value 'example.com' at 'statementId' failed to satisfy "
+            "constraint: Member must satisfy regular expression pattern: ([a-zA-Z0-9-_]+)",
+        ),
+    ):
+        assert error_of(client, call) == (code, message)
+
+
+def test_tags_out_of_the_rules_are_refused_in_lambdas_words(client):
+    error = error_of(client, lambda: client.tag_resource(Resource=f"{ARN}:guest", Tags={}))
+    assert error == (
+        "InvalidParameterValueException",
+        "An error occurred and the request cannot be processed.",
+    )
+    for resource in ("arn:aws:something", f"{ARN[: -len(':function')]}:guest"):
+        code, message = error_of(client, lambda r=resource: client.list_tags(Resource=r))
+        assert code == "ValidationException"
+        assert f"Value '{resource}' at 'resource' failed to satisfy constraint" in message
+
+
+def test_an_alias_shows_the_weights_that_it_can_not_have_as_lambda_does(client):
+    for weight, shown in ((2.0, "2.0"), (-1.0, "-1.0")):
+        _, message = error_of(
+            client,
+            lambda w=weight: client.create_alias(
+                FunctionName="guest",
+                Name="bad",
+                FunctionVersion="1",
+                RoutingConfig={"AdditionalVersionWeights": {"2": w}},
+            ),
+        )
+        assert f"Value '{{2={shown}}}' at" in message
+
+
+def test_a_layer_shows_what_it_was_said_to_be_for_and_can_be_downloaded(
+    controller, client, guest_package
+):
+    total = client.get_account_settings()["AccountUsage"]["TotalCodeSize"]
+    said = client.publish_layer_version(
+        LayerName="answers",
+        Content={"ZipFile": guest_package},
+        CompatibleRuntimes=[],
+        CompatibleArchitectures=["arm64"],
+    )
+    assert (said["CompatibleRuntimes"], said["CompatibleArchitectures"]) == ([], ["arm64"])
+    silent = client.publish_layer_version(LayerName="answers", Content={"ZipFile": guest_package})
+    assert members(silent) == {
+        "Content",
+        "LayerArn",
+        "LayerVersionArn",
+        "Description",
+        "CreatedDate",
+        "Version",
+    }
+    now = client.get_account_settings()["AccountUsage"]["TotalCodeSize"]
+    assert now == total + 2 * len(guest_package)
+    found = client.get_layer_version(LayerName="answers", VersionNumber=2)
+    package = controller.http.request("GET", found["Content"]["Location"])
+    assert package.data == guest_package
+    _, message = error_of(
+        client,
+        lambda: client.create_function(
+            **settings(guest_package, Layers=[f"{LAYER}:answers:{n}" for n in (1, 2)])
+        ),
+    )
+    assert message == (
+        "Two different versions of the same layer are not allowed to be referenced in the same "
+        f"function. {LAYER}:answers:1 and {LAYER}:answers:2 are versions of the same layer."
+    )
+    for number in (1, 2):
+        client.delete_layer_version(LayerName="answers", VersionNumber=number)
+    code, message = error_of(client, lambda: client.list_layers(CompatibleArchitecture="z80"))
+    assert (code, message.endswith("enum value set: [x86_64, arm64]")) == (
+        "ValidationException",
+        True,
+    )
+
+
+def test_settings_that_are_the_same_for_all_can_be_read(client):
+    assert members(client.get_function_code_signing_config(FunctionName="guest")) == set()
+    found = client.get_runtime_management_config(FunctionName="guest")
+    assert (found["UpdateRuntimeOn"], found["FunctionArn"]) == ("Auto", f"{ARN}:guest")
