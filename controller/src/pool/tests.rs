@@ -22,6 +22,7 @@ const SETTINGS: PoolSettings = PoolSettings {
     memory_budget_mib: 100_000,
     idle_timeout: Duration::from_secs(600),
     throttle_wait: Duration::from_millis(50),
+    starts_ahead: 2,
     finish_grace: Duration::from_millis(100),
 };
 /// For what should come at once on a host that may be busy.
