@@ -31,8 +31,14 @@ def table(results: dict) -> str:
             "",
             f"crowd: {crowd['count']} idle instances of one function, each of which answered;"
             f" the host has {figure['kib']} KiB less for each.",
-            f"{'what they make of a latency, p50':<50}{'times':>10}",
         ]
+    if crowd := figures.get("crowded"):
+        lines += [
+            "",
+            f"beside: {crowd['functions']} functions and {crowd['events']} events that wait.",
+        ]
+    if any(figure["unit"] == "times" for figure in figures.values()):
+        lines += ["", f"{'what they make of a latency, p50':<50}{'times':>10}"]
     for name, figure in figures.items():
         if figure["unit"] == "times":
             lines.append(f"{name:<50}{figure['p50']:>10.3f}")
