@@ -310,6 +310,31 @@ async fn idle_instances_end_after_the_idle_timeout() {
 }
 
 #[tokio::test]
+async fn each_idle_instance_ends_however_many_became_idle_after_it() {
+    let fixture = Fixture::new(PoolSettings {
+        idle_timeout: Duration::from_millis(200),
+        ..SETTINGS
+    });
+    for name in ["f", "g", "h"] {
+        fixture.run(&fixture.version(name), "x").await.unwrap();
+    }
+    fixture
+        .until("nothing", |census| census == Census::default())
+        .await;
+}
+
+#[tokio::test]
+async fn instances_are_listed_all_together_or_of_one_function() {
+    let fixture = Fixture::new(SETTINGS);
+    for name in ["f", "g"] {
+        fixture.run(&fixture.version(name), "x").await.unwrap();
+    }
+    let listed = |name| fixture.pool.instances(Some(&version(name, 128).name)).len();
+    assert_eq!((listed("f"), listed("g"), listed("h")), (1, 1, 0));
+    assert_eq!(fixture.pool.instances(None).len(), 2);
+}
+
+#[tokio::test]
 async fn pings_are_answered_by_an_idle_instance_that_serves_again_afterwards() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
