@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--deploys", type=int, default=3, help="deploys of python-hello")
     parser.add_argument("--events", type=int, default=640, help="events of rust-echo")
     parser.add_argument("--calls", type=int, default=1000, help="warm calls of a quiet function")
-    parser.add_argument("--idle", type=int, default=100, help="idle instances at once")
+    parser.add_argument("--idle", type=int, default=500, help="idle instances at once")
     parser.add_argument("--functions", type=int, default=1000, help="registered functions")
     parser.add_argument("--queued", type=int, default=100_000, help="events that wait")
     parser.add_argument(

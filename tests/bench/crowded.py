@@ -69,6 +69,8 @@ def crowded(
         assert there > functions, f"{there} functions"
         progress(f"{NEIGHBOUR} by turns, alone and beside {functions} functions and the events")
         samples = by_turns((plain, full), options.crowded_calls)
+        first = client.get_function_configuration(FunctionName=registered(0))
+        assert first["State"] == "Pending", "deploys did not wait for the measurement's end"
         waiting = events.queue(full)["waiting"]
         assert waiting >= queued, f"{waiting} events wait"
         figures["crowded"] = {"unit": "crowd", "functions": there, "events": waiting}
@@ -84,6 +86,10 @@ def crowded(
             "p50": pair[1]["p50"] / pair[0]["p50"],
         }
     return figures
+
+
+def registered(number: int) -> str:
+    return f"registered-{number}"
 
 
 def register(controller: Controller, client: Any, count: int) -> dict:
@@ -108,7 +114,7 @@ def register(controller: Controller, client: Any, count: int) -> dict:
     shared = package.folder(layout.FUNCTIONS / "crowd")
     began = time.perf_counter()
     with ThreadPoolExecutor(REGISTRARS) as registrars:
-        list(registrars.map(lambda n: create(f"registered-{n}", shared), range(count)))
+        list(registrars.map(lambda n: create(registered(n), shared), range(count)))
     return {"unit": "1/s", "count": count, "rate": count / (time.perf_counter() - began)}
 
 

@@ -9,12 +9,12 @@ def table(results: dict) -> str:
         f"{host['kvm']} KVM, {host['cores']} cores, {host['cpu']}, {host['memory_mib']} MiB,"
         f" Linux {host['kernel']}, CPU isolation {host['cpu_isolation']}, commit {host['commit']}",
         "",
-        f"{'milliseconds':<36}{'count':>7}{'min':>10}{'p50':>10}{'p99':>10}{'pings':>8}",
+        f"{'milliseconds':<48}{'count':>7}{'min':>10}{'p50':>10}{'p99':>10}{'pings':>8}",
     ]
     for name, figure in figures.items():
         if figure["unit"] == "ms":
             row = "".join(f"{figure[column]:>10.2f}" for column in ("min", "p50", "p99"))
-            lines.append(f"{name:<36}{figure['count']:>7}{row}{figure['p50'] / ping:>8.1f}")
+            lines.append(f"{name:<48}{figure['count']:>7}{row}{figure['p50'] / ping:>8.1f}")
     lines += [
         "",
         "pings: p50 in agent pings of rust-echo, p50 (one frame to the guest's agent and back).",
