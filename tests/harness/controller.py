@@ -188,6 +188,18 @@ class Controller:
         assert answer.status == 200, answer.data
         return [json.loads(line) for line in answer.data.splitlines()]
 
+    def all_logs(self, function: str) -> list[dict]:
+        """All of them that are kept, however many pages they are."""
+        records, after, more = [], 0, True
+        while more:
+            answer = self.get(f"/hearth/v1/functions/{function}/logs?limit=10000&after={after}")
+            assert answer.status == 200, answer.data
+            page = [json.loads(line) for line in answer.data.splitlines()]
+            records += page
+            more = answer.headers["x-hearth-more"] == "true"
+            after = page[-1]["seq"] if page else after
+        return records
+
     def sandboxes(self) -> list[int]:
         """Its sandbox processes, zombies included: those are a leak too."""
         return host.children(self.pid)
