@@ -103,6 +103,22 @@ def test_each_instance_has_its_own_random_numbers(controller, client, provision)
     assert len(seen) == 2
 
 
+def test_many_start_a_few_at_a_time_and_all_become_ready(controller, client, provision):
+    count = 2 * os.cpu_count() + 4
+    provision("1", count)
+    most = 0
+
+    def ready():
+        nonlocal most
+        states = [i["state"] for i in controller.instances("ready")]
+        most = max(most, states.count("starting"))
+        return status(client, "1")["Status"] == "READY"
+
+    until("all are ready", ready, 120)
+    assert 0 < most <= os.cpu_count()
+    until("all are idle", lambda: len(idle(controller, "1")) == count)
+
+
 def test_an_instance_that_dies_is_replaced(controller, client, provision):
     provision("1", 1)
     becomes(client, "1")

@@ -215,6 +215,7 @@ impl Controller {
             memory_budget_mib,
             idle_timeout: Duration::from_secs(settings.idle_timeout),
             throttle_wait: settings.throttle_wait(),
+            starts_ahead: cpus(),
             finish_grace: if software {
                 GRACE_SOFTWARE
             } else {
@@ -298,6 +299,11 @@ impl Controller {
 /// Longest wait for extensions at the end: a little longer than an instance has for it.
 const GOODBYES: Duration = Duration::from_secs(5);
 
+/// CPUs that this process may use.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// What events may have of something, so that some is left for callers that wait.
 fn for_events(all: u64) -> u64 {
     (all * EVENTS_SHARE.0 / EVENTS_SHARE.1).max(1)
@@ -319,11 +325,10 @@ async fn start_events(
     let of_one = settings
         .max_instances_per_function
         .unwrap_or(settings.max_instances);
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let bounds = Bounds {
         running: count(most),
         per_function: count(for_events(of_one.into()).min(most)),
-        first_window: cpus * EVENTS_PER_CPU,
+        first_window: cpus() * EVENTS_PER_CPU,
         events: settings.event_queue_events,
         bytes: settings.event_queue_mib << 20,
     };

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import density, history, host_facts, mailbox, measure, report, signatures
+from . import crowded, density, history, host_facts, mailbox, measure, report, signatures
 
 
 def main() -> None:
@@ -22,7 +22,12 @@ def main() -> None:
     parser.add_argument("--deploys", type=int, default=3, help="deploys of python-hello")
     parser.add_argument("--events", type=int, default=640, help="events of rust-echo")
     parser.add_argument("--calls", type=int, default=1000, help="warm calls of a quiet function")
-    parser.add_argument("--idle", type=int, default=100, help="idle instances at once")
+    parser.add_argument("--idle", type=int, default=500, help="idle instances at once")
+    parser.add_argument("--functions", type=int, default=1000, help="registered functions")
+    parser.add_argument("--queued", type=int, default=100_000, help="events that wait")
+    parser.add_argument(
+        "--crowded-calls", type=int, default=200, help="warm calls beside functions and events"
+    )
     parser.add_argument("--data", type=Path, help="keep the data directory here, for the next run")
     options = parser.parse_args()
 
@@ -34,6 +39,8 @@ def main() -> None:
             figures |= mailbox.calls(Path(scratch), options.calls, progress=say_progress)
         if options.idle:
             figures |= density.density(data, options.idle, progress=say_progress)
+        if options.crowded_calls:
+            figures |= crowded.crowded(data, Path(scratch), options, progress=say_progress)
     facts = host_facts.of_this_host(figures.pop("status"))
     results = {"host": facts, "figures": figures}
     print(report.table(results))

@@ -18,6 +18,18 @@ CONNECTIONS = 64
 
 def event_rates(controller: Controller, name: str, body: bytes, count: int) -> dict:
     """Sends events for a function, and waits until all have run."""
+    began = time.perf_counter()
+    accepted = accepting(controller, name, body, count)
+    events.drained(controller, 600)
+    draining = time.perf_counter() - began
+    return {
+        "events accepted": accepted,
+        f"events run {name}": rate(accepted["count"], draining),
+    }
+
+
+def accepting(controller: Controller, name: str, body: bytes, count: int) -> dict:
+    """Sends events for a function; how many were accepted a second."""
     request = (
         f"POST /2015-03-31/functions/{name}/invocations HTTP/1.1\r\n"
         f"Host: {controller.address}\r\nX-Amz-Invocation-Type: Event\r\n"
@@ -28,25 +40,19 @@ def event_rates(controller: Controller, name: str, body: bytes, count: int) -> d
     ]
     try:
         began = time.perf_counter()
-        for _ in range(count // CONNECTIONS):
+        for _ in range(-(-count // CONNECTIONS)):
             for connection in connections:
                 connection.sendall(request)
             for connection in connections:
-                accepted(connection)
-        accepting = time.perf_counter() - began
+                read_accepted(connection)
+        seconds = time.perf_counter() - began
     finally:
         for connection in connections:
             connection.close()
-    events.drained(controller, 600)
-    draining = time.perf_counter() - began
-    sent = count // CONNECTIONS * CONNECTIONS
-    return {
-        "events accepted": rate(sent, accepting),
-        f"events run {name}": rate(sent, draining),
-    }
+    return rate(-(-count // CONNECTIONS) * CONNECTIONS, seconds)
 
 
-def accepted(connection: socket.socket) -> None:
+def read_accepted(connection: socket.socket) -> None:
     """Reads one answer, which has no body."""
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):

@@ -32,6 +32,8 @@ COLUMNS = {
     "idle crowd private KiB": ("memory crowd, each", "private_dirty"),
     "warm beside crowd, to alone": ("warm beside crowd, to alone", "p50"),
     "cold beside crowd, to alone": ("cold beside crowd, to alone", "p50"),
+    "warm beside queue, to alone": ("warm beside functions and events, to alone", "p50"),
+    "cold beside queue, to alone": ("cold beside functions and events, to alone", "p50"),
 }
 
 

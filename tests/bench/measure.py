@@ -84,6 +84,10 @@ def warm_up(controller: Controller, name: str) -> None:
 
 
 def warm(controller: Controller, name: str, count: int) -> dict:
+    return times(warm_calls(controller, name, count))
+
+
+def warm_calls(controller: Controller, name: str, count: int) -> list[float]:
     """One client, one invocation after another. The next starts when the instance is idle again:
     a client that is quicker than the runtime's return to `next` would measure its waiting."""
     samples = []
@@ -92,7 +96,7 @@ def warm(controller: Controller, name: str, count: int) -> dict:
         elapsed, answer = invoke_once(controller, name)
         assert answer.start == "warm", "another instance answered: the figure would be wrong"
         samples.append(elapsed)
-    return times(samples)
+    return samples
 
 
 def agent_pings(controller: Controller, name: str, count: int = 500) -> dict:
@@ -105,12 +109,22 @@ def agent_pings(controller: Controller, name: str, count: int = 500) -> dict:
 
 
 def cold(controller: Controller, name: str, count: int) -> dict:
+    samples, phases = cold_starts(controller, name, count)
+    return {f"cold {name}": times(samples)} | {
+        f"cold {name}, {phase}": times(values) for phase, values in phases.items()
+    }
+
+
+def cold_starts(
+    controller: Controller, name: str, count: int, others: int = 0
+) -> tuple[list[float], dict[str, list[float]]]:
     """No instance of the function exists; a shell, as always, may. The first start of all is not
-    counted: it brings the snapshot into the page cache."""
+    counted: it brings the snapshot into the page cache. With what each phase took. `others` are
+    sandboxes of deploys at work."""
     samples, phases = [], {"queue": [], "restore": [], "run": []}
     for n in range(count + 1):
         controller.end_instances(name)
-        controller.shells_ready()
+        controller.shells_ready(others)
         elapsed, answer = invoke_once(controller, name)
         assert answer.start == "cold"
         if n > 0:
@@ -118,9 +132,7 @@ def cold(controller: Controller, name: str, count: int) -> dict:
             took = json.loads(answer.headers["x-hearth-phases"])
             for phase, values in phases.items():
                 values.append(took[f"{phase}_us"] / 1e3)
-    return {f"cold {name}": times(samples)} | {
-        f"cold {name}, {phase}": times(values) for phase, values in phases.items()
-    }
+    return samples, phases
 
 
 def memory(controller: Controller, name: str) -> dict:

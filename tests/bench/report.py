@@ -9,12 +9,12 @@ def table(results: dict) -> str:
         f"{host['kvm']} KVM, {host['cores']} cores, {host['cpu']}, {host['memory_mib']} MiB,"
         f" Linux {host['kernel']}, CPU isolation {host['cpu_isolation']}, commit {host['commit']}",
         "",
-        f"{'milliseconds':<36}{'count':>7}{'min':>10}{'p50':>10}{'p99':>10}{'pings':>8}",
+        f"{'milliseconds':<48}{'count':>7}{'min':>10}{'p50':>10}{'p99':>10}{'pings':>8}",
     ]
     for name, figure in figures.items():
         if figure["unit"] == "ms":
             row = "".join(f"{figure[column]:>10.2f}" for column in ("min", "p50", "p99"))
-            lines.append(f"{name:<36}{figure['count']:>7}{row}{figure['p50'] / ping:>8.1f}")
+            lines.append(f"{name:<48}{figure['count']:>7}{row}{figure['p50'] / ping:>8.1f}")
     lines += [
         "",
         "pings: p50 in agent pings of rust-echo, p50 (one frame to the guest's agent and back).",
@@ -31,8 +31,14 @@ def table(results: dict) -> str:
             "",
             f"crowd: {crowd['count']} idle instances of one function, each of which answered;"
             f" the host has {figure['kib']} KiB less for each.",
-            f"{'what they make of a latency, p50':<50}{'times':>10}",
         ]
+    if crowd := figures.get("crowded"):
+        lines += [
+            "",
+            f"beside: {crowd['functions']} functions and {crowd['events']} events that wait.",
+        ]
+    if any(figure["unit"] == "times" for figure in figures.values()):
+        lines += ["", f"{'what they make of a latency, p50':<50}{'times':>10}"]
     for name, figure in figures.items():
         if figure["unit"] == "times":
             lines.append(f"{name:<50}{figure['p50']:>10.3f}")

@@ -146,8 +146,10 @@ class Controller:
 
     def instances(self, function: str | None = None) -> list[dict]:
         """Every instance, or one function's."""
-        everything = json.loads(self.get("/hearth/v1/instances").data)["instances"]
-        return [i for i in everything if function in (None, i["function"])]
+        query = f"?function={function}" if function else ""
+        answer = self.get(f"/hearth/v1/instances{query}")
+        assert answer.status == 200, answer.data
+        return json.loads(answer.data)["instances"]
 
     def idle(self, function: str) -> dict:
         """Waits until the function's one instance is idle, and returns it."""
@@ -169,12 +171,14 @@ class Controller:
             os.kill(instance["pid"], signal.SIGKILL)
         until(f"no instance of {function}", lambda: not self.instances(function))
 
-    def shells_ready(self) -> None:
-        """Waits until the sandboxes that are built ahead of need are there again."""
+    def shells_ready(self, others: int = 0) -> None:
+        """Waits until the sandboxes that are built ahead of need are there again, beside those of
+        instances and `others`: deploys that are at work all the time."""
 
         def ask() -> bool:
-            expected = SHELLS + len(self.instances())
-            return self.status()["shells"] == SHELLS and len(self.sandboxes()) == expected
+            status = self.status()
+            expected = SHELLS + status["instances"] + others
+            return status["shells"] == SHELLS and len(self.sandboxes()) == expected
 
         until("shells are built and the dead are buried", ask)
 
@@ -183,6 +187,18 @@ class Controller:
         answer = self.get(f"/hearth/v1/functions/{function}/logs{query}")
         assert answer.status == 200, answer.data
         return [json.loads(line) for line in answer.data.splitlines()]
+
+    def all_logs(self, function: str) -> list[dict]:
+        """All of them that are kept, however many pages they are."""
+        records, after, more = [], 0, True
+        while more:
+            answer = self.get(f"/hearth/v1/functions/{function}/logs?limit=10000&after={after}")
+            assert answer.status == 200, answer.data
+            page = [json.loads(line) for line in answer.data.splitlines()]
+            records += page
+            more = answer.headers["x-hearth-more"] == "true"
+            after = page[-1]["seq"] if page else after
+        return records
 
     def sandboxes(self) -> list[int]:
         """Its sandbox processes, zombies included: those are a leak too."""

@@ -50,7 +50,7 @@ def starts(controller: Any, function: str) -> list[tuple[str, str]]:
     """Every run in the function's log, oldest first: request id and time."""
     return [
         (record["request_id"], record["time"])
-        for record in controller.logs(function, "?limit=10000")
+        for record in controller.all_logs(function)
         if record["kind"] == "platform" and record["message"].startswith("START ")
     ]
 

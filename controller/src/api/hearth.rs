@@ -18,10 +18,18 @@ use crate::function::Runtime;
 const MAX_PINGS: u32 = 10_000;
 const PINGS: u32 = 100;
 
-pub(super) async fn instances(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+pub(super) async fn instances(
+    State(app): State<Arc<App>>,
+    parameters: Parameters,
+) -> Result<Response, ApiError> {
     let pool = app.pool.clone();
+    let named = parameters
+        .get("function")
+        .map(|name| Named::parse(name, None, &app.place))
+        .transpose()?;
     // Asks the kernel about each process's pages: not on a thread that serves requests.
-    let instances = tokio::task::spawn_blocking(move || pool.instances())
+    let list = move || pool.instances(named.as_ref().map(|named| &named.name));
+    let instances = tokio::task::spawn_blocking(list)
         .await
         .map_err(|error| ApiError::service(error.to_string()))?;
     Ok(json_response(

@@ -97,7 +97,7 @@
 //! | --- | --- |
 //! | `GET /hearth/v1/functions/{name}/logs?since=&until=&request_id=&contains=&after=&before=&limit=` | 200, `application/x-ndjson`, see below |
 //! | `GET /hearth/v1/functions/{name}/logs/follow?request_id=&contains=&after=` | 200, `text/event-stream`, see below |
-//! | `GET /hearth/v1/instances` | 200, `{"instances": […]}`, see below |
+//! | `GET /hearth/v1/instances?function=` | 200, `{"instances": […]}`, see below |
 //! | `GET /hearth/v1/status` | 200, see below |
 //! | `POST /hearth/v1/bench/agent-ping?function=NAME&count=N` | 200, `{"function","count","micros":[…]}`; 409 when no instance of it is idle |
 //! | `GET /hearth/v1/packages/{sha256}?Expires=&Signature=` | 200, the ZIP file; what `Location` is, for ten minutes and without a key |
@@ -125,7 +125,8 @@
 //! **Instances**: `{"id":12,"function":"f","version":"$LATEST","revision_id":"…","state":"starting"|
 //! "busy"|"finishing"|"idle","age_seconds":12.5,"idle_seconds":1.2|null,"memory_mib":128,"pid":4711,
 //! "pss_kib":20480|null,"invocations":3}`. `finishing`: has answered, its runtime has not asked for
-//! the next event yet. `pid` is null before a process is claimed.
+//! the next event yet. `pid` is null before a process is claimed. With `function`, its instances alone:
+//! asking for `pss_kib` makes the kernel look at every page of every process that is listed.
 //!
 //! **Status**: `{"version":"0.1.0","host_kind":"hardware"|"software","cpu_isolation":
 //! "v2"|"v1"|"none","kernel":"<hash>"|null,"runtimes":["python3.11",…],"sandbox":"<hash>",

@@ -17,7 +17,7 @@ use super::lifecycle;
 use super::shells::Shells;
 use super::state::State;
 use super::streaming::Sink;
-use crate::function::{Artefacts, Version};
+use crate::function::{Artefacts, FunctionName, Version};
 use crate::instance::pss_kib;
 use crate::logs::LogStore;
 use crate::metrics::{Census, Metrics};
@@ -44,6 +44,8 @@ pub(crate) struct PoolSettings {
     pub(crate) memory_budget_mib: u64,
     pub(crate) idle_timeout: Duration,
     pub(crate) throttle_wait: Duration,
+    /// See [`Capacity::starts_ahead`].
+    pub(crate) starts_ahead: usize,
     /// See [`Capacity::finish_grace`].
     pub(crate) finish_grace: Duration,
 }
@@ -62,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
     parked: Notify,
+    unwanted: Notify,
 }
 
 /// All instances.
@@ -161,9 +164,20 @@ impl Shared {
         self.start(orders);
     }
 
-    /// Something became idle: the reaper has a new date to look at.
+    /// Starts what is missing of what is to be kept ready.
+    pub(super) fn provision(self: &Arc<Self>) {
+        let orders = self.state().provision_all(Instant::now());
+        self.start(orders);
+    }
+
+    /// Something became idle: the reaper has a date to look at, if it had none.
     pub(crate) fn notify_parked(&self) {
         self.parked.notify_one();
+    }
+
+    /// What was to be kept ready is not any more, and may have been idle for long.
+    pub(super) fn notify_unwanted(&self) {
+        self.unwanted.notify_one();
     }
 
     pub(super) fn start(self: &Arc<Self>, orders: Vec<StartOrder>) {
@@ -187,6 +201,7 @@ impl Pool {
             max_instances: settings.max_instances,
             max_per_function: settings.max_per_function,
             memory_mib: settings.memory_budget_mib,
+            starts_ahead: settings.starts_ahead,
             finish_grace: settings.finish_grace,
         };
         let shared = Arc::new(Shared {
@@ -200,6 +215,7 @@ impl Pool {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             parked: Notify::new(),
+            unwanted: Notify::new(),
         });
         shared.tasks.spawn(reap(shared.clone()));
         shared.tasks.spawn({
@@ -314,14 +330,15 @@ impl Pool {
         self.shared.start(orders);
     }
 
-    /// Every instance, oldest first.
-    pub(crate) fn instances(&self) -> Vec<InstanceInfo> {
+    /// Every instance, or one function's, oldest first.
+    pub(crate) fn instances(&self, of: Option<&FunctionName>) -> Vec<InstanceInfo> {
         let now = Instant::now();
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
         let mut list: Vec<InstanceInfo> = self
             .shared
             .state()
             .instances()
+            .filter(|(_, entry)| of.is_none_or(|name| entry.version.name == *name))
             .map(|(id, entry)| InstanceInfo {
                 id,
                 function: entry.version.name.to_string(),
@@ -409,15 +426,17 @@ async fn reap(shared: Arc<Shared>) {
         let next = shared
             .state()
             .reap(shared.settings.idle_timeout, Instant::now());
+        // Who becomes idle now is due after all who are: only the first of all is news, and a call
+        // costs no look at every instance.
         let due = async {
             match next {
                 Some(next) => tokio::time::sleep_until(next.into()).await,
-                None => std::future::pending().await,
+                None => shared.parked.notified().await,
             }
         };
         tokio::select! {
             () = due => {}
-            () = shared.parked.notified() => {}
+            () = shared.unwanted.notified() => {}
             () = shared.stop.cancelled() => return,
         }
     }

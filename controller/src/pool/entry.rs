@@ -70,6 +70,9 @@ pub(crate) struct Capacity {
     pub(crate) max_instances: usize,
     pub(crate) max_per_function: usize,
     pub(crate) memory_mib: u64,
+    /// Instances that nobody waits for begin only while fewer than this many are starting: each
+    /// start takes a CPU for a while, and many at once would all be late.
+    pub(crate) starts_ahead: usize,
     /// How long an instance that has answered counts as one that will soon be free. After that a
     /// waiting invocation gets a new one.
     pub(crate) finish_grace: Duration,

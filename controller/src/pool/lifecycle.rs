@@ -99,6 +99,8 @@ impl Instance {
             // Another instance was faster.
             Taken::Nothing => return self.pool.shells.put_back(vm),
             Taken::Job(job) => {
+                // Its start counts as over: another may begin that nobody waits for.
+                self.pool.provision();
                 vm.process().set_memory(self.version.config.memory_mib);
                 (job, Vm::Shell(artefacts))
             }
@@ -107,7 +109,8 @@ impl Instance {
                 if let Err(why) = self.warm(&mut vm, &artefacts).await {
                     return self.start_failed(&why);
                 }
-                self.pool.state().warmed(self.id, Instant::now());
+                let next = self.pool.state().warmed(self.id, Instant::now());
+                self.pool.start(next);
                 match self.next(&mut vm, Rest::Agent { budgeted: false }).await {
                     Some(next) => next,
                     None => return,

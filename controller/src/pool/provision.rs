@@ -2,14 +2,14 @@
 //! not.
 //!
 //! Any instance of the version counts, whatever it was started for. Those that are missing are
-//! started, restored and thawed without an invocation; those that are wanted neither make room for
-//! others nor end for being idle.
+//! started, restored and thawed without an invocation, a few at a time; those that are wanted neither
+//! make room for others nor end for being idle.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::dispatch::Pool;
-use super::entry::{Entry, Phase, StartOrder};
+use super::entry::{Phase, StartOrder};
 use super::state::State;
 use crate::function::Version;
 
@@ -60,16 +60,25 @@ impl State {
         self.provision_all(now)
     }
 
-    /// Starts what is missing of what is wanted, as far as there is room.
+    /// Starts what is missing of what is wanted, as far as there is room and not all at once: to be
+    /// asked again whenever a start is over.
     pub(super) fn provision_all(&mut self, now: Instant) -> Vec<StartOrder> {
         let mut orders = Vec::new();
+        if self.provisions.is_empty() {
+            return orders;
+        }
+        let mut starting: usize = self.groups.values().map(|group| group.starting).sum();
         let mut serials: Vec<u64> = self.provisions.keys().copied().collect();
         serials.sort_unstable();
         for serial in serials {
             let mut crowded = false;
-            while !crowded && let Some(version) = self.missing(serial) {
+            while !crowded
+                && starting < self.capacity.starts_ahead
+                && let Some(version) = self.missing(serial)
+            {
                 if self.make_room(&version) {
                     orders.push(self.begin(&version, now));
+                    starting += 1;
                 } else {
                     crowded = true;
                 }
@@ -89,8 +98,7 @@ impl State {
     }
 
     fn count(&self, serial: u64) -> usize {
-        let of_version = |entry: &&Entry| entry.version.serial == serial;
-        self.instances.values().filter(of_version).count()
+        self.groups.get(&serial).map_or(0, |group| group.instances)
     }
 
     /// Whether an instance of that version is wanted although it has nothing to do.
@@ -99,10 +107,10 @@ impl State {
         provision.is_some_and(|provision| self.count(serial) <= provision.wanted)
     }
 
-    /// An instance that was started without an invocation runs.
-    pub(super) fn warmed(&mut self, id: u64, now: Instant) {
+    /// An instance that was started without an invocation runs. Returns what to start next.
+    pub(super) fn warmed(&mut self, id: u64, now: Instant) -> Vec<StartOrder> {
         let Some(entry) = self.instances.get_mut(&id) else {
-            return;
+            return Vec::new();
         };
         entry.phase = Phase::Finishing { since: now };
         let serial = entry.version.serial;
@@ -112,6 +120,7 @@ impl State {
         if let Some(provision) = self.provisions.get_mut(&serial) {
             provision.failures = 0;
         }
+        self.provision_all(now)
     }
 
     /// An instance could not be started.
@@ -126,20 +135,16 @@ impl State {
         self.provisions.get(&serial).map_or(0, |p| p.wanted)
     }
 
-    fn provisioned(&self, serial: u64) -> Provisioned {
+    pub(super) fn provisioned(&self, serial: u64) -> Provisioned {
         let Some(provision) = self.provisions.get(&serial) else {
             return Provisioned {
                 ready: 0,
                 failed: None,
             };
         };
-        let ready = self
-            .instances
-            .values()
-            .filter(|entry| entry.version.serial == serial)
-            .filter(|entry| !matches!(entry.phase, Phase::Starting))
-            .count()
-            .min(provision.wanted);
+        let begun = self.groups.get(&serial);
+        let begun = begun.map_or(0, |group| group.instances - group.starting);
+        let ready = begun.min(provision.wanted);
         let failed = if ready == provision.wanted {
             None
         } else if provision.failures >= MAX_FAILURES {
@@ -169,7 +174,7 @@ impl Pool {
         };
         self.shared.start(orders);
         // Those that are not wanted any more may have been idle for long.
-        self.shared.notify_parked();
+        self.shared.notify_unwanted();
     }
 
     /// How far the instances of a version that are to be kept ready are.

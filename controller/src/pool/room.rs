@@ -67,6 +67,7 @@ impl State {
         self.memory_mib -= u64::from(entry.version.config.memory_mib);
         if let Some(group) = self.groups.get_mut(&entry.version.serial) {
             group.idle.retain(|idle| *idle != id);
+            group.instances -= 1;
             if matches!(entry.phase, Phase::Starting) {
                 group.starting -= 1;
             }
@@ -76,16 +77,8 @@ impl State {
     }
 
     pub(super) fn forget_empty(&mut self, serial: u64) {
-        let used = self
-            .instances
-            .values()
-            .any(|entry| entry.version.serial == serial);
-        if !used
-            && self
-                .groups
-                .get(&serial)
-                .is_some_and(|group| group.queue.is_empty())
-        {
+        let group = self.groups.get(&serial);
+        if group.is_some_and(|group| group.instances == 0 && group.queue.is_empty()) {
             self.groups.remove(&serial);
         }
     }

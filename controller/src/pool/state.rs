@@ -31,6 +31,9 @@ pub(super) struct Group {
     /// Least recently used first.
     pub(super) idle: Vec<u64>,
     pub(super) queue: VecDeque<Job>,
+    /// Instances, whatever they do.
+    pub(super) instances: usize,
+    /// Those of them that have not begun.
     pub(super) starting: usize,
 }
 
@@ -147,7 +150,9 @@ impl State {
             invocations: 0,
         };
         self.instances.insert(id, entry);
-        self.groups.entry(version.serial).or_default().starting += 1;
+        let group = self.groups.entry(version.serial).or_default();
+        group.instances += 1;
+        group.starting += 1;
         StartOrder {
             id,
             version: version.clone(),

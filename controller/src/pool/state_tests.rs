@@ -12,6 +12,7 @@ const ROOMY: Capacity = Capacity {
     max_instances: 10,
     max_per_function: 10,
     memory_mib: 10_000,
+    starts_ahead: 2,
     finish_grace: GRACE,
 };
 
@@ -397,6 +398,41 @@ fn what_is_provisioned_is_started_without_an_invocation_and_started_again_when_i
     assert_eq!(ids(book.state.gone(started[0], book.now)).len(), 1);
     assert!(book.state.set_provisioned(&f, 0, book.now).is_empty());
     assert!(book.state.gone(started[1], book.now).is_empty());
+}
+
+#[test]
+fn however_many_are_provisioned_they_start_a_few_at_a_time() {
+    let mut book = Book::new(Capacity {
+        max_instances: 500,
+        max_per_function: 500,
+        memory_mib: 128 * 500,
+        ..ROOMY
+    });
+    let f = version("f", 128);
+    let mut next = VecDeque::from(ids(book.state.set_provisioned(&f, 500, book.now)));
+    let mut kept = Vec::new();
+    while let Some(id) = next.pop_front() {
+        assert!(book.state.census().starting <= 2);
+        assert!(matches!(book.state.take(id), Taken::Ready));
+        next.extend(ids(book.state.warmed(id, book.now)));
+        match book.state.park(id, book.now) {
+            Parked::Wait(orders) => kept.push(orders),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((kept.len(), book.state.census().idle), (500, 500));
+    assert_eq!(book.state.provisioned(f.serial).ready, 500);
+}
+
+#[test]
+fn what_is_provisioned_waits_for_the_starts_that_invocations_wait_for() {
+    let mut book = Book::new(ROOMY);
+    let (f, g) = (version("f", 128), version("g", 128));
+    let first = book.submit(&g)[0];
+    book.submit(&g);
+    assert!(book.state.set_provisioned(&f, 1, book.now).is_empty());
+    book.take(first);
+    assert_eq!(book.state.provision_all(book.now).len(), 1);
 }
 
 #[test]

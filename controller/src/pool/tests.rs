@@ -22,6 +22,7 @@ const SETTINGS: PoolSettings = PoolSettings {
     memory_budget_mib: 100_000,
     idle_timeout: Duration::from_secs(600),
     throttle_wait: Duration::from_millis(50),
+    starts_ahead: 2,
     finish_grace: Duration::from_millis(100),
 };
 /// For what should come at once on a host that may be busy.
@@ -306,6 +307,31 @@ async fn idle_instances_end_after_the_idle_timeout() {
     fixture
         .until("nothing", |census| census == Census::default())
         .await;
+}
+
+#[tokio::test]
+async fn each_idle_instance_ends_however_many_became_idle_after_it() {
+    let fixture = Fixture::new(PoolSettings {
+        idle_timeout: Duration::from_millis(200),
+        ..SETTINGS
+    });
+    for name in ["f", "g", "h"] {
+        fixture.run(&fixture.version(name), "x").await.unwrap();
+    }
+    fixture
+        .until("nothing", |census| census == Census::default())
+        .await;
+}
+
+#[tokio::test]
+async fn instances_are_listed_all_together_or_of_one_function() {
+    let fixture = Fixture::new(SETTINGS);
+    for name in ["f", "g"] {
+        fixture.run(&fixture.version(name), "x").await.unwrap();
+    }
+    let listed = |name| fixture.pool.instances(Some(&version(name, 128).name)).len();
+    assert_eq!((listed("f"), listed("g"), listed("h")), (1, 1, 0));
+    assert_eq!(fixture.pool.instances(None).len(), 2);
 }
 
 #[tokio::test]
