@@ -25,7 +25,7 @@ pub(super) async fn instances(
     let pool = app.pool.clone();
     let named = parameters
         .get("function")
-        .map(|name| Named::parse(name, None, &app.place))
+        .map(|name| Named::parse(name, None, NameForm::Function, &app.place))
         .transpose()?;
     // Asks the kernel about each process's pages: not on a thread that serves requests.
     let list = move || pool.instances(named.as_ref().map(|named| &named.name));
