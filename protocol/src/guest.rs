@@ -69,3 +69,48 @@ pub const MAX_STREAMED: u64 = 200 * 1024 * 1024;
 
 /// Largest piece of a streamed result that one frame carries, in bytes.
 pub const MAX_CHUNK: usize = 128 * 1024;
+
+/// Lambda keeps an error type of the form `Runtime.Name` or `Function.Name` and calls every other
+/// one unknown.
+pub fn error_type(value: &[u8]) -> Option<String> {
+    const MAX_NAME: usize = 128;
+    let value = std::str::from_utf8(value.trim_ascii()).unwrap_or("?");
+    if value.is_empty() {
+        return None;
+    }
+    let (category, name) = match value.split_once('.') {
+        Some(("Runtime", name)) => ("Runtime", name),
+        Some(("Function", name)) => ("Function", name),
+        _ => ("Function", ""),
+    };
+    let named = name.len() <= MAX_NAME
+        && name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.len() > 1
+        && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    Some(if named {
+        value.to_owned()
+    } else {
+        format!("{category}.Unknown")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_types_out_of_pattern_become_unknown() {
+        for (sent, kept) in [
+            (
+                "Runtime.ImportModuleError",
+                Some("Runtime.ImportModuleError"),
+            ),
+            ("Function.Own", Some("Function.Own")),
+            ("Runtime.bad name", Some("Runtime.Unknown")),
+            ("ValueError", Some("Function.Unknown")),
+            ("", None),
+        ] {
+            assert_eq!(error_type(sent.as_bytes()).as_deref(), kept);
+        }
+    }
+}

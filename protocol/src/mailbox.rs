@@ -33,7 +33,7 @@
 //! A byte stream between the owner and the vCPU's thread carries a [`Head`] and what it speaks of,
 //! without regard to chunks. What comes from the sandbox is the guest's word, and hostile.
 
-use crate::guest::MAX_PAYLOAD;
+use crate::guest::{MAX_PAYLOAD, error_type};
 
 /// I/O port where the agent registers the mailbox: the number of its first page's frame.
 pub const REGISTER_PORT: u16 = 0x610;
@@ -272,7 +272,7 @@ pub struct AnswerMeta {
     pub request_id: String,
     /// `Content-Type` of the result.
     pub content_type: Option<String>,
-    /// `Lambda-Runtime-Function-Error-Type`.
+    /// `Lambda-Runtime-Function-Error-Type`, [as Lambda keeps it](error_type).
     pub error_type: Option<String>,
 }
 
@@ -299,7 +299,7 @@ impl AnswerMeta {
             } else if name.eq_ignore_ascii_case("Content-Type") {
                 meta.content_type = Some(value.to_owned());
             } else if name.eq_ignore_ascii_case("Lambda-Runtime-Function-Error-Type") {
-                meta.error_type = Some(value.to_owned());
+                meta.error_type = error_type(value.as_bytes());
             }
         }
         Ok(meta)
@@ -401,12 +401,13 @@ mod tests {
     #[test]
     fn an_answers_headers_are_read_and_others_passed_over() {
         let meta = AnswerMeta::parse(
-            b"Lambda-Runtime-Aws-Request-Id: 7\r\ncontent-type: text/plain\r\nX-Other: 1\r\n",
+            b"Lambda-Runtime-Aws-Request-Id: 7\r\ncontent-type: text/plain\r\nX-Other: 1\r\n\
+              Lambda-Runtime-Function-Error-Type: Mine\r\n",
         );
         let expected = AnswerMeta {
             request_id: "7".into(),
             content_type: Some("text/plain".into()),
-            error_type: None,
+            error_type: Some("Function.Unknown".into()),
         };
         assert_eq!(meta, Ok(expected));
         assert_eq!(AnswerMeta::parse(b""), Ok(AnswerMeta::default()));

@@ -3,9 +3,9 @@
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::{Bytes, BytesMut};
-use hearth_protocol::guest::MAX_PAYLOAD;
+use hearth_protocol::guest::{MAX_PAYLOAD, error_type};
 
-use super::request::{Body, RequestError, error_type};
+use super::request::{Body, RequestError};
 
 /// Longest line of the framing, extensions and trailer fields included.
 const MAX_CHUNK_LINE: usize = 64 * 1024;

@@ -6,7 +6,7 @@
 //! away, so that a client which sends everything before it reads still gets its answer.
 
 use bytes::{Buf, Bytes, BytesMut};
-use hearth_protocol::guest::MAX_PAYLOAD;
+use hearth_protocol::guest::{MAX_PAYLOAD, error_type};
 
 use super::chunked::{Chunked, StreamError};
 
@@ -338,30 +338,6 @@ fn content_type(value: &[u8]) -> Option<String> {
     (printable && !value.is_empty() && value.len() <= MAX_CONTENT_TYPE).then(|| value.to_owned())
 }
 
-/// Lambda keeps an error type of the form `Runtime.Name` or `Function.Name` and calls every other
-/// one unknown.
-pub(super) fn error_type(value: &[u8]) -> Option<String> {
-    const MAX_NAME: usize = 128;
-    let value = std::str::from_utf8(value.trim_ascii()).unwrap_or("?");
-    if value.is_empty() {
-        return None;
-    }
-    let (category, name) = match value.split_once('.') {
-        Some(("Runtime", name)) => ("Runtime", name),
-        Some(("Function", name)) => ("Function", name),
-        _ => ("Function", ""),
-    };
-    let named = name.len() <= MAX_NAME
-        && name.starts_with(|c: char| c.is_ascii_uppercase())
-        && name.len() > 1
-        && name.bytes().all(|b| b.is_ascii_alphanumeric());
-    Some(if named {
-        value.to_owned()
-    } else {
-        format!("{category}.Unknown")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -580,22 +556,6 @@ mod tests {
             ("GET / HTTP/1.0\r\n\r\n", false),
         ] {
             assert_eq!(request(parse(wire.as_bytes()).unwrap()).keep_alive, keep);
-        }
-    }
-
-    #[test]
-    fn error_types_out_of_pattern_become_unknown() {
-        for (sent, kept) in [
-            (
-                "Runtime.ImportModuleError",
-                Some("Runtime.ImportModuleError"),
-            ),
-            ("Function.Own", Some("Function.Own")),
-            ("Runtime.bad name", Some("Runtime.Unknown")),
-            ("ValueError", Some("Function.Unknown")),
-            ("", None),
-        ] {
-            assert_eq!(error_type(sent.as_bytes()).as_deref(), kept);
         }
     }
 }
