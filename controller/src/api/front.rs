@@ -77,11 +77,8 @@ impl Front {
         let (named, path) = match address {
             Address::Path { named, path } => {
                 let text = percent_decode_str(named).decode_utf8().ok()?;
-                {
-                    let place = &self.app.place;
-                    let named = Named::parse(&text, None, NameForm::Function, place);
-                    (named.ok()?, *path)
-                }
+                let named = Named::parse(&text, None, NameForm::Function, &self.app.place);
+                (named.ok()?, *path)
             }
             Address::Host { id } => {
                 let (name, alias) = self.app.catalog.by_url(id)?;
