@@ -29,7 +29,7 @@ const ALONE: Duration = Duration::from_millis(10);
 const WITHOUT_KERNEL: Duration = Duration::from_secs(1);
 /// No event for so long: a good time for that.
 const PAUSE: Duration = Duration::from_millis(5);
-/// A guest that is called without a pause goes without its kernel for no longer than this.
+/// A guest that is called for so long without such a pause gets its kernel without one.
 const WITHOUT_PAUSE: Duration = Duration::from_secs(4);
 /// What its kernel and its threads get then, at most.
 const TURN: Duration = Duration::from_millis(20);
@@ -70,6 +70,8 @@ pub(super) struct Shift {
     stretch: Stretch,
     /// When the kernel ran last.
     kernel_ran: Instant,
+    /// When there was a pause last.
+    paused: Instant,
     /// What KVM has interpreted, where that is the guest's kernel.
     interpreted: Option<Interpreted>,
     /// As much of it as there was at the last answer at the mailbox, if all before it were there.
@@ -85,6 +87,7 @@ impl Shift {
             held: HeldTimer::default(),
             stretch: Stretch::Free,
             kernel_ran: Instant::now(),
+            paused: Instant::now(),
             interpreted,
             at_answer: None,
             quiet: false,
@@ -211,16 +214,20 @@ impl Shift {
         memory: &GuestMemory,
         timer: &KickTimer,
     ) -> Result<(), ShiftError> {
-        let alone = self.kernel_ran.elapsed();
-        if alone >= WITHOUT_PAUSE {
+        let began = Instant::now();
+        let alone = began - self.kernel_ran;
+        if alone >= WITHOUT_PAUSE && began - self.paused >= WITHOUT_PAUSE {
             return self.begin_turn(vcpu, timer);
         }
         let limit = (alone >= WITHOUT_KERNEL).then_some(PAUSE);
         match self.mailbox.wait(memory, limit)? {
             Woken::Event => {
                 timer.arm(HALTED)?;
-                let until = Instant::now() + ALONE;
-                self.stretch = Stretch::Call { until };
+                let now = Instant::now();
+                if now - began >= PAUSE {
+                    self.paused = now;
+                }
+                self.stretch = Stretch::Call { until: now + ALONE };
             }
             Woken::Nothing => self.begin_turn(vcpu, timer)?,
             // The kick that comes with a stop takes the vCPU out of its run before its first step.
