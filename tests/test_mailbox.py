@@ -285,14 +285,24 @@ def test_a_provided_function_that_has_the_mailbox_wakes_its_sandbox_once(linked)
     assert (switches(pid) - before) / count < 2
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_function_that_scribbles_over_its_mailbox_harms_nobody_else(with_mailbox, seed):
-    hostile(with_mailbox, {"op": "scribble", "seed": seed})
+@pytest.mark.parametrize("setting", ["on", "agent"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_function_that_scribbles_over_its_mailbox_harms_nobody_else(both, setting, seed):
+    hostile(both[setting], {"op": "scribble", "seed": seed})
 
 
 @pytest.mark.parametrize("value", range(8))
 def test_a_function_that_rings_for_ever_ends_with_its_time(with_mailbox, value):
     hostile(with_mailbox, {"op": "ring_for_ever", "value": value})
+
+
+def test_a_function_without_the_mailbox_may_not_ring(both):
+    """Its agent may, and starts it."""
+    client = lambda_client(both["off"].url)
+    call(client, "echo").ok()
+    ended = call(client, "ring_for_ever", value=0).failed()
+    assert ended["errorType"] == "Runtime.ExitError"
+    assert "signal: segmentation fault" in ended["errorMessage"]
 
 
 def hostile(controller, event):

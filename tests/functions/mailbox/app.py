@@ -149,7 +149,7 @@ def scribble(event, context):
             pages[at : at + 4] = chance.choice(
                 [b"\0\0\0\0", b"\xff\xff\xff\xff", chance.randbytes(4), b"\1\0\0\0"]
             )
-        ring(chance.choice([0, 1, 2, 3, 4, 5, 6, chance.randrange(1 << 32)]))
+        ring(chance.choice([0, 1, 2, 3, 4, 5, 6, 7, chance.randrange(1 << 32)]))
 
 
 def ring_for_ever(event, context):
