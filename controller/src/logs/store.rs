@@ -192,6 +192,10 @@ impl LogStore {
         let Ok(seat) = self.seats.clone().try_acquire_owned() else {
             return Ok(None);
         };
+        if after.is_none() {
+            // What was appended before is not seen, be it in the file yet or not.
+            self.flush().await;
+        }
         // Before the first look: what is written in between is then not missed.
         let changes = lock(&self.followers)
             .entry(function.clone())
