@@ -26,6 +26,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime};
 
 use hearth_protocol::guest::MAX_PAYLOAD;
+use hearth_protocol::mailbox::AnswerMeta;
 use serde_json::json;
 use ureq::Agent;
 
@@ -178,12 +179,14 @@ pub fn run(
 }
 
 fn give(mailbox: &mut Mailbox, request_id: &str, result: &Result<Vec<u8>, Failure>) -> Answered {
-    let mut meta = format!("{REQUEST_ID}: {request_id}\r\n");
     match result {
-        Ok(body) => mailbox.answer(Kind::Response, meta.as_bytes(), body),
+        Ok(body) => {
+            let meta = AnswerMeta::write(request_id, None);
+            mailbox.answer(Kind::Response, meta.as_bytes(), body)
+        }
         Err(failure) => {
             let kind: String = failure.header().collect();
-            meta.extend([ERROR_TYPE, ": ", &kind, "\r\n"]);
+            let meta = AnswerMeta::write(request_id, Some(&kind));
             mailbox.answer(Kind::Error, meta.as_bytes(), &failure.body())
         }
     }

@@ -121,7 +121,9 @@ pub const READING: usize = 0x94;
 pub const REQUEST_ID: usize = 0xc0;
 /// Bytes of a request id, a UUID in text.
 pub const REQUEST_ID_LEN: usize = 36;
-/// What an event's meta part begins with; the id of its invocation and a line break follow.
+/// The header of an answer that says of what type the function's error is.
+const ERROR_TYPE: &str = "Lambda-Runtime-Function-Error-Type";
+/// What the meta part of an event or an answer begins with; the id of its invocation and a line break follow.
 pub const REQUEST_ID_HEADER: &str = "Lambda-Runtime-Aws-Request-Id: ";
 /// Header field: frame numbers of all pages, 8 bytes each.
 pub const FRAMES: usize = 0x200;
@@ -288,6 +290,15 @@ pub enum MetaError {
 }
 
 impl AnswerMeta {
+    /// The meta part of the answer to `request_id`; a function's error may have a type.
+    pub fn write(request_id: &str, error_type: Option<&str>) -> String {
+        let mut meta = format!("{REQUEST_ID_HEADER}{request_id}\r\n");
+        if let Some(kind) = error_type {
+            meta.extend([ERROR_TYPE, ": ", kind, "\r\n"]);
+        }
+        meta
+    }
+
     /// Reads it. Headers that mean nothing are passed over.
     pub fn parse(bytes: &[u8]) -> Result<Self, MetaError> {
         let text = std::str::from_utf8(bytes).map_err(|_| MetaError::Text)?;
@@ -298,7 +309,7 @@ impl AnswerMeta {
                 value.clone_into(&mut meta.request_id);
             } else if name.eq_ignore_ascii_case("Content-Type") {
                 meta.content_type = Some(value.to_owned());
-            } else if name.eq_ignore_ascii_case("Lambda-Runtime-Function-Error-Type") {
+            } else if name.eq_ignore_ascii_case(ERROR_TYPE) {
                 meta.error_type = error_type(value.as_bytes());
             }
         }
@@ -410,6 +421,12 @@ mod tests {
             error_type: Some("Function.Unknown".into()),
         };
         assert_eq!(meta, Ok(expected));
+        let written = AnswerMeta::write("7", Some("Function.Own"));
+        let meta = AnswerMeta::parse(written.as_bytes()).unwrap();
+        assert_eq!(
+            (&*meta.request_id, meta.error_type.as_deref()),
+            ("7", Some("Function.Own"))
+        );
         assert_eq!(AnswerMeta::parse(b""), Ok(AnswerMeta::default()));
         assert_eq!(AnswerMeta::parse(&[0xff]), Err(MetaError::Text));
         assert_eq!(AnswerMeta::parse(b"nonsense\r\n"), Err(MetaError::Line));

@@ -15,7 +15,6 @@ use super::fields::{in_range, missing};
 use super::functions::json_response;
 use super::package::{MAX_PACKAGE, parse, read_small};
 use super::{App, Named};
-use crate::function::LATEST;
 
 /// Most code of all functions and layers together, in bytes: Lambda's quota. Nothing enforces it.
 const TOTAL_CODE: u64 = 80_530_636_800;
@@ -33,10 +32,7 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, ApiError> {
     of_the_whole(&named)?;
-    if app.catalog.get(&named.name).is_none() {
-        let arn = app.place.qualified_arn(&named.name, LATEST);
-        return Err(ApiError::function_not_found(&arn));
-    }
+    app.function_by_version(&named)?;
     let body = read_small(&headers, body, "PutFunctionConcurrency").await?;
     let input: ReserveInput = parse(&body)?;
     let field = "reservedConcurrentExecutions";

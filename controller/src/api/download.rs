@@ -17,7 +17,7 @@ use super::App;
 use super::error::ApiError;
 use super::extract::Parameters;
 use crate::function::Code;
-use crate::hex::hex;
+use crate::hex::{hex, unhex};
 
 /// Where links lead to, on any host but those of functions' URLs.
 const PREFIX: &str = "/hearth/v1/packages/";
@@ -69,7 +69,7 @@ impl Downloads {
     /// Whether this process has made the link, and not too long ago.
     fn is_mine(&self, sha256: &str, parameters: &Parameters, now: Duration) -> bool {
         let expires = parameters.get("Expires").and_then(|text| text.parse().ok());
-        let signature = parameters.get("Signature").and_then(bytes);
+        let signature = parameters.get("Signature").and_then(unhex::<32>);
         let (Some(expires), Some(signature)) = (expires, signature) else {
             return false;
         };
@@ -118,16 +118,6 @@ fn now() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::MAX)
-}
-
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    let pairs = (0..text.len()).step_by(2);
-    pairs
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
-        .collect()
 }
 
 #[cfg(test)]

@@ -158,13 +158,8 @@ impl Named {
         // The pattern allows names that no function can have.
         let name = FunctionName::parse(parts.name).map_err(|_| {
             let suffix = qualifier.as_deref().map(|text| format!(":{text}"));
-            ApiError::function_not_found(&format!(
-                "arn:aws:lambda:{}:{}:function:{}{}",
-                place.region,
-                place.account,
-                parts.name,
-                suffix.unwrap_or_default()
-            ))
+            let meant = format!("{}{}", parts.name, suffix.unwrap_or_default());
+            ApiError::function_not_found(&place.arn_of(&meant))
         })?;
         Ok(Self { name, qualifier })
     }

@@ -39,9 +39,8 @@ impl App {
         function: &'a Function,
         named: &Named,
     ) -> Result<Target<'a>, ApiError> {
-        function
-            .target(named.qualifier.as_deref())
-            .ok_or_else(|| self.no_target(named))
+        self.target(function, named)
+            .map_err(|_| self.no_target(named))
     }
 
     /// The qualifier stands for nothing: for no alias, if it could be one, or for no version.
@@ -53,14 +52,18 @@ impl App {
         }
     }
 
-    /// The version that an invocation runs on.
-    pub(super) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
-        let function = self.catalog.get(&named.name).ok_or_else(|| {
-            // Invocations say what they would have run.
+    /// The function, where Lambda says which version of one that is not there was meant.
+    pub(super) fn function_by_version(&self, named: &Named) -> Result<Arc<Function>, ApiError> {
+        self.catalog.get(&named.name).ok_or_else(|| {
             let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
             let arn = self.place.qualified_arn(&named.name, qualifier);
             ApiError::function_not_found(&arn)
-        })?;
+        })
+    }
+
+    /// The version that an invocation runs on.
+    pub(super) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
+        let function = self.function_by_version(named)?;
         let target = self.target(&function, named)?;
         target.live(&function).map_err(ApiError::state)
     }

@@ -8,8 +8,9 @@ use percent_encoding::percent_decode_str;
 
 use super::ALGORITHM;
 use super::error::{AuthError, hashed};
-use super::signature::{LENGTH, unhex};
+use super::signature::LENGTH;
 use super::timestamp::Timestamp;
+use crate::hex::unhex;
 
 /// Seconds that a presigned URL may be good for: a week.
 const MAX_EXPIRES: u32 = 604_800;

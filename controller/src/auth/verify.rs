@@ -14,6 +14,7 @@ use super::presented::Presented;
 use super::signature::{self, Scope};
 use super::timestamp::Timestamp;
 use super::{SERVICE, TERMINATOR, canonical};
+use crate::hex::unhex;
 
 /// How far a client's clock may be off.
 const SKEW: Duration = Duration::minutes(5);
@@ -232,7 +233,7 @@ fn declared_hash(headers: &HeaderMap) -> Result<Option<String>, AuthError> {
     let hash = value
         .to_str()
         .ok()
-        .filter(|text| signature::unhex(text).is_some());
+        .filter(|text| unhex::<{ signature::LENGTH }>(text).is_some());
     match (hash, values.next()) {
         (Some(hash), None) => Ok(Some(hash.into())),
         _ => Err(AuthError::Invalid(format!(

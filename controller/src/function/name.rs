@@ -74,7 +74,8 @@ impl Place {
         self.arn_of(&format!("{name}:{qualifier}"))
     }
 
-    fn arn_of(&self, name: &str) -> String {
+    /// The ARN of whatever has that name.
+    pub(crate) fn arn_of(&self, name: &str) -> String {
         format!(
             "arn:aws:lambda:{}:{}:function:{name}",
             self.region, self.account

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_protocol::mailbox::LOG_SIZE;
+use hearth_protocol::mailbox::{AnswerMeta, LOG_SIZE};
 use hearth_protocol::output::Lines;
 
 use super::{Agent, AgentError};
@@ -18,10 +18,6 @@ use crate::telemetry::Source;
 
 /// How long the kernel gets for what was written to the connection while the vCPU was let run.
 const SENDING: Duration = Duration::from_millis(2);
-
-/// An answer's headers.
-const REQUEST_ID: &str = "Lambda-Runtime-Aws-Request-Id";
-const ERROR_TYPE: &str = "Lambda-Runtime-Function-Error-Type";
 
 /// What the event loop does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +58,7 @@ impl Agent {
         let lines = self.logs.take_all();
         let log = lines.as_ref().map_or(&[][..], |lines| &lines.bytes);
         let fits = log.len() <= LOG_SIZE && lines.as_ref().is_none_or(Lines::is_text);
-        let mut meta = format!("{REQUEST_ID}: {request_id}\r\n");
-        if let Some(kind) = error_type {
-            meta.extend([ERROR_TYPE, ": ", kind, "\r\n"]);
-        }
+        let meta = AnswerMeta::write(request_id, error_type);
         let given = fits
             && self
                 .mailbox
