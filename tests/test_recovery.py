@@ -139,6 +139,21 @@ def test_an_idle_sandbox_that_dies_is_noticed_and_never_used(controller, client)
     assert invoke(client, "guest", {"op": "echo"}).ok() == {"op": "echo"}
 
 
+def test_an_event_that_a_dying_sandbox_did_not_read_runs_on_another(controller, client):
+    """Stopped, it reads nothing; killed, it never will: the function has provably not seen its event."""
+    for _ in range(5):
+        invoke(client, "guest", {"op": "echo"}).ok()
+        pid = controller.idle("guest")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(invoke, client, "guest", {"op": "echo"})
+            until("it has its event", lambda: busy(controller))
+            os.kill(pid, signal.SIGKILL)
+            answer = running.result()
+        assert answer.ok() == {"op": "echo"}
+        assert answer.start == "cold"
+
+
 def test_shells_that_die_are_replaced(controller, client):
     controller.end_instances("guest")
     controller.end_instances("probe")

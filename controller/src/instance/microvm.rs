@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::task::Context;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hearth_protocol::agent::{
@@ -21,6 +22,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep_until};
 
 use super::errand::Errand;
 use super::mailbox::{Mailbox, MailboxError, MailboxWord};
@@ -30,6 +32,10 @@ use super::stream::Stream;
 
 /// Messages of the agent that may come in while a command's reply is awaited.
 const MAX_STASH: usize = 256;
+
+/// Longest time from the end of a process's control channel to that of what comes from its guest.
+/// A process that ends closes all of them within milliseconds.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a microVM has to say.
 #[derive(Debug)]
@@ -89,7 +95,7 @@ pub(crate) enum VmError {
     Refused(Refusal),
     /// Something took longer than it may.
     #[error("{0} took longer than {1:?}")]
-    Late(&'static str, std::time::Duration),
+    Late(&'static str, Duration),
 }
 
 /// What is known of a function's memory where its agent is not asked.
@@ -107,6 +113,8 @@ struct Memory {
 pub(crate) struct MicroVm {
     control: UnixStream,
     control_in: BytesMut,
+    /// When its control channel had ended, how long there may still come something from its guest.
+    ending: Option<Instant>,
     agent: Stream,
     stash: VecDeque<AgentMessage>,
     decoder: FrameDecoder,
@@ -127,6 +135,7 @@ impl MicroVm {
         Self {
             control,
             control_in: BytesMut::new(),
+            ending: None,
             agent: Stream::new(agent),
             stash: VecDeque::new(),
             decoder: FrameDecoder::new(MAX_PAYLOAD),
@@ -260,37 +269,52 @@ impl MicroVm {
 
     /// Reads more bytes from any socket, and writes queued ones.
     async fn fill(&mut self) -> Result<(), VmError> {
-        let mailbox = self.mailbox.as_mut().map(|mailbox| &mut mailbox.stream);
-        let mailbox = mailbox.filter(|stream| stream.is_open());
-        let told = async {
-            match &mailbox {
-                Some(stream) => stream.ready().await,
-                None => std::future::pending().await,
+        let mut mailbox = self
+            .mailbox
+            .as_mut()
+            .map(|mailbox| &mut mailbox.stream)
+            .filter(|stream| stream.is_open());
+        let mut agent = Some(&mut self.agent).filter(|stream| stream.is_open());
+        if self.ending.is_some() && mailbox.is_none() && agent.is_none() {
+            return Err(VmError::Gone);
+        }
+        let ends = async {
+            match self.ending {
+                Some(limit) => {
+                    sleep_until(limit).await;
+                    Err(VmError::Gone)
+                }
+                None => Ok(self.control.readable().await?),
             }
         };
         // The guest first: its last words must be heard before the news that it is gone.
         tokio::select! {
             biased;
-            ready = told => {
-                if let Some(stream) = mailbox {
-                    stream.go_on(ready?)?;
-                }
+            told = go_on(&mut mailbox) => return told,
+            said = go_on(&mut agent) => return said,
+            ends = ends => ends?,
+        }
+        match self.control.try_read_buf(&mut self.control_in) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
+                return Err(error.into());
             }
-            ready = self.agent.ready(), if self.agent.is_open() => self.agent.go_on(ready?)?,
-            ready = self.control.readable() => {
-                ready?;
-                match self.control.try_read_buf(&mut self.control_in) {
-                    Ok(0) => return Err(VmError::Gone),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                        return Err(VmError::Gone);
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            // The sockets end in no order, and only the last tells what was said and what was read.
+            Ok(0) | Err(_) => self.ending = Some(Instant::now() + LAST_WORDS),
         }
         Ok(())
+    }
+
+    /// Whether the process ended before it had read what was sent to its agent last.
+    pub(crate) fn agent_left_unread(&self) -> bool {
+        self.agent.left_unread()
+    }
+
+    /// The same of its mailbox.
+    pub(crate) fn mailbox_left_unread(&self) -> bool {
+        let mailbox = self.mailbox.as_ref();
+        mailbox.is_some_and(|mailbox| mailbox.stream.left_unread())
     }
 
     /// Whether the process lives and has said nothing: true of a shell that waits. Something to
@@ -359,6 +383,15 @@ impl MicroVm {
             }
         }
     }
+}
+
+/// Reads and writes as far as it goes, when it goes; never, if there is no stream.
+async fn go_on(stream: &mut Option<&mut Stream>) -> Result<(), VmError> {
+    let Some(stream) = stream else {
+        return std::future::pending().await;
+    };
+    let ready = stream.ready().await?;
+    Ok(stream.go_on(ready)?)
 }
 
 /// What a reply says.

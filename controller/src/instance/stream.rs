@@ -24,6 +24,8 @@ pub(super) struct Stream {
     pub(super) inbox: BytesMut,
     /// Whether the sandbox may still say something.
     open: bool,
+    /// Whether the sandbox ended before it had read all that was sent.
+    unread: bool,
     outbound: VecDeque<Bytes>,
 }
 
@@ -33,6 +35,7 @@ impl Stream {
             socket,
             inbox: BytesMut::new(),
             open: true,
+            unread: false,
             outbound: VecDeque::new(),
         }
     }
@@ -73,6 +76,12 @@ impl Stream {
         self.open
     }
 
+    /// Whether the sandbox ended before it had read all that was sent: what was sent last has not
+    /// reached its guest whole.
+    pub(super) fn left_unread(&self) -> bool {
+        self.unread
+    }
+
     /// Whether everything was written.
     #[cfg(test)]
     pub(super) fn is_flushed(&self) -> bool {
@@ -99,18 +108,55 @@ impl Stream {
                 // The process is ending; the control channel will say how.
                 Poll::Ready(Ok(0)) => self.open = false,
                 Poll::Ready(Ok(_)) | Poll::Pending => {}
+                // What a UNIX socket's end comes to for its peer if there was something left to read.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
                     self.open = false;
+                    self.unread = true;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
         if ready.is_writable() && self.open {
             match self.flush() {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.outbound.clear(),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    self.outbound.clear();
+                    self.unread = true;
+                }
                 flushed => flushed?,
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// Whether an end that reads `taken` of `sent` bytes and goes leaves something unread.
+    async fn left_unread(sent: usize, taken: usize) -> bool {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stream = Stream::new(ours);
+        stream.queue(vec![b'x'; sent].into());
+        stream.flush().unwrap();
+        theirs.read_exact(&mut vec![0; taken]).await.unwrap();
+        drop(theirs);
+        while stream.is_open() {
+            let ready = stream.ready().await.unwrap();
+            stream.go_on(ready).unwrap();
+        }
+        stream.left_unread()
+    }
+
+    #[tokio::test]
+    async fn whether_a_sandbox_that_ended_had_read_everything_is_known() {
+        assert!(!left_unread(100, 100).await);
+        assert!(left_unread(100, 99).await);
+        assert!(left_unread(100, 0).await);
+        // More than the socket takes.
+        assert!(left_unread(8 << 20, 0).await);
+        assert!(left_unread(8 << 20, 1000).await);
     }
 }

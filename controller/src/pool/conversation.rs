@@ -172,6 +172,8 @@ struct Talk<'a> {
     began: Instant,
     /// The command that awaits its reply.
     awaited: Option<u64>,
+    /// Whether the event went to its mailbox.
+    by_mailbox: bool,
     /// Whether its runtime comes back to the agent first, and the agent says so.
     comes_back: bool,
     /// Whether the guest has said anything since `began`.
@@ -199,6 +201,7 @@ impl<'a> Talk<'a> {
             invocation,
             began,
             awaited: None,
+            by_mailbox: false,
             comes_back: false,
             heard: false,
             thawed: begin.start() == Start::Warm,
@@ -234,6 +237,7 @@ impl<'a> Talk<'a> {
             && limits.memory_mib.is_none()
             && vm.give(&invoke.headers(), self.invocation.event.clone())?
         {
+            self.by_mailbox = true;
             return Ok(());
         }
         let invoke = HostMessage::Invoke(invoke, self.invocation.event.clone());
@@ -512,11 +516,19 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// The microVM ended or broke the rules. When its first command was not answered and its guest
-    /// not heard of, the vCPU never ran and the event can go to another instance.
+    /// The microVM ended or broke the rules. The event can go to another instance if this one's
+    /// guest provably had no chance to see it.
     fn failed(&self, vm: &MicroVm, why: VmError) -> Result<Ran, NotStarted> {
         let refused = matches!(why, VmError::Refused(_));
-        if refused || (self.awaited.is_some() && !self.heard) {
+        // Its first command was not answered: the vCPU never ran.
+        let stood_still = self.awaited.is_some();
+        // The event is what was sent last.
+        let unread = if self.by_mailbox {
+            vm.mailbox_left_unread()
+        } else {
+            vm.agent_left_unread()
+        };
+        if refused || ((stood_still || unread) && !self.heard) {
             let snapshot_unusable = matches!(
                 &why,
                 VmError::Refused(refusal) if refusal.kind == RefusalKind::SnapshotUnusable
