@@ -120,10 +120,22 @@ def test_what_the_function_writes_is_told_in_order_and_as_its_invocations_own(co
 
 
 def test_more_output_than_a_pipe_holds_is_told_whole(controller, client):
-    answer = call(client, "pour", lines=150)
-    answer.ok()
-    texts = [r["message"] for r in controller.logs(NAME, f"?request_id={answer.request_id}")]
-    assert texts[1:-2] == [f"{n} {'x' * 1000}" for n in range(150)]
+    for lines in (150, 1500):
+        answer = call(client, "pour", lines=lines)
+        answer.ok()
+        texts = [r["message"] for r in controller.all_logs(NAME, f"request_id={answer.request_id}")]
+        assert texts[1:-2] == [f"{n} {'x' * 1000}" for n in range(lines)]
+
+
+def test_what_a_call_writes_is_told_while_it_goes_on(controller, client):
+    """Whether it is the first of its instance or not."""
+    controller.end_instances(NAME)
+    for word in ("cold", "warm", "warmer"):
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(call, client, "say_and_nap", word=word, seconds=5)
+            until("its line is told", lambda word=word: controller.logs(NAME, f"?text={word}"), 4)
+            assert not running.done(), f"{word}: only with the answer"
+            running.result().ok()
 
 
 @pytest.mark.parametrize("filler", [0, 1, 65_000, 65_536, 131_072, 1 << 20, 6 << 20])

@@ -23,6 +23,7 @@ mod logs;
 mod metrics;
 mod pool;
 mod registry;
+mod repoll;
 mod revival;
 mod serve;
 mod settings;

@@ -22,6 +22,7 @@ use crate::api;
 use crate::assembly::{Controller, StartError};
 use crate::auth::Gate;
 use crate::data_dir::DataDirError;
+use crate::repoll::Repoll;
 use crate::settings::Settings;
 
 /// Longest time for a request's headers, from the connection's (or the previous response's) end.
@@ -176,7 +177,7 @@ async fn accept(
         let service = TowerToHyperService::new(MapRequest::new(router.clone(), told));
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = Repoll::new(connection).await {
                 tracing::debug!(%error, "connection");
             }
             drop(permit);

@@ -20,6 +20,7 @@
 mod at_mailbox;
 mod events;
 mod extension_requests;
+mod function_output;
 mod host_messages;
 mod leaving;
 mod runtime_requests;
@@ -46,6 +47,7 @@ use nix::unistd::Pid;
 use streaming::Streaming;
 
 use self::extension_requests::Launch;
+use self::function_output::Listening;
 use self::leaving::Leaving;
 use self::telling::ExtensionOutput;
 
@@ -61,11 +63,9 @@ use crate::mailbox::Mailbox;
 use crate::output::Output;
 use crate::runtime_api::connection::Connection;
 use crate::spawn::SpawnError;
-use crate::telemetry::{Source, Telemetry};
+use crate::telemetry::Telemetry;
 use crate::vsock::HostStream;
 
-/// Log bytes that may wait for the host; what comes while there are more is thrown away.
-const MAX_QUEUED_LOGS: usize = 1024 * 1024;
 /// Bytes read at once. Only the pages that are needed are touched.
 const SCRATCH: usize = 128 * 1024;
 
@@ -120,6 +120,8 @@ pub(crate) struct Agent {
     mailbox: Option<Mailbox>,
     children: SignalFd,
     output: Output,
+    /// How the agent comes to know that there is some.
+    listening: Listening,
     logs: LogBuffer,
     life: Lifecycle,
     streaming: Streaming,
@@ -203,6 +205,7 @@ impl Agent {
             mailbox: None,
             children,
             output: Output::create().map_err(AgentError::io("output pipe"))?,
+            listening: Listening::default(),
             logs: LogBuffer::default(),
             life: Lifecycle::new(),
             streaming: Streaming::default(),
@@ -246,42 +249,6 @@ impl Agent {
         self.host.wait_for_host();
     }
 
-    /// Reads the output of the function and of its extensions.
-    fn read_output(&mut self) -> Result<(), AgentError> {
-        let reading = match &self.mailbox {
-            Some(mailbox) => match mailbox.begin_reading() {
-                Some(before) => Some((mailbox, before)),
-                None => {
-                    // It is reported again as long as it is there.
-                    std::thread::yield_now();
-                    return Ok(());
-                }
-            },
-            None => None,
-        };
-        let logs = &mut self.logs;
-        let congested = self.host.queued() > MAX_QUEUED_LOGS;
-        let mut something = false;
-        self.output.drain(&mut self.scratch, |bytes| {
-            something |= !bytes.is_empty();
-            if congested {
-                logs.drop_output(bytes.len());
-            } else {
-                logs.push(bytes);
-            }
-        });
-        if let Some((mailbox, before)) = reading {
-            mailbox.end_reading(&before, something);
-        }
-        if self.logs.is_full() {
-            self.host.hurry();
-        } else if self.logs.has_lines() {
-            self.host.wait_for_company();
-        }
-        self.read_extensions_output();
-        Ok(())
-    }
-
     /// Catches up with what the runtime and the host have done without the agent.
     fn look_into_mailbox(&mut self) {
         let Some(mailbox) = &mut self.mailbox else {
@@ -293,26 +260,6 @@ impl Agent {
         if let Some(request_id) = mailbox.working_on() {
             self.life.runs_elsewhere(request_id);
         }
-    }
-
-    /// Queues the lines that are whole.
-    fn queue_lines(&mut self) -> Result<(), AgentError> {
-        if self.host.queued() > MAX_QUEUED_LOGS {
-            return Ok(());
-        }
-        let request_id = self.life.running().map(str::to_owned);
-        if let Some(lines) = self.logs.take_lines() {
-            self.queue_log(Source::Function, request_id.as_deref(), lines)?;
-        }
-        self.queue_extensions_output(request_id.as_deref(), false)
-    }
-
-    /// Queues everything that was written for `request_id`, an unfinished line included.
-    fn queue_all_output(&mut self, request_id: Option<&str>) -> Result<(), AgentError> {
-        if let Some(lines) = self.logs.take_all() {
-            self.queue_log(Source::Function, request_id, lines)?;
-        }
-        self.queue_extensions_output(request_id, true)
     }
 }
 

@@ -21,8 +21,8 @@ use hearth_mailbox::pages::Pages;
 use hearth_protocol::mailbox::{
     ANSWERS, COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_UNHEARD, COMMAND_WAIT, DOORBELL_IDLE,
     DOORBELL_PORT, DOORBELL_PORTS, DOORBELL_WAIT, EVENT_TIME, KIND_ERROR, KIND_RESPONSE, OPEN,
-    PAGE, PAGES, PEAK_KIB, READING, REGISTER_PORT, REQUEST_ID_HEADER, REQUEST_ID_LEN, VIA_AGENT,
-    WORKING,
+    PAGE, PAGES, PEAK_KIB, READING, READS_OUTPUT, REGISTER_PORT, REQUEST_ID_HEADER, REQUEST_ID_LEN,
+    VIA_AGENT, WORKING,
 };
 
 const NAME: &CStr = c"mailbox";
@@ -126,6 +126,11 @@ impl Mailbox {
     pub(crate) fn note_peak(&self, bytes: u64) {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         self.pages.set(PEAK_KIB, kib);
+    }
+
+    /// Whether the runtime reads what the function has written, with each answer.
+    pub(crate) fn output_is_taken(&self) -> bool {
+        self.pages.get(READS_OUTPUT) != 0
     }
 
     /// The agent is about to read the function's output: unless the runtime reads it at this moment,

@@ -10,6 +10,9 @@ use hearth_protocol::guest::FUNCTION_UID;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Gid, Uid, fchown};
 
+/// Bytes that the pipe holds. Its memory is used as it fills.
+const CAPACITY: libc::c_int = 1024 * 1024;
+
 /// Both ends of the pipe.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -29,7 +32,9 @@ impl Output {
             Some(Uid::from_raw(FUNCTION_UID)),
             Some(Gid::from_raw(FUNCTION_UID)),
         )?;
-        let capacity = fcntl(&reader, FcntlArg::F_GETPIPE_SZ)?;
+        // What a function writes before somebody looks, without waiting for that.
+        let capacity = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(CAPACITY))
+            .or_else(|_| fcntl(&reader, FcntlArg::F_GETPIPE_SZ))?;
         Ok(Self {
             reader,
             writer,

@@ -20,7 +20,8 @@ use hearth_protocol::guest::{MAILBOX_VARIABLE, MAX_PAYLOAD};
 use hearth_protocol::mailbox::{
     ANSWERS, COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_LOOK, COMMAND_UNHEARD, DOORBELL_IDLE,
     DOORBELL_LOG, DOORBELL_NOTHING, DOORBELL_OFFER, EVENT_TIME, KIND_ERROR, KIND_RESPONSE, LOG_LEN,
-    LOG_SIZE, MAX_META, OPEN, READING, REQUEST_ID_HEADER, REQUEST_ID_LEN, VIA_AGENT, WORKING,
+    LOG_SIZE, MAX_META, OPEN, READING, READS_OUTPUT, REQUEST_ID_HEADER, REQUEST_ID_LEN, VIA_AGENT,
+    WORKING,
 };
 
 use pages::Pages;
@@ -83,6 +84,7 @@ impl Mailbox {
         // Nothing, but in the way in which it will be read.
         mailbox.pages.read_output(output, LOG_SIZE);
         mailbox.pages.ring(DOORBELL_NOTHING);
+        mailbox.pages.set(READS_OUTPUT, 1);
         keep_memory();
         Some(mailbox)
     }

@@ -117,6 +117,9 @@ pub const PEAK_KIB: usize = 0x90;
 /// of the two says that it will read ([`VIA_AGENT`] is the agent's word for it) and then looks at the
 /// other's word: of what was written, nobody has one half while the other has the other.
 pub const READING: usize = 0x94;
+/// Header field between agent and runtime: whether the runtime reads its output with each answer. The
+/// agent need not be woken for each line then.
+pub const READS_OUTPUT: usize = 0x98;
 /// Header field: the id of the event's invocation, [`REQUEST_ID_LEN`] bytes.
 pub const REQUEST_ID: usize = 0xc0;
 /// Bytes of a request id, a UUID in text.
@@ -338,6 +341,7 @@ mod tests {
             VIA_AGENT,
             PEAK_KIB,
             READING,
+            READS_OUTPUT,
         ]
         .map(|at| (at, 4))
         .to_vec();

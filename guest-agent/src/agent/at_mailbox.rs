@@ -34,7 +34,7 @@ impl Agent {
     /// Whether this function's events may come to the agent at the mailbox. Extensions are told of
     /// every event and waited for, and those who are told what happened are told what it took: that
     /// is for the host to say by the connection.
-    fn may_use_mailbox(&self) -> bool {
+    pub(super) fn may_use_mailbox(&self) -> bool {
         let heard = self.mailbox.as_ref().is_some_and(|m| m.is_heard());
         self.uses_mailbox
             && heard

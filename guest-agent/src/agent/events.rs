@@ -16,7 +16,7 @@ use crate::lifecycle::ConnectionId;
 use crate::runtime_api::connection::{Connection, Received};
 use crate::runtime_api::socket::Socket;
 
-const OUTPUT: u64 = 0;
+pub(super) const OUTPUT: u64 = 0;
 const HOST: u64 = 1;
 const LISTENER: u64 = 2;
 const CHILDREN: u64 = 3;
@@ -59,6 +59,7 @@ impl Agent {
             self.resume_stream()?;
             self.send_telemetry();
             self.watch_host()?;
+            self.watch_output()?;
             let timeout = match self.stand()? {
                 Turn::Again => continue,
                 Turn::Wait => self.timeout(),
@@ -80,6 +81,10 @@ impl Agent {
             let ready = |token| events.iter().find(|event| event.data() == token);
             if ready(OUTPUT).is_some() || ready(EXTENSION_OUTPUT).is_some() {
                 self.read_output()?;
+            } else if events.is_empty() {
+                self.look_for_output()?;
+            } else if events.iter().any(|event| event.data() >= CONNECTIONS) {
+                self.catch_up_with_output()?;
             }
             if let Some(event) = ready(HOST)
                 && let Flow::Shutdown = self.host_ready(event.events())?
@@ -118,6 +123,7 @@ impl Agent {
             self.broken_stream_due(),
             leaving,
             self.telemetry_due(),
+            self.look_due(),
         ];
         let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return EpollTimeout::NONE;

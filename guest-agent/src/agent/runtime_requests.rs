@@ -103,6 +103,7 @@ impl Agent {
 
     fn next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
         self.give_up_broken_stream()?;
+        self.expect_quiet();
         let (first, invocation) = match self.life.next(id) {
             Ok(Next::Wait { instead_of }) => {
                 if let Some(old) = instead_of {

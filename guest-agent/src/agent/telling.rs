@@ -10,7 +10,8 @@ use hearth_protocol::agent::{AgentMessage, Log};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::events::{EXTENSION_OUTPUT, TELEMETRY};
-use super::{Agent, AgentError, MAX_QUEUED_LOGS};
+use super::function_output::MAX_QUEUED_LOGS;
+use super::{Agent, AgentError};
 use crate::extensions::Refusal;
 use crate::output::Output;
 use crate::runtime_api::reply;

@@ -60,6 +60,11 @@ def pour(event, context):
         os.write(1, f"{n} {'x' * 1000}\n".encode())
 
 
+def say_and_nap(event, context):
+    print(event["word"])
+    return nap(event, context)
+
+
 def nap(event, context):
     before = time.monotonic()
     time.sleep(event["seconds"])
