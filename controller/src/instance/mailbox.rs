@@ -1,11 +1,11 @@
 //! The owner's end of a microVM's mailbox; see [`hearth_protocol::mailbox`].
 
 use std::io;
+use std::os::unix::net::UnixStream;
 
 use bytes::{Buf, Bytes};
 use hearth_protocol::mailbox::{AnswerMeta, HEAD, Head, HeadError, MAX_META, MetaError, What};
 use hearth_protocol::output::{Lines, LogBuffer};
-use tokio::net::UnixStream;
 
 use super::stream::Stream;
 
@@ -54,12 +54,13 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(crate) fn new(socket: UnixStream) -> Self {
-        Self {
-            stream: Stream::new(socket),
+    /// The mailbox behind `socket`. Must be called within a runtime, which watches it from then on.
+    pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
+        Ok(Self {
+            stream: Stream::new(socket)?,
             output: LogBuffer::default(),
             answer: None,
-        }
+        })
     }
 
     /// Gives an event to a runtime that waits. `Ok(false)`: its headers are too long for that.
@@ -155,13 +156,19 @@ mod tests {
         [&head.encode()[..], log, meta, body].concat()
     }
 
+    /// The owner's end and the sandbox's.
+    fn pair() -> (UnixStream, tokio::net::UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (ours, tokio::net::UnixStream::from_std(theirs).unwrap())
+    }
+
     async fn hear(mailbox: &mut Mailbox) -> Result<MailboxWord, MailboxError> {
         loop {
             if let Some(word) = mailbox.next()? {
                 return Ok(word);
             }
-            let ready = mailbox.stream.ready().await.unwrap();
-            mailbox.stream.go_on(ready).unwrap();
+            mailbox.stream.go_on().await.unwrap();
         }
     }
 
@@ -174,8 +181,8 @@ mod tests {
         ]
         .concat();
         for step in [1, 7, 40, bytes.len()] {
-            let (ours, mut theirs) = UnixStream::pair().unwrap();
-            let mut mailbox = Mailbox::new(ours);
+            let (ours, mut theirs) = pair();
+            let mut mailbox = Mailbox::new(ours).unwrap();
             let sent = bytes.clone();
             let sandbox = tokio::spawn(async move {
                 for piece in sent.chunks(step) {
@@ -220,8 +227,8 @@ mod tests {
             message(What::Payload, b"", b"no header", b""),
             vec![0xff; HEAD],
         ] {
-            let (ours, mut theirs) = UnixStream::pair().unwrap();
-            let mut mailbox = Mailbox::new(ours);
+            let (ours, mut theirs) = pair();
+            let mut mailbox = Mailbox::new(ours).unwrap();
             theirs.write_all(&bytes).await.unwrap();
             assert!(hear(&mut mailbox).await.is_err());
         }
@@ -230,8 +237,8 @@ mod tests {
     #[tokio::test]
     async fn an_event_is_written_whole_however_large_and_however_slow_its_reader() {
         for size in [0, 10, 5_000, MAX_PAYLOAD] {
-            let (ours, mut theirs) = UnixStream::pair().unwrap();
-            let mut mailbox = Mailbox::new(ours);
+            let (ours, mut theirs) = pair();
+            let mut mailbox = Mailbox::new(ours).unwrap();
             let event = Bytes::from(vec![b'x'; size]);
             assert!(mailbox.give("headers", event.clone()).unwrap());
             let reader = tokio::spawn(async move {
@@ -240,8 +247,7 @@ mod tests {
                 all
             });
             while !mailbox.stream.is_flushed() {
-                let ready = mailbox.stream.ready().await.unwrap();
-                mailbox.stream.go_on(ready).unwrap();
+                mailbox.stream.go_on().await.unwrap();
             }
             let all = reader.await.unwrap();
             let head = Head::decode(all.first_chunk().unwrap()).unwrap();
@@ -253,8 +259,8 @@ mod tests {
 
     #[tokio::test]
     async fn headers_that_are_too_long_are_for_the_agent() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let mut mailbox = Mailbox::new(ours);
+        let (ours, _theirs) = pair();
+        let mut mailbox = Mailbox::new(ours).unwrap();
         let long = "x".repeat(MAX_META + 1);
         assert!(!mailbox.give(&long, Bytes::new()).unwrap());
     }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::task::Context;
 use std::time::Duration;
 
@@ -126,17 +127,20 @@ pub(crate) struct MicroVm {
 }
 
 impl MicroVm {
+    /// A microVM behind its process's sockets. Must be called within a runtime, which watches them from
+    /// then on.
     pub(crate) fn new(
-        control: UnixStream,
-        agent: UnixStream,
+        control: StdUnixStream,
+        agent: StdUnixStream,
         mailbox: Option<Mailbox>,
         process: Box<dyn SandboxProcess>,
-    ) -> Self {
-        Self {
-            control,
+    ) -> io::Result<Self> {
+        control.set_nonblocking(true)?;
+        Ok(Self {
+            control: UnixStream::from_std(control)?,
             control_in: BytesMut::new(),
             ending: None,
-            agent: Stream::new(agent),
+            agent: Stream::new(agent)?,
             stash: VecDeque::new(),
             decoder: FrameDecoder::new(MAX_PAYLOAD),
             mailbox,
@@ -144,7 +148,7 @@ impl MicroVm {
             next_id: 1,
             last_reply: 0,
             process,
-        }
+        })
     }
 
     pub(crate) fn process(&self) -> &dyn SandboxProcess {
@@ -390,8 +394,7 @@ async fn go_on(stream: &mut Option<&mut Stream>) -> Result<(), VmError> {
     let Some(stream) = stream else {
         return std::future::pending().await;
     };
-    let ready = stream.ready().await?;
-    Ok(stream.go_on(ready)?)
+    Ok(stream.go_on().await?)
 }
 
 /// What a reply says.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -199,10 +198,10 @@ fn spawn(
     cgroups: &CpuCgroups,
     reaper: &TaskTracker,
 ) -> Result<MicroVm, LaunchError> {
-    let (control, control_far) = StdUnixStream::pair().map_err(LaunchError::Sockets)?;
-    let (agent, agent_far) = StdUnixStream::pair().map_err(LaunchError::Sockets)?;
+    let (control, control_far) = UnixStream::pair().map_err(LaunchError::Sockets)?;
+    let (agent, agent_far) = UnixStream::pair().map_err(LaunchError::Sockets)?;
     let mailbox = match mailbox {
-        settings::Mailbox::On => Some(StdUnixStream::pair().map_err(LaunchError::Sockets)?),
+        settings::Mailbox::On => Some(UnixStream::pair().map_err(LaunchError::Sockets)?),
         settings::Mailbox::Off => None,
     };
     let (mailbox, mailbox_far) = mailbox.unzip();
@@ -269,17 +268,11 @@ fn spawn(
         clock: CpuClock::of(pid),
         reaper: reaper.clone(),
     };
-    let connect = |socket: StdUnixStream| {
-        socket.set_nonblocking(true)?;
-        UnixStream::from_std(socket)
-    };
-    let control = connect(control).map_err(LaunchError::Sockets)?;
-    let agent = connect(agent).map_err(LaunchError::Sockets)?;
     let mailbox = mailbox
-        .map(|socket| connect(socket).map(Mailbox::new))
+        .map(Mailbox::new)
         .transpose()
         .map_err(LaunchError::Sockets)?;
-    Ok(MicroVm::new(control, agent, mailbox, Box::new(process)))
+    MicroVm::new(control, agent, mailbox, Box::new(process)).map_err(LaunchError::Sockets)
 }
 
 /// In the child: sockets and KVM to their places, everything else closed at exec, and death with the

@@ -2,6 +2,7 @@
 //! sockets, with a "guest" that does what the event tells it to.
 
 use std::future::Future;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -97,13 +98,20 @@ impl Launcher for Doubles {
             let stage = self.0.clone();
             stage.alive.fetch_add(1, Ordering::SeqCst);
             stage.launched.fetch_add(1, Ordering::SeqCst);
-            let (control, control_far) = UnixStream::pair().unwrap();
-            let (agent, agent_far) = UnixStream::pair().unwrap();
+            let (control, control_far) = pair();
+            let (agent, agent_far) = pair();
             let process = Double(stage.clone());
             tokio::spawn(act(stage, control_far, agent_far));
-            Ok(MicroVm::new(control, agent, None, Box::new(process)))
+            Ok(MicroVm::new(control, agent, None, Box::new(process)).unwrap())
         })
     }
+}
+
+/// The owner's end and the sandbox's.
+fn pair() -> (StdUnixStream, UnixStream) {
+    let (ours, theirs) = StdUnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    (ours, UnixStream::from_std(theirs).unwrap())
 }
 
 impl ArtefactSource for Stage {
