@@ -188,11 +188,12 @@ class Controller:
         assert answer.status == 200, answer.data
         return [json.loads(line) for line in answer.data.splitlines()]
 
-    def all_logs(self, function: str) -> list[dict]:
-        """All of them that are kept, however many pages they are."""
+    def all_logs(self, function: str, query: str = "") -> list[dict]:
+        """All of them that are kept, or that `query` (`name=value`) finds, however many pages they
+        are."""
         records, after, more = [], 0, True
         while more:
-            answer = self.get(f"/hearth/v1/functions/{function}/logs?limit=10000&after={after}")
+            answer = self.get(f"/hearth/v1/functions/{function}/logs?limit=10000&after={after}&{query}")
             assert answer.status == 200, answer.data
             page = [json.loads(line) for line in answer.data.splitlines()]
             records += page

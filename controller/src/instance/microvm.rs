@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::Pin;
 use std::task::Context;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::errand::Errand;
 use super::mailbox::{Mailbox, MailboxError, MailboxWord};
@@ -123,6 +124,8 @@ pub(crate) struct MicroVm {
     memory: Memory,
     next_id: u64,
     last_reply: u64,
+    /// See [`Self::next_by`].
+    alarm: Option<Pin<Box<Sleep>>>,
     process: Box<dyn SandboxProcess>,
 }
 
@@ -147,6 +150,7 @@ impl MicroVm {
             memory: Memory::default(),
             next_id: 1,
             last_reply: 0,
+            alarm: None,
             process,
         })
     }
@@ -233,6 +237,30 @@ impl MicroVm {
             return Ok(VmEvent::Agent(message));
         }
         self.next_unstashed().await
+    }
+
+    /// The same, but not for longer than until `limit`: then `None`.
+    ///
+    /// The timer is kept and put off. One that is made anew for each invocation, and is due before all
+    /// others, wakes the runtime's timer thread each time so that it sleeps less long.
+    pub(crate) async fn next_by(
+        &mut self,
+        limit: std::time::Instant,
+    ) -> Option<Result<VmEvent, VmError>> {
+        let mut alarm = match self.alarm.take() {
+            Some(mut alarm) => {
+                alarm.as_mut().reset(limit.into());
+                alarm
+            }
+            None => Box::pin(sleep_until(limit.into())),
+        };
+        let event = tokio::select! {
+            biased;
+            event = self.next() => Some(event),
+            () = &mut alarm => None,
+        };
+        self.alarm = Some(alarm);
+        event
     }
 
     async fn next_unstashed(&mut self) -> Result<VmEvent, VmError> {

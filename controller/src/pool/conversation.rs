@@ -108,12 +108,12 @@ pub(crate) async fn converse(
             () = stop.cancelled() => {
                 return talk.ended(vm, Answer::Broken("the controller was stopped".into()));
             }
-            event = timeout_at(limit.into(), vm.next()) => event,
+            event = vm.next_by(limit) => event,
         };
         // A guest that never stops talking does not get around its time.
         let late = Instant::now() >= limit;
         match event {
-            Ok(Ok(event)) if !late => match talk.hear(vm, event, output) {
+            Some(Ok(event)) if !late => match talk.hear(vm, event, output) {
                 Ok(Heard::Nothing) => {}
                 Ok(Heard::Part(part)) => {
                     if let Err(answer) = talk.hand_on(sink, part, stop).await {
@@ -135,15 +135,15 @@ pub(crate) async fn converse(
                 }
                 Err(why) => return talk.failed(vm, why),
             },
-            Ok(Err(why)) => return talk.failed(vm, why),
-            Ok(Ok(_)) | Err(_) if talk.ran_since.is_some() => {
+            Some(Err(why)) => return talk.failed(vm, why),
+            Some(Ok(_)) | None if talk.ran_since.is_some() => {
                 return talk.ended(vm, Answer::TimedOut(invocation.limits.timeout));
             }
-            Ok(Ok(_)) | Err(_) if talk.awaited.is_none() => {
+            Some(Ok(_)) | None if talk.awaited.is_none() => {
                 let told = NotRun::RestoreTimeout(HOOKS_LIMIT);
                 return Err(talk.hooks_failed(output, told, "timeout"));
             }
-            Ok(Ok(_)) | Err(_) => {
+            Some(Ok(_)) | None => {
                 return talk.failed(vm, VmError::Late("a start", START_LIMIT));
             }
         }

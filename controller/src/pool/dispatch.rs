@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::concurrency::{Concurrency, Limit};
-use super::entry::{Capacity, GiveUp, Phase, StartOrder};
+use super::entry::{Capacity, GiveUp, Phase, Placed, StartOrder};
 use super::job::{Completed, Invocation, Job, NotRun};
 use super::lifecycle;
 use super::shells::Shells;
@@ -260,46 +260,56 @@ impl Pool {
             reply,
         };
         let now = Instant::now();
-        let (orders, counting) = {
+        let (placed, counting) = {
             let mut state = self.shared.state();
             if state.is_closed() {
                 return Err(NotRun::Ending);
             }
-            let orders = state.submit(job, now);
-            (orders, state.counts_on_finishing(serial, now))
+            let placed = state.submit(job, now);
+            (placed, state.counts_on_finishing(serial, now))
         };
-        self.shared.start(orders);
-        if counting {
-            self.look_again(serial);
-        }
-        loop {
-            let wait = self.shared.settings.throttle_wait;
-            match tokio::time::timeout(wait, &mut answer).await {
-                Ok(answered) => return answered.unwrap_or(Err(NotRun::Ending)),
-                Err(_) => {
-                    let (orders, given_up) = {
-                        let (mut state, now) = (self.shared.state(), Instant::now());
-                        // There may be room by now, or an instance that was about to be free isn't.
-                        (
-                            state.provide_serial(serial, now),
-                            state.give_up(serial, ticket, now),
-                        )
-                    };
-                    self.shared.start(orders);
-                    match given_up {
-                        GiveUp::Removed => {
-                            self.shared.metrics.throttle(function.as_str());
-                            return Err(NotRun::Throttled);
-                        }
-                        GiveUp::Coming => {}
-                        GiveUp::Started => break,
-                    }
+        if let Placed::Waits(orders) = placed {
+            self.shared.start(orders);
+            if counting {
+                self.look_again(serial);
+            }
+            if let Some(answered) = self.start_of(serial, ticket, &mut answer).await {
+                if matches!(answered, Err(NotRun::Throttled)) {
+                    self.shared.metrics.throttle(function.as_str());
                 }
+                return answered;
             }
         }
-        match answer.await {
-            Ok(answer) => answer,
-            Err(_) => Err(NotRun::Ending),
+        answer.await.unwrap_or(Err(NotRun::Ending))
+    }
+
+    /// Waits until an invocation that is in the queue has begun, if it has no answer before: that it
+    /// is throttled, if nothing comes free for it.
+    async fn start_of(
+        &self,
+        serial: u64,
+        ticket: u64,
+        answer: &mut oneshot::Receiver<Result<Completed, NotRun>>,
+    ) -> Option<Result<Completed, NotRun>> {
+        let wait = self.shared.settings.throttle_wait;
+        loop {
+            if let Ok(answered) = tokio::time::timeout(wait, &mut *answer).await {
+                return Some(answered.unwrap_or(Err(NotRun::Ending)));
+            }
+            let (orders, given_up) = {
+                let (mut state, now) = (self.shared.state(), Instant::now());
+                // There may be room by now, or an instance that was about to be free isn't.
+                (
+                    state.provide_serial(serial, now),
+                    state.give_up(serial, ticket, now),
+                )
+            };
+            self.shared.start(orders);
+            match given_up {
+                GiveUp::Removed => return Some(Err(NotRun::Throttled)),
+                GiveUp::Coming => {}
+                GiveUp::Started => return None,
+            }
         }
     }
 

@@ -53,6 +53,15 @@ pub(crate) struct StartOrder {
     pub(crate) version: Arc<Version>,
 }
 
+/// Where a new invocation is.
+#[derive(Debug)]
+pub(crate) enum Placed {
+    /// With an instance that was idle.
+    Given,
+    /// In the queue; these are to be started for it.
+    Waits(Vec<StartOrder>),
+}
+
 /// What became of an invocation that has waited long enough.
 #[derive(Debug)]
 pub(crate) enum GiveUp {

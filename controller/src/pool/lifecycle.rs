@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::{Command, Freeze, RefusalKind};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::conversation::{Begin, NotStarted, Ran, converse};
 use super::dispatch::Shared;
@@ -317,26 +317,26 @@ impl Instance {
             let event = tokio::select! {
                 biased;
                 () = self.pool.stop.cancelled() => return ControlFlow::Break(()),
-                event = timeout_at(limit.into(), vm.next()) => event,
+                event = vm.next_by(limit) => event,
             };
             if Instant::now() >= limit {
                 break "its runtime did not come back after its answer".into();
             }
             match event {
-                Ok(Ok(VmEvent::Agent(AgentMessage::Ready(ready)))) => {
+                Some(Ok(VmEvent::Agent(AgentMessage::Ready(ready)))) => {
                     self.extensions_took(ready.extensions_us);
                     return ControlFlow::Continue(Settled::Agent);
                 }
-                Ok(Ok(VmEvent::Mailbox(MailboxWord::Waits))) => {
+                Some(Ok(VmEvent::Mailbox(MailboxWord::Waits))) => {
                     return ControlFlow::Continue(Settled::Mailbox);
                 }
-                Ok(Ok(VmEvent::Agent(AgentMessage::Log(of, text)))) => {
+                Some(Ok(VmEvent::Agent(AgentMessage::Log(of, text)))) => {
                     self.log(Text::of_guest(&of, text));
                 }
-                Ok(Ok(VmEvent::Reply(_))) => {}
-                Ok(Ok(other)) => break format!("after its answer came {other:?}"),
-                Ok(Err(error)) => break error.to_string(),
-                Err(_) => break "its runtime did not come back after its answer".into(),
+                Some(Ok(VmEvent::Reply(_))) => {}
+                Some(Ok(other)) => break format!("after its answer came {other:?}"),
+                Some(Err(error)) => break error.to_string(),
+                None => break "its runtime did not come back after its answer".into(),
             }
         };
         self.lost(&why);

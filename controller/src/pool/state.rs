@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::entry::{Capacity, Entry, GiveUp, Order, Parked, Phase, StartOrder, Taken};
+use super::entry::{Capacity, Entry, GiveUp, Order, Parked, Phase, Placed, StartOrder, Taken};
 use super::job::Job;
 use super::provision::Provision;
 use crate::function::Version;
@@ -65,12 +65,11 @@ impl State {
         }
     }
 
-    /// Gives an invocation to the idle instance that was used last, or lets it wait and says what
-    /// to start for it.
-    pub(crate) fn submit(&mut self, job: Job, now: Instant) -> Vec<StartOrder> {
+    /// Gives an invocation to the idle instance that was used last, or lets it wait.
+    pub(crate) fn submit(&mut self, job: Job, now: Instant) -> Placed {
         let version = job.invocation.version.clone();
         let Some(job) = self.wake(job) else {
-            return Vec::new();
+            return Placed::Given;
         };
         let queue = &mut self.groups.entry(version.serial).or_default().queue;
         let place = if job.invocation.background {
@@ -79,7 +78,7 @@ impl State {
             queue.partition_point(|waiting| !waiting.invocation.background)
         };
         queue.insert(place, job);
-        self.provide(&version, now)
+        Placed::Waits(self.provide(&version, now))
     }
 
     /// Puts an invocation that its instance could not begin back to the head of the queue.

@@ -80,7 +80,7 @@ impl Book {
     /// Submits an invocation; the ids of what has to be started.
     fn submit(&mut self, version: &Arc<Version>) -> Vec<u64> {
         let job = self.job(version);
-        ids(self.state.submit(job, self.now))
+        ids(orders(self.state.submit(job, self.now)))
     }
 
     /// Takes an instance from its start to its first invocation's ticket.
@@ -106,6 +106,14 @@ impl Book {
         let id = self.submit(version)[0];
         self.take(id);
         (id, self.park(id))
+    }
+}
+
+/// What is to be started for an invocation.
+fn orders(placed: Placed) -> Vec<StartOrder> {
+    match placed {
+        Placed::Given => Vec::new(),
+        Placed::Waits(orders) => orders,
     }
 }
 
@@ -180,7 +188,7 @@ fn invocations_that_nobody_waits_for_are_served_last_and_in_their_order() {
     for background in [true, true, false, true, false] {
         let mut job = book.job(&f);
         job.invocation.background = background;
-        assert!(book.state.submit(job, book.now).is_empty());
+        assert!(orders(book.state.submit(job, book.now)).is_empty());
     }
     for expected in [4, 6, 2, 3, 5] {
         book.state.finishing(id, book.now);
@@ -199,7 +207,7 @@ fn a_place_that_comes_free_goes_to_a_caller_before_an_event_that_has_waited_long
     book.take(id);
     let mut job = book.job(&g);
     job.invocation.background = true;
-    assert!(book.state.submit(job, book.now).is_empty());
+    assert!(orders(book.state.submit(job, book.now)).is_empty());
     assert!(book.submit(&h).is_empty());
     let started = book.state.gone(id, book.now);
     assert_eq!(started[0].version.name.as_str(), "h");
@@ -325,7 +333,7 @@ fn a_retired_version_keeps_no_idle_instance_and_still_serves_what_waits() {
     let (_, mut idle) = book.idle(&f);
     let busy = {
         let job = book.job(&f);
-        let id = ids(book.state.submit(job, book.now));
+        let id = ids(orders(book.state.submit(job, book.now)));
         assert!(id.is_empty());
         assert_eq!(ordered(&mut idle), Some(2));
         1

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::Resume;
-use tokio::time::timeout_at;
 
 use super::conversation::{HOOKS_LIMIT, START_LIMIT};
 use crate::function::Artefacts;
@@ -25,10 +24,10 @@ pub(super) async fn warm_up(
     vm.send([thaw()?])?;
     let (mut restored, mut thawed) = (false, false);
     while !(restored && thawed) {
-        let event = match timeout_at(deadline.into(), vm.next()).await {
-            Ok(event) => event?,
-            Err(_) => return Err(late),
+        let Some(event) = vm.next_by(deadline).await else {
+            return Err(late);
         };
+        let event = event?;
         match event {
             VmEvent::Reply(reply) => {
                 restored |= reply.id == awaited;
