@@ -46,6 +46,11 @@ impl Text {
         Self { bytes, multiline }
     }
 
+    /// Bytes of memory that it takes, about.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len() + self.multiline.len() * size_of::<Range<usize>>()
+    }
+
     /// The records, in order.
     pub(crate) fn records(&self) -> impl Iterator<Item = &[u8]> {
         let ends = self.multiline.iter().map(|range| range.end);
