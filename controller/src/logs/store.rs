@@ -138,7 +138,7 @@ impl LogStore {
             origin,
             at: SystemTime::now(),
             kind,
-            text,
+            text: text.detached(),
         };
         // Before the writer can have taken it off again.
         self.waiting.fetch_add(size, Ordering::Relaxed);

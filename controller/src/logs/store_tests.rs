@@ -106,6 +106,24 @@ async fn what_waits_for_a_writer_that_stands_still_has_bounds() {
 }
 
 #[tokio::test]
+async fn a_line_that_waits_for_the_writer_holds_nothing_of_what_it_came_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    let append = |bytes| store.append(f.clone(), Kind::Function, Text::lines(bytes));
+    append(Bytes::from("first"));
+    store.flush().await;
+    let standing_still = lock(&store.followers);
+    // The second is more than is gathered, so what follows it is not taken.
+    for _ in 0..2 {
+        append(Bytes::from(vec![b'x'; 1 << 20]));
+    }
+    let came = Bytes::from(vec![b'x'; 1 << 20]);
+    append(came.slice(..10));
+    assert!(came.is_unique());
+    drop(standing_still);
+}
+
+#[tokio::test]
 async fn pages_lead_forwards_and_backwards_through_the_whole_log() {
     let dir = tempfile::tempdir().unwrap();
     let (store, f) = store(dir.path(), KEPT);
