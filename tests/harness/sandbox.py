@@ -13,7 +13,7 @@ from pathlib import Path
 from . import layout
 from .deadline import until
 
-#: Kinds of frames; protocol/src/agent/message.rs has them all.
+#: Kinds of frames; protocol/src/agent/encoding.rs has them all.
 PING, THAW, INVOKE = 0x01, 0x03, 0x04
 PONG, THAWED, READY, RESPONSE, LOG = 0x82, 0x83, 0x84, 0x86, 0x88
 FRAME = struct.Struct("<BBHI")

@@ -14,8 +14,9 @@ const NEWEST_GLIBC_MINOR: u32 = 36;
 /// Oldest glibc that wheels are still named after in this form.
 const OLDEST_GLIBC_MINOR: u32 = 17;
 
-/// Folders that pip filled, one for each content of a `requirements.txt`. They live as long as this
-/// does: a later process asks pip again, since requirements need not name exact versions.
+/// Folders that pip filled, one for each content of a `requirements.txt`, if that is all that they
+/// depend on. They live as long as this does: a later process asks pip again, since requirements need
+/// not name exact versions.
 #[derive(Debug, Default)]
 pub(crate) struct Vendor {
     filled: Mutex<HashMap<(Vec<u8>, String), TempDir>>,
@@ -85,7 +86,9 @@ impl Vendor {
             .filled
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(dir) = filled.get(&key) {
+        if let Some(dir) = filled.get(&key)
+            && !names_files(&String::from_utf8_lossy(&key.0))
+        {
             return Ok(dir.path().to_owned());
         }
         let dir = tempfile::Builder::new()
@@ -97,6 +100,26 @@ impl Vendor {
         filled.insert(key, dir);
         Ok(path)
     }
+}
+
+/// Whether other files of this machine have a say: requirements and constraints that are included,
+/// packages that lie beside them. In doubt they have.
+fn names_files(requirements: &str) -> bool {
+    const OPTIONS: [&str; 8] = [
+        "-r",
+        "--requirement",
+        "-c",
+        "--constraint",
+        "-e",
+        "--editable",
+        "-f",
+        "--find-links",
+    ];
+    let lines = requirements.lines().map(str::trim_start);
+    lines.filter(|line| !line.starts_with('#')).any(|line| {
+        let path = line.contains('/') && !line.contains("://");
+        path || line.contains("file:") || OPTIONS.iter().any(|option| line.starts_with(option))
+    })
 }
 
 fn pip_install(requirements: &Path, runtime: &str, target: &Path) -> Result<(), VendorError> {
@@ -192,6 +215,29 @@ mod tests {
             );
         }
         assert!(!arguments.iter().any(|argument| argument.contains("2_37")));
+    }
+
+    /// `hearth dev` went on serving what an included list had said before it was edited.
+    #[test]
+    fn what_other_files_have_a_say_in_is_put_together_anew() {
+        for alone in [
+            "requests==2.32.3\n# -r others.txt\n",
+            "a >= 1 ; python_version < '3.12'\n--hash=sha256:00\n",
+            "b @ https://host/b-1-py3-none-any.whl",
+            "",
+        ] {
+            assert!(!names_files(alone), "{alone}");
+        }
+        for others in [
+            "a\n-r base.txt",
+            "  --constraint=pins.txt",
+            "-e .",
+            "./wheels/a-1-py3-none-any.whl",
+            "wheels/a-1-py3-none-any.whl",
+            "a @ file:///srv/a-1-py3-none-any.whl",
+        ] {
+            assert!(names_files(others), "{others}");
+        }
     }
 
     #[test]

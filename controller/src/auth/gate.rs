@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::keys::{KeyFile, KeyRing};
+use super::key_file::KeyFile;
+use super::key_ring::KeyRing;
 use super::verify::Verifier;
 use crate::assembly::StartError;
 use crate::settings::{Settings, SettingsError};

@@ -6,8 +6,9 @@
 //! signature's date: as on AWS there is no memory of signatures seen, but each is worth nothing
 //! five minutes before and after its date (a presigned URL: until it expires).
 //!
-//! * [`keys`]: the keys in the data directory, and how a running controller sees them change
 //! * [`key`]: one key, and what it permits
+//! * [`key_file`]: the keys in the data directory, made and revoked
+//! * [`key_ring`]: how a running controller sees them change
 //! * [`presented`]: what a request says of itself, in its header or in its query
 //! * [`canonical`]: the text that is signed
 //! * [`signature`]: the HMAC over it
@@ -22,7 +23,8 @@ mod canonical;
 mod error;
 mod gate;
 mod key;
-mod keys;
+mod key_file;
+mod key_ring;
 mod presented;
 mod random;
 mod sign;
@@ -35,7 +37,7 @@ mod verify_tests;
 pub(crate) use error::AuthError;
 pub(crate) use gate::Gate;
 pub use key::{AccessKey, KeyError, Permissions};
-pub use keys::{KeyFile, KeysError, NewKey};
+pub use key_file::{KeyFile, KeysError, NewKey};
 pub use sign::{Credentials, signed_headers};
 pub(crate) use signature::BodyHash;
 pub(crate) use verify::Verifier;

@@ -9,7 +9,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::error::AuthError;
 use super::key::AccessKey;
-use super::keys::{KeyRing, KeysError};
+use super::key_file::KeysError;
+use super::key_ring::KeyRing;
 use super::presented::Presented;
 use super::signature::{self, Scope};
 use super::timestamp::Timestamp;

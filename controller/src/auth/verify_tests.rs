@@ -8,7 +8,8 @@ use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
 
 use super::error::AuthError;
-use super::keys::{KeyFile, KeyRing};
+use super::key_file::KeyFile;
+use super::key_ring::KeyRing;
 use super::signature::BodyHash;
 use super::timestamp::Timestamp;
 use super::verify::Verifier;

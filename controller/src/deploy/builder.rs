@@ -215,9 +215,10 @@ impl Builder {
                 resume: None,
             };
             let (mut vm, _) = self.shells.launch().await?;
-            let init =
-                snapshot::init(&mut vm, restore, self.configure(source), self.times.init).await;
-            let init = match init {
+            let log = |text| self.logs.append(source.origin(), Kind::Function, text);
+            let configure = self.configure(source);
+            let init = match snapshot::init(&mut vm, restore, configure, self.times.init, log).await
+            {
                 Ok(init) => init,
                 Err(VmError::Refused(refusal))
                     if refusal.kind == RefusalKind::SnapshotUnusable && !last =>
@@ -229,9 +230,6 @@ impl Builder {
                 }
                 Err(error) => return Err(DeployError::vm("restoring the runtime snapshot")(error)),
             };
-            for text in init.log {
-                self.logs.append(source.origin(), Kind::Function, text);
-            }
             self.report_init(source, init.took, init.result.as_ref().err());
             init.result?;
             self.metrics.init(source.name.as_str(), init.took);

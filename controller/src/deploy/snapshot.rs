@@ -80,17 +80,16 @@ pub(crate) struct Init {
     pub(crate) result: Result<(), DeployError>,
     /// How long it took, well or not.
     pub(crate) took: Duration,
-    /// What it wrote.
-    pub(crate) log: Vec<Text>,
 }
 
-/// Restores a runtime snapshot and starts a function in it. An error is the platform's; the
-/// function's own is in [`Init`].
+/// Restores a runtime snapshot and starts a function in it; `log` gets what it writes, as it comes.
+/// An error is the platform's; the function's own is in [`Init`].
 pub(crate) async fn init(
     vm: &mut MicroVm,
     restore: RestoreFrom,
     configure: Configure,
     limit: Duration,
+    log: impl Fn(Text),
 ) -> Result<Init, VmError> {
     let began = Instant::now();
     let restore = RestoreFrom {
@@ -99,7 +98,6 @@ pub(crate) async fn init(
     };
     command(vm, restore.errand()?, COMMAND_LIMIT).await?;
     vm.send([thaw()?, HostMessage::Configure(configure)])?;
-    let mut log = Vec::new();
     let mut thawed = false;
     let deadline = began + limit;
     let mut init_us = None;
@@ -117,7 +115,7 @@ pub(crate) async fn init(
         };
         match message {
             AgentMessage::Thawed if !thawed => thawed = true,
-            AgentMessage::Log(of, text) if thawed => log.push(Text::of_guest(&of, text)),
+            AgentMessage::Log(of, text) if thawed => log(Text::of_guest(&of, text)),
             AgentMessage::Ready(ready) if thawed => {
                 // The guest's figure leaves the restore out; it can't be more than passed here.
                 init_us = ready.init_us;
@@ -140,7 +138,7 @@ pub(crate) async fn init(
     };
     let passed = began.elapsed();
     let took = init_us.map_or(passed, Duration::from_micros).min(passed);
-    Ok(Init { result, took, log })
+    Ok(Init { result, took })
 }
 
 /// Pauses the microVM and writes its snapshot into `folder`, which appears whole or not at all.
@@ -230,7 +228,86 @@ fn error_message(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use bytes::{Bytes, BytesMut};
+    use hearth_protocol::agent::{Frame, Log, Ready};
+    use hearth_protocol::sandbox::{Message, Outcome, Reply, encode};
+
     use super::*;
+    use crate::instance::SandboxProcess;
+
+    #[derive(Debug)]
+    struct NoProcess;
+
+    impl SandboxProcess for NoProcess {
+        fn pid(&self) -> u32 {
+            u32::MAX
+        }
+
+        fn cpu_time(&self) -> Option<Duration> {
+            None
+        }
+
+        fn set_memory(&self, _: u32) {}
+    }
+
+    fn frames<const N: usize>(messages: [AgentMessage; N]) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        for message in messages {
+            Frame::from(message).encode(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    /// Kept until the end, what a function writes in its init was as much of the controller's memory
+    /// as it liked.
+    #[tokio::test]
+    async fn what_a_function_writes_in_its_init_is_handed_on_before_that_ends() {
+        let (sandbox, control) = UnixStream::pair().unwrap();
+        let (guest, agent) = UnixStream::pair().unwrap();
+        let mut vm = MicroVm::new(control, agent, None, Box::new(NoProcess)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let snapshot = snapshot_files(dir.path());
+        for file in [&snapshot.state, &snapshot.memory] {
+            fs::write(file, "").unwrap();
+        }
+        let restore = RestoreFrom {
+            snapshot,
+            disks: Vec::new(),
+            fingerprint: String::new(),
+            resume: None,
+        };
+        let configure = serde_json::from_value(serde_json::json!({
+            "function_name": "f", "function_version": "$LATEST", "runtime": "provided",
+            "handler": "h", "memory_mib": 128, "ephemeral_storage_mib": 512, "region": "r",
+            "log_group": "g", "log_stream": "s", "initialization_type": "on-demand",
+            "environment": {}, "bootstrap": [], "layers": false,
+        }));
+        let outcome = Outcome::Done;
+        let reply = encode(&Message::Reply(Reply { id: 1, outcome })).unwrap();
+        (&sandbox).write_all(&reply).unwrap();
+        let line = AgentMessage::Log(Log::default(), Bytes::from_static(b"line\n"));
+        let said = frames([AgentMessage::Thawed, line]);
+        (&guest).write_all(&said).unwrap();
+        let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let init = init(
+            &mut vm,
+            restore,
+            configure.unwrap(),
+            Duration::from_secs(60),
+            |text| heard.send(text).unwrap(),
+        );
+        let ready = async {
+            hears.recv().await.unwrap();
+            let ready = frames([AgentMessage::Ready(Ready::default())]);
+            (&guest).write_all(&ready).unwrap();
+        };
+        let both = async { tokio::join!(init, ready) };
+        let (init, ()) = timeout(Duration::from_secs(20), both).await.unwrap();
+        init.unwrap().result.unwrap();
+    }
 
     #[test]
     fn an_init_errors_message_is_found_or_its_body_shown_in_part() {

@@ -53,6 +53,25 @@ impl Shared {
     }
 }
 
+/// Numbers for events, in the order in which they are stored: only the writer's thread takes them.
+#[derive(Debug, Clone)]
+struct Ids(Arc<AtomicI64>);
+
+impl Ids {
+    fn after(last: i64) -> Self {
+        Self(Arc::new(AtomicI64::new(last + 1)))
+    }
+
+    fn next(&self) -> i64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Above all that were taken.
+    fn end(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// All events that were accepted and are not over.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -60,7 +79,7 @@ pub(crate) struct Queue {
     commits: GroupCommit,
     reader: Arc<Mutex<Connection>>,
     path: PathBuf,
-    next_id: AtomicI64,
+    ids: Ids,
 }
 
 impl Queue {
@@ -68,7 +87,7 @@ impl Queue {
     pub(crate) fn open(path: &Path, mut schedule: Schedule) -> Result<Self, EventsError> {
         let connection = rows::open(path)?;
         let stored = rows::all(&connection).map_err(|error| EventsError::sqlite(path, error))?;
-        let next_id = stored.last().map_or(1, |last| last.id + 1);
+        let ids = Ids::after(stored.last().map_or(0, |last| last.id));
         for event in stored {
             let Ok(function) = FunctionName::parse(&event.function) else {
                 continue;
@@ -86,7 +105,7 @@ impl Queue {
             commits: GroupCommit::start(connection, path.into())?,
             reader,
             path: path.into(),
-            next_id: AtomicI64::new(next_id),
+            ids,
         })
     }
 
@@ -122,18 +141,21 @@ impl Queue {
         request: EventRequest,
         now_ms: i64,
     ) -> Result<(), NotAccepted> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let cost = request.cost();
         self.schedule().reserve(cost)?;
         let (shared, function) = (self.shared.clone(), request.function.clone());
+        let ids = self.ids.clone();
         self.commits
             .commit(
                 cost,
-                move |rows| rows::insert(rows, id, now_ms, &request),
+                move |rows| {
+                    let id = ids.next();
+                    rows::insert(rows, id, now_ms, &request).map(|()| id)
+                },
                 move |stored| {
                     let mut schedule = shared.schedule();
                     match stored {
-                        Ok(()) => schedule.add(&function, id, cost, None),
+                        Ok(id) => schedule.add(&function, *id, cost, None),
                         Err(_) => schedule.release(cost),
                     }
                     drop(schedule);
@@ -174,7 +196,7 @@ impl Queue {
                 let (runs, due_ms) = (*runs, *due_ms);
                 self.settle(
                     0,
-                    move |rows| rows::postpone(rows, id, runs, due_ms).map(|()| false),
+                    move |rows| rows::postpone(rows, id, runs, due_ms).map(|()| None),
                     move |schedule, _| schedule.retry(&turn, due_ms),
                 )
                 .await
@@ -182,7 +204,7 @@ impl Queue {
             Outcome::Over { record: None } => {
                 self.settle(
                     0,
-                    move |rows| rows::remove(rows, id).map(|_| false),
+                    move |rows| rows::remove(rows, id).map(|_| None),
                     move |schedule, _| schedule.finish(&turn, cost),
                 )
                 .await
@@ -190,24 +212,24 @@ impl Queue {
             Outcome::Over {
                 record: Some(record),
             } => {
-                let next_id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                let (record, weight) = (record.clone(), record.cost());
+                let (ids, record, weight) = (self.ids.clone(), record.clone(), record.cost());
                 let to = record.function.clone();
                 self.settle(
                     weight,
                     move |rows| {
-                        let there = rows::remove(rows, id)?;
-                        if there {
-                            rows::insert(rows, next_id, now_ms, &record)?;
+                        if !rows::remove(rows, id)? {
+                            return Ok(None);
                         }
-                        Ok(there)
+                        let id = ids.next();
+                        rows::insert(rows, id, now_ms, &record)?;
+                        Ok(Some(id))
                     },
                     move |schedule, sent| {
                         schedule.finish(&turn, cost);
-                        if sent {
+                        if let Some(id) = sent {
                             // Full or not: it takes the place of the one that it tells of.
                             schedule.hold(weight);
-                            schedule.add(&to, next_id, weight, None);
+                            schedule.add(&to, id, weight, None);
                         }
                     },
                 )
@@ -216,23 +238,26 @@ impl Queue {
         }
     }
 
-    /// A change of the file, and then what follows for the schedule.
+    /// A change of the file, and then what follows for the schedule: with the id of the record that
+    /// it has stored. Returns whether there is one.
     async fn settle(
         &self,
         weight: u64,
-        on_disk: impl FnOnce(&Connection) -> rusqlite::Result<bool> + Send + 'static,
-        after: impl FnOnce(&mut Schedule, bool) + Send + 'static,
+        on_disk: impl FnOnce(&Connection) -> rusqlite::Result<Option<i64>> + Send + 'static,
+        after: impl FnOnce(&mut Schedule, Option<i64>) + Send + 'static,
     ) -> Result<bool, EventsError> {
         let shared = self.shared.clone();
-        let then = move |written: Result<&bool, &EventsError>| {
+        let then = move |written: Result<&Option<i64>, &EventsError>| {
             if let Ok(sent) = written {
                 after(&mut shared.schedule(), *sent);
                 shared.changed.notify_one();
             }
         };
-        self.commits
+        let sent = self
+            .commits
             .commit(weight, move |rows| on_disk(rows), then)
-            .await
+            .await?;
+        Ok(sent.is_some())
     }
 
     /// Nothing was run: the event is the next of its function again, after a pause that ends at
@@ -248,28 +273,36 @@ impl Queue {
         self.shared.changed.notify_one();
     }
 
-    /// Drops a deleted function's events; returns how many waited or ran.
+    /// Drops a deleted function's events; returns how many waited or ran. What is accepted for a new
+    /// function of that name meanwhile is not among them.
     pub(crate) async fn forget(&self, function: &FunctionName) -> Result<u64, EventsError> {
-        let before = self.next_id.load(Ordering::Relaxed);
         let mut forgotten = 0;
+        let mut before = None;
         loop {
-            let (shared, name) = (self.shared.clone(), function.clone());
-            let removed = self
+            let (shared, ids, name) = (self.shared.clone(), self.ids.clone(), function.clone());
+            let first = before.is_none();
+            let of = function.clone();
+            let (removed, end) = self
                 .commits
                 .commit(
                     0,
                     move |rows| {
-                        // Here, so that what was accepted before this is in the schedule, and what
-                        // is accepted after it is not.
-                        let forgotten = shared.schedule().forget(&name);
-                        rows::remove_some(rows, name.as_str(), before, REMOVED_AT_ONCE)
-                            .map(|removed| (removed, forgotten))
+                        let end = before.unwrap_or_else(|| ids.end());
+                        rows::remove_some(rows, of.as_str(), end, REMOVED_AT_ONCE)
+                            .map(|removed| (removed, end))
                     },
-                    |_| {},
+                    // In the order of the commits: what was accepted before is in the schedule now,
+                    // what is accepted after it is not yet.
+                    move |removed| {
+                        if first && removed.is_ok() {
+                            shared.schedule().forget(&name);
+                        }
+                    },
                 )
                 .await?;
-            forgotten += removed.1;
-            if removed.0 < REMOVED_AT_ONCE as usize {
+            before = Some(end);
+            forgotten += removed as u64;
+            if removed < REMOVED_AT_ONCE as usize {
                 return Ok(forgotten);
             }
         }

@@ -169,6 +169,65 @@ async fn a_deleted_functions_events_are_gone_from_the_disk_and_others_are_not() 
     assert_eq!(left, ["kept", "new"]);
 }
 
+/// A function is deleted, made anew and sent an event while the events of the old one are removed:
+/// the new one's has a 202 and was in the schedule no more, until the next start.
+#[tokio::test]
+async fn an_event_of_a_new_function_stays_while_those_of_a_deleted_one_of_that_name_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let bounds = Bounds {
+        events: u64::MAX,
+        bytes: u64::MAX,
+        ..BOUNDS
+    };
+    let queue = Queue::open(&path, schedule(bounds)).unwrap();
+    let many = i64::from(REMOVED_AT_ONCE) + 1;
+    for n in 0..many {
+        queue.accept(request("f", &n.to_string()), 0).await.unwrap();
+    }
+    let name = FunctionName::parse("f").unwrap();
+    // In this order into the writer's inbox; the second round of removals comes behind both.
+    let (forgotten, accepted) =
+        tokio::join!(biased; queue.forget(&name), queue.accept(request("f", "new"), 0));
+    assert_eq!(forgotten.unwrap(), many.unsigned_abs());
+    accepted.unwrap();
+    assert_eq!(queue.schedule().events(), 1);
+    assert_eq!(take(&queue, 0).await.request.request_id, "new");
+}
+
+/// Both go into one transaction, after which the first thing that happens is that the event enters
+/// the schedule.
+#[tokio::test]
+async fn an_event_that_is_removed_with_the_commit_that_stores_it_takes_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let queue = open(&path);
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let held = queue.commits.commit(
+        0,
+        move |_| {
+            wait.recv().unwrap();
+            Ok(())
+        },
+        |_| {},
+    );
+    let name = FunctionName::parse("f").unwrap();
+    let release = async { go.send(()).unwrap() };
+    let (held, accepted, forgotten, ()) = tokio::join!(
+        biased;
+        held,
+        queue.accept(request("f", "r"), 0),
+        queue.forget(&name),
+        release,
+    );
+    held.unwrap();
+    accepted.unwrap();
+    assert_eq!(forgotten.unwrap(), 1);
+    assert_eq!(queue.schedule().events(), 0);
+    assert_eq!(queue.schedule().bytes(), 0);
+    assert_eq!(next(&queue, 0), None);
+}
+
 #[test]
 fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();

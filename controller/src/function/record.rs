@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Aliases, FunctionConfig, FunctionName, Policies};
 use crate::function_url::FunctionUrls;
+use crate::hex::unhex;
 
 /// Everything about one function that outlives the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,11 +87,8 @@ pub(crate) struct Code {
 impl Code {
     /// The hash as Lambda writes it.
     pub(crate) fn sha256_base64(&self) -> String {
-        let bytes: Vec<u8> = (0..self.sha256.len())
-            .step_by(2)
-            .filter_map(|at| u8::from_str_radix(self.sha256.get(at..at + 2)?, 16).ok())
-            .collect();
-        STANDARD.encode(bytes)
+        // What is not one is from a registry that somebody has edited.
+        unhex::<32>(&self.sha256).map_or_else(String::new, |bytes| STANDARD.encode(bytes))
     }
 }
 

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
@@ -37,6 +38,21 @@ impl Fixture {
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
     }
+}
+
+/// Does `change` to a file until the clock of files has ticked.
+fn change(file: &File, change: impl Fn(&Path)) {
+    let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+    let before = Stamp::of(file).unwrap();
+    while Stamp::of(file).unwrap() == before {
+        change(&path);
+    }
+}
+
+fn relink(path: &Path) {
+    let link = path.with_extension("link");
+    fs::hard_link(path, &link).unwrap();
+    fs::remove_file(link).unwrap();
 }
 
 #[test]
@@ -94,6 +110,41 @@ fn a_change_after_the_comparison_is_noticed_on_the_open_files_too() {
             matches!(sealed.verify(), Err(SealError::Changed(path)) if path == fixture.path(name))
         );
     }
+}
+
+/// Publishing a version while an instance of the latest one starts links its image: the good snapshot
+/// was thrown away, and whoever waited for that instance waited for another to be made.
+#[test]
+fn another_name_for_an_image_is_no_change_of_it() {
+    let fixture = Fixture::new();
+    let sealed = fixture.sealed();
+    sealed.seal().unwrap();
+    let open = || ["state", "memory", "image"].map(|name| File::open(fixture.path(name)).unwrap());
+    change(&File::open(fixture.path("image")).unwrap(), relink);
+    assert!(!sealed.is_verified());
+    assert!(sealed.vouches_for(&open()));
+    assert!(sealed.is_verified());
+}
+
+/// A deploy failed when the image that it was sealing got another name in that moment.
+#[test]
+fn a_file_may_get_another_name_while_it_is_read_but_not_other_content() {
+    let fixture = Fixture::new();
+    let sum = |hash: fn(&File) -> io::Result<String>| {
+        let known = Mutex::default();
+        Sums { hash, known }.of(&fixture.path("image"))
+    };
+    let plain = sum(hash_plain).unwrap();
+    let linked = sum(|file| {
+        change(file, relink);
+        hash_plain(file)
+    });
+    assert_eq!(linked.unwrap(), plain);
+    let written = sum(|file| {
+        change(file, |path| fs::write(path, vec![7; 10_000]).unwrap());
+        hash_plain(file)
+    });
+    assert!(written.is_err());
 }
 
 #[test]

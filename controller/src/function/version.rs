@@ -107,9 +107,9 @@ pub(crate) struct Fingerprints {
     pub(crate) deployed: String,
 }
 
-/// Image and snapshot of one deploy. Each deploy has its own: nothing is shared, so nothing can be
-/// taken from under another. Files that are doomed disappear with the last one who may still open
-/// them.
+/// Image and snapshot of one deploy. Each deploy has its own, by names of its own (an image of the same
+/// code may be the same file): nothing can be taken from under another. Files that are doomed disappear
+/// with the last one who may still open them.
 #[derive(Debug)]
 pub(crate) struct Artefacts {
     /// Names them.

@@ -149,7 +149,11 @@ fn context(incoming: &Incoming<'_>) -> Value {
         Some(text(value.as_bytes()))
     };
     let domain = header(header::HOST).unwrap_or_default();
-    let domain = domain.rsplit_once(':').map_or(&*domain, |(name, _)| name);
+    // An IPv6 address has colons of its own, in brackets.
+    let domain = match domain.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => name,
+        _ => &domain,
+    };
     let time = incoming.now.format(format_description!(
         "[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000"
     ));
@@ -291,6 +295,20 @@ mod tests {
                 "isBase64Encoded": false,
             })
         );
+    }
+
+    #[test]
+    fn a_domain_is_the_host_without_its_port() {
+        for (host, domain) in [
+            ("h.example", "h.example"),
+            ("h.example:9070", "h.example"),
+            ("192.0.2.7:80", "192.0.2.7"),
+            ("[2001:db8::1]:9070", "[2001:db8::1]"),
+            ("[2001:db8::1]", "[2001:db8::1]"),
+        ] {
+            let event = made("/", &[("host", host)], b"");
+            assert_eq!(event["requestContext"]["domainName"], domain, "{host}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -25,6 +26,8 @@ use crate::function::{FunctionName, Version, VersionId};
 
 /// Batches that may wait for the writer.
 const QUEUE: usize = 4096;
+/// Bytes that may wait for it in them, about: a guest decides how large a batch is.
+const QUEUE_BYTES: usize = 64 << 20;
 /// How long the writer gathers after it was woken. Waking it for each record would cost an invocation
 /// that takes a fraction of a millisecond a tenth of it.
 const GATHER: Duration = Duration::from_millis(5);
@@ -82,6 +85,8 @@ fn lock(followers: &Followers) -> MutexGuard<'_, HashMap<FunctionName, watch::Se
 #[derive(Debug, Clone)]
 pub(crate) struct LogStore {
     orders: SyncSender<Order>,
+    /// Bytes in the batches among them.
+    waiting: Arc<AtomicUsize>,
     writer: Thread,
     folder: PathBuf,
     kept: Kept,
@@ -97,7 +102,9 @@ impl LogStore {
         fs::create_dir_all(&folder)?;
         let (orders, inbox) = sync_channel(QUEUE);
         let followers = Followers::default();
+        let waiting = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
+            waiting: waiting.clone(),
             folder: folder.clone(),
             kept,
             open: HashMap::new(),
@@ -109,6 +116,7 @@ impl LogStore {
             .spawn(move || writer.run(&inbox))?;
         Ok(Self {
             orders,
+            waiting,
             writer: writer.thread().clone(),
             folder,
             kept,
@@ -121,15 +129,25 @@ impl LogStore {
 
     /// Hands records over.
     pub(crate) fn append(&self, origin: Origin, kind: Kind, text: Text) {
+        let size = text.size();
+        // The batch that there is no more room for is lost, and not the one that takes the last of it.
+        if self.waiting.load(Ordering::Relaxed) >= QUEUE_BYTES {
+            return self.lost.inc();
+        }
         let batch = Batch {
             origin,
             at: SystemTime::now(),
             kind,
-            text,
+            text: text.detached(),
         };
+        // Before the writer can have taken it off again.
+        self.waiting.fetch_add(size, Ordering::Relaxed);
         match self.orders.try_send(Order::Write(batch)) {
             Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.lost.inc(),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.waiting.fetch_sub(size, Ordering::Relaxed);
+                self.lost.inc();
+            }
         }
     }
 
@@ -209,6 +227,7 @@ impl LogStore {
 }
 
 struct Writer {
+    waiting: Arc<AtomicUsize>,
     folder: PathBuf,
     kept: Kept,
     open: HashMap<FunctionName, Appender>,
@@ -253,6 +272,7 @@ impl Writer {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Write(batch) => {
+                self.waiting.fetch_sub(batch.text.size(), Ordering::Relaxed);
                 if let Err(error) = self.gather(&batch) {
                     let function = &batch.origin.function;
                     tracing::warn!(%function, %error, "log not written");

@@ -76,6 +76,53 @@ async fn each_line_is_a_record_and_readers_see_what_was_appended_before() {
     assert!(records.windows(2).all(|pair| pair[0].seq < pair[1].seq));
 }
 
+/// The writer had room for so many batches, however large: as many of a guest's largest frames are
+/// 24 GiB.
+#[tokio::test]
+async fn what_waits_for_a_writer_that_stands_still_has_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    store.append(f.clone(), Kind::Function, Text::lines(Bytes::from("first")));
+    store.flush().await;
+    // Which the writer takes for each write.
+    let standing_still = lock(&store.followers);
+    let large = Bytes::from(vec![b'x'; QUEUE_BYTES / 16]);
+    for _ in 0..32 {
+        store.append(f.clone(), Kind::Function, Text::lines(large.clone()));
+    }
+    assert!(store.waiting.load(Ordering::Relaxed) <= QUEUE_BYTES);
+    // The writer may have taken a few before it came to a standstill.
+    assert!(
+        (10..=16).contains(&store.lost.get()),
+        "{}",
+        store.lost.get()
+    );
+    drop(standing_still);
+    store.flush().await;
+    assert_eq!(store.waiting.load(Ordering::Relaxed), 0);
+    store.append(f.clone(), Kind::Function, Text::lines(Bytes::from("last")));
+    let page = store.read(&f.function, all()).await.unwrap();
+    assert_eq!(messages(&page.records).last(), Some(&"last"));
+}
+
+#[tokio::test]
+async fn a_line_that_waits_for_the_writer_holds_nothing_of_what_it_came_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    let append = |bytes| store.append(f.clone(), Kind::Function, Text::lines(bytes));
+    append(Bytes::from("first"));
+    store.flush().await;
+    let standing_still = lock(&store.followers);
+    // The second is more than is gathered, so what follows it is not taken.
+    for _ in 0..2 {
+        append(Bytes::from(vec![b'x'; 1 << 20]));
+    }
+    let came = Bytes::from(vec![b'x'; 1 << 20]);
+    append(came.slice(..10));
+    assert!(came.is_unique());
+    drop(standing_still);
+}
+
 #[tokio::test]
 async fn pages_lead_forwards_and_backwards_through_the_whole_log() {
     let dir = tempfile::tempdir().unwrap();

@@ -46,6 +46,17 @@ impl Text {
         Self { bytes, multiline }
     }
 
+    /// The same in memory of its own: it came as a part of a buffer, which may be megabytes for a line.
+    pub(super) fn detached(self) -> Self {
+        let bytes = Bytes::copy_from_slice(&self.bytes);
+        Self { bytes, ..self }
+    }
+
+    /// Bytes of memory that it takes by itself, about.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len() + self.multiline.len() * size_of::<Range<usize>>()
+    }
+
     /// The records, in order.
     pub(crate) fn records(&self) -> impl Iterator<Item = &[u8]> {
         let ends = self.multiline.iter().map(|range| range.end);

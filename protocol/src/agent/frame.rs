@@ -32,7 +32,7 @@ pub struct Frame {
 /// What is wrong with bytes that should have been a frame. The connection can't be used after it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// frame version {0}, this side speaks 1
+    /// Of another version of this protocol.
     #[error("frame version {0}, this side speaks {VERSION}")]
     Version(u8),
     /// The payload is longer than this side accepts.

@@ -27,11 +27,13 @@
 //! [`Log`](AgentMessage::Log) frames come in between; what a function wrote before it answered is
 //! sent before its answer. [`Ping`](HostMessage::Ping) is answered in any state.
 
+mod encoding;
 mod frame;
 mod message;
 
+pub use encoding::MessageError;
 pub use frame::{Frame, FrameDecoder, FrameError, HEADER_LEN, MAX_META, VERSION};
 pub use message::{
     AgentMessage, Configure, Exit, FunctionError, Hello, HostMessage, InitFailed, Invoke, Leave,
-    Log, MessageError, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited, Thaw, Usage,
+    Log, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited, Thaw, Usage,
 };

@@ -343,8 +343,8 @@ fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), MicroVmError> {
             userspace_addr: slot.host,
             flags: 0,
         };
-        // SAFETY: the range is a mapping of `memory`, which the microVM keeps until its VM and
-        // vCPUs are gone.
+        // SAFETY: the range is a mapping of `memory`, of which the microVM, and each vCPU's thread,
+        // keep a share until the vCPUs are gone; a VM that runs none touches no memory.
         unsafe { vm.set_user_memory_region(region) }
             .map_err(|e| MicroVmError::Kvm("KVM_SET_USER_MEMORY_REGION", e))?;
     }

@@ -12,6 +12,10 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::error::MicroVmError;
 use crate::boot::layout::{KVM_TSS, VIRTIO_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::block::Block;
+use crate::devices::virtio::mmio::register;
+use crate::devices::virtio::vsock::Vsock;
 use crate::host::{HostIdentity, HostKind};
 use crate::jail::{Outside, ThreadFilter};
 use crate::vcpu::{IdleVcpu, Interpreted};
@@ -19,11 +23,6 @@ use crate::vcpu::{IdleVcpu, Interpreted};
 /// Most vCPUs that a microVM may have: what the MP table has room for.
 pub const MAX_VCPUS: u8 = 32;
 
-/// virtio-mmio's QueueNotify register.
-const QUEUE_NOTIFY: u64 = 0x50;
-/// Queues of a block device and of vsock.
-const BLOCK_QUEUES: usize = 1;
-const VSOCK_QUEUES: usize = 3;
 /// KVM_CAP_XSAVE2 answers with the size of a vCPU's XSAVE state.
 const XSAVE_SIZE: i32 = 4096;
 
@@ -116,7 +115,9 @@ impl Shell {
 }
 
 fn device_lines(vm: &VmFd) -> Result<Vec<DeviceLines>, MicroVmError> {
-    let queues = [BLOCK_QUEUES; DISK_COUNT].into_iter().chain([VSOCK_QUEUES]);
+    let queues = [Block::QUEUE_SIZES.len(); DISK_COUNT]
+        .into_iter()
+        .chain([Vsock::QUEUE_SIZES.len()]);
     let bases = (0..).map(|i| VIRTIO_MMIO + i * VIRTIO_MMIO_SIZE);
     queues
         .zip(bases)
@@ -129,7 +130,7 @@ fn device_lines(vm: &VmFd) -> Result<Vec<DeviceLines>, MicroVmError> {
                 .take(queues)
                 .map(|queue| {
                     let notify = eventfd()?;
-                    let at = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
+                    let at = IoEventAddress::Mmio(base + register::QUEUE_NOTIFY);
                     vm.register_ioevent(&notify, &at, queue)
                         .map_err(|e| MicroVmError::Kvm("KVM_IOEVENTFD", e))?;
                     Ok(notify)

@@ -1,14 +1,17 @@
 //! Virtual CPUs: one thread each, what makes it stop at once, how much CPU time it may use, and
 //! its state for snapshots.
 //!
-//! [`shift`] is what a vCPU's thread does for a runtime that waits at the mailbox.
+//! [`thread`] is a vCPU's thread as others see it, [`runner`] what goes on in it, and [`exits`] what the
+//! guest leaves `KVM_RUN` for. [`shift`] is what the thread does for a runtime that waits at the mailbox.
 
 mod cpu_time;
+mod exits;
 mod held_timer;
 mod interpreted;
 mod kick;
 mod msr;
 mod notice;
+mod runner;
 mod shift;
 mod state;
 mod thread;

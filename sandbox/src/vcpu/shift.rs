@@ -126,19 +126,6 @@ impl Shift {
         memory: &GuestMemory,
         timer: &KickTimer,
     ) -> Result<(), ShiftError> {
-        match self.stretch {
-            Stretch::Call { .. } => {
-                timer.arm(Duration::ZERO)?;
-                // Nobody has armed the guest's timer since it was taken out.
-                if !self.quiet {
-                    self.held.take(vcpu)?;
-                }
-            }
-            Stretch::Free | Stretch::Turn { .. } => {
-                self.kernel_ran = Instant::now();
-                self.held.take(vcpu)?;
-            }
-        }
         self.stand_still(vcpu, memory, timer)
     }
 
@@ -150,21 +137,9 @@ impl Shift {
         timer: &KickTimer,
     ) -> Result<(), ShiftError> {
         if let Stretch::Turn { .. } = self.stretch {
-            self.end_turn(vcpu, memory, timer)?;
+            self.stand_still(vcpu, memory, timer)?;
         }
         Ok(())
-    }
-
-    fn end_turn(
-        &mut self,
-        vcpu: &VcpuFd,
-        memory: &GuestMemory,
-        timer: &KickTimer,
-    ) -> Result<(), ShiftError> {
-        timer.arm(Duration::ZERO)?;
-        self.kernel_ran = Instant::now();
-        self.held.take(vcpu)?;
-        self.stand_still(vcpu, memory, timer)
     }
 
     /// The thread was kicked while the guest ran.
@@ -190,7 +165,7 @@ impl Shift {
                     self.kernel_ran = now;
                     self.stretch = Stretch::Free;
                 } else if now >= until {
-                    self.end_turn(vcpu, memory, timer)?;
+                    self.stand_still(vcpu, memory, timer)?;
                 }
             }
         }
@@ -207,13 +182,14 @@ impl Shift {
         Ok(())
     }
 
-    /// The guest waits, with its timer taken out.
+    /// The guest waits, with its timer taken out. Returns when it is to run again.
     fn stand_still(
         &mut self,
         vcpu: &VcpuFd,
         memory: &GuestMemory,
         timer: &KickTimer,
     ) -> Result<(), ShiftError> {
+        self.take_timer(vcpu, timer)?;
         let began = Instant::now();
         let alone = began - self.kernel_ran;
         if alone >= WITHOUT_PAUSE && began - self.paused >= WITHOUT_PAUSE {
@@ -237,6 +213,20 @@ impl Shift {
             }
         }
         Ok(())
+    }
+
+    /// Ends what the guest was let run for: no more kicks, and its timer held back.
+    fn take_timer(&mut self, vcpu: &VcpuFd, timer: &KickTimer) -> Result<(), ShiftError> {
+        if self.stretch != Stretch::Free {
+            timer.arm(Duration::ZERO)?;
+        }
+        match self.stretch {
+            // It was taken out before the call, and nobody has armed it since.
+            Stretch::Call { .. } if self.quiet => return Ok(()),
+            Stretch::Call { .. } => {}
+            Stretch::Free | Stretch::Turn { .. } => self.kernel_ran = Instant::now(),
+        }
+        Ok(self.held.take(vcpu)?)
     }
 
     fn begin_turn(&mut self, vcpu: &VcpuFd, timer: &KickTimer) -> Result<(), ShiftError> {

@@ -4,7 +4,7 @@
 //! One transport owns one device and its queues and lives on the event loop's thread. The guest
 //! reaches it in two ways: register accesses come as [`MmioTransport::read`] and
 //! [`MmioTransport::write`]; a queue notification comes through an ioeventfd that the owner has
-//! registered at register 0x50 with the queue's index as datamatch, as [`MmioTransport::notify`].
+//! registered at QueueNotify with the queue's index as datamatch, as [`MmioTransport::notify`].
 //! InterruptStatus and InterruptACK may be served without the transport, from a clone of its
 //! [`Interrupt`].
 //!

@@ -444,7 +444,10 @@ impl VirtioDevice for Vsock {
         Ok(VsockState {
             guest_cid: self.guest_cid,
             connection: self.connection.clone(),
-            unannounced: u16::try_from(self.unannounced).unwrap_or(u16::MAX),
+            // A driver that wants no interrupts is owed one for the whole ring at most.
+            unannounced: u16::try_from(self.unannounced)
+                .unwrap_or(u16::MAX)
+                .min(Self::QUEUE_SIZES[TX]),
         })
     }
 

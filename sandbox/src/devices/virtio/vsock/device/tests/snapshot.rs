@@ -98,6 +98,22 @@ fn rings_that_no_restore_would_take_are_not_saved() {
     }
 }
 
+/// What it was not told of grew beyond its ring, and then no restore took the snapshot.
+#[test]
+fn a_guest_that_wants_no_interrupts_is_saved_and_restored() {
+    let mut world = World::connected();
+    world.driver.rings[TX].set_no_interrupt(true);
+    for _ in 0..100 {
+        world.send(Op::Data, b"quiet");
+        world.driver.rings[TX].take_used();
+    }
+    let mut world = world.restored(|device| device);
+    world.driver.rings[TX].set_no_interrupt(false);
+    world.driver.interrupts();
+    world.send(Op::Data, b"told now");
+    assert_eq!(world.driver.interrupts(), 1);
+}
+
 #[test]
 fn saved_connections_that_can_not_be_are_refused() {
     let world = World::connected();

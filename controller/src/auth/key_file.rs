@@ -4,16 +4,12 @@
 //! protects them is the host: the directory is its owner's alone (0700), the file as well (0600),
 //! and a file that others may read is refused.
 //!
-//! The file is replaced as a whole, never changed. A running controller looks at it for every
-//! signed request and reads it again when it is another file: a key that was revoked is worth
-//! nothing from the next request on.
+//! The file is replaced as a whole, never changed: that is what [`super::key_ring`] sees changes by.
 
-use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -89,7 +85,10 @@ pub enum KeysError {
 }
 
 impl KeysError {
-    fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
+    pub(super) fn io<'a>(
+        action: &'static str,
+        path: &'a Path,
+    ) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| Self::Io {
             action,
             path: path.into(),
@@ -188,7 +187,7 @@ impl KeyFile {
     }
 
     /// The keys and the file that they were read from; `None` if there is no file.
-    fn read(&self) -> Result<Option<(Vec<AccessKey>, File)>, KeysError> {
+    pub(super) fn read(&self) -> Result<Option<(Vec<AccessKey>, File)>, KeysError> {
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -285,104 +284,6 @@ fn private(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What tells one file from another that took its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Loaded {
-    stamp: Option<Stamp>,
-    keys: HashMap<String, Arc<AccessKey>>,
-    /// Held open, or its inode could come back as another file's and look unchanged.
-    _file: Option<File>,
-}
-
-/// The keys as they are now, for a running controller.
-#[derive(Debug)]
-pub(crate) struct KeyRing {
-    file: KeyFile,
-    loaded: RwLock<Loaded>,
-}
-
-impl KeyRing {
-    pub(crate) fn open(file: KeyFile) -> Result<Self, KeysError> {
-        let this = Self {
-            file,
-            loaded: RwLock::default(),
-        };
-        this.refresh()?;
-        Ok(this)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.loaded
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys
-            .is_empty()
-    }
-
-    /// The key with this id. Fails if the keys changed and can't be read: an old copy could hold
-    /// what was revoked.
-    pub(crate) fn find(&self, id: &str) -> Result<Option<Arc<AccessKey>>, KeysError> {
-        self.refresh()?;
-        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(loaded.keys.get(id).cloned())
-    }
-
-    fn refresh(&self) -> Result<(), KeysError> {
-        let now = match fs::metadata(&self.file.path) {
-            Ok(metadata) => Some(Stamp::of(&metadata)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(KeysError::io("look at", &self.file.path)(error)),
-        };
-        let known = self
-            .loaded
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stamp;
-        if now == known {
-            return Ok(());
-        }
-        let fresh = match self.file.read()? {
-            None => Loaded::default(),
-            Some((keys, file)) => {
-                // Of the file that was read, which may be newer than the one looked at.
-                let metadata = file
-                    .metadata()
-                    .map_err(KeysError::io("look at", &self.file.path))?;
-                tracing::info!(keys = keys.len(), "access keys read");
-                Loaded {
-                    stamp: Some(Stamp::of(&metadata)),
-                    keys: keys
-                        .into_iter()
-                        .map(|key| (key.id.clone(), Arc::new(key)))
-                        .collect(),
-                    _file: Some(file),
-                }
-            }
-        };
-        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -394,51 +295,6 @@ mod tests {
             admin: true,
             invoke: Vec::new(),
         }
-    }
-
-    #[test]
-    fn a_key_comes_into_force_and_goes_without_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = KeyFile::of(dir.path());
-        let ring = KeyRing::open(file.clone()).unwrap();
-        assert!(ring.is_empty());
-        let one = file.create("one", admin()).unwrap();
-        let two = file.create("two", admin()).unwrap();
-        let found = ring.find(&one.key.id).unwrap().unwrap();
-        assert_eq!(found.secret.expose(), one.secret());
-        file.revoke("one").unwrap();
-        assert!(ring.find(&one.key.id).unwrap().is_none());
-        assert!(ring.find(&two.key.id).unwrap().is_some());
-        file.revoke(&two.key.id).unwrap();
-        assert!(ring.find(&two.key.id).unwrap().is_none());
-    }
-
-    #[test]
-    fn every_change_is_seen_however_quickly_they_follow_each_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = KeyFile::of(dir.path());
-        let ring = KeyRing::open(file.clone()).unwrap();
-        for _ in 0..50 {
-            // The same size each time, within one tick of the clock.
-            let key = file.create("k", admin()).unwrap().key;
-            assert!(ring.find(&key.id).unwrap().is_some());
-            file.revoke("k").unwrap();
-            assert!(ring.find(&key.id).unwrap().is_none());
-        }
-    }
-
-    #[test]
-    fn keys_that_can_not_be_read_let_nobody_in() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = KeyFile::of(dir.path());
-        let key = file.create("k", admin()).unwrap().key;
-        let ring = KeyRing::open(file.clone()).unwrap();
-        for broken in ["", "{", "{\"form\":2,\"keys\":[]}", "[]"] {
-            fs::write(file.path(), broken).unwrap();
-            assert!(ring.find(&key.id).is_err(), "{broken:?}");
-        }
-        fs::remove_file(file.path()).unwrap();
-        assert!(ring.find(&key.id).unwrap().is_none());
     }
 
     #[test]
