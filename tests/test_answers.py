@@ -167,6 +167,13 @@ def test_a_function_that_can_not_be_made_is_refused_in_lambdas_words(
     assert error_of(client, lambda: client.create_function(**wanted)) == (code, message)
 
 
+def test_a_version_that_is_not_there_is_as_good_as_deleted(client):
+    for _ in range(2):
+        answer = client.delete_function(FunctionName="guest", Qualifier="1233")
+        assert answer["ResponseMetadata"]["HTTPStatusCode"] == 204
+    assert client.get_function(FunctionName="guest")
+
+
 def test_a_deletion_says_what_can_not_be_deleted_before_it_looks(client):
     for qualifier, code, message in (
         (

@@ -184,9 +184,15 @@ pub(super) async fn delete(
     let arn = app.place.arn(&named.name);
     let function = app.catalog.get(&named.name);
     let function = function.ok_or_else(|| ApiError::function_not_found(&arn))?;
-    let version = match app.target(&function, &named)? {
-        Target::Published(published) => Some(published.record.number),
-        Target::Latest | Target::Alias(_) => None,
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let version = match app.target(&function, &named) {
+        Ok(Target::Published(published)) => Some(published.record.number),
+        Ok(Target::Latest | Target::Alias(_)) => None,
+        // A version that is not there is as good as deleted.
+        Err(_) if qualifier.is_some_and(is_number) => {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+        Err(error) => return Err(error),
     };
     let arn = named.arn(&app.place);
     let deployer = app.deployer.clone();
