@@ -14,7 +14,8 @@ use super::error::ApiError;
 use super::extract::{Function, Parameters, Segments};
 use super::fields::{at_most, missing};
 use super::functions::json_response;
-use super::package::{parse, read_small};
+use super::package::read_small;
+use super::wire::parse;
 use super::{App, Named, page};
 use crate::deploy::AliasChange;
 use crate::function::{AliasName, AliasRecord, VersionId, Weighted};
@@ -24,8 +25,6 @@ use crate::registry;
 #[serde(rename_all = "PascalCase")]
 struct CreateInput {
     name: Option<String>,
-    #[serde(flatten)]
-    alias: AliasInput,
 }
 
 #[derive(Deserialize)]
@@ -137,9 +136,10 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let body = read_small(&headers, body, "CreateAlias").await?;
-    let input: CreateInput = parse(&body)?;
-    let alias = parse_alias(&input.name.ok_or_else(|| missing("name"))?)?;
-    let change = input.alias.change(&named, &app)?;
+    let CreateInput { name } = parse(&body)?;
+    let input: AliasInput = parse(&body)?;
+    let alias = parse_alias(&name.ok_or_else(|| missing("name"))?)?;
+    let change = input.change(&named, &app)?;
     let version = change.version.ok_or_else(|| missing("functionVersion"))?;
     if app.catalog.get(&named.name).is_none() {
         // Lambda looks for what the alias is to point to.
@@ -202,10 +202,11 @@ pub(super) async fn update(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let body = read_small(&headers, body, "UpdateAlias").await?;
+    let input: AliasInput = parse(&body)?;
     app.find(&named)?;
     let alias = parse_alias(segments.get("alias"))?;
-    let body = read_small(&headers, body, "UpdateAlias").await?;
-    let change = parse::<AliasInput>(&body)?.change(&named, &app)?;
+    let change = input.change(&named, &app)?;
     let changed = alias.clone();
     let function = app
         .change_function(&named, |deployer, name| async move {

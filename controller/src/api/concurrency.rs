@@ -13,7 +13,8 @@ use super::error::ApiError;
 use super::extract::Function;
 use super::fields::{in_range, missing};
 use super::functions::json_response;
-use super::package::{MAX_PACKAGE, parse, read_small};
+use super::package::{MAX_PACKAGE, read_small};
+use super::wire::parse;
 use super::{App, Named};
 
 /// Most code of all functions and layers together, in bytes: Lambda's quota. Nothing enforces it.

@@ -13,6 +13,7 @@ use crate::function::{MAX_POLICY, State};
 use crate::pool::{NotRun, PingError};
 
 const ACCESS_DENIED: &str = "AccessDeniedException";
+const SERIALIZATION: &str = "SerializationException";
 
 /// Longest part of a value that an answer repeats, in characters.
 const MAX_SHOWN: usize = 300;
@@ -97,8 +98,9 @@ impl ApiError {
         )
     }
 
+    /// A body that can't be what was asked for. Of one that is no JSON Lambda says nothing: "".
     pub(crate) fn serialization(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "SerializationException", message)
+        Self::new(StatusCode::BAD_REQUEST, SERIALIZATION, message)
     }
 
     /// `arn` is that of the function, or of the version that was asked for.
@@ -339,8 +341,10 @@ impl axum::response::IntoResponse for ApiError {
                 json!({ "Type": owner, "Message": self.message })
             }
             // Those that come from AWS's front, before Lambda sees a request.
-            (ACCESS_DENIED, None) if self.message.is_empty() => json!({ "Message": null }),
-            (ACCESS_DENIED, None) => json!({ "Message": self.message }),
+            (ACCESS_DENIED | SERIALIZATION, None) if self.message.is_empty() => {
+                json!({ "Message": null })
+            }
+            (ACCESS_DENIED | SERIALIZATION, None) => json!({ "Message": self.message }),
             _ if !self.says_type => json!({ "message": self.message }),
             _ if self.status == StatusCode::FORBIDDEN => json!({ "message": self.message }),
             _ => json!({ "Type": owner, "message": self.message }),
@@ -404,6 +408,15 @@ mod tests {
     async fn what_is_another_accounts_is_refused_without_a_word() {
         let (status, kind, body) = parts(ApiError::other_account()).await;
         assert_eq!((status, kind.as_str()), (403, "AccessDeniedException"));
+        assert_eq!(body, json!({ "Message": null }));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_can_not_be_read_is_refused_in_the_words_of_the_services_front() {
+        let (status, kind, body) = parts(ApiError::serialization("why")).await;
+        assert_eq!((status, kind.as_str()), (400, "SerializationException"));
+        assert_eq!(body, json!({ "Message": "why" }));
+        let (_, _, body) = parts(ApiError::serialization("")).await;
         assert_eq!(body, json!({ "Message": null }));
     }
 

@@ -17,6 +17,7 @@ use super::error::ApiError;
 use super::extract::{Function, Parameters};
 use super::functions::json_response;
 use super::names::Named;
+use super::wire::parse;
 use super::{App, body, page};
 use crate::events::{Destination, EventInvokeConfig, EventsError};
 use crate::function::{LATEST, Place};
@@ -229,9 +230,7 @@ async fn read_input(headers: &HeaderMap, body: Body) -> Result<Input, ApiError> 
         )
     })
     .await?;
-    serde_json::from_slice(&body).map_err(|error| {
-        ApiError::bad_content(format!("Could not parse request body into json: {error}"))
-    })
+    parse(&body)
 }
 
 fn within(

@@ -14,8 +14,9 @@ use super::configuration::Shown;
 use super::error::ApiError;
 use super::extract::{Function, Namespaced, Parameters};
 use super::fields::check_tags;
-use super::package::{CodeInput, check_package_kind, parse, read};
+use super::package::{CodeInput, check_package_kind, read};
 use super::validate::ConfigInput;
+use super::wire::parse;
 use super::{App, Named, concurrency, events, page};
 use crate::deploy::{CodeUpdate, ControlError, Deployer};
 use crate::function::{AliasName, FunctionName, LATEST};
@@ -217,12 +218,12 @@ pub(super) async fn update_code(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    app.find(&named)?;
     let (revision, wish, package) = {
         let _slot = app.upload_slot().await?;
         let body = read(&headers, body, "UpdateFunctionCode").await?;
         let input: UpdateCodeInput = parse(&body)?;
         let code: CodeInput<'_> = parse(&body)?;
+        app.find(&named)?;
         check_package_kind(None, input.architectures.as_deref())?;
         let wish = CodeUpdate {
             dry_run: input.dry_run.unwrap_or(false),
@@ -249,10 +250,10 @@ pub(super) async fn update_configuration(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    app.find(&named)?;
     let body = read(&headers, body, "UpdateFunctionConfiguration").await?;
     let Revision { revision_id } = parse(&body)?;
     let input: ConfigInput = parse(&body)?;
+    app.find(&named)?;
     let arn = app.place.arn(&named.name);
     let changing = app.clone();
     let function = to_the_end(async move {

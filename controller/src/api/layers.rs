@@ -14,7 +14,8 @@ use super::extract::{Parameters, Segments};
 use super::fields::{at_most, missing};
 use super::functions::{json_response, to_the_end};
 use super::layer_names::LayerNamed;
-use super::package::{CodeInput, parse, read};
+use super::package::{CodeInput, read};
+use super::wire::parse;
 use super::{App, compatible, page};
 use crate::function::{LayerName, LayerRecord, LayerVersion};
 

@@ -176,6 +176,7 @@ mod unread;
 mod url_stream;
 mod validate;
 mod versions;
+mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -95,19 +95,6 @@ pub(super) async fn read_small(
     .await
 }
 
-/// A JSON object as `T`; members that `T` does not know are skipped.
-pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
-    let start = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if start != Some(&b'{') {
-        return Err(ApiError::bad_content(
-            "Could not parse request body into json: expected an object",
-        ));
-    }
-    serde_json::from_slice(body).map_err(|error| {
-        ApiError::bad_content(format!("Could not parse request body into json: {error}"))
-    })
-}
-
 pub(super) fn check_package_kind(
     package_type: Option<&str>,
     architectures: Option<&[String]>,
@@ -165,6 +152,7 @@ fn check_architectures(architectures: &[String]) -> Result<(), ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::parse;
     use super::*;
 
     #[test]

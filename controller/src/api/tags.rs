@@ -14,7 +14,8 @@ use super::error::ApiError;
 use super::extract::{Parameters, Segments};
 use super::fields::{check_tags, missing};
 use super::functions::{ChangeError, json_response, to_the_end};
-use super::package::{parse, read_small};
+use super::package::read_small;
+use super::wire::parse;
 use super::{App, NameForm, Named};
 
 const PATTERN: &str = "Member must satisfy regular expression pattern: \

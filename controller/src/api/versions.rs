@@ -14,7 +14,8 @@ use super::error::ApiError;
 use super::extract::{Function, Namespaced, Parameters};
 use super::fields::at_most;
 use super::functions::json_response;
-use super::package::{parse, read_small};
+use super::package::read_small;
+use super::wire::parse;
 use super::{App, page};
 use crate::deploy::Publish;
 
