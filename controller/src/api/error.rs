@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
+use super::violations::Violations;
 use crate::auth::AuthError;
 use crate::deploy::ControlError;
 use crate::function::{MAX_POLICY, State};
@@ -14,26 +15,6 @@ use crate::pool::{NotRun, PingError};
 
 const ACCESS_DENIED: &str = "AccessDeniedException";
 const SERIALIZATION: &str = "SerializationException";
-
-/// Longest part of a value that an answer repeats, in characters.
-const MAX_SHOWN: usize = 300;
-
-/// Lambda's clause about one value out of its pattern or range.
-pub(crate) fn violation(value: &str, field: &str, constraint: &str) -> String {
-    let shown: String = value.chars().take(MAX_SHOWN).collect();
-    format!("Value '{shown}' at '{field}' failed to satisfy constraint: {constraint}")
-}
-
-fn counted(violations: &[String]) -> String {
-    let (count, plural) = match violations.len() {
-        1 => (1, ""),
-        count => (count, "s"),
-    };
-    format!(
-        "{count} validation error{plural} detected: {}",
-        violations.join("; ")
-    )
-}
 
 /// An answer that is not the one that was asked for.
 #[derive(Debug)]
@@ -72,17 +53,16 @@ impl ApiError {
 
     /// Lambda's sentence about one value out of its pattern or range.
     pub(crate) fn constraint(value: &str, field: &str, constraint: &str) -> Self {
-        Self::violations(&[violation(value, field, constraint)])
-    }
-
-    /// The same about everything that is wrong with the form of a request.
-    pub(crate) fn violations(violations: &[String]) -> Self {
-        Self::validation(counted(violations))
+        let mut violations = Violations::default();
+        violations.add(value, field, constraint);
+        Self::validation(violations.told())
     }
 
     /// A value that has the form, and breaks a rule that Lambda checks later on.
     pub(crate) fn late_constraint(value: &str, field: &str, constraint: &str) -> Self {
-        Self::invalid(counted(&[violation(value, field, constraint)]))
+        let mut violations = Violations::default();
+        violations.add(value, field, constraint);
+        Self::invalid(violations.told())
     }
 
     /// What belongs to another account. Lambda says no more than that.
@@ -391,17 +371,6 @@ mod tests {
         assert_eq!(body["Message"], "Function not found: arn");
         let (status, _, body) = parts(ApiError::conflict("c")).await;
         assert_eq!((status, &body["message"]), (409, &json!("c")));
-    }
-
-    #[tokio::test]
-    async fn what_is_wrong_with_a_request_is_counted_and_told_at_once() {
-        let two = ["a".to_owned(), violation("v", "f", "c")];
-        let (status, kind, body) = parts(ApiError::violations(&two)).await;
-        assert_eq!((status, kind.as_str()), (400, "ValidationException"));
-        assert_eq!(
-            body["message"],
-            "2 validation errors detected: a; Value 'v' at 'f' failed to satisfy constraint: c"
-        );
     }
 
     #[tokio::test]

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::extract::{Parameters, Segments};
-use super::fields::{at_most, missing};
 use super::functions::{json_response, to_the_end};
 use super::layer_names::LayerNamed;
 use super::package::{CodeInput, read};
+use super::violations::found;
 use super::wire::parse;
 use super::{App, compatible, page};
 use crate::function::{LayerName, LayerRecord, LayerVersion};
@@ -31,21 +31,20 @@ struct PublishInput<'a> {
 }
 
 impl PublishInput<'_> {
-    fn check(&self) -> Result<(), ApiError> {
-        at_most(
-            self.description.as_deref().unwrap_or(""),
-            256,
-            "description",
-        )?;
-        at_most(
-            self.license_info.as_deref().unwrap_or(""),
-            512,
-            "licenseInfo",
-        )?;
-        compatible::check(
-            self.compatible_runtimes.as_deref(),
-            self.compatible_architectures.as_deref(),
-        )
+    fn check(&self) -> Result<&CodeInput<'_>, ApiError> {
+        found(|violations| {
+            let description = self.description.as_deref().unwrap_or_default();
+            violations.at_most(description, 256, "description");
+            let content = violations.given(self.content.as_ref(), "content");
+            compatible::check(
+                violations,
+                self.compatible_runtimes.as_deref(),
+                self.compatible_architectures.as_deref(),
+            );
+            let license = self.license_info.as_deref().unwrap_or_default();
+            violations.at_most(license, 512, "licenseInfo");
+            content
+        })
     }
 }
 
@@ -59,12 +58,7 @@ pub(super) async fn publish(
     let _slot = app.upload_slot().await?;
     let body = read(&headers, body, "PublishLayerVersion").await?;
     let input: PublishInput<'_> = parse(&body)?;
-    input.check()?;
-    let package = input
-        .content
-        .as_ref()
-        .ok_or_else(|| missing("content"))?
-        .package()?;
+    let package = input.check()?.package()?;
     let (description, license) = (input.description, input.license_info);
     let (runtimes, architectures) = (input.compatible_runtimes, input.compatible_architectures);
     let describe = move |code, created| LayerVersion {
@@ -93,7 +87,7 @@ pub(super) async fn list(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     if parameters.get("find") == Some("LayerVersion") {
-        let arn = parameters.get("Arn").ok_or_else(|| missing("arn"))?;
+        let arn = found(|violations| violations.given(parameters.get("Arn"), "arn"))?;
         let (named, number) = LayerNamed::parse_version(arn, &app.place)?;
         return one_version(&app, &named.name, number, &headers);
     }
