@@ -103,7 +103,7 @@ pub(super) async fn list(
             json!({
                 "LayerName": layer.name,
                 "LayerArn": app.place.layer_arn(&layer.name),
-                "LatestMatchingVersion": describe_version(&app, &layer.name, *number, version),
+                "LatestMatchingVersion": list_version(&app, &layer.name, *number, version),
             })
         })
         .collect();
@@ -140,7 +140,7 @@ pub(super) async fn list_versions(
     let (page, next) = page::cut(wanted, &parameters, |(number, _)| number.to_string())?;
     let shown: Vec<Value> = page
         .iter()
-        .map(|(number, version)| describe_version(&app, &name, **number, version))
+        .map(|(number, version)| list_version(&app, &name, **number, version))
         .collect();
     Ok(page::answer("LayerVersions", shown, next))
 }
@@ -206,6 +206,17 @@ fn content(app: &App, version: &LayerVersion, headers: &HeaderMap) -> Value {
         "CodeSha256": version.code.sha256_base64(),
         "CodeSize": version.code.size,
     })
+}
+
+/// A version among others, where one without a description has not even an empty one.
+fn list_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion) -> Value {
+    let mut out = describe_version(app, name, number, version);
+    if version.description.is_empty()
+        && let Some(members) = out.as_object_mut()
+    {
+        members.remove("Description");
+    }
+    out
 }
 
 fn describe_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion) -> Value {
