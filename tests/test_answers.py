@@ -167,6 +167,179 @@ def test_a_function_that_can_not_be_made_is_refused_in_lambdas_words(
     assert error_of(client, lambda: client.create_function(**wanted)) == (code, message)
 
 
+def clause(value, field, constraint):
+    shown = "null" if value is None else f"'{value}'"
+    return f"Value {shown} at '{field}' failed to satisfy constraint: {constraint}"
+
+
+def length(limit):
+    return f"Member must have length less than or equal to {limit}"
+
+
+def least(bound):
+    return f"Member must have value greater than or equal to {bound}"
+
+
+def most(bound):
+    return f"Member must have value less than or equal to {bound}"
+
+
+def enum(*known):
+    return f"Member must satisfy enum value set: [{', '.join(known)}]"
+
+
+NOT_NULL = "Member must not be null"
+
+
+SETTINGS = {
+    "Role": "me",
+    "Handler": "a b",
+    "Description": "d" * 257,
+    "Timeout": 901,
+    "MemorySize": 64,
+    "TracingConfig": {"Mode": "Loud"},
+    "EphemeralStorage": {"Size": 511},
+    "SnapStart": {"ApplyOn": "Sometimes"},
+    "LoggingConfig": {"LogFormat": "XML", "SystemLogLevel": "ALL"},
+}
+CLAUSES = [
+    clause(
+        "me",
+        "role",
+        "Member must satisfy regular expression pattern: "
+        r"arn:(aws[a-zA-Z-]*)?:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+",
+    ),
+    clause("a b", "handler", r"Member must satisfy regular expression pattern: [^\s]+"),
+    clause("d" * 257, "description", length(256)),
+    clause(901, "timeout", most(900)),
+    clause(64, "memorySize", least(128)),
+    clause("Loud", "tracingConfig.mode", enum("Active", "PassThrough")),
+    clause(511, "ephemeralStorage.size", least(512)),
+    clause("Sometimes", "snapStart.applyOn", enum("PublishedVersions", "None")),
+    clause("XML", "loggingConfig.logFormat", enum("JSON", "Text")),
+    clause("ALL", "loggingConfig.systemLogLevel", enum("DEBUG", "INFO", "WARN")),
+]
+
+
+def refused(client, call):
+    """How many violations an answer counts, and their clauses."""
+    code, message = error_of(client, call)
+    assert code == "ValidationException", message
+    head, _, rest = message.partition(" detected: ")
+    count, words = head.split(" ", 1)
+    assert words == ("validation error" if count == "1" else "validation errors")
+    clauses = rest.split("; ")
+    assert len(clauses) == int(count)
+    return sorted(clauses)
+
+
+def test_everything_that_is_wrong_with_a_functions_settings_is_told_at_once(client, guest_package):
+    # What is looked at later is not told beside it: that there is no such runtime or function.
+    wrong = {**settings(guest_package, PackageType="Tar"), **SETTINGS, "Runtime": "cobol"}
+    told = refused(client, lambda: client.create_function(**wrong))
+    assert told == sorted([*CLAUSES, clause("Tar", "packageType", enum("Zip", "Image"))])
+    told = refused(
+        client, lambda: client.update_function_configuration(FunctionName="nobody", **SETTINGS)
+    )
+    assert told == sorted(CLAUSES)
+    told = refused(client, lambda: client.create_function(Description="d" * 257))
+    assert told == sorted(
+        [
+            clause(None, "functionName", NOT_NULL),
+            clause(None, "code", NOT_NULL),
+            clause(None, "role", NOT_NULL),
+            clause("d" * 257, "description", length(256)),
+        ]
+    )
+
+
+def test_names_of_variables_are_told_without_them_or_their_values(client, guest_package):
+    variables = {"1BAD": "s3cret", "FINE": "s3cret"}
+    wanted = settings(guest_package, Environment={"Variables": variables}, Timeout=0)
+    assert refused(client, lambda: client.create_function(**wanted)) == sorted(
+        [
+            "Value at 'environment.variables' failed to satisfy constraint: Map keys must satisfy "
+            "constraint: [Member must satisfy regular expression pattern: "
+            "[a-zA-Z]([a-zA-Z0-9_])+, Member must not be null]",
+            clause(0, "timeout", least(1)),
+        ]
+    )
+
+
+def test_everything_that_is_wrong_with_a_request_is_told_at_once_by_every_operation(client):
+    weights = {"AdditionalVersionWeights": {"2": 2}}
+    for call, expected in (
+        (
+            lambda: client.create_alias(
+                FunctionName="nobody", Description="d" * 257, RoutingConfig=weights
+            ),
+            [
+                clause(None, "name", NOT_NULL),
+                clause(None, "functionVersion", NOT_NULL),
+                clause("d" * 257, "description", length(256)),
+                clause(
+                    "{2=2.0}",
+                    "routingConfig.additionalVersionWeights",
+                    "Map value must satisfy constraint: [Member must have value less than or "
+                    "equal to 1.0, Member must have value greater than or equal to 0.0, Member "
+                    "must not be null]",
+                ),
+            ],
+        ),
+        (
+            lambda: client.add_permission(FunctionName="nobody", FunctionUrlAuthType="ANY"),
+            [
+                clause(None, "statementId", NOT_NULL),
+                clause(None, "action", NOT_NULL),
+                clause(None, "principal", NOT_NULL),
+                clause("ANY", "functionUrlAuthType", enum("NONE", "AWS_IAM")),
+            ],
+        ),
+        (
+            lambda: client.create_function_url_config(
+                FunctionName="nobody", InvokeMode="FAST", Cors={"MaxAge": 86_401}
+            ),
+            [
+                clause(None, "authType", NOT_NULL),
+                clause("FAST", "invokeMode", enum("RESPONSE_STREAM", "BUFFERED")),
+                clause(86_401, "cors.maxAge", most(86_400)),
+            ],
+        ),
+        (
+            lambda: client.put_function_event_invoke_config(
+                FunctionName="nobody", MaximumRetryAttempts=3, MaximumEventAgeInSeconds=59
+            ),
+            [
+                clause(3, "maximumRetryAttempts", most(2)),
+                clause(59, "maximumEventAgeInSeconds", least(60)),
+            ],
+        ),
+        (
+            lambda: client.publish_layer_version(
+                LayerName="any", Description="d" * 257, LicenseInfo="l" * 513
+            ),
+            [
+                clause(None, "content", NOT_NULL),
+                clause("d" * 257, "description", length(256)),
+                clause(("l" * 513)[:300], "licenseInfo", length(512)),
+            ],
+        ),
+        (
+            lambda: client.list_functions(MaxItems=10_001),
+            [clause(10_001, "maxItems", most(10_000))],
+        ),
+        (lambda: client.list_functions(MaxItems=0), [clause(0, "maxItems", least(1))]),
+    ):
+        assert refused(client, call) == sorted(expected)
+
+
+def test_a_version_that_is_not_there_is_as_good_as_deleted(client):
+    for _ in range(2):
+        answer = client.delete_function(FunctionName="guest", Qualifier="1233")
+        assert answer["ResponseMetadata"]["HTTPStatusCode"] == 204
+    assert client.get_function(FunctionName="guest")
+
+
 def test_a_deletion_says_what_can_not_be_deleted_before_it_looks(client):
     for qualifier, code, message in (
         (

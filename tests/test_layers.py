@@ -121,6 +121,15 @@ def handler(event, context):
 """
 
 
+def test_lists_leave_out_a_description_that_is_empty(client, layer):
+    assert layer("terse", {"n": b"1"})["Description"] == ""
+    [version] = client.list_layer_versions(LayerName="terse")["LayerVersions"]
+    [listed] = client.list_layers()["Layers"]
+    for shown in (version, listed["LatestMatchingVersion"]):
+        assert shown["Version"] == 1
+        assert "Description" not in shown
+
+
 def test_layers_lie_over_each_other_in_their_order(client, layer):
     below = layer("below", {"a": b"below", "b": b"below", "python/shared_module.py": b"WHO = 1\n"})
     above = layer("above", {"b": b"above", "c/d": b"above"})

@@ -131,21 +131,96 @@ def test_an_unknown_qualifier_or_function_is_not_found(controller, client):
         assert is_lambda_error(post(controller, {}, path), 404) == "ResourceNotFoundException"
 
 
+LIST = "Start of list found where not expected"
+STRUCTURE = "Start of structure or map found where not expected."
+
+
 @pytest.mark.parametrize(
-    ("body", "status"),
+    "body",
     [
-        (b"", 400),
-        (b"{", 400),
-        (b"[]", 400),
-        (b"null", 400),
-        (b"\xff", 400),
-        (b'{"FunctionName": 7}', 400),
-        (b"[" * 200_000, 400),
-        (b'{"FunctionName":"a","FunctionName":"b"}', 400),
+        b"",
+        b"{",
+        b"null",
+        b"7",
+        b'"text"',
+        b"\xff",
+        b'{"Timeout": 3,}',
+        b"[" * 50_000,
+        b'{"FunctionName":"a","FunctionName":"b"}',
     ],
+    ids=lambda body: repr(body[:30]),
 )
-def test_a_body_that_is_no_create_request_is_refused(controller, client, body, status):
-    is_lambda_error(post(controller, body), status)
+def test_a_body_that_is_no_json_object_is_refused_without_a_word(controller, client, body):
+    for method, path in (
+        ("POST", API),
+        ("PUT", f"{API}/guest/configuration"),
+        ("PUT", f"{API}/guest/code"),
+        ("POST", f"{API}/guest/aliases"),
+        ("PUT", "/2019-09-25/functions/guest/event-invoke-config"),
+        ("POST", "/2018-10-31/layers/any/versions"),
+    ):
+        answer = controller.request(method, path, body=body)
+        assert is_lambda_error(answer, 400) == "SerializationException", path
+        assert json.loads(answer.data) == {"Message": None}
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"FunctionName": 7}, "NUMBER_VALUE can not be converted to a String"),
+        ({"Description": True}, "TRUE_VALUE can not be converted to a String"),
+        ({"Timeout": "3"}, "STRING_VALUE can not be converted to an Integer"),
+        ({"MemorySize": False}, "FALSE_VALUE can not be converted to an Integer"),
+        ({"Timeout": [3]}, LIST),
+        ({"Timeout": {}}, STRUCTURE),
+        ({"Publish": 1}, "NUMBER_VALUE can not be converted to a Boolean"),
+        ({"Layers": "one"}, "Expected list or null"),
+        ({"Layers": {}}, STRUCTURE),
+        ({"Layers": [7]}, "NUMBER_VALUE can not be converted to a String"),
+        ({"Environment": "A=1"}, "Expected null"),
+        ({"Environment": {"Variables": ["A"]}}, LIST),
+        ({"Environment": {"Variables": "A=1"}}, "Expected map or null"),
+        (
+            {"Environment": {"Variables": {"A": 1}}},
+            "NUMBER_VALUE can not be converted to a String",
+        ),
+        ({"TracingConfig": 5}, "Expected null"),
+        ({"Code": {"ZipFile": 5}}, "NUMBER_VALUE can not be converted to a String"),
+        ({"Tags": []}, LIST),
+    ],
+    ids=lambda value: json.dumps(value)[:60],
+)
+def test_a_member_of_another_type_is_told_before_anything_else_is_looked_at(
+    controller, client, members, message
+):
+    # Everything else that is wrong with it would be told later.
+    answer = post(controller, {"Role": "nobody", **members})
+    assert is_lambda_error(answer, 400) == "SerializationException"
+    assert json.loads(answer.data) == {"Message": message}
+    if members.keys() & {"FunctionName", "Code", "Publish", "Tags"}:
+        return
+    answer = controller.request(
+        "PUT", f"{API}/nobody/configuration", body=json.dumps(members).encode()
+    )
+    assert is_lambda_error(answer, 400) == "SerializationException"
+    assert json.loads(answer.data) == {"Message": message}
+
+
+def test_a_body_that_is_a_list_is_told_so(controller, client):
+    answer = post(controller, b"[]")
+    assert is_lambda_error(answer, 400) == "SerializationException"
+    assert json.loads(answer.data) == {"Message": LIST}
+
+
+def test_members_that_are_null_or_unknown_are_as_if_they_were_not_there(controller, client):
+    body = {"Timeout": None, "Environment": None, "Layers": None, "Unknown": [{}]}
+    answer = controller.request(
+        "PUT", f"{API}/guest/configuration", body=json.dumps({**body, "Description": "x"}).encode()
+    )
+    assert answer.status == 200, answer.data
+    shown = json.loads(answer.data)
+    assert (shown["Timeout"], shown["Description"]) == (60, "x")
+    client.get_waiter("function_updated_v2").wait(FunctionName="guest")
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,12 @@ async fn permitted(app: &Arc<App>, request: Request) -> Result<Request, ApiError
         return Ok(Request::from_parts(parts, body));
     }
     Err(ApiError::access(&AuthError::Denied {
-        caller: format!("arn:aws:iam::{}:user/{}", app.place.account, key.name),
+        caller: format!(
+            "arn:{}:iam::{}:user/{}",
+            app.place.partition(),
+            app.place.account,
+            key.name
+        ),
         action: action.name().into(),
         resource: function.map_or_else(|| "*".into(), |named| named.arn(&app.place)),
     }))

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::extract::{Function, Parameters, Segments};
-use super::fields::{at_most, missing};
 use super::functions::json_response;
-use super::package::{parse, read_small};
+use super::package::read_small;
+use super::violations::{Violations, checked, found};
+use super::wire::parse;
 use super::{App, Named, page};
 use crate::deploy::AliasChange;
 use crate::function::{AliasName, AliasRecord, VersionId, Weighted};
@@ -24,8 +25,6 @@ use crate::registry;
 #[serde(rename_all = "PascalCase")]
 struct CreateInput {
     name: Option<String>,
-    #[serde(flatten)]
-    alias: AliasInput,
 }
 
 #[derive(Deserialize)]
@@ -44,10 +43,20 @@ struct RoutingConfig {
 }
 
 impl AliasInput {
-    fn change(self, named: &Named, app: &App) -> Result<AliasChange, ApiError> {
-        if let Some(description) = &self.description {
-            at_most(description, 256, "description")?;
+    /// What is wrong whatever function it is of.
+    fn check_form(&self, violations: &mut Violations) {
+        if let Some(version) = &self.function_version {
+            check_version(violations, version);
         }
+        if let Some(description) = &self.description {
+            violations.at_most(description, 256, "description");
+        }
+        if let Some(routing) = &self.routing_config {
+            routing.check_form(violations);
+        }
+    }
+
+    fn change(self, named: &Named, app: &App) -> Result<AliasChange, ApiError> {
         let version = self
             .function_version
             .map(|text| parse_version(&text, named, app))
@@ -65,6 +74,34 @@ impl AliasInput {
 }
 
 impl RoutingConfig {
+    fn check_form(&self, violations: &mut Violations) {
+        let mut violate = |version: &str, weight: f64, constraint: &str| {
+            // `2=2.0`: with its fraction, as Java writes it.
+            let value = format!("{{{version}={weight:?}}}");
+            violations.add(&value, "routingConfig.additionalVersionWeights", constraint);
+        };
+        for (version, weight) in self.additional_version_weights.iter().flatten() {
+            if !(0.0..=1.0).contains(weight) {
+                violate(
+                    version,
+                    *weight,
+                    "Map value must satisfy constraint: [Member must have value less than or equal \
+                     to 1.0, Member must have value greater than or equal to 0.0, Member must not \
+                     be null]",
+                );
+            }
+            if !is_number(version) {
+                violate(
+                    version,
+                    *weight,
+                    "Map keys must satisfy constraint: [Member must have length less than or equal \
+                     to 1024, Member must have length greater than or equal to 1, Member must \
+                     satisfy regular expression pattern: [0-9]+, Member must not be null]",
+                );
+            }
+        }
+    }
+
     /// No weights take the second version away.
     fn parse(self, named: &Named, app: &App) -> Result<Option<Weighted>, ApiError> {
         let weights = self.additional_version_weights.unwrap_or_default();
@@ -76,27 +113,6 @@ impl RoutingConfig {
         let Some((version, weight)) = weights.into_iter().next() else {
             return Ok(None);
         };
-        let refuse = |constraint: &str| {
-            ApiError::constraint(
-                // `2=2.0`: with its fraction, as Java writes it.
-                &format!("{{{version}={weight:?}}}"),
-                "routingConfig.additionalVersionWeights",
-                constraint,
-            )
-        };
-        if !(0.0..=1.0).contains(&weight) {
-            return Err(refuse(
-                "Map value must satisfy constraint: [Member must have value less than or equal to \
-                 1.0, Member must have value greater than or equal to 0.0, Member must not be null]",
-            ));
-        }
-        if version.is_empty() || !version.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(refuse(
-                "Map keys must satisfy constraint: [Member must have length less than or equal to \
-                 1024, Member must have length greater than or equal to 1, Member must satisfy \
-                 regular expression pattern: [0-9]+, Member must not be null]",
-            ));
-        }
         match parse_version(&version, named, app)? {
             VersionId::Number(number) => Ok(Some(Weighted { number, weight })),
             VersionId::Latest => unreachable!("it is made of digits"),
@@ -104,30 +120,41 @@ impl RoutingConfig {
     }
 }
 
-/// A version that an alias is to point to.
-fn parse_version(text: &str, named: &Named, app: &App) -> Result<VersionId, ApiError> {
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    match VersionId::parse(text) {
-        Ok(version) => Ok(version),
-        Err(_) if digits => Err(ApiError::function_not_found(
-            &app.place.qualified_arn(&named.name, text),
-        )),
-        Err(_) => Err(ApiError::constraint(
+fn is_number(version: &str) -> bool {
+    !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn check_version(violations: &mut Violations, text: &str) {
+    if !is_number(text) && VersionId::parse(text).is_err() {
+        violations.add(
             text,
             "functionVersion",
             "Member must satisfy regular expression pattern: (\\$LATEST|[0-9]+)",
-        )),
+        );
     }
 }
 
-fn parse_alias(text: &str) -> Result<AliasName, ApiError> {
-    AliasName::parse(text).map_err(|_| {
-        ApiError::constraint(
+/// A version that an alias is to point to. A number that no version has names none.
+fn parse_version(text: &str, named: &Named, app: &App) -> Result<VersionId, ApiError> {
+    VersionId::parse(text)
+        .map_err(|_| ApiError::function_not_found(&app.place.qualified_arn(&named.name, text)))
+}
+
+fn check_alias(violations: &mut Violations, text: &str) -> Option<AliasName> {
+    let alias = AliasName::parse(text).ok();
+    if alias.is_none() {
+        violations.add(
             text,
             "name",
             "Member must satisfy regular expression pattern: (?!^[0-9]+$)([a-zA-Z0-9-_]+)",
-        )
-    })
+        );
+    }
+    alias
+}
+
+/// The alias that the path names.
+fn parse_alias(segments: &Segments) -> Result<AliasName, ApiError> {
+    found(|violations| check_alias(violations, segments.get("alias")))
 }
 
 pub(super) async fn create(
@@ -137,10 +164,17 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let body = read_small(&headers, body, "CreateAlias").await?;
-    let input: CreateInput = parse(&body)?;
-    let alias = parse_alias(&input.name.ok_or_else(|| missing("name"))?)?;
-    let change = input.alias.change(&named, &app)?;
-    let version = change.version.ok_or_else(|| missing("functionVersion"))?;
+    let CreateInput { name } = parse(&body)?;
+    let input: AliasInput = parse(&body)?;
+    let alias = found(|violations| {
+        let version = input.function_version.as_deref();
+        violations.given(version, "functionVersion");
+        input.check_form(violations);
+        let name = violations.given(name.as_deref(), "name")?;
+        check_alias(violations, name)
+    })?;
+    let change = input.change(&named, &app)?;
+    let version = change.version.expect("it was given");
     if app.catalog.get(&named.name).is_none() {
         // Lambda looks for what the alias is to point to.
         let arn = app.place.qualified_arn(&named.name, version);
@@ -170,7 +204,10 @@ pub(super) async fn list(
     let function = app.find(&named)?;
     let of_version = parameters
         .get("FunctionVersion")
-        .map(|text| parse_version(text, &named, &app))
+        .map(|text| {
+            checked(|violations| check_version(violations, text))?;
+            parse_version(text, &named, &app)
+        })
         .transpose()?;
     let wanted = function
         .record
@@ -191,7 +228,7 @@ pub(super) async fn get(
     segments: Segments,
 ) -> Result<Response, ApiError> {
     let function = app.find(&named)?;
-    let alias = parse_alias(segments.get("alias"))?;
+    let alias = parse_alias(&segments)?;
     shown(&app, &function, &alias, StatusCode::OK)
 }
 
@@ -202,10 +239,14 @@ pub(super) async fn update(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    app.find(&named)?;
-    let alias = parse_alias(segments.get("alias"))?;
     let body = read_small(&headers, body, "UpdateAlias").await?;
-    let change = parse::<AliasInput>(&body)?.change(&named, &app)?;
+    let input: AliasInput = parse(&body)?;
+    let alias = found(|violations| {
+        input.check_form(violations);
+        check_alias(violations, segments.get("alias"))
+    })?;
+    app.find(&named)?;
+    let change = input.change(&named, &app)?;
     let changed = alias.clone();
     let function = app
         .change_function(&named, |deployer, name| async move {
@@ -221,7 +262,7 @@ pub(super) async fn delete(
     segments: Segments,
 ) -> Result<Response, ApiError> {
     app.find(&named)?;
-    let alias = parse_alias(segments.get("alias"))?;
+    let alias = parse_alias(&segments)?;
     app.change_function(&named, |deployer, name| async move {
         deployer.delete_alias(&name, &alias).await
     })

@@ -1,12 +1,13 @@
 //! What layers say that they are for: runtimes and architectures.
 
-use super::error::{ApiError, violation};
+use super::error::ApiError;
 use super::extract::Parameters;
-use super::fields::one_of;
+use super::violations::{Violations, checked, enum_set};
 
 /// Most runtimes that a layer may say it is for.
 const MAX_RUNTIMES: usize = 15;
-const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
+/// Lambda's architectures, of layers and of functions.
+pub(super) const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
 
 /// Lambda's runtimes: layers are written for more of them than are served here.
 const RUNTIMES: [&str; 52] = [
@@ -64,69 +65,38 @@ const RUNTIMES: [&str; 52] = [
     "custom",
 ];
 
-/// Refuses what a layer can't be for, all of it at once.
+/// What a layer says that it is for.
 pub(super) fn check(
+    violations: &mut Violations,
     runtimes: Option<&[String]>,
     architectures: Option<&[String]>,
-) -> Result<(), ApiError> {
+) {
     let runtimes = runtimes.unwrap_or_default();
-    let architectures = architectures.unwrap_or_default();
-    let mut violations = Vec::new();
-    let shown = |items: &[String]| format!("[{}]", items.join(", "));
-    if runtimes.len() > MAX_RUNTIMES {
-        let constraint = format!("Member must have length less than or equal to {MAX_RUNTIMES}");
-        violations.push(violation(
-            &shown(runtimes),
-            "compatibleRuntimes",
-            &constraint,
-        ));
-    }
-    if !runtimes.iter().all(|one| RUNTIMES.contains(&one.as_str())) {
-        let constraint = enum_set(&RUNTIMES);
-        violations.push(violation(
-            &shown(runtimes),
-            "compatibleRuntimes",
-            &constraint,
-        ));
-    }
-    if !architectures
-        .iter()
-        .all(|one| ARCHITECTURES.contains(&one.as_str()))
-    {
-        let constraint = format!(
+    let field = "compatibleRuntimes";
+    violations.length(runtimes, 0..=MAX_RUNTIMES, field);
+    violations.each_of(runtimes, &RUNTIMES, field, &enum_set(&RUNTIMES));
+    violations.each_of(
+        architectures.unwrap_or_default(),
+        &ARCHITECTURES,
+        "compatibleArchitectures",
+        &format!(
             "Member must satisfy constraint: [{}]",
             enum_set(&ARCHITECTURES)
-        );
-        violations.push(violation(
-            &shown(architectures),
-            "compatibleArchitectures",
-            &constraint,
-        ));
-    }
-    match violations.as_slice() {
-        [] => Ok(()),
-        violations => Err(ApiError::violations(violations)),
-    }
-}
-
-fn enum_set(known: &[&str]) -> String {
-    format!("Member must satisfy enum value set: [{}]", known.join(", "))
+        ),
+    );
 }
 
 /// Refuses to look for what no layer is for.
 pub(super) fn check_wanted(parameters: &Parameters) -> Result<(), ApiError> {
     let wanted = |name: &str| parameters.get(name).filter(|text| !text.is_empty());
-    if let Some(runtime) = wanted("CompatibleRuntime") {
-        one_of(runtime.into(), &RUNTIMES, "compatibleRuntime")?;
-    }
-    if let Some(architecture) = wanted("CompatibleArchitecture") {
-        one_of(
-            architecture.into(),
-            &ARCHITECTURES,
-            "compatibleArchitecture",
-        )?;
-    }
-    Ok(())
+    checked(|violations| {
+        if let Some(runtime) = wanted("CompatibleRuntime") {
+            violations.one_of(runtime, &RUNTIMES, "compatibleRuntime");
+        }
+        if let Some(architecture) = wanted("CompatibleArchitecture") {
+            violations.one_of(architecture, &ARCHITECTURES, "compatibleArchitecture");
+        }
+    })
 }
 
 #[cfg(test)]
@@ -142,9 +112,10 @@ mod tests {
                 .collect::<Vec<String>>()
         };
         let check = |runtimes: &[&str], architectures: &[&str]| {
-            super::check(Some(&strings(runtimes)), Some(&strings(architectures)))
+            let (runtimes, architectures) = (strings(runtimes), strings(architectures));
+            checked(|violations| super::check(violations, Some(&runtimes), Some(&architectures)))
         };
-        super::check(None, None).unwrap();
+        checked(|violations| super::check(violations, None, None)).unwrap();
         check(&[], &[]).unwrap();
         check(&["java21", "provided.al2023"], &["arm64", "x86_64"]).unwrap();
         let told = format!(

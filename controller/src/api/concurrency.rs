@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::extract::Function;
-use super::fields::{in_range, missing};
 use super::functions::json_response;
-use super::package::{MAX_PACKAGE, parse, read_small};
+use super::package::{MAX_PACKAGE, read_small};
+use super::violations::found;
+use super::wire::parse;
 use super::{App, Named};
 
 /// Most code of all functions and layers together, in bytes: Lambda's quota. Nothing enforces it.
@@ -35,17 +36,13 @@ pub(super) async fn put(
     app.function_by_version(&named)?;
     let body = read_small(&headers, body, "PutFunctionConcurrency").await?;
     let input: ReserveInput = parse(&body)?;
-    let field = "reservedConcurrentExecutions";
-    let wanted = input
-        .reserved_concurrent_executions
-        .ok_or_else(|| missing(field))?;
-    // Above every account's limit is refused with the account's own words.
-    let reserved = in_range(
-        wanted.min(i64::from(i32::MAX)),
-        0,
-        i32::MAX.unsigned_abs(),
-        field,
-    )?;
+    let reserved = found(|violations| {
+        let field = "reservedConcurrentExecutions";
+        let wanted = violations.given(input.reserved_concurrent_executions, field)?;
+        // Above every account's limit is refused with the account's own words.
+        let most = i32::MAX.unsigned_abs();
+        violations.in_range(wanted.min(i64::from(most)), 0..=most, field)
+    })?;
     reserve(&app, &named, Some(reserved)).await?;
     let answer = json!({ "ReservedConcurrentExecutions": reserved });
     Ok(json_response(StatusCode::OK, &answer))

@@ -143,9 +143,10 @@ impl<'a> Shown<'a> {
     pub(super) fn configuration(&self, place: &Place) -> Value {
         let runtime = self.config.runtime.id();
         let mut out = self.listed(place);
+        let (partition, region) = (place.partition(), &place.region);
         out["RuntimeVersionConfig"] = json!({
             "RuntimeVersionArn":
-                format!("arn:aws:lambda:{}::runtime:hearth-{runtime}", place.region),
+                format!("arn:{partition}:lambda:{region}::runtime:hearth-{runtime}"),
         });
         let mut put = |key: &str, value: Option<&str>| {
             if let Some(value) = value {

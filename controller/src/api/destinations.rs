@@ -6,6 +6,7 @@ use super::App;
 use super::error::ApiError;
 use super::names::{NameForm, Named};
 use super::region::is_region;
+use super::violations::Violations;
 use crate::events::Destination;
 
 const ARN_PATTERN: &str = "Member must satisfy regular expression pattern: \
@@ -34,15 +35,11 @@ impl DestinationInput {
         address(self.on_failure.as_ref())
     }
 
-    /// Refuses what is no ARN.
-    pub(super) fn check_form(&self) -> Result<(), ApiError> {
+    pub(super) fn check_form(&self, violations: &mut Violations) {
         for (arn, field) in [(self.success(), "onSuccess"), (self.failure(), "onFailure")] {
-            if let Some(arn) = arn.filter(|arn| service(arn).is_none()) {
-                let field = format!("destinationConfig.{field}.destination");
-                return Err(ApiError::constraint(arn, &field, ARN_PATTERN));
-            }
+            let field = format!("destinationConfig.{field}.destination");
+            check_target_form(violations, arn.unwrap_or_default(), &field);
         }
-        Ok(())
     }
 }
 
@@ -117,15 +114,17 @@ fn service(arn: &str) -> Option<&str> {
     .then_some(service)
 }
 
-/// Refuses dead-letter targets: on Lambda they are queues and topics, and there are none here.
+/// What names a target is an ARN, or empty.
+pub(super) fn check_target_form(violations: &mut Violations, arn: &str, field: &str) {
+    if !arn.is_empty() && service(arn).is_none() {
+        violations.add(arn, field, ARN_PATTERN);
+    }
+}
+
+/// Refuses dead-letter targets, whose form has been checked: on Lambda they are queues and topics, and there are none here.
 pub(super) fn check_dead_letter_target(arn: &str) -> Result<(), ApiError> {
     match service(arn) {
-        _ if arn.is_empty() => Ok(()),
-        None => Err(ApiError::constraint(
-            arn,
-            "deadLetterConfig.targetArn",
-            ARN_PATTERN,
-        )),
+        None => Ok(()),
         Some("sqs" | "sns") => Err(ApiError::invalid(format!(
             "Invalid dead letter queue ARN: {arn} can't be reached from this host, which has no \
              queues and topics. Use an OnFailure destination to another function instead."
@@ -173,7 +172,6 @@ mod tests {
                 "arn:aws:sqs:us-east-1:000000000000:q",
                 "OnFailure destination",
             ),
-            ("queue", "failed to satisfy constraint"),
         ] {
             let refused = format!("{:?}", check_dead_letter_target(arn).unwrap_err());
             assert!(refused.contains(words), "{refused}");

@@ -7,32 +7,14 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
+use super::violations::Violations;
 use crate::auth::AuthError;
 use crate::deploy::ControlError;
 use crate::function::{MAX_POLICY, State};
 use crate::pool::{NotRun, PingError};
 
 const ACCESS_DENIED: &str = "AccessDeniedException";
-
-/// Longest part of a value that an answer repeats, in characters.
-const MAX_SHOWN: usize = 300;
-
-/// Lambda's clause about one value out of its pattern or range.
-pub(crate) fn violation(value: &str, field: &str, constraint: &str) -> String {
-    let shown: String = value.chars().take(MAX_SHOWN).collect();
-    format!("Value '{shown}' at '{field}' failed to satisfy constraint: {constraint}")
-}
-
-fn counted(violations: &[String]) -> String {
-    let (count, plural) = match violations.len() {
-        1 => (1, ""),
-        count => (count, "s"),
-    };
-    format!(
-        "{count} validation error{plural} detected: {}",
-        violations.join("; ")
-    )
-}
+const SERIALIZATION: &str = "SerializationException";
 
 /// An answer that is not the one that was asked for.
 #[derive(Debug)]
@@ -71,17 +53,16 @@ impl ApiError {
 
     /// Lambda's sentence about one value out of its pattern or range.
     pub(crate) fn constraint(value: &str, field: &str, constraint: &str) -> Self {
-        Self::violations(&[violation(value, field, constraint)])
-    }
-
-    /// The same about everything that is wrong with the form of a request.
-    pub(crate) fn violations(violations: &[String]) -> Self {
-        Self::validation(counted(violations))
+        let mut violations = Violations::default();
+        violations.add(value, field, constraint);
+        Self::validation(violations.told())
     }
 
     /// A value that has the form, and breaks a rule that Lambda checks later on.
     pub(crate) fn late_constraint(value: &str, field: &str, constraint: &str) -> Self {
-        Self::invalid(counted(&[violation(value, field, constraint)]))
+        let mut violations = Violations::default();
+        violations.add(value, field, constraint);
+        Self::invalid(violations.told())
     }
 
     /// What belongs to another account. Lambda says no more than that.
@@ -97,8 +78,9 @@ impl ApiError {
         )
     }
 
+    /// A body that can't be what was asked for. Of one that is no JSON Lambda says nothing: "".
     pub(crate) fn serialization(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "SerializationException", message)
+        Self::new(StatusCode::BAD_REQUEST, SERIALIZATION, message)
     }
 
     /// `arn` is that of the function, or of the version that was asked for.
@@ -339,8 +321,10 @@ impl axum::response::IntoResponse for ApiError {
                 json!({ "Type": owner, "Message": self.message })
             }
             // Those that come from AWS's front, before Lambda sees a request.
-            (ACCESS_DENIED, None) if self.message.is_empty() => json!({ "Message": null }),
-            (ACCESS_DENIED, None) => json!({ "Message": self.message }),
+            (ACCESS_DENIED | SERIALIZATION, None) if self.message.is_empty() => {
+                json!({ "Message": null })
+            }
+            (ACCESS_DENIED | SERIALIZATION, None) => json!({ "Message": self.message }),
             _ if !self.says_type => json!({ "message": self.message }),
             _ if self.status == StatusCode::FORBIDDEN => json!({ "message": self.message }),
             _ => json!({ "Type": owner, "message": self.message }),
@@ -390,20 +374,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_wrong_with_a_request_is_counted_and_told_at_once() {
-        let two = ["a".to_owned(), violation("v", "f", "c")];
-        let (status, kind, body) = parts(ApiError::violations(&two)).await;
-        assert_eq!((status, kind.as_str()), (400, "ValidationException"));
-        assert_eq!(
-            body["message"],
-            "2 validation errors detected: a; Value 'v' at 'f' failed to satisfy constraint: c"
-        );
-    }
-
-    #[tokio::test]
     async fn what_is_another_accounts_is_refused_without_a_word() {
         let (status, kind, body) = parts(ApiError::other_account()).await;
         assert_eq!((status, kind.as_str()), (403, "AccessDeniedException"));
+        assert_eq!(body, json!({ "Message": null }));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_can_not_be_read_is_refused_in_the_words_of_the_services_front() {
+        let (status, kind, body) = parts(ApiError::serialization("why")).await;
+        assert_eq!((status, kind.as_str()), (400, "SerializationException"));
+        assert_eq!(body, json!({ "Message": "why" }));
+        let (_, _, body) = parts(ApiError::serialization("")).await;
         assert_eq!(body, json!({ "Message": null }));
     }
 

@@ -17,6 +17,8 @@ use super::error::ApiError;
 use super::extract::{Function, Parameters};
 use super::functions::json_response;
 use super::names::Named;
+use super::violations::checked;
+use super::wire::parse;
 use super::{App, body, page};
 use crate::events::{Destination, EventInvokeConfig, EventsError};
 use crate::function::{LATEST, Place};
@@ -24,7 +26,7 @@ use crate::function::{LATEST, Place};
 /// Largest body: two ARNs and two numbers, and room for what is not looked at.
 const MAX_BODY: usize = 64 * 1024;
 /// Configurations on a page, at most and unless asked otherwise.
-const PAGE: usize = 50;
+const PAGE: u32 = 50;
 
 /// The routes under `/2019-09-25/functions`.
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -135,16 +137,7 @@ async fn list(
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
     app.function(&named).map_err(|_| no_function())?;
-    let limit = match parameters.get("MaxItems") {
-        None => PAGE,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|limit| (1..=PAGE).contains(limit))
-            .ok_or_else(|| {
-                ApiError::constraint(text, "maxItems", "Member must have value between 1 and 50")
-            })?,
-    };
+    let limit = page::items(&parameters, PAGE as usize, PAGE)?;
     let configs = app.events.configs();
     let (page, more) = configs.list(&named.name, parameters.get("Marker"), limit);
     let items = page.iter().map(|(qualifier, config)| {
@@ -163,25 +156,26 @@ async fn list(
 impl App {
     /// Checks what a function's configuration is to be.
     fn change(&self, named: &Named, input: &Input) -> Result<Change, ApiError> {
-        let change = Change {
-            maximum_retry_attempts: within(
-                input.maximum_retry_attempts,
-                "maximumRetryAttempts",
-                0,
-                2,
-            )?,
-            maximum_event_age_seconds: within(
-                input.maximum_event_age_in_seconds,
-                "maximumEventAgeInSeconds",
-                60,
-                21_600,
-            )?,
-            destinations: None,
-        };
         let targets = input.destination_config.as_ref();
-        if let Some(targets) = targets {
-            targets.check_form()?;
-        }
+        let change = checked(|violations| {
+            let mut within = |number: Option<i64>, range, field: &str| {
+                number.and_then(|number| violations.in_range(number, range, field))
+            };
+            let attempts = within(input.maximum_retry_attempts, 0..=2, "maximumRetryAttempts");
+            let age = within(
+                input.maximum_event_age_in_seconds,
+                60..=21_600,
+                "maximumEventAgeInSeconds",
+            );
+            if let Some(targets) = targets {
+                targets.check_form(violations);
+            }
+            Change {
+                maximum_retry_attempts: attempts,
+                maximum_event_age_seconds: age,
+                destinations: None,
+            }
+        })?;
         let nothing = change.maximum_retry_attempts.is_none()
             && change.maximum_event_age_seconds.is_none()
             && targets.is_none();
@@ -229,35 +223,7 @@ async fn read_input(headers: &HeaderMap, body: Body) -> Result<Input, ApiError> 
         )
     })
     .await?;
-    serde_json::from_slice(&body).map_err(|error| {
-        ApiError::bad_content(format!("Could not parse request body into json: {error}"))
-    })
-}
-
-fn within(
-    number: Option<i64>,
-    field: &str,
-    least: u32,
-    most: u32,
-) -> Result<Option<u32>, ApiError> {
-    let Some(number) = number else {
-        return Ok(None);
-    };
-    match u32::try_from(number) {
-        Ok(fine) if (least..=most).contains(&fine) => Ok(Some(fine)),
-        _ => {
-            let constraint = if number < i64::from(least) {
-                format!("Member must have value greater than or equal to {least}")
-            } else {
-                format!("Member must have value less than or equal to {most}")
-            };
-            Err(ApiError::constraint(
-                &number.to_string(),
-                field,
-                &constraint,
-            ))
-        }
-    }
+    parse(&body)
 }
 
 /// As Lambda shows it, with what is always there.
@@ -308,26 +274,6 @@ fn not_stored(error: &EventsError) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_out_of_range_are_refused_by_the_bound_that_they_break() {
-        for fine in [0, 2] {
-            assert!(within(Some(fine), "maximumRetryAttempts", 0, 2).is_ok());
-        }
-        for (number, words) in [
-            (-1, "greater than or equal to 0"),
-            (3, "less than or equal to 2"),
-            (i64::MAX, "less than or equal to 2"),
-        ] {
-            let refused = within(Some(number), "maximumRetryAttempts", 0, 2).unwrap_err();
-            let text = format!("{refused:?}");
-            assert!(
-                text.contains(words) && text.contains("'maximumRetryAttempts'"),
-                "{text}"
-            );
-        }
-        assert_eq!(within(None, "f", 0, 2).unwrap(), None);
-    }
 
     #[test]
     fn an_update_keeps_what_it_does_not_name() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::ApiError;
+use super::violations::{Violations, checked};
 use crate::function::{Environment, Runtime};
 
 /// Largest sum of names and values of environment variables, as JSON, in bytes.
@@ -33,13 +34,6 @@ const RESERVED: [&str; 20] = [
     "AWS_LAMBDA_METADATA_API",
 ];
 
-pub(super) fn missing(field: &str) -> ApiError {
-    ApiError::validation(format!(
-        "1 validation error detected: Value null at '{field}' failed to satisfy constraint: Member \
-         must not be null"
-    ))
-}
-
 pub(super) fn parse_runtime(id: &str) -> Result<Runtime, ApiError> {
     Runtime::parse(id).ok_or_else(|| {
         let known: Vec<&str> = Runtime::ALL.iter().map(|runtime| runtime.id()).collect();
@@ -52,20 +46,19 @@ pub(super) fn parse_runtime(id: &str) -> Result<Runtime, ApiError> {
     })
 }
 
-pub(super) fn parse_handler(handler: String) -> Result<String, ApiError> {
-    at_most(&handler, 128, "handler")?;
+pub(super) fn check_handler(violations: &mut Violations, handler: &str) {
+    violations.at_most(handler, 128, "handler");
     if handler.is_empty() || handler.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(ApiError::constraint(
-            &handler,
+        violations.add(
+            handler,
             "handler",
             "Member must satisfy regular expression pattern: [^\\s]+",
-        ));
+        );
     }
-    Ok(handler)
 }
 
 /// `arn:aws:iam::<account>:role/<path>`: nobody here assumes it, but clients send and expect it.
-pub(super) fn parse_role(role: String) -> Result<String, ApiError> {
+pub(super) fn check_role(violations: &mut Violations, role: &str) {
     let fine = |path: &str| {
         !path.is_empty()
             && path
@@ -86,47 +79,58 @@ pub(super) fn parse_role(role: String) -> Result<String, ApiError> {
         }
         _ => false,
     };
-    if good {
-        return Ok(role);
+    if !good {
+        violations.add(
+            role,
+            "role",
+            "Member must satisfy regular expression pattern: \
+             arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+",
+        );
     }
-    Err(ApiError::constraint(
-        &role,
-        "role",
-        "Member must satisfy regular expression pattern: \
-         arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+",
-    ))
+}
+
+/// Whether all variables have a name that can be one.
+pub(super) fn check_variables(violations: &mut Violations, variables: &BTreeMap<String, String>) {
+    // Names of one letter are outside of the API's pattern, and taken all the same.
+    let good = |name: &String| {
+        let mut bytes = name.bytes();
+        bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+            && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    let belongs_to_lambda = |name: &String| RESERVED.contains(&name.as_str());
+    if !variables
+        .keys()
+        .all(|name| good(name) || belongs_to_lambda(name))
+    {
+        violations.add_secret(
+            "environment.variables",
+            "Map keys must satisfy constraint: [Member must satisfy regular expression pattern: \
+             [a-zA-Z]([a-zA-Z0-9_])+, Member must not be null]",
+        );
+    }
 }
 
 pub(super) fn parse_environment(
     variables: BTreeMap<String, String>,
 ) -> Result<Environment, ApiError> {
-    for (name, value) in &variables {
-        let mut bytes = name.bytes();
-        let good = bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
-            && name.len() >= 2
-            && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        // Names of one letter are outside of the API's pattern, and taken all the same.
-        let single = name.len() == 1 && name.bytes().all(|b| b.is_ascii_alphabetic());
-        if RESERVED.contains(&name.as_str()) {
-            return Err(ApiError::invalid(format!(
-                "Lambda was unable to configure your environment variables because the environment \
-                 variables you have provided contains reserved keys that are currently not \
-                 supported for modification. Reserved keys used in this request: {name}"
-            )));
-        }
-        if !good && !single {
-            let shown: String = name.chars().take(100).collect();
-            return Err(ApiError::validation(format!(
-                "1 validation error detected: Value at 'environment.variables' failed to satisfy \
-                 constraint: Map keys must satisfy constraint: [Member must satisfy regular \
-                 expression pattern: [a-zA-Z]([a-zA-Z0-9_])+], the key was {shown:?}"
-            )));
-        }
-        if value.contains('\0') {
-            return Err(ApiError::invalid(format!(
-                "The value of variable {name} contains a NUL byte"
-            )));
-        }
+    let reserved = |name: &&String| RESERVED.contains(&name.as_str());
+    let taken: Vec<&str> = variables
+        .keys()
+        .filter(reserved)
+        .map(String::as_str)
+        .collect();
+    if !taken.is_empty() {
+        return Err(ApiError::invalid(format!(
+            "Lambda was unable to configure your environment variables because the environment \
+             variables you have provided contains reserved keys that are currently not supported \
+             for modification. Reserved keys used in this request: {}",
+            taken.join(", ")
+        )));
+    }
+    if let Some((name, _)) = variables.iter().find(|(_, value)| value.contains('\0')) {
+        return Err(ApiError::invalid(format!(
+            "The value of variable {name} contains a NUL byte"
+        )));
     }
     let measured =
         serde_json::to_string(&variables).map_err(|error| ApiError::invalid(error.to_string()))?;
@@ -150,38 +154,13 @@ pub(super) fn check_tags(
             "Number of tags exceeds resource tag limit.",
         ));
     }
-    for (key, value) in &tags {
-        at_most(key, 128, "tags.key")?;
-        at_most(value, 256, "tags.value")?;
-    }
+    checked(|violations| {
+        for (key, value) in &tags {
+            violations.at_most(key, 128, "tags.key");
+            violations.at_most(value, 256, "tags.value");
+        }
+    })?;
     Ok(tags)
-}
-
-pub(super) fn at_most(text: &str, limit: usize, field: &str) -> Result<(), ApiError> {
-    if text.chars().count() > limit {
-        let constraint = format!("Member must have length less than or equal to {limit}");
-        return Err(ApiError::constraint(text, field, &constraint));
-    }
-    Ok(())
-}
-
-pub(super) fn in_range(value: i64, least: u32, most: u32, field: &str) -> Result<u32, ApiError> {
-    let shown = value.to_string();
-    match u32::try_from(value) {
-        Ok(value) if value > most => {
-            let constraint = format!("Member must have value less than or equal to {most}");
-            Err(ApiError::constraint(&shown, field, &constraint))
-        }
-        Ok(value) if value >= least => Ok(value),
-        _ if value > i64::from(most) => {
-            let constraint = format!("Member must have value less than or equal to {most}");
-            Err(ApiError::constraint(&shown, field, &constraint))
-        }
-        _ => {
-            let constraint = format!("Member must have value greater than or equal to {least}");
-            Err(ApiError::constraint(&shown, field, &constraint))
-        }
-    }
 }
 
 /// A whole number in a query.
@@ -194,12 +173,4 @@ pub(super) fn number(text: &str, name: &str, least: u64, most: u64) -> Result<u6
                 "{name} must be a number from {least} to {most}, it was {text:?}"
             ))
         })
-}
-
-pub(super) fn one_of(value: String, known: &[&str], field: &str) -> Result<String, ApiError> {
-    if known.contains(&value.as_str()) {
-        return Ok(value);
-    }
-    let constraint = format!("Member must satisfy enum value set: [{}]", known.join(", "));
-    Err(ApiError::constraint(&value, field, &constraint))
 }

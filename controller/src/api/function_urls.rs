@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
-use super::fields::{missing, one_of};
 use super::functions::{json_response, to_the_end};
-use super::package::{parse, read_small};
+use super::package::read_small;
+use super::violations::{Violations, checked, found};
+use super::wire::parse;
 use super::{App, Named, page};
 use crate::deploy::{ControlError, UrlChange, UrlError};
 use crate::function::{AliasName, Place};
@@ -22,13 +23,12 @@ use crate::function_url::{AuthType, Cors, FunctionUrl, InvokeMode};
 
 /// Most items of a list in a CORS configuration, and the longest of each.
 const MAX_ORIGINS: (usize, usize) = (100, 253);
-const MAX_METHODS: (usize, usize) = (6, 6);
+const MAX_METHODS: usize = 6;
 const MAX_HEADERS: (usize, usize) = (100, 1024);
 /// Longest time that a browser may keep an answer, in seconds: a day.
-const MAX_AGE: i64 = 86_400;
-const METHODS: [&str; 8] = [
-    "GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "*",
-];
+const MAX_AGE: u32 = 86_400;
+/// What a browser may ask for by itself, `OPTIONS`, is none of them.
+const METHODS: [&str; 7] = ["GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "*"];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -50,83 +50,75 @@ struct CorsInput {
 }
 
 impl UrlInput {
-    fn change(self) -> Result<UrlChange, ApiError> {
-        let mode = match self.invoke_mode {
-            None => None,
-            Some(mode) => {
-                let modes = ["RESPONSE_STREAM", "BUFFERED"];
-                match one_of(mode, &modes, "invokeMode")?.as_str() {
-                    "BUFFERED" => Some(InvokeMode::Buffered),
-                    _ => Some(InvokeMode::ResponseStream),
-                }
-            }
-        };
-        let auth = match self.auth_type {
-            None => None,
-            Some(kind) => match one_of(kind, &["NONE", "AWS_IAM"], "authType")?.as_str() {
-                "NONE" => Some(AuthType::None),
-                _ => Some(AuthType::Iam),
-            },
-        };
-        Ok(UrlChange {
-            auth,
-            cors: self.cors.map(CorsInput::cors).transpose()?,
-            mode,
-        })
+    fn check(self, violations: &mut Violations) -> UrlChange {
+        if let Some(kind) = &self.auth_type {
+            violations.one_of(kind, &["NONE", "AWS_IAM"], "authType");
+        }
+        let cors = self.cors.map(|cors| cors.check(violations));
+        if let Some(mode) = &self.invoke_mode {
+            violations.one_of(mode, &["RESPONSE_STREAM", "BUFFERED"], "invokeMode");
+        }
+        UrlChange {
+            auth: self.auth_type.map(|kind| match kind.as_str() {
+                "NONE" => AuthType::None,
+                _ => AuthType::Iam,
+            }),
+            cors,
+            mode: self.invoke_mode.map(|mode| match mode.as_str() {
+                "BUFFERED" => InvokeMode::Buffered,
+                _ => InvokeMode::ResponseStream,
+            }),
+        }
     }
 }
 
 impl CorsInput {
-    fn cors(self) -> Result<Cors, ApiError> {
-        let methods = self.allow_methods.iter().flatten();
+    fn check(self, violations: &mut Violations) -> Cors {
+        let methods = self.allow_methods.as_deref().unwrap_or_default();
+        violations.length(methods, 0..=MAX_METHODS, "cors.allowMethods");
         for method in methods {
-            one_of(method.clone(), &METHODS, "cors.allowMethods")?;
+            violations.one_of(method, &METHODS, "cors.allowMethods");
         }
-        let max_age = self.max_age.map(|seconds| {
-            u32::try_from(seconds)
-                .ok()
-                .filter(|seconds| i64::from(*seconds) <= MAX_AGE)
-                .ok_or_else(|| {
-                    let limit = format!("Member must have value between 0 and {MAX_AGE}");
-                    ApiError::constraint(&seconds.to_string(), "cors.maxAge", &limit)
-                })
-        });
-        Ok(Cors {
+        let mut list = |items: &Option<Vec<String>>, limits, field| {
+            check_list(
+                violations,
+                items.as_deref().unwrap_or_default(),
+                limits,
+                field,
+            );
+        };
+        list(&self.allow_headers, MAX_HEADERS, "cors.allowHeaders");
+        list(&self.allow_origins, MAX_ORIGINS, "cors.allowOrigins");
+        list(&self.expose_headers, MAX_HEADERS, "cors.exposeHeaders");
+        let max_age = self.max_age;
+        let max_age = max_age.and_then(|age| violations.in_range(age, 0..=MAX_AGE, "cors.maxAge"));
+        Cors {
             allow_credentials: self.allow_credentials,
-            allow_headers: list(self.allow_headers, MAX_HEADERS, "cors.allowHeaders")?,
-            allow_methods: list(self.allow_methods, MAX_METHODS, "cors.allowMethods")?,
-            allow_origins: list(self.allow_origins, MAX_ORIGINS, "cors.allowOrigins")?,
-            expose_headers: list(self.expose_headers, MAX_HEADERS, "cors.exposeHeaders")?,
-            max_age: max_age.transpose()?,
-        })
+            allow_headers: self.allow_headers,
+            allow_methods: self.allow_methods,
+            allow_origins: self.allow_origins,
+            expose_headers: self.expose_headers,
+            max_age,
+        }
     }
 }
 
 /// A list of what can stand in a header.
-fn list(
-    items: Option<Vec<String>>,
+fn check_list(
+    violations: &mut Violations,
+    items: &[String],
     (most, longest): (usize, usize),
     field: &str,
-) -> Result<Option<Vec<String>>, ApiError> {
-    let Some(items) = items else { return Ok(None) };
-    if items.len() > most {
-        return Err(ApiError::constraint(
-            &format!("[{}]", items.join(", ")),
-            field,
-            &format!("Member must have length less than or equal to {most}"),
-        ));
-    }
-    for item in &items {
+) {
+    violations.length(items, 0..=most, field);
+    for item in items {
         let printable = item.bytes().all(|b| b.is_ascii_graphic() && b != b',');
         if item.is_empty() || item.len() > longest || !printable {
-            return Err(ApiError::constraint(
-                item,
-                field,
-                &format!("Member must have 1 to {longest} printable characters and no comma"),
-            ));
+            let constraint =
+                format!("Member must have 1 to {longest} printable characters and no comma");
+            violations.add(item, field, &constraint);
         }
     }
-    Ok(Some(items))
 }
 
 /// The alias that the qualifier names; nothing for `$LATEST`, which may not be written out.
@@ -152,8 +144,12 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let alias = alias(&named)?;
     let body = read_small(&headers, body, "CreateFunctionUrlConfig").await?;
-    let change = parse::<UrlInput>(&body)?.change()?;
-    let auth = change.auth.ok_or_else(|| missing("authType"))?;
+    let input: UrlInput = parse(&body)?;
+    let (auth, change) = found(|violations| {
+        violations.given(input.auth_type.as_ref(), "authType");
+        let change = input.check(violations);
+        Some((change.auth?, change))
+    })?;
     let mode_given = change.mode.is_some();
     let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
     let made = to_the_end(async move { deployer.create_url(&name, &of, auth, change).await });
@@ -190,7 +186,8 @@ pub(super) async fn update(
 ) -> Result<Response, ApiError> {
     let alias = alias(&named)?;
     let body = read_small(&headers, body, "UpdateFunctionUrlConfig").await?;
-    let change = parse::<UrlInput>(&body)?.change()?;
+    let input: UrlInput = parse(&body)?;
+    let change = checked(|violations| input.check(violations))?;
     let mode_given = change.mode.is_some();
     let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
     let changed = to_the_end(async move { deployer.update_url(&name, &of, change).await });

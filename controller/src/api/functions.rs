@@ -14,9 +14,11 @@ use super::configuration::Shown;
 use super::error::ApiError;
 use super::extract::{Function, Namespaced, Parameters};
 use super::fields::check_tags;
-use super::package::{CodeInput, check_package_kind, parse, read};
+use super::package::{CodeInput, read};
 use super::validate::ConfigInput;
-use super::{App, Named, concurrency, events, page};
+use super::violations::{checked, found};
+use super::wire::parse;
+use super::{App, Named, concurrency, events, package, page};
 use crate::deploy::{CodeUpdate, ControlError, Deployer};
 use crate::function::{AliasName, FunctionName, LATEST};
 use crate::registry::{self, Target};
@@ -24,14 +26,13 @@ use crate::registry::{self, Target};
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct CreateInput<'a> {
-    function_name: String,
+    function_name: Option<String>,
     #[serde(borrow)]
-    code: CodeInput<'a>,
+    code: Option<CodeInput<'a>>,
     package_type: Option<String>,
     architectures: Option<Vec<String>>,
     publish: Option<bool>,
-    #[serde(default)]
-    tags: BTreeMap<String, String>,
+    tags: Option<BTreeMap<String, String>>,
 }
 
 /// The members of an update besides those of the code, which it has at its top as well.
@@ -60,15 +61,24 @@ pub(super) async fn create(
         let body = read(&headers, body, "CreateFunction").await?;
         let input: CreateInput<'_> = parse(&body)?;
         let config: ConfigInput = parse(&body)?;
-        let name = Named::parse_new(&input.function_name, &app.place)?;
-        check_package_kind(
-            input.package_type.as_deref(),
-            input.architectures.as_deref(),
-        )?;
+        let kind = input.package_type.as_deref();
+        let architectures = input.architectures.as_deref();
+        let (name, code, config) = found(|violations| {
+            let name = violations.given(input.function_name.as_deref(), "functionName");
+            if let Some(name) = name {
+                Named::check_new(violations, name);
+            }
+            let code = violations.given(input.code.as_ref(), "code");
+            package::check_kind(violations, kind, architectures);
+            let config = config.check_new(violations);
+            Some((name?, code?, config))
+        })?;
+        let name = Named::parse_new(name, &app.place)?;
+        package::refuse_unsupported(kind, architectures)?;
         let config = config.create(|arns| app.layers(arns))?;
-        let tags = check_tags(input.tags)?;
+        let tags = check_tags(input.tags.unwrap_or_default())?;
         let publish = input.publish.unwrap_or(false);
-        (config, tags, name, input.code.package()?, publish)
+        (config, tags, name, code.package()?, publish)
     };
     let arn = app.place.arn(&name);
     let deployer = app.deployer.clone();
@@ -92,13 +102,9 @@ pub(super) async fn list(
 ) -> Result<Response, ApiError> {
     let versions = match parameters.get("FunctionVersion") {
         None => false,
-        Some("ALL") => true,
-        Some(other) => {
-            return Err(ApiError::constraint(
-                other,
-                "functionVersion",
-                "Member must satisfy enum value set: [ALL]",
-            ));
+        Some(version) => {
+            checked(|violations| violations.one_of(version, &["ALL"], "functionVersion"))?;
+            true
         }
     };
     if versions {
@@ -184,9 +190,15 @@ pub(super) async fn delete(
     let arn = app.place.arn(&named.name);
     let function = app.catalog.get(&named.name);
     let function = function.ok_or_else(|| ApiError::function_not_found(&arn))?;
-    let version = match app.target(&function, &named)? {
-        Target::Published(published) => Some(published.record.number),
-        Target::Latest | Target::Alias(_) => None,
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let version = match app.target(&function, &named) {
+        Ok(Target::Published(published)) => Some(published.record.number),
+        Ok(Target::Latest | Target::Alias(_)) => None,
+        // A version that is not there is as good as deleted.
+        Err(_) if qualifier.is_some_and(is_number) => {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+        Err(error) => return Err(error),
     };
     let arn = named.arn(&app.place);
     let deployer = app.deployer.clone();
@@ -211,13 +223,15 @@ pub(super) async fn update_code(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    app.find(&named)?;
     let (revision, wish, package) = {
         let _slot = app.upload_slot().await?;
         let body = read(&headers, body, "UpdateFunctionCode").await?;
         let input: UpdateCodeInput = parse(&body)?;
         let code: CodeInput<'_> = parse(&body)?;
-        check_package_kind(None, input.architectures.as_deref())?;
+        let architectures = input.architectures.as_deref();
+        checked(|violations| package::check_kind(violations, None, architectures))?;
+        app.find(&named)?;
+        package::refuse_unsupported(None, architectures)?;
         let wish = CodeUpdate {
             dry_run: input.dry_run.unwrap_or(false),
             publish: input.publish.unwrap_or(false),
@@ -243,15 +257,16 @@ pub(super) async fn update_configuration(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    app.find(&named)?;
     let body = read(&headers, body, "UpdateFunctionConfiguration").await?;
     let Revision { revision_id } = parse(&body)?;
     let input: ConfigInput = parse(&body)?;
+    let config = checked(|violations| input.check(violations))?;
+    app.find(&named)?;
     let arn = app.place.arn(&named.name);
     let changing = app.clone();
     let function = to_the_end(async move {
         let layers = |arns: &[String]| changing.layers(arns);
-        let change = |before: &_| input.apply(before, layers).map_err(ChangeError::Api);
+        let change = |before: &_| config.apply(before, layers).map_err(ChangeError::Api);
         changing
             .deployer
             .update_config(&named.name, revision_id.as_deref(), change)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::App;
 use super::error::ApiError;
 use super::region::is_region;
+use super::violations::{Violations, list};
 use crate::function::{LayerName, LayerUse, Place};
 
 /// Most layers on a function.
@@ -84,6 +85,18 @@ impl LayerNamed {
     }
 }
 
+/// What a function's layers are called by: ARNs of versions, wherever they are.
+pub(super) fn check_used_layers(violations: &mut Violations, arns: &[String]) {
+    let fine = |arn: &String| {
+        let parts: Vec<&str> = arn.split(':').collect();
+        matches!(parts.as_slice(), ["arn", _, "lambda", region, _, "layer", _, version]
+            if is_region(region) && version.parse::<u32>().is_ok())
+    };
+    if !arns.iter().all(fine) {
+        violations.add(&list(arns), "layers", USE_CONSTRAINT);
+    }
+}
+
 /// Whether the ARN of a layer's version names another region.
 fn elsewhere(arn: &str, place: &Place) -> bool {
     let parts: Vec<&str> = arn.split(':').collect();
@@ -108,8 +121,7 @@ impl App {
                 )));
             }
             let Ok((named, number)) = LayerNamed::parse_version(arn, &self.place) else {
-                let value = format!("[{}]", arns.join(", "));
-                return Err(ApiError::constraint(&value, "layers", USE_CONSTRAINT));
+                return Err(ApiError::constraint(&list(arns), "layers", USE_CONSTRAINT));
             };
             let layer = self.catalog.layer(&named.name);
             let version = layer.as_ref().and_then(|layer| layer.versions.get(&number));

@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::extract::{Parameters, Segments};
-use super::fields::{at_most, missing};
 use super::functions::{json_response, to_the_end};
 use super::layer_names::LayerNamed;
-use super::package::{CodeInput, parse, read};
+use super::package::{CodeInput, read};
+use super::violations::found;
+use super::wire::parse;
 use super::{App, compatible, page};
 use crate::function::{LayerName, LayerRecord, LayerVersion};
 
@@ -30,21 +31,20 @@ struct PublishInput<'a> {
 }
 
 impl PublishInput<'_> {
-    fn check(&self) -> Result<(), ApiError> {
-        at_most(
-            self.description.as_deref().unwrap_or(""),
-            256,
-            "description",
-        )?;
-        at_most(
-            self.license_info.as_deref().unwrap_or(""),
-            512,
-            "licenseInfo",
-        )?;
-        compatible::check(
-            self.compatible_runtimes.as_deref(),
-            self.compatible_architectures.as_deref(),
-        )
+    fn check(&self) -> Result<&CodeInput<'_>, ApiError> {
+        found(|violations| {
+            let description = self.description.as_deref().unwrap_or_default();
+            violations.at_most(description, 256, "description");
+            let content = violations.given(self.content.as_ref(), "content");
+            compatible::check(
+                violations,
+                self.compatible_runtimes.as_deref(),
+                self.compatible_architectures.as_deref(),
+            );
+            let license = self.license_info.as_deref().unwrap_or_default();
+            violations.at_most(license, 512, "licenseInfo");
+            content
+        })
     }
 }
 
@@ -58,12 +58,7 @@ pub(super) async fn publish(
     let _slot = app.upload_slot().await?;
     let body = read(&headers, body, "PublishLayerVersion").await?;
     let input: PublishInput<'_> = parse(&body)?;
-    input.check()?;
-    let package = input
-        .content
-        .as_ref()
-        .ok_or_else(|| missing("content"))?
-        .package()?;
+    let package = input.check()?.package()?;
     let (description, license) = (input.description, input.license_info);
     let (runtimes, architectures) = (input.compatible_runtimes, input.compatible_architectures);
     let describe = move |code, created| LayerVersion {
@@ -92,7 +87,7 @@ pub(super) async fn list(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     if parameters.get("find") == Some("LayerVersion") {
-        let arn = parameters.get("Arn").ok_or_else(|| missing("arn"))?;
+        let arn = found(|violations| violations.given(parameters.get("Arn"), "arn"))?;
         let (named, number) = LayerNamed::parse_version(arn, &app.place)?;
         return one_version(&app, &named.name, number, &headers);
     }
@@ -108,7 +103,7 @@ pub(super) async fn list(
             json!({
                 "LayerName": layer.name,
                 "LayerArn": app.place.layer_arn(&layer.name),
-                "LatestMatchingVersion": describe_version(&app, &layer.name, *number, version),
+                "LatestMatchingVersion": list_version(&app, &layer.name, *number, version),
             })
         })
         .collect();
@@ -145,7 +140,7 @@ pub(super) async fn list_versions(
     let (page, next) = page::cut(wanted, &parameters, |(number, _)| number.to_string())?;
     let shown: Vec<Value> = page
         .iter()
-        .map(|(number, version)| describe_version(&app, &name, **number, version))
+        .map(|(number, version)| list_version(&app, &name, **number, version))
         .collect();
     Ok(page::answer("LayerVersions", shown, next))
 }
@@ -211,6 +206,17 @@ fn content(app: &App, version: &LayerVersion, headers: &HeaderMap) -> Value {
         "CodeSha256": version.code.sha256_base64(),
         "CodeSize": version.code.size,
     })
+}
+
+/// A version among others, where one without a description has not even an empty one.
+fn list_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion) -> Value {
+    let mut out = describe_version(app, name, number, version);
+    if version.description.is_empty()
+        && let Some(members) = out.as_object_mut()
+    {
+        members.remove("Description");
+    }
+    out
 }
 
 fn describe_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion) -> Value {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::error::ApiError;
-use super::fields::{at_most, one_of};
+use super::violations::Violations;
 use crate::function::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel};
 
 /// What of it is given; the rest stays as it was.
@@ -16,28 +16,49 @@ pub(super) struct LoggingConfig {
     log_group: Option<String>,
 }
 
+/// The same, when its form has been checked.
+#[derive(Debug)]
+pub(super) struct LoggingChange {
+    json: Option<bool>,
+    application_level: Option<String>,
+    system_level: Option<SystemLevel>,
+    group: Option<String>,
+}
+
 impl LoggingConfig {
+    pub(super) fn check(self, violations: &mut Violations) -> LoggingChange {
+        let mut one_of = |value: &Option<String>, known: &[&str], field| {
+            if let Some(value) = value {
+                violations.one_of(value, known, &format!("loggingConfig.{field}"));
+            }
+        };
+        one_of(&self.log_format, &["JSON", "Text"], "logFormat");
+        one_of(
+            &self.application_log_level,
+            &APPLICATION_LEVELS,
+            "applicationLogLevel",
+        );
+        one_of(
+            &self.system_log_level,
+            &SystemLevel::NAMES,
+            "systemLogLevel",
+        );
+        if let Some(group) = &self.log_group {
+            check_group(violations, group);
+        }
+        let system_level = self.system_log_level;
+        LoggingChange {
+            json: self.log_format.map(|format| format == "JSON"),
+            application_level: self.application_log_level,
+            system_level: system_level.and_then(|level| SystemLevel::parse(&level)),
+            group: self.log_group,
+        }
+    }
+}
+
+impl LoggingChange {
     /// `before` with what is given here.
     pub(super) fn apply(self, before: &Logging) -> Result<Logging, ApiError> {
-        let format = self
-            .log_format
-            .map(|format| one_of(format, &["JSON", "Text"], "loggingConfig.logFormat"))
-            .transpose()?;
-        let application = self
-            .application_log_level
-            .map(|level| {
-                one_of(
-                    level,
-                    &APPLICATION_LEVELS,
-                    "loggingConfig.applicationLogLevel",
-                )
-            })
-            .transpose()?;
-        let system = self
-            .system_log_level
-            .map(|level| one_of(level, &SystemLevel::NAMES, "loggingConfig.systemLogLevel"))
-            .transpose()?
-            .and_then(|level| SystemLevel::parse(&level));
         let (old_application, old_system) = match &before.format {
             LogFormat::Text => ("INFO".to_owned(), SystemLevel::default()),
             LogFormat::Json {
@@ -45,55 +66,51 @@ impl LoggingConfig {
                 system_level,
             } => (application_level.clone(), *system_level),
         };
-        let json = match format.as_deref() {
-            Some(format) => format == "JSON",
-            None => before.format != LogFormat::Text,
-        };
-        if !json && (application.is_some() || system.is_some()) {
+        let json = self.json.unwrap_or(before.format != LogFormat::Text);
+        if !json && (self.application_level.is_some() || self.system_level.is_some()) {
             return Err(ApiError::invalid(
                 "LogLevel is not supported when LogFormat is set to \"Text\". Remove LogLevel from \
                  your request or change the LogFormat to \"Json\" and try again.",
             ));
         }
-        let group = match self.log_group {
-            Some(group) => Some(parse_group(group)?),
-            None => before.group.clone(),
-        };
         let format = if json {
             LogFormat::Json {
-                application_level: application.unwrap_or(old_application),
-                system_level: system.unwrap_or(old_system),
+                application_level: self.application_level.unwrap_or(old_application),
+                system_level: self.system_level.unwrap_or(old_system),
             }
         } else {
             LogFormat::Text
         };
-        Ok(Logging { format, group })
+        Ok(Logging {
+            format,
+            group: self.group.or_else(|| before.group.clone()),
+        })
     }
 }
 
-fn parse_group(group: String) -> Result<String, ApiError> {
+fn check_group(violations: &mut Violations, group: &str) {
     const FIELD: &str = "loggingConfig.logGroup";
-    at_most(&group, 512, FIELD)?;
+    violations.at_most(group, 512, FIELD);
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-/#".contains(&b);
     if group.is_empty() || !group.bytes().all(allowed) {
-        return Err(ApiError::constraint(
-            &group,
+        violations.add(
+            group,
             FIELD,
             "Member must satisfy regular expression pattern: [\\.\\-_/#A-Za-z0-9]+",
-        ));
+        );
     }
-    Ok(group)
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::violations::checked;
     use super::*;
 
     fn apply(before: &Logging, given: Value) -> Result<Logging, ApiError> {
         let given: LoggingConfig = serde_json::from_value(given).unwrap();
-        given.apply(before)
+        checked(|violations| given.check(violations))?.apply(before)
     }
 
     #[test]

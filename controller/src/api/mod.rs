@@ -5,6 +5,9 @@
 //! JSON body. `{name}` is `f`, `f:qualifier`, `account:function:f` or an ARN (percent-encoded or not);
 //! the qualifier, a version or an alias, may also be `?Qualifier=`.
 //! Each path also works with a trailing slash. Bodies are read raw, whatever their `Content-Type`.
+//! A body that does not fit the model is a `SerializationException` ([`wire`]); all else that is wrong with
+//! the form of a request is told at once, in a `ValidationException` ([`violations`]), and before
+//! anything is looked for.
 //! An answer that is due before the body has come says `Connection: close`, unless little is left of it.
 //!
 //! | method, path | answer |
@@ -12,7 +15,7 @@
 //! | `POST /2015-03-31/functions` | 201, configuration with `State: Pending`; the deploy runs on |
 //! | `GET /2015-03-31/functions?Marker=&MaxItems=&FunctionVersion=` | 200, `{Functions, NextMarker}`, without their states |
 //! | `GET /2015-03-31/functions/{name}` | 200, `{Configuration, Code, Tags}` |
-//! | `DELETE /2015-03-31/functions/{name}` | 204; with a qualifier, that version alone |
+//! | `DELETE /2015-03-31/functions/{name}` | 204; with a qualifier, that version alone, whether it is there or not |
 //! | `GET /2015-03-31/functions/{name}/configuration` | 200, configuration |
 //! | `PUT /2015-03-31/functions/{name}/configuration` | 200, configuration with `LastUpdateStatus: InProgress` |
 //! | `PUT /2015-03-31/functions/{name}/code` | 200, the same; with `Publish` the new version |
@@ -176,6 +179,8 @@ mod unread;
 mod url_stream;
 mod validate;
 mod versions;
+mod violations;
+mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! The ways of naming a function: `f`, `f:qualifier`, `account:function:f`, a full ARN.
 
-use super::error::{ApiError, violation};
+use super::error::ApiError;
 use super::region::is_region;
+use super::violations::Violations;
 use crate::function::{FunctionName, LATEST, Place};
 
 /// What Lambda calls it.
@@ -113,27 +114,16 @@ impl Named {
         form: NameForm,
         place: &Place,
     ) -> Result<Self, ApiError> {
-        let mut violations = Vec::new();
-        let at_most =
-            |limit: usize| format!("Member must have length less than or equal to {limit}");
+        let mut violations = Violations::default();
         if let Some(asked) = qualifier {
-            if asked.len() > MAX_QUALIFIER {
-                violations.push(violation(asked, "qualifier", &at_most(MAX_QUALIFIER)));
-            }
+            violations.at_most(asked, MAX_QUALIFIER, "qualifier");
             if !asked.bytes().all(|b| is_word(b) || b == b'$') {
-                violations.push(violation(asked, "qualifier", QUALIFIER_PATTERN));
+                violations.add(asked, "qualifier", QUALIFIER_PATTERN);
             }
         }
-        if text.len() > form.longest() {
-            violations.push(violation(text, FIELD, &at_most(form.longest())));
-        }
-        let parts = Parts::of(text, form);
-        if parts.is_none() {
-            violations.push(violation(text, FIELD, &form.pattern()));
-        }
-        let Some(parts) = parts.filter(|_| violations.is_empty()) else {
-            return Err(ApiError::violations(&violations));
-        };
+        let parts = Self::check(&mut violations, text, form);
+        violations.end()?;
+        let parts = parts.expect("what has not the form was told");
         let qualifier = match (parts.qualifier, qualifier) {
             (Some(own), Some(asked)) if own != asked => {
                 return Err(ApiError::invalid(
@@ -162,6 +152,20 @@ impl Named {
             ApiError::function_not_found(&place.arn_of(&meant))
         })?;
         Ok(Self { name, qualifier })
+    }
+
+    fn check<'a>(violations: &mut Violations, text: &'a str, form: NameForm) -> Option<Parts<'a>> {
+        violations.at_most(text, form.longest(), FIELD);
+        let parts = Parts::of(text, form);
+        if parts.is_none() {
+            violations.add(text, FIELD, &form.pattern());
+        }
+        parts
+    }
+
+    /// What is wrong with the form of a name that a function is to have.
+    pub(super) fn check_new(violations: &mut Violations, text: &str) {
+        Self::check(violations, text, NameForm::Function);
     }
 
     /// Whether a text is the ARN of a function, with everything that belongs to one.

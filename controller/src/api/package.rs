@@ -10,7 +10,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::body;
-use super::error::{ApiError, violation};
+use super::compatible::ARCHITECTURES;
+use super::error::ApiError;
+use super::violations::{Violations, enum_set};
 
 /// Largest body of a create or update: a 50 MB package in base64, and the rest.
 const MAX_BODY: usize = 70_167_211;
@@ -95,39 +97,34 @@ pub(super) async fn read_small(
     .await
 }
 
-/// A JSON object as `T`; members that `T` does not know are skipped.
-pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
-    let start = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if start != Some(&b'{') {
-        return Err(ApiError::bad_content(
-            "Could not parse request body into json: expected an object",
-        ));
+/// What kind of package it is, and for which processors.
+pub(super) fn check_kind(
+    violations: &mut Violations,
+    package_type: Option<&str>,
+    architectures: Option<&[String]>,
+) {
+    if let Some(kind) = package_type {
+        violations.one_of(kind, &["Zip", "Image"], "packageType");
     }
-    serde_json::from_slice(body).map_err(|error| {
-        ApiError::bad_content(format!("Could not parse request body into json: {error}"))
-    })
+    if let Some(architectures) = architectures {
+        let field = "architectures";
+        violations.length(architectures, 1..=1, field);
+        let known = enum_set(&ARCHITECTURES);
+        let constraint =
+            format!("Member must satisfy constraint: [{known}, Member must not be null]");
+        violations.each_of(architectures, &ARCHITECTURES, field, &constraint);
+    }
 }
 
-pub(super) fn check_package_kind(
+/// Refuses what has the form, and is not here.
+pub(super) fn refuse_unsupported(
     package_type: Option<&str>,
     architectures: Option<&[String]>,
 ) -> Result<(), ApiError> {
-    match package_type {
-        None | Some("Zip") => {}
-        Some("Image") => return Err(ApiError::invalid("PackageType Image is not supported yet")),
-        Some(other) => {
-            return Err(ApiError::constraint(
-                other,
-                "packageType",
-                "Member must satisfy enum value set: [Zip, Image]",
-            ));
-        }
+    if package_type == Some("Image") {
+        return Err(ApiError::invalid("PackageType Image is not supported yet"));
     }
-    let Some(architectures) = architectures else {
-        return Ok(());
-    };
-    check_architectures(architectures)?;
-    if architectures == ["arm64"] {
+    if architectures.is_some_and(|architectures| architectures == ["arm64"]) {
         return Err(ApiError::invalid(
             "Architecture arm64 is not supported: this host is x86_64",
         ));
@@ -135,36 +132,9 @@ pub(super) fn check_package_kind(
     Ok(())
 }
 
-/// Exactly one that Lambda knows.
-fn check_architectures(architectures: &[String]) -> Result<(), ApiError> {
-    const KNOWN: [&str; 2] = ["x86_64", "arm64"];
-    let mut violations = Vec::new();
-    let mut violate = |constraint: &str| {
-        let value = format!("[{}]", architectures.join(", "));
-        violations.push(violation(&value, "architectures", constraint));
-    };
-    match architectures.len() {
-        0 => violate("Member must have length greater than or equal to 1"),
-        1 => {}
-        _ => violate("Member must have length less than or equal to 1"),
-    }
-    if !architectures
-        .iter()
-        .all(|one| KNOWN.contains(&one.as_str()))
-    {
-        violate(
-            "Member must satisfy constraint: [Member must satisfy enum value set: [x86_64, arm64], \
-             Member must not be null]",
-        );
-    }
-    match violations.as_slice() {
-        [] => Ok(()),
-        violations => Err(ApiError::violations(violations)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::wire::parse;
     use super::*;
 
     #[test]

@@ -10,23 +10,30 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::extract::Parameters;
 use super::functions::json_response;
+use super::violations::found;
 
 /// Items on a page unless asked for fewer.
 const MOST: usize = 50;
 
 /// How many items the caller wants at most.
 pub(super) fn size(parameters: &Parameters) -> Result<usize, ApiError> {
+    Ok(items(parameters, MOST, 10_000)?.min(MOST))
+}
+
+/// The same of a list with limits of its own: what is meant unless asked, and the most to ask for.
+pub(super) fn items(parameters: &Parameters, unasked: usize, most: u32) -> Result<usize, ApiError> {
     let Some(text) = parameters.get("MaxItems") else {
-        return Ok(MOST);
+        return Ok(unasked);
     };
-    match text.parse::<usize>() {
-        Ok(limit @ 1..=10_000) => Ok(limit.min(MOST)),
-        _ => Err(ApiError::constraint(
-            text,
-            "maxItems",
-            "Member must have value between 1 and 10000",
-        )),
-    }
+    let asked = match text.parse::<i64>() {
+        Ok(asked) => asked,
+        Err(_) => {
+            let told = "STRING_VALUE can not be converted to an Integer";
+            return Err(ApiError::serialization(told));
+        }
+    };
+    let asked = found(|violations| violations.in_range(asked, 1..=most, "maxItems"))?;
+    Ok(asked as usize)
 }
 
 /// The items after the marker, as many as are wanted, and the marker of the next page if there is one.

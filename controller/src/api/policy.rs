@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::error::ApiError;
 use super::extract::{Function, Namespaced, Parameters, Segments};
-use super::fields::{missing, one_of};
 use super::functions::{json_response, to_the_end};
-use super::package::{parse, read_small};
+use super::package::read_small;
+use super::violations::{Violations, checked};
+use super::wire::parse;
 use super::{App, Named};
 use crate::function::{Conditions, LATEST, Statement, policy_document};
 use crate::registry::Target;
@@ -34,31 +35,35 @@ struct PermissionInput {
 }
 
 impl PermissionInput {
-    /// Refuses what is wrong whatever function it is for.
-    fn check_form(&self) -> Result<(), ApiError> {
-        let given = |text: &Option<String>, field| text.clone().ok_or_else(|| missing(field));
-        check_sid(&given(&self.statement_id, "statementId")?)?;
-        let action = given(&self.action, "action")?;
-        let name = action.strip_prefix("lambda:").unwrap_or_default();
-        let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic());
-        if action != "*" && name != "*" && !named {
-            return Err(ApiError::constraint(
-                &action,
-                "action",
-                "Member must satisfy regular expression pattern: (lambda:[*]|lambda:[a-zA-Z]+|[*])",
-            ));
+    /// What is wrong whatever function it is for.
+    fn check(&self, violations: &mut Violations) {
+        if let Some(sid) = violations.given(self.statement_id.as_ref(), "statementId") {
+            check_sid(violations, sid);
         }
-        given(&self.principal, "principal")?;
-        if let Some(kind) = self.function_url_auth_type.clone() {
-            one_of(kind, &["NONE", "AWS_IAM"], "functionUrlAuthType")?;
+        if let Some(action) = violations.given(self.action.as_ref(), "action") {
+            let name = action.strip_prefix("lambda:").unwrap_or_default();
+            let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic());
+            if action != "*" && name != "*" && !named {
+                violations.add(
+                    action,
+                    "action",
+                    "Member must satisfy regular expression pattern: \
+                     (lambda:[*]|lambda:[a-zA-Z]+|[*])",
+                );
+            }
         }
-        Ok(())
+        violations.given(self.principal.as_ref(), "principal");
+        if let Some(kind) = &self.function_url_auth_type {
+            violations.one_of(kind, &["NONE", "AWS_IAM"], "functionUrlAuthType");
+        }
     }
 
     fn statement(self, resource: String) -> Result<Statement, ApiError> {
-        let sid = self.statement_id.ok_or_else(|| missing("statementId"))?;
-        let action = self.action.ok_or_else(|| missing("action"))?;
-        let principal = self.principal.ok_or_else(|| missing("principal"))?;
+        let (Some(sid), Some(action), Some(principal)) =
+            (self.statement_id, self.action, self.principal)
+        else {
+            unreachable!("what is missing was told");
+        };
         let conditions = Conditions {
             source_arn: self.source_arn,
             source_account: self.source_account,
@@ -74,16 +79,15 @@ impl PermissionInput {
     }
 }
 
-fn check_sid(sid: &str) -> Result<(), ApiError> {
+fn check_sid(violations: &mut Violations, sid: &str) {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    if (1..=100).contains(&sid.len()) && sid.bytes().all(fine) {
-        return Ok(());
+    if !(1..=100).contains(&sid.len()) || !sid.bytes().all(fine) {
+        violations.add(
+            sid,
+            "statementId",
+            "Member must satisfy regular expression pattern: ([a-zA-Z0-9-_]+)",
+        );
     }
-    Err(ApiError::constraint(
-        sid,
-        "statementId",
-        "Member must satisfy regular expression pattern: ([a-zA-Z0-9-_]+)",
-    ))
 }
 
 pub(super) async fn add(
@@ -94,7 +98,7 @@ pub(super) async fn add(
 ) -> Result<Response, ApiError> {
     let body = read_small(&headers, body, "AddPermission").await?;
     let mut input: PermissionInput = parse(&body)?;
-    input.check_form()?;
+    checked(|violations| input.check(violations))?;
     let function = app.function(&named)?;
     if named.qualifier.as_deref() == Some(LATEST) {
         return Err(ApiError::invalid(
@@ -146,7 +150,7 @@ pub(super) async fn remove(
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
     let sid = segments.get("sid").to_owned();
-    check_sid(&sid)?;
+    checked(|violations| check_sid(violations, &sid))?;
     let function = app.catalog.get(&named.name).ok_or_else(|| {
         ApiError::not_found(format!("No policy found for: {}", named.arn(&app.place)))
     })?;

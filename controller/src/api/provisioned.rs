@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::extract::{Function, Parameters};
-use super::fields::{in_range, missing};
 use super::functions::json_response;
-use super::package::{parse, read_small};
+use super::package::read_small;
+use super::violations::found;
+use super::wire::parse;
 use super::{App, Named, page};
 use crate::function::{LATEST, ProvisionedRecord, State as VersionState};
 use crate::registry::{self, Target};
@@ -30,10 +31,8 @@ fn provisionable(
     named: &Named,
     refusal: &str,
 ) -> Result<(Arc<registry::Function>, String), ApiError> {
-    let qualifier = named
-        .qualifier
-        .clone()
-        .ok_or_else(|| missing("qualifier"))?;
+    let qualifier = named.qualifier.clone();
+    let qualifier = found(|violations| violations.given(qualifier, "qualifier"))?;
     if qualifier == LATEST {
         return Err(ApiError::invalid(refusal));
     }
@@ -57,13 +56,14 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let body = read_small(&headers, body, "PutProvisionedConcurrencyConfig").await?;
     let input: PutInput = parse(&body)?;
-    let field = "provisionedConcurrentExecutions";
-    let wanted = input
-        .provisioned_concurrent_executions
-        .ok_or_else(|| missing(field))?;
-    let most = i32::MAX.unsigned_abs();
-    // Above every account's limit is refused with the account's own words.
-    let requested = in_range(wanted.min(i64::from(most)), 1, most, field)?;
+    let requested = found(|violations| {
+        violations.given(named.qualifier.as_ref(), "qualifier");
+        let field = "provisionedConcurrentExecutions";
+        let wanted = violations.given(input.provisioned_concurrent_executions, field)?;
+        // Above every account's limit is refused with the account's own words.
+        let most = i32::MAX.unsigned_abs();
+        violations.in_range(wanted.min(i64::from(most)), 1..=most, field)
+    })?;
     let (_, qualifier) = provisionable(&app, &named, NOT_PUBLISHED)?;
     let key = qualifier.clone();
     let function = app

@@ -12,9 +12,11 @@ use std::collections::BTreeMap;
 
 use super::error::ApiError;
 use super::extract::{Parameters, Segments};
-use super::fields::{check_tags, missing};
+use super::fields::check_tags;
 use super::functions::{ChangeError, json_response, to_the_end};
-use super::package::{parse, read_small};
+use super::package::read_small;
+use super::violations::found;
+use super::wire::parse;
 use super::{App, NameForm, Named};
 
 const PATTERN: &str = "Member must satisfy regular expression pattern: \
@@ -61,9 +63,8 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let named = tagged(&app, &segments)?;
     let body = read_small(&headers, body, "TagResource").await?;
-    let tags = parse::<TagsInput>(&body)?
-        .tags
-        .ok_or_else(|| missing("tags"))?;
+    let TagsInput { tags } = parse(&body)?;
+    let tags = found(|violations| violations.given(tags, "tags"))?;
     if tags.is_empty() {
         return Err(ApiError::invalid(
             "An error occurred and the request cannot be processed.",
@@ -85,9 +86,7 @@ pub(super) async fn remove(
 ) -> Result<Response, ApiError> {
     let named = tagged(&app, &segments)?;
     let keys: Vec<String> = parameters.all("tagKeys").map(str::to_owned).collect();
-    if keys.is_empty() {
-        return Err(missing("tagKeys"));
-    }
+    found(|violations| violations.given(keys.first(), "tagKeys"))?;
     change(&app, named, move |known| {
         known.retain(|key, _| !keys.contains(key));
         Ok(())

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::destinations::{check_dead_letter_target, check_target_form};
 use super::error::ApiError;
-use super::fields::{
-    at_most, in_range, missing, one_of, parse_environment, parse_handler, parse_role, parse_runtime,
-};
-use super::logging_config::LoggingConfig;
+use super::fields::{check_handler, check_role, check_variables, parse_environment, parse_runtime};
+use super::layer_names::check_used_layers;
+use super::logging_config::{LoggingChange, LoggingConfig};
+use super::violations::Violations;
 use crate::function::{FunctionConfig, LayerUse, Logging, Runtime};
 
 /// The members that create and update have in common. Those of features that are not there yet are
@@ -43,7 +44,7 @@ pub(crate) struct ConfigInput {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct EphemeralStorage {
-    size: i64,
+    size: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -75,8 +76,7 @@ struct SnapStart {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct VpcConfig {
-    #[serde(default)]
-    subnet_ids: Vec<Value>,
+    subnet_ids: Option<Vec<Value>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,11 +90,121 @@ pub(crate) trait FindLayers: FnOnce(&[String]) -> Result<Vec<LayerUse>, ApiError
 
 impl<F: FnOnce(&[String]) -> Result<Vec<LayerUse>, ApiError>> FindLayers for F {}
 
+/// What is to be set, when its form has been checked. What Lambda looks at later is as it came.
+#[derive(Debug)]
+pub(crate) struct ConfigChange {
+    runtime: Option<String>,
+    handler: Option<String>,
+    role: Option<String>,
+    description: Option<String>,
+    timeout_seconds: Option<u32>,
+    memory_mib: Option<u32>,
+    ephemeral_storage_mib: Option<u32>,
+    variables: Option<BTreeMap<String, String>>,
+    tracing_mode: Option<String>,
+    snap_start: Option<String>,
+    logging: Option<LoggingChange>,
+    layers: Option<Vec<String>>,
+    dead_letter_target: Option<String>,
+    /// Members of features that are not there yet.
+    unsupported: Vec<&'static str>,
+}
+
+impl EnvironmentInput {
+    fn variables(self) -> BTreeMap<String, String> {
+        self.variables.unwrap_or_default()
+    }
+}
+
 impl ConfigInput {
+    /// Checks the form of all that is given, in the order of the API's model.
+    pub(super) fn check(self, violations: &mut Violations) -> ConfigChange {
+        let unsupported = self.unsupported();
+        if let Some(role) = &self.role {
+            check_role(violations, role);
+        }
+        if let Some(handler) = &self.handler {
+            check_handler(violations, handler);
+        }
+        if let Some(description) = &self.description {
+            violations.at_most(description, 256, "description");
+        }
+        let mut in_range = |number: Option<i64>, range, field: &str| {
+            number.and_then(|number| violations.in_range(number, range, field))
+        };
+        let timeout_seconds = in_range(self.timeout, 1..=900, "timeout");
+        let memory_mib = in_range(self.memory_size, 128..=10_240, "memorySize");
+        let dead_letter_target = self.dead_letter_config.and_then(|config| config.target_arn);
+        if let Some(arn) = &dead_letter_target {
+            check_target_form(violations, arn, "deadLetterConfig.targetArn");
+        }
+        let variables = self.environment.map(EnvironmentInput::variables);
+        if let Some(variables) = &variables {
+            check_variables(violations, variables);
+        }
+        let tracing_mode = self.tracing_config.and_then(|tracing| tracing.mode);
+        if let Some(mode) = &tracing_mode {
+            violations.one_of(mode, &["Active", "PassThrough"], "tracingConfig.mode");
+        }
+        if let Some(arns) = &self.layers {
+            check_used_layers(violations, arns);
+        }
+        let ephemeral_storage_mib = self.ephemeral_storage.and_then(|storage| {
+            let field = "ephemeralStorage.size";
+            let size = violations.given(storage.size, field)?;
+            violations.in_range(size, 512..=10_240, field)
+        });
+        let snap_start = self.snap_start.and_then(|snap_start| snap_start.apply_on);
+        if let Some(apply_on) = &snap_start {
+            violations.one_of(
+                apply_on,
+                &["PublishedVersions", "None"],
+                "snapStart.applyOn",
+            );
+        }
+        ConfigChange {
+            runtime: self.runtime,
+            handler: self.handler,
+            role: self.role,
+            description: self.description,
+            timeout_seconds,
+            memory_mib,
+            ephemeral_storage_mib,
+            variables,
+            tracing_mode,
+            snap_start,
+            logging: self.logging_config.map(|logging| logging.check(violations)),
+            layers: self.layers,
+            dead_letter_target,
+            unsupported,
+        }
+    }
+
+    /// The same for a function that is to be made.
+    pub(super) fn check_new(self, violations: &mut Violations) -> ConfigChange {
+        violations.given(self.role.as_ref(), "role");
+        self.check(violations)
+    }
+
+    fn unsupported(&self) -> Vec<&'static str> {
+        let given = |list: &Option<Vec<Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
+        let image = self.image_config.as_ref();
+        let vpc = self.vpc_config.as_ref();
+        let key = self.kms_key_arn.as_ref();
+        let members = [
+            ("FileSystemConfigs", given(&self.file_system_configs)),
+            ("ImageConfig", image.is_some_and(|config| !config.is_null())),
+            ("VpcConfig", vpc.is_some_and(|vpc| given(&vpc.subnet_ids))),
+            ("KMSKeyArn", key.is_some_and(|arn| !arn.is_empty())),
+        ];
+        let members = members.into_iter().filter(|(_, given)| *given);
+        members.map(|(member, _)| member).collect()
+    }
+}
+
+impl ConfigChange {
     /// The configuration of a new function.
     pub(crate) fn create(self, layers: impl FindLayers) -> Result<FunctionConfig, ApiError> {
-        let required = |given: bool, field: &str| given.then_some(()).ok_or_else(|| missing(field));
-        required(self.role.is_some(), "role")?;
         if self.runtime.is_none() || self.handler.is_none() {
             return Err(ApiError::invalid(
                 "Runtime and Handler are mandatory parameters for functions created with \
@@ -124,85 +234,33 @@ impl ConfigInput {
         before: &FunctionConfig,
         layers: impl FindLayers,
     ) -> Result<FunctionConfig, ApiError> {
-        self.refuse_unsupported()?;
-        let mut config = before.clone();
-        if let Some(runtime) = self.runtime {
-            config.runtime = parse_runtime(&runtime)?;
+        if let Some(arn) = &self.dead_letter_target {
+            check_dead_letter_target(arn)?;
         }
-        if let Some(handler) = self.handler {
-            config.handler = parse_handler(handler)?;
+        if let Some(member) = self.unsupported.first() {
+            return Err(ApiError::invalid(format!("{member} is not supported yet")));
         }
-        if let Some(role) = self.role {
-            config.role = parse_role(role)?;
-        }
-        if let Some(description) = self.description {
-            at_most(&description, 256, "description")?;
-            config.description = description;
-        }
-        if let Some(timeout) = self.timeout {
-            config.timeout_seconds = in_range(timeout, 1, 900, "timeout")?;
-        }
-        if let Some(memory) = self.memory_size {
-            config.memory_mib = in_range(memory, 128, 10_240, "memorySize")?;
-        }
-        if let Some(storage) = self.ephemeral_storage {
-            config.ephemeral_storage_mib =
-                in_range(storage.size, 512, 10_240, "ephemeralStorage.size")?;
-        }
-        if let Some(environment) = self.environment {
-            let variables = environment.variables.unwrap_or_default();
-            config.environment = Some(parse_environment(variables)?);
-        }
-        if let Some(mode) = self.tracing_config.and_then(|tracing| tracing.mode) {
-            config.tracing_mode = one_of(mode, &["Active", "PassThrough"], "tracingConfig.mode")?;
-        }
-        if let Some(apply_on) = self.snap_start.and_then(|snap_start| snap_start.apply_on) {
-            config.snap_start = one_of(
-                apply_on,
-                &["PublishedVersions", "None"],
-                "snapStart.applyOn",
-            )?;
-        }
-        if let Some(logging) = self.logging_config {
-            config.logging = logging.apply(&before.logging)?;
-        }
-        if let Some(arns) = self.layers {
-            config.layers = layers(&arns)?;
-        }
-        Ok(config)
-    }
-
-    fn refuse_unsupported(&self) -> Result<(), ApiError> {
-        let given = |list: &Option<Vec<Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
-        let refused = [
-            ("FileSystemConfigs", given(&self.file_system_configs)),
-            (
-                "ImageConfig",
-                self.image_config
-                    .as_ref()
-                    .is_some_and(|config| !config.is_null()),
-            ),
-            (
-                "VpcConfig",
-                self.vpc_config
-                    .as_ref()
-                    .is_some_and(|vpc| !vpc.subnet_ids.is_empty()),
-            ),
-            (
-                "KMSKeyArn",
-                self.kms_key_arn.as_ref().is_some_and(|arn| !arn.is_empty()),
-            ),
-        ];
-        let dead_letter = self.dead_letter_config.as_ref();
-        if let Some(arn) = dead_letter.and_then(|config| config.target_arn.as_deref()) {
-            super::destinations::check_dead_letter_target(arn)?;
-        }
-        for (member, given) in refused {
-            if given {
-                return Err(ApiError::invalid(format!("{member} is not supported yet")));
-            }
-        }
-        Ok(())
+        let runtime = self.runtime.map(|id| parse_runtime(&id)).transpose()?;
+        let environment = self.variables.map(parse_environment).transpose()?;
+        let logging = self.logging.map(|logging| logging.apply(&before.logging));
+        let layers = self.layers.map(|arns| layers(&arns)).transpose()?;
+        let before = before.clone();
+        Ok(FunctionConfig {
+            runtime: runtime.unwrap_or(before.runtime),
+            handler: self.handler.unwrap_or(before.handler),
+            role: self.role.unwrap_or(before.role),
+            description: self.description.unwrap_or(before.description),
+            timeout_seconds: self.timeout_seconds.unwrap_or(before.timeout_seconds),
+            memory_mib: self.memory_mib.unwrap_or(before.memory_mib),
+            ephemeral_storage_mib: self
+                .ephemeral_storage_mib
+                .unwrap_or(before.ephemeral_storage_mib),
+            environment: environment.or(before.environment),
+            tracing_mode: self.tracing_mode.unwrap_or(before.tracing_mode),
+            snap_start: self.snap_start.unwrap_or(before.snap_start),
+            layers: layers.unwrap_or(before.layers),
+            logging: logging.transpose()?.unwrap_or(before.logging),
+        })
     }
 }
 
@@ -210,7 +268,13 @@ impl ConfigInput {
 mod tests {
     use serde_json::json;
 
+    use super::super::violations::checked;
+    use super::super::wire::parse;
     use super::*;
+
+    fn read(input: &Value) -> Result<ConfigInput, ApiError> {
+        parse(input.to_string().as_bytes())
+    }
 
     fn create(changes: Value) -> Result<FunctionConfig, ApiError> {
         let mut input = json!({
@@ -221,9 +285,8 @@ mod tests {
             .as_object_mut()
             .unwrap()
             .extend(changes.as_object().unwrap().clone());
-        let input: ConfigInput = serde_json::from_value(input)
-            .map_err(|error| ApiError::serialization(error.to_string()))?;
-        input.create(|_| Ok(Vec::new()))
+        checked(|violations| read(&input).map(|input| input.check_new(violations)))??
+            .create(|_| Ok(Vec::new()))
     }
 
     #[test]
@@ -304,11 +367,48 @@ mod tests {
     }
 
     #[test]
+    fn all_settings_out_of_form_are_told_at_once_and_before_what_is_looked_at_later() {
+        let refused = create(json!({
+            "Role": "me", "Handler": "a b", "Description": "x".repeat(257), "Timeout": 0,
+            "MemorySize": 64, "DeadLetterConfig": {"TargetArn": "q"},
+            "Environment": {"Variables": {"1BAD": "s3cret", "AWS_REGION": "x"}},
+            "TracingConfig": {"Mode": "x"}, "Layers": ["l"], "EphemeralStorage": {"Size": 1},
+            "SnapStart": {"ApplyOn": "x"}, "LoggingConfig": {"LogFormat": "x", "LogGroup": "a b"},
+            "Runtime": "cobol",
+        }))
+        .unwrap_err();
+        let told = format!("{refused:?}");
+        let mut rest = told.as_str();
+        for clause in [
+            "13 validation errors detected: Value 'me' at 'role'",
+            "; Value 'a b' at 'handler'",
+            "' at 'description'",
+            "; Value '0' at 'timeout'",
+            "; Value '64' at 'memorySize'",
+            "; Value 'q' at 'deadLetterConfig.targetArn'",
+            "; Value at 'environment.variables' failed to satisfy constraint: Map keys must",
+            "; Value 'x' at 'tracingConfig.mode'",
+            "; Value '[l]' at 'layers'",
+            "; Value '1' at 'ephemeralStorage.size'",
+            "; Value 'x' at 'snapStart.applyOn'",
+            "; Value 'x' at 'loggingConfig.logFormat'",
+            "; Value 'a b' at 'loggingConfig.logGroup'",
+        ] {
+            let at = rest
+                .find(clause)
+                .unwrap_or_else(|| panic!("{clause} in {told}"));
+            rest = &rest[at + clause.len()..];
+        }
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+
+    #[test]
     fn an_update_changes_what_it_names_and_nothing_else() {
         let before =
             create(json!({"Description": "d", "Environment": {"Variables": {"A": "1"}}})).unwrap();
-        let input: ConfigInput = serde_json::from_value(json!({"Timeout": 9})).unwrap();
-        let after = input.apply(&before, |_| Ok(Vec::new())).unwrap();
+        let input = read(&json!({"Timeout": 9})).unwrap();
+        let change = checked(|violations| input.check(violations)).unwrap();
+        let after = change.apply(&before, |_| Ok(Vec::new())).unwrap();
         assert_eq!(
             after,
             FunctionConfig {

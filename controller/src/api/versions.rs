@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::configuration::Shown;
 use super::error::ApiError;
 use super::extract::{Function, Namespaced, Parameters};
-use super::fields::at_most;
 use super::functions::json_response;
-use super::package::{parse, read_small};
+use super::package::read_small;
+use super::violations::checked;
+use super::wire::parse;
 use super::{App, page};
 use crate::deploy::Publish;
 
@@ -32,16 +33,15 @@ pub(super) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    app.find(&named)?;
     let body = read_small(&headers, body, "PublishVersion").await?;
     let input: PublishInput = if body.is_empty() {
         PublishInput::default()
     } else {
         parse(&body)?
     };
-    if let Some(description) = &input.description {
-        at_most(description, 256, "description")?;
-    }
+    let description = input.description.as_deref().unwrap_or_default();
+    checked(|violations| violations.at_most(description, 256, "description"))?;
+    app.find(&named)?;
     let wish = Publish {
         description: input.description,
         code_sha256: input.code_sha256.filter(|sha256| !sha256.is_empty()),

@@ -54,10 +54,7 @@ impl fmt::Display for LayerName {
 impl Place {
     /// The ARN of a layer.
     pub(crate) fn layer_arn(&self, name: &LayerName) -> String {
-        format!(
-            "arn:aws:lambda:{}:{}:layer:{name}",
-            self.region, self.account
-        )
+        self.lambda_arn(&format!("layer:{name}"))
     }
 }
 

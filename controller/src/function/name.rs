@@ -76,16 +76,58 @@ impl Place {
 
     /// The ARN of whatever has that name.
     pub(crate) fn arn_of(&self, name: &str) -> String {
+        self.lambda_arn(&format!("function:{name}"))
+    }
+
+    /// The ARN of a resource of Lambda's.
+    pub(super) fn lambda_arn(&self, resource: &str) -> String {
+        let partition = self.partition();
         format!(
-            "arn:aws:lambda:{}:{}:function:{name}",
+            "arn:{partition}:lambda:{}:{}:{resource}",
             self.region, self.account
         )
+    }
+
+    /// The part of AWS that the region belongs to, as ARNs call it.
+    pub(crate) fn partition(&self) -> &'static str {
+        let others = [
+            ("cn-", "aws-cn"),
+            ("us-gov-", "aws-us-gov"),
+            ("us-iso-", "aws-iso"),
+            ("us-isob-", "aws-iso-b"),
+            ("us-isof-", "aws-iso-f"),
+            ("eu-isoe-", "aws-iso-e"),
+        ];
+        let among = |(prefix, _): &&(&str, &str)| self.region.starts_with(prefix);
+        others
+            .iter()
+            .find(among)
+            .map_or("aws", |(_, partition)| partition)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_arn_names_the_partition_of_its_region() {
+        let name = FunctionName::parse("f").unwrap();
+        for (region, partition) in [
+            ("eu-west-1", "aws"),
+            ("cn-northwest-1", "aws-cn"),
+            ("us-gov-east-1", "aws-us-gov"),
+            ("us-iso-east-1", "aws-iso"),
+            ("us-isob-east-1", "aws-iso-b"),
+        ] {
+            let place = Place {
+                region: region.into(),
+                account: "000000000000".into(),
+            };
+            let expected = format!("arn:{partition}:lambda:{region}:000000000000:function:f");
+            assert_eq!(place.arn(&name), expected);
+        }
+    }
 
     #[test]
     fn a_name_is_safe_as_a_path_component() {
