@@ -1,7 +1,8 @@
 //! Request bodies: JSON of any shape in, what an operation's model says out.
 //!
 //! What a member is instead of what the model wants is told in the service's own words, which know
-//! no member and no place. A body that is no JSON object is refused without a word, as there.
+//! no member and no place. What it says of a body that is no JSON object is not known: that one is told
+//! where it stops being one.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,13 +17,15 @@ use super::error::ApiError;
 /// A body as `T`; members that `T` does not know are skipped.
 pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let json: Json<'a> = serde_json::from_slice(body).map_err(|error| {
-        tracing::debug!(%error, "a request's body is no JSON");
-        ApiError::serialization("")
+        let (line, column) = (error.line(), error.column());
+        ApiError::serialization(format!(
+            "The request body is not valid JSON (line {line}, column {column})"
+        ))
     })?;
     let read = match json {
         Json::Structure(_) => T::deserialize(json),
         Json::List(_) => Err(Mismatch(LIST.into())),
-        _ => Err(Mismatch(String::new())),
+        _ => Err(Mismatch("The request body is not a JSON object".into())),
     };
     read.map_err(|Mismatch(told)| ApiError::serialization(told))
 }
@@ -41,7 +44,7 @@ enum Json<'a> {
     Structure(BTreeMap<Cow<'a, str>, Json<'a>>),
 }
 
-/// Something is not what the model wants. Holds what the caller is told, which may be nothing.
+/// Something is not what the model wants. Holds what the caller is told.
 #[derive(Debug)]
 struct Mismatch(String);
 
@@ -57,7 +60,7 @@ impl de::Error for Mismatch {
     /// What serde finds by itself, the service has no words for.
     fn custom<T: fmt::Display>(why: T) -> Self {
         tracing::debug!(%why, "a request's body does not fit its model");
-        Self(String::new())
+        Self("The request body does not fit the operation".into())
     }
 }
 
@@ -65,7 +68,7 @@ impl Json<'_> {
     /// There should be a value of the type `wanted`, with its article.
     fn no_scalar(&self, wanted: &str) -> Mismatch {
         let found = match self {
-            Self::Null => return Mismatch(String::new()),
+            Self::Null => return Mismatch(format!("null can not be converted to {wanted}")),
             Self::List(_) => return Mismatch(LIST.into()),
             Self::Structure(_) => return Mismatch(STRUCTURE.into()),
             Self::Flag(true) => "TRUE_VALUE",
@@ -382,26 +385,30 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_object_is_refused_without_a_word() {
+    fn a_body_that_is_no_object_is_told_where_it_stops_being_one() {
         let deep = "[".repeat(200_000);
-        for body in [
-            "",
-            " ",
-            "{",
-            "null",
-            "7",
-            "\"x\"",
-            "{\"Number\": 1,}",
-            "{} {}",
-            "{\"Text\":\"a\",\"Text\":\"b\"}",
-            "{\"Map\":{\"k\":null}}",
-            "{\"Text\":\"\u{1}\"}",
-            deep.as_str(),
+        let object = "The request body is not a JSON object";
+        for (body, told) in [
+            ("", "(line 1, column 0)"),
+            (" ", "(line 1, column 1)"),
+            ("{", "(line 1, column 1)"),
+            ("{\"Number\": 1,}", "(line 1, column 14)"),
+            ("{} {}", "(line 1, column 4)"),
+            ("{\n\"Text\":\"a\",\n\"Text\":\"b\"}", "(line 3, column "),
+            ("{\"Text\":\"\u{1}\"}", "(line 1, column 10)"),
+            (deep.as_str(), "(line 1, column 128)"),
+            (
+                "{\"Map\":{\"k\":null}}",
+                "null can not be converted to a String",
+            ),
+            ("null", object),
+            ("7", object),
+            ("\"x\"", object),
         ] {
             let refused = parse::<Model>(body.as_bytes()).unwrap_err();
             let shown: String = body.chars().take(30).collect();
             assert!(
-                format!("{refused:?}").contains("message: \"\""),
+                format!("{refused:?}").contains(told),
                 "{shown}: {refused:?}"
             );
         }
