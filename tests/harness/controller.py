@@ -193,7 +193,9 @@ class Controller:
         are."""
         records, after, more = [], 0, True
         while more:
-            answer = self.get(f"/hearth/v1/functions/{function}/logs?limit=10000&after={after}&{query}")
+            answer = self.get(
+                f"/hearth/v1/functions/{function}/logs?limit=10000&after={after}&{query}"
+            )
             assert answer.status == 200, answer.data
             page = [json.loads(line) for line in answer.data.splitlines()]
             records += page
