@@ -108,6 +108,19 @@ def test_a_warm_call_wakes_its_sandbox_once(both):
     assert each["off"] > 2 * max(each["on"], each["agent"]), each
 
 
+def test_what_was_deployed_without_the_mailbox_uses_it_once_it_is_on(both):
+    """And the other way round: the snapshots of one setting are none for the other."""
+    controller = both["off"]
+    each = []
+    for setting in ("off", "on", "off"):
+        if controller.environment["HEARTH_MAILBOX"] != setting:
+            controller.stop()
+            controller.environment["HEARTH_MAILBOX"] = setting
+            controller.start()
+        each.append(switches_a_call(controller, NAME))
+    assert each[1] < 2 and min(each[0], each[2]) > 2, each
+
+
 def test_what_the_function_writes_is_told_in_order_and_as_its_invocations_own(controller, client):
     call(client, "echo").ok()
     answers = [

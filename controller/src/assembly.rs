@@ -152,7 +152,8 @@ impl Controller {
         let (kind, jail) = first_shell(&shells).await?;
         let artefacts =
             |error: crate::deploy::DeployError| StartError::Artefacts(error.to_string());
-        let host_facts = Host::new(&settings.cache_dir()?, &sandbox, kind).map_err(artefacts)?;
+        let host_facts = Host::new(&settings.cache_dir()?, &sandbox, kind, settings.mailbox)
+            .map_err(artefacts)?;
         if host_facts.kernel().map_err(artefacts)?.is_none() {
             return Err(StartError::Artefacts(format!(
                 "there is no guest kernel in {}: run `make images`, or `hearth-rootfs kernel`; \

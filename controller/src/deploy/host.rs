@@ -1,4 +1,4 @@
-//! What snapshots are bound to: kernel, image, sandbox program, kind of host, memory size.
+//! What snapshots are bound to: kernel, image, sandbox program, kind of host, memory size, mailbox.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,6 +12,7 @@ use super::builder::{Source, reading};
 use super::error::DeployError;
 use crate::function::{Runtime, check_artefact};
 use crate::hex::hex;
+use crate::settings::Mailbox;
 
 /// This host, as far as snapshots depend on it.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Host {
     pub(crate) kind: String,
     /// SHA-256 of the sandbox program: another build may lay out its state differently.
     pub(crate) sandbox: String,
+    /// Whether sandboxes have a mailbox: a guest that was started without one never comes to use it.
+    mailbox: Mailbox,
 }
 
 /// What a runtime snapshot is made of.
@@ -52,13 +55,19 @@ impl Base {
 }
 
 impl Host {
-    pub(crate) fn new(cache: &Path, sandbox: &Path, kind: String) -> Result<Self, DeployError> {
+    pub(crate) fn new(
+        cache: &Path,
+        sandbox: &Path,
+        kind: String,
+        mailbox: Mailbox,
+    ) -> Result<Self, DeployError> {
         let cache = Cache::open(cache)?;
         let sandbox = hash_file(sandbox).map_err(DeployError::io("read", sandbox))?;
         Ok(Self {
             cache,
             kind,
             sandbox,
+            mailbox,
         })
     }
 
@@ -83,12 +92,16 @@ impl Host {
         let image = hearth_rootfs::cached_runtime(&self.cache, runtime.image())?
             .ok_or(DeployError::NoRuntimeImage(runtime.id()))?;
         let fingerprint = fingerprint(&[
-            "runtime 1",
+            "runtime 2",
             &kernel.sha256,
             &image.sha256,
             &self.sandbox,
             &self.kind,
             &memory_mib.to_string(),
+            match self.mailbox {
+                Mailbox::On => "mailbox",
+                Mailbox::Off => "no mailbox",
+            },
         ]);
         Ok(Base {
             kernel: kernel.path,
