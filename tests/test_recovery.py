@@ -20,6 +20,13 @@ def busy(controller, name="guest"):
     return [i for i in controller.instances(name) if i["state"] == "busy"]
 
 
+def is_stopped(pid):
+    """Whether every thread is: the signal reaches them one after the other."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    states = [(thread / "stat").read_text().rsplit(")", 1)[1].split()[0] for thread in threads]
+    return set(states) == {"T"}
+
+
 def on_cpu_ns(pid):
     """What all threads of a process have run so far."""
     threads = Path(f"/proc/{pid}/task").iterdir()
@@ -145,6 +152,7 @@ def test_an_event_that_a_dying_sandbox_did_not_read_runs_on_another(controller, 
         invoke(client, "guest", {"op": "echo"}).ok()
         pid = controller.idle("guest")["pid"]
         os.kill(pid, signal.SIGSTOP)
+        until("it is stopped", lambda pid=pid: is_stopped(pid))
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(invoke, client, "guest", {"op": "echo"})
             until("it has its event", lambda: busy(controller))
