@@ -70,11 +70,8 @@ mod tests {
             settings.insecure = true;
             assert!(matches!(Gate::of(&settings), Ok(Gate::Open)));
         }
-        let admin = Permissions {
-            admin: true,
-            invoke: Vec::new(),
-        };
-        KeyFile::of(dir.path()).create("k", admin).unwrap();
+        let keys = KeyFile::of(dir.path());
+        keys.create("k", Permissions::admin()).unwrap();
         let settings = settings("0.0.0.0:0", dir.path());
         assert!(matches!(Gate::of(&settings), Ok(Gate::Signed(_))));
     }

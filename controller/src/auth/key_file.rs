@@ -290,18 +290,11 @@ mod tests {
 
     use super::*;
 
-    fn admin() -> Permissions {
-        Permissions {
-            admin: true,
-            invoke: Vec::new(),
-        }
-    }
-
     #[test]
     fn what_a_newer_version_may_have_narrowed_is_not_widened_by_this_one() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(dir.path());
-        file.create("k", admin()).unwrap();
+        file.create("k", Permissions::admin()).unwrap();
         let text = fs::read_to_string(file.path()).unwrap();
         let narrowed = text.replace("\"admin\": true", "\"admin\": true, \"until\": \"2027\"");
         assert_ne!(narrowed, text);
@@ -313,7 +306,7 @@ mod tests {
     fn secrets_are_their_owners_alone_and_refused_when_they_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(&dir.path().join("data"));
-        file.create("k", admin()).unwrap();
+        file.create("k", Permissions::admin()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(file.path()), 0o600);
         assert_eq!(mode(&dir.path().join("data")), 0o700);
@@ -333,7 +326,7 @@ mod tests {
         std::thread::scope(|scope| {
             for n in 0..8 {
                 let file = file.clone();
-                scope.spawn(move || file.create(&format!("k{n}"), admin()).unwrap());
+                scope.spawn(move || file.create(&format!("k{n}"), Permissions::admin()).unwrap());
             }
         });
         assert_eq!(file.list().unwrap().len(), 8);
@@ -343,14 +336,14 @@ mod tests {
     fn names_are_unique_and_revoking_what_is_not_there_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(dir.path());
-        let key = file.create("k", admin()).unwrap();
+        let key = file.create("k", Permissions::admin()).unwrap();
         assert_eq!((key.key.id.len(), key.secret().len()), (20, 40));
         assert!(matches!(
-            file.create("k", admin()),
+            file.create("k", Permissions::admin()),
             Err(KeysError::Exists(_))
         ));
         assert!(matches!(
-            file.create("a/b", admin()),
+            file.create("a/b", Permissions::admin()),
             Err(KeysError::Key(_))
         ));
         assert!(matches!(file.revoke("x"), Err(KeysError::NotFound(_))));

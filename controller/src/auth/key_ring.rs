@@ -114,21 +114,14 @@ mod tests {
     use super::super::key::Permissions;
     use super::*;
 
-    fn admin() -> Permissions {
-        Permissions {
-            admin: true,
-            invoke: Vec::new(),
-        }
-    }
-
     #[test]
     fn a_key_comes_into_force_and_goes_without_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(dir.path());
         let ring = KeyRing::open(file.clone()).unwrap();
         assert!(ring.is_empty());
-        let one = file.create("one", admin()).unwrap();
-        let two = file.create("two", admin()).unwrap();
+        let one = file.create("one", Permissions::admin()).unwrap();
+        let two = file.create("two", Permissions::admin()).unwrap();
         let found = ring.find(&one.key.id).unwrap().unwrap();
         assert_eq!(found.secret.expose(), one.secret());
         file.revoke("one").unwrap();
@@ -145,7 +138,7 @@ mod tests {
         let ring = KeyRing::open(file.clone()).unwrap();
         for _ in 0..50 {
             // The same size each time, within one tick of the clock.
-            let key = file.create("k", admin()).unwrap().key;
+            let key = file.create("k", Permissions::admin()).unwrap().key;
             assert!(ring.find(&key.id).unwrap().is_some());
             file.revoke("k").unwrap();
             assert!(ring.find(&key.id).unwrap().is_none());
@@ -156,7 +149,7 @@ mod tests {
     fn keys_that_can_not_be_read_let_nobody_in() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(dir.path());
-        let key = file.create("k", admin()).unwrap().key;
+        let key = file.create("k", Permissions::admin()).unwrap().key;
         let ring = KeyRing::open(file.clone()).unwrap();
         for broken in ["", "{", "{\"form\":2,\"keys\":[]}", "[]"] {
             fs::write(file.path(), broken).unwrap();

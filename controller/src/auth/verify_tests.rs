@@ -74,19 +74,13 @@ fn setting() -> Setting {
     let dir = tempfile::tempdir().unwrap();
     let file = KeyFile::of(dir.path());
     // A key that was not drawn here.
-    file.create(
-        "k",
-        super::Permissions {
-            admin: true,
-            invoke: Vec::new(),
-        },
-    )
-    .map(|made| {
-        let text = std::fs::read_to_string(file.path()).unwrap();
-        let text = text.replace(&made.key.id, &recorded.id);
-        std::fs::write(file.path(), text.replace(made.secret(), &recorded.secret)).unwrap();
-    })
-    .unwrap();
+    file.create("k", super::Permissions::admin())
+        .map(|made| {
+            let text = std::fs::read_to_string(file.path()).unwrap();
+            let text = text.replace(&made.key.id, &recorded.id);
+            std::fs::write(file.path(), text.replace(made.secret(), &recorded.secret)).unwrap();
+        })
+        .unwrap();
     let verifier = Verifier::new(KeyRing::open(file).unwrap(), recorded.region.clone());
     let now = Timestamp::parse(&recorded.now).unwrap().time;
     Setting {

@@ -12,6 +12,13 @@ pub(crate) const BOUNDS: Bounds = Bounds {
     bytes: 1 << 20,
 };
 
+/// A queue that is never full.
+const ENDLESS: Bounds = Bounds {
+    events: u64::MAX,
+    bytes: u64::MAX,
+    ..BOUNDS
+};
+
 const OVER: Outcome = Outcome::Over { record: None };
 
 pub(crate) fn schedule(bounds: Bounds) -> Schedule {
@@ -140,12 +147,7 @@ async fn a_full_queue_refuses_and_takes_again_when_there_is_room() {
 async fn a_deleted_functions_events_are_gone_from_the_disk_and_others_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
-    let bounds = Bounds {
-        events: u64::MAX,
-        bytes: u64::MAX,
-        ..BOUNDS
-    };
-    let queue = Queue::open(&path, schedule(bounds)).unwrap();
+    let queue = Queue::open(&path, schedule(ENDLESS)).unwrap();
     let many = i64::from(REMOVED_AT_ONCE) * 2 + 1;
     for n in 0..many {
         queue.accept(request("f", &n.to_string()), 0).await.unwrap();
@@ -159,7 +161,7 @@ async fn a_deleted_functions_events_are_gone_from_the_disk_and_others_are_not() 
     queue.record(&running, &again, 0).await.unwrap();
     queue.accept(request("f", "new"), 0).await.unwrap();
     drop(queue);
-    let queue = Queue::open(&path, schedule(bounds)).unwrap();
+    let queue = Queue::open(&path, schedule(ENDLESS)).unwrap();
     let mut left = Vec::new();
     while let Some(turn) = next(&queue, 0) {
         let event = queue.read(turn.id).await.unwrap().unwrap();
@@ -175,12 +177,7 @@ async fn a_deleted_functions_events_are_gone_from_the_disk_and_others_are_not() 
 async fn an_event_of_a_new_function_stays_while_those_of_a_deleted_one_of_that_name_go() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
-    let bounds = Bounds {
-        events: u64::MAX,
-        bytes: u64::MAX,
-        ..BOUNDS
-    };
-    let queue = Queue::open(&path, schedule(bounds)).unwrap();
+    let queue = Queue::open(&path, schedule(ENDLESS)).unwrap();
     let many = i64::from(REMOVED_AT_ONCE) + 1;
     for n in 0..many {
         queue.accept(request("f", &n.to_string()), 0).await.unwrap();

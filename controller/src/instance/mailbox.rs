@@ -139,6 +139,7 @@ mod tests {
     use hearth_protocol::mailbox::LOG_SIZE;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use super::super::stream::socket_pair;
     use super::*;
 
     const META: &[u8] = b"Lambda-Runtime-Aws-Request-Id: 7\r\nContent-Type: text/plain\r\n";
@@ -154,13 +155,6 @@ mod tests {
             goes_on: what == What::Error,
         };
         [&head.encode()[..], log, meta, body].concat()
-    }
-
-    /// The owner's end and the sandbox's.
-    fn pair() -> (UnixStream, tokio::net::UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        theirs.set_nonblocking(true).unwrap();
-        (ours, tokio::net::UnixStream::from_std(theirs).unwrap())
     }
 
     async fn hear(mailbox: &mut Mailbox) -> Result<MailboxWord, MailboxError> {
@@ -181,7 +175,7 @@ mod tests {
         ]
         .concat();
         for step in [1, 7, 40, bytes.len()] {
-            let (ours, mut theirs) = pair();
+            let (ours, mut theirs) = socket_pair();
             let mut mailbox = Mailbox::new(ours).unwrap();
             let sent = bytes.clone();
             let sandbox = tokio::spawn(async move {
@@ -227,7 +221,7 @@ mod tests {
             message(What::Payload, b"", b"no header", b""),
             vec![0xff; HEAD],
         ] {
-            let (ours, mut theirs) = pair();
+            let (ours, mut theirs) = socket_pair();
             let mut mailbox = Mailbox::new(ours).unwrap();
             theirs.write_all(&bytes).await.unwrap();
             assert!(hear(&mut mailbox).await.is_err());
@@ -237,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn an_event_is_written_whole_however_large_and_however_slow_its_reader() {
         for size in [0, 10, 5_000, MAX_PAYLOAD] {
-            let (ours, mut theirs) = pair();
+            let (ours, mut theirs) = socket_pair();
             let mut mailbox = Mailbox::new(ours).unwrap();
             let event = Bytes::from(vec![b'x'; size]);
             assert!(mailbox.give("headers", event.clone()).unwrap());
@@ -259,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn headers_that_are_too_long_are_for_the_agent() {
-        let (ours, _theirs) = pair();
+        let (ours, _theirs) = socket_pair();
         let mut mailbox = Mailbox::new(ours).unwrap();
         let long = "x".repeat(MAX_META + 1);
         assert!(!mailbox.give(&long, Bytes::new()).unwrap());

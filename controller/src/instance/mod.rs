@@ -31,3 +31,5 @@ pub(crate) use microvm::{MicroVm, VmError, VmEvent, outcome};
 #[cfg(test)]
 pub(crate) use process::SandboxProcess;
 pub(crate) use process::{JailSettings, LaunchError, Launcher, ProcessLauncher};
+#[cfg(test)]
+pub(crate) use stream::socket_pair;

@@ -195,6 +195,14 @@ fn receive(socket: &UnixStream, inbox: &mut BytesMut) -> io::Result<Received> {
     })
 }
 
+/// The owner's end of a stream, and the sandbox's.
+#[cfg(test)]
+pub(crate) fn socket_pair() -> (UnixStream, tokio::net::UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    (ours, tokio::net::UnixStream::from_std(theirs).unwrap())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;

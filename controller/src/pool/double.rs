@@ -2,7 +2,6 @@
 //! sockets, with a "guest" that does what the event tells it to.
 
 use std::future::Future;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,7 +24,7 @@ use tokio::sync::Semaphore;
 
 use super::dispatch::ArtefactSource;
 use crate::function::{Artefacts, Fingerprints, Version};
-use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess};
+use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess, socket_pair};
 
 /// How long the event `slow` takes its guest.
 pub(crate) const SLOW: Duration = Duration::from_millis(30);
@@ -98,20 +97,13 @@ impl Launcher for Doubles {
             let stage = self.0.clone();
             stage.alive.fetch_add(1, Ordering::SeqCst);
             stage.launched.fetch_add(1, Ordering::SeqCst);
-            let (control, control_far) = pair();
-            let (agent, agent_far) = pair();
+            let (control, control_far) = socket_pair();
+            let (agent, agent_far) = socket_pair();
             let process = Double(stage.clone());
             tokio::spawn(act(stage, control_far, agent_far));
             Ok(MicroVm::new(control, agent, None, Box::new(process)).unwrap())
         })
     }
-}
-
-/// The owner's end and the sandbox's.
-fn pair() -> (StdUnixStream, UnixStream) {
-    let (ours, theirs) = StdUnixStream::pair().unwrap();
-    theirs.set_nonblocking(true).unwrap();
-    (ours, UnixStream::from_std(theirs).unwrap())
 }
 
 impl ArtefactSource for Stage {
