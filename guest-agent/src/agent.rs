@@ -13,7 +13,8 @@
 //! 1. *Output.* A function's lines are sent before its answer. A line that was written before the
 //!    answer was posted is in the pipe by the time the answer is in the socket, and both are
 //!    reported by the same `epoll_wait`, or the line by an earlier one: it is read first, and no
-//!    further look at the pipe is needed when the answer is handled.
+//!    further look at the pipe is needed when the answer is handled. For a runtime whose lines the agent
+//!    is not woken for ([`function_output`]) it looks at the pipe when there is something on a connection.
 //! 2. *Host*, then *connections*, then the *listener*.
 //! 3. *Children* last: a runtime that answered and then exited has answered.
 

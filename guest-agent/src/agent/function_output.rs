@@ -10,14 +10,17 @@
 
 use std::time::{Duration, Instant};
 
+use hearth_protocol::output::LogBuffer;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::events::OUTPUT;
 use super::{Agent, AgentError};
+use crate::host_link::HostLink;
+use crate::output::Output;
 use crate::telemetry::Source;
 
 /// Log bytes that may wait for the host; what comes while there are more is thrown away.
-pub(super) const MAX_QUEUED_LOGS: usize = 1024 * 1024;
+const MAX_QUEUED_LOGS: usize = 1024 * 1024;
 /// How long lines may lie that the agent is not woken for.
 const UNHEARD: Duration = Duration::from_millis(100);
 
@@ -37,6 +40,13 @@ impl Default for Listening {
             watched: true,
             talkative: false,
         }
+    }
+}
+
+impl Listening {
+    /// Whether the agent looks by itself: in place of being woken, or to see whether that can end.
+    fn looks(&self) -> bool {
+        !self.watched || self.talkative
     }
 }
 
@@ -65,13 +75,12 @@ impl Agent {
 
     /// When to look for output that the agent is not woken for.
     pub(super) fn look_due(&self) -> Option<Instant> {
-        let taken = !self.listening.watched || self.listening.talkative;
-        taken.then(|| Instant::now() + UNHEARD)
+        self.listening.looks().then(|| Instant::now() + UNHEARD)
     }
 
     /// Nothing has happened for as long as lines may lie: looks for them.
     pub(super) fn look_for_output(&mut self) -> Result<(), AgentError> {
-        if self.look_due().is_none() {
+        if !self.listening.looks() {
             return Ok(());
         }
         let something = self.read_output()?;
@@ -101,31 +110,17 @@ impl Agent {
             Some(mailbox) => match mailbox.begin_reading() {
                 Some(before) => Some((mailbox, before)),
                 None => {
-                    // It is reported again as long as it is there.
+                    // It is reported, or looked for, again as long as it is there.
                     std::thread::yield_now();
                     return Ok(false);
                 }
             },
             None => None,
         };
-        let logs = &mut self.logs;
-        let congested = self.host.queued() > MAX_QUEUED_LOGS;
-        let mut something = false;
-        self.output.drain(&mut self.scratch, |bytes| {
-            something |= !bytes.is_empty();
-            if congested {
-                logs.drop_output(bytes.len());
-            } else {
-                logs.push(bytes);
-            }
-        });
+        let (output, logs) = (&mut self.output, &mut self.logs);
+        let something = gather(output, &mut self.scratch, logs, &mut self.host);
         if let Some((mailbox, before)) = reading {
             mailbox.end_reading(&before, something);
-        }
-        if self.logs.is_full() {
-            self.host.hurry();
-        } else if self.logs.has_lines() {
-            self.host.wait_for_company();
         }
         self.read_extensions_output();
         Ok(something)
@@ -150,4 +145,30 @@ impl Agent {
         }
         self.queue_extensions_output(request_id, true)
     }
+}
+
+/// Moves what a pipe of output holds to `logs`, from where it leaves at once if that is full, else in
+/// company. Says whether there was anything.
+pub(super) fn gather(
+    output: &mut Output,
+    scratch: &mut [u8],
+    logs: &mut LogBuffer,
+    host: &mut HostLink,
+) -> bool {
+    let congested = host.queued() > MAX_QUEUED_LOGS;
+    let mut something = false;
+    output.drain(scratch, |bytes| {
+        something |= !bytes.is_empty();
+        if congested {
+            logs.drop_output(bytes.len());
+        } else {
+            logs.push(bytes);
+        }
+    });
+    if logs.is_full() {
+        host.hurry();
+    } else if logs.has_lines() {
+        host.wait_for_company();
+    }
+    something
 }

@@ -10,7 +10,7 @@ use hearth_protocol::agent::{AgentMessage, Log};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::events::{EXTENSION_OUTPUT, TELEMETRY};
-use super::function_output::MAX_QUEUED_LOGS;
+use super::function_output::gather;
 use super::{Agent, AgentError};
 use crate::extensions::Refusal;
 use crate::output::Output;
@@ -121,19 +121,7 @@ impl Agent {
         let Some(ExtensionOutput { output, logs }) = &mut self.extension_output else {
             return;
         };
-        let congested = self.host.queued() > MAX_QUEUED_LOGS;
-        output.drain(&mut self.scratch, |bytes| {
-            if congested {
-                logs.drop_output(bytes.len());
-            } else {
-                logs.push(bytes);
-            }
-        });
-        if logs.is_full() {
-            self.host.hurry();
-        } else if logs.has_lines() {
-            self.host.wait_for_company();
-        }
+        gather(output, &mut self.scratch, logs, &mut self.host);
     }
 
     /// Queues what extensions have written: the lines that are whole, or everything.
