@@ -145,6 +145,8 @@ pub(crate) struct Agent {
     /// The runtime waits and the host does not know, since an extension does not yet wait; whether
     /// it is the first time.
     unannounced: Option<bool>,
+    /// The host was told that the guest has thawed, and no event was handed out since.
+    thaw_told: bool,
     /// When the runtime answered last.
     answered: Instant,
     leaving: Option<Leaving>,
@@ -222,6 +224,7 @@ impl Agent {
             uses_mailbox: false,
             initializing: true,
             unannounced: None,
+            thaw_told: false,
             answered: Instant::now(),
             leaving: None,
             since: Instant::now(),

@@ -86,6 +86,17 @@ pub(crate) struct Mailbox {
 impl Mailbox {
     /// Makes and registers it.
     pub(crate) fn create() -> io::Result<Self> {
+        let mailbox = Self::make()?;
+        let frames = frames(mailbox.pages.address())?;
+        mailbox.pages.set_frames(&frames);
+        register(frames[0])?;
+        // SAFETY: ioperm only changes which ports this process may use.
+        check(unsafe { libc::ioperm(DOORBELL_PORT.into(), DOORBELL_PORTS, 1) } as isize)?;
+        Ok(mailbox)
+    }
+
+    /// Makes one that the host knows nothing of.
+    pub(crate) fn make() -> io::Result<Self> {
         let file = sealed_file()?;
         let pages = Pages::map(file.as_raw_fd()).ok_or_else(io::Error::last_os_error)?;
         let at = pages.address();
@@ -94,8 +105,6 @@ impl Mailbox {
             unsafe { at.as_ptr().add(page * PAGE).write_volatile(0) };
         }
         let held = hold(at)?;
-        let frames = frames(at)?;
-        pages.set_frames(&frames);
         let mailbox = Self {
             pages,
             file,
@@ -106,9 +115,6 @@ impl Mailbox {
         };
         // Until the first event.
         mailbox.demand_answer(true);
-        register(frames[0])?;
-        // SAFETY: ioperm only changes which ports this process may use.
-        check(unsafe { libc::ioperm(DOORBELL_PORT.into(), DOORBELL_PORTS, 1) } as isize)?;
         Ok(mailbox)
     }
 

@@ -49,7 +49,7 @@ impl Agent {
                     }
                     match thaw {
                         Thaw::Serve => thawed = true,
-                        Thaw::Tell => self.host.queue(AgentMessage::Thawed)?,
+                        Thaw::Tell => self.tell_thawed()?,
                         // `Thawed` is said when it is back.
                         Thaw::Restore(Some(connection)) => {
                             self.reply(connection, reply::restored(), Bytes::new())?;
@@ -65,9 +65,15 @@ impl Agent {
         }
         // An invocation that came with it says the same by its answer.
         if thawed && self.life.running().is_none() {
-            self.host.queue(AgentMessage::Thawed)?;
+            self.tell_thawed()?;
         }
         Ok(Flow::Continue)
+    }
+
+    /// The guest serves.
+    pub(super) fn tell_thawed(&mut self) -> Result<(), AgentError> {
+        self.thaw_told = true;
+        Ok(self.host.queue(AgentMessage::Thawed)?)
     }
 
     fn configure(&mut self, function: &Configure) -> Result<(), AgentError> {
@@ -147,13 +153,19 @@ impl Agent {
         if let Some(telemetry) = &mut self.telemetry {
             telemetry.begin(&invocation.meta);
         }
+        // No answer must reach the host before it has heard by the connection that the guest has
+        // thawed: this one comes that way too.
+        let after_thaw = std::mem::take(&mut self.thaw_told);
         if let Some(mailbox) = &self.mailbox {
-            // The limit is this invocation's: its end has to be seen.
-            mailbox.demand_answer(invocation.meta.memory_limit_mib.is_some());
+            // A limit is this invocation's: its end has to be seen.
+            let has_limit = invocation.meta.memory_limit_mib.is_some();
+            mailbox.demand_answer(has_limit || after_thaw);
         }
         self.tell_extensions(&invocation.meta)?;
-        // What is said from here on is said of this invocation.
-        self.host.take_spoken();
+        if !after_thaw {
+            // What is said from here on is said of this invocation.
+            self.host.take_spoken();
+        }
         let head = reply::invocation_head(&invocation.meta, invocation.event.len());
         self.since = Instant::now();
         self.reply(connection, head, invocation.event)

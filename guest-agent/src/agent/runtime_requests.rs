@@ -118,7 +118,7 @@ impl Agent {
                 if let Some(telemetry) = &mut self.telemetry {
                     telemetry.restored(None);
                 }
-                self.host.queue(AgentMessage::Thawed)?;
+                self.tell_thawed()?;
                 return match invocation {
                     Some(invocation) => self.deliver(id, invocation),
                     None => Ok(()),

@@ -9,19 +9,23 @@ mod telemetry;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use hearth_mailbox::pages::Pages;
 use hearth_protocol::agent::{AgentMessage, Frame, FrameDecoder, HostMessage, Invoke, Thaw};
 use hearth_protocol::guest::MAX_PAYLOAD;
+use hearth_protocol::mailbox::VIA_AGENT;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::{Agent, AgentError};
 use crate::cgroup::RuntimeCgroup;
 use crate::host_link::HostLink;
+use crate::mailbox::Mailbox;
 use crate::vsock::HostStream;
 
 /// No answer takes this long.
@@ -36,6 +40,8 @@ struct Guest {
     api: SocketAddr,
     /// The function's stdout.
     output: File,
+    /// The mailbox, as a runtime has it.
+    mailbox: Pages,
     agent: JoinHandle<Result<(), AgentError>>,
     cgroup: tempfile::TempDir,
 }
@@ -72,6 +78,9 @@ impl Guest {
         )
         .unwrap();
         agent.life.configure(snap_start).unwrap();
+        let made = Mailbox::make().unwrap();
+        let mailbox = Pages::map(made.file().as_raw_fd()).unwrap();
+        agent.mailbox = Some(made);
         let output = File::from(agent.output.writer().try_clone_to_owned().unwrap());
         let mut guest = Self {
             host,
@@ -79,6 +88,7 @@ impl Guest {
             received: BytesMut::new(),
             api,
             output,
+            mailbox,
             agent: std::thread::spawn(move || agent.run()),
             cgroup,
         };

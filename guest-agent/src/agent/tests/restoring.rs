@@ -68,6 +68,51 @@ fn a_runtime_told_of_restores_that_has_no_hooks_serves_at_once() {
     guest.finish();
 }
 
+/// The mailbox and the connection have no order between them.
+#[test]
+fn the_answer_that_follows_a_told_thaw_is_told_by_the_connection_too() {
+    let told = |hooks: bool, together: bool| {
+        let (mut guest, mut runtime) = if hooks {
+            Guest::restorable()
+        } else {
+            let mut guest = Guest::configured(true);
+            let mut runtime = guest.connect();
+            runtime.get(NEXT);
+            assert!(matches!(guest.hear(), AgentMessage::Ready(_)));
+            (guest, runtime)
+        };
+        guest.mailbox.set(VIA_AGENT, 0);
+        guest.say(std::iter::once(thaw()).chain(together.then(|| invoke("1", b"{}"))));
+        if hooks {
+            runtime.reply();
+            runtime.get(NEXT);
+        }
+        if !together {
+            assert_eq!(guest.hear(), AgentMessage::Thawed);
+            guest.say([invoke("1", b"{}")]);
+        }
+        runtime.reply();
+        let first = guest.mailbox.get(VIA_AGENT);
+        runtime.respond("1", b"");
+        if together {
+            assert_eq!(guest.hear(), AgentMessage::Thawed);
+        }
+        assert!(matches!(guest.hear(), AgentMessage::Response(..)));
+        runtime.get(NEXT);
+        assert!(matches!(guest.hear(), AgentMessage::Ready(_)));
+        guest.say([invoke("2", b"{}")]);
+        runtime.reply();
+        let second = guest.mailbox.get(VIA_AGENT);
+        runtime.respond("2", b"");
+        assert!(matches!(guest.hear(), AgentMessage::Response(..)));
+        guest.finish();
+        (first, second)
+    };
+    for (hooks, together) in [(true, true), (true, false), (false, true), (false, false)] {
+        assert_eq!(told(hooks, together), (1, 0), "{hooks} {together}");
+    }
+}
+
 #[test]
 fn a_failure_after_a_restore_is_told_once_in_place_of_the_thaw() {
     let (mut guest, mut runtime) = Guest::restorable();
