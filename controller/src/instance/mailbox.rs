@@ -63,14 +63,14 @@ impl Mailbox {
         })
     }
 
-    /// Gives an event to a runtime that waits. `Ok(false)`: its headers are too long for that.
-    pub(crate) fn give(&mut self, headers: &str, event: Bytes) -> io::Result<bool> {
+    /// Gives an event to a runtime that waits. Headers have [`MAX_META`] bytes at most.
+    pub(crate) fn give(&mut self, headers: &str, event: Bytes) -> io::Result<()> {
         let (Ok(meta), Ok(body)) = (u32::try_from(headers.len()), u32::try_from(event.len()))
         else {
-            return Ok(false);
+            return Err(io::ErrorKind::InvalidInput.into());
         };
         if headers.len() > MAX_META {
-            return Ok(false);
+            return Err(io::ErrorKind::InvalidInput.into());
         }
         let head = Head {
             meta,
@@ -80,8 +80,7 @@ impl Mailbox {
         let head = [&head.encode()[..], headers.as_bytes()].concat();
         self.stream.queue(head.into());
         self.stream.queue(event);
-        self.stream.flush()?;
-        Ok(true)
+        self.stream.flush()
     }
 
     /// Sends a runtime that waits to its agent.
@@ -234,7 +233,7 @@ mod tests {
             let (ours, mut theirs) = socket_pair();
             let mut mailbox = Mailbox::new(ours).unwrap();
             let event = Bytes::from(vec![b'x'; size]);
-            assert!(mailbox.give("headers", event.clone()).unwrap());
+            mailbox.give("headers", event.clone()).unwrap();
             let reader = tokio::spawn(async move {
                 let mut all = vec![0; HEAD + 7 + size];
                 theirs.read_exact(&mut all).await.unwrap();
@@ -256,6 +255,6 @@ mod tests {
         let (ours, _theirs) = socket_pair();
         let mut mailbox = Mailbox::new(ours).unwrap();
         let long = "x".repeat(MAX_META + 1);
-        assert!(!mailbox.give(&long, Bytes::new()).unwrap());
+        assert!(mailbox.give(&long, Bytes::new()).is_err());
     }
 }

@@ -202,11 +202,11 @@ impl MicroVm {
         Ok(self.agent.flush()?)
     }
 
-    /// Gives an event to a runtime that waits at its mailbox. `Ok(false)`: it can't go there.
-    pub(crate) fn give(&mut self, headers: &str, event: Bytes) -> Result<bool, VmError> {
+    /// Gives an event to a runtime that waits at its mailbox.
+    pub(crate) fn give(&mut self, headers: &str, event: Bytes) -> Result<(), VmError> {
         match &mut self.mailbox {
             Some(mailbox) => Ok(mailbox.give(headers, event)?),
-            None => Ok(false),
+            None => Err(VmError::Unexpected("it has no mailbox".into())),
         }
     }
 

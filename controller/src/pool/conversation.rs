@@ -174,8 +174,6 @@ struct Talk<'a> {
     awaited: Option<u64>,
     /// Whether the event went to its mailbox.
     by_mailbox: bool,
-    /// Whether its runtime comes back to the agent first, and the agent says so.
-    comes_back: bool,
     /// Whether the guest has said anything since `began`.
     heard: bool,
     /// Whether the guest may serve: it was restored and has thawed, or it was paused.
@@ -202,7 +200,6 @@ impl<'a> Talk<'a> {
             began,
             awaited: None,
             by_mailbox: false,
-            comes_back: false,
             heard: false,
             thawed: begin.start() == Start::Warm,
             ran_since: None,
@@ -232,36 +229,21 @@ impl<'a> Talk<'a> {
             memory_limit_mib: limits.memory_mib,
             realtime_ns,
         };
-        if matches!(begin, Begin::Waiting)
-            && limits.cpu.is_none()
-            && limits.memory_mib.is_none()
-            && vm.give(&invoke.headers(), self.invocation.event.clone())?
-        {
-            self.by_mailbox = true;
-            return Ok(());
-        }
-        let invoke = HostMessage::Invoke(invoke, self.invocation.event.clone());
+        let event = self.invocation.event.clone();
         match begin {
-            Begin::Waiting => {
-                self.comes_back = true;
-                // A budget is armed by a resume, hence after a pause.
-                if limits.cpu.is_some() {
-                    vm.submit(Command::Pause)?;
-                    self.awaited = Some(vm.submit(Command::Resume(resume))?);
-                } else {
-                    vm.release()?;
-                }
-                vm.send([invoke])
-            }
             Begin::Restore(artefacts) => {
                 self.awaited = Some(vm.submit(restore_errand(artefacts, resume)?)?);
-                vm.send([thaw()?, invoke])
+                vm.send([thaw()?, HostMessage::Invoke(invoke, event)])
             }
             Begin::Resume => {
                 self.awaited = Some(vm.submit(Command::Resume(resume))?);
-                vm.send([invoke])
+                vm.send([HostMessage::Invoke(invoke, event)])
             }
-            Begin::Running => vm.send([invoke]),
+            Begin::Waiting => {
+                self.by_mailbox = true;
+                vm.give(&invoke.headers(), event)
+            }
+            Begin::Running => vm.send([HostMessage::Invoke(invoke, event)]),
         }
     }
 
@@ -378,10 +360,6 @@ impl<'a> Talk<'a> {
             | AgentMessage::ResponseChunk(_)
             | AgentMessage::ResponseEnd(..) => Err(unexpected("two answers in one")),
             AgentMessage::Thawed => Err(unexpected("that it thawed twice")),
-            AgentMessage::Ready(_) if self.comes_back => {
-                self.comes_back = false;
-                Ok(Heard::Nothing)
-            }
             AgentMessage::Ready(_) => Err(unexpected("that it is ready without an answer")),
             AgentMessage::Hello(_) => Err(unexpected("hello in mid-conversation")),
             AgentMessage::Left => Err(unexpected("that it left unbidden")),

@@ -40,6 +40,13 @@ pub(crate) struct Limits {
     pub(crate) cpu: Option<Duration>,
 }
 
+impl Limits {
+    /// Whether there are any besides the time.
+    pub(crate) fn any(&self) -> bool {
+        self.memory_mib.is_some() || self.cpu.is_some()
+    }
+}
+
 /// An invocation in the pool, with the way back to its caller.
 #[derive(Debug)]
 pub(crate) struct Job {

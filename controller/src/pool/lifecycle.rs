@@ -118,6 +118,13 @@ impl Instance {
             }
         };
         loop {
+            // Limits of its own are the agent's to set, and a resume's.
+            if matches!(state, Vm::Waiting) && job.invocation.limits.any() {
+                if self.recall(&mut vm).await.is_none() {
+                    return self.again(job, "an instance did not leave its mailbox");
+                }
+                state = Vm::Frozen;
+            }
             let ControlFlow::Continue(rest) = self.serve(&mut vm, &state, job).await else {
                 return;
             };

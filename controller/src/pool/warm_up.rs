@@ -38,9 +38,8 @@ pub(super) async fn warm_up(
                 }
             }
             VmEvent::Agent(AgentMessage::Thawed) => thawed = true,
-            VmEvent::Agent(AgentMessage::Log(of, text)) if thawed || hooks => {
-                log(Text::of_guest(&of, text));
-            }
+            // Of its hooks, or of threads that were at it when the snapshot was taken.
+            VmEvent::Agent(AgentMessage::Log(of, text)) => log(Text::of_guest(&of, text)),
             VmEvent::Agent(AgentMessage::RestoreFailed(failed, _)) if hooks => {
                 let kind: String = failed.error_type.chars().take(128).collect();
                 let what = format!("a hook failed after the restore: {kind}");
