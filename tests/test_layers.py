@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import random
 
 import pytest
@@ -119,6 +120,117 @@ def handler(event, context):
             seen[path.removeprefix("/opt/")] = open(path).read()
     return {"opt": seen, "imported": shared_module.WHO}
 """
+
+
+def test_a_version_has_a_policy_that_is_kept_and_given_back(client, layer):
+    layer("granted", {"data": b"x"})
+    version = {"LayerName": "granted", "VersionNumber": 1}
+    for_all = {**version, "Action": "lambda:GetLayerVersion", "Principal": "*"}
+    statement = {
+        "Sid": "s1",
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": "lambda:GetLayerVersion",
+        "Resource": f"{LAYER}:granted:1",
+    }
+    added = client.add_layer_version_permission(**for_all, StatementId="s1")
+    assert added["ResponseMetadata"]["HTTPStatusCode"] == 201
+    assert json.loads(added["Statement"]) == statement
+    found = client.get_layer_version_policy(**version)
+    assert found["RevisionId"] == added["RevisionId"]
+    document = {"Version": "2012-10-17", "Id": "default", "Statement": [statement]}
+    assert json.loads(found["Policy"]) == document
+    second = client.add_layer_version_permission(
+        **{**for_all, "Principal": "123456789012"},
+        StatementId="s2",
+        OrganizationId="o-0123456789",
+        RevisionId=added["RevisionId"],
+    )
+    assert json.loads(second["Statement"]) == {
+        **statement,
+        "Sid": "s2",
+        "Principal": {"AWS": "arn:aws:iam::123456789012:root"},
+        "Condition": {"StringEquals": {"aws:PrincipalOrgID": "o-0123456789"}},
+    }
+    removed = client.remove_layer_version_permission(**version, StatementId="s2")
+    assert removed["ResponseMetadata"]["HTTPStatusCode"] == 204
+    found = client.get_layer_version_policy(**version)
+    assert json.loads(found["Policy"]) == document
+    assert len({added["RevisionId"], second["RevisionId"], found["RevisionId"]}) == 3
+    client.remove_layer_version_permission(**version, StatementId="s1")
+    with pytest.raises(client.exceptions.ResourceNotFoundException) as refused:
+        client.get_layer_version_policy(**version)
+    assert error_of(refused)[1] == "No policy is associated with the given resource."
+
+
+def test_what_a_layers_policy_refuses_it_refuses_in_lambdas_words(client, layer):
+    layer("refusing", {"data": b"x"})
+    version = {"LayerName": "refusing", "VersionNumber": 1}
+    permission = {"Action": "lambda:GetLayerVersion", "Principal": "*", "StatementId": "s1"}
+    client.add_layer_version_permission(**version, **permission)
+
+    def add(**changed):
+        return client.add_layer_version_permission(**{**version, **permission, **changed})
+
+    def remove(**changed):
+        return client.remove_layer_version_permission(**{**version, "StatementId": "s1", **changed})
+
+    def get(**changed):
+        return client.get_layer_version_policy(**{**version, **changed})
+
+    stale = (
+        "The Revision Id provided does not match the latest Revision Id. Call the GetLayerPolicy "
+        "API to retrieve the latest Revision Id"
+    )
+    absent = f"Layer version {LAYER}:%s does not exist."
+    pattern = "failed to satisfy constraint: Member must satisfy regular expression pattern: "
+    for call, changed, code, message in (
+        (
+            add,
+            {"Action": "*"},
+            "ValidationException",
+            f"1 validation error detected: Value '*' at 'action' {pattern}lambda:GetLayerVersion",
+        ),
+        (
+            add,
+            {"Principal": "s3.amazonaws.com"},
+            "ValidationException",
+            f"1 validation error detected: Value 's3.amazonaws.com' at 'principal' {pattern}"
+            r"\d{12}|\*|arn:(aws[a-zA-Z-]*):iam::\d{12}:root",
+        ),
+        (
+            add,
+            {},
+            "ResourceConflictException",
+            "The statement id (s1) provided already exists. Please provide a new statement id, or "
+            "remove the existing statement.",
+        ),
+        (
+            add,
+            {"StatementId": "s2", "RevisionId": "stale"},
+            "PreconditionFailedException",
+            stale,
+        ),
+        (remove, {"RevisionId": "stale"}, "PreconditionFailedException", stale),
+        (
+            remove,
+            {"StatementId": "other"},
+            "ResourceNotFoundException",
+            "Statement other is not found in resource policy.",
+        ),
+        *(
+            (call, changed, "ResourceNotFoundException", absent % which)
+            for call in (add, get, remove)
+            for changed, which in (
+                ({"LayerName": "nowhere"}, "nowhere:1"),
+                ({"VersionNumber": 2}, "refusing:2"),
+            )
+        ),
+    ):
+        with pytest.raises(client.exceptions.ClientError) as refused:
+            call(**changed)
+        assert error_of(refused) == (code, message)
+    assert len(json.loads(get()["Policy"])["Statement"]) == 1
 
 
 def test_lists_leave_out_a_description_that_is_empty(client, layer):

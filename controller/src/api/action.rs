@@ -110,6 +110,13 @@ fn lambda_name(method: &Method, shape: &[&str]) -> &'static str {
         ("GET", ["layers", "{}", "versions"]) => "lambda:ListLayerVersions",
         ("GET", ["layers", "{}", "versions", "{}"]) => "lambda:GetLayerVersion",
         ("DELETE", ["layers", "{}", "versions", "{}"]) => "lambda:DeleteLayerVersion",
+        ("POST", ["layers", "{}", "versions", "{}", "policy"]) => {
+            "lambda:AddLayerVersionPermission"
+        }
+        ("GET", ["layers", "{}", "versions", "{}", "policy"]) => "lambda:GetLayerVersionPolicy",
+        ("DELETE", ["layers", "{}", "versions", "{}", "policy", "{}"]) => {
+            "lambda:RemoveLayerVersionPermission"
+        }
         ("POST", ["functions", "{}", "policy"]) => "lambda:AddPermission",
         ("GET", ["functions", "{}", "policy"]) => "lambda:GetPolicy",
         ("DELETE", ["functions", "{}", "policy", "{}"]) => "lambda:RemovePermission",

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::violations::Violations;
 use crate::auth::AuthError;
 use crate::deploy::ControlError;
-use crate::function::{MAX_POLICY, State};
+use crate::function::{MAX_POLICY, PolicyError, State};
 use crate::pool::{NotRun, PingError};
 
 const ACCESS_DENIED: &str = "AccessDeniedException";
@@ -201,12 +201,7 @@ impl ApiError {
                 "The operation cannot be performed at this time. An update is in progress for \
                  resource: {arn}"
             )),
-            ControlError::Revision => Self::new(
-                StatusCode::PRECONDITION_FAILED,
-                "PreconditionFailedException",
-                "The Revision Id provided does not match the latest Revision Id. Call the \
-                 GetFunction/GetAlias API to retrieve the latest Revision Id",
-            ),
+            ControlError::Revision => Self::revision("GetFunction/GetAlias"),
             ControlError::State(state) => Self::state(state),
             ControlError::AliasExists(alias) => {
                 Self::conflict(format!("Alias already exists: {arn}:{alias}"))
@@ -225,26 +220,59 @@ impl ApiError {
                 ..Self::invalid(message)
             },
             ControlError::Conflict(message) => Self::conflict(message),
-            ControlError::StatementExists(sid) => Self::conflict(format!(
-                "The statement id ({sid}) provided already exists. Please provide a new statement \
-                 id, or remove the existing statement."
-            )),
-            ControlError::NoPolicy => {
-                Self::not_found("No policy is associated with the given resource.")
-            }
-            ControlError::NoStatement(sid) => {
-                Self::not_found(format!("Statement {sid} is not found in resource policy."))
-            }
-            ControlError::PolicyLength(size) => Self::new(
-                StatusCode::BAD_REQUEST,
-                "PolicyLengthExceededException",
-                format!("The final policy size ({size}) is bigger than the limit ({MAX_POLICY})."),
-            ),
+            ControlError::Policy(error) => Self::policy(error),
             ControlError::Registry(_) | ControlError::Host(_) => {
                 tracing::error!(arn, %error, "a change failed");
                 Self::service(error.to_string())
             }
         }
+    }
+
+    /// The same of a layer. `arn` is its version's.
+    pub(crate) fn layer_control(error: ControlError, arn: &str) -> Self {
+        match error {
+            ControlError::NotFound => Self::layer_version_not_found(arn),
+            ControlError::Revision => Self::revision("GetLayerPolicy"),
+            other => Self::control(other, arn),
+        }
+    }
+
+    pub(crate) fn layer_version_not_found(arn: &str) -> Self {
+        Self::not_found(format!("Layer version {arn} does not exist."))
+    }
+
+    /// The caller's revision is not the current one, which is to be had from `api`.
+    fn revision(api: &str) -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "PreconditionFailedException",
+            format!(
+                "The Revision Id provided does not match the latest Revision Id. Call the {api} \
+                 API to retrieve the latest Revision Id"
+            ),
+        )
+    }
+
+    fn policy(error: PolicyError) -> Self {
+        match error {
+            PolicyError::StatementExists(sid) => Self::conflict(format!(
+                "The statement id ({sid}) provided already exists. Please provide a new statement \
+                 id, or remove the existing statement."
+            )),
+            PolicyError::NoPolicy => Self::no_policy(),
+            PolicyError::NoStatement(sid) => {
+                Self::not_found(format!("Statement {sid} is not found in resource policy."))
+            }
+            PolicyError::TooLong(size) => Self::new(
+                StatusCode::BAD_REQUEST,
+                "PolicyLengthExceededException",
+                format!("The final policy size ({size}) is bigger than the limit ({MAX_POLICY})."),
+            ),
+        }
+    }
+
+    pub(crate) fn no_policy() -> Self {
+        Self::not_found("No policy is associated with the given resource.")
     }
 
     /// There is no room for another event: clients may try again.

@@ -68,6 +68,7 @@ pub(super) async fn publish(
         compatible_architectures: architectures,
         license,
         created,
+        policy: None,
     };
     let (deployer, layer) = (app.deployer.clone(), name.clone());
     let (number, version) =
@@ -167,7 +168,7 @@ pub(super) async fn delete_version(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn path_version(app: &App, segments: &Segments) -> Result<(LayerName, u32), ApiError> {
+pub(super) fn path_version(app: &App, segments: &Segments) -> Result<(LayerName, u32), ApiError> {
     let named = LayerNamed::parse(segments.get("name"), &app.place)?;
     let text = segments.get("version");
     match text.parse::<i64>() {
@@ -221,7 +222,7 @@ fn list_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion
 
 fn describe_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion) -> Value {
     let mut out = json!({
-        "LayerVersionArn": format!("{}:{number}", app.place.layer_arn(name)),
+        "LayerVersionArn": app.place.layer_version_arn(name, number),
         "Version": number,
         "Description": version.description,
         "CreatedDate": version.created,

@@ -33,6 +33,9 @@
 //! | `POST /2018-10-31/layers/{layer}/versions` | 201, the version; `{layer}` is a name or an ARN |
 //! | `GET /2018-10-31/layers/{layer}/versions` | 200, `{LayerVersions, NextMarker}`, newest first |
 //! | `GET`, `DELETE /2018-10-31/layers/{layer}/versions/{version}` | 200, the version; 204 |
+//! | `POST /2018-10-31/layers/{layer}/versions/{version}/policy?RevisionId=` | 201, `{Statement, RevisionId}`; kept and given back like a function's |
+//! | `GET /2018-10-31/layers/{layer}/versions/{version}/policy` | 200, `{Policy, RevisionId}` |
+//! | `DELETE /2018-10-31/layers/{layer}/versions/{version}/policy/{sid}?RevisionId=` | 204 |
 //! | `GET /2018-10-31/layers` | 200, `{Layers, NextMarker}`; with `?find=LayerVersion&Arn=` that version |
 //! | `PUT /2019-09-30/functions/{name}/provisioned-concurrency?Qualifier=` | 202, with `Status: IN_PROGRESS` |
 //! | `GET`, `DELETE` the same | 200, with `Status` `READY`, `IN_PROGRESS` or `FAILED` and `StatusReason`; 204; with `?List=ALL` all of the function's |
@@ -163,6 +166,7 @@ mod hearth;
 mod invoke;
 mod invoke_stream;
 mod layer_names;
+mod layer_policy;
 mod layers;
 mod logging_config;
 mod logs;
@@ -279,6 +283,14 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .route(
             "/{name}/versions/{version}",
             get(layers::get_version).delete(layers::delete_version),
+        )
+        .route(
+            "/{name}/versions/{version}/policy",
+            get(layer_policy::get).post(layer_policy::add),
+        )
+        .route(
+            "/{name}/versions/{version}/policy/{sid}",
+            delete(layer_policy::remove),
         );
     let own = Router::new()
         .route("/functions/{name}/logs", get(logs::read))

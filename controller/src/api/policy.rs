@@ -79,7 +79,7 @@ impl PermissionInput {
     }
 }
 
-fn check_sid(violations: &mut Violations, sid: &str) {
+pub(super) fn check_sid(violations: &mut Violations, sid: &str) {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if !(1..=100).contains(&sid.len()) || !sid.bytes().all(fine) {
         violations.add(
@@ -109,7 +109,7 @@ pub(super) async fn add(
     let revision = input.revision_id.take();
     let arn = named.arn(&app.place);
     let statement = input.statement(arn.clone())?;
-    let written = serde_json::to_string(&statement).expect("strings and JSON values are JSON");
+    let written = statement.written();
     let deployer = app.deployer.clone();
     to_the_end(async move {
         let Named { name, qualifier } = named;

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::control::{ControlError, Deployer, new_revision};
-use crate::function::{
-    AliasName, FunctionName, LATEST, MAX_POLICY, Statement, VersionId, policy_document,
-};
+use crate::function::{AliasName, FunctionName, LATEST, PolicyError, Statement, VersionId, policy};
 use crate::registry::Function;
 
 impl Deployer {
@@ -37,15 +35,7 @@ impl Deployer {
         let mut function = Function::clone(&function);
         renew_revision(&mut function, qualifier, revision)?;
         let key = qualifier.unwrap_or(LATEST).to_owned();
-        let statements = function.record.policies.entry(key).or_default();
-        if statements.iter().any(|known| known.sid == statement.sid) {
-            return Err(ControlError::StatementExists(statement.sid));
-        }
-        statements.push(statement);
-        let size = policy_document(statements).len();
-        if size > MAX_POLICY {
-            return Err(ControlError::PolicyLength(size));
-        }
+        policy::add(function.record.policies.entry(key).or_default(), statement)?;
         writer.put(function).await?;
         Ok(())
     }
@@ -63,13 +53,9 @@ impl Deployer {
         let mut function = Function::clone(&function);
         let key = qualifier.unwrap_or(LATEST);
         let Some(statements) = function.record.policies.get_mut(key) else {
-            return Err(ControlError::NoPolicy);
+            return Err(PolicyError::NoPolicy.into());
         };
-        let before = statements.len();
-        statements.retain(|statement| statement.sid != sid);
-        if statements.len() == before {
-            return Err(ControlError::NoStatement(sid.into()));
-        }
+        policy::remove(statements, sid)?;
         if statements.is_empty() {
             function.record.policies.remove(key);
         }

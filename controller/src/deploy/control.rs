@@ -15,8 +15,8 @@ use super::error::DeployError;
 use super::intake::Accepted;
 use super::layers::check_layers;
 use crate::function::{
-    AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, Policies, State, Status,
-    UpdateStatus, VersionId,
+    AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, Policies, PolicyError, State,
+    Status, UpdateStatus, VersionId,
 };
 use crate::function_url::FunctionUrls;
 use crate::logs::LogStore;
@@ -57,18 +57,9 @@ pub(crate) enum ControlError {
     /// It does not go with what is there; the text is Lambda's.
     #[error("{0}")]
     Conflict(&'static str),
-    /// The policy has a statement of that id.
-    #[error("there is a statement {0} already")]
-    StatementExists(String),
-    /// There is no policy.
-    #[error("there is no policy")]
-    NoPolicy,
-    /// The policy has no statement of that id.
-    #[error("there is no statement {0}")]
-    NoStatement(String),
-    /// The policy has become too long.
-    #[error("a policy of {0} bytes is too long")]
-    PolicyLength(usize),
+    /// A policy does not allow the change.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// What was sent can't be used; the text is Lambda's.
     #[error("{0}")]
     Invalid(String),

@@ -3,9 +3,12 @@
 use bytes::Bytes;
 
 use super::builder::new_key;
-use super::control::{ControlError, Deployer, now};
+use super::control::{ControlError, Deployer, new_revision, now};
 use super::error::DeployError;
-use crate::function::{Code, FunctionConfig, LayerName, LayerRecord, LayerUse, LayerVersion};
+use crate::function::{
+    Code, FunctionConfig, LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion, PolicyError,
+    Statement, policy,
+};
 use crate::registry::Writer;
 
 impl Deployer {
@@ -63,6 +66,64 @@ impl Deployer {
         writer.put_layer(record).await?;
         self.drop_package(&writer, &version.code.sha256).await;
         Ok(())
+    }
+
+    /// Adds a permission to the policy of a version. Returns the policy's revision.
+    pub(crate) async fn grant_layer(
+        &self,
+        name: &LayerName,
+        number: u32,
+        statement: Statement,
+        seen: Option<&str>,
+    ) -> Result<String, ControlError> {
+        let add = |statements: &mut Vec<Statement>| policy::add(statements, statement);
+        self.change_policy(name, number, seen, add).await
+    }
+
+    /// Removes one.
+    pub(crate) async fn revoke_layer(
+        &self,
+        name: &LayerName,
+        number: u32,
+        sid: &str,
+        seen: Option<&str>,
+    ) -> Result<(), ControlError> {
+        let remove = |statements: &mut Vec<Statement>| match statements.is_empty() {
+            true => Err(PolicyError::NoPolicy),
+            false => policy::remove(statements, sid),
+        };
+        self.change_policy(name, number, seen, remove).await?;
+        Ok(())
+    }
+
+    /// Changes the policy of a version, if the caller knew the one before.
+    async fn change_policy(
+        &self,
+        name: &LayerName,
+        number: u32,
+        seen: Option<&str>,
+        change: impl FnOnce(&mut Vec<Statement>) -> Result<(), PolicyError>,
+    ) -> Result<String, ControlError> {
+        let writer = self.catalog.write().await;
+        let record = writer.layer(name).ok_or(ControlError::NotFound)?;
+        let mut record = LayerRecord::clone(&record);
+        let version = record.versions.get_mut(&number);
+        let policy = &mut version.ok_or(ControlError::NotFound)?.policy;
+        let mut statements = policy
+            .as_ref()
+            .map_or_else(Vec::new, |policy| policy.statements.clone());
+        change(&mut statements)?;
+        let revision = policy.as_ref().map(|policy| policy.revision_id.as_str());
+        if seen.is_some() && seen != revision {
+            return Err(ControlError::Revision);
+        }
+        let revision_id = new_revision();
+        *policy = (!statements.is_empty()).then(|| LayerPolicy {
+            statements,
+            revision_id: revision_id.clone(),
+        });
+        writer.put_layer(record).await?;
+        Ok(revision_id)
     }
 }
 

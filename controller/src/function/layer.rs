@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Code, Place};
+use super::{Code, Place, Statement};
 
 /// Longest name.
 const MAX_NAME: usize = 140;
@@ -56,6 +56,11 @@ impl Place {
     pub(crate) fn layer_arn(&self, name: &LayerName) -> String {
         self.lambda_arn(&format!("layer:{name}"))
     }
+
+    /// The ARN of a version of a layer.
+    pub(crate) fn layer_version_arn(&self, name: &LayerName, number: u32) -> String {
+        self.lambda_arn(&format!("layer:{name}:{number}"))
+    }
 }
 
 /// A layer as the registry keeps it.
@@ -67,7 +72,7 @@ pub(crate) struct LayerRecord {
     pub(crate) versions: BTreeMap<u32, LayerVersion>,
 }
 
-/// One version: it never changes.
+/// One version: nothing but its policy ever changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LayerVersion {
     pub(crate) code: Code,
@@ -78,6 +83,16 @@ pub(crate) struct LayerVersion {
     pub(crate) license: Option<String>,
     /// As Lambda writes it.
     pub(crate) created: String,
+    /// Absent as long as there is no permission in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) policy: Option<LayerPolicy>,
+}
+
+/// Who may use a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerPolicy {
+    pub(crate) statements: Vec<Statement>,
+    pub(crate) revision_id: String,
 }
 
 /// A version of a layer that a function has. It stays the function's when the version is deleted.

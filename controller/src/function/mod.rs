@@ -6,7 +6,7 @@ mod config;
 mod layer;
 mod logging;
 mod name;
-mod policy;
+pub(crate) mod policy;
 mod qualifier;
 mod record;
 mod seal;
@@ -14,10 +14,12 @@ mod version;
 
 pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
-pub(crate) use layer::{LayerName, LayerRecord, LayerUse, LayerVersion};
+pub(crate) use layer::{LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion};
 pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel};
 pub(crate) use name::{FunctionName, Place};
-pub(crate) use policy::{Conditions, MAX_POLICY, Policies, Statement, document as policy_document};
+pub(crate) use policy::{
+    Conditions, MAX_POLICY, Policies, PolicyError, Statement, document as policy_document,
+};
 pub(crate) use qualifier::{LATEST, VersionId};
 pub(crate) use record::{
     Code, Deployed, FunctionRecord, Made, ProvisionedRecord, State, Status, UpdateStatus,

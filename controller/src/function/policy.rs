@@ -1,4 +1,4 @@
-//! Resource-based policies: who may do what with a function, as its owner wrote it down.
+//! Resource-based policies: who may do what with a function or a layer, as its owner wrote it down.
 //!
 //! They are kept and given back. Nothing is decided by them.
 
@@ -54,6 +54,54 @@ impl Statement {
             condition: conditions.document(),
         })
     }
+
+    /// Its JSON.
+    pub(crate) fn written(&self) -> String {
+        serde_json::to_string(self).expect("strings and JSON values are JSON")
+    }
+}
+
+/// What became of a change to a policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PolicyError {
+    /// The policy has a statement of that id.
+    #[error("there is a statement {0} already")]
+    StatementExists(String),
+    /// There is no policy.
+    #[error("there is no policy")]
+    NoPolicy,
+    /// The policy has no statement of that id.
+    #[error("there is no statement {0}")]
+    NoStatement(String),
+    /// The policy has become too long.
+    #[error("a policy of {0} bytes is too long")]
+    TooLong(usize),
+}
+
+/// Adds a permission to a policy.
+pub(crate) fn add(
+    statements: &mut Vec<Statement>,
+    statement: Statement,
+) -> Result<(), PolicyError> {
+    if statements.iter().any(|known| known.sid == statement.sid) {
+        return Err(PolicyError::StatementExists(statement.sid));
+    }
+    statements.push(statement);
+    let size = document(statements).len();
+    if size > MAX_POLICY {
+        return Err(PolicyError::TooLong(size));
+    }
+    Ok(())
+}
+
+/// Removes a permission from a policy.
+pub(crate) fn remove(statements: &mut Vec<Statement>, sid: &str) -> Result<(), PolicyError> {
+    let before = statements.len();
+    statements.retain(|statement| statement.sid != sid);
+    if statements.len() == before {
+        return Err(PolicyError::NoStatement(sid.into()));
+    }
+    Ok(())
 }
 
 impl Conditions {
