@@ -78,7 +78,14 @@ def test_pages_are_bounded_and_lead_to_the_next(controller, client):
 
 @pytest.mark.parametrize(
     "query",
-    ["?limit=0", "?limit=10001", "?after=x", "?since=yesterday", "?contains=" + "x" * 1025],
+    [
+        "?limit=0",
+        "?limit=10001",
+        "?after=x",
+        "?since=yesterday",
+        "?contains=" + "x" * 1025,
+        "?text=misspelt",
+    ],
 )
 def test_a_query_that_makes_no_sense_is_refused(controller, query):
     answer = controller.get(LOGS.format("probe") + query)

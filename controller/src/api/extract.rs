@@ -50,6 +50,18 @@ impl Parameters {
         let named = self.0.iter().filter(move |(key, _)| key == name);
         named.map(|(_, value)| value.as_str())
     }
+
+    /// Refuses what is none of the `known` ones, nor part of a signature.
+    pub(crate) fn only(&self, known: &[&str]) -> Result<(), ApiError> {
+        let strange = |name: &str| !known.contains(&name) && !name.starts_with("X-Amz-");
+        match self.0.iter().find(|(name, _)| strange(name)) {
+            Some((name, _)) => Err(ApiError::invalid(format!(
+                "There is no parameter {name:?} here: only {}",
+                known.join(", ")
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]

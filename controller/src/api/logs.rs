@@ -34,12 +34,34 @@ const STALLED: Duration = Duration::from_secs(60);
 /// Bytes handed to a follower's connection at once.
 const PIECE: usize = 64 << 10;
 
+/// What a page is asked for by. One that is misspelt would find far more than was meant.
+const READ_BY: [&str; 8] = [
+    "Qualifier",
+    "since",
+    "until",
+    "request_id",
+    "contains",
+    "after",
+    "before",
+    "limit",
+];
+/// What may be followed.
+const FOLLOWED_BY: [&str; 6] = [
+    "Qualifier",
+    "since",
+    "until",
+    "request_id",
+    "contains",
+    "after",
+];
+
 /// `GET /hearth/v1/functions/{name}/logs`
 pub(super) async fn read(
     State(app): State<Arc<App>>,
     Function(named): Function,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
+    parameters.only(&READ_BY)?;
     let query = Query {
         filter: filter(&app, &named, &parameters)?,
         after: seq(&parameters, "after")?,
@@ -78,6 +100,7 @@ pub(super) async fn follow(
     parameters: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    parameters.only(&FOLLOWED_BY)?;
     let filter = filter(&app, &named, &parameters)?;
     let after = match headers.get("last-event-id") {
         // A client that had not got any event yet sends an empty one, or none.
