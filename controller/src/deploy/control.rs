@@ -229,7 +229,7 @@ impl Deployer {
         }
         self.drop_packages(&writer, &function).await;
         self.pool.concurrency().set_claim(name, Claim::default());
-        self.logs.remove(name);
+        self.logs.remove(name).await;
         self.metrics.forget(name.as_str());
         Ok(())
     }

@@ -151,14 +151,15 @@ impl LogStore {
         }
     }
 
-    /// Throws a function's log away.
-    pub(crate) fn remove(&self, function: &FunctionName) {
-        if self
-            .orders
-            .try_send(Order::Remove(function.clone()))
-            .is_err()
-        {
-            tracing::warn!(%function, "log of a deleted function not removed: the writer is busy");
+    /// Throws a function's log away: whatever was appended before this call, and as soon as the
+    /// writer gets to it.
+    pub(crate) async fn remove(&self, function: &FunctionName) {
+        let (orders, order) = (self.orders.clone(), Order::Remove(function.clone()));
+        // There may be no room for an order, which must not be left out: a function of the same name
+        // would find the log.
+        let sent = tokio::task::spawn_blocking(move || orders.send(order).is_ok()).await;
+        if !matches!(sent, Ok(true)) {
+            tracing::warn!(%function, "log of a deleted function not removed: there is no writer");
         }
     }
 

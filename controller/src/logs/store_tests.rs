@@ -1,7 +1,9 @@
 use std::fs::File;
 use std::path::Path;
+use std::pin::pin;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 use super::*;
 use crate::logs::PAGE;
@@ -288,11 +290,29 @@ async fn a_removed_log_is_gone_and_its_followers_hear_of_it() {
     let mut follower = follow.await.unwrap().unwrap();
     let news = follower.next().await.unwrap().unwrap();
     assert_eq!(messages(&news.records), ["x"]);
-    store.remove(&f.function);
+    store.remove(&f.function).await;
     let page = store.read(&f.function, all()).await.unwrap();
     assert_eq!(page, Page::default());
     assert!(!dir.path().join("f").exists());
     assert_eq!(follower.next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_log_is_removed_also_when_the_writer_has_no_room_for_another_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    store.append(f.clone(), Kind::Function, Text::lines(Bytes::from("first")));
+    store.flush().await;
+    let standing_still = lock(&store.followers);
+    while store.lost.get() == 0 {
+        store.append(f.clone(), Kind::Function, Text::lines(Bytes::from("line")));
+    }
+    let mut removed = pin!(store.remove(&f.function));
+    assert_eq!(removed.as_mut().now_or_never(), None, "there was room");
+    drop(standing_still);
+    removed.await;
+    let page = store.read(&f.function, all()).await.unwrap();
+    assert_eq!(page, Page::default());
 }
 
 #[tokio::test]
