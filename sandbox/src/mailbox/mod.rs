@@ -186,12 +186,6 @@ impl Mailbox {
         Ok(())
     }
 
-    /// The vCPU begins to run: who woke its thread before, to stop it, has stopped it.
-    pub fn forget_wake(&self) {
-        // Nothing to read is what is wanted.
-        drop(self.line.wake.read());
-    }
-
     /// Another end of what wakes a thread that waits.
     pub fn waker(&self) -> io::Result<EventFd> {
         self.line.wake.try_clone()

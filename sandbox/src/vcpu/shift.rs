@@ -96,7 +96,6 @@ impl Shift {
 
     /// The owner lets the vCPU run, by other means than an event.
     pub(super) fn begin(&mut self, vcpu: &VcpuFd, memory: &GuestMemory) -> Result<(), ShiftError> {
-        self.mailbox.forget_wake();
         self.mailbox.resume(memory)?;
         self.held.give_back(vcpu)?;
         self.stretch = Stretch::Free;

@@ -155,8 +155,13 @@ impl Vcpu {
 
     /// Lets the guest run. A [`Notice::Stopped`](super::Notice::Stopped) follows some day.
     pub fn run(&self, budget: Option<Duration>) -> Result<(), VcpuError> {
-        // The thread does not run now, so nothing else reads the flag.
+        // The thread does not run now, so nothing else reads the flag, nor what wakes it: who woke it
+        // before, to stop it, has stopped it. Later the two would be a stop's that comes after this.
         self.stop.store(false, Ordering::SeqCst);
+        if let Some(wake) = &self.wake {
+            // Nothing to read is what is wanted.
+            drop(wake.read());
+        }
         self.order(Order::Run(budget))
     }
 
