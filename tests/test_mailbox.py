@@ -311,6 +311,21 @@ def test_a_provided_function_serves_by_the_crate_with_the_mailbox_and_without(li
     assert (answer.ok(), answer.start) == (None, "warm")
 
 
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_who_writes_for_long_in_every_call_keeps_its_instance(linked, setting):
+    """Its agent has read some of what was written before the answer, so that comes to the agent, and
+    so does the next event: of one call after the other, the agent has to know which is at work."""
+    controller = linked[setting]
+    client = lambda_client(controller.url)
+    invoke(client, "linked", {"op": "echo"}).ok()
+    for n in range(6):
+        answer = invoke(client, "linked", {"op": "say", "word": n, "ms": 300})
+        assert (answer.ok(), answer.start) == (None, "warm")
+        records = controller.logs("linked", f"?request_id={answer.request_id}")
+        assert [r["message"] for r in records][1:-2] == [f"said {n}", f"unfinished {n}"]
+        controller.idle("linked")
+
+
 def test_a_provided_function_that_has_the_mailbox_wakes_its_sandbox_once(linked):
     assert switches_a_call(linked["on"], "linked") < 2
 

@@ -168,6 +168,11 @@ impl Mailbox {
         self.pages.set(VIA_AGENT, u32::from(demand));
     }
 
+    /// The agent gives the runtime an event: whatever it had from here is over.
+    pub(crate) fn works_on_another(&self) {
+        self.pages.set(WORKING, 0);
+    }
+
     /// Whether the runtime has answered since this was asked last.
     pub(crate) fn has_answered(&mut self) -> bool {
         let answers = self.pages.get(ANSWERS);

@@ -124,7 +124,6 @@ impl Mailbox {
         loop {
             match self.pages.get(COMMAND) {
                 COMMAND_EVENT => {
-                    self.pages.set(WORKING, 1);
                     let (meta, body) = self.pages.event();
                     return Answered::Event {
                         meta,
@@ -158,6 +157,7 @@ impl Mailbox {
         let id = id.and_then(|rest| rest.get(..REQUEST_ID_LEN));
         self.pages
             .set_request_id(id.unwrap_or(&[0; REQUEST_ID_LEN]));
+        self.pages.set(WORKING, 1);
     }
 
     /// Moves what the function has written to the log pages, and returns how much is there. What

@@ -105,7 +105,9 @@ pub const ANSWER_GOES_ON: usize = 0x50;
 pub const OPEN: usize = 0x80;
 /// Header field between agent and runtime: how many answers the runtime has given here.
 pub const ANSWERS: usize = 0x84;
-/// Header field between agent and runtime: whether the runtime works on an event from here.
+/// Header field between agent and runtime: whether the runtime works on an event from here, whose
+/// [`REQUEST_ID`] it has written before. It stays so when it answers that event to the agent, who
+/// learns from it what is answered; the agent ends it when it gives the next.
 pub const WORKING: usize = 0x88;
 /// Header field: whether this answer has to go to the agent, which has read some of the output or
 /// has to undo something. The agent sets it, and the host clears it with each event.

@@ -124,6 +124,7 @@ impl Agent {
             return Ok(());
         };
         let event = mailbox.take().map_err(AgentError::Mailbox)?;
+        mailbox.works_on_another();
         self.clock
             .follow(event.realtime_ns)
             .map_err(AgentError::Clock)?;

@@ -36,6 +36,8 @@ impl Agent {
                         .set(thaw.realtime_ns)
                         .map_err(AgentError::Clock)?;
                     self.generator.reseed(&entropy)?;
+                    // What was told before the snapshot has been heard.
+                    self.thaw_told = false;
                     let thaw = self.life.thaw();
                     if let Some(telemetry) = &mut self.telemetry {
                         match thaw {
@@ -160,6 +162,7 @@ impl Agent {
             // A limit is this invocation's: its end has to be seen.
             let has_limit = invocation.meta.memory_limit_mib.is_some();
             mailbox.demand_answer(has_limit || after_thaw);
+            mailbox.works_on_another();
         }
         self.tell_extensions(&invocation.meta)?;
         if !after_thaw {

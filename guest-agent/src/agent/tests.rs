@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use hearth_mailbox::pages::Pages;
 use hearth_protocol::agent::{AgentMessage, Frame, FrameDecoder, HostMessage, Invoke, Thaw};
 use hearth_protocol::guest::MAX_PAYLOAD;
-use hearth_protocol::mailbox::VIA_AGENT;
+use hearth_protocol::mailbox::{ANSWERS, VIA_AGENT, WORKING};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -542,4 +542,27 @@ fn a_host_that_breaks_the_protocol_ends_the_agent() {
     let mut guest = Guest::starting();
     guest.host.write_all(&[0xff; 8]).unwrap();
     assert!(matches!(guest.error(), AgentError::Link(_)));
+}
+
+/// The runtime has had an event of the mailbox and answered it here, since the agent wanted that. Then
+/// it is given one here, which it answers here too.
+#[test]
+fn what_was_worked_on_from_the_mailbox_is_over_when_the_agent_gives_the_next_event() {
+    let (mut guest, mut runtime) = Guest::running();
+    let id = "00000000-0000-0000-0000-000000000001";
+    guest.mailbox.set(ANSWERS, 1);
+    guest.mailbox.set_request_id(id.as_bytes());
+    guest.mailbox.set(WORKING, 1);
+    for (id, next) in [(id, "2"), ("2", "3"), ("3", "4")] {
+        assert!(
+            runtime.respond(id, b"").starts_with("HTTP/1.1 202 "),
+            "{id}"
+        );
+        assert!(matches!(guest.hear(), AgentMessage::Response(r, _) if r.request_id == id));
+        runtime.get(NEXT);
+        assert!(matches!(guest.hear(), AgentMessage::Ready(_)), "{id}");
+        guest.say([invoke(next, b"{}")]);
+        assert!(runtime.reply().starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    guest.finish();
 }

@@ -114,6 +114,21 @@ fn the_answer_that_follows_a_told_thaw_is_told_by_the_connection_too() {
 }
 
 #[test]
+fn an_answer_that_follows_a_silent_thaw_may_go_to_the_mailbox() {
+    let mut guest = Guest::starting();
+    // That of the runtime snapshot, when the function is deployed.
+    guest.say([thaw()]);
+    assert_eq!(guest.hear(), AgentMessage::Thawed);
+    let mut runtime = guest.connect();
+    runtime.get(NEXT);
+    assert!(matches!(guest.hear(), AgentMessage::Ready(_)));
+    guest.say([thaw(), invoke("1", b"{}")]);
+    runtime.reply();
+    assert_eq!(guest.mailbox.get(VIA_AGENT), 0);
+    guest.finish();
+}
+
+#[test]
 fn a_failure_after_a_restore_is_told_once_in_place_of_the_thaw() {
     let (mut guest, mut runtime) = Guest::restorable();
     let error = "/2018-06-01/runtime/restore/error";

@@ -15,6 +15,7 @@ fn handle(event: &[u8], context: &Context) -> Result<Vec<u8>, Failure> {
         Some("echo") => event,
         Some("say") => {
             println!("said {}", event["word"]);
+            nap(&event);
             eprint!("unfinished {}", event["word"]);
             Value::Null
         }
@@ -27,11 +28,15 @@ fn handle(event: &[u8], context: &Context) -> Result<Vec<u8>, Failure> {
         ]),
         Some("wall_clock") => json!(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64()),
         Some("nap") => {
-            std::thread::sleep(Duration::from_millis(event["ms"].as_u64().unwrap_or(0)));
+            nap(&event);
             Value::Null
         }
         Some("panic") => panic!("as it was asked to"),
         other => return Err(Failure::new("NoSuchOp", format!("{other:?}"))),
     };
     Ok(answer.to_string().into())
+}
+
+fn nap(event: &Value) {
+    std::thread::sleep(Duration::from_millis(event["ms"].as_u64().unwrap_or(0)));
 }
