@@ -2,6 +2,8 @@
 instructions, and that nothing else about a function is another with the mailbox than without it."""
 
 import json
+import os
+import random
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -324,6 +326,51 @@ def test_who_writes_for_long_in_every_call_keeps_its_instance(linked, setting):
         records = controller.logs("linked", f"?request_id={answer.request_id}")
         assert [r["message"] for r in records][1:-2] == [f"said {n}", f"unfinished {n}"]
         controller.idle("linked")
+
+
+#: What a call may be, and what is right as its answer.
+CALLS = [
+    ({"op": "echo", "n": 1}, lambda value: value == {"op": "echo", "n": 1}),
+    ({"op": "say", "word": "x"}, lambda value: value is None),
+    ({"op": "nap", "seconds": 0.15, "ms": 150}, lambda value: value is None or value >= 0.149),
+]
+#: Only the Python function does these.
+PYTHON_CALLS = [
+    ({"op": "size", "n": 300_000}, lambda value: len(value) == 299_998),
+    ({"op": "say_and_nap", "word": "x", "seconds": 0.15}, lambda value: value >= 0.149),
+    ({"op": "threads"}, lambda value: value == sum(n * n for n in range(100))),
+    ({"op": "pour", "lines": 20}, lambda value: value is None),
+]
+HEADERS = [{}, {}, {"X-Hearth-Memory-MiB": "110"}, {"X-Hearth-Cpu-Ms": "8000"}]
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_calls_of_all_kinds_by_turns_are_answered_right_and_lose_no_instance(linked, setting):
+    """Host, agent and runtime each have their own idea of who is at work; HEARTH_SOAK_CALLS=3000
+    gives them more chances to disagree, and HEARTH_SOAK_SEED repeats an order."""
+    controller = linked[setting]
+    calls = int(os.environ.get("HEARTH_SOAK_CALLS", "20"))
+    seed = int(os.environ.get("HEARTH_SOAK_SEED", str(random.randrange(1 << 32))))
+
+    def caller(number):
+        chance = random.Random(seed + number)
+        for _ in range(calls):
+            name = chance.choice([NAME, "linked"])
+            event, right = chance.choice(CALLS + (PYTHON_CALLS if name == NAME else []))
+            headers = chance.choice(HEADERS)
+            answer = invoke_raw(controller, name, json.dumps(event).encode(), headers)
+            assert right(answer.ok()), (seed, name, event, headers, answer)
+            if chance.random() < 0.2:
+                time.sleep(chance.random() * 0.2)
+
+    def lost():
+        metrics = controller.metrics()
+        return {k: v for k, v in metrics.items() if k.startswith("hearth_instance_failures_total")}
+
+    before = lost()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(caller, range(3)))
+    assert lost() == before, seed
 
 
 def test_a_provided_function_that_has_the_mailbox_wakes_its_sandbox_once(linked):
