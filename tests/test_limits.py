@@ -43,7 +43,8 @@ def test_a_handler_learns_about_its_invocation(controller, client):
     assert seen["arn"] == "arn:aws:lambda:us-east-1:000000000000:function:probe"
     assert seen["version"] == "$LATEST"
     assert seen["memory"] == "128"
-    assert 0 < seen["remaining_ms"] <= 60_000
+    # The guest's clock may be 10 ms off.
+    assert 0 < seen["remaining_ms"] <= 60_000 + 10
     assert seen["client_context"] == {"k": "v"}
 
 
