@@ -80,7 +80,8 @@ def test_the_context_is_lambdas(client, node):
     assert about["arn"] == node["FunctionArn"]
     assert about["version"] == "$LATEST"
     assert about["memory"] == "128"
-    assert 0 < about["remaining"] <= 60_000
+    # The guest's clock may be 10 ms off.
+    assert 0 < about["remaining"] <= 60_000 + 10
     assert about["node"].startswith("v20.")
     assert about["gc"] == "function"
     assert "--max-old-space-size=116" in about["arguments"]
