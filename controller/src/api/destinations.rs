@@ -8,6 +8,7 @@ use super::names::{NameForm, Named};
 use super::region::is_region;
 use super::violations::Violations;
 use crate::events::Destination;
+use crate::function::is_account;
 
 const ARN_PATTERN: &str = "Member must satisfy regular expression pattern: \
     ^$|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:([a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\\d{1})?:\
@@ -103,14 +104,13 @@ fn service(arn: &str) -> Option<&str> {
     let (scheme, partition, service) = (next()?, next()?, next()?);
     let (region, account, _resource) = (next()?, next()?, next()?);
     let word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let digits = |text: &str| text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
     (scheme == "arn"
         && partition.starts_with("aws")
         && word(partition)
         && !service.is_empty()
         && word(service)
         && (region.is_empty() || is_region(region))
-        && (account.is_empty() || digits(account)))
+        && (account.is_empty() || is_account(account)))
     .then_some(service)
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::error::ApiError;
+use super::region::is_partition;
 use super::violations::{Violations, checked};
-use crate::function::{Environment, Runtime};
+use crate::function::{Environment, Runtime, is_account};
 
 /// Largest sum of names and values of environment variables, as JSON, in bytes.
 const MAX_ENVIRONMENT: usize = 4096;
@@ -68,12 +69,8 @@ pub(super) fn check_role(violations: &mut Violations, role: &str) {
     let parts: Vec<&str> = role.splitn(6, ':').collect();
     let good = match parts.as_slice() {
         ["arn", partition, "iam", "", account, resource] => {
-            partition.starts_with("aws")
-                && partition
-                    .bytes()
-                    .all(|b| b.is_ascii_alphabetic() || b == b'-')
-                && account.len() == 12
-                && account.bytes().all(|b| b.is_ascii_digit())
+            is_partition(partition)
+                && is_account(account)
                 && resource.strip_prefix("role").is_some_and(fine)
                 && role.len() <= 2048
         }

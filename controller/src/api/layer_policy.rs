@@ -16,9 +16,10 @@ use super::functions::{json_response, to_the_end};
 use super::layers::path_version;
 use super::package::read_small;
 use super::policy::check_sid;
+use super::region::is_partition;
 use super::violations::{Violations, checked};
 use super::wire::parse;
-use crate::function::{Conditions, Statement, policy_document};
+use crate::function::{Conditions, Statement, is_account, policy_document};
 
 /// All that can be allowed.
 const ACTION: &str = "lambda:GetLayerVersion";
@@ -67,14 +68,10 @@ impl PermissionInput {
 
 /// Everybody, or an account.
 fn is_principal(text: &str) -> bool {
-    let is_account =
-        |account: &str| account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
     let parts: Vec<&str> = text.split(':').collect();
     match parts.as_slice() {
         ["arn", partition, "iam", "", account, "root"] => {
-            let named = |b: u8| b.is_ascii_alphabetic() || b == b'-';
-            let rest = partition.strip_prefix("aws");
-            rest.is_some_and(|rest| rest.bytes().all(named)) && is_account(account)
+            is_partition(partition) && is_account(account)
         }
         _ => text == "*" || is_account(text),
     }

@@ -34,19 +34,8 @@ const STALLED: Duration = Duration::from_secs(60);
 /// Bytes handed to a follower's connection at once.
 const PIECE: usize = 64 << 10;
 
-/// What a page is asked for by. One that is misspelt would find far more than was meant.
-const READ_BY: [&str; 8] = [
-    "Qualifier",
-    "since",
-    "until",
-    "request_id",
-    "contains",
-    "after",
-    "before",
-    "limit",
-];
-/// What may be followed.
-const FOLLOWED_BY: [&str; 6] = [
+/// What records are asked for by. One that is misspelt would find far more than was meant.
+const FILTERS: [&str; 6] = [
     "Qualifier",
     "since",
     "until",
@@ -54,6 +43,8 @@ const FOLLOWED_BY: [&str; 6] = [
     "contains",
     "after",
 ];
+/// And a page of them.
+const PAGES: [&str; 2] = ["before", "limit"];
 
 /// `GET /hearth/v1/functions/{name}/logs`
 pub(super) async fn read(
@@ -61,7 +52,7 @@ pub(super) async fn read(
     Function(named): Function,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    parameters.only(&READ_BY)?;
+    parameters.only(&[&FILTERS[..], &PAGES].concat())?;
     let query = Query {
         filter: filter(&app, &named, &parameters)?,
         after: seq(&parameters, "after")?,
@@ -100,7 +91,7 @@ pub(super) async fn follow(
     parameters: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    parameters.only(&FOLLOWED_BY)?;
+    parameters.only(&FILTERS)?;
     let filter = filter(&app, &named, &parameters)?;
     let after = match headers.get("last-event-id") {
         // A client that had not got any event yet sends an empty one, or none.

@@ -3,7 +3,7 @@
 use super::error::ApiError;
 use super::region::is_region;
 use super::violations::Violations;
-use crate::function::{FunctionName, LATEST, Place};
+use crate::function::{FunctionName, LATEST, Place, is_account};
 
 /// What Lambda calls it.
 const FIELD: &str = "functionName";
@@ -79,7 +79,7 @@ impl<'a> Parts<'a> {
             _ => None,
         };
         let region = take(&is_region);
-        let account = take(&|part| part.len() == 12 && part.bytes().all(|b| b.is_ascii_digit()));
+        let account = take(&is_account);
         take(&|part| part == "function");
         let (name, qualifier) = match rest {
             [name] => (*name, None),

@@ -1,4 +1,4 @@
-//! The form of a region's name.
+//! The forms of a region's and of a partition's name.
 
 /// Whether `name` has the form that ARNs allow: `us-east-1`, `us-gov-west-1`, `us-iso-east-1`.
 pub(crate) fn is_region(name: &str) -> bool {
@@ -16,6 +16,12 @@ pub(crate) fn is_region(name: &str) -> bool {
         && middle.into_iter().all(|part| lower(part))
         && digit.len() == 1
         && digit.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Whether this has the form of a partition's name.
+pub(super) fn is_partition(text: &str) -> bool {
+    let named = |b: u8| b.is_ascii_alphabetic() || b == b'-';
+    text.starts_with("aws") && text.bytes().all(named)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::control::{ControlError, Deployer, new_revision};
-use crate::function::{AliasName, FunctionName, LATEST, PolicyError, Statement, VersionId, policy};
+use crate::function::{AliasName, FunctionName, LATEST, Statement, VersionId, policy};
 use crate::registry::Function;
 
 impl Deployer {
@@ -52,9 +52,7 @@ impl Deployer {
         let function = writer.get(name).ok_or(ControlError::NotFound)?;
         let mut function = Function::clone(&function);
         let key = qualifier.unwrap_or(LATEST);
-        let Some(statements) = function.record.policies.get_mut(key) else {
-            return Err(PolicyError::NoPolicy.into());
-        };
+        let statements = function.record.policies.entry(key.to_owned()).or_default();
         policy::remove(statements, sid)?;
         if statements.is_empty() {
             function.record.policies.remove(key);

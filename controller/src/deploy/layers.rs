@@ -88,10 +88,7 @@ impl Deployer {
         sid: &str,
         seen: Option<&str>,
     ) -> Result<(), ControlError> {
-        let remove = |statements: &mut Vec<Statement>| match statements.is_empty() {
-            true => Err(PolicyError::NoPolicy),
-            false => policy::remove(statements, sid),
-        };
+        let remove = |statements: &mut Vec<Statement>| policy::remove(statements, sid);
         self.change_policy(name, number, seen, remove).await?;
         Ok(())
     }

@@ -16,7 +16,7 @@ pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use layer::{LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion};
 pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel};
-pub(crate) use name::{FunctionName, Place};
+pub(crate) use name::{FunctionName, Place, is_account};
 pub(crate) use policy::{
     Conditions, MAX_POLICY, Policies, PolicyError, Statement, document as policy_document,
 };

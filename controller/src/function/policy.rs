@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::is_account;
+
 /// Longest policy, in bytes of JSON: Lambda's quota.
 pub(crate) const MAX_POLICY: usize = 20_480;
 
@@ -96,6 +98,9 @@ pub(crate) fn add(
 
 /// Removes a permission from a policy.
 pub(crate) fn remove(statements: &mut Vec<Statement>, sid: &str) -> Result<(), PolicyError> {
+    if statements.is_empty() {
+        return Err(PolicyError::NoPolicy);
+    }
     let before = statements.len();
     statements.retain(|statement| statement.sid != sid);
     if statements.len() == before {
@@ -130,11 +135,10 @@ impl Conditions {
 
 /// Everybody, a service, an account, or one of its users and roles.
 fn parse_principal(text: &str) -> Option<Value> {
-    let account = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
     if text == "*" {
         return Some("*".into());
     }
-    if account {
+    if is_account(text) {
         return Some(json!({ "AWS": format!("arn:aws:iam::{text}:root") }));
     }
     if text.starts_with("arn:") && text.split(':').count() >= 6 {

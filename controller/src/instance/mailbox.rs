@@ -65,13 +65,13 @@ impl Mailbox {
 
     /// Gives an event to a runtime that waits. Headers have [`MAX_META`] bytes at most.
     pub(crate) fn give(&mut self, headers: &str, event: Bytes) -> io::Result<()> {
-        let (Ok(meta), Ok(body)) = (u32::try_from(headers.len()), u32::try_from(event.len()))
-        else {
+        let (true, Ok(meta), Ok(body)) = (
+            headers.len() <= MAX_META,
+            u32::try_from(headers.len()),
+            u32::try_from(event.len()),
+        ) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        if headers.len() > MAX_META {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
         let head = Head {
             meta,
             body,

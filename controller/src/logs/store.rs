@@ -154,10 +154,10 @@ impl LogStore {
     /// Throws a function's log away: whatever was appended before this call, and as soon as the
     /// writer gets to it.
     pub(crate) async fn remove(&self, function: &FunctionName) {
-        let (orders, order) = (self.orders.clone(), Order::Remove(function.clone()));
+        let (store, order) = (self.clone(), Order::Remove(function.clone()));
         // There may be no room for an order, which must not be left out: a function of the same name
         // would find the log.
-        let sent = tokio::task::spawn_blocking(move || orders.send(order).is_ok()).await;
+        let sent = tokio::task::spawn_blocking(move || store.order(order)).await;
         if !matches!(sent, Ok(true)) {
             tracing::warn!(%function, "log of a deleted function not removed: there is no writer");
         }
@@ -167,15 +167,16 @@ impl LogStore {
     pub(crate) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         let store = self.clone();
-        let sent = tokio::task::spawn_blocking(move || store.order_flush(done));
+        let sent = tokio::task::spawn_blocking(move || store.order(Order::Flush(done)));
         // Without a writer there is nothing to wait for.
         if matches!(sent.await, Ok(true)) {
             let _ = flushed.await;
         }
     }
 
-    fn order_flush(&self, done: oneshot::Sender<()>) -> bool {
-        let sent = self.orders.send(Order::Flush(done)).is_ok();
+    /// Waits for room; then the writer gathers no longer. `false`: there is no writer.
+    fn order(&self, order: Order) -> bool {
+        let sent = self.orders.send(order).is_ok();
         self.writer.unpark();
         sent
     }
@@ -191,7 +192,7 @@ impl LogStore {
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
             // Without a writer there is nothing to wait for.
-            if store.order_flush(done) {
+            if store.order(Order::Flush(done)) {
                 let _ = flushed.blocking_recv();
             }
             page::read(&folder, &query)
