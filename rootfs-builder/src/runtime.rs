@@ -10,6 +10,7 @@ mod addons;
 mod agent;
 mod apt;
 mod node;
+mod node_sdk;
 mod npm;
 mod packages;
 mod python;

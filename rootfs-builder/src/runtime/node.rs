@@ -1,8 +1,9 @@
 //! What a Node.js image has beyond its packages: the official binary, the Lambda runtime client
-//! and its launcher.
+//! and its launcher, the AWS SDK.
 
 use super::RuntimeError;
 use super::addons;
+use super::node_sdk;
 use super::npm::{self, Pin};
 use crate::command::Tool;
 use crate::progress::Progress;
@@ -28,7 +29,8 @@ const RUNTIME: &str = "var/runtime";
 const PROBE: &str = "process.env.AWS_LAMBDA_RUNTIME_API = '127.0.0.1:1';\
     const client = require(process.argv[1] + '/aws-lambda-ric/rapid-client.node');\
     const bytes = require(process.argv[1] + '/reseed.node')();\
-    if (typeof client.next !== 'function' || bytes.byteLength !== 16) process.exit(1);\
+    const { S3Client } = require(process.argv[1] + '/node_modules/@aws-sdk/client-s3');\
+    if (typeof client.next !== 'function' || bytes.byteLength !== 16 || !S3Client) process.exit(1);\
     console.log(process.version)";
 
 /// The pin of a package of these images.
@@ -91,6 +93,7 @@ pub(super) fn complete(
             .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
             .map_err(RuntimeError::io("write", &path))?;
     }
+    node_sdk::install(root, work, progress)?;
     probe(root, binary.version)
 }
 

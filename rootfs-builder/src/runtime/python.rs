@@ -1,5 +1,5 @@
 //! What the Python image has beyond its packages: the Lambda runtime client, its
-//! launcher, and bytecode.
+//! launcher, the AWS SDK, and bytecode.
 
 use super::RuntimeError;
 use super::accounts::link;
@@ -9,7 +9,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// The runtime client's wheels, pinned by content.
+/// The wheels of the runtime client and of the AWS SDK, pinned by content.
 pub(super) const REQUIREMENTS: &str = include_str!("../../python/requirements.txt");
 /// `/var/runtime/bootstrap`.
 pub(super) const BOOTSTRAP: &str = include_str!("../../python/bootstrap");
@@ -23,7 +23,7 @@ const NATIVE_TRANSPORT: &str = "runtime_client.cpython-311-x86_64-linux-gnu.so";
 const RUNTIME: &str = "var/runtime";
 const LIBRARY: &str = "usr/lib/python3.11";
 /// What must be importable in the finished image.
-const PROBE: &str = "import awslambdaric.bootstrap, runtime_client, simplejson, ssl, sqlite3, \
+const PROBE: &str = "import awslambdaric.bootstrap, boto3, runtime_client, simplejson, ssl, sqlite3, \
                      ctypes, zlib, bz2, lzma, hashlib, uuid, zoneinfo, multiprocessing";
 
 /// Completes the tree at `root`, with `work` for what comes in between.
@@ -32,7 +32,7 @@ pub(super) fn complete(
     work: &Path,
     progress: &dyn Progress,
 ) -> Result<(), RuntimeError> {
-    install_client(root, work, progress)?;
+    install_wheels(root, work, progress)?;
     let native = root.join(RUNTIME).join(NATIVE_TRANSPORT);
     fs::remove_file(&native).map_err(RuntimeError::io("remove", &native))?;
     let transport = root.join(RUNTIME).join("runtime_client.py");
@@ -55,7 +55,7 @@ pub(super) fn complete(
     Ok(())
 }
 
-fn install_client(root: &Path, work: &Path, progress: &dyn Progress) -> Result<(), RuntimeError> {
+fn install_wheels(root: &Path, work: &Path, progress: &dyn Progress) -> Result<(), RuntimeError> {
     let requirements = work.join("requirements.txt");
     fs::write(&requirements, REQUIREMENTS).map_err(RuntimeError::io("write", &requirements))?;
     Tool::new("python3", "python3 python3-pip")
@@ -88,7 +88,10 @@ fn install_client(root: &Path, work: &Path, progress: &dyn Progress) -> Result<(
         .arg("--requirement")
         .arg(&requirements)
         .advice("is python3-pip installed and the package index reachable? It said:")
-        .run("python3.11: installing the Lambda runtime client", progress)?;
+        .run("python3.11: installing the Lambda runtime client and the AWS SDK", progress)?;
+    // A wheel's programs; functions have no use for them.
+    let programs = root.join(RUNTIME).join("bin");
+    crate::cache::remove_tree(&programs).map_err(RuntimeError::io("remove", &programs))?;
     fs::remove_file(&requirements).map_err(RuntimeError::io("remove", &requirements))
 }
 

@@ -135,8 +135,7 @@ pub(super) fn shape(root: &Path) -> Result<(), RuntimeError> {
     link(root, "usr/bin/awk", "gawk")?;
     applets(root)?;
     certificates(root)?;
-    library_cache(root)?;
-    modes(root)
+    library_cache(root)
 }
 
 /// Without its cache the loader looks for each library in a dozen folders, a
@@ -259,8 +258,9 @@ fn certificates(root: &Path) -> Result<(), RuntimeError> {
     )
 }
 
-/// No set-user-id programs; everything readable, whatever the builder's umask.
-fn modes(root: &Path) -> Result<(), RuntimeError> {
+/// No set-user-id programs; everything readable, whatever the builder's umask. For a tree that is
+/// complete.
+pub(super) fn modes(root: &Path) -> Result<(), RuntimeError> {
     for entry in WalkDir::new(root) {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(root).to_owned();

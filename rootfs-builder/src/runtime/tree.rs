@@ -1,6 +1,6 @@
 //! The expensive part of an image: its files without the agent, kept in the cache.
 
-use super::{Runtime, RuntimeError, addons, node, packages, python, shape};
+use super::{Runtime, RuntimeError, addons, node, node_sdk, packages, python, shape};
 use crate::cache::{Cache, CacheError, Kind};
 use crate::digest::{self, Key};
 use crate::error::Result;
@@ -18,6 +18,7 @@ const TREE_MIB: u64 = 768;
 const RECIPE: &[&[u8]] = &[
     include_bytes!("accounts.rs"),
     include_bytes!("node.rs"),
+    include_bytes!("node_sdk.rs"),
     include_bytes!("packages.rs"),
     include_bytes!("python.rs"),
     include_bytes!("shape.rs"),
@@ -48,6 +49,7 @@ pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -
             .with("resident", python::RESIDENT.as_bytes()),
         Runtime::Node20 | Runtime::Node22 => key
             .with("pins", node::PINS.as_bytes())
+            .with("sdk", node_sdk::LOCK.as_bytes())
             .with("bootstrap", node::BOOTSTRAP.as_bytes())
             .with("launcher", node::LAUNCHER.as_bytes())
             .with("addons", addons::key().as_bytes()),
@@ -85,6 +87,7 @@ pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -
         Runtime::Node22 => node("22")?,
         Runtime::Provided => {}
     }
+    shape::modes(&root)?;
     let identity = identity(&root).map_err(RuntimeError::io("read", &root))?;
     let file = stage.path().join("identity");
     fs::write(&file, format!("{identity}\n")).map_err(CacheError::io("write", &file))?;
