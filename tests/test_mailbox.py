@@ -347,7 +347,8 @@ HEADERS = [{}, {}, {"X-Hearth-Memory-MiB": "110"}, {"X-Hearth-Cpu-Ms": "8000"}]
 @pytest.mark.parametrize("setting", ["on", "off"])
 def test_calls_of_all_kinds_by_turns_are_answered_right_and_lose_no_instance(linked, setting):
     """Host, agent and runtime each have their own idea of who is at work; HEARTH_SOAK_CALLS=3000
-    gives them more chances to disagree, and HEARTH_SOAK_SEED repeats an order."""
+    gives them more chances to disagree (with --timeout 0: it takes half an hour), and HEARTH_SOAK_SEED
+    repeats an order."""
     controller = linked[setting]
     calls = int(os.environ.get("HEARTH_SOAK_CALLS", "20"))
     seed = int(os.environ.get("HEARTH_SOAK_SEED", str(random.randrange(1 << 32))))

@@ -1,6 +1,8 @@
-"""Payloads: carried byte for byte up to Lambda's limit, refused beyond it."""
+"""Payloads: carried byte for byte up to Lambda's limit, refused beyond it. And the trace that goes
+with them."""
 
 import json
+import re
 
 import pytest
 from harness.invocation import invoke, invoke_raw
@@ -81,3 +83,21 @@ def test_deeply_nested_json_harms_nobody(controller, client):
     answer = invoke_raw(controller, "guest", b"[" * 100_000 + b"]" * 100_000)
     assert answer.status in (200, 400)
     assert invoke(client, "guest", {"op": "echo"}).ok() == {"op": "echo"}
+
+
+#: As the tracing libraries read it.
+BEGUN = re.compile(r"Root=1-[0-9a-f]{8}-[0-9a-f]{24};Parent=[0-9a-f]{16};Sampled=0")
+
+
+def test_a_callers_trace_goes_on_in_the_function_and_each_call_without_one_begins_its_own(
+    controller, client
+):
+    def told(**headers):
+        answer = invoke_raw(controller, "probe", b'{"op":"environment"}', headers)
+        return answer.ok()["_X_AMZN_TRACE_ID"]
+
+    sent = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
+    begun = [told(), told()]
+    assert told(**{"X-Amzn-Trace-Id": sent}) == sent
+    begun.append(told())
+    assert all(BEGUN.fullmatch(trace) for trace in begun) and len(set(begun)) == 3, begun

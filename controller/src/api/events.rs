@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::error::ApiError;
 use super::extract::Namespaced;
 use super::names::Named;
+use super::trace::trace_id;
 use super::{App, RequestId, invoke};
 use crate::events::{EventLimits, EventRequest, NotAccepted};
 use crate::function::FunctionName;
@@ -53,11 +54,11 @@ pub(super) async fn accept(
         ));
     }
     let request = EventRequest {
+        trace_id: Some(trace_id(headers, &request_id)),
         request_id,
         function: named.name,
         qualifier: named.qualifier,
         payload,
-        trace_id: invoke::trace_id(headers),
         limits,
     };
     app.events.accept(request).await.map_err(refused)?;

@@ -17,7 +17,8 @@ use time::OffsetDateTime;
 
 use super::access::{Caller, Entrance};
 use super::error::ApiError;
-use super::invoke::{too_large, trace_id};
+use super::invoke::too_large;
+use super::trace::trace_id;
 use super::{App, NameForm, Named, RequestId, body, download, url_stream};
 use crate::function_url::{
     self, Address, AuthType, FunctionUrl, Incoming, InvokeMode, SplitError, address_of,
@@ -140,6 +141,7 @@ impl Front {
         }
         let version = self.app.find_active(named)?;
         let invocation = Invocation {
+            trace_id: Some(trace_id(&parts.headers, &request_id)),
             request_id,
             limits: Limits {
                 timeout: version.timeout(),
@@ -149,7 +151,6 @@ impl Front {
             version,
             event,
             function_arn: named.arn(&self.app.place),
-            trace_id: trace_id(&parts.headers),
             client_context: None,
             tail: false,
             background: false,

@@ -16,6 +16,7 @@ use serde::de::IgnoredAny;
 
 use super::error::ApiError;
 use super::extract::Namespaced;
+use super::trace::trace_id;
 use super::{App, RequestId, body, events};
 use crate::events::EventLimits;
 use crate::function::{Version, VersionId};
@@ -23,8 +24,6 @@ use crate::pool::{Completed, Invocation, Limits, Start};
 
 /// Longest client context, in bytes of base64.
 const MAX_CLIENT_CONTEXT: usize = 3583;
-/// Longest trace header that is handed on.
-const MAX_TRACE_ID: usize = 1024;
 /// Least memory that a runtime may be limited to, in MiB.
 const MIN_MEMORY_MIB: u64 = 16;
 
@@ -47,7 +46,7 @@ pub(super) async fn invoke(
     let version = app.find_active(&named)?;
     let executed = version.id;
     let kind = kind(&headers)?;
-    let asked = Asked::read(version, &headers, body).await?;
+    let asked = Asked::read(version, &request_id, &headers, body).await?;
     match kind {
         Kind::RequestResponse => {}
         Kind::Event => {
@@ -70,7 +69,7 @@ pub(super) struct Asked {
     version: Arc<Version>,
     tail: bool,
     client_context: Option<String>,
-    trace_id: Option<String>,
+    trace_id: String,
     limits: Limits,
     event: Bytes,
 }
@@ -78,13 +77,14 @@ pub(super) struct Asked {
 impl Asked {
     pub(super) async fn read(
         version: Arc<Version>,
+        request_id: &str,
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Self, ApiError> {
         Ok(Self {
             tail: tail(headers)?,
             client_context: client_context(headers)?,
-            trace_id: trace_id(headers),
+            trace_id: trace_id(headers, request_id),
             limits: limits(headers, &version)?,
             event: payload(headers, body).await?,
             version,
@@ -103,7 +103,7 @@ impl Asked {
             version: self.version,
             event: self.event,
             function_arn,
-            trace_id: self.trace_id,
+            trace_id: Some(self.trace_id),
             client_context: self.client_context,
             limits: self.limits,
             tail: self.tail,
@@ -125,12 +125,6 @@ pub(super) fn too_large() -> ApiError {
             "Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"
         ),
     )
-}
-
-/// The trace header; handed on if it is short and printable, and else left out.
-pub(super) fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("x-amzn-trace-id")?.to_str().ok()?;
-    (value.len() <= MAX_TRACE_ID).then(|| value.to_owned())
 }
 
 fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {

@@ -38,7 +38,7 @@ pub(super) async fn invoke(
     let version = app.find_active(&named)?;
     let executed = version.id;
     let dry_run = dry_run(&headers)?;
-    let asked = Asked::read(version, &headers, body).await?;
+    let asked = Asked::read(version, &request_id, &headers, body).await?;
     if dry_run {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }

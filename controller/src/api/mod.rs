@@ -179,6 +179,7 @@ mod region;
 mod request_id;
 mod resolve;
 mod tags;
+mod trace;
 mod unread;
 mod url_stream;
 mod validate;

@@ -88,7 +88,10 @@ fn install_wheels(root: &Path, work: &Path, progress: &dyn Progress) -> Result<(
         .arg("--requirement")
         .arg(&requirements)
         .advice("is python3-pip installed and the package index reachable? It said:")
-        .run("python3.11: installing the Lambda runtime client and the AWS SDK", progress)?;
+        .run(
+            "python3.11: installing the Lambda runtime client and the AWS SDK",
+            progress,
+        )?;
     // A wheel's programs; functions have no use for them.
     let programs = root.join(RUNTIME).join("bin");
     crate::cache::remove_tree(&programs).map_err(RuntimeError::io("remove", &programs))?;
