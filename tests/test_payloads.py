@@ -93,11 +93,14 @@ def test_a_callers_trace_goes_on_in_the_function_and_each_call_without_one_begin
     controller, client
 ):
     def told(**headers):
-        answer = invoke_raw(controller, "probe", b'{"op":"environment"}', headers)
-        return answer.ok()["_X_AMZN_TRACE_ID"]
+        answer = invoke_raw(controller, "probe", b'{"op":"trace"}', headers)
+        seen, by_a_child = answer.ok()
+        assert seen == by_a_child
+        return seen
 
     sent = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
     begun = [told(), told()]
     assert told(**{"X-Amzn-Trace-Id": sent}) == sent
+    assert told(**{"X-Amzn-Trace-Id": sent[:-12]}) == sent[:-12]
     begun.append(told())
     assert all(BEGUN.fullmatch(trace) for trace in begun) and len(set(begun)) == 3, begun

@@ -71,6 +71,11 @@ def initialize_client(user_agent):
         os.register_at_fork(after_in_child=_leave_mailbox)
 
 
+def has_mailbox():
+    """Whether events come from the mailbox, all but the first."""
+    return _mailbox is not None
+
+
 def _leave_mailbox():
     global _mailbox
     _mailbox = None

@@ -3,6 +3,7 @@
 import os
 import secrets
 import ssl
+import subprocess
 import sys
 import time
 import uuid
@@ -11,6 +12,7 @@ import uuid
 #: is what they draw after it.
 DRAWN_IN_INIT = (os.urandom(16).hex(), str(uuid.uuid4()))
 INVOCATIONS = 0
+TRACE = "_X_AMZN_TRACE_ID"
 
 
 def who(event, context):
@@ -30,6 +32,14 @@ def who(event, context):
 
 def environment(event, context):
     return dict(os.environ)
+
+
+def trace(event, context):
+    """As Python and as a program that it starts see it. Then the function sets it itself."""
+    child = subprocess.run(["/bin/sh", "-c", f"echo ${TRACE}"], capture_output=True, check=True)
+    seen = [os.environ[TRACE], child.stdout.decode().strip()]
+    os.environ[TRACE] = "the function's own"
+    return seen
 
 
 def about(event, context):
@@ -65,7 +75,7 @@ def echo(event, context):
     return event
 
 
-WHAT = {f.__name__: f for f in (who, environment, about, say, sleep, touch, echo)}
+WHAT = {f.__name__: f for f in (who, environment, trace, about, say, sleep, touch, echo)}
 
 
 def handler(event, context):
