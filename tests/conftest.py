@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from harness import host, layout, package, prepared_data
+from harness.command import AWS_CLIS
 from harness.controller import Controller
 from harness.deadline import TooLate, until
 from harness.invocation import create, lambda_client
@@ -144,6 +145,12 @@ def controller(shared):
 @pytest.fixture
 def client(controller):
     return lambda_client(controller.url)
+
+
+@pytest.fixture(params=AWS_CLIS, ids=lambda version: f"cli{version}")
+def aws(request):
+    """The AWS CLI, in both versions."""
+    return AWS_CLIS[request.param]
 
 
 @pytest.fixture

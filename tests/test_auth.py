@@ -16,7 +16,7 @@ import pytest
 import urllib3
 from botocore.exceptions import ClientError
 from harness import host, layout, signatures
-from harness.command import aws, curl, run
+from harness.command import curl, run
 from harness.invocation import create, invoke, lambda_client
 
 FUNCTIONS = "/2015-03-31/functions"
@@ -189,9 +189,10 @@ def test_the_largest_payload_is_signed_and_a_larger_one_refused(guarded):
         invoke(client, "guest", {"op": "size", "pad": text + "x"})
 
 
-def test_the_aws_cli_works_with_a_key_and_not_without(guarded, tmp_path):
+def test_the_aws_cli_works_with_a_key_and_not_without(aws, guarded, tmp_path):
     out = tmp_path / "out.json"
-    words = ("invoke", "--function-name", "guest", "--payload", '{"op":"echo"}', str(out))
+    guest = ("--function-name", "guest", "--payload", '{"op":"echo"}')
+    words = ("invoke", *guest, *aws.text, str(out))
     assert aws(guarded, *words, env=environment(guarded.caller)).json()["StatusCode"] == 200
     assert json.loads(out.read_text()) == {"op": "echo"}
     refused = aws(guarded, *words)

@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 from harness import host, layout, package
-from harness.command import aws, hearth, run
+from harness.command import AWS_CLIS, hearth, run
 from harness.deadline import until
 from harness.invocation import ROLE
 
@@ -209,7 +209,12 @@ def test_dev_serves_the_folder_and_never_answers_with_stale_code(dev):
     assert sum("200" in line for line in lines) >= 3, lines
 
 
-def test_the_aws_cli_creates_invokes_lists_and_deletes(controller, client, guest_package, tmp_path):
+@pytest.mark.parametrize("version", AWS_CLIS)
+def test_the_aws_cli_is_of_both_versions(version):
+    assert AWS_CLIS[version].version().startswith(f"aws-cli/{version}.")
+
+
+def test_the_aws_cli_creates_invokes_lists_and_deletes(aws, controller, guest_package, tmp_path):
     archive = tmp_path / "function.zip"
     archive.write_bytes(guest_package)
     created = aws(
@@ -226,7 +231,7 @@ def test_the_aws_cli_creates_invokes_lists_and_deletes(controller, client, guest
         controller,
         "invoke",
         *("--function-name", "by-aws", "--payload", '{"op":"who"}', "--log-type", "Tail"),
-        str(out),
+        *(*aws.text, str(out)),
     ).json()
     assert invoked["StatusCode"] == 200
     assert invoked["ExecutedVersion"] == "$LATEST"
@@ -243,10 +248,20 @@ def test_the_aws_cli_creates_invokes_lists_and_deletes(controller, client, guest
         *("--function-name", "by-aws", "--zip-file", f"fileb://{renewed}"),
     ).ok()
     aws(controller, "wait", "function-updated-v2", "--function-name", "by-aws").ok()
-    aws(
-        controller, "invoke", "--function-name", "by-aws", "--payload", '{"op":"who"}', str(out)
-    ).ok()
+    invoke = ("invoke", "--function-name", "by-aws", *aws.text)
+    aws(controller, *invoke, "--payload", '{"op":"who"}', str(out)).ok()
     assert json.loads(out.read_text())["code"] == "renewed"
+    published = aws(controller, "publish-version", "--function-name", "by-aws").json()
+    words = ("--function-name", "by-aws", "--name", "live", "--function-version")
+    alias = aws(controller, "create-alias", *words, published["Version"]).json()
+    assert alias["AliasArn"].endswith(":by-aws:live")
+    aws(controller, "wait", "published-version-active", "--function-name", "by-aws:live").ok()
+    sent = aws(controller, *invoke, "--qualifier", "live", "--payload", '{"op":"echo"}', str(out))
+    assert sent.json() == {"StatusCode": 200, "ExecutedVersion": published["Version"]}
+    sent = aws(controller, *invoke, "--invocation-type", "Event", "--payload", "{}", str(out))
+    assert sent.json() == {"StatusCode": 202}
+    failed = aws(controller, *invoke, "--payload", "{", str(out))
+    assert failed.status != 0 and "InvalidRequestContentException" in failed.err
     aws(controller, "delete-function", "--function-name", "by-aws").ok()
     missing = aws(controller, "get-function", "--function-name", "by-aws")
     assert missing.status != 0

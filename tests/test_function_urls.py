@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from botocore.exceptions import ClientError
 from harness import host, layout, package, signatures
-from harness.command import aws, run
+from harness.command import run
 from harness.invocation import create, invoke, lambda_client
 
 WEB = {"Runtime": "python3.11", "Handler": "app.handler"}
@@ -97,7 +97,7 @@ def test_what_is_no_configuration_is_refused_with_lambdas_error(web):
         client.create_function_url_config(FunctionName="no-such", AuthType="NONE")
 
 
-def test_the_aws_cli_makes_and_deletes_a_url(web):
+def test_the_aws_cli_makes_and_deletes_a_url(aws, web):
     words = ("--function-name", "probe")
     made = aws(web.controller, "create-function-url-config", *words, "--auth-type", "NONE").json()
     assert web.http.request("GET", made["FunctionUrl"]).status != 403

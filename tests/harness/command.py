@@ -65,11 +65,27 @@ def curl(*words: str) -> Finished:
     return run("curl", "--silent", "--show-error", "--max-time", "120", *words)
 
 
-def aws(controller: Any, *words: str, env: dict[str, str] | None = None) -> Finished:
-    """`aws lambda …` with `--endpoint-url`, from the tests' own environment and `env`."""
-    program = Path(sys.executable).with_name("aws")
-    words = ("--endpoint-url", controller.url, "lambda", *words)
-    return run(program, *words, env={**AWS, **(env or {})})
+@dataclass(frozen=True)
+class AwsCli:
+    """A version of the AWS CLI. Called, it is `aws lambda …` with `--endpoint-url`."""
+
+    program: Path
+    #: Makes it take a payload as it is written.
+    text: tuple[str, ...] = ()
+
+    def __call__(self, controller: Any, *words: str, env: dict[str, str] | None = None) -> Finished:
+        words = ("--endpoint-url", controller.url, "lambda", *words)
+        return run(self.program, *words, env={**AWS, **(env or {})})
+
+    def version(self) -> str:
+        return run(self.program, "--version", env=AWS).ok()
+
+
+#: Both that are in use: the first from PyPI, the second from Debian.
+AWS_CLIS = {
+    "1": AwsCli(Path(sys.executable).with_name("aws")),
+    "2": AwsCli(Path("/usr/bin/aws"), ("--cli-binary-format", "raw-in-base64-out")),
+}
 
 
 def cargo_lambda(controller: Any, *words: str | Path) -> Finished:
