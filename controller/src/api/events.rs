@@ -31,7 +31,8 @@ pub(super) async fn invoke_async(
     let version = app.find_active(&named)?;
     let payload = invoke::payload(&headers, body).await?;
     let limits = EventLimits::of(&invoke::limits(&headers, &version)?, &version);
-    accept(&app, request_id, named, &headers, payload, limits).await
+    let trace_id = trace_id(&headers, &request_id);
+    accept(&app, request_id, named, trace_id, payload, limits).await
 }
 
 /// Stores an event whose function was found and whose payload is JSON.
@@ -39,7 +40,7 @@ pub(super) async fn accept(
     app: &App,
     request_id: String,
     named: Named,
-    headers: &HeaderMap,
+    trace_id: String,
     payload: Bytes,
     limits: EventLimits,
 ) -> Result<Response, ApiError> {
@@ -54,7 +55,7 @@ pub(super) async fn accept(
         ));
     }
     let request = EventRequest {
-        trace_id: Some(trace_id(headers, &request_id)),
+        trace_id: Some(trace_id),
         request_id,
         function: named.name,
         qualifier: named.qualifier,

@@ -51,7 +51,8 @@ pub(super) async fn invoke(
         Kind::RequestResponse => {}
         Kind::Event => {
             let limits = EventLimits::of(&asked.limits, &asked.version);
-            return events::accept(&app, request_id, named, &headers, asked.event, limits).await;
+            let (trace_id, event) = (asked.trace_id, asked.event);
+            return events::accept(&app, request_id, named, trace_id, event, limits).await;
         }
         Kind::DryRun => return Ok(StatusCode::NO_CONTENT.into_response()),
     }
