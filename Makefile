@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: ## Build everything, deploy the six examples on a fresh controller, invoke them
 	@scripts/setup build images examples
@@ -27,6 +27,13 @@ bench: ## Measure invocations, deploys and memory; JSON=FILE writes the figures 
 	@scripts/build
 	@scripts/images
 	@scripts/bench $(if $(JSON),--json $(JSON))
+
+side-by-side: ## Measure restores beside Firecracker's; FIRECRACKER=/path/to/its/binary
+	@scripts/setup build images tests
+	@scripts/check-kvm
+	@scripts/build
+	@scripts/images
+	@scripts/side-by-side "$(FIRECRACKER)"
 
 fuzz: ## Fuzz what parses strangers' bytes, each target for FUZZ_SECONDS (60); TARGETS='zip vsock'
 	@scripts/setup build
@@ -52,4 +59,4 @@ clean: ## Remove build results (the artefact cache in ~/.cache/hearth stays)
 	rm -rf functions-examples/*/target tests/.pytest_cache
 	find tests -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test bench fuzz lint build images setup clean
+.PHONY: help demo test bench side-by-side fuzz lint build images setup clean

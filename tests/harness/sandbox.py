@@ -24,7 +24,7 @@ SECONDS = 60
 class Sandbox:
     """One process, one microVM."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
         self.control, control = socket.socketpair()
         self.agent, agent = socket.socketpair()
         for end in (self.control, self.agent):
@@ -39,6 +39,8 @@ class Sandbox:
             ],
             pass_fds=(control.fileno(), agent.fileno()),
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if quiet else None,
+            stderr=subprocess.DEVNULL if quiet else None,
         )
         control.close()
         agent.close()
@@ -71,6 +73,22 @@ class Sandbox:
     def command(self, command: dict, files: list[int] = ()) -> None:
         outcome = self.outcome(command, files)
         assert outcome == "done", outcome
+
+    def boot(
+        self, kernel: Path, disks: list[Path | None], memory_mib: int, kernel_args: str
+    ) -> None:
+        files = [os.open(path, os.O_RDONLY) for path in (kernel, *(disk for disk in disks if disk))]
+        command = {
+            "command": "boot",
+            "memory_mib": memory_mib,
+            "vcpus": 1,
+            "disks": [disk is not None for disk in disks],
+            "kernel_args": kernel_args,
+        }
+        self.command(command, files)
+        self.command({"command": "resume"})
+        for file in files:
+            os.close(file)
 
     def restore(self, folder: Path, disks: list[Path | None], fingerprint: str) -> None:
         paths = [folder / "state", folder / "memory", *(disk for disk in disks if disk)]
