@@ -154,6 +154,24 @@ def aws(request):
 
 
 @pytest.fixture
+def layer(client):
+    """Publishes versions of layers that are gone after the test."""
+    made = []
+
+    def publish(name, files, **options):
+        archive = files if isinstance(files, bytes) else package.archive(files)
+        version = client.publish_layer_version(
+            LayerName=name, Content={"ZipFile": archive}, **options
+        )
+        made.append((name, version["Version"]))
+        return version
+
+    yield publish
+    for name, version in made:
+        client.delete_layer_version(LayerName=name, VersionNumber=version)
+
+
+@pytest.fixture
 def own_controller(start_controller, tmp_path):
     """Starts controllers for one test alone, which may do to them what it likes."""
     before = host.Host.now()

@@ -22,24 +22,6 @@ def sha256(archive):
     return base64.b64encode(hashlib.sha256(archive).digest()).decode()
 
 
-@pytest.fixture
-def layer(client):
-    """Publishes versions of layers that are gone after the test."""
-    made = []
-
-    def publish(name, files, **options):
-        archive = files if isinstance(files, bytes) else package.archive(files)
-        version = client.publish_layer_version(
-            LayerName=name, Content={"ZipFile": archive}, **options
-        )
-        made.append((name, version["Version"]))
-        return version
-
-    yield publish
-    for name, version in made:
-        client.delete_layer_version(LayerName=name, VersionNumber=version)
-
-
 def without(answer, *keys):
     return {k: v for k, v in answer.items() if k not in ("ResponseMetadata", *keys)}
 

@@ -52,14 +52,6 @@ def answer_of(client):
     client.delete_function(FunctionName="sdk")
 
 
-@pytest.fixture
-def layer(client):
-    archive = package.archive(LAYER)
-    made = client.publish_layer_version(LayerName="sdk", Content={"ZipFile": archive})
-    yield made["LayerVersionArn"]
-    client.delete_layer_version(LayerName="sdk", VersionNumber=made["Version"])
-
-
 def test_a_python_function_finds_boto3_and_its_own_packages_before_the_runtimes(answer_of):
     own = Path(jmespath.__file__).parent
     files = {f"jmespath/{module.name}": module.read_bytes() for module in own.glob("*.py")}
@@ -71,7 +63,8 @@ def test_a_python_function_finds_boto3_and_its_own_packages_before_the_runtimes(
 
 def test_a_node_module_imports_and_requires_the_sdk_and_layers_before_it(answer_of, layer):
     files = {"app.mjs": NODE.encode()}
-    answer = answer_of(files, Runtime="nodejs22.x", Layers=[layer])
+    shared = layer("sdk", LAYER)["LayerVersionArn"]
+    answer = answer_of(files, Runtime="nodejs22.x", Layers=[shared])
     assert answer["region"] == "us-east-1"
     assert answer["whose"] == ["the layer's"] * 4
     assert answer["same"]
