@@ -147,8 +147,10 @@ pub(crate) async fn save(vm: &mut MicroVm, work: &Path, folder: &Path) -> Result
     let _leftovers = Work(work);
     let output = SnapshotOutput::create(&snapshot_files(work))
         .map_err(DeployError::io("create the snapshot's files in", work))?;
-    write(vm, &output)
+    // As a whole, too: each of the tries to find a quiet guest has limits of its own.
+    timeout(SNAPSHOT_LIMIT, write(vm, &output))
         .await
+        .unwrap_or(Err(VmError::Late("a snapshot", SNAPSHOT_LIMIT)))
         .map_err(DeployError::vm("writing a snapshot"))?;
     let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
     sync(work).map_err(DeployError::io("flush", work))?;
@@ -208,7 +210,7 @@ fn unexpected(event: VmEvent) -> VmError {
             "the agent can't go on: {}",
             String::from_utf8_lossy(&reason[..reason.len().min(500)])
         )),
-        other => VmError::Unexpected(format!("in init it said {other:?}")),
+        other => VmError::Unexpected(format!("in init it said {other}")),
     }
 }
 
@@ -307,6 +309,25 @@ mod tests {
         let both = async { tokio::join!(init, ready) };
         let (init, ()) = timeout(Duration::from_secs(20), both).await.unwrap();
         init.unwrap().result.unwrap();
+    }
+
+    /// 256 messages of 6 MiB each were kept.
+    #[tokio::test]
+    async fn what_comes_while_a_command_is_under_way_has_bounds_in_bytes_and_is_not_repeated() {
+        let (_sandbox, control) = UnixStream::pair().unwrap();
+        let (guest, agent) = UnixStream::pair().unwrap();
+        let mut vm = MicroVm::new(control, agent, None, Box::new(NoProcess)).unwrap();
+        let large = || AgentMessage::Pong(Bytes::from(vec![b'x'; 4 << 20]));
+        let said = frames([large(), large()]);
+        let saying = std::thread::spawn(move || (&guest).write_all(&said));
+        let command = command(&mut vm, Command::Pause, Duration::from_secs(60));
+        let refused = command.await.unwrap_err();
+        assert!(matches!(refused, VmError::Unexpected(_)), "{refused}");
+        drop(vm);
+        // It may have been written whole, or not.
+        let _ = saying.join().unwrap();
+        let unasked = unexpected(VmEvent::Agent(large())).to_string();
+        assert!(unasked.len() < 100 && unasked.contains("Pong"), "{unasked}");
     }
 
     #[test]

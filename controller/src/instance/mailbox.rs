@@ -95,28 +95,34 @@ impl Mailbox {
         if let Some(answer) = self.answer.take() {
             return Ok(Some(MailboxWord::Answer(answer)));
         }
-        let inbox = &mut self.stream.inbox;
-        let Some(head) = inbox.first_chunk::<HEAD>() else {
-            return Ok(None);
-        };
-        let head = Head::decode(head)?;
-        if inbox.len() < HEAD + head.rest() {
-            inbox.reserve(HEAD + head.rest() - inbox.len());
-            return Ok(None);
-        }
-        inbox.advance(HEAD);
-        let mut part = |len: u32| inbox.split_to(len as usize).freeze();
-        let (log, meta, body) = (part(head.log), part(head.meta), part(head.body));
-        self.output.push(&log);
-        let failed = match head.what {
-            What::Payload => false,
-            What::Error => true,
-            What::Output => return Ok(self.output.take_lines().map(MailboxWord::Output)),
-            What::Waits => return Ok(Some(MailboxWord::Waits)),
-            What::Agent => return Err(HeadError::What(0).into()),
+        let (head, meta, body) = loop {
+            let inbox = &mut self.stream.inbox;
+            let Some(head) = inbox.first_chunk::<HEAD>() else {
+                return Ok(None);
+            };
+            let head = Head::decode(head)?;
+            if inbox.len() < HEAD + head.rest() {
+                inbox.reserve(HEAD + head.rest() - inbox.len());
+                return Ok(None);
+            }
+            inbox.advance(HEAD);
+            let mut part = |len: u32| inbox.split_to(len as usize).freeze();
+            let (log, meta, body) = (part(head.log), part(head.meta), part(head.body));
+            self.output.push(&log);
+            match head.what {
+                What::Payload | What::Error => break (head, meta, body),
+                What::Output => match self.output.take_lines() {
+                    Some(lines) => return Ok(Some(MailboxWord::Output(lines))),
+                    // Part of a line. What ends it, or the answer, may be there already, and then
+                    // nothing more comes that would have anybody look.
+                    None => {}
+                },
+                What::Waits => return Ok(Some(MailboxWord::Waits)),
+                What::Agent => return Err(HeadError::What(0).into()),
+            }
         };
         let answer = MailboxAnswer {
-            failed,
+            failed: head.what == What::Error,
             meta: AnswerMeta::parse(&meta)?,
             body,
             peak_bytes: u64::from(head.peak_kib) * 1024,
@@ -201,6 +207,27 @@ mod tests {
             assert!(matches!(after, MailboxWord::Waits), "{after:?}");
             sandbox.await.unwrap();
         }
+    }
+
+    /// The answer was left lying, until the function's time was over.
+    #[tokio::test]
+    async fn an_answer_that_came_together_with_part_of_a_line_is_not_left_lying() {
+        let bytes = [
+            message(What::Output, b"one", b"", b""),
+            message(What::Output, b"two", b"", b""),
+            message(What::Payload, b"", META, b"body"),
+        ]
+        .concat();
+        let (ours, mut theirs) = socket_pair();
+        let mut mailbox = Mailbox::new(ours).unwrap();
+        theirs.write_all(&bytes).await.unwrap();
+        mailbox.stream.go_on().await.unwrap();
+        let Some(MailboxWord::Output(lines)) = mailbox.next().unwrap() else {
+            panic!("no output");
+        };
+        assert_eq!(&lines.bytes[..], b"onetwo\n");
+        let answer = mailbox.next().unwrap();
+        assert!(matches!(answer, Some(MailboxWord::Answer(_))), "{answer:?}");
     }
 
     #[tokio::test]

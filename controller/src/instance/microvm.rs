@@ -5,6 +5,7 @@
 //! read its 6 MB event while it floods its log can't bring both sides to a standstill.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -24,6 +25,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::errand::Errand;
@@ -34,6 +36,9 @@ use super::stream::Stream;
 
 /// Messages of the agent that may come in while a command's reply is awaited.
 const MAX_STASH: usize = 256;
+/// Bytes of payload that they may have together: one message may have as many, and what comes then
+/// from a guest that means well is a few lines.
+const MAX_STASHED: usize = MAX_PAYLOAD;
 
 /// Longest time from the end of a process's control channel to that of what comes from its guest.
 /// A process that ends closes all of them within milliseconds.
@@ -52,6 +57,38 @@ pub(crate) enum VmEvent {
     CpuBudgetExhausted,
     /// The process is about to end.
     Exited(Exited),
+}
+
+/// What kind of event it is, and nothing of what the guest put into it: that may be megabytes, and
+/// is a tenant's own.
+impl fmt::Display for VmEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agent(message) => match message {
+                AgentMessage::Hello(_) => "Hello",
+                AgentMessage::Pong(_) => "Pong",
+                AgentMessage::Thawed => "Thawed",
+                AgentMessage::RestoreFailed(..) => "RestoreFailed",
+                AgentMessage::Ready(_) => "Ready",
+                AgentMessage::InitFailed(..) => "InitFailed",
+                AgentMessage::Response(..) => "Response",
+                AgentMessage::ResponseStart(_) => "ResponseStart",
+                AgentMessage::ResponseChunk(_) => "ResponseChunk",
+                AgentMessage::ResponseEnd(..) => "ResponseEnd",
+                AgentMessage::FunctionError(..) => "FunctionError",
+                AgentMessage::Log(..) => "Log",
+                AgentMessage::RuntimeExited(_) => "RuntimeExited",
+                AgentMessage::Left => "Left",
+                AgentMessage::Fatal(_) => "Fatal",
+            },
+            Self::Mailbox(MailboxWord::Output(_)) => "output at its mailbox",
+            Self::Mailbox(MailboxWord::Answer(_)) => "an answer at its mailbox",
+            Self::Mailbox(MailboxWord::Waits) => "that it waits at its mailbox",
+            Self::Reply(_) => "a reply to a command",
+            Self::CpuBudgetExhausted => "that its CPU time is used up",
+            Self::Exited(_) => "that it ends",
+        })
+    }
 }
 
 /// Why a microVM is of no more use.
@@ -119,6 +156,8 @@ pub(crate) struct MicroVm {
     ending: Option<Instant>,
     agent: Stream,
     stash: VecDeque<AgentMessage>,
+    /// Bytes of payload in it.
+    stashed: usize,
     decoder: FrameDecoder,
     mailbox: Option<Mailbox>,
     memory: Memory,
@@ -145,6 +184,7 @@ impl MicroVm {
             ending: None,
             agent: Stream::new(agent)?,
             stash: VecDeque::new(),
+            stashed: 0,
             decoder: FrameDecoder::new(MAX_PAYLOAD),
             mailbox,
             memory: Memory::default(),
@@ -234,6 +274,9 @@ impl MicroVm {
     /// Waits for what the microVM says next. Nothing is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> Result<VmEvent, VmError> {
         if let Some(message) = self.stash.pop_front() {
+            if self.stash.is_empty() {
+                self.stashed = 0;
+            }
             return Ok(VmEvent::Agent(message));
         }
         self.next_unstashed().await
@@ -264,6 +307,9 @@ impl MicroVm {
     }
 
     async fn next_unstashed(&mut self) -> Result<VmEvent, VmError> {
+        // A guest that never stops talking is always ready to be read. Without this its conversation
+        // would never give up the thread, and no limit around it would ever be looked at.
+        consume_budget().await;
         loop {
             if let Some(frame) = self.decoder.decode(&mut self.agent.inbox)? {
                 return Ok(VmEvent::Agent(AgentMessage::try_from(frame)?));
@@ -393,9 +439,11 @@ impl MicroVm {
                     ));
                 }
                 VmEvent::Agent(message) => {
-                    if self.stash.len() == MAX_STASH {
+                    self.stashed += Frame::from(message.clone()).payload.len();
+                    if self.stash.len() == MAX_STASH || self.stashed > MAX_STASHED {
                         return Err(VmError::Unexpected(format!(
-                            "more than {MAX_STASH} messages while a command was under way"
+                            "more than {MAX_STASH} messages or {MAX_STASHED} bytes while a command \
+                             was under way"
                         )));
                     }
                     self.stash.push_back(message);

@@ -26,8 +26,12 @@ use crate::function::{FunctionName, Version, VersionId};
 
 /// Batches that may wait for the writer.
 const QUEUE: usize = 4096;
-/// Bytes that may wait for it in them, about: a guest decides how large a batch is.
+/// Bytes that may wait for it in them, about, as they will be in the files: a guest decides how large
+/// a batch is. What functions write gets half of it; the other half is for the platform's own lines,
+/// of all functions, which nobody's output may displace.
 const QUEUE_BYTES: usize = 64 << 20;
+/// What a batch counts for at least, so that small ones can't take up all places either.
+const LEAST: usize = QUEUE_BYTES / QUEUE;
 /// How long the writer gathers after it was woken. Waking it for each record would cost an invocation
 /// that takes a fraction of a millisecond a tenth of it.
 const GATHER: Duration = Duration::from_millis(5);
@@ -129,9 +133,13 @@ impl LogStore {
 
     /// Hands records over.
     pub(crate) fn append(&self, origin: Origin, kind: Kind, text: Text) {
-        let size = text.size();
+        let size = text.written_size().max(LEAST);
+        let room = match kind {
+            Kind::Function => QUEUE_BYTES / 2,
+            Kind::Platform => QUEUE_BYTES,
+        };
         // The batch that there is no more room for is lost, and not the one that takes the last of it.
-        if self.waiting.load(Ordering::Relaxed) >= QUEUE_BYTES {
+        if self.waiting.load(Ordering::Relaxed) >= room {
             return self.lost.inc();
         }
         let batch = Batch {
@@ -274,7 +282,8 @@ impl Writer {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Write(batch) => {
-                self.waiting.fetch_sub(batch.text.size(), Ordering::Relaxed);
+                let size = batch.text.written_size().max(LEAST);
+                self.waiting.fetch_sub(size, Ordering::Relaxed);
                 if let Err(error) = self.gather(&batch) {
                     let function = &batch.origin.function;
                     tracing::warn!(%function, %error, "log not written");
@@ -341,11 +350,14 @@ impl Writer {
             let appender = Appender::open(self.folder.join(function.as_str()))?;
             self.open.insert(function.clone(), appender);
         }
-        let appender = self.open.get_mut(function).expect("put in above");
         let time = OffsetDateTime::from(batch.at)
             .format(&Rfc3339)
             .map_err(io::Error::other)?;
         for line in batch.text.records() {
+            // Closed where it could not be written to, which was told.
+            let Some(appender) = self.open.get_mut(function) else {
+                break;
+            };
             let seq = appender.number(batch.at);
             let gathered = self.gathered.get_or_insert_with(|| Gathered {
                 function: function.clone(),
@@ -362,6 +374,10 @@ impl Writer {
             };
             serde_json::to_writer(&mut gathered.lines, &record)?;
             gathered.lines.push(b'\n');
+            // A line break is a byte of the guest's and a record of more than a hundred here.
+            if gathered.lines.len() as u64 >= room {
+                self.write();
+            }
         }
         Ok(())
     }

@@ -5,6 +5,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use hearth_protocol::agent::Log;
 
+/// What a record takes besides its text: its number, its time, whose it is.
+const RECORD: usize = 150;
+
 /// Records as they come from a guest, each with a newline at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Text {
@@ -52,9 +55,10 @@ impl Text {
         Self { bytes, ..self }
     }
 
-    /// Bytes of memory that it takes by itself, about.
-    pub(super) fn size(&self) -> usize {
-        self.bytes.len() + self.multiline.len() * size_of::<Range<usize>>()
+    /// Bytes that its records will take in a file, about, and no less than it takes by itself.
+    pub(super) fn written_size(&self) -> usize {
+        let lines = self.bytes.iter().filter(|byte| **byte == b'\n').count();
+        self.bytes.len() + (lines + self.multiline.len()) * RECORD
     }
 
     /// The records, in order.

@@ -341,7 +341,7 @@ impl Instance {
                     self.log(Text::of_guest(&of, text));
                 }
                 Some(Ok(VmEvent::Reply(_))) => {}
-                Some(Ok(other)) => break format!("after its answer came {other:?}"),
+                Some(Ok(other)) => break format!("after its answer it said {other}"),
                 Some(Err(error)) => break error.to_string(),
                 None => break "its runtime did not come back after its answer".into(),
             }
@@ -451,6 +451,9 @@ impl Instance {
         let why = loop {
             tokio::select! {
                 biased;
+                // First: by then it is in no book any more, and one that never stops talking would
+                // go on for ever, with its process and its memory.
+                order = &mut orders => return order.ok(),
                 event = vm.next() => match event {
                     Ok(VmEvent::Agent(AgentMessage::Log(of, text))) => {
                         self.log(Text::of_guest(&of, text));
@@ -461,10 +464,9 @@ impl Instance {
                     },
                     // Of the invocation before; it is frozen now, which is what was wanted.
                     Ok(VmEvent::CpuBudgetExhausted) => {}
-                    Ok(other) => break format!("an idle instance said {other:?}"),
+                    Ok(other) => break format!("an idle instance said {other}"),
                     Err(error) => break error.to_string(),
                 },
-                order = &mut orders => return order.ok(),
             }
         };
         self.lost(&why);

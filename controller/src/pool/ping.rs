@@ -5,7 +5,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, HostMessage};
 use hearth_protocol::sandbox::{Command, Resume};
-use tokio::time::timeout;
 
 use super::lifecycle::{COMMAND_LIMIT, Instance};
 use crate::instance::{MicroVm, VmError, VmEvent};
@@ -19,19 +18,22 @@ impl Instance {
         for n in 0..count {
             let bytes = Bytes::copy_from_slice(&n.to_le_bytes());
             let sent = Instant::now();
+            let limit = sent + COMMAND_LIMIT;
             vm.send([HostMessage::Ping(bytes.clone())])?;
             loop {
-                let event = timeout(COMMAND_LIMIT, vm.next())
-                    .await
-                    .map_err(|_| VmError::Late("a pong", COMMAND_LIMIT))??;
-                match event {
+                let event = vm.next_by(limit).await;
+                let late = Instant::now() >= limit;
+                let event = event
+                    .filter(|_| !late)
+                    .ok_or(VmError::Late("a pong", COMMAND_LIMIT))?;
+                match event? {
                     VmEvent::Agent(AgentMessage::Pong(pong)) if pong == bytes => break,
                     VmEvent::Agent(AgentMessage::Log(of, text)) => {
                         self.log(Text::of_guest(&of, text));
                     }
                     other => {
                         return Err(VmError::Unexpected(format!(
-                            "it answered a ping with {other:?}"
+                            "it answered a ping with {other}"
                         )));
                     }
                 }
