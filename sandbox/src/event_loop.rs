@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::control::{ChannelError, ControlChannel};
 use crate::freeze::Freeze;
+use crate::log;
 use crate::microvm::error::MicroVmError;
 use crate::microvm::machine::{MicroVm, Sockets};
 use crate::microvm::shell::Shell;
@@ -54,6 +55,9 @@ struct Stopping {
 /// The loop.
 pub struct EventLoop {
     control: ControlChannel,
+    /// Before the vCPUs in this list, and so dropped before them: their threads are joined then, and
+    /// one that waits for the answer to a register access is only let go by the end of this queue.
+    incoming: Receiver<Notice>,
     life: Life,
     stopping: Stopping,
     freeze: Option<Freeze>,
@@ -61,7 +65,6 @@ pub struct EventLoop {
     budgeted: bool,
     epoll: Epoll,
     notices: NoticeSender,
-    incoming: Receiver<Notice>,
     /// What the epoll waits for at the vsock's host socket now.
     vsock_interest: Option<(RawFd, EventSet)>,
     jail: Jail,
@@ -153,7 +156,7 @@ impl EventLoop {
             .send(&Message::Event(Event::Exited(end.clone())))
             && end.reason != ExitReason::OwnerGone
         {
-            eprintln!("telling the owner of the end: {e}");
+            log::write_line(format_args!("telling the owner of the end: {e}"));
         }
         end
     }
@@ -177,7 +180,11 @@ impl EventLoop {
                 token => self.serve_queue(token - TOKEN_QUEUES)?,
             }
         }
-        if let Life::Machine(machine) = &mut self.life {
+        // A microVM that is stopped has no work done for it either: a driver can make a ring that
+        // feeds itself.
+        if let Life::Machine(machine) = &mut self.life
+            && machine.is_running()
+        {
             machine.devices().run_backlog();
         }
         self.advance_freeze();
@@ -187,7 +194,11 @@ impl EventLoop {
     /// Milliseconds, rounded up: a look that comes early would only be followed by another.
     fn timeout(&self) -> i32 {
         match (&self.life, &self.freeze) {
-            (Life::Machine(machine), _) if machine.devices_ref().has_backlog() => 0,
+            (Life::Machine(machine), _)
+                if machine.is_running() && machine.devices_ref().has_backlog() =>
+            {
+                0
+            }
             (_, Some(freeze)) => {
                 let millis = freeze.wait(Instant::now()).as_micros().div_ceil(1000);
                 i32::try_from(millis).unwrap_or(i32::MAX)
@@ -227,7 +238,10 @@ impl EventLoop {
             .wake
             .read()
             .map_err(|e| internal(format_args!("eventfd: {e}")))?;
-        while let Ok(notice) = self.incoming.try_recv() {
+        for handled in 1.. {
+            let Ok(notice) = self.incoming.try_recv() else {
+                break;
+            };
             match notice {
                 Notice::Mmio(request) => {
                     let Life::Machine(machine) = &mut self.life else {
@@ -241,6 +255,14 @@ impl EventLoop {
                     return Err(Exited { reason, detail });
                 }
                 Notice::Stopped(_, reason) => self.vcpu_stopped(&reason)?,
+            }
+            // vCPUs that ask for registers without end must not keep the owner from being heard.
+            if handled == BATCH {
+                self.notices
+                    .wake
+                    .write(1)
+                    .map_err(|e| internal(format_args!("eventfd: {e}")))?;
+                break;
             }
         }
         Ok(())

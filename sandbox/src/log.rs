@@ -58,6 +58,20 @@ impl TokenBucket {
     }
 }
 
+/// Writes a line to standard error.
+///
+/// One write, so that lines stay whole when several processes share the stream. There is nowhere left
+/// to complain when it is closed, and a microVM must not end for want of a log.
+pub fn write_line(line: fmt::Arguments<'_>) {
+    let text = format!("{line}\n");
+    if cfg!(test) {
+        // The test harness keeps what tests print for those that fail.
+        eprint!("{text}");
+        return;
+    }
+    let _closed = io::stderr().write_all(text.as_bytes());
+}
+
 /// One source of log lines and its limit.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -85,20 +99,15 @@ impl Log {
     /// tells how many are missing.
     pub fn line(&mut self, now: Instant, message: fmt::Arguments<'_>) {
         if let Some(suppressed) = self.admit(now) {
-            let mut text = format!("hearth-sandbox: {}: {message}", self.source);
+            let source = self.source;
             if suppressed > 0 {
-                text.push_str(&format!(" ({suppressed} lines before this one left out)"));
+                write_line(format_args!(
+                    "hearth-sandbox: {source}: {message} \
+                     ({suppressed} lines before this one left out)"
+                ));
+            } else {
+                write_line(format_args!("hearth-sandbox: {source}: {message}"));
             }
-            text.push('\n');
-            if cfg!(test) {
-                // The test harness keeps what tests print for those that fail.
-                eprint!("{text}");
-                return;
-            }
-            // One write, so that lines stay whole when several processes share the stream. There
-            // is nowhere left to complain when it is closed, and a microVM must not end for want
-            // of a log.
-            let _closed = io::stderr().write_all(text.as_bytes());
         }
     }
 

@@ -62,7 +62,9 @@ use MailboxEnd::{Owner, Wake};
 use When::{All, Always, Mailbox, OneOf};
 
 const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-const MAP_KIND: u32 = (libc::MAP_TYPE | libc::MAP_FIXED) as u32;
+/// All flags but those that cost the host nothing beyond the memory itself: no huge pages of the host's
+/// reserve, nothing locked, shared or over another mapping.
+const MAP_KIND: u32 = !(libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK) as u32;
 const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH as u32;
 /// The kick of a vCPU: `SIGRTMIN` as the C library counts, which keeps two for itself.
 const KICK: u32 = 34;
@@ -87,7 +89,7 @@ const BOTH: &[Rule] = &[
             Bits64(2, !READ_WRITE, 0),
             Bits32(3, MAP_KIND, libc::MAP_PRIVATE as u32),
         ]),
-        "allocator; guest memory. Never executable, shared, or over what is there",
+        "allocator; guest memory. Never executable, shared, locked, of huge pages, or over what is there",
     ),
     rule(
         libc::SYS_mprotect,

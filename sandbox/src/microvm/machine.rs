@@ -19,6 +19,7 @@ use crate::boot::{command_line, cpuid, kernel, mptable, registers};
 use crate::devices::pio::PioBus;
 use crate::files::{BootFiles, RestoreFiles, SnapshotFiles};
 use crate::host::HostIdentity;
+use crate::log;
 use crate::mailbox::{Line, Mailbox};
 use crate::memory::{self, GuestMemory, MemorySize};
 use crate::snapshot::memory_file::Sources;
@@ -331,7 +332,7 @@ impl MicroVm {
 
 /// A line of the guest's console, already rate-limited and made harmless, goes to the log.
 fn console(line: &str) {
-    eprintln!("guest: {line}");
+    log::write_line(format_args!("guest: {line}"));
 }
 
 fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), MicroVmError> {

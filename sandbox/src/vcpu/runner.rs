@@ -3,6 +3,7 @@
 //! [`super::exits`].
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -38,7 +39,15 @@ pub(super) enum Order {
 pub(super) fn wait_for_microvm(orders: &Receiver<Order>, timers: &Timers) -> Option<VcpuFd> {
     match orders.recv() {
         Ok(Order::Attach(mut runner)) => {
-            runner.work(orders, timers);
+            let worked = catch_unwind(AssertUnwindSafe(|| runner.work(orders, timers)));
+            if worked.is_err() {
+                // Nobody would tell otherwise, and whoever waits for a stop would wait for ever. The
+                // vCPU itself lives on: others still point at what KVM shares of it.
+                let detail = "a vCPU's thread panicked".into();
+                let reason = StopReason::End(ExitReason::InternalError, detail);
+                let stopped = Notice::Stopped(runner.attachment.id, reason);
+                runner.attachment.notices.send(stopped);
+            }
             Some(runner.fd)
         }
         // A shell that is not used any more.

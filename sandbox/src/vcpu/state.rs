@@ -9,6 +9,7 @@ use kvm_ioctls::{Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
 
 use super::msr;
+use crate::boot::cpuid;
 
 /// A guest's clock may run this much faster or slower than before (250 ppm) without being told;
 /// it is what NTP corrects.
@@ -117,9 +118,11 @@ impl VcpuState {
     pub fn restore(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
         self.restore_tsc_frequency(vcpu)?;
         // First: XSAVE and some MSRs are read against the CPU's features.
-        let cpuid = CpuId::from_entries(&self.cpuid).map_err(|_| StateError::Cpuid {
+        let mut cpuid = CpuId::from_entries(&self.cpuid).map_err(|_| StateError::Cpuid {
             count: self.cpuid.len(),
         })?;
+        // Also of a file that somebody has forged.
+        cpuid::withhold(cpuid.as_mut_slice());
         kvm!("KVM_SET_CPUID2", vcpu.set_cpuid2(&cpuid))?;
         kvm!("KVM_SET_MP_STATE", vcpu.set_mp_state(self.mp_state))?;
         // Clears pending exceptions, so it has to come before VCPU_EVENTS.

@@ -25,6 +25,7 @@ use crate::devices::pio::PioBus;
 use crate::devices::virtio::Interrupt;
 use crate::host::HostKind;
 use crate::jail::{FilterError, ThreadFilter};
+use crate::log;
 use crate::mailbox::Mailbox;
 use crate::memory::GuestMemory;
 
@@ -211,7 +212,7 @@ impl Drop for Vcpu {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            eprintln!("a vCPU thread panicked");
+            log::write_line(format_args!("a vCPU thread panicked"));
         }
     }
 }

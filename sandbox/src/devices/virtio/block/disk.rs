@@ -28,6 +28,9 @@ const QUEUE_SIZE: u16 = 128;
 /// Two requests of the greatest size fit the queue at once: header, data, status each.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 / 2 - 2;
 
+/// Bytes that are read for a queue before others have their turn, and one request more.
+const MOST_BYTES: u64 = 16 << 20;
+
 /// Bytes of the configuration: capacity (u64), size_max (u32, unused), seg_max (u32).
 const CONFIG_SIZE: usize = 16;
 
@@ -106,7 +109,12 @@ impl VirtioDevice for Block {
         let ring = DeviceError::ring(index);
         let queue = &mut queues[index];
         let mut served = false;
+        let mut bytes = 0;
         for _ in 0..queue.size() {
+            // Many requests for the whole of an image would be gigabytes before anybody else's turn.
+            if bytes >= MOST_BYTES {
+                break;
+            }
             if !queue.pop(memory, &mut self.chain).map_err(&ring)? {
                 break;
             }
@@ -115,6 +123,7 @@ impl VirtioDevice for Block {
                 .push_used(memory, &self.chain, written)
                 .map_err(&ring)?;
             served = true;
+            bytes += u64::from(written);
         }
         Ok(Outcome {
             interrupt: served && queue.wants_interrupt(memory).map_err(&ring)?,

@@ -138,6 +138,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                     | self.status & status::DEVICE_NEEDS_RESET;
                 if was_running && !self.running() {
                     // The driver gave up: nothing is to be served or waited for any more.
+                    self.backlog = 0;
                     self.device.reset();
                 }
             }

@@ -270,6 +270,15 @@ fn a_ring_violation_is_final_until_reset_and_told_once() {
     assert!(t.running());
 }
 
+/// The main thread looked for it at each turn, and never waited again.
+#[test]
+fn what_was_cut_short_is_forgotten_when_the_driver_gives_up() {
+    let (_driver, mut t) = Driver::up(disk());
+    t.backlog = 1;
+    write(&mut t, register::STATUS, 0xf | u32::from(status::FAILED));
+    assert!(!t.running() && !t.has_backlog());
+}
+
 #[test]
 fn interrupts_are_acknowledged_through_the_register_as_well() {
     let (_driver, mut t) = fresh();

@@ -51,6 +51,26 @@ fn request(
     (driver.bytes(STATUS, 1)[0], used[0].1)
 }
 
+/// The buffers of a request may overlap, so that small memory is no limit.
+#[test]
+fn megabytes_of_reads_are_a_few_at_a_time_and_the_rest_is_not_forgotten() {
+    const MIB: u32 = 1 << 20;
+    let (mut driver, mut t) = Driver::up(disk_of(u64::from(8 * MIB) / 512));
+    header(&driver, 0, 0);
+    for _ in 0..3 {
+        let mut chain = vec![(HEADER, 16, 0)];
+        chain.extend([(u64::from(MIB), MIB, WRITE); 8]);
+        chain.push((STATUS, 1, WRITE));
+        driver.rings[0].add(&chain);
+    }
+    t.notify(0);
+    assert_eq!(driver.rings[0].take_used().len(), 2);
+    assert!(t.has_backlog());
+    t.run_backlog();
+    assert_eq!(driver.rings[0].take_used().len(), 1);
+    assert!(!t.has_backlog());
+}
+
 fn broken(driver: &mut Driver, transport: &mut MmioTransport<Block>, chain: &[(u64, u32, u16)]) {
     driver.rings[0].add(chain);
     transport.notify(0);
