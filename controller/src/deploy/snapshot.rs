@@ -311,6 +311,27 @@ mod tests {
         init.unwrap().result.unwrap();
     }
 
+    /// It was read until there was nothing left to read, before anybody else had a turn, a time limit's
+    /// included.
+    #[tokio::test]
+    async fn a_guest_with_much_to_say_leaves_others_their_turn() {
+        let (_sandbox, control) = UnixStream::pair().unwrap();
+        let (guest, agent) = UnixStream::pair().unwrap();
+        let mut vm = MicroVm::new(control, agent, None, Box::new(NoProcess)).unwrap();
+        let mut said = BytesMut::new();
+        for _ in 0..1000 {
+            said.extend_from_slice(&frames([AgentMessage::Thawed]));
+        }
+        (&guest).write_all(&said).unwrap();
+        // It has all been read.
+        vm.next().await.unwrap();
+        let other = tokio::spawn(async {});
+        for _ in 1..1000 {
+            vm.next().await.unwrap();
+        }
+        assert!(other.is_finished());
+    }
+
     /// 256 messages of 6 MiB each were kept.
     #[tokio::test]
     async fn what_comes_while_a_command_is_under_way_has_bounds_in_bytes_and_is_not_repeated() {
