@@ -2,9 +2,6 @@
 //! sockets, with a "guest" that does what the event tells it to.
 
 use std::future::Future;
-use std::io::Write;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -299,16 +296,6 @@ async fn run(
             };
             say(agent, [AgentMessage::Log(log, Bytes::from_static(b"x\n"))]).await?;
         },
-        // As much as the socket takes, from outside of the runtime.
-        "gush" => gush(agent, own).await,
-        "gush-idle" => {
-            let ready = AgentMessage::Ready(Ready {
-                extensions_us: Some(0),
-                ..Ready::default()
-            });
-            say(agent, [respond(own), ready]).await?;
-            gush(agent, own).await
-        }
         "stream" => {
             let end = stream_end(own);
             say(agent, [stream_start(own), chunk(), chunk(), end, ready]).await
@@ -342,23 +329,6 @@ async fn run(
             say(agent, [line, respond(own), ready]).await
         }
     }
-}
-
-/// Writes messages until the other end is gone.
-async fn gush(agent: &mut UnixStream, request_id: &str) -> std::io::Result<()> {
-    let log = || Log {
-        multiline: Vec::new(),
-        request_id: Some(request_id.into()),
-        dropped_bytes: 0,
-    };
-    let many: Vec<u8> = (0..1000)
-        .flat_map(|_| bytes_of([AgentMessage::Log(log(), Bytes::new())]))
-        .collect();
-    let mut socket = StdUnixStream::from(agent.as_fd().try_clone_to_owned()?);
-    socket.set_nonblocking(false)?;
-    let gushed = tokio::task::spawn_blocking(move || while socket.write_all(&many).is_ok() {});
-    gushed.await?;
-    Err(std::io::ErrorKind::BrokenPipe.into())
 }
 
 fn stream_start(request_id: &str) -> AgentMessage {
