@@ -56,8 +56,8 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let slot = app.upload_slot().await?;
     let (config, tags, name, package, publish) = {
-        let _slot = app.upload_slot().await?;
         let body = read(&headers, body, "CreateFunction").await?;
         let input: CreateInput<'_> = parse(&body)?;
         let config: ConfigInput = parse(&body)?;
@@ -82,10 +82,12 @@ pub(super) async fn create(
     };
     let arn = app.place.arn(&name);
     let deployer = app.deployer.clone();
-    let function =
-        to_the_end(async move { deployer.create(name, config, tags, package, publish).await })
-            .await?
-            .map_err(|error| ApiError::control(error, &arn))?;
+    let function = to_the_end(async move {
+        let _slot = slot;
+        deployer.create(name, config, tags, package, publish).await
+    })
+    .await?
+    .map_err(|error| ApiError::control(error, &arn))?;
     Ok(json_response(
         StatusCode::CREATED,
         // The version that was published with it, as what it was made of.
@@ -223,8 +225,8 @@ pub(super) async fn update_code(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let slot = app.upload_slot().await?;
     let (revision, wish, package) = {
-        let _slot = app.upload_slot().await?;
         let body = read(&headers, body, "UpdateFunctionCode").await?;
         let input: UpdateCodeInput = parse(&body)?;
         let code: CodeInput<'_> = parse(&body)?;
@@ -240,6 +242,7 @@ pub(super) async fn update_code(
     };
     let function = app
         .change_function(&named, |deployer, name| async move {
+            let _slot = slot;
             deployer
                 .update_code(&name, revision.as_deref(), package, wish)
                 .await

@@ -55,7 +55,7 @@ pub(super) async fn publish(
     body: Body,
 ) -> Result<Response, ApiError> {
     let name = LayerNamed::parse(segments.get("name"), &app.place)?.name;
-    let _slot = app.upload_slot().await?;
+    let slot = app.upload_slot().await?;
     let body = read(&headers, body, "PublishLayerVersion").await?;
     let input: PublishInput<'_> = parse(&body)?;
     let package = input.check()?.package()?;
@@ -71,10 +71,12 @@ pub(super) async fn publish(
         policy: None,
     };
     let (deployer, layer) = (app.deployer.clone(), name.clone());
-    let (number, version) =
-        to_the_end(async move { deployer.publish_layer(layer, package, describe).await })
-            .await?
-            .map_err(|error| ApiError::control(error, &app.place.layer_arn(&name)))?;
+    let (number, version) = to_the_end(async move {
+        let _slot = slot;
+        deployer.publish_layer(layer, package, describe).await
+    })
+    .await?
+    .map_err(|error| ApiError::control(error, &app.place.layer_arn(&name)))?;
     let mut answer = describe_version(&app, &name, number, &version);
     answer["LayerArn"] = app.place.layer_arn(&name).into();
     answer["Content"] = content(&app, &version, &headers);

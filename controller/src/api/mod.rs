@@ -193,7 +193,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::{delete, get, post, put};
 use hearth_protocol::jail::Jail;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Gate;
@@ -232,19 +232,21 @@ pub(crate) struct App {
     pub(crate) jail: Jail,
     pub(crate) warnings: Vec<String>,
     pub(crate) started: Instant,
-    pub(crate) uploads: Semaphore,
+    pub(crate) uploads: Arc<Semaphore>,
     pub(crate) downloads: Downloads,
     /// Cancelled when the controller is about to end.
     pub(crate) draining: CancellationToken,
 }
 
 impl App {
-    pub(crate) fn upload_turns() -> Semaphore {
-        Semaphore::new(UPLOADS)
+    pub(crate) fn upload_turns() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(UPLOADS))
     }
 
-    async fn upload_slot(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        match tokio::time::timeout(UPLOAD_WAIT, self.uploads.acquire()).await {
+    /// A turn to read and unpack a package: it goes along to where that is done, which is done to its
+    /// end when the caller has gone.
+    async fn upload_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        match tokio::time::timeout(UPLOAD_WAIT, self.uploads.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(ApiError::unavailable("Too many uploads at once")),
         }

@@ -170,7 +170,9 @@ impl Deployer {
                 self.metrics.deploy("successful");
             }
             Err(error) => {
-                tracing::warn!(function = %name, %version, %error, "deploy failed");
+                // Quoted: a guest may have a hand in it, and a line break would begin a line of its own.
+                let error = error.to_string();
+                tracing::warn!(function = %name, %version, error, "deploy failed");
                 self.metrics.deploy("failed");
                 drop(ImageGuard(Some(self.builder.data.image(key))));
             }

@@ -88,13 +88,14 @@ impl ArtefactSource for Rebuilder {
     ) -> Pin<Box<dyn Future<Output = Result<Arc<Artefacts>, String>> + Send + 'a>> {
         Box::pin(async move {
             self.make(version).await.map_err(|error| {
+                let error = error.to_string();
                 tracing::error!(
                     function = %version.name,
                     version = %version.id,
-                    %error,
+                    error,
                     "its snapshot can't be made"
                 );
-                error.to_string()
+                error
             })
         })
     }
