@@ -26,7 +26,8 @@ const NEEDS_RESET: u32 = 0x40;
 /// Descriptor flags.
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
-/// More rounds than any amount of work takes: a guest can't make itself more while it waits.
+/// More rounds than any amount of work takes here. A guest that chose what is on its disk can have a ring
+/// feed itself; on this disk is nothing of the kind, and a microVM that is stopped does no work.
 const MOST_ROUNDS: usize = 64;
 
 /// Registers that a script names by number, and one that does not exist.
