@@ -1,9 +1,11 @@
 //! The HTTP server's life: listen, accept within limits, drain when told to.
 //!
 //! A client must not be able to hold the server up: headers have to arrive within a time, the
-//! number of connections is bounded, and bodies are bounded and timed where they are read.
+//! number of connections is bounded, bodies are bounded and timed where they are read, and answers
+//! have to be taken.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tower::util::MapRequest;
 
@@ -27,6 +30,10 @@ use crate::settings::Settings;
 
 /// Longest time for a request's headers, from the connection's (or the previous response's) end.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest time in which a client takes nothing of what is sent to it, in milliseconds. Without it one
+/// that never reads keeps its connection for ever: the kernel goes on asking for room, and is answered.
+const UNTAKEN: u32 = 120_000;
 
 /// Largest request line and headers, in bytes; bodies are read in pieces of at most this.
 const MAX_HEADERS: usize = 64 * 1024;
@@ -137,6 +144,12 @@ async fn drain_connections(controller: &Controller, graceful: GracefulShutdown, 
     }
 }
 
+/// How a client's connection sends.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    setsockopt(stream, sockopt::TcpUserTimeout, &UNTAKEN)?;
+    stream.set_nodelay(true)
+}
+
 /// Accepts connections until `shutdown`, and returns those that are there.
 async fn accept(
     listener: TcpListener,
@@ -167,8 +180,8 @@ async fn accept(
             },
             () = &mut shutdown => break,
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
+        if let Err(error) = prepare(&stream) {
+            tracing::debug!(%error, "socket options");
         }
         let told = move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(api::Peer(peer));
@@ -184,4 +197,22 @@ async fn accept(
         });
     }
     graceful
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that never read kept its connection, and its answer, for as long as it liked.
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (stream, _) = accepted.unwrap();
+        prepare(&stream).unwrap();
+        let limit = nix::sys::socket::getsockopt(&stream, sockopt::TcpUserTimeout);
+        assert_eq!(limit, Ok(UNTAKEN));
+        drop(client);
+    }
 }

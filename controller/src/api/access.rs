@@ -3,7 +3,8 @@
 //!
 //! The outer one checks signatures, before anything of a request is looked at. The signature covers
 //! the body, so the body is read here, within the limits that its route has anyway, and within one
-//! sum for all bodies that came with a known key's id and are not yet known to be its holder's. The
+//! sum for all bodies that came with a known key's id and are not yet known to be its holder's, and
+//! for those that a function's public URL takes from anybody. The
 //! inner one checks permissions, once it is known which route it is: none is left out, because it
 //! lies around all of them.
 
@@ -30,7 +31,7 @@ use crate::function_url;
 
 /// Largest body of all: a 50 MB package in base64, and the rest.
 const MAX_BODY: usize = 70_167_211;
-/// Memory for bodies whose signature is still to be checked, all together, in KiB.
+/// Memory for bodies whose signature is still to be checked, or that have none, all together, in KiB.
 const UNCHECKED_KIB: usize = 512 * 1024;
 /// What a small body counts: too little to be held back for.
 const SMALL: usize = 64 * 1024;
@@ -62,8 +63,12 @@ impl Caller {
 #[derive(Debug)]
 pub(super) struct Entrance {
     verifier: Arc<Verifier>,
-    unchecked: Semaphore,
+    unchecked: Unchecked,
 }
+
+/// Memory for bodies that anybody may have sent.
+#[derive(Debug, Clone)]
+pub(super) struct Unchecked(Arc<Semaphore>);
 
 /// The routes, each asking whether its caller may.
 pub(super) fn authorized(
@@ -108,12 +113,12 @@ async fn authenticate(
 
 impl Entrance {
     /// None if the gate is open.
-    pub(super) fn of(gate: &Gate) -> Option<Arc<Self>> {
+    pub(super) fn of(gate: &Gate, unchecked: &Unchecked) -> Option<Arc<Self>> {
         match gate {
             Gate::Open => None,
             Gate::Signed(verifier) => Some(Arc::new(Self {
                 verifier: verifier.clone(),
-                unchecked: Semaphore::new(UNCHECKED_KIB),
+                unchecked: unchecked.clone(),
             })),
         }
     }
@@ -133,7 +138,7 @@ impl Entrance {
             let _share = if claim.is_signed() {
                 None
             } else {
-                self.share(&parts.headers, limit).await?
+                self.unchecked.share(&parts.headers, limit).await?
             };
             let bytes = body::read(&parts.headers, sent, limit, || {
                 ApiError::too_large(
@@ -157,9 +162,15 @@ impl Entrance {
         parts.extensions.insert(Caller(key));
         Ok(Request::from_parts(parts, body))
     }
+}
 
-    /// Memory for a body that anybody may have sent who has seen a key's id.
-    async fn share(
+impl Unchecked {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(UNCHECKED_KIB)))
+    }
+
+    /// Memory for one body of `limit` bytes at most.
+    pub(super) async fn share(
         &self,
         headers: &HeaderMap,
         limit: usize,
@@ -173,7 +184,7 @@ impl Entrance {
             return Ok(None);
         }
         let kib = u32::try_from(most.div_ceil(1024)).unwrap_or(u32::MAX);
-        match tokio::time::timeout(UNCHECKED_WAIT, self.unchecked.acquire_many(kib)).await {
+        match tokio::time::timeout(UNCHECKED_WAIT, self.0.acquire_many(kib)).await {
             Ok(Ok(share)) => Ok(Some(share)),
             _ => Err(ApiError::unavailable("Too many large requests at once")),
         }

@@ -15,7 +15,7 @@ use hearth_protocol::guest::MAX_PAYLOAD;
 use percent_encoding::percent_decode_str;
 use time::OffsetDateTime;
 
-use super::access::{Caller, Entrance};
+use super::access::{Caller, Entrance, Unchecked};
 use super::error::ApiError;
 use super::invoke::too_large;
 use super::trace::trace_id;
@@ -36,6 +36,7 @@ pub(super) struct Front {
     pub(super) app: Arc<App>,
     /// None if signatures are not looked at.
     pub(super) entrance: Option<Arc<Entrance>>,
+    pub(super) unchecked: Unchecked,
 }
 
 /// Takes what is for a function's URL, and what has a link of its own; the rest goes on.
@@ -101,6 +102,7 @@ impl Front {
         request: Request,
     ) -> Result<Response<Body>, ApiError> {
         let accepted = Instant::now();
+        let mut share = None;
         let request = match (&self.entrance, url.auth) {
             (Some(entrance), AuthType::Iam) => {
                 let signed = entrance.admit(request).await.map_err(forbidden)?;
@@ -110,7 +112,10 @@ impl Front {
                 }
                 signed
             }
-            _ => request,
+            _ => {
+                share = self.unchecked.share(request.headers(), MAX_PAYLOAD).await?;
+                request
+            }
         };
         let (parts, sent) = request.into_parts();
         let body = body::read(&parts.headers, sent, MAX_PAYLOAD, too_large).await?;
@@ -134,7 +139,7 @@ impl Front {
             caller: caller.map(|caller| caller.described(account)),
             now: OffsetDateTime::now_utc(),
         });
-        drop(body);
+        drop((body, share));
         let event = Bytes::from(event.to_string());
         if event.len() > MAX_PAYLOAD {
             return Err(too_large());

@@ -368,10 +368,12 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         routes,
         request_id::without_trailing_slash,
     ));
-    let entrance = access::Entrance::of(gate);
+    let unchecked = access::Unchecked::new();
+    let entrance = access::Entrance::of(gate, &unchecked);
     let front = front::Front {
         app: behind_urls,
         entrance: entrance.clone(),
+        unchecked,
     };
     access::authenticated(whole, entrance)
         .layer(axum::middleware::from_fn_with_state(front, front::serve))
