@@ -370,11 +370,12 @@ fn settle(world: &mut World<Vsock>) {
         return;
     }
     loop {
-        let before = world.outside.read;
-        world.outside.read(true);
+        // First what waits for room, which the host may have made by reading before.
         if world.transport.device().connected() {
             world.transport.on_host_event(EventSet::OUT);
         }
+        let before = world.outside.read;
+        world.outside.read(true);
         if world.outside.read == before {
             break;
         }
