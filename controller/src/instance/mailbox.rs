@@ -111,12 +111,13 @@ impl Mailbox {
             self.output.push(&log);
             match head.what {
                 What::Payload | What::Error => break (head, meta, body),
-                What::Output => match self.output.take_lines() {
-                    Some(lines) => return Ok(Some(MailboxWord::Output(lines))),
-                    // Part of a line. What ends it, or the answer, may be there already, and then
-                    // nothing more comes that would have anybody look.
-                    None => {}
-                },
+                // Part of a line alone is nothing to hand out. What ends it, or the answer, may be there
+                // already, and then nothing more comes that would have anybody look.
+                What::Output => {
+                    if let Some(lines) = self.output.take_lines() {
+                        return Ok(Some(MailboxWord::Output(lines)));
+                    }
+                }
                 What::Waits => return Ok(Some(MailboxWord::Waits)),
                 What::Agent => return Err(HeadError::What(0).into()),
             }

@@ -64,7 +64,8 @@ use When::{All, Always, Mailbox, OneOf};
 const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
 /// All flags but those that cost the host nothing beyond the memory itself: no huge pages of the host's
 /// reserve, nothing locked, shared or over another mapping.
-const MAP_KIND: u32 = !(libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK) as u32;
+const MAP_KIND: u32 =
+    (!(libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK)).cast_unsigned();
 const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH as u32;
 /// The kick of a vCPU: `SIGRTMIN` as the C library counts, which keeps two for itself.
 const KICK: u32 = 34;
