@@ -102,7 +102,7 @@ def main() -> None:
     with Sandbox(quiet=True) as shell:
         kind = shell.outcome({"command": "status"})["status"]["host_kind"]
     with tempfile.TemporaryDirectory(prefix="side-by-side-") as scratch:
-        kernel = bootable(artefact("kernel", "vmlinux"), Path(scratch), kind)
+        kernel = bootable(layout.newest("kernel", "vmlinux"), Path(scratch), kind)
         figures = {}
         for name, guest in guests(Path(scratch)).items():
             folder = Path(scratch) / name
@@ -134,16 +134,10 @@ def guests(scratch: Path) -> dict[str, Guest]:
     return {
         "C": Guest(image, "init=/init"),
         "CPython": Guest(
-            artefact("images", "python3.11.erofs"),
+            layout.newest("images", "python3.11.erofs"),
             f'init=/usr/bin/python3.11 -- -I -S -c "{line}"',
         ),
     }
-
-
-def artefact(kind: str, name: str) -> Path:
-    """The newest of its name in the artefact cache."""
-    folder = layout.CACHE / kind
-    return folder / (folder / f"current-{name}").read_text().strip() / name
 
 
 def bootable(kernel: Path, scratch: Path, kind: str) -> Path:
@@ -280,7 +274,6 @@ class FirecrackerRun:
     def boot(self) -> float:
         began = time.perf_counter()
         with self.process() as vmm:
-            vmm.ready()
             vmm.boot(self.kernel, self.guest.image, MEMORY_MIB, self.kernel_args)
             answer(vmm.connected(), 0)
             took = since(began)
@@ -295,7 +288,6 @@ class FirecrackerRun:
         vmm.ready()
 
     def restore(self, vmm: Firecracker) -> None:
-        vmm.ready()
         vmm.restore(self.snapshot)
 
     def connected(self, vmm: Firecracker) -> socket.socket:

@@ -52,14 +52,7 @@ class Firecracker:
 
     def ready(self) -> None:
         """The process has set itself up and listens for commands."""
-        end = time.monotonic() + SECONDS
-        while True:
-            try:
-                self._connect().close()
-                return
-            except OSError:
-                assert self.process.poll() is None and time.monotonic() < end, self.said()
-                time.sleep(0.0002)
+        self._connect().close()
 
     def boot(self, kernel: Path, image: Path, memory_mib: int, kernel_args: str) -> None:
         source = {"kernel_image_path": str(kernel), "boot_args": kernel_args}
@@ -117,11 +110,15 @@ class Firecracker:
         return (self.folder / "log").read_text(errors="replace")[-2000:]
 
     def _connect(self) -> socket.socket:
-        end = socket.socket(socket.AF_UNIX)
-        end.settimeout(SECONDS)
-        try:
-            end.connect(str(self.folder / "api"))
-        except OSError:
-            end.close()
-            raise
-        return end
+        """To its API, as soon as it listens there."""
+        limit = time.monotonic() + SECONDS
+        while True:
+            end = socket.socket(socket.AF_UNIX)
+            end.settimeout(SECONDS)
+            try:
+                end.connect(str(self.folder / "api"))
+                return end
+            except OSError:
+                end.close()
+                assert self.process.poll() is None and time.monotonic() < limit, self.said()
+                time.sleep(0.0002)

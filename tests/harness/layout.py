@@ -14,6 +14,12 @@ CACHE = Path(os.environ.get("HEARTH_CACHE") or Path.home() / ".cache" / "hearth"
 GUEST = REPOSITORY / "tests" / "guest"
 
 
+def newest(kind: str, name: str) -> Path:
+    """The artefact of that name that was built or found last."""
+    folder = CACHE / kind
+    return folder / (folder / f"current-{name}").read_text().strip() / name
+
+
 def missing() -> list[str]:
     """Programs that `make build` should have made and did not."""
     programs = ("hearth", "hearthd", "hearth-sandbox", "hearth-rootfs")

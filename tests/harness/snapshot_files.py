@@ -7,7 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from . import prepared_data
+from . import layout
 
 PAGE = 4096
 #: Of the state file: magic, format version, length and checksum of the body.
@@ -74,9 +74,7 @@ def fingerprint(folder: Path) -> str:
 
 def runtime_image(runtime: str) -> Path:
     """The image that the newest snapshots of this runtime were booted from."""
-    images = prepared_data.CACHE / "images"
-    name = f"{runtime}.erofs"
-    return images / (images / f"current-{name}").read_text().strip() / name
+    return layout.newest("images", f"{runtime}.erofs")
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
