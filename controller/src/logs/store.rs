@@ -68,6 +68,8 @@ struct Batch {
     at: SystemTime,
     kind: Kind,
     text: Text,
+    /// What it counts for among those that wait.
+    size: usize,
 }
 
 #[derive(Debug)]
@@ -147,6 +149,7 @@ impl LogStore {
             at: SystemTime::now(),
             kind,
             text: text.detached(),
+            size,
         };
         // Before the writer can have taken it off again.
         self.waiting.fetch_add(size, Ordering::Relaxed);
@@ -282,8 +285,7 @@ impl Writer {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Write(batch) => {
-                let size = batch.text.written_size().max(LEAST);
-                self.waiting.fetch_sub(size, Ordering::Relaxed);
+                self.waiting.fetch_sub(batch.size, Ordering::Relaxed);
                 if let Err(error) = self.gather(&batch) {
                     let function = &batch.origin.function;
                     tracing::warn!(%function, %error, "log not written");
