@@ -5,8 +5,8 @@ guests: a static C program (tests/guest/echo.c), which is the VMM and the kernel
 from Hearth's own image. Neither is Hearth's agent, which lives on a connection that a restore carries
 over: Firecracker drops connections, so these guests connect again.
 
-Hearth's process locks itself up before it does anything; Firecracker runs without its jailer, with
-its filter of system calls. Both memory files are in the page cache after the first round, which is
+Hearth's process locks itself up before it does anything, but for the user and the process namespace
+that a controller gives it; Firecracker runs without its jailer, with its filter of system calls. Both memory files are in the page cache after the first round, which is
 not counted.
 
 On a software-KVM host no VMM but Hearth's completes the instructions that KVM's interpreter lacks.
