@@ -14,7 +14,7 @@ use hearth_protocol::agent::{
 };
 use hearth_protocol::sandbox::{
     Boot, Command, Event, ExitReason, Exited, Freeze, Message, Outcome, Refusal, RefusalKind,
-    Reply, Request, Restore, Resume, encode,
+    RandomRange, Reply, Request, Restore, Resume, Snapshot, encode,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -367,7 +367,13 @@ fn commands() -> Vec<Command> {
         }),
         Command::Resume(resume),
         Command::Freeze(Freeze { within_us: 100_000 }),
-        Command::Snapshot,
+        Command::Snapshot(Snapshot {
+            zero_pages: vec![4096],
+            random_ranges: vec![RandomRange {
+                address: 5_000_020,
+                len: 2496,
+            }],
+        }),
         Command::Status,
         Command::Kill,
     ]

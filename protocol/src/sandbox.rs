@@ -60,7 +60,7 @@ pub enum Command {
     /// Descriptors, for writing: the state file, the memory file. What was in them is replaced;
     /// both are flushed to disk when the reply comes. The memory file that the microVM was restored
     /// from is refused.
-    Snapshot,
+    Snapshot(Snapshot),
     /// Counters and state.
     Status,
     /// End the microVM and the process. The reply is [`Event::Exited`].
@@ -74,7 +74,7 @@ impl Command {
         match self {
             Self::Boot(boot) => 1 + images(&boot.disks),
             Self::Restore(restore) => 2 + images(&restore.disks),
-            Self::Snapshot => 2,
+            Self::Snapshot(_) => 2,
             Self::Resume(_) | Self::Pause | Self::Freeze(_) | Self::Status | Self::Kill => 0,
         }
     }
@@ -109,6 +109,38 @@ pub struct Restore {
     pub fingerprint: String,
     /// Run at once, with this budget; `None` leaves the microVM paused.
     pub resume: Option<Resume>,
+}
+
+/// What is different in each microVM that is restored from a snapshot.
+///
+/// The sandbox expires the generators of OpenSSL that it finds in guest memory by itself. It can't
+/// find these: the agent names them. A snapshot with an address outside of guest memory, or with more
+/// than the limits allow, is refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Guest-physical addresses of pages that are written as zeros, at most [`MAX_ZERO_PAGES`]:
+    /// those that processes have marked with `MADV_WIPEONFORK`.
+    #[serde(default)]
+    pub zero_pages: Vec<u64>,
+    /// Ranges that each restore fills with random bytes, at most [`MAX_RANDOM_RANGES`].
+    #[serde(default)]
+    pub random_ranges: Vec<RandomRange>,
+}
+
+/// Most pages that a snapshot writes as zeros because it was told to.
+pub const MAX_ZERO_PAGES: usize = 1024;
+/// Most ranges that a restore fills with random bytes.
+pub const MAX_RANDOM_RANGES: usize = 64;
+/// Longest such range in bytes: a page.
+pub const MAX_RANDOM_RANGE: u32 = 4096;
+
+/// Guest memory that each restore fills with random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RandomRange {
+    /// Guest-physical.
+    pub address: u64,
+    /// In bytes, 1 to [`MAX_RANDOM_RANGE`].
+    pub len: u32,
 }
 
 /// How to run on.
@@ -370,7 +402,7 @@ mod tests {
             fingerprint: String::new(),
         };
         assert_eq!(Command::Boot(boot).descriptors(), 3);
-        assert_eq!(Command::Snapshot.descriptors(), 2);
+        assert_eq!(Command::Snapshot(Snapshot::default()).descriptors(), 2);
         assert_eq!(Command::Status.descriptors(), 0);
     }
 
@@ -378,7 +410,13 @@ mod tests {
     fn commands_without_fields_and_events_survive() {
         for command in [
             Command::Pause,
-            Command::Snapshot,
+            Command::Snapshot(Snapshot {
+                zero_pages: vec![4096],
+                random_ranges: vec![RandomRange {
+                    address: 20,
+                    len: 2496,
+                }],
+            }),
             Command::Freeze(Freeze { within_us: 7 }),
             Command::Status,
             Command::Kill,

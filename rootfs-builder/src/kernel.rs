@@ -29,6 +29,7 @@ const PATCHES: &[&str] = &[
     include_str!("../kernel/syscall-from-ring3.patch"),
     include_str!("../kernel/timer-hz-25.patch"),
     include_str!("../kernel/string-assist.patch"),
+    include_str!("../kernel/restore-seed.patch"),
 ];
 /// This part of the recipe: a change here makes another kernel.
 const RECIPE: &[u8] = include_bytes!("kernel.rs");

@@ -139,7 +139,7 @@ impl AsRawFd for ControlChannel {
 mod tests {
     use std::io::IoSlice;
 
-    use hearth_protocol::sandbox::Command;
+    use hearth_protocol::sandbox::{Command, Snapshot};
     use nix::sys::socket::{ControlMessage, sendmsg};
 
     use super::*;
@@ -161,7 +161,7 @@ mod tests {
         let (mut owner, ours) = UnixStream::pair().unwrap();
         let mut channel = ControlChannel::new(ours).unwrap();
         owner.write_all(&request(1, Command::Status)).unwrap();
-        send_with(&owner, &request(2, Command::Snapshot), 2);
+        send_with(&owner, &request(2, Command::Snapshot(Snapshot::default())), 2);
         owner.write_all(&request(3, Command::Pause)).unwrap();
         let mut all = Vec::new();
         while all.len() < 3 {
@@ -180,9 +180,9 @@ mod tests {
             let (owner, ours) = UnixStream::pair().unwrap();
             let mut channel = ControlChannel::new(ours).unwrap();
             if count == 0 {
-                (&owner).write_all(&request(1, Command::Snapshot)).unwrap();
+                (&owner).write_all(&request(1, Command::Snapshot(Snapshot::default()))).unwrap();
             } else {
-                send_with(&owner, &request(1, Command::Snapshot), count);
+                send_with(&owner, &request(1, Command::Snapshot(Snapshot::default())), count);
             }
             let received = channel.receive().unwrap();
             assert_eq!(received[0].descriptors.len(), count);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hearth_protocol::sandbox::{
     Boot, Command, Event, ExitReason, Freeze, MAX_DESCRIPTORS, Outcome, RefusalKind, Restore,
-    Resume, State,
+    Resume, Snapshot, State,
 };
 use support::{DEADLINE, Errand, Guest, Sandbox, open_descriptors};
 
@@ -304,7 +304,7 @@ fn a_snapshot_never_overwrites_the_memory_that_it_runs_on() {
             .unwrap()
     };
     let refusal = clone.refused(Errand {
-        command: Command::Snapshot,
+        command: Command::Snapshot(Snapshot::default()),
         files: vec![writable("one.state"), writable("one.memory")],
     });
     assert!(refusal.message.contains("maps"), "{}", refusal.message);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hearth_protocol::agent::Configure;
-use hearth_protocol::sandbox::RefusalKind;
+use hearth_protocol::sandbox::{RefusalKind, Snapshot};
 use hearth_rootfs::function::{FunctionError, FunctionImage};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -233,8 +233,13 @@ impl Builder {
             self.report_init(source, init.took, init.result.as_ref().err());
             init.result?;
             self.metrics.init(source.name.as_str(), init.took);
+            let inspected = snapshot::inspect(&mut vm, log).await?;
+            let unique = Snapshot {
+                zero_pages: inspected.zero_pages,
+                random_ranges: inspected.random_ranges,
+            };
             let work = self.data.tmp().join(source.key);
-            return snapshot::save(&mut vm, &work, &artefacts.folder).await;
+            return snapshot::save(&mut vm, &unique, &work, &artefacts.folder).await;
         }
         unreachable!("the second try returns")
     }
@@ -295,7 +300,13 @@ impl Builder {
             fingerprint: base.fingerprint.clone(),
         };
         snapshot::boot(&mut vm, boot, self.times.boot).await?;
-        snapshot::save(&mut vm, &self.data.tmp().join(&key), &folder).await?;
+        snapshot::save(
+            &mut vm,
+            &Snapshot::default(),
+            &self.data.tmp().join(&key),
+            &folder,
+        )
+        .await?;
         reading(move || sealed.seal()).await?;
         tracing::info!(
             runtime,

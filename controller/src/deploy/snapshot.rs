@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hearth_protocol::agent::{AgentMessage, Configure, HostMessage};
-use hearth_protocol::sandbox::{Command, Freeze, RefusalKind, Resume};
+use hearth_protocol::agent::{AgentMessage, Configure, HostMessage, Inspected};
+use hearth_protocol::sandbox::{Command, Freeze, RefusalKind, Resume, Snapshot};
 use tokio::time::{timeout, timeout_at};
 
 use super::error::DeployError;
@@ -19,6 +19,9 @@ use crate::logs::Text;
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
 /// Longest time for any other command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time for the agent to look through the function's processes and their libraries: a few
+/// hundred MiB where the guest kernel is interpreted.
+const INSPECT_LIMIT: Duration = Duration::from_secs(60);
 /// How long a guest may take to come to rest before it is saved as it is.
 const FREEZE_WITHIN: Duration = Duration::from_secs(2);
 /// How often a guest that is not quiet is given time to become it.
@@ -141,14 +144,45 @@ pub(crate) async fn init(
     Ok(Init { result, took })
 }
 
-/// Pauses the microVM and writes its snapshot into `folder`, which appears whole or not at all.
-pub(crate) async fn save(vm: &mut MicroVm, work: &Path, folder: &Path) -> Result<(), DeployError> {
+/// Asks the agent, after a successful init, what the clones of this guest would share. `log` gets what
+/// the function's threads write meanwhile.
+pub(crate) async fn inspect(
+    vm: &mut MicroVm,
+    log: impl Fn(Text),
+) -> Result<Inspected, DeployError> {
+    let doing = DeployError::vm("looking for random generators that clones would share");
+    let deadline = Instant::now() + INSPECT_LIMIT;
+    if let Err(error) = vm.send([HostMessage::Inspect]) {
+        return Err(doing(error));
+    }
+    loop {
+        let event = timeout_at(deadline.into(), vm.next()).await;
+        let Some(event) = event.ok().filter(|_| Instant::now() < deadline) else {
+            return Err(doing(VmError::Late("the agent's inspection", INSPECT_LIMIT)));
+        };
+        match event {
+            Ok(VmEvent::Agent(AgentMessage::Inspected(inspected))) => return Ok(inspected),
+            Ok(VmEvent::Agent(AgentMessage::Log(of, text))) => log(Text::of_guest(&of, text)),
+            Ok(other) => return Err(doing(unexpected(other))),
+            Err(error) => return Err(doing(error)),
+        }
+    }
+}
+
+/// Pauses the microVM and writes its snapshot into `folder`, which appears whole or not at all. Clones
+/// differ in what `unique` says.
+pub(crate) async fn save(
+    vm: &mut MicroVm,
+    unique: &Snapshot,
+    work: &Path,
+    folder: &Path,
+) -> Result<(), DeployError> {
     fs::create_dir_all(work).map_err(DeployError::io("create", work))?;
     let _leftovers = Work(work);
     let output = SnapshotOutput::create(&snapshot_files(work))
         .map_err(DeployError::io("create the snapshot's files in", work))?;
     // As a whole, too: each of the tries to find a quiet guest has limits of its own.
-    timeout(SNAPSHOT_LIMIT, write(vm, &output))
+    timeout(SNAPSHOT_LIMIT, write(vm, unique, &output))
         .await
         .unwrap_or(Err(VmError::Late("a snapshot", SNAPSHOT_LIMIT)))
         .map_err(DeployError::vm("writing a snapshot"))?;
@@ -172,12 +206,16 @@ impl Drop for Work<'_> {
     }
 }
 
-async fn write(vm: &mut MicroVm, output: &SnapshotOutput) -> Result<(), VmError> {
+async fn write(
+    vm: &mut MicroVm,
+    unique: &Snapshot,
+    output: &SnapshotOutput,
+) -> Result<(), VmError> {
     // Every clone begins where this one stops: with a guest at rest, not in a system call.
     let freeze = || Command::Freeze(Freeze::within(FREEZE_WITHIN));
     command(vm, freeze(), COMMAND_LIMIT).await?;
     for tries in 1.. {
-        match command(vm, output.errand()?, SNAPSHOT_LIMIT).await {
+        match command(vm, output.errand(unique)?, SNAPSHOT_LIMIT).await {
             // The guest has something in flight: let it run on for a moment.
             Err(VmError::Refused(refusal))
                 if refusal.kind == RefusalKind::NotQuiet && tries < QUIET_TRIES =>

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hearth_protocol::sandbox::{Boot, Command, Refusal, RefusalKind, Restore, Resume};
+use hearth_protocol::sandbox::{Boot, Command, Refusal, RefusalKind, Restore, Resume, Snapshot};
 
 use super::microvm::VmError;
 use crate::function::{Sealed, SnapshotFiles};
@@ -107,9 +107,9 @@ impl SnapshotOutput {
     }
 
     /// The command, which may be given until it succeeds.
-    pub(crate) fn errand(&self) -> Result<Errand, VmError> {
+    pub(crate) fn errand(&self, unique: &Snapshot) -> Result<Errand, VmError> {
         Ok(Errand {
-            command: Command::Snapshot,
+            command: Command::Snapshot(unique.clone()),
             files: vec![self.state.try_clone()?, self.memory.try_clone()?],
         })
     }
@@ -162,7 +162,7 @@ mod tests {
         let image = dir.path().join("state");
         for errand in [
             restore(dir.path(), &image).errand().unwrap(),
-            output.errand().unwrap(),
+            output.errand(&Snapshot::default()).unwrap(),
         ] {
             assert_eq!(errand.files.len(), errand.command.descriptors());
         }

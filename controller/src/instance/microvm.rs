@@ -70,6 +70,7 @@ impl fmt::Display for VmEvent {
                 AgentMessage::Thawed => "Thawed",
                 AgentMessage::RestoreFailed(..) => "RestoreFailed",
                 AgentMessage::Ready(_) => "Ready",
+                AgentMessage::Inspected(_) => "Inspected",
                 AgentMessage::InitFailed(..) => "InitFailed",
                 AgentMessage::Response(..) => "Response",
                 AgentMessage::ResponseStart(_) => "ResponseStart",

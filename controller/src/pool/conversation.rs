@@ -361,6 +361,7 @@ impl<'a> Talk<'a> {
             | AgentMessage::ResponseEnd(..) => Err(unexpected("two answers in one")),
             AgentMessage::Thawed => Err(unexpected("that it thawed twice")),
             AgentMessage::Ready(_) => Err(unexpected("that it is ready without an answer")),
+            AgentMessage::Inspected(_) => Err(unexpected("what it was not asked for")),
             AgentMessage::Hello(_) => Err(unexpected("hello in mid-conversation")),
             AgentMessage::Left => Err(unexpected("that it left unbidden")),
             AgentMessage::Pong(_) => Err(unexpected("a pong without a ping")),

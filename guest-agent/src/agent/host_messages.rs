@@ -61,6 +61,7 @@ impl Agent {
                 }
                 HostMessage::Configure(function) => self.configure(&function)?,
                 HostMessage::Invoke(meta, event) => self.invoke(meta, event)?,
+                HostMessage::Inspect => self.inspect()?,
                 HostMessage::Shutdown => return Ok(Flow::Shutdown),
                 HostMessage::Leave(leave) => self.begin_leaving(&leave)?,
             }

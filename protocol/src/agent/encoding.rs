@@ -15,6 +15,7 @@ const THAW: u8 = 0x03;
 const INVOKE: u8 = 0x04;
 const SHUTDOWN: u8 = 0x05;
 const LEAVE: u8 = 0x0e;
+const INSPECT: u8 = 0x06;
 // From the agent.
 const HELLO: u8 = 0x81;
 const PONG: u8 = 0x82;
@@ -31,6 +32,7 @@ const RESPONSE_CHUNK: u8 = 0x8c;
 const RESPONSE_END: u8 = 0x8d;
 const LEFT: u8 = 0x8e;
 const RESTORE_FAILED: u8 = 0x8f;
+const INSPECTED: u8 = 0x90;
 
 /// A frame that is no message.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +81,7 @@ impl From<HostMessage> for Frame {
             HostMessage::Configure(meta) => frame(CONFIGURE, &meta, Bytes::new()),
             HostMessage::Thaw(meta, entropy) => frame(THAW, &meta, entropy),
             HostMessage::Invoke(meta, event) => frame(INVOKE, &meta, event),
+            HostMessage::Inspect => bare(INSPECT, Bytes::new()),
             HostMessage::Shutdown => bare(SHUTDOWN, Bytes::new()),
             HostMessage::Leave(meta) => frame(LEAVE, &meta, Bytes::new()),
         }
@@ -94,6 +97,7 @@ impl TryFrom<Frame> for HostMessage {
             CONFIGURE => Self::Configure(parse(&frame)?),
             THAW => Self::Thaw(parse(&frame)?, frame.payload),
             INVOKE => Self::Invoke(parse(&frame)?, frame.payload),
+            INSPECT => Self::Inspect,
             SHUTDOWN => Self::Shutdown,
             LEAVE => Self::Leave(parse(&frame)?),
             kind => return Err(MessageError::UnknownKind(kind)),
@@ -108,6 +112,7 @@ impl From<AgentMessage> for Frame {
             AgentMessage::Pong(bytes) => bare(PONG, bytes),
             AgentMessage::Thawed => bare(THAWED, Bytes::new()),
             AgentMessage::Ready(meta) => frame(READY, &meta, Bytes::new()),
+            AgentMessage::Inspected(meta) => frame(INSPECTED, &meta, Bytes::new()),
             AgentMessage::InitFailed(meta, body) => frame(INIT_FAILED, &meta, body),
             AgentMessage::RestoreFailed(meta, body) => frame(RESTORE_FAILED, &meta, body),
             AgentMessage::Response(meta, body) => frame(RESPONSE, &meta, body),
@@ -132,6 +137,7 @@ impl TryFrom<Frame> for AgentMessage {
             PONG => Self::Pong(frame.payload),
             THAWED => Self::Thawed,
             READY => Self::Ready(parse(&frame)?),
+            INSPECTED => Self::Inspected(parse(&frame)?),
             INIT_FAILED => Self::InitFailed(parse(&frame)?, frame.payload),
             RESTORE_FAILED => Self::RestoreFailed(parse(&frame)?, frame.payload),
             RESPONSE => Self::Response(parse(&frame)?, frame.payload),
@@ -153,10 +159,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::message::{
-        Configure, Exit, FunctionError, Hello, InitFailed, Invoke, Leave, Log, Ready, Response,
-        ResponseEnd, ResponseStart, RuntimeExited, Thaw, Usage,
+        Configure, Exit, FunctionError, Hello, InitFailed, Inspected, Invoke, Leave, Log, Ready, Response,
+        ResponseEnd, ResponseStart, RuntimeExited, SharedGenerator, Thaw, Usage,
     };
     use super::*;
+    use crate::sandbox::RandomRange;
 
     #[test]
     fn every_host_message_survives_its_frame() {
@@ -186,6 +193,7 @@ mod tests {
                 Bytes::from_static(&[7; 32]),
             ),
             HostMessage::Invoke(Invoke::default(), Bytes::from_static(b"{}")),
+            HostMessage::Inspect,
             HostMessage::Shutdown,
             HostMessage::Leave(Leave {
                 reason: "spindown".into(),
@@ -215,6 +223,17 @@ mod tests {
             AgentMessage::Ready(Ready {
                 init_us: Some(4),
                 extensions_us: Some(5),
+            }),
+            AgentMessage::Inspected(Inspected {
+                shared_generators: vec![SharedGenerator {
+                    library: "GnuTLS".into(),
+                    file: "/opt/lib/libgnutls.so.30".into(),
+                }],
+                zero_pages: vec![4096],
+                random_ranges: vec![RandomRange {
+                    address: 5,
+                    len: 6,
+                }],
             }),
             AgentMessage::Left,
             AgentMessage::Ready(Ready::default()),

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::RandomRange;
+
 /// What the host tells the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostMessage {
@@ -17,6 +19,9 @@ pub enum HostMessage {
     Thaw(Thaw, Bytes),
     /// Run the function on this event.
     Invoke(Invoke, Bytes),
+    /// Say what the clones of this guest would share if it were snapshotted now. Only while the
+    /// runtime waits.
+    Inspect,
     /// Kill the runtime and everything it started, then end the microVM.
     Shutdown,
     /// End the microVM in order: extensions get the time to do what they have to do at the end.
@@ -38,6 +43,8 @@ pub enum AgentMessage {
     RestoreFailed(InitFailed, Bytes),
     /// The runtime waits for an invocation.
     Ready(Ready),
+    /// The answer to [`HostMessage::Inspect`].
+    Inspected(Inspected),
     /// The runtime could not be started, failed in init, or reported an init error. The payload
     /// is the error's JSON body.
     InitFailed(InitFailed, Bytes),
@@ -196,6 +203,31 @@ pub struct Ready {
     /// there are extensions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extensions_us: Option<u64>,
+}
+
+/// What the clones of a guest would share, found by its agent. Addresses are guest-physical.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspected {
+    /// Libraries in the function's processes whose random generators can't be reseeded from
+    /// outside, sorted. With one of them, the function must not be started from a snapshot that was
+    /// taken after its init.
+    #[serde(default)]
+    pub shared_generators: Vec<SharedGenerator>,
+    /// Pages that processes have marked with `MADV_WIPEONFORK`: a snapshot has them as zeros.
+    #[serde(default)]
+    pub zero_pages: Vec<u64>,
+    /// State of generators that each restore fills with random bytes.
+    #[serde(default)]
+    pub random_ranges: Vec<RandomRange>,
+}
+
+/// A random generator that all clones of a process would share.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SharedGenerator {
+    /// What it is, such as `GnuTLS` or `Rust's rand`.
+    pub library: String,
+    /// The file that it was mapped from, as the process knows it.
+    pub file: String,
 }
 
 /// Why a function did not come up, from its start or from its snapshot.

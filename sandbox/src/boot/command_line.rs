@@ -1,6 +1,6 @@
 //! The kernel's command line: what every guest gets, what a software-KVM host adds, the devices.
 
-use super::layout::{COMMAND_LINE_MAX, VIRTIO_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
+use super::layout::{COMMAND_LINE_MAX, RESTORE_SEED, VIRTIO_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::assist;
 use crate::host::HostKind;
 
@@ -31,6 +31,7 @@ pub fn build(host: HostKind, devices: usize, extra: &str) -> Result<String, Comm
         line.push(' ');
         line.push_str(assist::KERNEL_ARGUMENTS);
     }
+    line.push_str(&format!(" restore_seed={:#x}", RESTORE_SEED.0));
     for (address, irq) in (VIRTIO_MMIO..)
         .step_by(usize::try_from(VIRTIO_MMIO_SIZE).expect("fits"))
         .zip(VIRTIO_IRQ..)

@@ -61,7 +61,7 @@ pub fn write_boot_params(
         u32::try_from(command_line.len() + 1).expect("the command line is at most 2 KiB");
     params.hdr.kernel_alignment = KERNEL_ALIGNMENT;
 
-    let mut map = vec![(0, layout::EBDA.0)];
+    let mut map = vec![(0, layout::RESTORE_SEED.0)];
     for (start, len) in size.ranges() {
         let from = start.0.max(layout::HIGH_MEMORY.0);
         map.push((from, start.0 + len - from));

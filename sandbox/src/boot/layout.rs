@@ -20,6 +20,9 @@ pub const PD: GuestAddress = GuestAddress(0xb000);
 pub const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
 /// Longest command line, its terminating NUL included (x86 `COMMAND_LINE_SIZE`).
 pub const COMMAND_LINE_MAX: usize = 2048;
+/// Page with the seed that each boot and each restore gives the guest kernel. The memory map leaves it
+/// out, so that the kernel uses it for nothing else; see [`crate::snapshot::unique`].
+pub const RESTORE_SEED: GuestAddress = GuestAddress(0x9_e000);
 /// Extended BIOS data area: where a kernel without ACPI looks for the MP table.
 pub const EBDA: GuestAddress = GuestAddress(0x9_fc00);
 /// First byte of RAM above the legacy hole; the kernel lies from here on.

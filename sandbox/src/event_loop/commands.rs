@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hearth_protocol::sandbox::{
     Boot, Command, ExitReason, Exited, Message, Outcome, Refusal, RefusalKind, Reply, Request,
-    Restore, Resume, State, Status,
+    Restore, Resume, Snapshot, State, Status,
 };
 
 use super::{End, EventLoop, Life, channel_end, internal};
@@ -41,7 +41,7 @@ impl EventLoop {
                 Command::Resume(resume) => self.resume(id, resume)?,
                 Command::Pause => self.pause(id)?,
                 Command::Freeze(freeze) => self.freeze(id, freeze.within_us)?,
-                Command::Snapshot => self.snapshot(id, descriptors)?,
+                Command::Snapshot(unique) => self.snapshot(id, &unique, descriptors)?,
                 Command::Status => {
                     let status = self.status();
                     self.reply(id, Outcome::Status(status))?;
@@ -203,7 +203,12 @@ impl EventLoop {
         self.stopping.pauses.push(id);
     }
 
-    fn snapshot(&mut self, id: u64, descriptors: Vec<OwnedFd>) -> Result<(), End> {
+    fn snapshot(
+        &mut self,
+        id: u64,
+        unique: &Snapshot,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), End> {
         let Life::Machine(machine) = &mut self.life else {
             return self.refuse(id, NO_MACHINE);
         };
@@ -212,7 +217,7 @@ impl EventLoop {
         }
         let saved = SnapshotFiles::take(descriptors)
             .map_err(MicroVmError::from)
-            .and_then(|files| machine.snapshot(&files));
+            .and_then(|files| machine.snapshot(unique, &files));
         let outcome = match saved {
             Ok(()) => Outcome::Done,
             Err(e) => Outcome::Refused(e.refusal()),

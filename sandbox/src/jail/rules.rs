@@ -137,6 +137,11 @@ const BOTH: &[Rule] = &[
 const MAIN: &[Rule] = &[
     rule(libc::SYS_read, Always, "eventfds"),
     rule(
+        libc::SYS_getrandom,
+        Always,
+        "what makes a restored guest's random generators its own",
+    ),
+    rule(
         libc::SYS_futex,
         OneOf(1, &[FUTEX_LOCK, FUTEX_WAKE, FUTEX_WAIT, FUTEX_JOIN]),
         "channels, locks, joining",

@@ -13,6 +13,7 @@ use crate::files::{FilesError, Role};
 use crate::mailbox::MailboxError;
 use crate::memory::MemoryError;
 use crate::snapshot::state_file::StateFileError;
+use crate::snapshot::unique::UniqueError;
 use crate::vcpu::{StateError, VcpuError};
 
 /// Why a microVM could not be made, continued or saved.
@@ -61,6 +62,10 @@ pub enum MicroVmError {
     StateFile(#[from] StateFileError),
     #[error("memory file: {0}")]
     MemoryFile(io::Error),
+    #[error("snapshot: {0}")]
+    Unique(UniqueError),
+    #[error("state file: {0}")]
+    SavedUnique(UniqueError),
     #[error(transparent)]
     Files(#[from] FilesError),
 }
@@ -79,11 +84,13 @@ impl MicroVmError {
             | Self::Memory(MemoryError::Size(_))
             | Self::CommandLine(_)
             | Self::Kernel(_)
+            | Self::Unique(_)
             | Self::Disk(_) => RefusalKind::InvalidRequest,
             Self::NotQuiet(_) => RefusalKind::NotQuiet,
             Self::Mismatch { .. }
             | Self::StateFile(_)
             | Self::MemoryFile(_)
+            | Self::SavedUnique(_)
             | Self::Device(_)
             | Self::Mailbox(_)
             | Self::VcpuState(_)

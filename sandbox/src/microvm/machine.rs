@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_protocol::jail::Jail;
-use hearth_protocol::sandbox::{Boot, Restore, Resume, State, Status};
+use hearth_protocol::sandbox::{Boot, Restore, Resume, Snapshot, State, Status};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
@@ -23,8 +23,10 @@ use crate::log;
 use crate::mailbox::{Line, Mailbox};
 use crate::memory::{self, GuestMemory, MemorySize};
 use crate::snapshot::memory_file::Sources;
-use crate::snapshot::{memory_file, state_file};
+use crate::snapshot::{memory_file, state_file, unique};
 use crate::vcpu::{Attachment, Counters, IdleVcpu, Interpreted, NoticeSender, Vcpu};
+
+const SEEDING: &str = "seeding the guest's random generators";
 
 /// What a boot needs of the host, checked before the shell is touched.
 #[derive(Debug)]
@@ -101,10 +103,12 @@ impl RestorePlan {
         let mapped = memory_file
             .try_clone()
             .map_err(|e| MicroVmError::Host("copying the memory file's descriptor", e))?;
+        let memory = memory::private_view(size, mapped)?;
+        unique::check_ranges(&memory, &state.random_ranges).map_err(MicroVmError::SavedUnique)?;
         Ok(Self {
             images: Images::new(files.disks)?,
             size,
-            memory: memory::private_view(size, mapped)?,
+            memory,
             memory_file,
             state,
         })
@@ -130,6 +134,7 @@ impl MicroVm {
         let line = command_line::build(shell.host.kind, shell.lines.len(), &boot.kernel_args)?;
         kernel::write_boot_params(&memory, size, &line)?;
         mptable::write(&memory, boot.vcpus)?;
+        unique::make_unique(&memory, &[]).map_err(|e| MicroVmError::Host(SEEDING, e))?;
         add_memory(&shell.vm, &memory)?;
         let devices = Devices::new(images, sockets.vsock, &memory, &shell.lines)?;
         let mailbox = sockets.mailbox.map(Mailbox::new);
@@ -174,6 +179,8 @@ impl MicroVm {
             memory,
             memory_file,
         } = plan;
+        unique::make_unique(&memory, &state.random_ranges)
+            .map_err(|e| MicroVmError::Host(SEEDING, e))?;
         // Memory comes before vCPU state: some of it is read through guest memory.
         add_memory(&shell.vm, &memory)?;
         for ((fd, _), vcpu) in shell.vcpus.iter().zip(&state.vcpus) {
@@ -263,7 +270,12 @@ impl MicroVm {
 
     /// Writes a snapshot of a paused microVM. The memory file goes first: a state file says that
     /// the snapshot is whole.
-    pub fn snapshot(&mut self, files: &SnapshotFiles) -> Result<(), MicroVmError> {
+    pub fn snapshot(
+        &mut self,
+        unique: &Snapshot,
+        files: &SnapshotFiles,
+    ) -> Result<(), MicroVmError> {
+        unique::check(&self.memory, unique).map_err(MicroVmError::Unique)?;
         // Devices before KVM: handling what is left in a queue may raise an interrupt, and that
         // has to be in the state of the interrupt controllers.
         let devices = self.devices.save()?;
@@ -282,13 +294,17 @@ impl MicroVm {
             vcpus,
             devices,
             mailbox,
+            random_ranges: unique.random_ranges.clone(),
             vm: VmState::save(&self.vm)?,
         };
         let from = Sources {
             pagemap: &self.pagemap,
             base: self.memory_base.as_ref(),
         };
-        memory_file::write(&files.memory, &self.memory, from).map_err(MicroVmError::MemoryFile)?;
+        let mut zero_pages = unique.zero_pages.clone();
+        zero_pages.sort_unstable();
+        memory_file::write(&files.memory, &self.memory, from, &zero_pages)
+            .map_err(MicroVmError::MemoryFile)?;
         Ok(state_file::write(&files.state, &state)?)
     }
 

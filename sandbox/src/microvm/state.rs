@@ -1,5 +1,6 @@
 //! What a state file holds, and whether it may be used here.
 
+use hearth_protocol::sandbox::RandomRange;
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
     kvm_pit_state2,
@@ -30,6 +31,8 @@ pub struct MicroVmState {
     pub devices: DevicesState,
     /// Where its mailbox is.
     pub mailbox: Option<MailboxState>,
+    /// What each restore fills with random bytes.
+    pub random_ranges: Vec<RandomRange>,
     /// Interrupt controllers, timer and clock.
     pub vm: VmState,
 }
@@ -177,6 +180,7 @@ mod tests {
             vcpus: Vec::new(),
             devices: devices.save().unwrap(),
             mailbox: None,
+            random_ranges: Vec::new(),
             vm: VmState {
                 pit: kvm_pit_state2::default(),
                 clock: kvm_clock_data::default(),

@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use nix::unistd::{Whence, lseek64};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::unique::for_clones;
 use crate::memory::{GuestMemory, Slot, slots};
 
 const PAGE: usize = 4096;
@@ -33,9 +34,15 @@ pub struct Sources<'a> {
     pub base: Option<&'a File>,
 }
 
-/// Replaces what is in `out` by all of `memory` and flushes it. The file that the memory is a
-/// private view of is refused, and left as it is.
-pub fn write(out: &File, memory: &GuestMemory, from: Sources<'_>) -> io::Result<()> {
+/// Replaces what is in `out` by all of `memory` and flushes it, but for what must be different in each
+/// clone: pages in `zero_pages` (sorted) are zeros, and OpenSSL's generators are marked as used up. The
+/// file that the memory is a private view of is refused, and left as it is.
+pub fn write(
+    out: &File,
+    memory: &GuestMemory,
+    from: Sources<'_>,
+    zero_pages: &[u64],
+) -> io::Result<()> {
     if let Some(base) = from.base
         && is_same_file(out, base)?
     {
@@ -54,7 +61,7 @@ pub fn write(out: &File, memory: &GuestMemory, from: Sources<'_>) -> io::Result<
             mark_data(base, offset, &mut wanted)?;
         }
         for run in runs(&wanted) {
-            write_run(out, memory, &slot, offset, run)?;
+            write_run(out, memory, &slot, offset, run, zero_pages)?;
         }
         offset += slot.len;
     }
@@ -131,12 +138,19 @@ fn write_run(
     slot: &Slot,
     file_start: u64,
     run: Range<usize>,
+    zero_pages: &[u64],
 ) -> io::Result<()> {
     let mut bytes = vec![0; run.len() * PAGE];
     let start = (run.start * PAGE) as u64;
     memory
         .read_slice(&mut bytes, GuestAddress(slot.guest + start))
         .map_err(io::Error::other)?;
+    for (page, address) in bytes
+        .chunks_exact_mut(PAGE)
+        .zip((slot.guest + start..).step_by(PAGE))
+    {
+        for_clones(page, address, zero_pages);
+    }
     let filled: Vec<bool> = bytes
         .chunks_exact(PAGE)
         .map(|page| page.iter().any(|b| *b != 0))
@@ -170,7 +184,7 @@ mod tests {
             pagemap: &pagemap,
             base,
         };
-        write(&out, memory, from)
+        write(&out, memory, from, &[])
     }
 
     #[test]

@@ -4,3 +4,4 @@
 
 pub mod memory_file;
 pub mod state_file;
+pub mod unique;

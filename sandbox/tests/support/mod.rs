@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use hearth_protocol::sandbox::{
-    Boot, Command, Event, Exited, Message, Outcome, Refusal, Request, Restore, Resume, Status,
-    decode, encode,
+    Boot, Command, Event, Exited, Message, Outcome, Refusal, Request, Restore, Resume, Snapshot,
+    Status, decode, encode,
 };
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
@@ -346,7 +346,7 @@ impl Guest {
             options.write(true).create_new(true).open(path).unwrap()
         };
         Errand {
-            command: Command::Snapshot,
+            command: Command::Snapshot(Snapshot::default()),
             files: vec![new("state"), new("memory")],
         }
     }
