@@ -58,6 +58,7 @@ use crate::code::CodeError;
 use crate::entropy::{EntropyError, Generator};
 use crate::environment::FunctionIdentity;
 use crate::extensions::Extensions;
+use crate::generators::registered::Registered;
 use crate::host_link::{HostLink, LinkError};
 use crate::lifecycle::{HostError, Lifecycle};
 use crate::mailbox::Mailbox;
@@ -85,6 +86,8 @@ pub(crate) enum AgentError {
     Clock(Errno),
     #[error("attaching the code: {0}")]
     Code(#[from] CodeError),
+    #[error("looking for random generators: {0}")]
+    Generators(io::Error),
     #[error("making the mailbox: {0}")]
     Mailbox(io::Error),
     #[error(transparent)]
@@ -138,6 +141,8 @@ pub(crate) struct Agent {
     identity: FunctionIdentity,
     /// The runtime, while it waits for extensions to register.
     launch: Option<Launch>,
+    /// What runtimes say of their random generators.
+    registered: Registered,
     /// Whether the function's runtime is given the mailbox.
     uses_mailbox: bool,
     /// Until the host has heard that init is over.
@@ -221,6 +226,7 @@ impl Agent {
             telemetry: None,
             identity: FunctionIdentity::default(),
             launch: None,
+            registered: Registered::default(),
             uses_mailbox: false,
             initializing: true,
             unannounced: None,

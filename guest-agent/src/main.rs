@@ -15,6 +15,7 @@ mod entropy;
 mod environment;
 mod exit;
 mod extensions;
+mod generators;
 mod host_link;
 mod lifecycle;
 mod machine;

@@ -136,6 +136,15 @@ def next():
     return body, _headers(fields)
 
 
+def register_generators(facts):
+    """Tells the agent of the process's random generators: lines of text."""
+    body = "\n".join(facts).encode()
+    _connect()
+    _connection.sendall(b"POST /hearth/generators HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    if (status := _reply()[0]) != 202:
+        raise RuntimeError("The agent refused the random generators: %d" % status)
+
+
 def _connect():
     global _connection
     if _connection is None:

@@ -161,7 +161,11 @@ mod tests {
         let (mut owner, ours) = UnixStream::pair().unwrap();
         let mut channel = ControlChannel::new(ours).unwrap();
         owner.write_all(&request(1, Command::Status)).unwrap();
-        send_with(&owner, &request(2, Command::Snapshot(Snapshot::default())), 2);
+        send_with(
+            &owner,
+            &request(2, Command::Snapshot(Snapshot::default())),
+            2,
+        );
         owner.write_all(&request(3, Command::Pause)).unwrap();
         let mut all = Vec::new();
         while all.len() < 3 {
@@ -180,9 +184,15 @@ mod tests {
             let (owner, ours) = UnixStream::pair().unwrap();
             let mut channel = ControlChannel::new(ours).unwrap();
             if count == 0 {
-                (&owner).write_all(&request(1, Command::Snapshot(Snapshot::default()))).unwrap();
+                (&owner)
+                    .write_all(&request(1, Command::Snapshot(Snapshot::default())))
+                    .unwrap();
             } else {
-                send_with(&owner, &request(1, Command::Snapshot(Snapshot::default())), count);
+                send_with(
+                    &owner,
+                    &request(1, Command::Snapshot(Snapshot::default())),
+                    count,
+                );
             }
             let received = channel.receive().unwrap();
             assert_eq!(received[0].descriptors.len(), count);

@@ -6,8 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::time::{Duration, Instant};
 
 use hearth_protocol::sandbox::{
-    Boot, Command, Event, ExitReason, Freeze, MAX_DESCRIPTORS, Outcome, RefusalKind, Restore,
-    Resume, Snapshot, State,
+    Boot, Command, Event, ExitReason, Freeze, MAX_DESCRIPTORS, Outcome, RandomRange, RefusalKind,
+    Restore, Resume, Snapshot, State,
 };
 use support::{DEADLINE, Errand, Guest, Sandbox, open_descriptors};
 
@@ -286,6 +286,55 @@ fn a_snapshot_of_a_running_microvm_is_refused_and_hurts_nothing() {
     let written = std::fs::metadata(guest.path("x.state.part")).unwrap().len();
     assert_eq!(written, 0);
     assert_eq!(sandbox.status().state, State::Running);
+}
+
+#[test]
+fn each_clone_has_a_seed_of_its_own_and_what_it_was_told_to_have() {
+    const SEED: u64 = 0x9_e000;
+    const RANGE: u64 = 0x50_0014;
+    let guest = Guest::new(SPIN);
+    let mut original = guest.run();
+    original.done(Command::Pause);
+    let mut errand = guest.snapshot("one");
+    errand.command = Command::Snapshot(Snapshot {
+        zero_pages: Vec::new(),
+        random_ranges: vec![RandomRange {
+            address: RANGE,
+            len: 100,
+        }],
+    });
+    original.done(errand);
+    guest.publish("one");
+    let memories = ["two", "three"].map(|name| {
+        let mut clone = Sandbox::start();
+        clone.done(guest.restore("one", None));
+        clone.save(&guest, name);
+        std::fs::read(guest.path(&format!("{name}.memory"))).unwrap()
+    });
+    let parts = |start: u64, len: usize| {
+        let start = usize::try_from(start).unwrap();
+        memories.each_ref().map(|m| &m[start..start + len])
+    };
+    let [one, other] = parts(SEED, 64);
+    assert_ne!(one, other);
+    let [one, other] = parts(RANGE, 100);
+    assert_ne!(one, other);
+    let [one, other] = parts(RANGE + 100, 100);
+    assert_eq!(one, other);
+}
+
+#[test]
+fn a_list_of_what_clones_have_for_themselves_that_leaves_memory_is_refused() {
+    let guest = Guest::new(SPIN);
+    let mut original = guest.run();
+    original.done(Command::Pause);
+    let mut errand = guest.snapshot("one");
+    errand.command = Command::Snapshot(Snapshot {
+        zero_pages: vec![u64::MAX & !4095],
+        random_ranges: Vec::new(),
+    });
+    let refusal = original.refused(errand);
+    assert_eq!(refusal.kind, RefusalKind::InvalidRequest);
 }
 
 #[test]

@@ -158,7 +158,10 @@ pub(crate) async fn inspect(
     loop {
         let event = timeout_at(deadline.into(), vm.next()).await;
         let Some(event) = event.ok().filter(|_| Instant::now() < deadline) else {
-            return Err(doing(VmError::Late("the agent's inspection", INSPECT_LIMIT)));
+            return Err(doing(VmError::Late(
+                "the agent's inspection",
+                INSPECT_LIMIT,
+            )));
         };
         match event {
             Ok(VmEvent::Agent(AgentMessage::Inspected(inspected))) => return Ok(inspected),

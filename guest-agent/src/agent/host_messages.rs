@@ -12,7 +12,7 @@ use super::{Agent, AgentError};
 use crate::environment::FunctionIdentity;
 use crate::lifecycle::{Accepted, ConnectionId, Invocation, Thaw};
 use crate::runtime_api::reply;
-use crate::{bootstrap, code, environment, exit};
+use crate::{bootstrap, code, environment, exit, generators};
 
 /// Tells a runtime that its snapshot will be restored.
 const SNAP_START: &str = "snap-start";
@@ -71,6 +71,12 @@ impl Agent {
             self.tell_thawed()?;
         }
         Ok(Flow::Continue)
+    }
+
+    /// Says what clones of this guest would share.
+    fn inspect(&mut self) -> Result<(), AgentError> {
+        let inspected = generators::inspect(&self.registered).map_err(AgentError::Generators)?;
+        Ok(self.host.queue(AgentMessage::Inspected(inspected))?)
     }
 
     /// The guest serves.

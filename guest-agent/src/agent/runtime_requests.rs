@@ -8,6 +8,7 @@ use hearth_protocol::guest::MAX_PAYLOAD;
 
 use super::{Agent, AgentError};
 use crate::cpu_time;
+use crate::generators::registered::MAX_BODY;
 use crate::lifecycle::{ConnectionId, Next, RestoreNext};
 use crate::runtime_api::connection::Input;
 use crate::runtime_api::reply;
@@ -82,6 +83,7 @@ impl Agent {
                 self.clock.correct().map_err(AgentError::Clock)?;
                 reply::clock_set()
             }
+            Route::Generators => self.register_generators(&request),
             Route::Register => self.register_extension(request)?,
             Route::NextEvent => return self.next_event(id, &request),
             Route::ExtensionError(phase) => self.extension_error(phase, &request)?,
@@ -99,6 +101,17 @@ impl Agent {
             return self.after_reply(id, sent.is_ok());
         }
         self.reply(id, answer, Bytes::new())
+    }
+
+    fn register_generators(&mut self, request: &Request) -> Bytes {
+        let result = match &request.body {
+            Body::Whole(body) if body.len() <= MAX_BODY => self.registered.take(body),
+            _ => return reply::payload_too_long(MAX_BODY as u64),
+        };
+        match result {
+            Ok(()) => reply::accepted(),
+            Err(error) => reply::generators_refused(&error),
+        }
     }
 
     fn next(&mut self, id: ConnectionId) -> Result<(), AgentError> {

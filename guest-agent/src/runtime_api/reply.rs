@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::environment::FunctionIdentity;
 use crate::extensions::Refusal;
+use crate::generators::registered::RegistrationError;
 use crate::lifecycle::{AnswerError, InvalidTransition};
 use crate::runtime_api::request::RequestError;
 use crate::telemetry::Invalid;
@@ -110,6 +111,15 @@ pub(crate) fn payload_too_long(limit: u64) -> Bytes {
         "413 Payload Too Large",
         "RequestEntityTooLarge",
         &format_args!("Exceeded maximum allowed payload size ({limit} bytes)."),
+    )
+}
+
+/// A registration of random generators that can't be understood.
+pub(crate) fn generators_refused(error: &RegistrationError) -> Bytes {
+    problem(
+        "400 Bad Request",
+        "InvalidRequest",
+        &format_args!("{error}"),
     )
 }
 

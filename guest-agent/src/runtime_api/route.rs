@@ -9,6 +9,8 @@ const LOGS: &str = "/2020-08-15/logs";
 const TELEMETRY: &str = "/2022-07-01/telemetry";
 /// Has the wall clock set, by whoever sees that it is off.
 const CLOCK: &str = "/hearth/clock";
+/// Takes what a runtime says of its random generators.
+const GENERATORS: &str = "/hearth/generators";
 /// Longest request id taken from a path; Lambda's have 36 characters.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -27,6 +29,8 @@ pub(crate) enum Route {
     InitError,
     /// `GET /hearth/clock`: Hearth's own
     Clock,
+    /// `POST /hearth/generators`: Hearth's own
+    Generators,
     /// `POST /extension/register`
     Register,
     /// `GET /extension/event/next`
@@ -60,6 +64,13 @@ impl Route {
         if path == CLOCK {
             return if method == "GET" {
                 Self::Clock
+            } else {
+                Self::MethodNotAllowed
+            };
+        }
+        if path == GENERATORS {
+            return if method == "POST" {
+                Self::Generators
             } else {
                 Self::MethodNotAllowed
             };

@@ -159,8 +159,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::message::{
-        Configure, Exit, FunctionError, Hello, InitFailed, Inspected, Invoke, Leave, Log, Ready, Response,
-        ResponseEnd, ResponseStart, RuntimeExited, SharedGenerator, Thaw, Usage,
+        Configure, Exit, FunctionError, Hello, InitFailed, Inspected, Invoke, Leave, Log, Ready,
+        Response, ResponseEnd, ResponseStart, RuntimeExited, SharedGenerator, Thaw, Usage,
     };
     use super::*;
     use crate::sandbox::RandomRange;
@@ -230,10 +230,7 @@ mod tests {
                     file: "/opt/lib/libgnutls.so.30".into(),
                 }],
                 zero_pages: vec![4096],
-                random_ranges: vec![RandomRange {
-                    address: 5,
-                    len: 6,
-                }],
+                random_ranges: vec![RandomRange { address: 5, len: 6 }],
             }),
             AgentMessage::Left,
             AgentMessage::Ready(Ready::default()),

@@ -34,7 +34,7 @@ mod message;
 pub use encoding::MessageError;
 pub use frame::{Frame, FrameDecoder, FrameError, HEADER_LEN, MAX_META, VERSION};
 pub use message::{
-    AgentMessage, Configure, Exit, FunctionError, Hello, HostMessage, InitFailed, Inspected, Invoke,
-    Leave, Log, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited, SharedGenerator, Thaw,
-    Usage,
+    AgentMessage, Configure, Exit, FunctionError, Hello, HostMessage, InitFailed, Inspected,
+    Invoke, Leave, Log, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited,
+    SharedGenerator, Thaw, Usage,
 };

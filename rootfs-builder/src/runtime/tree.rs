@@ -46,12 +46,14 @@ pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -
             .with("requirements", python::REQUIREMENTS.as_bytes())
             .with("bootstrap", python::BOOTSTRAP.as_bytes())
             .with("transport", python::TRANSPORT.as_bytes())
+            .with("generators", python::GENERATORS.as_bytes())
             .with("resident", python::RESIDENT.as_bytes()),
         Runtime::Node20 | Runtime::Node22 => key
             .with("pins", node::PINS.as_bytes())
             .with("sdk", node_sdk::LOCK.as_bytes())
             .with("bootstrap", node::BOOTSTRAP.as_bytes())
             .with("launcher", node::LAUNCHER.as_bytes())
+            .with("generators", node::GENERATORS.as_bytes())
             .with("addons", addons::key().as_bytes()),
         Runtime::Provided => key,
     };

@@ -194,7 +194,14 @@ fn generator_at(page: &[u8], at: usize) -> Option<u32> {
     for (length, at) in lengths.iter_mut().zip((at - 48..at).step_by(8)) {
         *length = word(at)?;
     }
-    let [min_entropy, max_entropy, min_nonce, max_nonce, perslen, adinlen] = lengths;
+    let [
+        min_entropy,
+        max_entropy,
+        min_nonce,
+        max_nonce,
+        perslen,
+        adinlen,
+    ] = lengths;
     let possible = (16..=MAX_LENGTH).contains(&min_entropy)
         && (min_entropy..=MAX_LENGTH).contains(&max_entropy)
         && min_nonce <= max_nonce
@@ -214,3 +221,157 @@ pub fn for_clones(page: &mut [u8], address: u64, zero_pages: &[u64]) -> usize {
     expire_openssl(page)
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{self, MemorySize};
+
+    fn memory() -> GuestMemory {
+        memory::anonymous(MemorySize::from_mib(128).unwrap()).unwrap()
+    }
+
+    /// A generator as OpenSSL 3.0 has it, from `max_request` to what follows `reseed_time_interval`.
+    fn generator(counter: u32, interval: u32, time_interval: u64) -> Vec<u8> {
+        let counters = u64::from(interval) << 32 | u64::from(counter);
+        let words = [
+            MAX_REQUEST,
+            0x20,
+            MAX_LENGTH,
+            0x10,
+            MAX_LENGTH,
+            MAX_LENGTH,
+            MAX_LENGTH,
+            counters,
+            1_796_100_024,
+            time_interval,
+            0x2_0000_0002,
+        ];
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    fn counters(page: &[u8], at: usize) -> (u32, u32) {
+        let number = |at: usize| u32::from_le_bytes(page[at..at + 4].try_into().unwrap());
+        (number(at), number(at + 4))
+    }
+
+    #[test]
+    fn openssls_generators_are_used_up_wherever_they_lie_on_a_page() {
+        let primary = generator(3, 1 << 8, 3600);
+        let secondary = generator(2, 1 << 16, 420);
+        for (generator, interval) in [(&primary, 1 << 8), (&secondary, 1 << 16)] {
+            // From a generator of which the page has its last words only, to one of which it has the
+            // first ones. The counters are the eighth word.
+            for start in (-56_isize..=4032).step_by(8) {
+                let mut page = vec![0xa5; PAGE];
+                for (place, byte) in (start..).zip(generator) {
+                    if let Some(to) = usize::try_from(place).ok().and_then(|at| page.get_mut(at)) {
+                        *to = *byte;
+                    }
+                }
+                let at = usize::try_from(start + 56).unwrap();
+                assert_eq!(expire_openssl(&mut page), 1, "at {at}");
+                assert_eq!(counters(&page, at), (interval, interval), "at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_generator_without_a_limit_gets_one() {
+        let mut page = vec![0; PAGE];
+        page[64..64 + 88].copy_from_slice(&generator(7, 0, 0));
+        assert_eq!(expire_openssl(&mut page), 1);
+        assert_eq!(counters(&page, 64 + 56), (1, 1));
+    }
+
+    #[test]
+    fn memory_that_is_no_generator_stays_as_it_is() {
+        let mut pages = vec![vec![0; PAGE], vec![0xff; PAGE]];
+        // Counters of another kind, and lengths that no generator has.
+        for (word, value) in [(0, 0x1_0001), (8, 8), (16, 1 << 31), (40, 3), (48, 0)] {
+            let mut page = vec![0; PAGE];
+            page[64..64 + 88].copy_from_slice(&generator(3, 1 << 8, 3600));
+            page[64 + word..64 + word + 8].copy_from_slice(&u64::to_le_bytes(value));
+            pages.push(page);
+        }
+        let mut random = vec![0; PAGE];
+        fill(&mut random).unwrap();
+        pages.push(random);
+        for page in &mut pages {
+            let before = page.clone();
+            assert_eq!(expire_openssl(page), 0);
+            assert!(*page == before);
+        }
+    }
+
+    #[test]
+    fn named_pages_are_zero_and_others_are_not() {
+        let mut page = vec![7; PAGE];
+        for_clones(&mut page, 0x5000, &[0x1000, 0x6000]);
+        assert_eq!(page, vec![7; PAGE]);
+        for_clones(&mut page, 0x6000, &[0x1000, 0x6000]);
+        assert_eq!(page, vec![0; PAGE]);
+    }
+
+    #[test]
+    fn lists_that_are_too_long_or_leave_the_guests_memory_are_refused() {
+        let memory = memory();
+        let end = 128 << 20;
+        let zero = |pages: Vec<u64>| Snapshot {
+            zero_pages: pages,
+            random_ranges: Vec::new(),
+        };
+        let random = |address, len| Snapshot {
+            zero_pages: Vec::new(),
+            random_ranges: vec![RandomRange { address, len }],
+        };
+        for refused in [
+            zero(vec![end]),
+            zero(vec![u64::MAX - 4095]),
+            zero(vec![1]),
+            zero(vec![0; MAX_ZERO_PAGES + 1]),
+            random(end - 1, 2),
+            random(u64::MAX, 1),
+            random(0, 0),
+            random(0, MAX_RANDOM_RANGE + 1),
+            Snapshot {
+                zero_pages: Vec::new(),
+                random_ranges: vec![RandomRange { address: 0, len: 1 }; MAX_RANDOM_RANGES + 1],
+            },
+        ] {
+            assert!(check(&memory, &refused).is_err(), "{refused:?}");
+        }
+        for taken in [
+            zero(vec![0, end - 4096]),
+            random(end - 1, 1),
+            random(20, MAX_RANDOM_RANGE),
+        ] {
+            check(&memory, &taken).unwrap();
+        }
+    }
+
+    #[test]
+    fn each_time_seed_and_ranges_are_others_and_nothing_else_is() {
+        let memory = memory();
+        let range = RandomRange {
+            address: 0x50_0014,
+            len: 2496,
+        };
+        let read = |address, len| {
+            let mut bytes = vec![0; len];
+            memory
+                .read_slice(&mut bytes, GuestAddress(address))
+                .unwrap();
+            bytes
+        };
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..50 {
+            make_unique(&memory, &[range]).unwrap();
+            assert!(seen.insert(read(layout::RESTORE_SEED.0, SEED)));
+            assert!(seen.insert(read(range.address, 2496)));
+        }
+        assert_eq!(read(range.address - 20, 20), vec![0; 20]);
+        assert_eq!(read(range.address + 2496, 20), vec![0; 20]);
+        assert_eq!(read(layout::RESTORE_SEED.0 - 8, 8), vec![0; 8]);
+        assert_eq!(read(layout::RESTORE_SEED.0 + SEED as u64, 8), vec![0; 8]);
+    }
+}

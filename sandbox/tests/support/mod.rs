@@ -215,10 +215,7 @@ impl Sandbox {
     /// Saves a paused microVM under this name in the guest's folder.
     pub(crate) fn save(&mut self, guest: &Guest, name: &str) {
         self.done(guest.snapshot(name));
-        for kind in ["state", "memory"] {
-            let path = guest.path(&format!("{name}.{kind}"));
-            std::fs::rename(path.with_extension(format!("{kind}.part")), path).unwrap();
-        }
+        guest.publish(name);
     }
 
     pub(crate) fn refused(&mut self, errand: impl Into<Errand>) -> Refusal {
@@ -348,6 +345,14 @@ impl Guest {
         Errand {
             command: Command::Snapshot(Snapshot::default()),
             files: vec![new("state"), new("memory")],
+        }
+    }
+
+    /// Gives the files of a snapshot that is whole their final names.
+    pub(crate) fn publish(&self, name: &str) {
+        for kind in ["state", "memory"] {
+            let path = self.path(&format!("{name}.{kind}"));
+            std::fs::rename(path.with_extension(format!("{kind}.part")), path).unwrap();
         }
     }
 
