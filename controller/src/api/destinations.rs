@@ -5,10 +5,9 @@ use serde::Deserialize;
 use super::App;
 use super::error::ApiError;
 use super::names::{NameForm, Named};
-use super::region::is_region;
 use super::violations::Violations;
 use crate::events::Destination;
-use crate::function::is_account;
+use crate::function::{is_account, is_region};
 
 const ARN_PATTERN: &str = "Member must satisfy regular expression pattern: \
     ^$|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:([a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\\d{1})?:\

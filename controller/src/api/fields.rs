@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::error::ApiError;
-use super::region::is_partition;
 use super::violations::{Violations, checked};
-use crate::function::{Environment, Runtime, is_account};
+use crate::function::{Environment, Runtime, is_account, is_partition};
 
 /// Largest sum of names and values of environment variables, as JSON, in bytes.
 const MAX_ENVIRONMENT: usize = 4096;

@@ -20,9 +20,9 @@ use super::error::ApiError;
 use super::invoke::too_large;
 use super::trace::trace_id;
 use super::{App, NameForm, Named, RequestId, body, download, url_stream};
+use crate::function::{AuthType, FunctionUrl, InvokeMode};
 use crate::function_url::{
-    self, Address, AuthType, FunctionUrl, Incoming, InvokeMode, SplitError, address_of,
-    is_preflight, preflight, tell, with_prelude,
+    self, Address, Incoming, SplitError, address_of, is_preflight, preflight, tell, with_prelude,
 };
 use crate::pool::{Invocation, Limits, NotRun};
 

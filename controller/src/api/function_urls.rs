@@ -18,8 +18,7 @@ use super::violations::{Violations, checked, found};
 use super::wire::parse;
 use super::{App, Named, page};
 use crate::deploy::{ControlError, UrlChange, UrlError};
-use crate::function::{AliasName, Place};
-use crate::function_url::{AuthType, Cors, FunctionUrl, InvokeMode};
+use crate::function::{AliasName, AuthType, Cors, FunctionUrl, InvokeMode, Place};
 
 /// Most items of a list in a CORS configuration, and the longest of each.
 const MAX_ORIGINS: (usize, usize) = (100, 253);

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use super::App;
 use super::error::ApiError;
-use super::region::is_region;
 use super::violations::{Violations, list};
-use crate::function::{LayerName, LayerUse, Place};
+use crate::function::{LayerName, LayerUse, Place, is_region};
 
 /// Most layers on a function.
 const MAX_LAYERS: usize = 5;

@@ -16,10 +16,9 @@ use super::functions::{json_response, to_the_end};
 use super::layers::path_version;
 use super::package::read_small;
 use super::policy::check_sid;
-use super::region::is_partition;
 use super::violations::{Violations, checked};
 use super::wire::parse;
-use crate::function::{Conditions, Statement, is_account, policy_document};
+use crate::function::{Conditions, Statement, is_account, is_partition, policy_document};
 
 /// All that can be allowed.
 const ACTION: &str = "lambda:GetLayerVersion";

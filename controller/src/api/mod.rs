@@ -175,7 +175,6 @@ mod package;
 mod page;
 mod policy;
 mod provisioned;
-mod region;
 mod request_id;
 mod resolve;
 mod tags;
@@ -209,7 +208,6 @@ pub(crate) use download::Downloads;
 use error::ApiError;
 pub(crate) use front::Peer;
 use names::{NameForm, Named};
-pub(crate) use region::is_region;
 use request_id::RequestId;
 
 /// Uploads that are read and unpacked at the same time: each may take 100 MB of memory.

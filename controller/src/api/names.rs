@@ -1,9 +1,8 @@
 //! The ways of naming a function: `f`, `f:qualifier`, `account:function:f`, a full ARN.
 
 use super::error::ApiError;
-use super::region::is_region;
 use super::violations::Violations;
-use crate::function::{FunctionName, LATEST, Place, is_account};
+use crate::function::{FunctionName, LATEST, Place, is_account, is_region};
 
 /// What Lambda calls it.
 const FIELD: &str = "functionName";

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
-use super::config::FunctionUrls;
-use crate::function::FunctionName;
+use crate::function::{FunctionName, FunctionUrls};
 
 /// By id, a function and the qualifier that its URL is for; an empty one is `$LATEST`.
 #[derive(Debug, Default)]
