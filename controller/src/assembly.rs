@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{App, Downloads};
-use crate::auth::KeysError;
+use crate::auth::GateError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
 use crate::events::{
@@ -21,7 +21,7 @@ use crate::instance::{Identities, JailSettings, ProcessLauncher};
 use crate::limits::{CpuCgroups, Isolation};
 use crate::logs::{Kept, LogStore};
 use crate::metrics::Metrics;
-use crate::pool::{Pool, PoolSettings, Shells};
+use crate::pool::{ERROR_KINDS, Pool, PoolSettings, Shells};
 use crate::registry::{Catalog, Contents, Database, RegistryError};
 use crate::revival::{revive, sweep};
 use crate::settings::{Settings, SettingsError};
@@ -49,9 +49,9 @@ pub enum StartError {
     /// A setting.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The access keys.
+    /// How callers are taken.
     #[error(transparent)]
-    Keys(#[from] KeysError),
+    Gate(#[from] GateError),
     /// The data directory.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -129,7 +129,7 @@ impl Controller {
     ) -> Result<Self, StartError> {
         let (cgroups, reaper) = (cgroups.clone(), reaper.clone());
         let host = |doing| move |source| StartError::Host { doing, source };
-        let metrics = Arc::new(Metrics::new()?);
+        let metrics = Arc::new(Metrics::new(&ERROR_KINDS)?);
         let logs = LogStore::open(
             data.logs(),
             Kept {

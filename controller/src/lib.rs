@@ -19,6 +19,7 @@ mod function_url;
 mod hex;
 mod instance;
 mod limits;
+mod locks;
 mod logs;
 mod metrics;
 mod pool;
@@ -32,9 +33,10 @@ mod sqlite;
 pub use assembly::StartError;
 pub use data_dir::DataDirError;
 pub use events::EventsError;
+pub use limits::CpuLimit;
 pub use registry::{KeyError, NotOpened, RegistryError};
 pub use serve::{ServeError, serve};
-pub use settings::{CpuLimit, Settings, SettingsError};
+pub use settings::{Settings, SettingsError};
 
 /// This build's version, as `/hearth/v1/status` and logs say it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -20,6 +20,8 @@ const SECONDS: [f64; 18] = [
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
+    /// Every value of the label `error`.
+    error_kinds: &'static [&'static str],
     invocations: IntCounterVec,
     errors: IntCounterVec,
     throttles: IntCounterVec,
@@ -52,7 +54,9 @@ pub(crate) struct Census {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+    /// `error_kinds`: every kind that [`Metrics::error`] is ever given. [`Metrics::forget`] removes
+    /// the series of these alone.
+    pub(crate) fn new(error_kinds: &'static [&'static str]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {
             let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
@@ -160,6 +164,7 @@ impl Metrics {
                 "Snapshots made anew because the stored one could not be used.",
             )?,
             registry,
+            error_kinds,
         })
     }
 
@@ -227,8 +232,8 @@ impl Metrics {
         for start in ["cold", "warm"] {
             let _ = self.starts.remove_label_values(&[function, start]);
         }
-        for kind in crate::pool::ERROR_KINDS {
-            let _ = self.errors.remove_label_values(&[function, kind]);
+        for kind in self.error_kinds {
+            let _ = self.errors.remove_label_values(&[function, *kind]);
         }
     }
 
@@ -279,7 +284,7 @@ mod tests {
 
     #[test]
     fn what_was_counted_is_in_the_text_and_what_was_forgotten_is_not() {
-        let metrics = Metrics::new().unwrap();
+        let metrics = Metrics::new(&["timeout"]).unwrap();
         metrics.set_host(Isolation::V1, 1);
         metrics.set_jail(&Jail {
             missing: vec![MissingPart {

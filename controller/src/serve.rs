@@ -69,7 +69,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     settings.check().map_err(StartError::Settings)?;
-    let gate = Gate::of(&settings)?;
+    let gate = Gate::of(&settings).map_err(StartError::Gate)?;
     // The ports first: a second controller on them should not get as far as starting microVMs.
     let (listener, address) = listen(settings.listen).await?;
     let monitoring = match settings.metrics_listen {

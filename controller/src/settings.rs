@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser};
+
+use crate::function::{is_account, is_region};
+use crate::instance::MailboxUse;
+use crate::limits::CpuLimit;
 
 /// Settings of a controller. `hearthd`, `hearth serve` and `hearth dev` share them.
 #[derive(Debug, Clone, Args)]
@@ -78,8 +82,8 @@ pub struct Settings {
 
     /// Whether runtimes exchange events and answers with the host through memory, without the guest's
     /// kernel, where they can.
-    #[arg(long, env = "HEARTH_MAILBOX", value_enum, default_value_t = Mailbox::On)]
-    pub mailbox: Mailbox,
+    #[arg(long, env = "HEARTH_MAILBOX", value_enum, default_value_t = MailboxUse::On)]
+    pub mailbox: MailboxUse,
 
     /// Seconds after which an idle instance is ended.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
@@ -162,24 +166,6 @@ pub struct Settings {
     pub log_retention: u64,
 }
 
-/// How the CPU share of an instance is enforced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CpuLimit {
-    /// `cpu.weight` or `cpu.shares`: proportional when CPUs are contended.
-    Share,
-    /// The share, and `cpu.max` or a CFS quota: never more than it.
-    Cap,
-}
-
-/// Whether runtimes are given the mailbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Mailbox {
-    /// Those that can use it do.
-    On,
-    /// Everything goes through the agent.
-    Off,
-}
-
 /// A default that needs the environment, and the environment did not have it.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -189,19 +175,6 @@ pub enum SettingsError {
     /// No path of this executable to look beside.
     #[error("can't tell where this executable lies ({0}): say --sandbox-bin FILE")]
     NoExecutable(std::io::Error),
-    /// Nobody could sign for an address beyond loopback.
-    #[error(
-        "{0} is reachable from other machines and there is no access key: make one with \
-         `hearth keys create NAME --admin --data-dir {path}`, or listen on 127.0.0.1, or add \
-         --insecure if whoever reaches the port may run code", path = .1.display()
-    )]
-    Exposed(SocketAddr, PathBuf),
-    /// Signatures are to be checked and nobody could make one.
-    #[error(
-        "signatures are required and there is no access key: make one with \
-         `hearth keys create NAME --admin --data-dir {path}`", path = .0.display()
-    )]
-    NoKeys(PathBuf),
     /// Not twelve digits.
     #[error("account {0:?}: expected twelve digits")]
     Account(String),
@@ -223,10 +196,10 @@ impl Settings {
 
     /// Refuses combinations that no single argument's parser can see.
     pub(crate) fn check(&self) -> Result<(), SettingsError> {
-        if self.account.len() != 12 || !self.account.bytes().all(|b| b.is_ascii_digit()) {
+        if !is_account(&self.account) {
             return Err(SettingsError::Account(self.account.clone()));
         }
-        if !crate::api::is_region(&self.region) {
+        if !is_region(&self.region) {
             return Err(SettingsError::Region(self.region.clone()));
         }
         Ok(())

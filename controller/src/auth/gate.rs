@@ -1,11 +1,12 @@
 //! Whether callers have to sign: decided once, at the start.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::key_file::KeyFile;
+use super::key_file::{KeyFile, KeysError};
 use super::key_ring::KeyRing;
 use super::verify::Verifier;
-use crate::assembly::StartError;
 use crate::settings::{Settings, SettingsError};
 
 /// How a controller takes its callers.
@@ -17,10 +18,34 @@ pub(crate) enum Gate {
     Signed(Arc<Verifier>),
 }
 
+/// Why it is not known how to take callers.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// A setting.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The access keys can't be read.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// Nobody could sign for an address beyond loopback.
+    #[error(
+        "{0} is reachable from other machines and there is no access key: make one with \
+         `hearth keys create NAME --admin --data-dir {path}`, or listen on 127.0.0.1, or add \
+         --insecure if whoever reaches the port may run code", path = .1.display()
+    )]
+    Exposed(SocketAddr, PathBuf),
+    /// Signatures are to be checked and nobody could make one.
+    #[error(
+        "signatures are required and there is no access key: make one with \
+         `hearth keys create NAME --admin --data-dir {path}`", path = .0.display()
+    )]
+    NoKeys(PathBuf),
+}
+
 impl Gate {
     /// Loopback is open unless told otherwise, any other address is not. Refuses an address beyond
     /// loopback as long as nobody could sign for it.
-    pub(crate) fn of(settings: &Settings) -> Result<Self, StartError> {
+    pub(crate) fn of(settings: &Settings) -> Result<Self, GateError> {
         let reachable = !settings.listen.ip().is_loopback();
         let signed = settings.require_signatures || (reachable && !settings.insecure);
         if !signed {
@@ -29,11 +54,11 @@ impl Gate {
         let data_dir = settings.data_dir()?;
         let keys = KeyRing::open(KeyFile::of(&data_dir))?;
         if keys.is_empty() {
-            return Err(StartError::Settings(if reachable {
-                SettingsError::Exposed(settings.listen, data_dir)
+            return Err(if reachable {
+                GateError::Exposed(settings.listen, data_dir)
             } else {
-                SettingsError::NoKeys(data_dir)
-            }));
+                GateError::NoKeys(data_dir)
+            });
         }
         Ok(Self::Signed(Arc::new(Verifier::new(
             keys,

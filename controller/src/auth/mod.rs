@@ -36,6 +36,7 @@ mod verify_tests;
 
 pub(crate) use error::AuthError;
 pub(crate) use gate::Gate;
+pub use gate::GateError;
 pub use key::{AccessKey, KeyError, Permissions};
 pub use key_file::{KeyFile, KeysError, NewKey};
 pub use sign::{Credentials, signed_headers};

@@ -23,11 +23,10 @@ use crate::function::{
     Artefacts, Code, Fingerprints, FunctionConfig, FunctionName, Place, SealError, Sealed,
     SnapshotFiles, VersionId, snapshot_files,
 };
-use crate::instance::{BootFrom, RestoreFrom, VmError};
+use crate::instance::{BootFrom, MailboxUse, RestoreFrom, VmError};
 use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Text};
 use crate::metrics::Metrics;
 use crate::pool::Shells;
-use crate::settings::Mailbox;
 
 /// Longest times.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +43,7 @@ pub(crate) struct Builder {
     pub(crate) packages: Packages,
     place: Place,
     times: Times,
-    mailbox: Mailbox,
+    mailbox: MailboxUse,
     shells: Arc<Shells>,
     logs: LogStore,
     metrics: Arc<Metrics>,
@@ -85,7 +84,7 @@ impl Builder {
         packages: Packages,
         place: Place,
         times: Times,
-        mailbox: Mailbox,
+        mailbox: MailboxUse,
         at_once: usize,
         shells: Arc<Shells>,
         logs: LogStore,
@@ -351,7 +350,7 @@ impl Builder {
             environment,
             bootstrap: config.runtime.bootstrap(),
             layers: !config.layers.is_empty(),
-            mailbox: self.mailbox == Mailbox::On,
+            mailbox: self.mailbox == MailboxUse::On,
         }
     }
 }

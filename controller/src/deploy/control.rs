@@ -15,10 +15,9 @@ use super::error::DeployError;
 use super::intake::Accepted;
 use super::layers::check_layers;
 use crate::function::{
-    AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, Policies, PolicyError, State,
-    Status, UpdateStatus, VersionId,
+    AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, FunctionUrls, Policies,
+    PolicyError, State, Status, UpdateStatus, VersionId,
 };
-use crate::function_url::FunctionUrls;
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
 use crate::pool::{Claim, Pool};

@@ -12,7 +12,7 @@ use super::builder::{Source, reading};
 use super::error::DeployError;
 use crate::function::{Runtime, check_artefact};
 use crate::hex::hex;
-use crate::settings::Mailbox;
+use crate::instance::MailboxUse;
 
 /// This host, as far as snapshots depend on it.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Host {
     /// SHA-256 of the sandbox program: another build may lay out its state differently.
     pub(crate) sandbox: String,
     /// Whether sandboxes have a mailbox: a guest that was started without one never comes to use it.
-    mailbox: Mailbox,
+    mailbox: MailboxUse,
 }
 
 /// What a runtime snapshot is made of.
@@ -59,7 +59,7 @@ impl Host {
         cache: &Path,
         sandbox: &Path,
         kind: String,
-        mailbox: Mailbox,
+        mailbox: MailboxUse,
     ) -> Result<Self, DeployError> {
         let cache = Cache::open(cache)?;
         let sandbox = hash_file(sandbox).map_err(DeployError::io("read", sandbox))?;
@@ -99,8 +99,8 @@ impl Host {
             &self.kind,
             &memory_mib.to_string(),
             match self.mailbox {
-                Mailbox::On => "mailbox",
-                Mailbox::Off => "no mailbox",
+                MailboxUse::On => "mailbox",
+                MailboxUse::Off => "no mailbox",
             },
         ]);
         Ok(Base {

@@ -3,8 +3,7 @@
 use uuid::Uuid;
 
 use super::control::{ControlError, Deployer, now};
-use crate::function::FunctionName;
-use crate::function_url::{AuthType, Cors, FunctionUrl, InvokeMode};
+use crate::function::{AuthType, Cors, FunctionName, FunctionUrl, InvokeMode};
 use crate::registry::Function;
 
 /// Why a change of a URL was refused.

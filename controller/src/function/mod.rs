@@ -2,6 +2,7 @@
 //! it that can run.
 
 mod alias;
+mod arn;
 mod config;
 mod layer;
 mod logging;
@@ -10,13 +11,15 @@ pub(crate) mod policy;
 mod qualifier;
 mod record;
 mod seal;
+mod url;
 mod version;
 
 pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
+pub(crate) use arn::{is_account, is_partition, is_region};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use layer::{LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion};
 pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel};
-pub(crate) use name::{FunctionName, Place, is_account};
+pub(crate) use name::{FunctionName, Place};
 pub(crate) use policy::{
     Conditions, MAX_POLICY, Policies, PolicyError, Statement, document as policy_document,
 };
@@ -26,4 +29,5 @@ pub(crate) use record::{
     VersionRecord,
 };
 pub(crate) use seal::{SealError, Sealed, check_artefact};
+pub(crate) use url::{AuthType, Cors, FunctionUrl, FunctionUrls, InvokeMode};
 pub(crate) use version::{Artefacts, Fingerprints, SnapshotFiles, Version, snapshot_files};

@@ -52,11 +52,6 @@ impl fmt::Display for FunctionName {
     }
 }
 
-/// Whether this has the form of an account's number.
-pub(crate) fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
-}
-
 /// The region and account that this controller's ARNs name.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {

@@ -6,8 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{Aliases, FunctionConfig, FunctionName, Policies};
-use crate::function_url::FunctionUrls;
+use super::{Aliases, FunctionConfig, FunctionName, FunctionUrls, Policies};
 use crate::hex::unhex;
 
 /// Everything about one function that outlives the process.

@@ -9,7 +9,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 
-use super::config::Cors;
+use crate::function::Cors;
 
 /// Whether a browser asks if it may ask.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {

@@ -4,10 +4,20 @@ use std::io;
 use std::os::unix::net::UnixStream;
 
 use bytes::{Buf, Bytes};
+use clap::ValueEnum;
 use hearth_protocol::mailbox::{AnswerMeta, HEAD, Head, HeadError, MAX_META, MetaError, What};
 use hearth_protocol::output::{Lines, LogBuffer};
 
 use super::stream::Stream;
+
+/// Whether runtimes are given the mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MailboxUse {
+    /// Those that can use it do.
+    On,
+    /// Everything goes through the agent.
+    Off,
+}
 
 /// What comes from the mailbox, and could be anything.
 #[derive(Debug, thiserror::Error)]

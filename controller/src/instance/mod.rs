@@ -25,7 +25,7 @@ mod stream;
 pub(crate) use entropy::{realtime_ns, thaw};
 pub(crate) use errand::{BootFrom, Errand, RestoreFrom, SnapshotOutput};
 pub(crate) use identity::Identities;
-pub(crate) use mailbox::{MailboxAnswer, MailboxWord};
+pub(crate) use mailbox::{MailboxAnswer, MailboxUse, MailboxWord};
 pub(crate) use memory::{private_bytes, pss_kib};
 pub(crate) use microvm::{MicroVm, VmError, VmEvent, outcome};
 #[cfg(test)]

@@ -24,11 +24,10 @@ use tokio_util::task::TaskTracker;
 
 use super::cpu_clock::CpuClock;
 use super::identity::{Identities, Identity};
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, MailboxUse};
 use super::microvm::MicroVm;
 use super::namespace::OwnNamespace;
 use crate::limits::{CpuCgroup, CpuCgroups};
-use crate::settings;
 
 /// The descriptors that a sandbox finds its sockets and KVM at.
 const CONTROL_FD: RawFd = 3;
@@ -105,7 +104,7 @@ impl ProcessLauncher {
     pub(crate) fn new(
         program: PathBuf,
         jail: JailSettings,
-        mailbox: settings::Mailbox,
+        mailbox: MailboxUse,
         cgroups: Arc<CpuCgroups>,
         reaper: TaskTracker,
     ) -> io::Result<Self> {
@@ -193,7 +192,7 @@ impl Drop for RealProcess {
 fn spawn(
     program: &PathBuf,
     jail: &JailSettings,
-    mailbox: settings::Mailbox,
+    mailbox: MailboxUse,
     own: &OwnNamespace,
     cgroups: &CpuCgroups,
     reaper: &TaskTracker,
@@ -201,8 +200,8 @@ fn spawn(
     let (control, control_far) = UnixStream::pair().map_err(LaunchError::Sockets)?;
     let (agent, agent_far) = UnixStream::pair().map_err(LaunchError::Sockets)?;
     let mailbox = match mailbox {
-        settings::Mailbox::On => Some(UnixStream::pair().map_err(LaunchError::Sockets)?),
-        settings::Mailbox::Off => None,
+        MailboxUse::On => Some(UnixStream::pair().map_err(LaunchError::Sockets)?),
+        MailboxUse::Off => None,
     };
     let (mailbox, mailbox_far) = mailbox.unzip();
     let (control_far, agent_far) = (OwnedFd::from(control_far), OwnedFd::from(agent_far));

@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::settings::CpuLimit;
+use clap::ValueEnum;
 
 /// Memory that comes with one vCPU, in MiB.
 const MIB_PER_VCPU: u64 = 1769;
@@ -24,6 +24,15 @@ const PERIOD_US: u64 = 100_000;
 const V1_SHARES: u64 = 1024;
 /// Weight of one vCPU in version 2: the kernel's default for a group.
 const V2_WEIGHT: u64 = 100;
+
+/// How the CPU share of an instance is enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CpuLimit {
+    /// `cpu.weight` or `cpu.shares`: proportional when CPUs are contended.
+    Share,
+    /// The share, and `cpu.max` or a CFS quota: never more than it.
+    Cap,
+}
 
 /// Which cgroup version gives instances their CPU share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,4 +2,5 @@
 
 mod cgroup;
 
+pub use cgroup::CpuLimit;
 pub(crate) use cgroup::{CpuCgroup, CpuCgroups, Isolation};

@@ -10,7 +10,9 @@ use bytes::Bytes;
 
 use super::double::{Doubles, SLOW, Stage};
 use super::state::tests::version;
-use super::{Completed, Invocation, Limits, NotRun, Pool, PoolSettings, Shells, Start};
+use super::{
+    Completed, ERROR_KINDS, Invocation, Limits, NotRun, Pool, PoolSettings, Shells, Start,
+};
 use crate::function::Version;
 use crate::logs::{Kept, LogStore};
 use crate::metrics::{Census, Metrics};
@@ -38,7 +40,7 @@ impl Fixture {
     fn new(settings: PoolSettings) -> Self {
         let stage = Stage::new();
         let logs = tempfile::tempdir().unwrap();
-        let metrics = Arc::new(Metrics::new().unwrap());
+        let metrics = Arc::new(Metrics::new(&ERROR_KINDS).unwrap());
         let kept = Kept {
             max_bytes: 1 << 20,
             max_age: Duration::from_secs(3600),
