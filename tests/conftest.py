@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,25 @@ from harness.controller import Controller
 from harness.deadline import TooLate, until
 from harness.invocation import create, lambda_client
 
+pytest_plugins = ("harness.order", "harness.workers", "harness.durations")
 
-@pytest.fixture(scope="session", autouse=True)
-def prepared():
+
+def pytest_sessionstart(session):
     """Stops the run, as a failure, where microVMs can't be started: nothing is skipped."""
+    if session.config.option.collectonly:
+        return
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.exit("/dev/kvm can't be used here; scripts/check-kvm says why", returncode=1)
     if layout.missing():
         pytest.exit(f"not built: {layout.missing()}; run: make build images", returncode=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left():
+    """When the last test has ended, nothing is left of any."""
+    before = host.Host.now()
+    yield
+    host.assert_nothing_left(before)
 
 
 @pytest.fixture(scope="session")
@@ -42,35 +54,44 @@ def guest_package(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def template(prepared, guest_package):
+def template(request, guest_package):
     """A data directory with both runtimes' snapshots and the functions `guest` and `probe`."""
     probe = package.folder(layout.FUNCTIONS / "probe")
-    with prepared_data.held(guest_package, probe) as (data, complete):
-        if not complete:
-            before = host.Host.now()
+
+    def make(data: Path) -> None:
+        before = host.Host.now()
+        try:
             _prepare(Controller(data), guest_package, probe)
-            host.assert_nothing_left(before)
-            prepared_data.mark_complete(data)
+        except Exception as error:
+            # Every other test would fail the same way, some minutes later each.
+            request.session.shouldfail = f"the first two functions can't be deployed: {error}"
+            raise
+        host.assert_nothing_left(before)
+
+    with prepared_data.held(guest_package, probe, make=make) as data:
         yield data
 
 
 def _prepare(controller, guest_package, probe):
     controller.start()
+    client = lambda_client(controller.url)
+    environments = {
+        "guest": {"Variables": {"TAG": "guest"}},
+        "probe": {"Variables": {"TAG": "probe", "EMPTY": "", "SPACED": "a b=c"}},
+    }
+    python = {"Runtime": "python3.11", "Handler": "app.handler"}
     try:
-        client = lambda_client(controller.url)
-        create(client, "guest", guest_package, Environment={"Variables": {"TAG": "guest"}})
-        create(
-            client,
-            "probe",
-            probe,
-            Runtime="python3.11",
-            Handler="app.handler",
-            Environment={"Variables": {"TAG": "probe", "EMPTY": "", "SPACED": "a b=c"}},
-        )
-    except Exception as error:
-        # Every other test would fail the same way, some minutes later each.
-        log = controller.log_text()[-6000:]
-        pytest.exit(f"the first two functions can't be deployed: {error}\n{log}", returncode=1)
+        # Each boots its runtime first: that is the time of one core.
+        with ThreadPoolExecutor(2) as pool:
+            made = [
+                pool.submit(create, client, name, code, Environment=environments[name], **options)
+                for name, code, options in (("guest", guest_package, {}), ("probe", probe, python))
+            ]
+            for function in made:
+                function.result()
+    except Exception:
+        print(controller.log_text()[-6000:])
+        raise
     finally:
         controller.stop()
 

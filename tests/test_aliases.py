@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness import package
-from harness.invocation import create, invoke, lambda_client
+from harness.invocation import create, invoke, lambda_client, wait_for
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function"
 
@@ -36,9 +36,7 @@ def signpost(shared, guest_package):
         ("published_version_active", {"Qualifier": "1"}),
         ("published_version_active", {"Qualifier": "2"}),
     ):
-        client.get_waiter(waiter).wait(
-            FunctionName="signpost", WaiterConfig={"Delay": 1, "MaxAttempts": 240}, **options
-        )
+        wait_for(client, waiter, "signpost", **options)
     yield
     client.delete_function(FunctionName="signpost")
 

@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from harness.invocation import ROLE
+from harness.invocation import ROLE, wait_for
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function"
 LAYER = "arn:aws:lambda:us-east-1:000000000000:layer"
@@ -62,8 +62,8 @@ def test_a_function_is_shown_with_its_state_by_itself_and_without_in_lists(
     made = client.create_function(**settings(guest_package, Publish=True))
     assert members(made) == WHOLE | BEGUN, "neither Environment nor LastUpdateStatus"
     assert (made["FunctionArn"], made["Version"]) == (f"{ARN}:answers", "1")
-    client.get_waiter("function_active_v2").wait(FunctionName="answers")
-    client.get_waiter("published_version_active").wait(FunctionName="answers", Qualifier="1")
+    wait_for(client, "function_active_v2", "answers")
+    wait_for(client, "published_version_active", "answers", Qualifier="1")
     for qualifier in ("$LATEST", "1"):
         found = client.get_function_configuration(FunctionName="answers", Qualifier=qualifier)
         assert members(found) == WHOLE | {"LastUpdateStatus"}
@@ -94,7 +94,7 @@ def test_a_function_is_shown_with_its_state_by_itself_and_without_in_lists(
         FunctionName="answers", Environment={"Variables": {}}, RevisionId=tagged
     )
     assert changed["Environment"] == {"Variables": {}}, "there is one now, and it is empty"
-    client.get_waiter("function_updated_v2").wait(FunctionName="answers")
+    wait_for(client, "function_updated_v2", "answers")
     settled = client.get_function_configuration(FunctionName="answers")
     assert settled["Environment"] == {"Variables": {}}
     assert settled["RevisionId"] != changed["RevisionId"]

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -143,12 +142,12 @@ def test_help_names_every_command():
 
 @pytest.fixture
 def dev(template, tmp_path):
-    """`hearth dev` on a folder with a function in shell, its data prepared; its address."""
+    """`hearth dev` on a folder with a function in shell, its data prepared: the folder, its log, its
+    process."""
     before = host.Host.now()
     folder = shell_function(tmp_path / "devved", "one")
     data = tmp_path / "data"
     subprocess.run(["cp", "-a", "--sparse=always", str(template), str(data)], check=True)
-    port = free_port()
     with (tmp_path / "dev.log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -156,7 +155,7 @@ def dev(template, tmp_path):
                 "dev",
                 folder,
                 "--listen",
-                f"127.0.0.1:{port}",
+                "127.0.0.1:0",
                 "--data-dir",
                 data,
             ],
@@ -166,7 +165,7 @@ def dev(template, tmp_path):
             env={**os.environ, "NO_COLOR": "1"},
         )
     try:
-        yield folder, port, tmp_path / "dev.log", process
+        yield folder, tmp_path / "dev.log", process
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -176,34 +175,32 @@ def dev(template, tmp_path):
     host.assert_nothing_left(before)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def ask(port):
-    with urllib.request.urlopen(
-        urllib.request.Request(f"http://127.0.0.1:{port}/", data=b"{}"), timeout=120
-    ) as answer:
+def ask(url):
+    with urllib.request.urlopen(urllib.request.Request(url, data=b"{}"), timeout=120) as answer:
         return json.loads(answer.read())
 
 
 def test_dev_serves_the_folder_and_never_answers_with_stale_code(dev):
-    folder, port, log, process = dev
+    folder, log, process = dev
+
+    def address():
+        assert process.poll() is None, log.read_text()
+        return re.search(r"http://127\.0\.0\.1:\d+/(?=[\s,])", log.read_text())
+
+    url = until("the development server says where it listens", address, 120)[0]
 
     def up():
         assert process.poll() is None, log.read_text()
         with contextlib.suppress(OSError):
-            return ask(port)
+            return ask(url)
         return None
 
     assert until("the development server answers", up, 120) == "one"
     for answer in ("two", "three"):
         shell_function(folder, answer)
         # The change is seen by inotify, a moment after the write; from then on nothing stale.
-        until(f"the answer is {answer}", lambda answer=answer: ask(port) == answer, 60)
-        assert ask(port) == answer
+        until(f"the answer is {answer}", lambda answer=answer: ask(url) == answer, 60)
+        assert ask(url) == answer
     assert process.poll() is None
     lines = log.read_text().splitlines()
     assert sum("200" in line for line in lines) >= 3, lines

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from harness import layout, packages
 from harness.command import cargo_lambda, hearth, run
-from harness.invocation import ROLE, invoke
+from harness.invocation import ROLE, invoke, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -124,8 +124,8 @@ def test_cargo_lambda_deploys_and_invokes_a_function_with_lambda_http(
     assert deployed["function_arn"].endswith(":function:http")
     assert (deployed["version"], deployed["alias"]) == ("1", "live")
     assert deployed["function_url"] == f"{controller.url}/fn/http:live/"
-    client.get_waiter("published_version_active").wait(FunctionName="http", Qualifier="1")
-    client.get_waiter("function_active_v2").wait(FunctionName="http")
+    wait_for(client, "published_version_active", "http", Qualifier="1")
+    wait_for(client, "function_active_v2", "http")
 
     answer = controller.http.request(
         "POST",

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from harness.deadline import until
-from harness.invocation import create, invoke, invoke_raw, lambda_client
+from harness.invocation import create, invoke, invoke_raw, lambda_client, wait_for
 
 
 def test_twenty_concurrent_invocations_use_as_many_instances_and_all_answer_right(
@@ -107,9 +107,7 @@ def test_two_deploys_of_one_name_at_once_leave_one_function_that_works(
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(deploy, range(2))) == [201, 409]
-    client.get_waiter("function_active_v2").wait(
-        FunctionName="twice", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-    )
+    wait_for(client, "function_active_v2", "twice")
     assert invoke(client, "twice", {"op": "who"}).ok()["name"] == "twice"
 
 
@@ -164,9 +162,7 @@ def test_an_update_during_invocations_never_answers_with_old_code_once_it_is_suc
         client.update_function_configuration(
             FunctionName="renewed", Environment={"Variables": {"TAG": "new"}}
         )
-        client.get_waiter("function_updated_v2").wait(
-            FunctionName="renewed", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-        )
+        wait_for(client, "function_updated_v2", "renewed")
         assert invoke(client, "renewed", {"op": "who"}).ok()["env"] == "new"
         many = len(seen)
         until("more answers", lambda: len(seen) > many + 3 or failures)

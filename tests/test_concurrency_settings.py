@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness.deadline import until
-from harness.invocation import invoke, lambda_client
+from harness.invocation import invoke, lambda_client, wait_for
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function"
 LONG = {"op": "sleep", "n": 30_000}
@@ -90,9 +90,7 @@ def test_nothing_runs_of_a_function_with_nothing_reserved_until_that_is_deleted(
 
 def test_a_reservation_holds_for_all_versions_together(controller, client, reserve):
     client.publish_version(FunctionName="guest")
-    client.get_waiter("published_version_active").wait(
-        FunctionName="guest", Qualifier="1", WaiterConfig={"Delay": 1, "MaxAttempts": 240}
-    )
+    wait_for(client, "published_version_active", "guest", Qualifier="1")
     reserve("guest", 1)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(invoke, client, "guest:1", {"op": "sleep", "n": 3000})

@@ -6,7 +6,7 @@ import re
 import pytest
 from harness import events, host, package
 from harness.deadline import until
-from harness.invocation import create, invoke, lambda_client
+from harness.invocation import create, invoke, lambda_client, wait_for
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:{}"
 
@@ -271,9 +271,7 @@ def test_an_event_that_would_be_too_old_for_its_retry_is_told_at_once(chain):
 def test_an_alias_has_its_own_configuration_and_its_record_names_alias_and_version(chain):
     controller, client = chain()
     client.publish_version(FunctionName="source")
-    client.get_waiter("published_version_active").wait(
-        FunctionName="source:1", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-    )
+    wait_for(client, "published_version_active", "source:1")
     client.create_alias(FunctionName="source", Name="live", FunctionVersion="1")
     told = len(witnessed(controller, "good"))
     client.put_function_event_invoke_config(

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from harness import layout, package
-from harness.invocation import create, invoke, invoke_raw, lambda_client
+from harness.invocation import create, invoke, invoke_raw, lambda_client, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,8 @@ def test_a_handler_that_can_not_be_imported_fails_its_deploy_with_the_reason(con
         Role="arn:aws:iam::000000000000:role/any",
         Code={"ZipFile": package.python(IMPORT_ERROR)},
     )
-    waiter = client.get_waiter("function_active_v2")
     with pytest.raises(Exception, match="terminal failure"):
-        waiter.wait(FunctionName="unimportable", WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+        wait_for(client, "function_active_v2", "unimportable")
     settings = client.get_function(FunctionName="unimportable")["Configuration"]
     assert settings["State"] == "Failed"
     assert "no_such_module" in settings["StateReason"]
@@ -149,9 +148,8 @@ def test_a_package_without_a_bootstrap_fails_its_deploy_with_the_reason(controll
         Role="arn:aws:iam::000000000000:role/any",
         Code={"ZipFile": package.archive({"readme": b"nothing to run"})},
     )
-    waiter = client.get_waiter("function_active_v2")
     with pytest.raises(Exception, match="terminal failure"):
-        waiter.wait(FunctionName="empty", WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+        wait_for(client, "function_active_v2", "empty")
     settings = client.get_function(FunctionName="empty")["Configuration"]
     assert settings["StateReasonCode"]
     assert "bootstrap" in json.dumps(settings["StateReason"])

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 from harness import host, layout, package, signatures
 from harness.command import run
-from harness.invocation import create, invoke, lambda_client
+from harness.invocation import create, invoke, lambda_client, wait_for
 
 WEB = {"Runtime": "python3.11", "Handler": "app.handler"}
 
@@ -356,9 +356,7 @@ def test_an_aws_iam_url_takes_a_signature_and_a_none_url_does_not(start_controll
 def test_an_aliases_url_runs_what_the_alias_points_to(web):
     client = web.client
     version = client.publish_version(FunctionName="web")["Version"]
-    client.get_waiter("published_version_active").wait(
-        FunctionName="web", Qualifier=version, WaiterConfig={"Delay": 1, "MaxAttempts": 200}
-    )
+    wait_for(client, "published_version_active", "web", Qualifier=version)
     client.create_alias(FunctionName="web", Name="live", FunctionVersion=version)
     made = client.create_function_url_config(FunctionName="web", Qualifier="live", AuthType="NONE")
     assert made["FunctionUrl"].endswith("/fn/web:live/")

@@ -8,7 +8,7 @@ import random
 import pytest
 from harness import package
 from harness.deadline import until
-from harness.invocation import ROLE, create, invoke, lambda_client
+from harness.invocation import ROLE, create, invoke, lambda_client, wait_for
 
 LAYER = "arn:aws:lambda:us-east-1:000000000000:layer"
 
@@ -253,9 +253,7 @@ def test_layers_lie_over_each_other_in_their_order(client, layer):
 
 
 def wait_updated(client, name):
-    client.get_waiter("function_updated_v2").wait(
-        FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 240}
-    )
+    wait_for(client, "function_updated_v2", name)
 
 
 def test_a_runtime_may_come_from_a_layer_and_stays_when_the_layer_is_deleted(

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from harness import package
-from harness.invocation import ROLE, create, invoke
+from harness.invocation import ROLE, create, invoke, wait_for
 
 
 def test_create_answers_pending_then_active_with_lambdas_configuration(
@@ -25,9 +25,7 @@ def test_create_answers_pending_then_active_with_lambdas_configuration(
     assert created["ResponseMetadata"]["HTTPStatusCode"] == 201
     assert created["State"] == "Pending"
     assert created["StateReasonCode"] == "Creating"
-    client.get_waiter("function_active_v2").wait(
-        FunctionName="newborn", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-    )
+    wait_for(client, "function_active_v2", "newborn")
     found = client.get_function(FunctionName="newborn")
     settings = found["Configuration"]
     expected = {
@@ -69,9 +67,7 @@ def test_a_function_that_is_still_being_created_is_a_conflict_to_invoke(
         assert invoke(client, "unready", {"op": "echo"}).ok() == {"op": "echo"}
     except client.exceptions.ResourceConflictException as refused:
         assert refused.response["ResponseMetadata"]["HTTPStatusCode"] == 409
-    client.get_waiter("function_active_v2").wait(
-        FunctionName="unready", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-    )
+    wait_for(client, "function_active_v2", "unready")
 
 
 def test_a_name_that_is_taken_is_a_conflict(controller, client, guest_package):
@@ -93,9 +89,7 @@ def test_an_update_of_the_code_changes_what_answers_and_its_hash(controller, cli
     renewed = package.archive({"bootstrap": program, "tag": b"renewed"})
     updating = client.update_function_code(FunctionName="changing", ZipFile=renewed)
     assert updating["LastUpdateStatus"] == "InProgress"
-    client.get_waiter("function_updated_v2").wait(
-        FunctionName="changing", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-    )
+    wait_for(client, "function_updated_v2", "changing")
     after = client.get_function_configuration(FunctionName="changing")
     assert after["CodeSha256"] == base64.b64encode(hashlib.sha256(renewed).digest()).decode()
     assert after["RevisionId"] != before["RevisionId"]
@@ -107,9 +101,7 @@ def test_an_update_of_the_configuration_takes_effect(controller, client, guest_p
     client.update_function_configuration(
         FunctionName="tuned", Timeout=1, Environment={"Variables": {"TAG": "tuned"}}
     )
-    client.get_waiter("function_updated_v2").wait(
-        FunctionName="tuned", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-    )
+    wait_for(client, "function_updated_v2", "tuned")
     assert invoke(client, "tuned", {"op": "who"}).ok()["env"] == "tuned"
     late = invoke(client, "tuned", {"op": "sleep", "n": 5000}).failed()
     assert late["errorType"] == "Sandbox.Timedout"
@@ -122,9 +114,7 @@ def test_a_failed_update_leaves_the_old_version_serving(controller, client, gues
         FunctionName="sturdy", ZipFile=package.archive({"readme": b"no bootstrap"})
     )
     with pytest.raises(Exception, match="terminal failure"):
-        client.get_waiter("function_updated_v2").wait(
-            FunctionName="sturdy", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-        )
+        wait_for(client, "function_updated_v2", "sturdy")
     settings = client.get_function_configuration(FunctionName="sturdy")
     assert settings["LastUpdateStatus"] == "Failed"
     assert settings["LastUpdateStatusReason"]

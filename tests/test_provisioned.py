@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from harness.deadline import until
-from harness.invocation import create, invoke, lambda_client
+from harness.invocation import create, invoke, lambda_client, wait_for
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function"
 
@@ -20,11 +20,11 @@ def ready(shared, guest_package):
     """A function with versions 1 and 2 and an alias to the first, before any test begins."""
     client = lambda_client(shared.url)
     create(client, "ready", guest_package, Publish=True)
-    client.get_waiter("published_version_active").wait(FunctionName="ready", Qualifier="1")
+    wait_for(client, "published_version_active", "ready", Qualifier="1")
     client.update_function_configuration(FunctionName="ready", Description="changed")
-    client.get_waiter("function_updated_v2").wait(FunctionName="ready")
+    wait_for(client, "function_updated_v2", "ready")
     client.publish_version(FunctionName="ready")
-    client.get_waiter("published_version_active").wait(FunctionName="ready", Qualifier="2")
+    wait_for(client, "published_version_active", "ready", Qualifier="2")
     client.create_alias(FunctionName="ready", Name="live", FunctionVersion="1")
     yield
     client.delete_function(FunctionName="ready")
@@ -238,7 +238,7 @@ def test_instances_outlive_the_idle_time_and_come_back_with_the_controller(own_c
     controller = own_controller("--idle-timeout", "1")
     client = lambda_client(controller.url)
     client.publish_version(FunctionName="guest")
-    client.get_waiter("published_version_active").wait(FunctionName="guest", Qualifier="1")
+    wait_for(client, "published_version_active", "guest", Qualifier="1")
     client.put_provisioned_concurrency_config(
         FunctionName="guest", Qualifier="1", ProvisionedConcurrentExecutions=1
     )
@@ -269,7 +269,7 @@ def test_what_there_is_no_room_for_is_told(own_controller):
     controller = own_controller("--max-instances", "1")
     client = lambda_client(controller.url)
     client.publish_version(FunctionName="guest")
-    client.get_waiter("published_version_active").wait(FunctionName="guest", Qualifier="1")
+    wait_for(client, "published_version_active", "guest", Qualifier="1")
     client.put_provisioned_concurrency_config(
         FunctionName="guest", Qualifier="1", ProvisionedConcurrentExecutions=2
     )

@@ -13,7 +13,7 @@ import pytest
 from harness import host, layout
 from harness.controller import Controller
 from harness.deadline import until
-from harness.invocation import create, invoke, invoke_raw, lambda_client
+from harness.invocation import create, invoke, invoke_raw, lambda_client, wait_for
 
 
 def busy(controller, name="guest"):
@@ -329,9 +329,7 @@ def test_a_registry_that_is_locked_holds_up_no_invocation(own_controller):
         assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 500
         intruder.execute("ROLLBACK")
     client.update_function_configuration(FunctionName="guest", Description="free")
-    client.get_waiter("function_updated_v2").wait(
-        FunctionName="guest", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-    )
+    wait_for(client, "function_updated_v2", "guest")
     assert invoke(client, "guest", {"op": "echo"}).ok() == {"op": "echo"}
 
 

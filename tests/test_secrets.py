@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from harness import layout
-from harness.invocation import create, invoke, lambda_client
+from harness.invocation import create, invoke, lambda_client, wait_for
 
 SECRET = "correct-horse-battery-staple"
 NAME = "NOBODY_ELSE_KNOWS_THIS_NAME"
@@ -39,9 +39,7 @@ def test_no_file_has_a_variable_in_the_clear_and_no_log_either(own_controller, g
     client = lambda_client(controller.url)
     with_secret(client, guest_package)
     client.publish_version(FunctionName="keeper")
-    client.get_waiter("published_version_active").wait(
-        FunctionName="keeper", Qualifier="1", WaiterConfig={"Delay": 1, "MaxAttempts": 240}
-    )
+    wait_for(client, "published_version_active", "keeper", Qualifier="1")
     assert invoke(client, "keeper:1", {"op": "who"}).ok()["env"] == SECRET
     assert holders(controller, SECRET, NAME) == []
     controller.stop()

@@ -7,7 +7,7 @@ from botocore.exceptions import ClientError
 from harness import layout, package
 from harness.command import curl
 from harness.deadline import until
-from harness.invocation import create, invoke, lambda_client
+from harness.invocation import create, invoke, lambda_client, wait_for
 
 SNAP_START = {"ApplyOn": "PublishedVersions"}
 
@@ -26,9 +26,7 @@ def publish(client, name):
 def with_variables(client, name, **variables):
     """Changes the environment, and waits until `$LATEST` has it."""
     client.update_function_configuration(FunctionName=name, Environment={"Variables": variables})
-    client.get_waiter("function_updated_v2").wait(
-        FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-    )
+    wait_for(client, "function_updated_v2", name)
 
 
 def cold(controller, client, name, qualifier="$LATEST"):

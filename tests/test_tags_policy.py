@@ -4,7 +4,7 @@ import contextlib
 import json
 
 import pytest
-from harness.invocation import create, lambda_client
+from harness.invocation import create, lambda_client, wait_for
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function"
 GUEST = f"{ARN}:guest"
@@ -57,7 +57,7 @@ def test_tags_are_added_changed_and_removed(client, guest_package):
     # They are not what it is deployed from: nothing is to be published.
     assert client.publish_version(FunctionName="tagged")["Version"] == "1"
     client.tag_resource(Resource=arn, Tags={"more": "tags"})
-    client.get_waiter("published_version_active").wait(FunctionName="tagged", Qualifier="1")
+    wait_for(client, "published_version_active", "tagged", Qualifier="1")
     assert client.publish_version(FunctionName="tagged")["Version"] == "1"
 
 

@@ -10,7 +10,7 @@ import zipfile
 from urllib.parse import quote
 
 import pytest
-from harness.invocation import ROLE, invoke
+from harness.invocation import ROLE, invoke, wait_for
 
 API = "/2015-03-31/functions"
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:guest"
@@ -222,7 +222,7 @@ def test_members_that_are_null_or_unknown_are_as_if_they_were_not_there(controll
     assert answer.status == 200, answer.data
     shown = json.loads(answer.data)
     assert (shown["Timeout"], shown["Description"]) == (60, "x")
-    client.get_waiter("function_updated_v2").wait(FunctionName="guest")
+    wait_for(client, "function_updated_v2", "guest")
 
 
 @pytest.mark.parametrize(

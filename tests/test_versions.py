@@ -7,7 +7,7 @@ import json
 import pytest
 from harness import package
 from harness.deadline import until
-from harness.invocation import ROLE, create, invoke, lambda_client
+from harness.invocation import ROLE, create, invoke, lambda_client, wait_for
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function"
 
@@ -22,9 +22,7 @@ def sha256(archive):
 
 
 def wait(client, waiter, name, **options):
-    client.get_waiter(waiter).wait(
-        FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 240}, **options
-    )
+    wait_for(client, waiter, name, **options)
 
 
 def error_of(refused):

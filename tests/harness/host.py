@@ -113,6 +113,7 @@ def cgroups() -> set[str]:
 
 def cgroups_of(pids: list[int]) -> set[str]:
     """The control groups that these processes are in, as directories."""
+    ours = cgroups()
     found = set()
     for pid in pids:
         try:
@@ -121,7 +122,7 @@ def cgroups_of(pids: list[int]) -> set[str]:
             continue
         for line in lines:
             inside = line.split(":", 2)[2]
-            found |= {path for path in cgroups() if path.endswith(inside)}
+            found |= {path for path in ours if path.endswith(inside)}
     return found
 
 

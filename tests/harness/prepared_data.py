@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import layout
@@ -28,25 +28,37 @@ def _key(*packages: bytes) -> str:
 
 
 @contextlib.contextmanager
-def held(*packages: bytes) -> Iterator[tuple[Path, bool]]:
-    """The directory for these packages, and whether it is complete; an incomplete one is empty.
-
-    Nobody else makes or removes one meanwhile.
-    """
+def held(*packages: bytes, make: Callable[[Path], None]) -> Iterator[Path]:
+    """The directory for these packages; if there is none yet, `make` fills it, in one process while
+    the others wait. It is not removed while it is held; those of other programs are, unless they are
+    held by another run."""
     parent = CACHE / "test-data"
     parent.mkdir(parents=True, exist_ok=True)
-    with (parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = parent / _key(*packages)
-        for other in parent.iterdir():
-            if other.is_dir() and other != folder:
-                shutil.rmtree(other)
-        complete = (folder / "complete").exists()
-        if not complete:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-        yield folder / "data", complete
+    name = _key(*packages)
+    folder = parent / name
+    # Held by as many as use the directory.
+    with (parent / f"{name}.lock").open("w") as used:
+        with (parent / "lock").open("w") as making:
+            fcntl.flock(making, fcntl.LOCK_EX)
+            fcntl.flock(used, fcntl.LOCK_SH)
+            _remove_others(parent, name)
+            if not (folder / "complete").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder / "data")
+                (folder / "complete").touch()
+        yield folder / "data"
 
 
-def mark_complete(data: Path) -> None:
-    (data.parent / "complete").touch()
+def _remove_others(parent: Path, name: str) -> None:
+    for other in parent.iterdir():
+        if not other.is_dir() or other.name == name:
+            continue
+        lock = parent / f"{other.name}.lock"
+        with lock.open("w") as used:
+            try:
+                fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(other)
+            lock.unlink()
