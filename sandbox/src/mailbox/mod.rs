@@ -119,7 +119,7 @@ pub enum MailboxError {
     Surplus(usize),
     /// The lengths or the kind of an answer are out of range.
     #[error(
-        "the guest gave an answer of kind {kind} with {meta} + {body} bytes and {log} bytes of output at its mailbox"
+        "the guest gave an answer of kind {kind} with {meta} + {body} bytes and {log} bytes of output at the mailbox"
     )]
     Answer {
         /// The claimed kind.
