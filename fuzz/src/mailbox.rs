@@ -12,7 +12,7 @@ use hearth_protocol::mailbox::{
 };
 use hearth_protocol::output::{Lines, LogBuffer, MAX_LINE};
 use hearth_sandbox::devices::GuestMemory;
-use hearth_sandbox::mailbox::{Line, Mailbox, MailboxError, Rang, Woken};
+use hearth_sandbox::mailbox::{Mailbox, MailboxSocket, MailboxError, AfterRing, WaitEnd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -61,10 +61,10 @@ struct World {
     come: Vec<u8>,
 }
 
-fn line() -> (Line, UnixStream) {
+fn line() -> (MailboxSocket, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
     ours.set_nonblocking(true).expect("a socket");
-    (Line::new(theirs).expect("an eventfd"), ours)
+    (MailboxSocket::new(theirs).expect("an eventfd"), ours)
 }
 
 impl World {
@@ -199,7 +199,7 @@ impl World {
             10 => {
                 self.call();
                 let woken = self.mailbox.wait(&self.memory, None).ok()?;
-                assert_eq!(woken, Woken::Stop, "who is woken does not wait");
+                assert_eq!(woken, WaitEnd::Stop, "who is woken does not wait");
             }
             11 => {
                 self.call();
@@ -256,13 +256,13 @@ impl World {
 
     fn look(&mut self) -> Option<()> {
         self.call();
-        let woken = self.mailbox.look(&self.memory).ok()?;
+        let woken = self.mailbox.try_receive(&self.memory).ok()?;
         self.forget_call();
         assert!(
-            !matches!(woken, Some(Woken::Stop | Woken::Nothing)),
+            !matches!(woken, Some(WaitEnd::Stop | WaitEnd::TimedOut)),
             "a look does not wait"
         );
-        if woken == Some(Woken::Event) && self.is_plain() {
+        if woken == Some(WaitEnd::Event) && self.is_plain() {
             self.event_is_there();
         }
         Some(())
@@ -288,10 +288,10 @@ impl World {
         self.hear();
         let rang = rang.ok()?;
         if self.frames.is_empty() {
-            assert_eq!(rang, Rang::GoOn, "nobody is there");
+            assert_eq!(rang, AfterRing::RunGuest, "nobody is there");
             assert!(self.come.is_empty(), "and nobody hears of it");
         }
-        if self.owner.is_none() || rang != Rang::Waits {
+        if self.owner.is_none() || rang != AfterRing::WaitForEvent {
             return Some(());
         }
         assert!(self.mailbox.is_waiting());

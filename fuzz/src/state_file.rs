@@ -8,7 +8,7 @@ use hearth_protocol::guest::DISK_COUNT;
 use hearth_protocol::sandbox::MIN_MEMORY_MIB;
 use hearth_sandbox::boot::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use hearth_sandbox::host::{HostIdentity, HostKind};
-use hearth_sandbox::mailbox::{Line, Mailbox};
+use hearth_sandbox::mailbox::{Mailbox, MailboxSocket};
 use hearth_sandbox::memory::{self, GuestMemory, MemorySize};
 use hearth_sandbox::microvm::devices::{Devices, Images};
 use hearth_sandbox::microvm::shell::DeviceLines;
@@ -122,7 +122,7 @@ fn restored(state: &MicroVmState) {
 /// A mailbox that is taken can be used: its guest is let run, and saved as it is then.
 fn mailbox(state: &MicroVmState, memory: &GuestMemory) {
     let (ours, _owner) = UnixStream::pair().expect("a descriptor is left");
-    let line = Line::new(ours).expect("a descriptor is left");
+    let line = MailboxSocket::new(ours).expect("a descriptor is left");
     let Ok(mut mailbox) = Mailbox::restore(line, state.mailbox.as_ref(), memory) else {
         return;
     };

@@ -1,8 +1,8 @@
-/* The runtime's end of Hearth's mailbox (libhearth_mailbox.so): an invocation is answered, and the
- * next one received, without the guest's kernel.
+/* The runtime's end of Hearth's mailbox (libhearth_mailbox.so): answers an invocation and receives the
+ * next one without the guest's kernel.
  *
- * The first event comes from the Runtime API, as everywhere. Not thread-safe: the functions are for
- * the one thread that answers. A forked child must not call them. */
+ * The first event comes from the Runtime API, as on Lambda. The functions are not thread-safe: only the
+ * thread that answers may call them. A forked child must not call them. */
 #ifndef HEARTH_MAILBOX_H
 #define HEARTH_MAILBOX_H
 
@@ -12,27 +12,31 @@
 extern "C" {
 #endif
 
-/* What became of an answer. */
-#define HEARTH_MAILBOX_NOT_HERE 0 /* nothing: post it by the Runtime API, and ask there for the next */
-#define HEARTH_MAILBOX_AGENT 1    /* taken; ask for the next event by the Runtime API */
-#define HEARTH_MAILBOX_EVENT 2    /* taken, and the next event is here: hearth_mailbox_take */
-#define HEARTH_MAILBOX_CLOCK 3    /* the same, and the wall clock is off: GET /hearth/clock of the
-                                   * Runtime API sets it, before the event is worked on */
+/* Results of hearth_mailbox_answer. */
+#define HEARTH_MAILBOX_NOT_HERE 0 /* The mailbox can't be used for this answer: post it to the Runtime
+                                   * API, and ask there for the next event. */
+#define HEARTH_MAILBOX_AGENT 1    /* The answer was taken; ask the Runtime API for the next event. */
+#define HEARTH_MAILBOX_EVENT 2    /* The answer was taken, and the next event is in the mailbox: call
+                                   * hearth_mailbox_take. */
+#define HEARTH_MAILBOX_CLOCK 3    /* As HEARTH_MAILBOX_EVENT, but the guest's wall clock is wrong: request
+                                   * GET /hearth/clock of the Runtime API before working on the event,
+                                   * which sets the clock. */
 
-/* Opens the mailbox that the process was started with: 1, or 0 if there is none. */
+/* Opens the mailbox that the agent has given this process. Returns 1, or 0 if it has none. */
 int hearth_mailbox_open(void);
 
-/* Answers the invocation at hand, and waits. `failed` says whether the body is the function's error.
- * `meta` is header lines, each with \r\n: Lambda-Runtime-Aws-Request-Id is needed; Content-Type and
- * Lambda-Runtime-Function-Error-Type mean what they do in the Runtime API. At most 32 KiB of headers
- * and 6 MiB + 100 bytes of body; what is longer is "not here". */
+/* Answers the current invocation and waits for the next event. `failed` is nonzero if the body is the
+ * function's error. `meta` consists of header lines, each ending in \r\n: Lambda-Runtime-Aws-Request-Id is
+ * required; Content-Type and Lambda-Runtime-Function-Error-Type have the meaning that they have in the
+ * Runtime API. At most 32 KiB of headers and 6 MiB + 100 bytes of body; for longer ones the result is
+ * HEARTH_MAILBOX_NOT_HERE. */
 int hearth_mailbox_answer(int failed, const void *meta, size_t meta_len, const void *body, size_t body_len);
 
-/* Sizes of the event that is here: its headers (as the Runtime API has them), its body. */
+/* Lengths of the event in the mailbox: of its headers (as in the Runtime API), and of its body. */
 size_t hearth_mailbox_event_meta(void);
 size_t hearth_mailbox_event_body(void);
 
-/* Copies the event to where there is as much room; once for each. */
+/* Copies the event into buffers of these lengths. Call it once for each event. */
 void hearth_mailbox_take(void *meta, void *body);
 
 #ifdef __cplusplus

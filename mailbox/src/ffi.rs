@@ -1,43 +1,44 @@
-//! The same for other languages; `include/hearth_mailbox.h` is its header.
+//! The C interface for other languages; `include/hearth_mailbox.h` is its header.
 //!
-//! There is one mailbox in a process. The functions are not to be called by two threads at once.
+//! A process has at most one mailbox. No two threads may call these functions at the same time.
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
 
 use crate::{Answered, Kind, Mailbox};
 
-struct One(UnsafeCell<State>);
+struct Global(UnsafeCell<OpenMailbox>);
 
-struct State {
+struct OpenMailbox {
     mailbox: Option<Mailbox>,
     meta: usize,
     body: usize,
 }
 
-// SAFETY: the header demands that one thread at a time calls.
-unsafe impl Sync for One {}
+// SAFETY: the header requires that only one thread at a time calls.
+unsafe impl Sync for Global {}
 
-static ONE: One = One(UnsafeCell::new(State {
+static GLOBAL: Global = Global(UnsafeCell::new(OpenMailbox {
     mailbox: None,
     meta: 0,
     body: 0,
 }));
 
-/// Opens the mailbox that the process was started with: 1, or 0 if there is none.
+/// Opens the mailbox that the agent has given this process. Returns 1, or 0 if it has none.
 #[unsafe(no_mangle)]
 pub extern "C" fn hearth_mailbox_open() -> c_int {
-    // SAFETY: as the header demands, no other call is under way.
-    let one = unsafe { &mut *ONE.0.get() };
-    one.mailbox = Mailbox::open();
-    c_int::from(one.mailbox.is_some())
+    // SAFETY: as the header requires, no other call is in progress.
+    let global = unsafe { &mut *GLOBAL.0.get() };
+    global.mailbox = Mailbox::open();
+    c_int::from(global.mailbox.is_some())
 }
 
-/// Answers and waits: 0 not here, 1 the next event is the agent's to give, 2 it is here, 3 it is here
-/// and the clock has to be set.
+/// Answers and waits. Returns 0 if the mailbox can't be used for this answer, 1 if the agent has
+/// the next event, 2 if it is here, 3 if it is here and the clock has to be set.
 ///
 /// # Safety
-/// `meta` and `body` lead to as many bytes as their lengths say, or to anything if those are 0.
+/// `meta` and `body` must point to as many bytes as their lengths say; if a length is 0, to
+/// anything.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hearth_mailbox_answer(
     failed: c_int,
@@ -47,8 +48,8 @@ pub unsafe extern "C" fn hearth_mailbox_answer(
     body_len: usize,
 ) -> c_int {
     // SAFETY: as above.
-    let one = unsafe { &mut *ONE.0.get() };
-    let Some(mailbox) = &mut one.mailbox else {
+    let global = unsafe { &mut *GLOBAL.0.get() };
+    let Some(mailbox) = &mut global.mailbox else {
         return 0;
     };
     let kind = if failed == 0 {
@@ -56,7 +57,7 @@ pub unsafe extern "C" fn hearth_mailbox_answer(
     } else {
         Kind::Error
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     let (meta, body) = unsafe { (slice(meta, meta_len), slice(body, body_len)) };
     match mailbox.answer(kind, meta, body) {
         Answered::NotHere => 0,
@@ -66,59 +67,59 @@ pub unsafe extern "C" fn hearth_mailbox_answer(
             body,
             clock_is_off,
         } => {
-            (one.meta, one.body) = (meta, body);
+            (global.meta, global.body) = (meta, body);
             2 + c_int::from(clock_is_off)
         }
     }
 }
 
-/// Bytes of the event's headers.
+/// Length of the event's headers in bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn hearth_mailbox_event_meta() -> usize {
     // SAFETY: as above.
-    unsafe { (*ONE.0.get()).meta }
+    unsafe { (*GLOBAL.0.get()).meta }
 }
 
-/// Bytes of the event.
+/// Length of the event's body in bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn hearth_mailbox_event_body() -> usize {
     // SAFETY: as above.
-    unsafe { (*ONE.0.get()).body }
+    unsafe { (*GLOBAL.0.get()).body }
 }
 
-/// Copies the event, once after each answer that returned 2 or 3.
+/// Copies the event. Call it once after each answer that returned 2 or 3.
 ///
 /// # Safety
-/// There must be room for as many bytes as the two functions above say.
+/// `meta` and `body` must have space for as many bytes as the two functions above return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hearth_mailbox_take(meta: *mut c_void, body: *mut c_void) {
     // SAFETY: as above.
-    let one = unsafe { &mut *ONE.0.get() };
-    let Some(mailbox) = &mut one.mailbox else {
+    let global = unsafe { &mut *GLOBAL.0.get() };
+    let Some(mailbox) = &mut global.mailbox else {
         return;
     };
-    // SAFETY: the caller's promise.
-    let (meta, body) = unsafe { (slice_mut(meta, one.meta), slice_mut(body, one.body)) };
+    // SAFETY: the caller guarantees it.
+    let (meta, body) = unsafe { (slice_mut(meta, global.meta), slice_mut(body, global.body)) };
     mailbox.take(meta, body);
-    (one.meta, one.body) = (0, 0);
+    (global.meta, global.body) = (0, 0);
 }
 
 /// # Safety
-/// `at` leads to `len` bytes, unless that is 0.
+/// `at` must point to `len` bytes, unless `len` is 0.
 unsafe fn slice<'a>(at: *const c_void, len: usize) -> &'a [u8] {
     if len == 0 {
         return &[];
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe { std::slice::from_raw_parts(at.cast(), len) }
 }
 
 /// # Safety
-/// `at` leads to `len` bytes that nobody else uses, unless that is 0.
+/// `at` must point to `len` bytes that nothing else uses, unless `len` is 0.
 unsafe fn slice_mut<'a>(at: *mut c_void, len: usize) -> &'a mut [u8] {
     if len == 0 {
         return &mut [];
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe { std::slice::from_raw_parts_mut(at.cast(), len) }
 }

@@ -1,12 +1,13 @@
-//! The runtime's end of the mailbox; see [`hearth_protocol::mailbox`] for what lies in its pages.
+//! The runtime's end of the mailbox. [`hearth_protocol::mailbox`] describes the pages and the
+//! protocol.
 //!
-//! A runtime gets its first event from the agent, as always. With [`Mailbox::answer`] it answers, and
-//! waits for the next event in the same call: no system call but, at most, one that looks whether
-//! there is output to go with the answer. Whatever the mailbox can't do it says at once
-//! ([`Answered::NotHere`]), and the runtime does that by the Runtime API. So a runtime that uses the
-//! mailbox needs both.
+//! A runtime gets its first event from the agent, by the Runtime API. Then it calls
+//! [`Mailbox::answer`], which sends the answer and waits for the next event. That takes no system
+//! call, or one `read` if there may be output that has to go with the answer. If the mailbox can't
+//! be used for an answer, `answer` returns [`Answered::NotHere`] at once, and the runtime posts the
+//! answer to the Runtime API. So a runtime that uses the mailbox needs both.
 //!
-//! One thread at a time may use it. After `fork` the child must leave it alone.
+//! Only one thread at a time may use the mailbox. After `fork`, the child must not use it.
 
 pub mod ffi;
 pub mod pages;
@@ -26,54 +27,57 @@ use hearth_protocol::mailbox::{
 
 use pages::Pages;
 
-/// How far this guest's wall clock may be behind.
+/// If the guest's wall clock is behind the host's by more than this, it has to be set.
 const MAX_BEHIND: Duration = Duration::from_millis(5);
-/// And ahead, the event's way included.
+/// If the guest's wall clock is ahead by more than this, it has to be set. The event's way to the
+/// guest counts as part of it.
 const MAX_AHEAD: Duration = Duration::from_millis(100);
 
-/// What an answer is.
+/// The kind of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The function's result.
     Response,
-    /// The function failed.
+    /// The function's error.
     Error,
 }
 
-/// What became of an answer.
+/// The result of [`Mailbox::answer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answered {
-    /// Nothing: post it by the Runtime API, and ask there for the next event.
+    /// The mailbox can't be used for this answer. Post it to the Runtime API, and ask there for the
+    /// next event.
     NotHere,
-    /// It was taken. The next event is to be had by the Runtime API.
+    /// The host has taken the answer. Ask the Runtime API for the next event.
     Agent,
-    /// It was taken, and the next event is here: [`Mailbox::take`] it.
+    /// The host has taken the answer, and the next event is in the mailbox: [`Mailbox::take`] it.
     Event {
-        /// Bytes of its headers.
+        /// Length of the event's headers in bytes.
         meta: usize,
-        /// Bytes of its body.
+        /// Length of the event's body in bytes.
         body: usize,
-        /// Whether this guest's wall clock is not right any more. Then have it set before the event is
-        /// worked on: `GET /hearth/clock` of the Runtime API, whose answer can be passed over.
+        /// Whether the guest's wall clock is wrong. If so, request `GET /hearth/clock` of the
+        /// Runtime API before working on the event, which sets the clock. Its response can be
+        /// ignored.
         clock_is_off: bool,
     },
 }
 
-/// An opened mailbox.
+/// A mailbox that this process has opened.
 #[derive(Debug)]
 pub struct Mailbox {
     pages: Pages,
-    /// Where what the function wrote is read, without waiting.
+    /// The descriptor from which the function's output is read. It is non-blocking.
     output: RawFd,
 }
 
 impl Mailbox {
-    /// Opens the mailbox that this process was started with, if it was.
+    /// Opens the mailbox that the agent has given this process; `None` if it has none.
     pub fn open() -> Option<Self> {
         let fd: RawFd = std::env::var(MAILBOX_VARIABLE).ok()?.parse().ok()?;
         let output = fd.checked_add(1)?;
         let pages = Pages::map(fd)?;
-        // Programs that the function starts have no use for it.
+        // Programs that the function starts must not inherit the descriptors.
         for fd in [fd, output] {
             // SAFETY: changes a flag of a descriptor; one that is not open is an error.
             if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
@@ -81,7 +85,8 @@ impl Mailbox {
             }
         }
         let mut mailbox = Self { pages, output };
-        // Nothing, but in the way in which it will be read.
+        // There is no output yet; this brings the pages and the code into memory that later calls
+        // use.
         mailbox.pages.read_output(output, LOG_SIZE);
         mailbox.pages.ring(DOORBELL_NOTHING);
         mailbox.pages.set(READS_OUTPUT, 1);
@@ -89,8 +94,8 @@ impl Mailbox {
         Some(mailbox)
     }
 
-    /// Answers the invocation at hand and waits for what comes next. `meta` is header lines; see
-    /// [`hearth_protocol::mailbox::AnswerMeta`].
+    /// Answers the current invocation and waits for what comes next. `meta` consists of header
+    /// lines; see [`hearth_protocol::mailbox::AnswerMeta`].
     pub fn answer(&mut self, kind: Kind, meta: &[u8], body: &[u8]) -> Answered {
         if self.pages.get(OPEN) == 0 || meta.len() > MAX_META || body.len() > MAX_PAYLOAD {
             return Answered::NotHere;
@@ -132,15 +137,15 @@ impl Mailbox {
                     };
                 }
                 COMMAND_AGENT => return Answered::Agent,
-                // There is no host that hears the doorbell: it was not taken.
+                // No host has heard the doorbell, so the answer was not taken.
                 COMMAND_UNHEARD => {
                     self.pages.set(OPEN, 0);
                     self.pages.set(WORKING, working);
                     self.pages.set(ANSWERS, answers);
                     return Answered::NotHere;
                 }
-                // The host lets the guest run although there is nothing to do here: for the kernel,
-                // and for other threads.
+                // The host lets the guest run without an event, for the guest's kernel and for
+                // other threads.
                 _ => {
                     std::thread::yield_now();
                     self.pages.ring(DOORBELL_IDLE);
@@ -149,10 +154,10 @@ impl Mailbox {
         }
     }
 
-    /// Copies the event; the lengths are those that [`Self::answer`] told.
+    /// Copies the event. The buffers must have the lengths that [`Self::answer`] returned.
     pub fn take(&mut self, meta: &mut [u8], body: &mut [u8]) {
         self.pages.take(meta, body);
-        // For the agent, should it have to know whose output it reads.
+        // The agent reads the request id if it has to know which invocation's output it reads.
         let id = meta.strip_prefix(REQUEST_ID_HEADER.as_bytes());
         let id = id.and_then(|rest| rest.get(..REQUEST_ID_LEN));
         self.pages
@@ -160,8 +165,8 @@ impl Mailbox {
         self.pages.set(WORKING, 1);
     }
 
-    /// Moves what the function has written to the log pages, and returns how much is there. What
-    /// is more than they hold is handed over on the way.
+    /// Moves the function's output into the log pages, and returns its length. Output beyond the
+    /// pages' size is sent to the host on the way.
     fn drain(&mut self) -> u32 {
         let mut have = 0;
         loop {
@@ -178,8 +183,8 @@ impl Mailbox {
     }
 }
 
-/// Has the allocator keep what it has been given back. Payloads would get mappings of their own
-/// otherwise, whose every page is a fault: a kernel's work for each event that is larger than 128 KiB.
+/// Makes the allocator keep freed memory. Otherwise each payload over 128 KiB would get a mapping
+/// of its own, with a page fault for each page: work for the guest's kernel with every event.
 fn keep_memory() {
     // SAFETY: mallopt only changes the allocator's settings.
     unsafe {
@@ -188,8 +193,8 @@ fn keep_memory() {
     }
 }
 
-/// Whether this guest's wall clock is behind `host`'s when it gave the event, or far ahead: an event
-/// is on its way for less than a millisecond, unless the host is busy.
+/// Whether the guest's wall clock is wrong, compared with `host`, the host's clock when it wrote
+/// the event. An event is on its way for less than a millisecond, unless the host is busy.
 fn clock_is_off(host: u64) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = now.unwrap_or_default();
@@ -208,7 +213,7 @@ mod tests {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap();
         let (second, tenth) = (Duration::from_secs(1), Duration::from_millis(10));
         assert!(!clock_is_off(nanos(now)));
-        // The event was given a moment ago.
+        // The host wrote the event a moment ago.
         assert!(!clock_is_off(nanos(now - tenth)));
         assert!(clock_is_off(nanos(now - second)));
         assert!(clock_is_off(nanos(now + second)));

@@ -1,4 +1,4 @@
-//! The mapped pages, and the doorbell: for whoever has them, runtime or agent.
+//! The mapped pages and the doorbell. Both the runtime and the agent use this module.
 
 use std::arch::asm;
 use std::os::fd::RawFd;
@@ -13,8 +13,8 @@ use hearth_protocol::mailbox::{
 
 const DATA: usize = PAGE + LOG_SIZE;
 
-/// The mailbox's pages as this process has them. Host and agent write there as well, hence nothing
-/// here is ever borrowed: words are read and written volatile, bytes are copied.
+/// The mailbox's pages, mapped into this process. The host and other processes write to them too,
+/// so nothing here is ever borrowed: words are read and written volatile, bytes are copied.
 #[derive(Debug)]
 pub struct Pages(NonNull<u8>);
 
@@ -22,7 +22,8 @@ pub struct Pages(NonNull<u8>);
 unsafe impl Send for Pages {}
 
 impl Pages {
-    /// Maps what is behind `fd`, and brings it into the page tables: a fault costs more than a call.
+    /// Maps the pages behind `fd`, and fills the page tables at once: a page fault later would cost
+    /// more than a call.
     pub fn map(fd: RawFd) -> Option<Self> {
         // SAFETY: a new mapping at a place of the kernel's choice.
         let at = unsafe {
@@ -53,18 +54,18 @@ impl Pages {
         u32::from_le(unsafe { self.word(field).read_volatile() })
     }
 
-    /// Reads a time of 8 bytes.
+    /// Reads an 8-byte time from the header.
     pub fn time(&self, field: usize) -> u64 {
         u64::from(self.get(field)) | u64::from(self.get(field + 4)) << 32
     }
 
-    /// Writes one.
+    /// Writes a field of the header.
     pub fn set(&self, field: usize, value: u32) {
         // SAFETY: as above.
         unsafe { self.word(field).write_volatile(value.to_le()) };
     }
 
-    /// Writes whose event the runtime works on.
+    /// Writes the request id of the event that the runtime works on.
     pub fn set_request_id(&mut self, id: &[u8]) {
         assert!(id.len() <= REQUEST_ID_LEN);
         // SAFETY: within the first page.
@@ -74,7 +75,7 @@ impl Pages {
         }
     }
 
-    /// Reads it.
+    /// Reads the request id of the event that the runtime works on.
     pub fn request_id(&self) -> [u8; REQUEST_ID_LEN] {
         // SAFETY: within the first page; bytes are aligned everywhere.
         unsafe {
@@ -83,7 +84,7 @@ impl Pages {
         }
     }
 
-    /// Writes which frames the pages are in.
+    /// Writes the frame numbers of the pages.
     pub fn set_frames(&self, frames: &[u64]) {
         assert!(frames.len() <= PAGES);
         for (n, frame) in frames.iter().enumerate() {
@@ -95,13 +96,13 @@ impl Pages {
         }
     }
 
-    /// Where they begin.
+    /// Address of the first page.
     pub fn address(&self) -> NonNull<u8> {
         self.0
     }
 
-    /// Writes the lengths of an answer, and its first chunk; returns what there is to come. There is
-    /// no output with it yet.
+    /// Writes the lengths and the first chunk of an answer without output; returns the rest of the
+    /// body.
     pub(crate) fn begin_answer<'a>(
         &mut self,
         kind: u32,
@@ -120,8 +121,8 @@ impl Pages {
         later
     }
 
-    /// Rings with an answer that was begun, and with what there is to come. The command says
-    /// afterwards what became of it.
+    /// Rings with an answer that was begun, and sends the rest of its body, `later`. Afterwards the
+    /// command field says what the host has done.
     pub(crate) fn end_answer(&mut self, mut later: &[u8]) {
         self.set(COMMAND, COMMAND_UNHEARD);
         while !later.is_empty() {
@@ -133,11 +134,12 @@ impl Pages {
         self.ring(DOORBELL_ANSWER);
     }
 
-    /// Gives an answer, with `log` of output in front of it, and goes on. `false`: nobody took it.
+    /// Sends an answer, with `log` as output before it, and runs on. Returns `false` if no host has
+    /// taken it.
     pub fn hand_over(&mut self, kind: u32, log: &[u8], meta: &[u8], body: &[u8]) -> bool {
         assert!(log.len() <= LOG_SIZE && meta.len() <= MAX_META && body.len() <= MAX_PAYLOAD);
         let later = self.begin_answer(kind, meta, body, true);
-        // SAFETY: the log pages are that long; the mapping is nobody's slice.
+        // SAFETY: the log pages are long enough; no slice refers to the mapping.
         unsafe {
             ptr::copy_nonoverlapping(log.as_ptr(), self.0.as_ptr().add(PAGE), log.len());
         }
@@ -146,7 +148,7 @@ impl Pages {
         self.get(COMMAND) != COMMAND_UNHEARD
     }
 
-    /// Bytes of the event that is there: of its headers, and of its body.
+    /// Lengths of the event in the pages: of its headers and of its body.
     pub fn event(&self) -> (usize, usize) {
         (
             (self.get(EVENT_META) as usize).min(MAX_META),
@@ -154,7 +156,7 @@ impl Pages {
         )
     }
 
-    /// Copies an event; the lengths are those that [`Self::event`] told.
+    /// Copies an event. The buffers must have the lengths that [`Self::event`] returned.
     pub fn take(&mut self, meta: &mut [u8], body: &mut [u8]) {
         self.read_data(0, meta);
         let (mut now, mut later) = body.split_at_mut(body.len().min(DATA_SIZE - meta.len()));
@@ -167,16 +169,16 @@ impl Pages {
         }
     }
 
-    /// Copies into the data pages.
+    /// Copies `bytes` into the data pages.
     fn write_data(&mut self, at: usize, bytes: &[u8]) {
         assert!(DATA + at + bytes.len() <= PAGES * PAGE);
-        // SAFETY: in bounds; the mapping is nobody's slice.
+        // SAFETY: in bounds; no slice refers to the mapping.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_ptr().add(DATA + at), bytes.len());
         }
     }
 
-    /// Copies out of them.
+    /// Copies `bytes` out of the data pages.
     fn read_data(&self, at: usize, bytes: &mut [u8]) {
         assert!(DATA + at + bytes.len() <= PAGES * PAGE);
         // SAFETY: as above.
@@ -189,7 +191,8 @@ impl Pages {
         }
     }
 
-    /// Reads from `fd` into the log pages behind `have` bytes; 0 if there is nothing to read now.
+    /// Reads from `fd` into the log pages, after the first `have` bytes. Returns 0 if there is
+    /// nothing to read now.
     pub fn read_output(&mut self, fd: RawFd, have: usize) -> usize {
         // SAFETY: the kernel writes at most to the end of the log pages.
         let count = unsafe {
@@ -199,10 +202,11 @@ impl Pages {
         usize::try_from(count).unwrap_or(0)
     }
 
-    /// Hands the pages to the host; they are back when this returns.
+    /// Rings the doorbell, which passes the pages to the host. They belong to the guest again when
+    /// this returns.
     pub fn ring(&mut self, value: u32) {
-        // SAFETY: whoever gave this process the mailbox gave it the port. The pages may be changed
-        // by this, hence no `nomem`.
+        // SAFETY: the agent that gave this process the mailbox also gave it access to the port. The
+        // host may change the pages meanwhile, so this is not `nomem`.
         unsafe {
             asm!(
                 "out dx, eax",

@@ -1,9 +1,9 @@
-//! A runtime for functions in Rust: [`run`] gives each event to a handler, by the mailbox where that
-//! can be and by Lambda's Runtime API where not. It runs wherever there is one of the two, Lambda
-//! included.
+//! A runtime for functions in Rust. [`run`] passes each event to a handler. It uses the mailbox
+//! where possible, and Lambda's Runtime API otherwise, so it also runs where there is only the
+//! Runtime API, such as on Lambda.
 //!
-//! The handler is called on the thread that calls [`run`], one event at a time. Whatever else the
-//! process does stands still between two invocations, and goes on with the next.
+//! The handler is called on the thread that calls [`run`], one event at a time. Other threads of
+//! the process are paused between two invocations, and go on with the next.
 //!
 //! ```no_run
 //! use hearth_mailbox::runtime::{Failure, run};
@@ -39,23 +39,23 @@ const TRACE_ID: &str = "Lambda-Runtime-Trace-Id";
 const CLIENT_CONTEXT: &str = "Lambda-Runtime-Client-Context";
 const ERROR_TYPE: &str = "Lambda-Runtime-Function-Error-Type";
 
-/// What a handler is told of its invocation.
+/// What a handler gets to know about its invocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context {
     /// The invocation's id.
     pub request_id: String,
-    /// When its time is over.
+    /// When the invocation's time is over.
     pub deadline: SystemTime,
-    /// As it was invoked, with its qualifier.
+    /// The ARN with which the function was invoked, with its qualifier.
     pub invoked_function_arn: String,
-    /// `X-Amzn-Trace-Id`, for what the function calls in turn.
+    /// `X-Amzn-Trace-Id`, for calls that the function makes.
     pub trace_id: Option<String>,
-    /// The caller's client context: JSON.
+    /// The caller's client context, as JSON.
     pub client_context: Option<String>,
 }
 
 impl Context {
-    /// How much of its time is left.
+    /// Time until the deadline.
     pub fn remaining(&self) -> Duration {
         let left = self.deadline.duration_since(SystemTime::now());
         left.unwrap_or_default()
@@ -94,7 +94,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// An error of this type.
+    /// An error with this type and message.
     pub fn new(error_type: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             error_type: error_type.into(),
@@ -114,7 +114,7 @@ impl Failure {
             .into()
     }
 
-    /// The type, as far as a header can have it.
+    /// The error type, with the characters replaced that a header can't have.
     fn header(&self) -> impl Iterator<Item = char> {
         let clean = |c: char| if c.is_ascii_graphic() { c } else { '_' };
         self.error_type.chars().map(clean)
@@ -130,18 +130,18 @@ impl<E: Error> From<E> for Failure {
 /// Why a function's process can't go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// There is no Runtime API.
+    /// `AWS_LAMBDA_RUNTIME_API` is not set.
     #[error("AWS_LAMBDA_RUNTIME_API: {0}")]
     NoApi(#[from] std::env::VarError),
-    /// It failed.
+    /// A request to the Runtime API failed.
     #[error("the Runtime API: {0}")]
     Api(#[from] ureq::Error),
-    /// An event came without what belongs to it.
-    #[error("an event without identifier, deadline or function")]
+    /// An event came without one of its required headers.
+    #[error("an event has no request id, deadline or function ARN")]
     Event,
 }
 
-/// Serves events for as long as the process lives.
+/// Handles events until the process ends.
 pub fn run(
     mut handler: impl FnMut(&[u8], &Context) -> Result<Vec<u8>, Failure>,
 ) -> Result<(), RuntimeError> {
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(kind, "a_b___");
     }
 
-    /// Without a mailbox the Runtime API is all there is.
+    /// Without a mailbox, `run` uses the Runtime API only.
     #[test]
     fn events_come_and_results_errors_and_panics_go_by_the_runtime_api() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

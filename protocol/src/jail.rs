@@ -1,11 +1,11 @@
-//! What a sandbox process is locked up in, part by part, and what it says of parts that this host
-//! or its owner's privileges did not give.
+//! The parts of a sandbox process's jail, and its report of the parts that are missing because the
+//! host or the process's privileges did not allow them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One wall of the jail.
+/// One part of the jail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JailPart {
@@ -13,7 +13,7 @@ pub enum JailPart {
     User,
     /// A mount namespace whose root is an empty, read-only directory.
     Root,
-    /// A process id namespace: no other process can be named.
+    /// A process id namespace: the process can't name any other process.
     Processes,
     /// A network namespace without an interface.
     Network,
@@ -23,14 +23,14 @@ pub enum JailPart {
     HostName,
     /// A control group namespace.
     Cgroups,
-    /// Landlock: the second line behind the empty root.
+    /// Landlock: a second line of defence behind the empty root.
     Landlock,
     /// The system call filters of all threads.
     Seccomp,
 }
 
 impl JailPart {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Self; 9] = [
         Self::User,
         Self::Root,
@@ -43,7 +43,7 @@ impl JailPart {
         Self::Seccomp,
     ];
 
-    /// For metrics and for people.
+    /// The part's name in metrics and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -59,20 +59,21 @@ impl JailPart {
     }
 }
 
-/// The state of one process's jail. What is not listed as missing is in force, and so is what
-/// never fails: no new privileges, no capabilities, resource limits, closed descriptors.
+/// The state of one process's jail. Parts that are not listed as missing are in force. So are those
+/// that every host supports: no new privileges, no capabilities, resource limits, closed
+/// descriptors.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jail {
-    /// Parts that could not be had.
+    /// The missing parts.
     pub missing: Vec<MissingPart>,
 }
 
-/// A part that could not be had.
+/// A missing part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingPart {
-    /// Which.
+    /// The part.
     pub part: JailPart,
-    /// What the host said.
+    /// The host's error.
     pub why: String,
 }
 

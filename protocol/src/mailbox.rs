@@ -1,197 +1,205 @@
-//! The mailbox: pages of guest memory by which a runtime and the host exchange an invocation without
+//! The mailbox: pages of guest memory through which a runtime and the host exchange invocations without
 //! the guest's kernel.
 //!
 //! # In the guest
 //!
-//! [`PAGES`] pages of ordinary memory, which need not lie beside each other: the first is the header,
-//! [`LOG_PAGES`] for output and [`DATA_PAGES`] for payloads follow. The agent makes them, writes their
-//! frame numbers into the header ([`FRAMES`]) and tells the sandbox the header's at
-//! [`REGISTER_PORT`]. It holds a reference to each, so that the kernel can neither move them nor give
-//! them to anybody else, and their place is part of every snapshot. The runtime maps the same pages.
+//! The mailbox is [`PAGES`] pages of ordinary memory, which need not be contiguous: a header page, then
+//! [`LOG_PAGES`] pages for output and [`DATA_PAGES`] for payloads. The agent makes them, writes their
+//! frame numbers into the header ([`FRAMES`]), and registers the header's frame number at
+//! [`REGISTER_PORT`]. It holds a reference to each page, so that the kernel can neither move the pages
+//! nor give them to another user. The frame numbers are part of every snapshot. The runtime maps the
+//! same pages.
 //!
-//! At any time they belong to one side. The guest has them while its vCPU runs; with a value at
-//! [`DOORBELL_PORT`] the vCPU stops and the host has them, until it lets the vCPU run on behind the
-//! `out`. A microVM with a mailbox has one vCPU, so nothing more is needed to keep the order, and
-//! nobody ever waits for memory to change. A runtime that is let run with nothing to do gives up the
-//! CPU to whoever else wants it and then says so ([`DOORBELL_IDLE`]).
+//! At any time one side owns the pages. The guest owns them while its vCPU runs. An `out` to
+//! [`DOORBELL_PORT`] stops the vCPU and passes the pages to the host, until the host lets the vCPU run
+//! on after the `out`. A microVM with a mailbox has one vCPU, so this alone keeps the order, and neither
+//! side ever polls memory. The host may also let a waiting guest run without an event, so that the
+//! guest's kernel and other threads get the CPU. The runtime then yields the CPU and rings
+//! [`DOORBELL_IDLE`] when it is scheduled again.
 //!
-//! An answer and the wait for the next event are one: [`DOORBELL_ANSWER`]. The runtime sets
-//! [`COMMAND`] to [`COMMAND_UNHEARD`] before; what it finds there afterwards says what to do.
+//! A runtime sends its answer and waits for the next event in one step, [`DOORBELL_ANSWER`]. Before it
+//! rings, it sets [`COMMAND`] to [`COMMAND_UNHEARD`]; afterwards [`COMMAND`] says what to do next.
 //!
-//! The agent uses the same pages for runtimes that don't. It gives an answer when it has one, and
-//! goes on ([`ANSWER_GOES_ON`]); once the runtime has asked for the next event, which may be much
-//! later, it waits for it here ([`DOORBELL_WAIT`]). Of the two only one has an event at a time.
+//! For runtimes that don't use the mailbox, the agent uses the same pages. It sends an answer as soon as
+//! it has one and runs on ([`ANSWER_GOES_ON`]). Once the runtime has asked for the next event, which may
+//! be much later, the agent waits for it here ([`DOORBELL_WAIT`]). At any time at most one of agent and
+//! runtime works on an event.
 //!
-//! A payload that is longer than the data pages goes in chunks, each of them full but the last:
-//! the runtime rings [`DOORBELL_MORE`] with each further chunk of its answer, and [`DOORBELL_TAKEN`]
-//! when it has copied one of an event that has more.
+//! A payload that is longer than the data pages is sent in chunks, all of them full except the last. The
+//! runtime rings [`DOORBELL_MORE`] for each further chunk of its answer, and [`DOORBELL_TAKEN`] when it
+//! has copied a chunk of an event that has more.
 //!
 //! All numbers are little-endian.
 //!
 //! # On the host
 //!
-//! A byte stream between the owner and the vCPU's thread carries a [`Head`] and what it speaks of,
-//! without regard to chunks. What comes from the sandbox is the guest's word, and hostile.
+//! A byte stream connects the controller to the vCPU's thread in the sandbox. It carries [`Head`]s, each
+//! followed by the bytes that it announces, without regard to chunks. Everything that comes from the
+//! sandbox may be the guest's and is hostile.
 
 use crate::guest::{MAX_PAYLOAD, error_type};
 
-/// I/O port where the agent registers the mailbox: the number of its first page's frame.
+/// I/O port at which the agent registers the mailbox, by the frame number of the header page.
 pub const REGISTER_PORT: u16 = 0x610;
 
-/// I/O port that the runtime rings.
+/// I/O port of the doorbell.
 pub const DOORBELL_PORT: u16 = 0x614;
 
-/// Ports from there on that the doorbell takes up.
+/// Number of ports of the doorbell, from [`DOORBELL_PORT`] on.
 pub const DOORBELL_PORTS: u64 = 4;
 
-/// Bytes of a page.
+/// Size of a page in bytes.
 pub const PAGE: usize = 4096;
-/// Pages for what the runtime has written to its output.
+/// Pages for the function's output.
 pub const LOG_PAGES: usize = 2;
 /// Pages for events and answers.
 pub const DATA_PAGES: usize = 16;
 /// All pages: the header, output, data.
 pub const PAGES: usize = 1 + LOG_PAGES + DATA_PAGES;
-/// Bytes of output that go with one ring.
+/// Maximum number of bytes of output with one ring.
 pub const LOG_SIZE: usize = LOG_PAGES * PAGE;
-/// Bytes of a chunk.
+/// Maximum number of bytes of a chunk.
 pub const DATA_SIZE: usize = DATA_PAGES * PAGE;
-/// Bytes of the meta part, which is in the first chunk, before the body.
+/// Maximum number of bytes of the meta part. It is in the first chunk, before the body.
 pub const MAX_META: usize = 32 * 1024;
 
-/// Does nothing: brings the doorbell's code into memory.
+/// Does nothing. Ringing it once brings the doorbell's code into memory.
 pub const DOORBELL_NOTHING: u32 = 0;
-/// The first chunk of an answer is there; the runtime waits for what comes next.
+/// The answer's only or last chunk is in the data pages; the runtime waits for an event.
 pub const DOORBELL_ANSWER: u32 = 1;
-/// The next chunk of the answer is there.
+/// A chunk of the answer is in the data pages, and more will follow.
 pub const DOORBELL_MORE: u32 = 2;
-/// The chunk of the event was copied; the next one may come.
+/// The runtime has copied the chunk of the event; the host may write the next one.
 pub const DOORBELL_TAKEN: u32 = 3;
-/// Output is there, and more will come before the answer.
+/// Output is in the log pages, and more output or the answer will follow.
 pub const DOORBELL_LOG: u32 = 4;
 
-/// The whole of an answer is there, if nothing was written to the function's output since the last
-/// one. Where the host knows that, this is [`DOORBELL_ANSWER`] and saves the look; where it does not,
-/// it says [`COMMAND_LOOK`] and has taken nothing.
+/// The whole answer is in the data pages, on the condition that nothing was written to the
+/// function's output since the last answer. If the host knows that, it treats this as
+/// [`DOORBELL_ANSWER`], which saves the runtime a system call to look. If not, the host takes
+/// nothing and sets [`COMMAND_LOOK`].
 pub const DOORBELL_OFFER: u32 = 5;
 
-/// The runtime was let run and has found nothing to do; nor has anybody else in the guest who was
-/// given the CPU.
+/// The host let the guest run without an event. The runtime has yielded the CPU, and nothing else
+/// in the guest wants it either.
 pub const DOORBELL_IDLE: u32 = 6;
-/// Whoever rings waits for the next event; the answer to the last was given before.
+/// The agent waits for the next event; it has sent its last answer before.
 pub const DOORBELL_WAIT: u32 = 7;
 
-/// Header field: what the host wants of the runtime.
+/// Header field: what the host wants the runtime to do.
 pub const COMMAND: usize = 0x00;
-/// Header field: bytes of the event's meta part.
+/// Header field: length of the event's meta part in bytes.
 pub const EVENT_META: usize = 0x04;
-/// Header field: bytes of the event, all chunks.
+/// Header field: length of the event's body in bytes, over all chunks.
 pub const EVENT_BODY: usize = 0x08;
-/// Header field: the host's wall clock when it gave the event, nanoseconds since the epoch, 8 bytes.
-/// A runtime whose own is off has the agent set it before it goes on.
+/// Header field: the host's wall clock when it wrote the event, in nanoseconds since the epoch, 8
+/// bytes. If the guest's clock is wrong, the runtime asks the agent to set it before it works on
+/// the event.
 pub const EVENT_TIME: usize = 0x10;
-/// Header field: what an answer is, [`KIND_RESPONSE`] or [`KIND_ERROR`].
+/// Header field: the kind of the answer, [`KIND_RESPONSE`] or [`KIND_ERROR`].
 pub const ANSWER_KIND: usize = 0x40;
-/// Header field: bytes of the answer's meta part.
+/// Header field: length of the answer's meta part in bytes.
 pub const ANSWER_META: usize = 0x44;
-/// Header field: bytes of the answer, all chunks.
+/// Header field: length of the answer's body in bytes, over all chunks.
 pub const ANSWER_BODY: usize = 0x48;
 /// Header field: bytes of output in the log pages.
 pub const LOG_LEN: usize = 0x4c;
-/// Header field: 0 if whoever gives the answer waits for what comes next, 1 if it goes on. Read with
-/// the first chunk.
+/// Header field: 0 if the guest waits for an event after its answer, 1 if it runs on. The host
+/// reads it with the first chunk.
 pub const ANSWER_GOES_ON: usize = 0x50;
-/// Header field between agent and runtime: whether the runtime may answer here at all.
+/// Header field between agent and runtime: whether the runtime may answer at the mailbox at all.
 pub const OPEN: usize = 0x80;
-/// Header field between agent and runtime: how many answers the runtime has given here.
+/// Header field between agent and runtime: how many answers the runtime has sent at the mailbox.
 pub const ANSWERS: usize = 0x84;
-/// Header field between agent and runtime: whether the runtime works on an event from here, whose
-/// [`REQUEST_ID`] it has written before. It stays so when it answers that event to the agent, who
-/// learns from it what is answered; the agent ends it when it gives the next.
+/// Header field between agent and runtime: whether the runtime works on an event that it got at the
+/// mailbox. It writes the event's [`REQUEST_ID`] first. The field stays set when the runtime posts
+/// its answer to the agent, which reads here which invocation is answered; the agent clears it when
+/// it gives the runtime the next event.
 pub const WORKING: usize = 0x88;
-/// Header field: whether this answer has to go to the agent, which has read some of the output or
-/// has to undo something. The agent sets it, and the host clears it with each event.
+/// Header field: whether this answer must go to the agent, because the agent has read some of the
+/// output or has to undo something. The agent sets it, and the host clears it with each event.
 pub const VIA_AGENT: usize = 0x8c;
-/// Header field: most memory that the function had at one time, as far as the agent has looked, in
-/// KiB.
+/// Header field: the function's peak memory in KiB, as far as the agent has measured it.
 pub const PEAK_KIB: usize = 0x90;
-/// Header field between agent and runtime: whether the runtime reads the output at this moment. Each
-/// of the two says that it will read ([`VIA_AGENT`] is the agent's word for it) and then looks at the
-/// other's word: of what was written, nobody has one half while the other has the other.
+/// Header field between agent and runtime: whether the runtime is reading the function's output.
+/// Each of the two first announces that it will read (the agent in [`VIA_AGENT`], the runtime here)
+/// and then looks at the other's announcement. So output is never split between agent and runtime:
+/// exactly one of them reads it.
 pub const READING: usize = 0x94;
-/// Header field between agent and runtime: whether the runtime reads its output with each answer. The
-/// agent need not be woken for each line then.
+/// Header field between agent and runtime: whether the runtime reads its output with each answer.
+/// If so, the agent need not wake up for each line.
 pub const READS_OUTPUT: usize = 0x98;
-/// Header field: the id of the event's invocation, [`REQUEST_ID_LEN`] bytes.
+/// Header field: the request id of the event, [`REQUEST_ID_LEN`] bytes.
 pub const REQUEST_ID: usize = 0xc0;
-/// Bytes of a request id, a UUID in text.
+/// Bytes of a request id, a UUID as text.
 pub const REQUEST_ID_LEN: usize = 36;
-/// The header of an answer that says of what type the function's error is.
+/// The header of an answer's meta part with the type of the function's error.
 const ERROR_TYPE: &str = "Lambda-Runtime-Function-Error-Type";
-/// What the meta part of an event or an answer begins with; the id of its invocation and a line break follow.
+/// The beginning of an event's or answer's meta part; the request id and a line break follow.
 pub const REQUEST_ID_HEADER: &str = "Lambda-Runtime-Aws-Request-Id: ";
 /// Header field: frame numbers of all pages, 8 bytes each.
 pub const FRAMES: usize = 0x200;
 
-/// Nothing yet: the answer was taken, and the runtime waits.
+/// The host has taken the answer; wait for an event.
 pub const COMMAND_WAIT: u32 = 0;
 /// An event is in the data pages.
 pub const COMMAND_EVENT: u32 = 1;
-/// The next event is the agent's to give.
+/// Ask the agent for the next event.
 pub const COMMAND_AGENT: u32 = 2;
-/// See for output, and ring again.
+/// Look for output, and ring again.
 pub const COMMAND_LOOK: u32 = 3;
-/// What the runtime leaves there: if it stays, there is no host to hear the doorbell.
+/// The value that the runtime writes before it rings. If it is still there afterwards, no host has
+/// heard the doorbell.
 pub const COMMAND_UNHEARD: u32 = u32::MAX;
 
 /// The function's result.
 pub const KIND_RESPONSE: u32 = 1;
-/// The function failed.
+/// The function's error.
 pub const KIND_ERROR: u32 = 2;
 
 /// Bytes of a [`Head`].
 pub const HEAD: usize = 24;
 
-/// What a message between owner and sandbox is.
+/// The kind of a message between controller and sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// To the sandbox: an event. From it: a result.
+    /// To the sandbox: an event. From the sandbox: a result.
     Payload,
     /// From the sandbox: the function's error.
     Error,
-    /// From the sandbox: output alone, more will come.
+    /// From the sandbox: output only; more output or the answer will follow.
     Output,
-    /// To the sandbox: the next event is the agent's to give; let the guest run.
+    /// To the sandbox: let the guest run and ask its agent for the next event.
     Agent,
-    /// From the sandbox: the guest waits for an event. An answer says the same unless it
-    /// [goes on](Head::goes_on).
+    /// From the sandbox: the guest waits for an event. An answer implies the same unless it [goes
+    /// on](Head::goes_on).
     Waits,
 }
 
-/// The head of a message; output, meta part and body follow.
+/// The head of a message. Output, meta part and body follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// What it is.
+    /// The kind of the message.
     pub what: What,
-    /// Bytes of output.
+    /// Length of the output in bytes.
     pub log: u32,
-    /// Bytes of the meta part.
+    /// Length of the meta part in bytes.
     pub meta: u32,
-    /// Bytes of the body.
+    /// Length of the body in bytes.
     pub body: u32,
-    /// With an answer: [`PEAK_KIB`].
+    /// In an answer: [`PEAK_KIB`].
     pub peak_kib: u32,
-    /// With an answer: [`ANSWER_GOES_ON`].
+    /// In an answer: [`ANSWER_GOES_ON`].
     pub goes_on: bool,
 }
 
-/// Bytes that are no head.
+/// Bytes that are no valid head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// No such message.
+    /// The kind is unknown.
     #[error("message of unknown kind {0} at the mailbox")]
     What(u32),
-    /// Too long.
+    /// A length is over its limit.
     #[error("message of {log} + {meta} + {body} bytes at the mailbox")]
     TooLong {
         /// Bytes of output.
@@ -204,7 +212,7 @@ pub enum HeadError {
 }
 
 impl Head {
-    /// A message without anything behind its head.
+    /// A message that consists of its head only.
     pub fn bare(what: What) -> Self {
         Self {
             what,
@@ -234,7 +242,7 @@ impl Head {
         bytes
     }
 
-    /// From bytes, with every length within bounds.
+    /// Decodes a head and checks its lengths.
     pub fn decode(bytes: &[u8; HEAD]) -> Result<Self, HeadError> {
         let word = |n: usize| {
             u32::from_le_bytes([
@@ -266,36 +274,36 @@ impl Head {
         })
     }
 
-    /// Bytes that follow.
+    /// Number of bytes that follow the head.
     pub fn rest(&self) -> usize {
         self.log as usize + self.meta as usize + self.body as usize
     }
 }
 
-/// The meta part of an answer: header lines, as the Runtime API has them.
+/// The meta part of an answer: header lines, as in the Runtime API.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AnswerMeta {
-    /// `Lambda-Runtime-Aws-Request-Id`: whose answer it is.
+    /// `Lambda-Runtime-Aws-Request-Id`: the invocation that is answered.
     pub request_id: String,
     /// `Content-Type` of the result.
     pub content_type: Option<String>,
-    /// `Lambda-Runtime-Function-Error-Type`, [as Lambda keeps it](error_type).
+    /// `Lambda-Runtime-Function-Error-Type`, [as Lambda reports it](error_type).
     pub error_type: Option<String>,
 }
 
-/// An answer's meta part that is none.
+/// Bytes that are no valid meta part of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MetaError {
-    /// Not text.
-    #[error("an answer's headers at the mailbox are no text")]
+    /// Not UTF-8.
+    #[error("the headers of an answer at the mailbox are not UTF-8")]
     Text,
-    /// Not a header.
-    #[error("a line among an answer's headers at the mailbox is none")]
+    /// A line that is no header.
+    #[error("an answer at the mailbox has a line that is no header")]
     Line,
 }
 
 impl AnswerMeta {
-    /// The meta part of the answer to `request_id`; a function's error may have a type.
+    /// The meta part of the answer to `request_id`. `error_type` is for a function's error.
     pub fn write(request_id: &str, error_type: Option<&str>) -> String {
         let mut meta = format!("{REQUEST_ID_HEADER}{request_id}\r\n");
         if let Some(kind) = error_type {
@@ -304,7 +312,7 @@ impl AnswerMeta {
         meta
     }
 
-    /// Reads it. Headers that mean nothing are passed over.
+    /// Parses a meta part. Unknown headers are ignored.
     pub fn parse(bytes: &[u8]) -> Result<Self, MetaError> {
         let text = std::str::from_utf8(bytes).map_err(|_| MetaError::Text)?;
         let mut meta = Self::default();

@@ -1,11 +1,12 @@
-//! What the function writes to stdout, stderr and its log, cut into records, within bounds.
+//! Cuts what a function writes to stdout, stderr and its log into records, with bounded memory.
 //!
-//! A record is a line, or a *frame*: runtimes that find `_LAMBDA_TELEMETRY_LOG_FD` write messages
-//! there whole, whatever line breaks they have, behind a header of their length. Both come through
-//! one pipe, which keeps their order. Frames have a module of their own.
+//! A record is a line or a *frame*. A runtime that finds `_LAMBDA_TELEMETRY_LOG_FD` in its
+//! environment writes each message there as a frame: a header with the message's length, and the
+//! message, which may have line breaks. All output comes through one pipe, which keeps its order.
+//! `framing` finds the frames.
 //!
-//! The function must never wait for its output to be carried off, nor make whoever reads it grow:
-//! what can't be carried on is counted and thrown away.
+//! A function must never have to wait until its output is read, nor make the reader's memory grow.
+//! Output that can't be kept is counted and dropped.
 
 mod framing;
 
@@ -13,19 +14,19 @@ use bytes::{Bytes, BytesMut};
 
 use framing::{Framing, Piece};
 
-/// Longest record; a longer one is cut in two.
+/// Maximum length of a record; a longer one is split.
 pub const MAX_LINE: usize = 256 * 1024;
-/// Complete records kept before they must be sent.
+/// Once so many bytes of complete records are buffered, they should be sent.
 const MAX_PENDING: usize = 64 * 1024;
-/// Most records of several lines that are sent at once: each has to be told of. In those beyond it
-/// each line is by itself.
+/// Maximum number of multi-line records in one message, because each is listed by itself. Further
+/// ones are sent as one record for each line.
 const MAX_MULTILINE: usize = 1024;
 
-/// Records that have not been sent.
+/// Records that have not been sent yet.
 #[derive(Debug, Default)]
 pub struct LogBuffer {
     bytes: BytesMut,
-    /// Length of the part of `bytes` that is whole records.
+    /// Length of the complete records at the start of `bytes`.
     whole: usize,
     multiline: Vec<(u32, u32)>,
     framing: Framing,
@@ -35,23 +36,23 @@ pub struct LogBuffer {
 /// Records to send.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lines {
-    /// Each with a newline at its end.
+    /// The records, each with a newline at its end.
     pub bytes: Bytes,
-    /// Where there are records of several lines: offset and length, without the newline.
+    /// Records of several lines: offset and length in `bytes`, without the last newline.
     pub multiline: Vec<(u32, u32)>,
-    /// Bytes that were thrown away before these.
+    /// Bytes that were dropped before these records.
     pub dropped: u64,
 }
 
 impl Lines {
-    /// Whether their bytes are all there is to tell.
+    /// Whether the bytes alone describe the records.
     pub fn is_text(&self) -> bool {
         self.multiline.is_empty() && self.dropped == 0
     }
 }
 
 impl LogBuffer {
-    /// Takes output. At most [`MAX_LINE`] of unfinished record stays.
+    /// Takes output. At most [`MAX_LINE`] bytes of an incomplete record are kept.
     pub fn push(&mut self, output: &[u8]) {
         let mut framing = std::mem::take(&mut self.framing);
         framing.push(output, |piece| match piece {
@@ -80,30 +81,30 @@ impl LogBuffer {
         }
     }
 
-    /// Counts output that was thrown away.
+    /// Counts output that was dropped.
     pub fn drop_output(&mut self, len: usize) {
-        // What comes after the gap is not what the frame's header spoke of.
+        // After a gap, the frame's header no longer matches the bytes that follow.
         self.finish_unfinished();
         self.framing = Framing::default();
         self.dropped += len as u64;
     }
 
-    /// Whether there is a whole record, or a gap, to tell of.
+    /// Whether there is a complete record, or a gap, to report.
     pub fn has_lines(&self) -> bool {
         self.whole > 0 || self.dropped > 0
     }
 
-    /// Whether there is nothing, not even a record that was begun.
+    /// Whether there is nothing, not even an incomplete record.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty() && self.dropped == 0 && self.framing.is_idle()
     }
 
-    /// Whether the records should not wait for company any longer.
+    /// Whether the records should be sent without waiting for more.
     pub fn is_full(&self) -> bool {
         self.whole >= MAX_PENDING
     }
 
-    /// Takes the whole records.
+    /// Takes the complete records.
     pub fn take_lines(&mut self) -> Option<Lines> {
         if !self.has_lines() {
             return None;
@@ -117,7 +118,7 @@ impl LogBuffer {
         })
     }
 
-    /// Takes everything; an unfinished record gets its newline.
+    /// Takes everything. An incomplete record gets a newline.
     pub fn take_all(&mut self) -> Option<Lines> {
         self.finish_unfinished();
         self.take_lines()
@@ -133,7 +134,7 @@ impl LogBuffer {
         }
     }
 
-    /// Ends a line that was begun.
+    /// Completes a line.
     fn finish_line(&mut self) {
         if self.bytes.len() > self.whole {
             self.bytes.extend_from_slice(b"\n");
@@ -141,7 +142,7 @@ impl LogBuffer {
         }
     }
 
-    /// Makes what came since the last record one, without the line breaks at its end.
+    /// Makes one record of the bytes since the last record, without the line breaks at its end.
     fn finish_frame(&mut self) {
         while self.bytes.len() > self.whole && self.bytes.last() == Some(&b'\n') {
             self.bytes.truncate(self.bytes.len() - 1);

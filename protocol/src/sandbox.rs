@@ -1,12 +1,15 @@
-//! Controller and sandbox process: commands, replies and events over a Unix socket.
+//! The protocol between a controller and a sandbox process: commands, replies and events over a
+//! Unix socket.
 //!
 //! Each message is a little-endian `u32` length, at most [`MAX_MESSAGE`], and that many bytes of
-//! JSON. A [`Request`] is answered by the [`Reply`] with its `id`, in order; [`Event`]s come when
-//! they happen. When the socket closes, the sandbox ends at once: no microVM outlives its owner.
+//! JSON. Each [`Request`] is answered, in order, by a [`Reply`] with its `id`. [`Event`]s are sent
+//! when they happen. When the socket closes, the sandbox ends at once, so no microVM outlives its
+//! controller.
 //!
-//! A sandbox opens no file: its owner does, and passes the descriptors with the command's bytes
-//! (`SCM_RIGHTS`, all with the first byte). How many, and in which order, is said at each command;
-//! [`Command::descriptors`] counts them. Any other number is refused.
+//! A sandbox opens no files. The controller opens them and passes the descriptors with the
+//! command's bytes (`SCM_RIGHTS`, all with the first byte). Each command's documentation says how
+//! many and in which order, and [`Command::descriptors`] counts them. The sandbox refuses any other
+//! number.
 
 use std::time::Duration;
 
@@ -14,23 +17,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::jail::Jail;
 
-/// Longest message in bytes.
+/// Maximum length of a message in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
-/// Most descriptors that one message may carry: more than any command wants, so that one too many
-/// is answered with a refusal.
+/// Maximum number of descriptors with one message. It is more than any command needs, so that the
+/// sandbox can answer one descriptor too many with a refusal.
 pub const MAX_DESCRIPTORS: usize = 16;
 
-/// Smallest guest memory in MiB.
+/// Minimum guest memory in MiB.
 pub const MIN_MEMORY_MIB: u32 = 128;
-/// Largest guest memory in MiB.
+/// Maximum guest memory in MiB.
 pub const MAX_MEMORY_MIB: u32 = 10_240;
 
-/// A command and the number that its reply will carry.
+/// A command, and the number that its reply carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Chosen by the sender.
+    /// Chosen by the controller.
     pub id: u64,
-    /// What to do.
+    /// The command.
     #[serde(flatten)]
     pub command: Command,
 }
@@ -39,36 +42,36 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
-    /// Start a kernel. Once, and not with `Restore`.
+    /// Boot a kernel. Only once, and not after `Restore`.
     ///
     /// Descriptors, for reading only: the kernel (an uncompressed ELF `vmlinux`), then each disk's
     /// image.
     Boot(Boot),
-    /// Continue from a snapshot. Once, and not with `Boot`.
+    /// Restore a snapshot. Only once, and not after `Boot`.
     ///
     /// Descriptors, for reading only: the state file, the memory file, then each disk's image.
     Restore(Restore),
-    /// Let the vCPU run.
+    /// Let the vCPUs run.
     Resume(Resume),
-    /// Stop the vCPU. The reply comes when it has stopped.
+    /// Stop the vCPUs. The reply comes when they have stopped.
     Pause,
-    /// Stop the vCPU once the guest has come to rest, or its time is up. The reply comes when it
-    /// has stopped, or when a `Resume` came before that.
+    /// Stop the vCPUs once the guest has come to rest, or when its time is up. The reply comes when
+    /// they have stopped, or when a `Resume` comes before that.
     Freeze(Freeze),
     /// Write a snapshot of a paused and quiet microVM.
     ///
-    /// Descriptors, for writing: the state file, the memory file. What was in them is replaced;
-    /// both are flushed to disk when the reply comes. The memory file that the microVM was restored
-    /// from is refused.
+    /// Descriptors, for writing only: the state file, the memory file. Their content is replaced,
+    /// and both are flushed to disk when the reply comes. The sandbox refuses the memory file that
+    /// the microVM was restored from.
     Snapshot(Snapshot),
-    /// Counters and state.
+    /// Ask for the state and the counters.
     Status,
-    /// End the microVM and the process. The reply is [`Event::Exited`].
+    /// End the microVM and the process. There is no reply but [`Event::Exited`].
     Kill,
 }
 
 impl Command {
-    /// Descriptors that come with it.
+    /// Number of descriptors that must come with the command.
     pub fn descriptors(&self) -> usize {
         let images = |disks: &[bool]| disks.iter().filter(|image| **image).count();
         match self {
@@ -80,34 +83,34 @@ impl Command {
     }
 }
 
-/// A new microVM.
+/// How to boot a microVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
-    /// 128 to 10,240.
+    /// [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`].
     pub memory_mib: u32,
-    /// As many as the sandbox was started for.
+    /// Must equal the number that the sandbox was started with.
     pub vcpus: u8,
-    /// In device order: whether there is an image, or just a drive without a medium.
+    /// In device order: `true` for a disk with an image, `false` for a drive without a medium.
     pub disks: Vec<bool>,
-    /// Added to the kernel's command line after the sandbox's own arguments.
+    /// Appended to the kernel's command line, after the sandbox's own arguments.
     #[serde(default)]
     pub kernel_args: String,
-    /// Anything that binds a snapshot to what it was made of, such as hashes of kernel and image.
-    /// Stored in the state file; a restore must present the same text.
+    /// Text that identifies what the microVM is made of, such as hashes of kernel and image. The
+    /// state file keeps it, and a restore must present the same text.
     #[serde(default)]
     pub fingerprint: String,
 }
 
-/// A microVM from a snapshot.
+/// How to restore a microVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {
-    /// In device order: whether there is an image, or just a drive without a medium. An image that
-    /// differs from the snapshot's is announced to the guest as a change of medium.
+    /// In device order: `true` for a disk with an image, `false` for a drive without a medium. If
+    /// an image differs from the snapshot's, the guest is notified of a change of medium.
     pub disks: Vec<bool>,
     /// Must equal the snapshot's.
     #[serde(default)]
     pub fingerprint: String,
-    /// Run at once, with this budget; `None` leaves the microVM paused.
+    /// Run at once, with this budget; with `None` the microVM stays paused.
     pub resume: Option<Resume>,
 }
 
@@ -143,10 +146,10 @@ pub struct RandomRange {
     pub len: u32,
 }
 
-/// How to run on.
+/// How to let the vCPUs run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
-    /// Pause and send [`Event::CpuBudgetExhausted`] after this much vCPU time, in microseconds.
+    /// Pause after this much vCPU time, in microseconds, and send [`Event::CpuBudgetExhausted`].
     #[serde(default)]
     pub cpu_budget_us: Option<u64>,
 }
@@ -154,12 +157,12 @@ pub struct Resume {
 /// How long a guest may take to come to rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freeze {
-    /// Microseconds until it is stopped whatever it does.
+    /// Microseconds until its vCPUs are stopped in any case.
     pub within_us: u64,
 }
 
 impl Freeze {
-    /// A freeze that waits this long at most.
+    /// A freeze that waits at most this long.
     pub fn within(limit: Duration) -> Self {
         Self {
             within_us: u64::try_from(limit.as_micros()).unwrap_or(u64::MAX),
@@ -167,43 +170,43 @@ impl Freeze {
     }
 }
 
-/// What a sandbox sends.
+/// What a sandbox sends to its controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
-    /// To a request.
+    /// The reply to a request.
     Reply(Reply),
-    /// On its own.
+    /// An event.
     Event(Event),
 }
 
 /// The answer to one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
-    /// The request's.
+    /// The request's id.
     pub id: u64,
-    /// What came of it.
+    /// The result.
     pub outcome: Outcome,
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It was done.
+    /// The command was executed.
     Done,
-    /// It was done, and here is the state.
+    /// The command was executed; this is the state.
     Status(Status),
-    /// It was not done, and nothing changed.
+    /// The command was not executed, and nothing has changed.
     Refused(Refusal),
 }
 
-/// Why a command was not done.
+/// Why a command was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// For programs.
+    /// The kind, for programs.
     pub kind: RefusalKind,
-    /// For people.
+    /// The message, for people.
     pub message: String,
 }
 
@@ -211,43 +214,43 @@ pub struct Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalKind {
-    /// The command makes no sense in this state, or a value is out of range.
+    /// The command is not possible in this state, or a value is out of range.
     InvalidRequest,
     /// The guest is not quiet; try again.
     NotQuiet,
-    /// The snapshot can't be used here: truncated, corrupt, or made by another version, kernel,
-    /// image, CPU or kind of KVM. Rebuild it.
+    /// The snapshot can't be used on this host: it is truncated, corrupt, or made with another
+    /// version, kernel, image, CPU or kind of KVM. Build it again.
     SnapshotUnusable,
-    /// The host said no: a file, memory, KVM.
+    /// The host refused something: a file, memory, KVM.
     Host,
 }
 
-/// Where a microVM is in its life.
+/// What a sandbox process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// A process with an empty VM, waiting for `Boot` or `Restore`.
     Shell,
-    /// vCPUs run.
+    /// The vCPUs run.
     Running,
-    /// vCPUs are stopped.
+    /// The vCPUs are stopped.
     Paused,
 }
 
 /// State and counters since the process started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Where the microVM is.
+    /// The sandbox's state.
     pub state: State,
     /// `hardware` or `software`; see the sandbox's `host` module.
     pub host_kind: String,
-    /// vCPU time used, microseconds.
+    /// vCPU time used, in microseconds.
     pub vcpu_cpu_us: u64,
     /// `KVM_RUN` returns by reason.
     pub exits: Exits,
     /// Instructions completed by the ring-0 assist.
     pub assists: u64,
-    /// What the process is locked up in.
+    /// Missing parts of the process's jail.
     pub jail: Jail,
 }
 
@@ -258,30 +261,31 @@ pub struct Exits {
     pub io: u64,
     /// Memory-mapped I/O.
     pub mmio: u64,
-    /// Interpreter could not go on: the ring-0 assist's work.
+    /// KVM's interpreter could not execute an instruction; the ring-0 assist completes it.
     pub emulation: u64,
-    /// Signals and immediate exits: pauses and kills.
+    /// Signals and immediate exits, for pauses, kills and timers.
     pub interrupted: u64,
     /// Everything else.
     pub other: u64,
 }
 
-/// What a sandbox says on its own.
+/// What a sandbox sends without a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// [`Resume::cpu_budget_us`] is used up; the microVM is paused.
+    /// [`Resume::cpu_budget_us`] is used up, and the microVM is paused.
     CpuBudgetExhausted,
-    /// The process is about to end. The same goes to standard output as a JSON line.
+    /// The process is about to end. It prints the same as a JSON line to standard output.
     Exited(Exited),
 }
 
-/// The last words of a sandbox.
+/// Why a sandbox has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exited {
-    /// Why.
+    /// The kind of end.
     pub reason: ExitReason,
-    /// For people: registers and bytes for a fatal guest error, else one sentence.
+    /// For people: registers and instruction bytes for a fatal error of the guest, else one
+    /// sentence.
     pub detail: String,
 }
 
@@ -293,9 +297,10 @@ pub enum ExitReason {
     GuestShutdown,
     /// The guest asked for a reset through the keyboard controller.
     GuestReset,
-    /// The guest's CPU shut down.
+    /// The guest's CPU shut down (triple fault).
     TripleFault,
-    /// KVM, the host or the sandbox itself failed, or the guest did what no device allows.
+    /// KVM, the host or the sandbox itself failed, or the guest did something that no device
+    /// allows.
     InternalError,
     /// [`Command::Kill`].
     Killed,
@@ -306,7 +311,7 @@ pub enum ExitReason {
 }
 
 impl ExitReason {
-    /// The process's exit status, one for each way of ending.
+    /// The process's exit status. Each way of ending has its own.
     pub fn code(self) -> u8 {
         match self {
             Self::GuestShutdown => 0,
@@ -320,18 +325,18 @@ impl ExitReason {
     }
 }
 
-/// A control message that can't be one.
+/// A control message that can't be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Longer than [`MAX_MESSAGE`].
     #[error("control message of {0} bytes, the limit is {MAX_MESSAGE}")]
     TooLong(usize),
-    /// Not this JSON.
+    /// It is not the expected JSON.
     #[error("control message: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Length and JSON of `message`, ready for the socket.
+/// The length prefix and the JSON of `message`, ready to be sent.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ControlError> {
     let mut out = vec![0; 4];
     serde_json::to_writer(&mut out, message)?;
@@ -344,7 +349,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ControlError> {
     Ok(out)
 }
 
-/// Takes one message off the front of `buf`; `None` when it is not complete yet.
+/// Takes one message off the front of `buf`; `None` if it is not complete yet.
 pub fn decode<T: for<'de> Deserialize<'de>>(
     buf: &mut bytes::BytesMut,
 ) -> Result<Option<T>, ControlError> {

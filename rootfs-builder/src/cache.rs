@@ -1,4 +1,4 @@
-//! The artefact cache: finished files under the hash of what they were made of.
+//! The artefact cache: finished files, each under a hash of everything that it was made from.
 //!
 //! ```text
 //! <root>/kernel/<key>/vmlinux            and vmlinux.sha256
@@ -8,9 +8,9 @@
 //! <root>/locks/<kind>-<key>              held while a key is built
 //! ```
 //!
-//! A folder `<key>` appears by one rename, after its files have reached the
-//! disk: what is there is whole. Two builders of one key wait for each other on
-//! the lock file; the second then finds the first one's work.
+//! A folder `<key>` appears by a rename after its files have been flushed to disk, so an existing folder
+//! is always complete. If two builders build the same key, the second waits for the first one's lock and
+//! then finds its result.
 
 use crate::digest;
 use crate::error::Result;
@@ -23,16 +23,16 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// `HEARTH_CACHE` and `HOME` are both unset.
-    #[error("no place for the cache: set HEARTH_CACHE, or HOME")]
+    #[error("no folder for the cache: set HEARTH_CACHE or HOME")]
     NoRoot,
-    /// A file or folder of the cache.
+    /// A file or folder of the cache could not be used.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// Why it failed.
+        /// The error.
         source: io::Error,
     },
 }
@@ -50,19 +50,19 @@ impl CacheError {
 /// A finished file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artefact {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
     /// SHA-256 of its content, 64 lower-case hexadecimal digits.
     pub sha256: String,
 }
 
-/// A folder that holds artefacts.
+/// The folder of the artefacts.
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
 }
 
-/// The folders that the cache is divided into.
+/// The kinds of artefacts. Each has a folder in the cache.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     /// Guest kernels.
@@ -87,7 +87,7 @@ impl Kind {
 }
 
 impl Cache {
-    /// Opens the cache in `root`, making the folder when it is missing.
+    /// Opens the cache in `root`. Creates the folder if it is missing.
     ///
     /// # Errors
     /// The folder can't be made.
@@ -110,19 +110,19 @@ impl Cache {
         }
     }
 
-    /// The folder of all artefacts.
+    /// The cache's root folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The finished folder of `key`, if there is one.
+    /// The finished folder of `key`, if it exists.
     pub(crate) fn find(&self, kind: Kind, key: &str) -> Option<PathBuf> {
         let path = self.root.join(kind.folder()).join(key);
         path.is_dir().then_some(path)
     }
 
-    /// The finished file `name` of `key`, if there is one.
+    /// The finished file `name` of `key`, if it exists.
     pub(crate) fn artefact(&self, kind: Kind, key: &str, name: &str) -> Option<Artefact> {
         let path = self.find(kind, key)?.join(name);
         let sha256 = fs::read_to_string(digest_path(&path))
@@ -132,7 +132,7 @@ impl Cache {
         (path.is_file() && sha256.len() == 64).then_some(Artefact { path, sha256 })
     }
 
-    /// The newest artefact that was published under `name`.
+    /// The newest artefact with this name.
     fn current(&self, kind: Kind, name: &str) -> Result<Option<Artefact>> {
         let pointer = self.pointer(kind, name);
         let key = match fs::read_to_string(&pointer) {
@@ -147,7 +147,7 @@ impl Cache {
         Ok(self.artefact(kind, key, name))
     }
 
-    /// Makes `key`'s artefact the newest one of its name.
+    /// Makes `key`'s artefact the newest one with this name.
     pub(crate) fn set_current(&self, kind: Kind, name: &str, key: &str) -> Result<()> {
         let pointer = self.pointer(kind, name);
         if fs::read_to_string(&pointer).is_ok_and(|now| now.trim() == key) {
@@ -169,7 +169,7 @@ impl Cache {
             .join(format!("current-{name}"))
     }
 
-    /// Takes the lock of `key`, waiting for another builder of it.
+    /// Takes the lock of `key`. Waits while another builder holds it.
     pub(crate) fn lock(&self, kind: Kind, key: &str) -> Result<Lock> {
         let folder = self.root.join("locks");
         fs::create_dir_all(&folder).map_err(CacheError::io("create", &folder))?;
@@ -179,10 +179,10 @@ impl Cache {
         Ok(Lock { _file: file })
     }
 
-    /// An empty folder on the cache's file system in which `key` is built.
+    /// An empty folder on the cache's file system, in which `key` is built.
     ///
-    /// The lock shows that nobody else is building this key: what an earlier,
-    /// killed builder left is removed here.
+    /// The lock proves that no other builder is building this key, so leftovers of a killed builder
+    /// are removed here.
     pub(crate) fn stage(&self, kind: Kind, key: &str, _lock: &Lock) -> Result<Stage> {
         let folder = self.root.join(kind.folder());
         fs::create_dir_all(&folder).map_err(CacheError::io("create", &folder))?;
@@ -197,13 +197,13 @@ impl Cache {
     }
 }
 
-/// Held while a key is built.
+/// The lock on a key, held while it is built.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// A folder under construction. Dropped without [`Stage::publish`] it is removed.
+/// A folder in which a key is built. It is removed when it is dropped without [`Stage::publish`].
 #[derive(Debug)]
 pub(crate) struct Stage {
     path: PathBuf,
@@ -212,12 +212,12 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Where to build.
+    /// The folder.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Records the hash of the finished file `name` in the stage.
+    /// Writes the hash of the finished file `name` beside it.
     pub(crate) fn seal(&self, name: &str) -> Result<()> {
         let path = self.path.join(name);
         let sha256 = digest::of_file(&path).map_err(CacheError::io("read", &path))?;
@@ -231,10 +231,10 @@ impl Stage {
         Ok(())
     }
 
-    /// Puts the folder in its place.
+    /// Moves the folder to its final place.
     pub(crate) fn publish(self) -> Result<PathBuf> {
         let put = || -> io::Result<()> {
-            // Incomplete leftovers only: a whole one would have been used.
+            // Only an incomplete folder can exist here: a complete one would have been used.
             remove_tree(&self.target)?;
             File::open(&self.path)?.sync_all()?;
             fs::rename(&self.path, &self.target)?;
@@ -247,13 +247,12 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // Nothing can be done about a failure here; the next builder of this
-        // key tries again, and reports it.
+        // An error is ignored here. The next builder of this key tries again and reports it.
         let _ = remove_tree(&self.path);
     }
 }
 
-/// Removes a folder and what is in it, also folders without write permission.
+/// Removes a folder and its content, even if folders in it lack write permission.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -265,7 +264,7 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives the owner access to every folder below `path`.
+/// Gives the owner access to all folders below `path`.
 fn open_folders(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     for entry in walkdir::WalkDir::new(path)
@@ -285,7 +284,7 @@ fn digest_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The newest guest kernel that was built, without building one.
+/// The newest guest kernel in the cache; never builds one.
 ///
 /// # Errors
 /// The cache can't be read.
@@ -293,7 +292,7 @@ pub fn cached_kernel(cache: &Cache) -> Result<Option<Artefact>> {
     cache.current(Kind::Kernel, crate::kernel::FILE)
 }
 
-/// The newest image of `runtime` that was built, without building one.
+/// The newest image of `runtime` in the cache; never builds one.
 ///
 /// # Errors
 /// The cache can't be read.

@@ -1,4 +1,4 @@
-//! Running the programs that a build needs, with errors a person can act on.
+//! Runs the programs that a build needs, with errors that say what to do.
 
 use crate::progress::Progress;
 use std::collections::VecDeque;
@@ -9,26 +9,26 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// Lines of output that an error shows.
+/// Number of output lines that an error shows.
 const TAIL_LINES: usize = 15;
 
-/// Why a program did not do its work.
+/// Why a program has failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// It isn't installed.
+    /// It is not installed.
     #[error("`{program}` is not installed; {advice}")]
     Missing {
-        /// Its name.
+        /// The program's name.
         program: String,
         /// What to do.
         advice: String,
     },
-    /// It can't be started or waited for.
+    /// It could not be started or waited for.
     #[error("cannot run `{command}`: {source}")]
     Run {
         /// The command line.
         command: String,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
     /// It ended with a failure.
@@ -38,14 +38,14 @@ pub enum CommandError {
         command: String,
         /// Exit status or signal.
         status: ExitStatus,
-        /// The last lines of its output.
+        /// Its last lines of output.
         output: String,
         /// What to do.
         advice: String,
     },
 }
 
-/// A program to run, with the step it stands for.
+/// A program to run as a step of a build.
 #[derive(Debug)]
 pub(crate) struct Tool {
     command: Command,
@@ -55,11 +55,12 @@ pub(crate) struct Tool {
 }
 
 impl Tool {
-    /// A program that the Debian package `package` provides.
+    /// A program from the Debian package `package`.
     pub(crate) fn new(program: impl AsRef<OsStr>, package: &'static str) -> Self {
         let program = program.as_ref().to_owned();
         let mut command = Command::new(&program);
-        // Messages are shown to people and searched by tests: one language.
+        // Users read the messages and tests search them, so their language must not depend on the
+        // host.
         command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         Self {
             command,
@@ -89,13 +90,13 @@ impl Tool {
         self
     }
 
-    /// What to do when it fails; without this the output must speak for itself.
+    /// What to do when the program fails. Without it, the error only shows the output.
     pub(crate) fn advice(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
     }
 
-    /// Runs it as one step of a build; its output is shown only in an error.
+    /// Runs the program as one step of a build. Its output is only shown in an error.
     pub(crate) fn run(self, step: &str, progress: &dyn Progress) -> Result<(), CommandError> {
         let started = Instant::now();
         progress.running(step, started.elapsed());
@@ -104,7 +105,7 @@ impl Tool {
         Ok(())
     }
 
-    /// Runs it without saying so and gives its standard output.
+    /// Runs the program without reporting a step, and returns its standard output.
     pub(crate) fn output(mut self) -> Result<String, CommandError> {
         let line = self.line();
         let out = self
@@ -131,7 +132,7 @@ impl Tool {
             command: line.clone(),
             source,
         };
-        // Both streams in one pipe keep the order of what was said.
+        // One pipe for both streams keeps the order of the lines.
         let (reader, writer) = io::pipe().map_err(run)?;
         let second = writer.try_clone().map_err(run)?;
         self.command.stdout(writer).stderr(second);
@@ -139,8 +140,8 @@ impl Tool {
             .command
             .spawn()
             .map_err(|source| self.start_error(source))?;
-        // The command holds the pipe's writing ends: without this the reader
-        // would never see the end.
+        // `command` still holds the writing ends of the pipe. Without this the reader would never
+        // see the end of the output.
         self.command.stdout(Stdio::null()).stderr(Stdio::null());
 
         let (send, lines) = mpsc::channel();
@@ -201,10 +202,10 @@ impl Tool {
     fn advice_text(&self) -> String {
         self.advice
             .clone()
-            .unwrap_or_else(|| "its last words were:".to_owned())
+            .unwrap_or_else(|| "the end of its output:".to_owned())
     }
 
-    /// The command line, for a person.
+    /// The command line as text.
     fn line(&self) -> String {
         let mut line = self.program.to_string_lossy().into_owned();
         for arg in self.command.get_args() {

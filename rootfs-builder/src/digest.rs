@@ -1,11 +1,11 @@
-//! SHA-256 of files and of the inputs that name an artefact.
+//! SHA-256 of files, and of the inputs that identify an artefact.
 
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Lower-case hexadecimal.
+/// Encodes bytes as lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
@@ -15,7 +15,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// SHA-256 of everything `reader` gives, as hexadecimal.
+/// SHA-256 of everything that `reader` returns, as hexadecimal.
 pub(crate) fn of_reader(mut reader: impl Read) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
@@ -32,10 +32,10 @@ pub(crate) fn of_file(path: &Path) -> io::Result<String> {
     of_reader(File::open(path)?)
 }
 
-/// The name of an artefact: a hash over its named inputs.
+/// An artefact's key: a hash over its named inputs.
 ///
-/// Names and values are length-prefixed, so that no two different lists of
-/// inputs can give the same bytes.
+/// Names and values are length-prefixed, so that two different lists of inputs can't give the same
+/// bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Key(Sha256);
 

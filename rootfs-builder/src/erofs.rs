@@ -1,8 +1,8 @@
-//! A folder becomes a read-only EROFS image.
+//! Makes a read-only EROFS image of a folder.
 //!
-//! Uncompressed, since the guest would pay for decompression, and reproducible:
-//! fixed file system id and time stamps, everything owned by root, no extended
-//! attributes; `mkfs.erofs` itself lays files out in the order of their names.
+//! The image is uncompressed, because the guest would pay for decompression. It is reproducible:
+//! file system id and time stamps are fixed, root owns all files, there are no extended attributes,
+//! and `mkfs.erofs` writes files in the order of their names.
 
 use crate::command::{CommandError, Tool};
 use crate::progress::Progress;
@@ -10,13 +10,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// One id for all images: it must not differ from build to build, and nothing
+/// The file system id of all images. It is fixed so that it does not differ between builds; nothing
 /// looks an image up by it.
 const FILE_SYSTEM_ID: &str = "68656172-7468-4665-8000-000000000001";
-/// Every file's time stamp: 1980-01-01, the first that a ZIP can hold, so that
-/// tools which repack files in the guest accept it.
+/// Time stamp of all files: 1980-01-01, the first that a ZIP archive can hold, so that programs
+/// that repack files in the guest accept it.
 const TIME_STAMP: &str = "315532800";
-/// A disk is a whole number of these.
+/// A disk's size must be a multiple of this.
 const SECTOR: u64 = 512;
 
 /// Why an image could not be made.
@@ -30,20 +30,20 @@ pub enum ErofsError {
     NotSectors {
         /// The image.
         path: PathBuf,
-        /// Its length.
+        /// Its length in bytes.
         length: u64,
     },
-    /// Reading or writing the image.
+    /// The image could not be read or flushed.
     #[error("cannot write the image {}: {source}", path.display())]
     Io {
         /// The image.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// Makes `image` out of `tree` and brings it to the disk.
+/// Makes `image` of the folder `tree`, and flushes it to disk.
 pub(crate) fn make(
     tree: &Path,
     image: &Path,
@@ -62,7 +62,7 @@ pub(crate) fn make(
         ])
         .arg(image)
         .arg(tree)
-        .advice("is the disk full? It said:")
+        .advice("is the disk full? Its output:")
         .run(step, progress)?;
     let io = |source| ErofsError::Io {
         path: image.to_owned(),
@@ -86,7 +86,7 @@ mod tests {
     use crate::digest;
     use crate::progress::Quiet;
 
-    /// The same files, made in the order given.
+    /// An image of these files, created in the given order.
     fn image_of(names: &[&str]) -> (tempfile::TempDir, String) {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");

@@ -1,4 +1,4 @@
-//! The error of the builders: which part failed, with that part's own error.
+//! The error type of the builders: the part that failed, with that part's own error.
 
 use crate::cache::CacheError;
 use crate::command::CommandError;
@@ -10,22 +10,22 @@ use crate::space::SpaceError;
 /// Why a kernel or a runtime image could not be built or found.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The artefact cache.
+    /// The artefact cache failed.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// A program that the build runs.
+    /// A program that the build runs failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// Making the image out of the finished tree.
+    /// The image could not be made from the finished tree.
     #[error(transparent)]
     Erofs(#[from] ErofsError),
-    /// The kernel build.
+    /// The kernel build failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// The runtime image build.
+    /// The runtime image build failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// Not enough room.
+    /// There is not enough disk space.
     #[error(transparent)]
     Space(#[from] SpaceError),
 }

@@ -1,15 +1,14 @@
-//! Function images: a code package becomes the disk behind `/var/task`, layers
-//! that behind `/opt`.
+//! Function images: a code package becomes the disk behind `/var/task`, and layers become the disk
+//! behind `/opt`.
 //!
-//! A package comes from a stranger. Everything about it is checked before the
-//! first file is written: sizes, names, links, the structure of the archive.
-//! While files are unpacked the bytes that really come out are counted and
-//! checked against what was declared. Nothing is ever written through a link,
-//! and links are made last. The image appears under its name only when whole.
+//! A package is hostile input. Before the first file is written, everything about it is checked:
+//! sizes, names, links, the structure of the archive. While files are unpacked, their real sizes
+//! and checksums are compared with the declared ones. Nothing is ever written through a link,
+//! because links are made last. The image appears under its name only when it is complete.
 //!
-//! Modes follow Lambda: all files belong to root, execute permission is as in
-//! the package, set-user-id and the like are dropped. Everything is readable,
-//! since a package written by a program often says 0600 without meaning it.
+//! Modes are as on Lambda: root owns all files, execute permission is that of the package, and
+//! set-user-id and similar bits are dropped. Everything is readable, because packages that programs
+//! write often have the mode 0600 without need.
 
 mod archive;
 #[cfg(test)]
@@ -31,45 +30,46 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tree::Tree;
 
-/// The largest archive that Lambda takes.
+/// Maximum size of an archive in bytes, as on Lambda.
 pub const MAX_ZIPPED_BYTES: u64 = 52_428_800;
-/// The largest sum of a package's files.
+/// Maximum sum of a package's files in bytes.
 pub const MAX_UNZIPPED_BYTES: u64 = 262_144_000;
-/// The most files, folders and links in a package.
+/// Maximum number of files, folders and links in a package.
 pub const MAX_ENTRIES: usize = 100_000;
 
 /// A finished function image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionImage {
-    /// Where it is.
+    /// Path of the image.
     pub path: PathBuf,
-    /// SHA-256 of the image, 64 lower-case hexadecimal digits. The same package
-    /// always gives the same image.
+    /// SHA-256 of the image, 64 lower-case hexadecimal digits. The same package always gives the
+    /// same image.
     pub sha256: String,
-    /// The sum of the package's files and links.
+    /// Sum of the package's files and links in bytes.
     pub unpacked_bytes: u64,
 }
 
-/// Makes the image `out` out of a ZIP archive in memory.
+/// Makes the image `out` from a ZIP archive in memory.
 ///
 /// `out` is replaced if it exists; its folder must exist.
 ///
 /// # Errors
-/// The archive breaks a rule, or the image can't be written. `out` is then as
-/// it was.
+///
+/// The archive violates a rule, or the image can't be written. `out` is then unchanged.
 pub fn build_from_zip(zip: &[u8], out: &Path) -> Result<FunctionImage, FunctionError> {
     let package = archive::Package::parse(zip)?;
     build(out, package.tree(), |path| package.content(path))
 }
 
-/// Makes the image `out` out of a ZIP archive in a file.
+/// Makes the image `out` from a ZIP archive in a file.
 ///
 /// # Errors
+///
 /// As [`build_from_zip`]; also if the archive can't be read.
 pub fn build_from_zip_file(zip: &Path, out: &Path) -> Result<FunctionImage, FunctionError> {
     let io = FunctionError::io("read", zip);
     let size = fs::metadata(zip).map(|metadata| metadata.len());
-    // Checked before it is read into memory.
+    // Check the size before reading the archive into memory.
     match size {
         Ok(size) if size > MAX_ZIPPED_BYTES => Err(FunctionError::ZippedTooLarge {
             size,
@@ -81,27 +81,29 @@ pub fn build_from_zip_file(zip: &Path, out: &Path) -> Result<FunctionImage, Func
 }
 
 /// Unpacks a ZIP archive into `folder`, which must not exist, and returns the sum of its files and
-/// links. This is what an image is made of.
+/// links in bytes. The image would have the same content.
 ///
 /// # Errors
-/// The archive breaks a rule, or the folder can't be written: then a part of it may be there.
+///
+/// The archive violates a rule, or the folder can't be written; a part of it may then be left.
 pub fn unpack_zip(zip: &[u8], folder: &Path) -> Result<u64, FunctionError> {
     let package = archive::Package::parse(zip)?;
     unpack::write(package.tree(), folder, |path| package.content(path))?;
     Ok(package.tree().bytes())
 }
 
-/// Makes the image `out` out of a folder. The rules for names, links and sizes
-/// are those for archives.
+/// Makes the image `out` from a folder. Names, links and sizes have to follow the rules for
+/// archives.
 ///
 /// # Errors
+///
 /// As [`build_from_zip`].
 pub fn build_from_dir(dir: &Path, out: &Path) -> Result<FunctionImage, FunctionError> {
     let tree = folder::read(dir)?;
     build(out, &tree, |path| folder::content(&dir.join(path)))
 }
 
-/// Writes a checked tree to a temporary folder beside `out` and makes the image.
+/// Writes a checked tree to a temporary folder beside `out`, and makes the image from it.
 fn build(
     out: &Path,
     tree: &Tree,

@@ -1,11 +1,11 @@
-//! The kernel build's ways of failing, on archives small enough to unpack at once.
+//! How the kernel build fails, tested with archives that are small enough to unpack at once.
 
 use super::*;
 use crate::Error;
 use crate::progress::Quiet;
 use std::process::Command;
 
-/// A cache, and an archive `linux/` with these files in it.
+/// A cache, and an archive with these files in a folder `linux/`.
 fn with_source(files: &[(&str, &str)]) -> (tempfile::TempDir, Cache, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     for (name, content) in files {
@@ -77,14 +77,14 @@ fn each_patch_is_applied_on_top_of_those_before_it() {
         wrong_order.contains("the patch does not fit"),
         "{wrong_order}"
     );
-    // No makefile: the patches went in, and configuring is what fails.
+    // There is no makefile: the patches are applied, and then the configuration fails.
     let right_order = build(&cache, &archive, &[PATCH_OF_A, second], "").to_string();
     assert!(!right_order.contains("patch"), "{right_order}");
 }
 
 #[test]
 fn an_option_that_is_dropped_is_refused() {
-    // Stands for Kconfig: takes one of the two options.
+    // A replacement for Kconfig that takes only one of the two options.
     let makefile = "allnoconfig:\n\techo CONFIG_A=y > .config\n";
     let files = [("Kconfig", ""), ("Makefile", makefile), ("a.c", "one\n")];
     let (_dir, cache, archive) = with_source(&files);

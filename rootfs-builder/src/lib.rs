@@ -1,19 +1,18 @@
 //! Hearth's guest artefacts: the kernel, the runtime images, the function images.
 //!
-//! Three kinds of build, each from named inputs to one file:
+//! There are three kinds of build. Each makes one file from named inputs:
 //!
-//! - [`build_kernel`]: the distribution's kernel source, the configuration
-//!   fragment and the patches of this crate → an uncompressed `vmlinux`.
-//! - [`build_runtime`]: Debian packages, the Lambda runtime client and the guest
-//!   agent → a read-only EROFS image that the guest boots from.
-//! - [`function::build_from_zip`], [`function::build_from_dir`]: a code package →
-//!   an EROFS image for `/var/task`.
+//! - [`build_kernel`]: the distribution's kernel source, and this crate's configuration fragment and
+//!   patches → an uncompressed `vmlinux`.
+//! - [`build_runtime`]: Debian packages, the Lambda runtime client and the guest agent → a read-only
+//!   EROFS image that the guest boots from.
+//! - [`function::build_from_zip`], [`function::build_from_dir`]: a code package → an EROFS image for
+//!   `/var/task`.
 //!
-//! The first two take minutes or seconds and live in a [`cache::Cache`] under a
-//! key made of everything they depend on. [`cached_kernel`] and
-//! [`cached_runtime`] find the newest ones without building anything. A failed
-//! or interrupted build leaves nothing behind that could be mistaken for an
-//! artefact.
+//! The first two take minutes or seconds. Their results are kept in a [`cache::Cache`], under a key made
+//! of everything that they depend on. [`cached_kernel`] and [`cached_runtime`] find the newest results
+//! without building anything. A build that fails or is interrupted leaves nothing behind that could be
+//! mistaken for an artefact.
 
 pub mod cache;
 mod command;

@@ -1,7 +1,7 @@
 //! `hearth-rootfs`: builds guest kernels and images from the command line.
 //!
-//! Progress goes to standard error; standard output gets one line, the path of
-//! what was made.
+//! Progress goes to standard error. Standard output gets one line: the path of the file that was
+//! made.
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Where finished artefacts are kept [default: ~/.cache/hearth].
+    /// Folder for finished artefacts [default: ~/.cache/hearth].
     #[arg(long, env = "HEARTH_CACHE", global = true, value_name = "DIR")]
     cache: Option<PathBuf>,
     #[command(subcommand)]
@@ -28,7 +28,7 @@ struct Arguments {
 enum Action {
     /// Build the guest kernel: about three minutes on two cores, once.
     Kernel {
-        /// The source's archive instead of that of the package linux-source-6.12.
+        /// Archive of the kernel's source [default: that of the package linux-source-6.12].
         #[arg(long, value_name = "TAR")]
         source: Option<PathBuf>,
     },
@@ -50,7 +50,7 @@ enum Action {
     Function {
         /// A ZIP archive or a folder.
         package: PathBuf,
-        /// The image.
+        /// Path of the image to write.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },

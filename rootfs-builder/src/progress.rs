@@ -1,23 +1,22 @@
-//! Telling a person how far a long build is.
+//! Reports the progress of a long build.
 //!
-//! Builders report steps; what becomes of the reports is the caller's affair.
-//! [`Terminal`] shows one line that counts the time while a step runs, and
-//! leaves one line per finished step. Where standard error is not a terminal
-//! only the latter is written.
+//! Builders report their steps to a [`Progress`]. [`Terminal`] shows the running step and its time
+//! on one line, and leaves a line for each finished step. If standard error is not a terminal, it
+//! only writes the latter.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-/// Receives what a builder does.
+/// Receives a builder's reports.
 pub trait Progress: Sync {
     /// A step, such as `kernel: compiling`, is still running. Called when it
     /// starts and about once a second.
     fn running(&self, step: &str, elapsed: Duration);
-    /// The step has ended well.
+    /// The step has succeeded.
     fn finished(&self, step: &str, elapsed: Duration);
 }
 
-/// Says nothing.
+/// Ignores all reports.
 #[derive(Debug, Clone, Copy)]
 pub struct Quiet;
 
@@ -26,14 +25,14 @@ impl Progress for Quiet {
     fn finished(&self, _: &str, _: Duration) {}
 }
 
-/// Writes to standard error.
+/// Writes reports to standard error.
 #[derive(Debug, Clone, Copy)]
 pub struct Terminal {
     interactive: bool,
 }
 
 impl Terminal {
-    /// Looks whether standard error is a terminal.
+    /// Checks whether standard error is a terminal.
     #[must_use]
     pub fn stderr() -> Self {
         Self {

@@ -1,30 +1,30 @@
-//! Is there room for what is about to be written?
+//! Checks for enough free disk space before a build.
 
 use std::path::{Path, PathBuf};
 
-/// Why a build does not start.
+/// Why a build is not started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpaceError {
-    /// Too little room.
+    /// There is not enough free space.
     #[error(
         "not enough space in {}: {needed_mib} MiB needed, {available_mib} MiB available; \
          free some, or set HEARTH_CACHE to a folder on a larger disk",
         path.display()
     )]
     Full {
-        /// Where it would be written.
+        /// The folder that the build writes to.
         path: PathBuf,
-        /// What the step needs at its peak.
+        /// Space that the build needs at its peak.
         needed_mib: u64,
-        /// What is there for this user.
+        /// Free space that this user may use.
         available_mib: u64,
     },
-    /// The file system does not say.
+    /// The file system's free space could not be read.
     #[error("cannot ask for the free space of {}: {source}", path.display())]
     Ask {
-        /// The folder asked about.
+        /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: nix::Error,
     },
 }

@@ -1,5 +1,5 @@
-//! Runtime images from real packages. Needs mmdebstrap, erofs-utils and a Debian
-//! mirror; the packages come from the user's own artefact cache when it has them.
+//! Builds runtime images from real packages. Needs mmdebstrap, erofs-utils and a Debian mirror; it
+//! uses the packages in the user's own artefact cache if it has them.
 
 use hearth_rootfs::cache::Cache;
 use hearth_rootfs::progress::Terminal;
@@ -7,7 +7,7 @@ use hearth_rootfs::{MailboxFiles, Runtime, build_runtime, cached_runtime};
 use std::fs;
 use std::path::Path;
 
-/// The least that passes for an agent: an ELF header for x86-64.
+/// The smallest file that passes as an agent: an ELF header for x86-64.
 fn agent(path: &Path, mark: u8) {
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
     elf.resize(64, 0);
@@ -16,8 +16,8 @@ fn agent(path: &Path, mark: u8) {
     fs::write(path, elf).expect("the temporary folder is writable");
 }
 
-/// Copies of the images are made in fresh caches that share the unpacked
-/// packages, so that only the cheap part runs twice.
+/// The images are built in new caches that share the unpacked packages, so that only the cheap part
+/// of the build runs twice.
 #[test]
 fn the_same_inputs_give_the_same_bytes_and_another_agent_another_image() {
     let shared = Cache::open(&Cache::default_root().unwrap()).unwrap();

@@ -1,10 +1,9 @@
-//! The control socket: one owner, commands and the descriptors that go with them in, replies and
-//! events out.
+//! The control socket: commands and their descriptors come in, replies and events go out.
 //!
-//! The kernel hands over descriptors with the first byte of the write that they were sent with, and
-//! one read never takes in those of two writes. So they are queued in the order of their messages,
-//! and each message takes its own from the front; what is left when no byte is left came with the
-//! last one.
+//! The kernel delivers descriptors with the first byte of the write that they were sent with, and
+//! one read never returns the descriptors of two writes. So they are queued in the order of their
+//! messages, and each message takes as many as it needs from the front. When no received byte is
+//! left after a message, all queued descriptors came with that message.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Write};
@@ -17,33 +16,33 @@ use hearth_protocol::sandbox::{self as protocol, ControlError, MAX_DESCRIPTORS, 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-/// An owner that does not read its replies for this long is gone.
+/// A controller that does not read its replies for this long counts as gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_CHUNK: usize = 16 * 1024;
 
 /// Why the control socket can't be used any longer.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// The owner closed it.
+    /// The controller closed it.
     #[error("the control socket was closed")]
     Closed,
     /// It failed.
     #[error("control socket: {0}")]
     Io(#[from] io::Error),
-    /// What came is no message.
+    /// The received bytes are no message.
     #[error(transparent)]
     Protocol(#[from] ControlError),
-    /// More descriptors than a message may carry, or than one message explains.
+    /// More descriptors than a message may carry, or than any message has claimed.
     #[error("more than {MAX_DESCRIPTORS} descriptors are waiting for their commands")]
     Descriptors,
 }
 
-/// A request, and every descriptor that came with it: not yet compared with what it should have.
+/// A request and all descriptors that came with it. Their number is not checked yet.
 #[derive(Debug)]
 pub struct Received {
-    /// What to do.
+    /// The request.
     pub request: Request,
-    /// With what.
+    /// Its descriptors.
     pub descriptors: Vec<OwnedFd>,
 }
 
@@ -67,8 +66,8 @@ impl ControlChannel {
         })
     }
 
-    /// Reads what is there and returns the requests that are complete. Call it when the socket is
-    /// readable; it blocks otherwise.
+    /// Reads what has arrived and returns the complete requests. Call this only when the socket is
+    /// readable; otherwise it blocks.
     pub fn receive(&mut self) -> Result<Vec<Received>, ChannelError> {
         self.read()?;
         let mut all = Vec::new();
@@ -101,13 +100,13 @@ impl ControlChannel {
             Err(Errno::EINTR) => return Ok(()),
             Err(errno) => return Err(io::Error::from(errno).into()),
         };
-        // An error says that there were more descriptors than room: the process ends over it, and
-        // with it those that came.
+        // An error means that there were more descriptors than space for them. The process ends
+        // then, which closes those that were received.
         let control = message.cmsgs().map_err(|_| ChannelError::Descriptors)?;
         for part in control {
             if let ControlMessageOwned::ScmRights(raw) = part {
-                // SAFETY: the kernel has just made these descriptors for this process, and nothing
-                // else knows of them.
+                // SAFETY: the kernel has just created these descriptors for this process, so
+                // nothing else uses them.
                 let owned = raw.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) });
                 self.descriptors.extend(owned);
             }
@@ -123,7 +122,7 @@ impl ControlChannel {
         Ok(())
     }
 
-    /// Sends one message, whole.
+    /// Sends one whole message.
     pub fn send(&mut self, message: &Message) -> Result<(), ChannelError> {
         Ok(self.stream.write_all(&protocol::encode(message)?)?)
     }
@@ -148,25 +147,21 @@ mod tests {
         protocol::encode(&Request { id, command }).unwrap()
     }
 
-    fn send_with(owner: &UnixStream, bytes: &[u8], descriptors: usize) {
-        let files = vec![owner.as_raw_fd(); descriptors];
+    fn send_with(controller: &UnixStream, bytes: &[u8], descriptors: usize) {
+        let files = vec![controller.as_raw_fd(); descriptors];
         let rights = [ControlMessage::ScmRights(&files)];
         let flags = MsgFlags::empty();
         let pieces = [IoSlice::new(bytes)];
-        sendmsg::<()>(owner.as_raw_fd(), &pieces, &rights, flags, None).unwrap();
+        sendmsg::<()>(controller.as_raw_fd(), &pieces, &rights, flags, None).unwrap();
     }
 
     #[test]
     fn descriptors_belong_to_the_message_that_they_were_sent_with() {
-        let (mut owner, ours) = UnixStream::pair().unwrap();
+        let (mut controller, ours) = UnixStream::pair().unwrap();
         let mut channel = ControlChannel::new(ours).unwrap();
-        owner.write_all(&request(1, Command::Status)).unwrap();
-        send_with(
-            &owner,
-            &request(2, Command::Snapshot(Snapshot::default())),
-            2,
-        );
-        owner.write_all(&request(3, Command::Pause)).unwrap();
+        controller.write_all(&request(1, Command::Status)).unwrap();
+        send_with(&controller, &request(2, Command::Snapshot(Snapshot::default())), 2);
+        controller.write_all(&request(3, Command::Pause)).unwrap();
         let mut all = Vec::new();
         while all.len() < 3 {
             all.extend(channel.receive().unwrap());
@@ -181,18 +176,14 @@ mod tests {
     #[test]
     fn missing_and_surplus_descriptors_are_seen_at_their_message() {
         for count in [0, 1, 3, MAX_DESCRIPTORS] {
-            let (owner, ours) = UnixStream::pair().unwrap();
+            let (controller, ours) = UnixStream::pair().unwrap();
             let mut channel = ControlChannel::new(ours).unwrap();
             if count == 0 {
-                (&owner)
+                (&controller)
                     .write_all(&request(1, Command::Snapshot(Snapshot::default())))
                     .unwrap();
             } else {
-                send_with(
-                    &owner,
-                    &request(1, Command::Snapshot(Snapshot::default())),
-                    count,
-                );
+                send_with(&controller, &request(1, Command::Snapshot(Snapshot::default())), count);
             }
             let received = channel.receive().unwrap();
             assert_eq!(received[0].descriptors.len(), count);
@@ -201,22 +192,22 @@ mod tests {
 
     #[test]
     fn descriptors_without_end_are_an_error() {
-        let (owner, ours) = UnixStream::pair().unwrap();
+        let (controller, ours) = UnixStream::pair().unwrap();
         let mut channel = ControlChannel::new(ours).unwrap();
-        send_with(&owner, &[9], MAX_DESCRIPTORS + 1);
+        send_with(&controller, &[9], MAX_DESCRIPTORS + 1);
         assert!(matches!(channel.receive(), Err(ChannelError::Descriptors)));
-        let (owner, ours) = UnixStream::pair().unwrap();
+        let (controller, ours) = UnixStream::pair().unwrap();
         let mut channel = ControlChannel::new(ours).unwrap();
-        // A length's bytes, each with descriptors of its own.
-        send_with(&owner, &[9], MAX_DESCRIPTORS);
+        // One byte of the length prefix at a time, each with descriptors.
+        send_with(&controller, &[9], MAX_DESCRIPTORS);
         assert!(channel.receive().unwrap().is_empty());
-        send_with(&owner, &[0], 1);
+        send_with(&controller, &[0], 1);
         assert!(matches!(channel.receive(), Err(ChannelError::Descriptors)));
     }
 
     #[test]
     fn requests_come_out_whole_however_they_were_cut() {
-        let (mut owner, ours) = UnixStream::pair().unwrap();
+        let (mut controller, ours) = UnixStream::pair().unwrap();
         let mut channel = ControlChannel::new(ours).unwrap();
         let one = protocol::encode(&Request {
             id: 1,
@@ -229,9 +220,9 @@ mod tests {
         })
         .unwrap();
         let bytes = [one, two].concat();
-        owner.write_all(&bytes[..7]).unwrap();
+        controller.write_all(&bytes[..7]).unwrap();
         assert!(channel.receive().unwrap().is_empty());
-        owner.write_all(&bytes[7..]).unwrap();
+        controller.write_all(&bytes[7..]).unwrap();
         let ids: Vec<u64> = channel
             .receive()
             .unwrap()
@@ -243,13 +234,13 @@ mod tests {
 
     #[test]
     fn a_closed_socket_and_a_lying_length_are_errors() {
-        let (mut owner, ours) = UnixStream::pair().unwrap();
+        let (mut controller, ours) = UnixStream::pair().unwrap();
         let mut channel = ControlChannel::new(ours).unwrap();
-        owner.write_all(&[0xff; 8]).unwrap();
+        controller.write_all(&[0xff; 8]).unwrap();
         assert!(matches!(channel.receive(), Err(ChannelError::Protocol(_))));
-        let (owner, ours) = UnixStream::pair().unwrap();
+        let (controller, ours) = UnixStream::pair().unwrap();
         let mut channel = ControlChannel::new(ours).unwrap();
-        drop(owner);
+        drop(controller);
         assert!(matches!(channel.receive(), Err(ChannelError::Closed)));
     }
 }

@@ -1,6 +1,6 @@
-//! The sandbox's main thread: owns the microVM and its devices, waits for the owner, the guest and
-//! the vsock's host socket, and never waits for one of them alone. What the owner's commands do is in
-//! [`commands`].
+//! The sandbox's main thread. It owns the microVM and its devices, and waits for all of its sources
+//! at once: the controller's commands, the vCPUs' notices, the drivers' notifications and the vsock
+//! device's host socket. [`commands`] has what each command does.
 
 mod commands;
 
@@ -23,12 +23,12 @@ use crate::microvm::machine::{MicroVm, Sockets};
 use crate::microvm::shell::Shell;
 use crate::vcpu::{Notice, NoticeSender, StopReason};
 
-/// Events handled by one wake-up.
+/// Maximum number of epoll events for one wake-up.
 const BATCH: usize = 16;
 const TOKEN_CONTROL: u64 = 0;
 const TOKEN_NOTICES: u64 = 1;
 const TOKEN_VSOCK: u64 = 2;
-/// Queue notifications: this, plus 16 times the device, plus the queue.
+/// Tokens of queue notifications: this, plus 16 times the device, plus the queue.
 const TOKEN_QUEUES: u64 = 16;
 
 /// What this process is at the moment.
@@ -37,35 +37,36 @@ enum Life {
     Shell { shell: Box<Shell>, sockets: Sockets },
     /// Has a microVM.
     Machine(Box<MicroVm>),
-    /// Between the two, and after a failure there.
+    /// While the shell becomes a microVM, and after a failure in that.
     Nothing,
 }
 
-/// Work that is finished when the vCPUs have stopped.
+/// Work to finish when the vCPUs have stopped.
 #[derive(Default)]
 struct Stopping {
-    /// `Pause` requests to answer.
+    /// `Pause` and `Freeze` requests to answer.
     pauses: Vec<u64>,
-    /// Tell the owner that the CPU budget was the reason.
+    /// Whether to report to the controller that the CPU budget is used up.
     budget: bool,
     /// A `Resume` that came while the vCPUs were about to stop.
     resume: Option<(u64, Resume)>,
 }
 
-/// The loop.
+/// The event loop and everything that it owns.
 pub struct EventLoop {
     control: ControlChannel,
-    /// Before the vCPUs in this list, and so dropped before them: their threads are joined then, and
-    /// one that waits for the answer to a register access is only let go by the end of this queue.
+    /// Rust drops fields in this order, so this queue is dropped before the vCPUs in `life`, whose
+    /// threads are then joined. A vCPU's thread that waits for the reply to a register access is
+    /// released only by the end of this queue.
     incoming: Receiver<Notice>,
     life: Life,
     stopping: Stopping,
     freeze: Option<Freeze>,
-    /// Whether the vCPUs run with a CPU budget, which only a stop disarms.
+    /// Whether the vCPUs run with a CPU budget. Only stopping them disarms it.
     budgeted: bool,
     epoll: Epoll,
     notices: NoticeSender,
-    /// What the epoll waits for at the vsock's host socket now.
+    /// What the epoll waits for on the vsock device's host socket at the moment.
     vsock_interest: Option<(RawFd, EventSet)>,
     jail: Jail,
 }
@@ -76,7 +77,7 @@ impl std::fmt::Debug for EventLoop {
     }
 }
 
-/// The reason to leave the loop.
+/// Why the loop ends.
 type End = Exited;
 
 fn internal(detail: impl std::fmt::Display) -> End {
@@ -86,7 +87,7 @@ fn internal(detail: impl std::fmt::Display) -> End {
     }
 }
 
-/// How a control socket that can't be used ends the process.
+/// Ends the process because its control socket can't be used any more.
 fn channel_end(e: ChannelError) -> End {
     let reason = match e {
         ChannelError::Closed | ChannelError::Io(_) => ExitReason::OwnerGone,
@@ -99,7 +100,7 @@ fn channel_end(e: ChannelError) -> End {
 }
 
 impl EventLoop {
-    /// Puts a shell behind two connected sockets.
+    /// Makes an event loop for a shell that is connected to its controller.
     pub fn new(
         control: UnixStream,
         sockets: Sockets,
@@ -143,20 +144,20 @@ impl EventLoop {
         })
     }
 
-    /// Runs until the microVM ends, tells the owner why, and returns it.
+    /// Runs until the microVM ends, reports the reason to the controller, and returns it.
     pub fn run(mut self) -> Exited {
         let end = loop {
             if let Err(end) = self.turn() {
                 break end;
             }
         };
-        // The owner may be the one who is gone; standard output carries the same line.
+        // The controller may be gone; standard output carries the same line.
         if let Err(e) = self
             .control
             .send(&Message::Event(Event::Exited(end.clone())))
             && end.reason != ExitReason::OwnerGone
         {
-            log::write_line(format_args!("telling the owner of the end: {e}"));
+            log::write_line(format_args!("reporting the end to the controller: {e}"));
         }
         end
     }
@@ -170,7 +171,7 @@ impl EventLoop {
         };
         for event in &events[..count] {
             match event.data() {
-                TOKEN_CONTROL => self.serve_owner()?,
+                TOKEN_CONTROL => self.serve_controller()?,
                 TOKEN_NOTICES => self.serve_vcpus()?,
                 TOKEN_VSOCK => {
                     if let Life::Machine(machine) = &mut self.life {
@@ -180,8 +181,8 @@ impl EventLoop {
                 token => self.serve_queue(token - TOKEN_QUEUES)?,
             }
         }
-        // A microVM that is stopped has no work done for it either: a driver can make a ring that
-        // feeds itself.
+        // No work is done for a stopped microVM: a driver can make a ring that produces work
+        // without end.
         if let Life::Machine(machine) = &mut self.life
             && machine.is_running()
         {
@@ -191,7 +192,7 @@ impl EventLoop {
         self.update_vsock_interest()
     }
 
-    /// Milliseconds, rounded up: a look that comes early would only be followed by another.
+    /// In milliseconds, rounded up: a look that comes too early would only be followed by another.
     fn timeout(&self) -> i32 {
         match (&self.life, &self.freeze) {
             (Life::Machine(machine), _)
@@ -207,7 +208,7 @@ impl EventLoop {
         }
     }
 
-    /// Stops the vCPUs if it is time for that.
+    /// Stops the vCPUs if the guest has come to rest, or if the time for that is over.
     fn advance_freeze(&mut self) {
         let (Life::Machine(machine), Some(freeze)) = (&self.life, &mut self.freeze) else {
             return;
@@ -248,7 +249,7 @@ impl EventLoop {
                         continue;
                     };
                     let data = machine.devices().access(request.address, request.access);
-                    // A vCPU that no longer waits has ended, and says so itself.
+                    // A vCPU that no longer waits has ended, and reports that itself.
                     drop(request.reply.send(data));
                 }
                 Notice::Stopped(_, StopReason::End(reason, detail)) => {
@@ -256,7 +257,8 @@ impl EventLoop {
                 }
                 Notice::Stopped(_, reason) => self.vcpu_stopped(&reason)?,
             }
-            // vCPUs that ask for registers without end must not keep the owner from being heard.
+            // vCPUs that access registers without end must not keep the loop from the controller's
+            // commands.
             if handled == BATCH {
                 self.notices
                     .wake
@@ -315,8 +317,8 @@ impl EventLoop {
         Ok(())
     }
 
-    /// The vsock's socket is in the epoll only while there is something to wait for: a closed peer
-    /// is reported whether asked for or not, and the loop would spin.
+    /// Adds the vsock device's socket to the epoll only while there is something to wait for. epoll
+    /// reports a closed peer even if no event is requested, so the loop would spin.
     fn update_vsock_interest(&mut self) -> Result<(), End> {
         let Life::Machine(machine) = &mut self.life else {
             return Ok(());
@@ -330,7 +332,7 @@ impl EventLoop {
             (Some(_), Some((fd, events))) => self.epoll_ctl(ControlOperation::Modify, fd, events),
             (Some((fd, events)), None) => {
                 match self.epoll_ctl(ControlOperation::Delete, fd, events) {
-                    // A descriptor that was closed has left by itself.
+                    // Closing the descriptor has removed it already.
                     Err(e) if matches!(e.raw_os_error(), Some(libc::EBADF | libc::ENOENT)) => {
                         Ok(())
                     }

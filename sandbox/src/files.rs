@@ -1,5 +1,6 @@
-//! The files that come with a command, as descriptors: counted, told apart, and looked at before
-//! anything is done with them. The sandbox itself opens none.
+//! The files that come with a command as descriptors. The controller opens them, because the
+//! sandbox can't. Their number, order and access mode are checked before anything is done with
+//! them.
 
 use std::fmt;
 use std::fs::File;
@@ -33,63 +34,63 @@ impl fmt::Display for Role {
     }
 }
 
-/// Why descriptors are not the ones that a command needs.
+/// Why a command's descriptors can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// Too few or too many.
     #[error("the command came with {given} descriptors, it needs {expected}")]
     Count {
-        /// Came.
+        /// How many came.
         given: usize,
-        /// Should have come.
+        /// How many the command needs.
         expected: usize,
     },
     /// A directory, device, pipe or socket.
     #[error("the {0} is not a regular file")]
     NotAFile(Role),
-    /// Opened for more or less than what it is for.
+    /// It is open for another access than its role needs.
     #[error("the {role} must be opened for {wanted} only")]
     Access {
-        /// Which.
+        /// The file.
         role: Role,
         /// `reading` or `writing`.
         wanted: &'static str,
     },
-    /// The kernel does not tell.
+    /// `fcntl` or `fstat` failed.
     #[error("looking at the {0}: {1}")]
     Unknown(Role, io::Error),
 }
 
-/// The files of a [`Boot`].
+/// The files of a [`Boot`] command.
 #[derive(Debug)]
 pub struct BootFiles {
     /// An ELF `vmlinux`.
     pub kernel: File,
-    /// In device order.
+    /// Images in device order; `None` for a drive without a medium.
     pub disks: Vec<Option<File>>,
 }
 
-/// The files of a [`Restore`].
+/// The files of a [`Restore`] command.
 #[derive(Debug)]
 pub struct RestoreFiles {
-    /// State of KVM and devices.
+    /// State of the vCPUs, the VM and the devices.
     pub state: File,
     /// Guest memory.
     pub memory: File,
-    /// In device order.
+    /// Images in device order; `None` for a drive without a medium.
     pub disks: Vec<Option<File>>,
 }
 
-/// Where a snapshot goes.
+/// The files of a `Snapshot` command.
 #[derive(Debug)]
 pub struct SnapshotFiles {
-    /// State of KVM and devices.
+    /// State of the vCPUs, the VM and the devices.
     pub state: File,
     /// Guest memory.
     pub memory: File,
 }
 
-/// Refuses descriptors that are too few or too many; they are closed then.
+/// Refuses a command that came with too few or too many descriptors.
 pub fn check_count(command: &Command, descriptors: &[OwnedFd]) -> Result<(), FilesError> {
     let (given, expected) = (descriptors.len(), command.descriptors());
     if given == expected {
@@ -100,7 +101,7 @@ pub fn check_count(command: &Command, descriptors: &[OwnedFd]) -> Result<(), Fil
 }
 
 impl BootFiles {
-    /// Takes the descriptors of a boot.
+    /// Takes the descriptors of a `Boot` command.
     pub fn take(boot: &Boot, descriptors: Vec<OwnedFd>) -> Result<Self, FilesError> {
         let mut from = descriptors.into_iter();
         Ok(Self {
@@ -111,7 +112,7 @@ impl BootFiles {
 }
 
 impl RestoreFiles {
-    /// Takes the descriptors of a restore.
+    /// Takes the descriptors of a `Restore` command.
     pub fn take(restore: &Restore, descriptors: Vec<OwnedFd>) -> Result<Self, FilesError> {
         let mut from = descriptors.into_iter();
         Ok(Self {
@@ -123,7 +124,7 @@ impl RestoreFiles {
 }
 
 impl SnapshotFiles {
-    /// Takes the descriptors of a snapshot.
+    /// Takes the descriptors of a `Snapshot` command.
     pub fn take(descriptors: Vec<OwnedFd>) -> Result<Self, FilesError> {
         let mut from = descriptors.into_iter();
         Ok(Self {

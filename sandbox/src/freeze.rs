@@ -1,22 +1,23 @@
 //! Waits for a guest to come to rest before its vCPUs are stopped.
 //!
-//! The agent's last frame leaves in the middle of a system call: the guest has still to return from
-//! it, to wait for the next event and to halt. A vCPU that is stopped before that does the rest
-//! when it is let run again, while somebody waits for its answer. So a freeze looks, a few times,
-//! whether the vCPUs use any CPU time, and stops them when they do not.
+//! The agent sends its last frame in the middle of a system call. After that, the guest still has
+//! to return from the call, wait for the next event, and halt. A vCPU that is stopped before it has
+//! done that does it after the next resume, while a client waits for its answer. So a freeze looks
+//! at the vCPUs' CPU time a few times, and stops the vCPUs when they use none.
 //!
-//! A host that is too busy to let a vCPU run makes its guest look at rest. Then it is stopped
-//! early, which costs time later and is never wrong.
+//! On a host that is too busy to run a vCPU, the guest looks as if it were at rest. It is then
+//! stopped early, which costs time later but is always correct.
 
 use std::time::{Duration, Instant};
 
-/// From one look to the next.
+/// Interval between two looks.
 const LOOK: Duration = Duration::from_millis(2);
-/// A guest that used the CPU for less than this between two looks is at rest. Less than one
-/// interrupt takes where guest kernels are interpreted, more than the host spends on a halted vCPU.
+/// A guest that has used less CPU time than this between two looks is at rest. This is less than
+/// one interrupt takes where KVM interprets the guest's kernel, and more than the host spends on a
+/// halted vCPU.
 const REST: Duration = Duration::from_micros(250);
 
-/// A freeze under way.
+/// A freeze in progress.
 #[derive(Debug)]
 pub(crate) struct Freeze {
     /// The request to answer.
@@ -27,7 +28,7 @@ pub(crate) struct Freeze {
 }
 
 impl Freeze {
-    /// Begins at `now`; `cpu` is what the vCPUs have used so far.
+    /// Begins at `now`; `cpu` is the CPU time that the vCPUs have used so far.
     pub(crate) fn new(id: u64, within: Duration, cpu: Duration, now: Instant) -> Self {
         Self {
             id,
@@ -51,7 +52,7 @@ impl Freeze {
         used < REST
     }
 
-    /// How long to wait for the next look.
+    /// Time until the next look.
     pub(crate) fn wait(&self, now: Instant) -> Duration {
         self.next_look
             .min(self.deadline)

@@ -1,4 +1,4 @@
-//! What kind of KVM host this is, and what identifies its CPU.
+//! The kind of KVM host, and what identifies its CPU.
 //!
 //! *Hardware* hosts run the guest natively. *Software* hosts have a `/dev/kvm` without
 //! virtualization extensions: guest user code runs natively, guest kernel code is interpreted, and
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// The host's wall clock, in nanoseconds since the epoch.
 pub fn realtime_ns() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    // A host before 1970 or after 2554 has no time to tell.
+    // A host whose clock is before 1970 or after 2554 reports 0.
     now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0))
 }
 
@@ -22,7 +22,7 @@ pub fn realtime_ns() -> u64 {
 pub enum HostKind {
     /// VT-x or AMD-V.
     Hardware,
-    /// An interpreter for ring 0.
+    /// KVM interprets ring 0.
     Software,
 }
 
@@ -47,10 +47,11 @@ impl HostKind {
     }
 }
 
-/// What a snapshot's CPU state depends on. A snapshot moves only between equal hosts.
+/// What a snapshot's CPU state depends on. A snapshot can only be restored on a host with the same
+/// identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostIdentity {
-    /// Kind of KVM.
+    /// The kind of KVM.
     pub kind: HostKind,
     /// Vendor, family, model and stepping.
     pub cpu: String,
@@ -74,7 +75,7 @@ impl HostIdentity {
     }
 }
 
-/// The value of `name` for the first CPU; empty when it isn't there.
+/// The value of `name` for the first CPU; empty if it isn't there.
 fn field<'a>(cpuinfo: &'a str, name: &str) -> &'a str {
     cpuinfo
         .lines()

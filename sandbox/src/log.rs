@@ -1,6 +1,7 @@
-//! The sandbox's log: lines on standard error, limited per source so that a guest that misbehaves
-//! in a loop can fill neither a disk nor the controller's pipe. Time is passed in; nothing here
-//! reads a clock, blocks on anything but standard error, or panics when standard error is gone.
+//! The sandbox's log: lines on standard error. The rate of each source is limited, so that a guest
+//! that misbehaves in a loop fills neither a disk nor the controller's pipe. The caller passes the
+//! time in; nothing here reads a clock, blocks on anything but standard error, or panics when
+//! standard error is closed.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -26,13 +27,13 @@ impl TokenBucket {
         }
     }
 
-    /// Takes `amount` units, or none at all and answers `false`.
+    /// Takes `amount` units and returns `true`, or takes none and returns `false`.
     pub fn take(&mut self, now: Instant, amount: u32) -> bool {
         if self.level < amount {
             self.refill(now);
         }
         if self.level == self.capacity {
-            // Full until now: what is taken from here on is earned back from here on.
+            // A full bucket earns nothing, so the time counts from now on.
             self.refilled = Some(now);
         }
         match self.level.checked_sub(amount) {
@@ -49,7 +50,7 @@ impl TokenBucket {
             .refilled
             .map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
         let earned = since.as_micros() * u128::from(self.per_second) / 1_000_000;
-        // Fractions of a unit stay earned: the time moves on only when a unit was added.
+        // Keep the fraction of a unit: move the time only when a unit was added.
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(u32::MAX);
             self.level = self.level.saturating_add(earned).min(self.capacity);
@@ -60,19 +61,20 @@ impl TokenBucket {
 
 /// Writes a line to standard error.
 ///
-/// One write, so that lines stay whole when several processes share the stream. There is nowhere left
-/// to complain when it is closed, and a microVM must not end for want of a log.
+/// The line is one write, so that lines stay whole when several processes share the stream. An
+/// error is ignored: there is no other place to report it, and a microVM must not end because its
+/// log is gone.
 pub fn write_line(line: fmt::Arguments<'_>) {
     let text = format!("{line}\n");
     if cfg!(test) {
-        // The test harness keeps what tests print for those that fail.
+        // `eprint!`, because the test harness captures it and shows it for tests that fail.
         eprint!("{text}");
         return;
     }
     let _closed = io::stderr().write_all(text.as_bytes());
 }
 
-/// One source of log lines and its limit.
+/// One source of log lines, with its limit.
 #[derive(Debug, Clone)]
 pub struct Log {
     source: &'static str,
@@ -81,9 +83,9 @@ pub struct Log {
 }
 
 impl Log {
-    /// Lines that a source may write at once.
+    /// How many lines a source may write at once.
     pub const BURST: u32 = 10;
-    /// Lines per second that it may write after that.
+    /// How many lines per second it may write after that.
     pub const PER_SECOND: u32 = 1;
 
     /// A log whose lines begin with `source`.
@@ -95,8 +97,8 @@ impl Log {
         }
     }
 
-    /// Writes one line, or counts it when there were too many; the next line that is written
-    /// tells how many are missing.
+    /// Writes one line, or only counts it if the limit is reached. The next line that is written
+    /// says how many were left out.
     pub fn line(&mut self, now: Instant, message: fmt::Arguments<'_>) {
         if let Some(suppressed) = self.admit(now) {
             let source = self.source;
@@ -111,7 +113,7 @@ impl Log {
         }
     }
 
-    /// Number of lines left out since the last one, if a line may be written now.
+    /// The number of lines left out since the last one, if a line may be written now.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         if self.bucket.take(now, 1) {
             Some(std::mem::take(&mut self.suppressed))

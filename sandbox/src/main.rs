@@ -1,5 +1,5 @@
-//! `hearth-sandbox`: one process, one microVM. See `hearth_protocol::sandbox` for what it
-//! understands, and `ExitReason::code` for its exit status.
+//! `hearth-sandbox`: one process is one microVM. `hearth_protocol::sandbox` has its commands, and
+//! `ExitReason::code` its exit statuses.
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -13,16 +13,17 @@ use hearth_protocol::jail::JailPart;
 use hearth_protocol::sandbox::{Event, ExitReason, Exited, Message, encode};
 use hearth_sandbox::event_loop::EventLoop;
 use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, NO_MAILBOX, Outside};
-use hearth_sandbox::mailbox::Line;
+use hearth_sandbox::mailbox::MailboxSocket;
 use hearth_sandbox::microvm::machine::Sockets;
 use hearth_sandbox::microvm::shell::{MAX_VCPUS, Shell};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs one microVM, controlled over a Unix socket.
 ///
-/// The owner passes two connected Unix stream sockets as file descriptors. By hand, two paths to
-/// listen on do as well: the first connection to each is taken, and the path removed. Before it
-/// reads a first command the process locks itself up, as far as its privileges go; see SECURITY.md.
+/// The controller passes two connected Unix stream sockets as file descriptors. To run a sandbox by
+/// hand, give two paths to listen on: it takes the first connection to each and removes the path.
+/// Before the process reads its first command, it enters a jail, as far as its privileges allow; see
+/// SECURITY.md.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -49,7 +50,7 @@ struct Arguments {
     /// Path to listen on for the agent's byte stream
     #[arg(long)]
     vsock_socket: Option<PathBuf>,
-    /// Inherited descriptor of /dev/kvm [default: it is opened]
+    /// Inherited descriptor of /dev/kvm [default: the sandbox opens it]
     #[arg(long)]
     kvm_fd: Option<RawFd>,
     /// User to become; no other process should have it. Needs root
@@ -58,16 +59,16 @@ struct Arguments {
     /// Group to become
     #[arg(long, requires = "uid")]
     gid: Option<u32>,
-    /// vCPUs of the microVM to be: as many threads are started
+    /// Number of vCPUs of the microVM; one thread is started for each
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_VCPUS)))]
     vcpus: u8,
-    /// Lock up, print what could not be had as JSON, and end
+    /// Enter the jail, print the missing parts as JSON, and end
     #[arg(long)]
     report_jail: bool,
     /// End unless every part of the jail is in force
     #[arg(long)]
     require_jail: bool,
-    /// Development: report a system call that is in no rule, instead of being killed for it
+    /// Development: report a system call that no rule allows, instead of being killed for it
     #[arg(long, hide = true)]
     report_violations: bool,
 }
@@ -78,16 +79,16 @@ fn main() -> ExitCode {
         return report_jail(&arguments);
     }
     let end = match sockets(&arguments) {
-        Ok((control, vsock)) => live(&arguments, control, vsock),
+        Ok((control, vsock)) => run(&arguments, control, vsock),
         Err(e) => usage(&e),
     };
-    last_words(&end);
+    print_end(&end);
     ExitCode::from(end.reason.code())
 }
 
-/// For `hearth doctor`: what a sandbox that is started here could not have.
+/// For `hearth doctor`: prints which parts of the jail a sandbox that is started here lacks.
 fn report_jail(arguments: &Arguments) -> ExitCode {
-    // An owner would have made it; whether it can be made is all that is asked.
+    // The controller would create this namespace; the question is only whether it can be created.
     let processes = unshare(CloneFlags::CLONE_NEWPID).is_ok();
     let report = identity(arguments).and_then(|identity| {
         let mut jail = jail::enter(identity)?;
@@ -122,8 +123,8 @@ fn usage(e: &anyhow::Error) -> Exited {
     }
 }
 
-/// From the first word to the last.
-fn live(arguments: &Arguments, control: UnixStream, vsock: UnixStream) -> Exited {
+/// Runs the sandbox from the first command to the end.
+fn run(arguments: &Arguments, control: UnixStream, vsock: UnixStream) -> Exited {
     let copy = match control.try_clone() {
         Ok(copy) => copy,
         Err(e) => return usage(&anyhow::Error::from(e).context("control socket")),
@@ -134,24 +135,24 @@ fn live(arguments: &Arguments, control: UnixStream, vsock: UnixStream) -> Exited
             event_loop.run()
         }
         Err(end) => {
-            tell(copy, &end);
+            report_end(copy, &end);
             end
         }
     }
 }
 
-/// Tells an owner who may be gone why nothing will come of this process.
-fn tell(mut control: UnixStream, end: &Exited) {
+/// Reports to the controller, which may be gone, why this process ends without a microVM.
+fn report_end(mut control: UnixStream, end: &Exited) {
     let message = Message::Event(Event::Exited(end.clone()));
-    let told = encode(&message)
+    let sent = encode(&message)
         .map_err(io::Error::other)
         .and_then(|bytes| control.write_all(&bytes));
-    if let Err(e) = told {
-        eprintln!("telling the owner of the end: {e}");
+    if let Err(e) = sent {
+        eprintln!("reporting the end to the controller: {e}");
     }
 }
 
-/// Locks the process up and makes a shell; the last thing is this thread's own filter.
+/// Enters the jail and prepares a shell; the filter of this thread comes last.
 fn prepare(
     arguments: &Arguments,
     control: UnixStream,
@@ -171,15 +172,17 @@ fn prepare(
         .map_err(|e| usage(&e))?;
     let mailbox = arguments
         .mailbox_fd
-        .map(|fd| anyhow::Ok(Line::new(socket(Some(fd), None)?)?).context("mailbox"))
+        .map(|fd| anyhow::Ok(MailboxSocket::new(socket(Some(fd), None)?)?).context("mailbox"))
         .transpose()
         .map_err(|e| usage(&e))?;
     let identity = identity(arguments).map_err(|e| usage(&e))?;
     let mut keep = vec![control.as_raw_fd(), vsock.as_raw_fd(), copy.as_raw_fd()];
     keep.extend(kvm.as_ref().map(AsRawFd::as_raw_fd));
-    let own = mailbox.as_ref().map_or(NO_MAILBOX, Line::descriptors);
+    let own = mailbox
+        .as_ref()
+        .map_or(NO_MAILBOX, MailboxSocket::descriptors);
     keep.extend(mailbox.is_some().then_some(own).into_iter().flatten());
-    // SAFETY: the process has opened nothing else yet, and what it inherited nobody uses.
+    // SAFETY: the process has opened nothing else yet, and uses no other inherited descriptor.
     unsafe { jail::descriptors::close_all_but(&keep) }
         .map_err(|e| failed("closing inherited descriptors")(&e))?;
     // SAFETY: there is one thread, and nothing holds a reference into the environment.
@@ -206,8 +209,9 @@ fn prepare(
     Ok(event_loop)
 }
 
-/// One JSON line. Nobody may be listening any more, and then there is nobody to tell of it.
-fn last_words(end: &Exited) {
+/// Prints the reason of the end as one JSON line. If standard output is closed, it goes to standard
+/// error.
+fn print_end(end: &Exited) {
     let line = serde_json::to_string(end).unwrap_or_default();
     if writeln!(io::stdout(), "{line}").is_err() {
         eprintln!("{line}");
@@ -263,7 +267,7 @@ fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
         nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
     )
     .with_context(|| format!("descriptor {fd}"))?;
-    // SAFETY: the descriptor is open, was passed to this process by its owner for this purpose,
+    // SAFETY: the descriptor is open, was passed to this process for this purpose,
     // and nothing else in this process has it: `sockets` refuses the same number twice.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

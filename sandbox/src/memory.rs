@@ -1,5 +1,5 @@
-//! Guest memory: where RAM lies in guest-physical space, and the two ways it is mapped here:
-//! anonymous for a boot, a private view of a file for a restore.
+//! Guest memory: where RAM is in the guest-physical address space, and how it is mapped into this
+//! process. A boot maps anonymous memory, a restore maps a private view of a file.
 
 use std::fs::File;
 use std::io;
@@ -15,26 +15,26 @@ use vm_memory::{
 /// A microVM's RAM.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
-/// Where the 32-bit device window begins: RAM above it goes to 4 GiB and up.
+/// Start of the 32-bit device window. RAM that does not fit below it starts at 4 GiB.
 pub const MMIO_GAP_START: u64 = 0xd000_0000;
 /// First address after the device window.
 pub const MMIO_GAP_END: u64 = 0x1_0000_0000;
 
 const MIB: u64 = 1 << 20;
 
-/// A size that a microVM may have.
+/// A valid size of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemorySize {
     mib: u32,
 }
 
-/// Why guest memory could not be had.
+/// Why guest memory could not be mapped.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    /// Outside of what a microVM may have.
+    /// The size is out of range.
     #[error("guest memory of {0} MiB; it must be {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB")]
     Size(u32),
-    /// The memory file does not hold what the state says.
+    /// The memory file's size differs from what the state file says.
     #[error("memory file of {actual} bytes, the snapshot's memory has {expected}")]
     FileSize {
         /// Bytes in the file.
@@ -45,10 +45,10 @@ pub enum MemoryError {
     /// The memory file could not be read.
     #[error("memory file: {0}")]
     File(#[from] io::Error),
-    /// The host did not map it.
+    /// The host refused the mapping.
     #[error("mapping guest memory: {0}")]
     Map(#[from] MmapRegionError),
-    /// The regions do not fit together.
+    /// The regions overlap or wrap around.
     #[error("arranging guest memory: {0}")]
     Arrange(String),
 }
@@ -73,7 +73,8 @@ impl MemorySize {
         u64::from(self.mib) * MIB
     }
 
-    /// RAM's address ranges, in order: one below the device window, and what does not fit there.
+    /// RAM's address ranges, in order: one below the device window, and one above it if there is
+    /// more.
     pub fn ranges(self) -> Vec<(GuestAddress, u64)> {
         let low = self.bytes().min(MMIO_GAP_START);
         let mut ranges = vec![(GuestAddress(0), low)];
@@ -84,16 +85,16 @@ impl MemorySize {
     }
 }
 
-/// Fresh, zeroed memory for a boot. `NORESERVE`: most guests never touch most of it.
+/// Zeroed memory for a boot. `MAP_NORESERVE`, because most guests never touch most of it.
 pub fn anonymous(size: MemorySize) -> Result<GuestMemory, MemoryError> {
     map(size, None)
 }
 
-/// A private view of a snapshot's memory file. Pages are shared through the page cache with every
-/// other clone until this one writes to them; nothing is copied here.
+/// A private view of a snapshot's memory file. All clones share its pages through the page cache; a
+/// page is copied when a clone writes to it.
 pub fn private_view(size: MemorySize, file: File) -> Result<GuestMemory, MemoryError> {
     let actual = file.metadata()?.len();
-    // A page past the end of the file would be SIGBUS in the middle of a run.
+    // Accessing a page past the end of the file would raise SIGBUS while the guest runs.
     if actual != size.bytes() {
         return Err(MemoryError::FileSize {
             actual,
@@ -138,7 +139,7 @@ pub struct Slot {
     pub host: u64,
 }
 
-/// The slots that KVM is to be told of.
+/// The memory slots that KVM needs for this memory.
 pub fn slots(memory: &GuestMemory) -> Vec<Slot> {
     (0..)
         .zip(memory.iter())

@@ -1,4 +1,4 @@
-//! What the sandbox promises of any guest, shown with guests of a few instructions.
+//! What the sandbox promises for any guest, tested with guests of a few instructions.
 
 mod support;
 
@@ -15,7 +15,8 @@ use support::{DEADLINE, Errand, Guest, Sandbox, open_descriptors};
 const SHUTDOWN: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
 /// `mov al, 0xfe; out 0x64, al; jmp $`
 const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfe];
-/// `lidt [rip+x]` of an empty table, then `ud2`: no handler for that, nor for its absence.
+/// `lidt [rip+x]` of an empty table, then `ud2`: neither the exception nor the double fault has a
+/// handler.
 const TRIPLE_FAULT: &[u8] = &[
     0x0f, 0x01, 0x1d, 0x02, 0x00, 0x00, 0x00, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 ];
@@ -23,15 +24,15 @@ const TRIPLE_FAULT: &[u8] = &[
 const SPIN: &[u8] = &[0xeb, 0xfe];
 /// `cli; hlt; jmp $-2`
 const HALT_FOR_EVER: &[u8] = &[0xfa, 0xf4, 0xeb, 0xfd];
-/// `pxor xmm0, xmm0`: vector arithmetic, which the interpreter of a software-KVM host lacks and
-/// the assist does not offer. Then a shutdown, for hosts where it simply works.
+/// `pxor xmm0, xmm0`: vector arithmetic, which neither the interpreter of a software-KVM host nor
+/// the assist executes. Then a shutdown, for hosts where it simply works.
 const VECTOR_ARITHMETIC: &[u8] = &[
     0x66, 0x0f, 0xef, 0xc0, 0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe,
 ];
 /// `mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp` back to the `out`
 const SERIAL_FLOOD: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfd];
-/// `mov eax, [0x10000000]; jmp` back: where there is neither memory nor a device, which the main thread
-/// answers.
+/// `mov eax, [0x10000000]; jmp` back: an address with neither memory nor a device, so the event
+/// loop answers.
 const REGISTER_FLOOD: &[u8] = &[0x8b, 0x04, 0x25, 0x00, 0x00, 0x00, 0x10, 0xeb, 0xf7];
 /// `mov dx, 0x1234; in eax, dx; cmp eax, -1; jne $; out dx, eax;` then a shutdown
 const UNKNOWN_PORT: &[u8] = &[
@@ -51,12 +52,12 @@ fn ends_with(code: &[u8], reason: ExitReason) -> String {
     let guest = Guest::new(code);
     let mut sandbox = guest.run();
     let Event::Exited(told) = sandbox.event() else {
-        panic!("an end was due")
+        panic!("the sandbox should have ended")
     };
     let (status, line) = sandbox.end();
     assert_eq!(
         told, line,
-        "the owner and standard output are told the same"
+        "the controller and standard output get the same reason"
     );
     assert_eq!(line.reason, reason, "{}", line.detail);
     assert_eq!(status, i32::from(reason.code()));
@@ -96,7 +97,7 @@ fn unknown_ports_read_as_ones_and_swallow_writes() {
 
 #[test]
 fn a_spinning_guest_is_killed_at_once() {
-    // The last one's thread waits for the main one nearly always.
+    // The thread of the last vCPU nearly always waits for the event loop.
     let often = [REGISTER_FLOOD; 10];
     for code in [SPIN, HALT_FOR_EVER, SERIAL_FLOOD].into_iter().chain(often) {
         let mut sandbox = Guest::new(code).run();
@@ -105,7 +106,7 @@ fn a_spinning_guest_is_killed_at_once() {
         }
         sandbox.send(Command::Kill);
         let Event::Exited(told) = sandbox.event() else {
-            panic!("an end was due")
+            panic!("the sandbox should have ended")
         };
         assert_eq!(told.reason, ExitReason::Killed);
         assert_eq!(sandbox.end().0, i32::from(ExitReason::Killed.code()));
@@ -174,7 +175,7 @@ fn a_resume_with_a_cpu_budget_during_a_freeze_is_held_to_it() {
         assert_eq!(sandbox.outcome_of(id), Outcome::Done);
     }
     assert_eq!(sandbox.event(), Event::CpuBudgetExhausted);
-    // And the next one, without a budget, is free of it.
+    // The budget does not apply to the next run, which has none.
     let resumed = sandbox.send(Command::Resume(budget));
     let freezing = sandbox.send(freeze(DEADLINE * 2));
     let free = sandbox.send(Command::Resume(Resume::default()));
@@ -193,7 +194,7 @@ fn a_resume_with_a_cpu_budget_during_a_freeze_is_held_to_it() {
 fn a_paused_guest_uses_no_cpu() {
     let mut sandbox = Guest::new(SPIN).run();
     sandbox.done(Command::Pause);
-    // The thread may still be on its way to sleep: wait until it uses nothing any more.
+    // The thread may still be on its way to sleep: wait until it uses no CPU time any more.
     let deadline = Instant::now() + DEADLINE;
     loop {
         let before = sandbox.status().vcpu_cpu_us;
@@ -203,7 +204,10 @@ fn a_paused_guest_uses_no_cpu() {
         if sandbox.status().vcpu_cpu_us == before {
             return;
         }
-        assert!(Instant::now() < deadline, "a paused vCPU goes on using CPU");
+        assert!(
+            Instant::now() < deadline,
+            "a paused vCPU still uses CPU time"
+        );
     }
 }
 
@@ -263,7 +267,7 @@ fn clones_of_one_snapshot_run_on_from_where_it_was_taken() {
     for clone in &mut clones {
         clone.done(guest.restore("one", Some(Resume::default())));
     }
-    // A guest whose memory and registers no longer agree would have shut down.
+    // A guest whose memory and registers differ would have shut down.
     for (generation, clone) in clones.iter_mut().enumerate() {
         clone.done(Command::Pause);
         let name = format!("clone{generation}");

@@ -1,5 +1,5 @@
-//! A hundred generations: each microVM is restored from a snapshot of the one before it, and the
-//! guest's one connection to the host goes on through all of them, each time over another socket.
+//! A hundred generations: each microVM is restored from a snapshot of the one before it. The
+//! guest's one connection to the host lives through all of them, each time over another socket.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
@@ -22,16 +22,16 @@ use hearth_sandbox::devices::virtio::vsock::packet::{HEADER, Op};
 use support::{DEADLINE, Guest, Sandbox};
 
 const GENERATIONS: u64 = 100;
-/// Receive buffers that the guest has given at any time.
+/// Receive buffers that are available to the device at any time.
 const BUFFERS: u64 = 16;
 
-/// A guest that, once for each generation, waits for eight bytes of the host's, looks that they are
-/// the ones that are due, prints a character, and answers with the number of its round.
+/// A guest that does the following in each generation: it waits for eight bytes from the host,
+/// checks them, prints a character, and answers with the number of its round.
 fn guest() -> Guest {
     let mut guest = Attacker::new();
     guest.connect(BUFFERS);
     for round in 0..GENERATIONS {
-        // The first one has the answer to the request, and is not given again.
+        // The first buffer has the reply to the request, and is not made available again.
         let buffer = 1 + round % (BUFFERS - 1);
         let packet = IN + 0x1000 * buffer;
         let due = u64::from(Op::Data.number());
@@ -44,7 +44,8 @@ fn guest() -> Guest {
             !round,
             "what they are",
         );
-        // A transmitter that was caught in mid-transmission would never be ready again.
+        // A transmitter that a snapshot caught in the middle of a transmission would never be ready
+        // again.
         // mov dx, 0x3fd; in al, dx; test al, 0x20; jz back to the in
         code.put(&[0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x20, 0x74, 0xfb]);
         code.out(Width::Byte, 0x3f8, u32::from(b'.'));
@@ -98,7 +99,8 @@ fn a_connection_goes_on_through_a_hundred_generations_of_snapshots() {
             save(&mut sandbox, &guest, &name);
             sandbox = Sandbox::start();
             sandbox.done(guest.restore(&name, Some(Resume::default())));
-            // What the one before ran on is still there; nothing needs the one before that.
+            // The snapshot that the previous microVM was restored from still exists; the one before
+            // it is not needed any more.
             for kind in ["state", "memory"] {
                 let old = guest.path(&format!("generation{}.{kind}", generation - 1));
                 assert!(std::fs::remove_file(old).is_ok() || generation == 1);

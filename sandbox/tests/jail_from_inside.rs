@@ -1,14 +1,15 @@
-//! The jail as an attacker finds it: each attempt runs in a process of its own, again and again.
+//! The jail as an attacker finds it: attempts to get out, each in a process of its own, under
+//! several conditions.
 //!
-//! * Without a jail it must succeed, or it would prove nothing.
-//! * With the jail but no system call filter it must fail by itself: the second line holds alone.
-//!   (Some attempts leave nothing to fail at: starting a process is no crime without a filter.)
-//! * With the filter of either kind of thread it must be the process's death.
+//! * Without a jail the attempt must succeed, or it would prove nothing.
+//! * With the jail but without a system call filter it must fail: the second line of defence works
+//! alone. (Some attempts are exempt: without a filter, starting a process is allowed.)
+//! * With the filter of either kind of thread the process must be killed.
 //!
-//! And without root, with what the jail is then: with the filter it is the process's death just the
-//! same, and without the filter it must fail as well.
+//! The same without root, where the jail has fewer parts: with the filter the process must be
+//! killed, and without the filter the attempt must fail.
 //!
-//! The processes start with one thread, as a sandbox does; so this test brings its own `main`.
+//! The processes start with one thread, as a sandbox does, so this test has its own `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
@@ -30,11 +31,11 @@ use nix::unistd::geteuid;
 /// Exit status of an attempt that was refused.
 const REFUSED: i32 = 10;
 
-/// One way out.
+/// One attempt to get out.
 struct Attempt {
     name: &'static str,
     run: fn(&Scene) -> io::Result<()>,
-    /// Whether something else than the filter stands in the way, too.
+    /// Whether another part of the jail than the filter prevents it too.
     second_line: bool,
 }
 
@@ -84,11 +85,11 @@ const ATTEMPTS: &[Attempt] = &[
     }),
     once("make_a_socket", |_| UnixStream::pair().map(drop)),
     twice("signal_another_process", |scene| {
-        // SAFETY: sends a signal that does nothing to a process that runs.
+        // SAFETY: signal 0 has no effect on the running process.
         check(unsafe { libc::kill(scene.victim, libc::SIGCONT) })
     }),
     twice("trace_another_process", |scene| {
-        // SAFETY: the tracee is a child of the test and nothing of it is touched.
+        // SAFETY: the tracee is a child of the test and is not changed.
         let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, scene.victim, 0, 0) };
         check(i32::try_from(seized).unwrap())
     }),
@@ -124,7 +125,7 @@ const ATTEMPTS: &[Attempt] = &[
     twice("become_root", |_| {
         Ok(nix::unistd::setresuid(0.into(), 0.into(), 0.into())?)
     }),
-    // Lower than what processes have as a rule, higher than what a sandbox has.
+    // Lower than a process's usual limit, higher than a sandbox's.
     twice("raise_a_limit", |_| {
         let (resource, limit) = (nix::sys::resource::Resource::RLIMIT_NOFILE, 1024);
         Ok(nix::sys::resource::setrlimit(resource, limit, limit)?)
@@ -134,7 +135,7 @@ const ATTEMPTS: &[Attempt] = &[
         Err(error)
     }),
     once("start_a_process", |_| {
-        // SAFETY: there is one thread, and the child does nothing but end.
+        // SAFETY: there is one thread, and the child only ends.
         match unsafe { libc::fork() } {
             // SAFETY: ends the child at once.
             0 => unsafe { libc::_exit(0) },
@@ -176,12 +177,12 @@ fn map(protection: libc::c_int, flags: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// What there is outside to get at.
+/// What an attacker could reach outside.
 struct Scene {
     folder: PathBuf,
     port: u16,
     victim: libc::pid_t,
-    /// Where the victim has memory that can be read.
+    /// Address of readable memory in the victim.
     victim_memory: usize,
     kvm: libc::c_int,
 }
@@ -192,7 +193,7 @@ impl Scene {
     }
 }
 
-/// What stands around an attempt.
+/// The conditions of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Walls {
     Nothing,
@@ -249,10 +250,10 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(failed > 0))
 }
 
-/// What is wrong with an attempt's outcome, if anything.
+/// What is wrong with an attempt's result, if anything.
 fn judge(attempt: &Attempt, walls: Walls) -> Option<String> {
     let root = geteuid().is_root();
-    // Without root there is less to lose, and less in the way.
+    // Without root there is less to lose, and there are fewer obstacles.
     if !root && (matches!(walls, Walls::Nothing | Walls::WithoutFilter) || walls.without_root())
         || walls.without_filter() && !attempt.second_line
     {
@@ -269,7 +270,7 @@ fn judge(attempt: &Attempt, walls: Walls) -> Option<String> {
     (!right).then(|| format!("{walls:?}: {status}"))
 }
 
-/// Sets the scene and runs the attempt in it.
+/// Prepares the conditions and runs the attempt.
 fn stage(name: &str, walls: Walls) -> ExitStatus {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("memory"), "secret").unwrap();
@@ -293,7 +294,7 @@ fn stage(name: &str, walls: Walls) -> ExitStatus {
     } else {
         in_new_pid_namespace(|| process.status())
     };
-    // An attempt must not have hurt it.
+    // The attempt must not have harmed the victim.
     assert!(victim.0.try_wait().unwrap().is_none(), "the victim is dead");
     status.unwrap()
 }
@@ -317,13 +318,13 @@ impl Drop for Killed {
     }
 }
 
-/// Becomes a user like any other, as one who starts a sandbox without being root.
+/// Becomes an ordinary user, as somebody who starts a sandbox without root.
 fn give_root_up() {
     let nobody = 65_534;
     nix::unistd::setgroups(&[]).unwrap();
     nix::unistd::setresgid(nobody.into(), nobody.into(), nobody.into()).unwrap();
     nix::unistd::setresuid(nobody.into(), nobody.into(), nobody.into()).unwrap();
-    // Whoever is started as that user may be looked at by that user.
+    // A process may be inspected by its own user.
     nix::sys::prctl::set_dumpable(true).unwrap();
 }
 
@@ -373,6 +374,6 @@ fn attempt(arguments: &[String]) -> ! {
         Ok(()) => 0,
         Err(_) => REFUSED,
     };
-    // SAFETY: ends the process at once; nothing has to be put in order.
+    // SAFETY: ends the process at once; there is nothing to clean up.
     unsafe { libc::_exit(status) }
 }

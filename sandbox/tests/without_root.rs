@@ -1,5 +1,5 @@
-//! A sandbox that is started without root works, says which parts of its jail are missing and why,
-//! has all the others, and ends before its first command where all of them are required.
+//! A sandbox that is started without root works, reports which parts of its jail are missing and
+//! why, has all the other parts, and ends before its first command if all parts are required.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
@@ -65,10 +65,11 @@ fn it_has_every_part_of_the_jail_that_takes_no_root() {
         assert!(status.contains(line), "no {line:?} in\n{status}");
     }
     assert!(file("limits").contains("Max open files            256                  256"));
-    // The owner's, which is this test's, was not empty.
+    // The environment that it inherited from this test was not empty.
     assert!(std::env::vars().next().is_some());
     assert!(file("environ").bytes().all(|byte| byte == 0));
-    // Sockets, KVM and what belongs to it, standard streams, pagemap: nothing of the owner's.
+    // Sockets, KVM and its descriptors, standard streams, the pagemap: nothing else of the
+    // parent's.
     assert!(open_descriptors(pid) < 40);
     if std::fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|n| n.trim() != "0")
     {

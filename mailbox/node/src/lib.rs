@@ -1,7 +1,9 @@
-//! The mailbox as a native module of Node.js: `open()`, `answer(failed, headers, body)` and `event()`.
-//! Node-API only, whose binary interface is the same in every version; its functions are Node.js's own.
+//! The mailbox as a native module of Node.js, with the functions `open()`, `answer(failed, headers,
+//! body)` and `event()`. It only uses Node-API, whose binary interface is the same in every version
+//! of Node.js.
 //!
-//! Text goes both ways as it is: the runtime client above has JSON in strings.
+//! Headers and body are passed as strings: the runtime client that uses this module has JSON in
+//! strings.
 
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -15,25 +17,25 @@ use napi_sys::{
     napi_throw_error, napi_value,
 };
 
-/// What became of an answer: see `mailbox/include/hearth_mailbox.h`.
+/// Results of an answer; see `mailbox/include/hearth_mailbox.h`.
 const NOT_HERE: u32 = 0;
 const AGENT: u32 = 1;
 const EVENT: u32 = 2;
 const CLOCK: u32 = 3;
 
 thread_local! {
-    /// Node.js calls its modules on one thread; a worker that loads this one has no mailbox.
+    /// Node.js calls a module on one thread. A worker thread that loads this module has no mailbox.
     static MAILBOX: RefCell<Option<Open>> = const { RefCell::new(None) };
 }
 
 struct Open {
     mailbox: Mailbox,
-    /// Sizes of the event that is there.
+    /// Lengths of the event in the mailbox.
     meta: usize,
     body: usize,
 }
 
-/// A call of Node-API that failed; it has said so to JavaScript, or will.
+/// A call of Node-API has failed. [`throw`] reports it to JavaScript.
 #[derive(Debug)]
 struct Failed;
 
@@ -45,7 +47,7 @@ fn done(status: napi_sys::napi_status) -> Result<(), Failed> {
     }
 }
 
-/// `open()`: whether the process has a mailbox.
+/// `open()`: opens the mailbox; returns whether the process has one.
 unsafe extern "C" fn open(env: napi_env, _: napi_callback_info) -> napi_value {
     let opened = MAILBOX.with_borrow_mut(|open| {
         *open = Mailbox::open().map(|mailbox| Open {
@@ -61,7 +63,7 @@ unsafe extern "C" fn open(env: napi_env, _: napi_callback_info) -> napi_value {
     value
 }
 
-/// `answer(failed, headers, body)`: answers and waits; what became of it.
+/// `answer(failed, headers, body)`: answers and waits; returns the result as a number.
 unsafe extern "C" fn answer(env: napi_env, info: napi_callback_info) -> napi_value {
     // SAFETY: both are the caller's.
     match unsafe { try_answer(env, info) } {
@@ -111,7 +113,7 @@ unsafe fn try_answer(env: napi_env, info: napi_callback_info) -> Result<napi_val
     Ok(value)
 }
 
-/// `event()`: its headers and its body, as two strings.
+/// `event()`: returns the event's headers and its body, as two strings.
 unsafe extern "C" fn event(env: napi_env, _: napi_callback_info) -> napi_value {
     let (meta, body) = MAILBOX.with_borrow_mut(|open| {
         let Some(open) = open else {
@@ -145,15 +147,15 @@ unsafe fn pair(env: napi_env, meta: &[u8], body: &[u8]) -> Result<napi_value, Fa
     Ok(array)
 }
 
-/// A JavaScript string as UTF-8.
+/// Copies a JavaScript string as UTF-8.
 unsafe fn text(env: napi_env, value: napi_value) -> Result<Vec<u8>, Failed> {
     let mut len = 0;
-    // SAFETY: without a buffer, it only tells the length.
+    // SAFETY: without a buffer, the call only returns the length.
     done(unsafe { napi_get_value_string_utf8(env, value, ptr::null_mut(), 0, &raw mut len) })?;
-    // With the NUL that it ends with.
+    // One byte more, for the NUL at the end.
     let mut bytes = vec![0u8; len + 1];
     let room = bytes.len();
-    // SAFETY: the buffer has the room that is said.
+    // SAFETY: the buffer has that length.
     done(unsafe {
         napi_get_value_string_utf8(env, value, bytes.as_mut_ptr().cast(), room, &raw mut len)
     })?;
@@ -167,10 +169,10 @@ fn throw(env: napi_env) -> napi_value {
     ptr::null_mut()
 }
 
-/// What Node.js looks for in a module.
+/// The function that Node.js calls when it loads the module.
 ///
 /// # Safety
-/// Only Node.js calls it, with an environment of its own.
+/// Only Node.js may call it, with its own environment.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn napi_register_module_v1(env: napi_env, exports: napi_value) -> napi_value {
     let functions: [(&CStr, napi_callback); 3] = [
@@ -190,7 +192,7 @@ pub unsafe extern "C" fn napi_register_module_v1(env: napi_env, exports: napi_va
     exports
 }
 
-/// The version of Node-API that this needs.
+/// The version of Node-API that this module needs.
 #[unsafe(no_mangle)]
 pub extern "C" fn node_api_module_get_api_version_v1() -> i32 {
     8

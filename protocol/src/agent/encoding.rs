@@ -1,5 +1,5 @@
-//! Messages as [`Frame`]s: each has a kind of its own, by which it is known again, and which of its
-//! fields are JSON and which bytes. A kind below 0x80 goes from the host to the agent.
+//! Encodes messages as [`Frame`]s and decodes them. Each message has a kind of its own. Some of its
+//! fields are the JSON part, others the payload. A kind below 0x80 goes from the host to the agent.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -34,18 +34,18 @@ const LEFT: u8 = 0x8e;
 const RESTORE_FAILED: u8 = 0x8f;
 const INSPECTED: u8 = 0x90;
 
-/// A frame that is no message.
+/// A frame that is no valid message.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
-    /// No message of this direction has this kind.
+    /// No message in this direction has this kind.
     #[error("unknown frame kind {0:#04x}")]
     UnknownKind(u8),
-    /// The meta part is not the JSON that this kind carries.
+    /// The meta part is not the JSON of this kind.
     #[error("frame of kind {kind:#04x}: {source}")]
     Meta {
         /// Kind of the frame.
         kind: u8,
-        /// What the parser said.
+        /// The parser's error.
         source: serde_json::Error,
     },
 }

@@ -11,17 +11,17 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Bytes before `meta`.
+/// Number of bytes before `meta`.
 pub const HEADER_LEN: usize = 8;
 /// The only version so far.
 pub const VERSION: u8 = 1;
-/// Largest `meta`, in bytes; the length field holds no more.
+/// Maximum length of `meta` in bytes: the maximum of its length field.
 pub const MAX_META: usize = u16::MAX as usize;
 
-/// A frame whose lengths have been checked and whose kind has not.
+/// A frame. Its lengths are checked; its kind is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Which message this is; see [`super::HostMessage`] and [`super::AgentMessage`].
+    /// The kind of message; see [`super::HostMessage`] and [`super::AgentMessage`].
     pub kind: u8,
     /// The message's fields as JSON; empty for a message without fields.
     pub meta: Bytes,
@@ -29,10 +29,10 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
-/// What is wrong with bytes that should have been a frame. The connection can't be used after it.
+/// Why bytes are no frame. The connection can't be used afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Of another version of this protocol.
+    /// The frame has another version of this protocol.
     #[error("frame version {0}, this side speaks {VERSION}")]
     Version(u8),
     /// The payload is longer than this side accepts.
@@ -40,12 +40,12 @@ pub enum FrameError {
     PayloadTooLong {
         /// Kind of the offending frame.
         kind: u8,
-        /// Length it announced.
+        /// The length that it announces.
         len: usize,
         /// This side's limit.
         limit: usize,
     },
-    /// The meta part does not fit its length field.
+    /// The meta part is too long for its length field.
     #[error("frame of kind {kind:#04x} with {len} bytes of meta, the limit is {MAX_META}")]
     MetaTooLong {
         /// Kind of the offending frame.
@@ -56,8 +56,8 @@ pub enum FrameError {
 }
 
 impl Frame {
-    /// Appends header and meta to `out`. The payload follows them on the wire; it is left to the
-    /// caller, who may hand it to `writev` without a copy.
+    /// Appends the header and `meta` to `out`. The caller sends the payload after them, by `writev`
+    /// and without a copy if it likes.
     pub fn encode_head(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         let meta_len = u16::try_from(self.meta.len()).map_err(|_| FrameError::MetaTooLong {
             kind: self.kind,
@@ -86,7 +86,7 @@ impl Frame {
     }
 }
 
-/// Cuts a byte stream into frames. Feed it a buffer that bytes are appended to.
+/// Cuts a byte stream into frames. The caller appends received bytes to a buffer and passes it in.
 #[derive(Debug, Clone)]
 pub struct FrameDecoder {
     max_payload: usize,
@@ -98,9 +98,9 @@ impl FrameDecoder {
         Self { max_payload }
     }
 
-    /// Takes one frame off the front of `buf`; `None` when it is not complete yet. Bounds are
-    /// checked as soon as the header is there, so a peer can't make this side buffer more than a
-    /// frame's limits.
+    /// Takes one frame off the front of `buf`; `None` if it is not complete yet. The limits are
+    /// checked as soon as the header is there, so that a peer can't make this side buffer more than
+    /// one frame of maximum size.
     pub fn decode(&self, buf: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         let Some(header) = buf.first_chunk::<HEADER_LEN>() else {
             return Ok(None);

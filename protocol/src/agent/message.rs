@@ -1,4 +1,4 @@
-//! What host and agent say to each other. How it becomes frames: [`super::encoding`].
+//! The messages between host and agent. [`super::encoding`] turns them into frames.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::sandbox::RandomRange;
 
-/// What the host tells the agent.
+/// What the host sends to the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostMessage {
-    /// Answer with these bytes.
+    /// Answer with the same bytes.
     Ping(Bytes),
-    /// Mount the code and start the runtime. Once per microVM.
+    /// Mount the code and start the runtime. Sent once for each microVM.
     Configure(Configure),
-    /// The microVM was restored: step the clock, reseed. `entropy` is host entropy, at least 32
-    /// bytes, never used twice.
+    /// The microVM was restored: set the clock and reseed the random generator. The bytes are
+    /// entropy from the host, at least 32 bytes that are never used twice.
     Thaw(Thaw, Bytes),
     /// Run the function on this event.
     Invoke(Invoke, Bytes),
@@ -24,28 +24,28 @@ pub enum HostMessage {
     Inspect,
     /// Kill the runtime and everything it started, then end the microVM.
     Shutdown,
-    /// End the microVM in order: extensions get the time to do what they have to do at the end.
+    /// End the microVM in an orderly way: extensions get their time to shut down.
     Leave(Leave),
 }
 
-/// What the agent tells the host. Hostile until proven otherwise.
+/// What the agent sends to the host. The host must treat it as hostile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentMessage {
-    /// First frame of the conversation.
+    /// The first message of a connection.
     Hello(Hello),
-    /// A ping's bytes.
+    /// The answer to a ping, with its bytes.
     Pong(Bytes),
-    /// Clock stepped and generator reseeded; nothing was served before that. A runtime that waited in
-    /// `/runtime/restore/next` has run its hooks.
+    /// The clock is set and the random generator is reseeded; no invocation was served before that.
+    /// A runtime that waited in `/runtime/restore/next` has run its hooks.
     Thawed,
-    /// In place of `Thawed`: what the runtime had to do after its restore failed. The payload is the
-    /// error's JSON body.
+    /// Sent instead of `Thawed`: the runtime's hooks after a restore have failed. The payload is
+    /// the error's JSON body.
     RestoreFailed(InitFailed, Bytes),
     /// The runtime waits for an invocation.
     Ready(Ready),
     /// The answer to [`HostMessage::Inspect`].
     Inspected(Inspected),
-    /// The runtime could not be started, failed in init, or reported an init error. The payload
+    /// The runtime could not be started, failed during init, or reported an init error. The payload
     /// is the error's JSON body.
     InitFailed(InitFailed, Bytes),
     /// The function's result.
@@ -54,28 +54,29 @@ pub enum AgentMessage {
     ResponseStart(ResponseStart),
     /// The next bytes of a streamed result, at most [`crate::guest::MAX_CHUNK`].
     ResponseChunk(Bytes),
-    /// The streamed result is complete, or will never be. The payload is the error's body.
+    /// The streamed result is complete or has been cut off. The payload is the error's body.
     ResponseEnd(ResponseEnd, Bytes),
     /// The runtime reported that the function failed. The payload is the body it posted.
     FunctionError(FunctionError, Bytes),
-    /// Whole lines that the function wrote, each with its newline.
+    /// Complete lines of the function's output, each with its newline.
     Log(Log, Bytes),
     /// The runtime's process ended without an answer.
     RuntimeExited(RuntimeExited),
-    /// Everything has ended that was to be given time, and all of its output was sent.
+    /// The runtime and the extensions have ended, and all of their output was sent.
     Left,
-    /// The agent can't go on; the payload is the reason as text. The microVM is of no more use.
+    /// The agent can't go on; the payload is the reason as text. The microVM can't be used any
+    /// more.
     Fatal(Bytes),
 }
 
-/// How to start a function. Sizes in MiB, times in milliseconds where the name says so.
+/// How to start a function. Names end in the unit: MiB or milliseconds.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configure {
     /// `AWS_LAMBDA_FUNCTION_NAME`.
     pub function_name: String,
     /// `AWS_LAMBDA_FUNCTION_VERSION`: `$LATEST` or a number.
     pub function_version: String,
-    /// Lambda's identifier of the runtime, such as `python3.11`; `AWS_EXECUTION_ENV` is made of it.
+    /// Lambda's identifier of the runtime, such as `python3.11`; part of `AWS_EXECUTION_ENV`.
     pub runtime: String,
     /// `_HANDLER`.
     pub handler: String,
@@ -91,19 +92,20 @@ pub struct Configure {
     pub log_stream: String,
     /// `AWS_LAMBDA_INITIALIZATION_TYPE`: `on-demand`, `provisioned-concurrency` or `snap-start`.
     pub initialization_type: String,
-    /// The function's own variables. They never replace a reserved one.
+    /// The function's own environment variables. They never replace a reserved one.
     pub environment: BTreeMap<String, String>,
-    /// Candidates for the program to start; the first that exists and is executable is taken.
+    /// Candidates for the program to start; the agent takes the first that exists and is
+    /// executable.
     pub bootstrap: Vec<String>,
     /// Whether a layers image is attached as the third disk.
     pub layers: bool,
-    /// Whether the runtime is given the mailbox; see [`crate::mailbox`].
+    /// Whether the runtime may use the mailbox; see [`crate::mailbox`].
     #[serde(default)]
     pub mailbox: bool,
 }
 
 impl std::fmt::Debug for Configure {
-    /// What identifies it; values of variables are secrets.
+    /// Without the values of environment variables, which may be secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Configure")
             .field("function_name", &self.function_name)
@@ -117,11 +119,11 @@ impl std::fmt::Debug for Configure {
 /// The clock to set after a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thaw {
-    /// Wall-clock time at the host when the frame was sent, nanoseconds since the epoch.
+    /// The host's wall clock when the frame was sent, in nanoseconds since the epoch.
     pub realtime_ns: u64,
 }
 
-/// One invocation; the event is the frame's payload.
+/// One invocation. Its event is the frame's payload.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invoke {
     /// `Lambda-Runtime-Aws-Request-Id`.
@@ -136,11 +138,11 @@ pub struct Invoke {
     /// `Lambda-Runtime-Client-Context`: JSON, already decoded from base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_context: Option<String>,
-    /// A memory limit for this invocation alone, below the function's own.
+    /// A memory limit for this invocation only, below the function's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit_mib: Option<u32>,
-    /// Wall-clock time at the host when the frame was sent, nanoseconds since the epoch. The agent
-    /// steps the guest's clock when it is more than a few milliseconds away from it.
+    /// The host's wall clock when the frame was sent, in nanoseconds since the epoch. The agent
+    /// sets the guest's clock if it differs by more than a few milliseconds.
     pub realtime_ns: u64,
 }
 
@@ -166,8 +168,8 @@ impl Invoke {
     }
 }
 
-/// Writes a header. A client context is JSON of the caller's own making and may hold line breaks,
-/// which would end the header: control characters become spaces, as JSON's whitespace may.
+/// Writes a header. A client context is JSON from the caller and may contain line breaks, which
+/// would end the header. So control characters become spaces; in JSON they can only be whitespace.
 fn header(head: &mut String, name: &str, value: &str) {
     head.push_str(name);
     head.push_str(": ");
@@ -175,16 +177,16 @@ fn header(head: &mut String, name: &str, value: &str) {
     head.push_str("\r\n");
 }
 
-/// Why a microVM ends, and what time it is there.
+/// Why a microVM is shut down, and the time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leave {
-    /// Lambda's word: `spindown`, `timeout` or `failure`.
+    /// Lambda's shutdown reason: `spindown`, `timeout` or `failure`.
     pub reason: String,
     /// As in [`Invoke`].
     pub realtime_ns: u64,
 }
 
-/// First words of an agent.
+/// The first message of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The agent's version.
@@ -199,7 +201,7 @@ pub struct Ready {
     /// How long init took, in microseconds; only in the first `Ready` after `Configure`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_us: Option<u64>,
-    /// Microseconds from the runtime's answer until the last extension waited again; only where
+    /// Microseconds from the runtime's answer until the last extension was ready again; only if
     /// there are extensions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extensions_us: Option<u64>,
@@ -230,29 +232,29 @@ pub struct SharedGenerator {
     pub file: String,
 }
 
-/// Why a function did not come up, from its start or from its snapshot.
+/// Why a function's init, or its restore from a snapshot, has failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitFailed {
     /// Such as `Runtime.ExitError`, `Runtime.InvalidEntrypoint`, `Runtime.ImportModuleError`.
     pub error_type: String,
 }
 
-/// What an invocation used, measured in the guest.
+/// What an invocation has used, measured in the guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// From handing the event to the runtime to its answer, microseconds.
+    /// Microseconds from passing the event to the runtime to its answer.
     pub duration_us: u64,
-    /// CPU time of the runtime's process in that span, all its threads included, microseconds. Of
-    /// its children it has what they used when they, and then it, have ended.
+    /// CPU time of the runtime's process in that span, with all its threads, in microseconds. A
+    /// child process counts once it has ended and been waited for.
     pub cpu_us: u64,
-    /// Peak memory of the runtime's cgroup since it was started, bytes.
+    /// Peak memory of the runtime's cgroup since the runtime was started, in bytes.
     pub max_memory_bytes: u64,
 }
 
 /// The function answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
-    /// Which invocation this answers.
+    /// The invocation that is answered.
     pub request_id: String,
     /// What it used.
     pub usage: Usage,
@@ -261,9 +263,9 @@ pub struct Response {
 /// The function begins to stream its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResponseStart {
-    /// Which invocation this answers.
+    /// The invocation that is answered.
     pub request_id: String,
-    /// `Content-Type` that the runtime gave the result.
+    /// The result's `Content-Type` from the runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
 }
@@ -271,20 +273,20 @@ pub struct ResponseStart {
 /// A streamed result has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResponseEnd {
-    /// Which invocation this answers.
+    /// The invocation that is answered.
     pub request_id: String,
-    /// Set if the result broke off; such as `Runtime.TruncatedResponse`, or what the runtime's
-    /// trailer said.
+    /// Set if the result was cut off: `Runtime.TruncatedResponse`, or the type in the runtime's
+    /// trailer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
     /// What it used.
     pub usage: Usage,
 }
 
-/// The function failed and its runtime lives on.
+/// The function has failed. Its runtime still runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionError {
-    /// Which invocation this answers.
+    /// The invocation that is answered.
     pub request_id: String,
     /// `Lambda-Runtime-Function-Error-Type`, as the runtime sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -293,45 +295,45 @@ pub struct FunctionError {
     pub usage: Usage,
 }
 
-/// Which invocation a function's output belongs to.
+/// What a function's output belongs to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// `None` during init and between invocations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Records of more than one line, as offset and length in the payload, in order. Everything
-    /// else is one record for each line.
+    /// Records of more than one line, as offset and length in the payload, in order. In the rest of
+    /// the payload each line is one record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub multiline: Vec<(u32, u32)>,
-    /// Bytes thrown away before these lines because the function wrote faster than they could be
-    /// carried off.
+    /// Bytes that were dropped before these lines, because the function wrote faster than they
+    /// could be sent.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped_bytes: u64,
 }
 
-/// How a process ended.
+/// How a process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
-    /// It returned this status.
+    /// With this exit status.
     Code(i32),
-    /// This signal killed it.
+    /// By this signal.
     Signal(i32),
-    /// The kernel killed it because its memory ran out.
+    /// The kernel killed it because its cgroup ran out of memory.
     OutOfMemory,
 }
 
-/// The runtime's process is gone.
+/// The runtime's process has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeExited {
-    /// The invocation that it left unanswered, if any.
+    /// The invocation that it has not answered, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// How it ended.
     pub exit: Exit,
     /// What it used.
     pub usage: Usage,
-    /// Set if an extension is to blame: `Extension.Crash`, `Extension.ExitError`.
+    /// Set if an extension has caused it: `Extension.Crash`, `Extension.ExitError`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
 }

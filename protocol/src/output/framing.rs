@@ -1,16 +1,16 @@
-//! Frames in a function's output: log messages that a runtime hands over whole.
+//! Frames in a function's output: log messages that a runtime passes as a whole.
 //!
 //! ```text
 //! offset  size  field, big-endian
-//!      0     4  type: 0xa55a00tt, where tt tells of format and level
+//!      0     4  type: 0xa55a00tt, where tt encodes format and level
 //!      4     4  length of the message
 //!      8     8  microseconds since the epoch
 //!     16     …  message
 //! ```
 //!
-//! They may stand anywhere between other output. No text in UTF-8 begins like one: 0xa5 can only
-//! continue a character, and is then not followed by `Z` and NUL. What has another header, or
-//! speaks of more bytes than a record may have, is text like any other.
+//! Frames may be anywhere between other output. No UTF-8 text looks like the beginning of one: the byte
+//! 0xa5 only continues a character, and there it is not followed by `Z` and NUL. Bytes with another
+//! header, or with a length over a record's maximum, are text like any other.
 
 use super::MAX_LINE;
 
@@ -27,27 +27,27 @@ pub(super) enum Piece<'a> {
     FrameEnds,
 }
 
-/// Where in the output one is.
+/// The position in the output.
 #[derive(Debug, Default)]
 pub(super) struct Framing {
-    /// A header's beginning.
+    /// The bytes of a header that has begun.
     header: Vec<u8>,
-    /// Bytes that are left of a frame's message.
+    /// Bytes of a frame's message that have not come yet.
     left: usize,
 }
 
 impl Framing {
-    /// Whether a frame has begun and not ended.
+    /// Whether a frame's message has begun and not ended.
     pub(super) fn is_in_frame(&self) -> bool {
         self.left > 0
     }
 
-    /// Whether what comes next is text, and nothing is held back.
+    /// Whether the next byte is text and no byte is held back.
     pub(super) fn is_idle(&self) -> bool {
         self.left == 0 && self.header.is_empty()
     }
 
-    /// What was held back because it might have been a header.
+    /// The bytes that were held back because they might have been a header.
     pub(super) fn take_header(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.header)
     }
@@ -69,7 +69,7 @@ impl Framing {
                     .get(self.header.len())
                     .is_some_and(|byte| byte != first)
                 {
-                    // It was none; this byte is looked at again.
+                    // It was no header. Look at this byte again.
                     take(Piece::Text(&self.take_header()));
                     continue;
                 }

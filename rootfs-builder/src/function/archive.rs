@@ -1,9 +1,9 @@
-//! A ZIP archive, judged as a whole before anything is unpacked.
+//! A ZIP archive, checked as a whole before anything is unpacked.
 //!
-//! The central directory is what counts; each entry's own header must say the
-//! same, since tools differ in which of the two they believe and an archive
-//! that shows different files to different readers has no honest use. Entries
-//! must not share bytes: that is how a small archive holds petabytes.
+//! The central directory decides. Each entry's local header must agree with it: programs differ in
+//! which of the two they read, and only a hostile archive shows different files to different
+//! programs. Entries must not share bytes, because sharing is how a small archive expands to
+//! petabytes.
 
 use super::records::{self, Central, Local};
 use super::tree::{MAX_TARGET_BYTES, Node, Tree};
@@ -17,7 +17,7 @@ const DEFLATED: u16 = 8;
 const AES_ENCRYPTED: u16 = 99;
 /// Bits 0 (encrypted), 6 (strong encryption), 13 (masked headers).
 const ENCRYPTION_FLAGS: u16 = 1 | 1 << 6 | 1 << 13;
-/// Bit 3: sizes and checksum come after the data, the header has zeros.
+/// Bit 3: sizes and checksum follow the data, and are zero in the local header.
 const SIZES_FOLLOW: u16 = 1 << 3;
 
 const MADE_ON_UNIX: u8 = 3;
@@ -28,7 +28,7 @@ const TYPE_FOLDER: u32 = 0o040_000;
 const TYPE_FILE: u32 = 0o100_000;
 const TYPE_LINK: u32 = 0o120_000;
 
-/// An archive that has passed every check short of unpacking its files.
+/// An archive that has passed every check except unpacking its files.
 #[derive(Debug)]
 pub(super) struct Package<'a> {
     data: &'a [u8],
@@ -36,7 +36,7 @@ pub(super) struct Package<'a> {
     files: HashMap<String, Stored>,
 }
 
-/// Where a file's content lies and what it must turn out to be.
+/// The location of a file's data, and its declared size and checksum.
 #[derive(Debug, Clone)]
 struct Stored {
     data: Range<usize>,
@@ -46,7 +46,7 @@ struct Stored {
 }
 
 impl<'a> Package<'a> {
-    /// Checks `data`.
+    /// Checks the archive `data`.
     pub(super) fn parse(data: &'a [u8]) -> Result<Self, FunctionError> {
         let size = data.len() as u64;
         if size > MAX_ZIPPED_BYTES {
@@ -90,7 +90,7 @@ impl<'a> Package<'a> {
         Ok(package)
     }
 
-    /// What the archive holds.
+    /// The files, folders and links of the archive.
     pub(super) fn tree(&self) -> &Tree {
         &self.tree
     }
@@ -152,7 +152,7 @@ impl<'a> Package<'a> {
     }
 }
 
-/// The central directory's bytes and how many entries it has.
+/// The range of the central directory, and its number of entries.
 fn directory(data: &[u8]) -> Result<(Range<usize>, usize), FunctionError> {
     let found = records::directory(data)?;
     if found.offset.checked_add(found.size) != Some(found.end) {
@@ -172,7 +172,7 @@ fn directory(data: &[u8]) -> Result<(Range<usize>, usize), FunctionError> {
     Ok((place(found.offset)?..place(found.end)?, count))
 }
 
-/// Finds an entry's header and data and compares them with the directory.
+/// Finds an entry's local header and data, and compares the header with the directory.
 fn locate(
     data: &[u8],
     directory: usize,
@@ -180,7 +180,7 @@ fn locate(
     entry: &Central<'_>,
 ) -> Result<(Range<usize>, Stored), FunctionError> {
     let name = || path.to_owned();
-    // What lies in the directory or behind it is no entry's.
+    // Bytes in or after the central directory belong to no entry.
     let local = records::local(&data[..directory], entry.local_offset)?;
     if entry.method == AES_ENCRYPTED || (entry.flags | local.flags) & ENCRYPTION_FLAGS != 0 {
         return Err(FunctionError::Encrypted { name: name() });
@@ -237,8 +237,8 @@ fn refuse_overlap(mut used: Vec<(usize, usize, String)>) -> Result<(), FunctionE
     Ok(())
 }
 
-/// Unpacks one entry into memory. No more comes out than was declared, whatever
-/// the data say, and what was declared is within the limits.
+/// Unpacks one entry into memory. The result never exceeds the declared size, which is within the
+/// limits.
 fn unpack(data: &[u8], path: &str, stored: &Stored) -> Result<Vec<u8>, FunctionError> {
     let bad = |what| FunctionError::BadContent {
         name: path.to_owned(),
@@ -258,8 +258,8 @@ fn unpack(data: &[u8], path: &str, stored: &Stored) -> Result<Vec<u8>, FunctionE
 }
 
 fn inflate(packed: &[u8], size: usize) -> Result<Vec<u8>, &'static str> {
-    // One byte more than declared, to see whether there is more. The memory
-    // grows with what really comes out: a false size alone costs nothing.
+    // One byte more than declared, to find out whether there is more. The buffer grows with the
+    // real output, so a false size alone costs no memory.
     let limit = size + 1;
     let mut bytes = Vec::with_capacity(limit.min(packed.len().saturating_mul(4)).max(64));
     let mut inflater = Decompress::new(false);

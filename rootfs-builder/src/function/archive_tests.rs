@@ -1,5 +1,5 @@
-//! Archives that lie, each refused by its own name and before anything is
-//! unpacked, and the ordinary ones that must not be.
+//! Invalid archives: each is refused with its own error before anything is unpacked. And ordinary
+//! archives, which must be accepted.
 
 use super::super::craft::{Crafted, Entry, deflate};
 use super::*;
@@ -142,7 +142,7 @@ fn an_archive_with_any_byte_changed_never_panics() {
         for value in [0, 1, 0x7f, 0x80, 0xff] {
             let mut changed = zip.clone();
             changed[at] = value;
-            // Whether it is still an archive is not the point.
+            // Whether the changed bytes are still an archive does not matter.
             let _ = check(&changed);
         }
     }
@@ -200,7 +200,7 @@ fn overlapping_entries_are_refused() {
     let first = Entry::file("a", b"kernel of the bomb");
     let mut second = first.clone();
     second.shared = true;
-    // The same header for two directory entries: the names would differ, too.
+    // The same header for two directory entries; their names have to differ too.
     second.name = b"a".to_vec();
     refused!(
         parse([first, second]),

@@ -1,8 +1,8 @@
-//! Archives made by hand, byte for byte, for tests: each field can lie.
+//! Builds archives byte by byte for tests; each field can have a false value.
 
 use flate2::{Compress, Compression, FlushCompress};
 
-/// An archive under construction.
+/// An archive that is being built.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Crafted {
     pub(super) entries: Vec<Entry>,
@@ -14,7 +14,7 @@ pub(super) struct Crafted {
     pub(super) lie_count: i64,
 }
 
-/// An entry; the directory's and the header's values separately.
+/// An entry. The values in the central directory and in the local header are independent.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) name: Vec<u8>,
@@ -28,7 +28,7 @@ pub(super) struct Entry {
     pub(super) packed_size: u64,
     pub(super) unpacked_size: u64,
     pub(super) local_unpacked_size: Option<u64>,
-    /// Use the header and data of the entry before.
+    /// Use the local header and the data of the previous entry.
     pub(super) shared: bool,
     /// Put the sizes into a 64-bit extra field.
     pub(super) zip64: bool,
@@ -83,7 +83,7 @@ impl Entry {
         self
     }
 
-    /// Both sizes, in the form the record wants, and the extra field for them.
+    /// Both sizes as the record stores them, and the extra field for them.
     fn sizes(&self, unpacked: u64) -> (u32, u32, Vec<u8>) {
         if !self.zip64 {
             let narrow = |value: u64| u32::try_from(value).unwrap();

@@ -1,49 +1,49 @@
-//! What can be wrong with a code package, each thing by its own name.
+//! The errors of a code package.
 
 use crate::erofs::ErofsError;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why no function image was made.
+/// Why no function image could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum FunctionError {
-    /// The archive itself is too large.
+    /// The archive is too large.
     #[error("the archive has {size} bytes; the limit is {limit}")]
     ZippedTooLarge {
-        /// Its size.
+        /// Its size in bytes.
         size: u64,
-        /// The limit.
+        /// The limit in bytes.
         limit: u64,
     },
     /// The files together are too large.
     #[error("the package's files have {size} bytes or more; the limit is {limit}")]
     UnzippedTooLarge {
-        /// The sum when the limit was passed.
+        /// Their size in bytes when the limit was exceeded.
         size: u64,
-        /// The limit.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// Too many files, folders and links.
+    /// There are too many files, folders and links.
     #[error("the package has {count} entries or more; the limit is {limit}")]
     TooManyEntries {
-        /// How many.
+        /// Their number when the limit was exceeded.
         count: usize,
         /// The limit.
         limit: usize,
     },
-    /// There is nothing in it.
+    /// The package is empty.
     #[error("the package is empty")]
     Empty,
-    /// No end-of-archive record: not a ZIP, or cut off.
+    /// There is no end-of-archive record: the file is no ZIP archive, or truncated.
     #[error("not a ZIP archive, or cut off: no end-of-archive record in its {size} bytes")]
     NotAnArchive {
-        /// The size of what was given.
+        /// The file's size in bytes.
         size: usize,
     },
-    /// Records contradict each other, point outside the archive, or are cut off.
+    /// Records contradict each other, point outside of the archive, or are truncated.
     #[error("damaged archive: {what}")]
     Damaged {
-        /// What doesn't fit.
+        /// What is wrong.
         what: String,
     },
     /// Two entries claim the same bytes of the archive.
@@ -52,37 +52,38 @@ pub enum FunctionError {
         /// The later of the two.
         name: String,
     },
-    /// Encrypted entries can't be read by a function.
+    /// An entry is encrypted, so the function could not read it.
     #[error("{name:?} is encrypted")]
     Encrypted {
-        /// Which.
+        /// The entry.
         name: String,
     },
-    /// Only stored and deflated entries are understood, as on Lambda.
+    /// An entry is compressed with another method than stored or deflate, the ones that Lambda
+    /// supports.
     #[error(
         "{name:?} is compressed with method {method}; only 0 (stored) and 8 (deflate) are known"
     )]
     UnknownMethod {
-        /// Which.
+        /// The entry.
         name: String,
-        /// The archive's number of the method.
+        /// Number of the compression method.
         method: u16,
     },
-    /// A name that is no path inside the package.
+    /// A name is no path inside of the package.
     #[error("the name {name:?} {why}")]
     BadName {
-        /// The name, damaged characters replaced.
+        /// The name, with invalid characters replaced.
         name: String,
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The same name twice, or a file where another entry needs a folder.
+    /// A name appears twice, or a file has the name of a folder that another entry needs.
     #[error("{name:?} is in the package twice, or is both a file and a folder")]
     Duplicate {
         /// The name.
         name: String,
     },
-    /// A link that leads out of the package, or nowhere but in a circle.
+    /// A link leads out of the package or in a circle.
     #[error("the link {name:?} to {target:?} {why}")]
     BadLink {
         /// The link.
@@ -92,33 +93,33 @@ pub enum FunctionError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// A device, pipe or socket.
+    /// An entry is a device, pipe or socket.
     #[error("{name:?} is neither a file nor a folder nor a link (mode {mode:#o})")]
     SpecialFile {
-        /// Which.
+        /// The entry.
         name: String,
         /// Its mode.
         mode: u32,
     },
-    /// The content isn't what the archive says it is.
+    /// A file's content differs from what the archive declares.
     #[error("the content of {name:?} is damaged: {what}")]
     BadContent {
-        /// Which.
+        /// The file.
         name: String,
-        /// What doesn't fit.
+        /// What is wrong.
         what: &'static str,
     },
-    /// A file or folder on this host.
+    /// A file or folder on this host could not be used.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// Why it failed.
+        /// The error.
         source: io::Error,
     },
-    /// Making the image failed.
+    /// The image could not be made.
     #[error(transparent)]
     Image(#[from] ErofsError),
 }
@@ -136,8 +137,8 @@ impl FunctionError {
         Self::Damaged { what: what.into() }
     }
 
-    /// What Lambda answers to such a package (`InvalidParameterValueException`),
-    /// or `None` when the package is not to blame but this host.
+    /// Lambda's message for such a package (`InvalidParameterValueException`), or `None` if this
+    /// host is at fault.
     #[must_use]
     pub fn lambda_message(&self) -> Option<&'static str> {
         match self {

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use walkdir::WalkDir;
 
-/// Takes stock of `dir`, by the rules for archives, without following links.
+/// Lists `dir` by the rules for archives, without following links.
 pub(super) fn read(dir: &Path) -> Result<Tree, FunctionError> {
     let mut tree = Tree::default();
     for entry in WalkDir::new(dir).min_depth(1) {
@@ -69,7 +69,7 @@ pub(super) fn read(dir: &Path) -> Result<Tree, FunctionError> {
     tree.finish()
 }
 
-/// A file's bytes, and no more than may be, even if it grows meanwhile.
+/// Reads a file, up to the maximum size even if the file grows meanwhile.
 pub(super) fn content(path: &Path) -> Result<Vec<u8>, FunctionError> {
     let mut bytes = Vec::new();
     File::open(path)

@@ -1,8 +1,8 @@
-//! Layers: several archives over each other become the disk behind `/opt`.
+//! Layers: several archives, stacked, become the disk behind `/opt`.
 //!
-//! Each archive has passed the checks for packages by itself. What a later one has takes the place
-//! of what earlier ones have under the same name, and the result is checked as one package once
-//! more: links may lead from one layer into another, but not out, and sums count together.
+//! Each archive must pass the checks for packages by itself. An entry of a later archive replaces
+//! one with the same name in earlier archives. The result is then checked as one package: links may
+//! lead from one layer into another but not out, and the limits apply to the sum.
 
 use super::archive::Package;
 use super::tree::{Node, Tree};
@@ -10,11 +10,12 @@ use super::{FunctionError, FunctionImage, build};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Makes the image `out` out of ZIP archives in memory, the first of them at the bottom.
+/// Makes the image `out` from ZIP archives in memory; the first archive is the lowest layer.
 ///
 /// # Errors
-/// One of the archives breaks a rule, or all of them together do, or the image can't be written.
-/// `out` is then as it was.
+///
+/// One of the archives, or all of them together, violate a rule, or the image can't be written.
+/// `out` is then unchanged.
 pub fn build_from_layers(
     layers: &[impl AsRef<[u8]>],
     out: &Path,
@@ -40,14 +41,14 @@ pub fn build_from_layers(
     })
 }
 
-/// Lays one entry over what is there.
+/// Adds one entry on top of the merged ones.
 fn lay(merged: &mut BTreeMap<String, (usize, Node)>, path: &str, entry: (usize, Node)) {
     let folder = entry.1 == Node::Folder;
     if folder && matches!(merged.get(path), Some((_, Node::Folder))) {
         return;
     }
     if !folder {
-        // What was in a folder of that name goes with it.
+        // The entry replaces a folder, so the folder's content goes too.
         let inside = format!("{path}/");
         let covered: Vec<String> = merged
             .range(inside.clone()..)

@@ -1,16 +1,16 @@
-//! Names of entries: which are paths inside the package.
+//! The names of entries, and which of them are paths inside of the package.
 
 use super::FunctionError;
 
-/// The longest path: well below `PATH_MAX` with `/var/task/` in front.
+/// Maximum length of a path, well below `PATH_MAX` with `/var/task/` before it.
 const MAX_PATH_BYTES: usize = 2048;
-/// The longest part of a path that Linux file systems store.
+/// Maximum length of a path component on Linux file systems.
 const MAX_PART_BYTES: usize = 255;
-/// The deepest path.
+/// Maximum depth of a path.
 const MAX_DEPTH: usize = 100;
 
-/// Turns an entry's raw name into its path: parts separated by single slashes,
-/// no `.` or `..` among them. The package's root itself is the empty path.
+/// Turns an entry's raw name into its path: components separated by single slashes, without `.` and
+/// `..`. The path of the package's root is empty.
 pub(super) fn parse(raw: &[u8]) -> Result<String, FunctionError> {
     let bad = |why| FunctionError::BadName {
         name: String::from_utf8_lossy(&raw[..raw.len().min(MAX_PART_BYTES)]).into_owned(),

@@ -1,7 +1,7 @@
-//! The records of a ZIP archive, as bytes: APPNOTE.TXT 6.3.10, section 4.3.
+//! The records of a ZIP archive: APPNOTE.TXT 6.3.10, section 4.3.
 //!
-//! Each is read at an offset that the archive itself gives, so every read is
-//! checked. Nothing here judges what the numbers mean; see `archive`.
+//! The archive itself gives the offset of each record, so every read is checked. What the numbers
+//! mean is checked in `archive`.
 
 use super::FunctionError;
 
@@ -17,7 +17,7 @@ const LOCAL_SIGNATURE: u32 = 0x0403_4b50;
 const LOCAL_LENGTH: usize = 30;
 const ZIP64_EXTRA: u16 = 0x0001;
 
-/// Bytes of an archive with checked, little-endian reads.
+/// An archive's bytes, with checked little-endian reads.
 #[derive(Debug, Clone, Copy)]
 struct Bytes<'a>(&'a [u8]);
 
@@ -41,17 +41,17 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// Where the central directory is.
+/// The location of the central directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Directory {
     pub(super) offset: u64,
     pub(super) size: u64,
     pub(super) entries: u64,
-    /// Where the end records start: the directory must end there.
+    /// Offset of the end records, at which the central directory must end.
     pub(super) end: u64,
 }
 
-/// Finds the end-of-archive record, the 64-bit one included.
+/// Finds the end-of-archive record, or its 64-bit form.
 pub(super) fn directory(data: &[u8]) -> Result<Directory, FunctionError> {
     let at = find_end(data).ok_or(FunctionError::NotAnArchive { size: data.len() })?;
     let record = Bytes(&data[at..at + END_LENGTH]);
@@ -62,7 +62,7 @@ pub(super) fn directory(data: &[u8]) -> Result<Directory, FunctionError> {
         end: at as u64,
     };
     if record.u16(4) != 0 || record.u16(6) != 0 || record.u16(8) != record.u16(10) {
-        // A 64-bit archive may have 0xffff for the disks as well.
+        // A 64-bit archive may have 0xffff as disk numbers too.
         let all_ones = |value: u16| value == 0 || value == u16::MAX;
         if !all_ones(record.u16(4)) || !all_ones(record.u16(6)) {
             return Err(FunctionError::damaged("it is a part of a split archive"));
@@ -96,8 +96,7 @@ pub(super) fn directory(data: &[u8]) -> Result<Directory, FunctionError> {
     }
 }
 
-/// The end record is the last thing in the archive, followed only by a comment
-/// of the length that it states.
+/// The end record is at the end of the archive. Only a comment of the stated length follows it.
 fn find_end(data: &[u8]) -> Option<usize> {
     let last = data.len().checked_sub(END_LENGTH)?;
     let first = last.saturating_sub(usize::from(u16::MAX));
@@ -108,7 +107,7 @@ fn find_end(data: &[u8]) -> Option<usize> {
     })
 }
 
-/// The 64-bit end record, if a locator lies before the ordinary one at `end`.
+/// The 64-bit end record, if there is a locator before the ordinary end record at `end`.
 fn end_64(data: &[u8], end: usize) -> Result<Option<Directory>, FunctionError> {
     let Some(locator_at) = end.checked_sub(END64_LOCATOR_LENGTH) else {
         return Ok(None);
@@ -145,7 +144,7 @@ fn end_64(data: &[u8], end: usize) -> Result<Option<Directory>, FunctionError> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Central<'a> {
     pub(super) name: &'a [u8],
-    /// The system the archive was made on; 3 is Unix.
+    /// The system on which the archive was made; 3 is Unix.
     pub(super) made_on: u8,
     pub(super) flags: u16,
     pub(super) method: u16,
@@ -154,11 +153,11 @@ pub(super) struct Central<'a> {
     pub(super) unpacked: u64,
     pub(super) attributes: u32,
     pub(super) local_offset: u64,
-    /// Where the next entry starts.
+    /// Offset of the next entry.
     pub(super) next: usize,
 }
 
-/// Reads the entry at `at` of the central directory `directory`.
+/// Reads the entry at offset `at` of the central directory `directory`.
 pub(super) fn central(directory: &[u8], at: usize) -> Result<Central<'_>, FunctionError> {
     let what = "a directory entry";
     let fixed = Bytes(Bytes(directory).slice(at, CENTRAL_LENGTH, what)?);
@@ -197,7 +196,7 @@ pub(super) fn central(directory: &[u8], at: usize) -> Result<Central<'_>, Functi
     })
 }
 
-/// The header in front of an entry's data.
+/// The local header before an entry's data.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Local<'a> {
     pub(super) name: &'a [u8],
@@ -206,11 +205,11 @@ pub(super) struct Local<'a> {
     pub(super) crc: u32,
     pub(super) packed: u64,
     pub(super) unpacked: u64,
-    /// Where the data starts.
+    /// Offset of the data.
     pub(super) data: usize,
 }
 
-/// Reads the header at `at` of the archive.
+/// Reads the local header at offset `at` of the archive.
 pub(super) fn local(data: &[u8], at: u64) -> Result<Local<'_>, FunctionError> {
     let what = "an entry's header";
     let at = usize::try_from(at).unwrap_or(usize::MAX);
@@ -238,12 +237,12 @@ pub(super) fn local(data: &[u8], at: u64) -> Result<Local<'_>, FunctionError> {
     })
 }
 
-/// Replaces each value that is all ones by its 64-bit form from the extra
-/// fields, where those are in the order of the values.
+/// Replaces each value that is all ones by its 64-bit form in the extra fields. They are in the
+/// order of the values.
 fn widen<const N: usize>(extra: &[u8], values: [&mut u64; N]) -> Result<(), FunctionError> {
     let mut fields = extra;
     let mut wide: Option<&[u8]> = None;
-    // A tail too short for a field's head is padding, which some tools leave.
+    // Too few bytes for another field are padding, which some programs write.
     while let Some((head, rest)) = fields.split_at_checked(4) {
         let (id, length) = (Bytes(head).u16(0), usize::from(Bytes(head).u16(2)));
         let Some((body, rest)) = rest.split_at_checked(length) else {

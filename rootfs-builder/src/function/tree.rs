@@ -1,20 +1,20 @@
-//! A package's files as they will lie in the image, before any is written.
+//! A package's files as they will be in the image, before any is written.
 //!
-//! The tree holds the rules that concern entries together: no name twice, no
-//! file where a folder is needed, links that stay inside, sums within limits.
+//! The tree has the rules that concern several entries: no name twice, no file where a folder is
+//! needed, links that stay inside of the package, sums within the limits.
 
 use super::{FunctionError, MAX_ENTRIES, MAX_UNZIPPED_BYTES};
 use std::collections::BTreeMap;
 
-/// How many links one path may lead through; Linux stops at 40.
+/// Maximum number of links that a path may lead through; Linux has the same limit.
 const MAX_LINKS_FOLLOWED: usize = 40;
-/// How many parts of paths may be looked at to check all links together: real
-/// packages need thousands, a hostile one could ask for billions.
+/// Maximum number of path components that are looked at to check all links of a package. Real
+/// packages need thousands; a hostile one could need billions.
 const MAX_LINK_STEPS: usize = 4_000_000;
-/// The longest target of a link (`PATH_MAX`, less the final NUL).
+/// Maximum length of a link's target (`PATH_MAX` without the NUL).
 pub(super) const MAX_TARGET_BYTES: u64 = 4095;
 
-/// What lies at a path.
+/// An entry of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Node {
     Folder,
@@ -22,7 +22,7 @@ pub(super) enum Node {
     Link { target: String },
 }
 
-/// Paths and what lies there; folders come before what is in them.
+/// The entries by path. A folder comes before its content.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     nodes: BTreeMap<String, Node>,
@@ -30,13 +30,13 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Adds an entry, and the folders above it.
+    /// Adds an entry and its parent folders.
     pub(super) fn add(&mut self, path: &str, node: Node) -> Result<(), FunctionError> {
         let duplicate = || FunctionError::Duplicate {
             name: path.to_owned(),
         };
         if path.is_empty() {
-            // The root is a folder, whoever says so.
+            // The root can only be a folder.
             return if node == Node::Folder {
                 Ok(())
             } else {
@@ -68,7 +68,7 @@ impl Tree {
             }
         }
         match self.nodes.get(path) {
-            // Many tools name a folder more than once.
+            // Many programs list a folder more than once.
             Some(Node::Folder) if node == Node::Folder => {}
             Some(_) => return Err(duplicate()),
             None => {
@@ -82,7 +82,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Checks what can only be seen when all entries are known.
+    /// Makes the checks that need all entries.
     pub(super) fn finish(self) -> Result<Self, FunctionError> {
         if self.nodes.is_empty() {
             return Err(FunctionError::Empty);
@@ -107,13 +107,13 @@ impl Tree {
         self.nodes.iter().map(|(path, node)| (path.as_str(), node))
     }
 
-    /// The sum of all files.
+    /// Sum of all files in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Follows a link the way the kernel will, through other links as well: one
-    /// that looks harmless by itself may leave by way of another.
+    /// Follows a link as the kernel will, through other links too, because a link that is harmless
+    /// by itself may leave the package through another one.
     fn check_link(&self, path: &str, target: &str, steps: &mut usize) -> Result<(), &'static str> {
         let mut place: Vec<&str> = path.split('/').collect();
         place.pop();
@@ -135,7 +135,7 @@ impl Tree {
                 let Some(part) = ahead.pop() else {
                     return Ok(());
                 };
-                // What a step costs grows with the depth it is taken at.
+                // A step costs more at a greater depth.
                 *steps = steps
                     .checked_sub(1 + place.len())
                     .ok_or("is one of too many long links in this package")?;

@@ -1,4 +1,4 @@
-//! Writes a checked tree to an empty folder: folders, then files, links last.
+//! Writes a checked tree to an empty folder: first folders and files, then links.
 
 use super::FunctionError;
 use super::tree::{Node, Tree};
@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
-/// Makes `root` and everything in it. `content` gives a file's bytes.
+/// Makes `root` and everything in it. `content` returns a file's bytes.
 pub(super) fn write(
     tree: &Tree,
     root: &Path,
@@ -35,7 +35,7 @@ pub(super) fn write(
                     });
                 }
                 let mode = if *executable { 0o755 } else { 0o644 };
-                // Only ever a new file: nothing is written through a link.
+                // `create_new`: the file must not exist, so nothing is written through a link.
                 OpenOptions::new()
                     .write(true)
                     .create_new(true)
@@ -43,7 +43,7 @@ pub(super) fn write(
                     .open(&path)
                     .and_then(|mut file| {
                         file.write_all(&bytes)?;
-                        // The process' umask must not show in the image.
+                        // The mode must not depend on the process's umask.
                         file.set_permissions(Permissions::from_mode(mode))
                     })
                     .map_err(FunctionError::io("write", &path))?;

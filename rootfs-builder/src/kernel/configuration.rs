@@ -1,13 +1,13 @@
-//! The configuration fragment, and whether Kconfig took all of it.
+//! The configuration fragment, and the check that Kconfig has taken all of it.
 //!
-//! Kconfig drops an option whose dependency is missing, and turns one on that
-//! another selects, without a word. A kernel without vsock would be noticed only
-//! when nothing answers.
+//! Kconfig silently drops an option whose dependency is missing, and turns on an option that
+//! another one selects. Without this check, a kernel without vsock would be noticed only when its
+//! agent does not connect.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// An option that is not as the fragment says.
+/// An option whose value differs from the fragment's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     option: String,
@@ -30,7 +30,7 @@ impl fmt::Display for Mismatch {
 pub(super) struct Fragment<'a>(BTreeMap<&'a str, &'a str>);
 
 impl<'a> Fragment<'a> {
-    /// Reads a fragment, or a whole `.config`.
+    /// Parses a fragment or a whole `.config`.
     pub(super) fn parse(text: &'a str) -> Self {
         let options = text.lines().filter_map(|line| {
             let (option, value) = line.trim().split_once('=')?;
@@ -39,13 +39,13 @@ impl<'a> Fragment<'a> {
         Self(options.collect())
     }
 
-    /// What of this fragment is otherwise in the finished `.config`.
+    /// The options of this fragment that have another value in the finished `.config`.
     pub(super) fn compare(&self, config: &str) -> Vec<Mismatch> {
         let taken = Fragment::parse(config).0;
         self.0
             .iter()
             .filter_map(|(option, wanted)| {
-                // An option that is off, or doesn't exist here, has no line.
+                // An option that is off, or that this kernel does not have, has no line.
                 let value = taken.get(option).copied().unwrap_or("n");
                 (value != *wanted).then(|| Mismatch {
                     option: (*option).to_owned(),

@@ -1,4 +1,4 @@
-//! Where the kernel's source comes from, and which one it is.
+//! Finds and unpacks the kernel's source.
 
 use super::KernelError;
 use crate::command::Tool;
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 const PACKAGE: &str = "linux-source-6.12";
 const ARCHIVE: &str = "/usr/src/linux-source-6.12.tar.xz";
 
-/// What the build never reads, a third of the source. Kconfig files it does read.
+/// Files that the build never reads: a third of the source. It does read their folders' Kconfig
+/// files.
 const UNREAD: &[&str] = &[
     "*/Documentation/*/*",
     "*/drivers/gpu/*/*.[ch]",
@@ -21,12 +22,12 @@ const UNREAD: &[&str] = &[
 #[derive(Debug)]
 pub(super) struct Source {
     path: PathBuf,
-    /// The package's version, or the hash of an archive given by hand.
+    /// The package's version; for another archive, its hash.
     pub(super) version: String,
 }
 
 impl Source {
-    /// The archive at `given`, or that of the distribution's package.
+    /// The archive `given`, or the one of the distribution's package.
     pub(super) fn find(given: Option<&Path>) -> Result<Self, KernelError> {
         let path = given.unwrap_or(Path::new(ARCHIVE)).to_owned();
         if !path.is_file() {
@@ -41,7 +42,7 @@ impl Source {
         Ok(Self { path, version })
     }
 
-    /// Unpacks it into `work` and gives the source's top folder.
+    /// Unpacks the archive into `work` and returns the source's top folder.
     pub(super) fn unpack(
         &self,
         work: &Path,
@@ -56,7 +57,7 @@ impl Source {
             .arg(&self.path)
             .arg("--directory")
             .arg(&into)
-            .advice("is it damaged, is the disk full, is xz-utils installed? It said:")
+            .advice("is the archive damaged, is the disk full, is xz-utils installed? Its output:")
             .run("kernel: unpacking the source", progress)?;
         fs::read_dir(&into)
             .map_err(KernelError::io("read", &into))?

@@ -1,17 +1,17 @@
-//! The agent's binary: can it be the first process of a guest?
+//! Checks that the agent's binary can be a guest's first process.
 
 use super::RuntimeError;
 use std::fs;
 use std::path::Path;
 
-/// An ELF program header that names an interpreter.
+/// Type of the ELF program header that names a dynamic linker.
 const PT_INTERP: u32 = 3;
 const ELF_HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const MACHINE_X86_64: u16 = 62;
 
-/// Reads the agent and checks that it is a static program for x86-64: any other
-/// would only fail in the guest, as a kernel panic.
+/// Reads the agent and checks that it is a static program for x86-64. Any other would fail only in
+/// the guest, as a kernel panic.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
     let bytes = fs::read(path).map_err(RuntimeError::io("read", path))?;
     match fault(&bytes) {
@@ -53,7 +53,7 @@ fn fault(elf: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// The least that passes for an agent, for tests.
+/// The smallest file that passes the check, for tests.
 #[cfg(test)]
 pub(super) fn pretended() -> Vec<u8> {
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();

@@ -1,5 +1,5 @@
-//! The host's own apt configuration: where packages come from and how to get
-//! there. A host behind a mirror or a proxy must not need a second place to say so.
+//! The host's apt configuration: where packages come from, and how to reach them. A host behind a
+//! mirror or a proxy thus needs no second configuration.
 
 use super::RuntimeError;
 use crate::command::Tool;
@@ -8,8 +8,7 @@ use std::path::Path;
 
 const SOURCES_LIST: &str = "/etc/apt/sources.list";
 const SOURCES_FOLDER: &str = "/etc/apt/sources.list.d";
-/// What of the host's configuration concerns fetching. The rest (hooks, paths)
-/// must not reach the image.
+/// The options that concern fetching. The others (hooks, paths) must not affect the image.
 const FETCHING: &[&str] = &[
     "Acquire::http::",
     "Acquire::https::",
@@ -20,7 +19,7 @@ const FETCHING: &[&str] = &[
     "Acquire::Retries",
 ];
 
-/// The host's options for fetching, one `Name "value"` each.
+/// The host's options for fetching, each as `Name "value"`.
 pub(super) fn options() -> Result<Vec<String>, RuntimeError> {
     let dump = Tool::new("apt-config", "apt")
         .args(["dump", "--format", "%f \"%v\"\n"])
@@ -36,7 +35,7 @@ fn fetching(dump: &str) -> Vec<String> {
         .collect()
 }
 
-/// The host's sources of `suite`, in one-line form; empty on another release.
+/// The host's package sources of `suite`, in one-line format; empty on another release.
 pub(super) fn sources(suite: &str) -> Result<String, RuntimeError> {
     let mut text = String::new();
     let mut take = |path: &Path| -> Result<(), RuntimeError> {
@@ -74,13 +73,13 @@ pub(super) fn sources(suite: &str) -> Result<String, RuntimeError> {
     Ok(text)
 }
 
-/// Is this one of the distribution's own suites of the release?
+/// Whether this is one of the distribution's own suites of the release.
 fn belongs(name: &str, suite: &str) -> bool {
     name.strip_prefix(suite)
         .is_some_and(|rest| matches!(rest, "" | "-updates" | "-security"))
 }
 
-/// `deb [options] uri suite component…` lines.
+/// Parses `deb [options] uri suite component…` lines.
 fn from_lines(content: &str, suite: &str) -> String {
     let mut text = String::new();
     for line in content.lines().map(str::trim) {
@@ -101,7 +100,7 @@ fn from_lines(content: &str, suite: &str) -> String {
     text
 }
 
-/// Stanzas of `Name: value` fields.
+/// Parses stanzas of `Name: value` fields.
 fn from_stanzas(content: &str, suite: &str) -> String {
     let content: String = content
         .lines()
@@ -124,7 +123,7 @@ fn from_stanzas(content: &str, suite: &str) -> String {
         {
             continue;
         }
-        // A key inside the stanza can't be said on one line.
+        // A key inside of the stanza can't be expressed on one line.
         let signed_by = field("Signed-By");
         let options = if signed_by.starts_with('/') {
             format!("[signed-by={signed_by}] ")

@@ -1,5 +1,5 @@
-//! Packages from npm: fetched by its own client, checked against pinned hashes, unpacked without
-//! running any of their scripts.
+//! Packages from npm: fetched by npm's own client, checked against pinned hashes, and unpacked
+//! without running any of their scripts.
 
 use super::RuntimeError;
 use crate::command::Tool;
@@ -15,12 +15,12 @@ use std::path::Path;
 pub(super) struct Pin<'a> {
     pub(super) name: &'a str,
     pub(super) version: &'a str,
-    /// npm's notation: `sha512-` and the hash in base64.
+    /// npm's integrity string: `sha512-` and the hash in base64.
     integrity: &'a str,
 }
 
 impl<'a> Pin<'a> {
-    /// The pin of `name`; where there are several versions, of the one that starts with `major.`.
+    /// The pin of `name`. If there are several versions, the one that starts with `major.`.
     pub(super) fn find(list: &'a str, name: &str, major: &str) -> Option<Self> {
         list.lines()
             .filter(|line| !line.starts_with('#'))
@@ -42,7 +42,7 @@ impl<'a> Pin<'a> {
     }
 }
 
-/// Fetches `pin` and unpacks it into the new folder `into`, with `work` for what comes in between.
+/// Fetches `pin` and unpacks it into the new folder `into`. `work` is for intermediate files.
 pub(super) fn unpack(
     pin: Pin<'_>,
     work: &Path,
@@ -54,9 +54,9 @@ pub(super) fn unpack(
         .args(["pack", "--silent", "--ignore-scripts", "--pack-destination"])
         .arg(work)
         .arg(&spec)
-        // Away from any project's own settings.
+        // So that no project's own npm settings apply.
         .current_dir(work)
-        .advice("is the npm registry reachable? It said:")
+        .advice("is the npm registry reachable? Its output:")
         .run(&format!("npm: fetching {spec}"), progress)?;
     let archive = work.join(format!("{}-{}.tgz", pin.name, pin.version));
     check(pin, &archive)?;
@@ -67,7 +67,7 @@ pub(super) fn unpack(
         .arg(&archive)
         .arg("--directory")
         .arg(into)
-        .advice("is the disk full? It said:")
+        .advice("is the disk full? Its output:")
         .output()?;
     fs::remove_file(&archive).map_err(RuntimeError::io("remove", &archive))
 }

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, OpKind, Register};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
-/// `None` when the instruction has no memory operand.
+/// The address; `None` if the instruction has no memory operand.
 pub(super) fn of(instruction: &Instruction, regs: &kvm_regs, sregs: &kvm_sregs) -> Option<u64> {
     let operand =
         (0..instruction.op_count()).find(|i| instruction.op_kind(*i) == OpKind::Memory)?;

@@ -1,21 +1,19 @@
-//! Ring-0 assist: completes the instructions that a software-KVM host's interpreter can't.
+//! Ring-0 assist: completes the instructions that KVM's interpreter can't execute.
 //!
-//! On such a host KVM interprets guest kernel code and gives up with an emulation failure at some
-//! instructions, `rip` still at the instruction and all state intact. This module decodes that one
-//! instruction, performs it through KVM's own register interfaces, and moves `rip` on. It is a
-//! list, not an emulator: whatever is not on it ends the microVM with the bytes and registers in
-//! the message.
+//! On a software-KVM host KVM interprets the guest's kernel. At some instructions it gives up with an
+//! emulation failure, with `rip` still at the instruction and all state intact. This module decodes
+//! that one instruction, performs it through KVM's register interfaces, and moves `rip` on. It is no
+//! general emulator: any instruction that is not on the following list ends the microVM with an error
+//! that has the instruction's bytes and the registers.
 //!
-//! On the list:
-//!
-//! * `int3`: the kernel tests it at boot and patches code with it.
-//! * `fwait`, `fnclex`: checks and clears x87 exceptions around context switches.
+//! * `int3`: the kernel tests it at boot and uses it to patch code.
+//! * `fwait`, `fnclex`: the kernel checks and clears x87 exceptions around context switches.
 //! * `xsave`/`xrstor` in standard format: user code runs natively, sees the host's CPUID and uses
-//!   AVX; a kernel that saved only SSE state would mix up the registers of two processes.
+//!   AVX. A kernel that saved only SSE state would mix up the registers of two processes.
 //!
-//! Besides, it takes over what the interpreter does too slowly: see [`strings`].
+//! In addition, [`strings`] does quickly what the interpreter does too slowly.
 //!
-//! On a hardware host nothing here is ever entered.
+//! On a hardware host nothing here is ever called.
 
 mod effective_address;
 mod page_walk;
@@ -30,19 +28,19 @@ use crate::memory::GuestMemory;
 use page_walk::{Access, AccessError, AddressSpace};
 pub use strings::StringOperation;
 
-/// What the kernel is told not to use on a software-KVM host.
+/// Kernel arguments that keep the guest's kernel from using what a software-KVM host can't execute.
 ///
-/// CPUID can't be masked there: an interpreted `cpuid` returns the host's. `clearcpuid` keeps
-/// instructions out of the kernel that neither the interpreter nor this module executes. The
-/// `xsaveopt`, `xsavec`, `xsaves` and `xgetbv1` forms go so that plain `xsave` remains. `avx` must
-/// stay: clearing it would drop the upper register halves from what a context switch saves.
-/// `string-assist` is from this project's patches to the kernel.
+/// CPUID can't be masked there: an interpreted `cpuid` returns the host's values. So `clearcpuid`
+/// names the instructions that neither the interpreter nor this module executes. `xsaveopt`, `xsavec`,
+/// `xsaves` and `xgetbv1` are cleared so that the kernel uses plain `xsave`. `avx` must stay: without
+/// it, a context switch would not save the upper halves of the vector registers. `string-assist` is
+/// defined by this project's patches to the kernel.
 pub const KERNEL_ARGUMENTS: &str = "nofsgsbase nopcid \
     clearcpuid=smap,smep,umip,cx16,popcnt,invpcid,la57,pku,ospke,bmi1,bmi2,erms,fsrm,rdseed,\
     xsaveopt,xsavec,xsaves,xgetbv1,x2apic,rdtscp \
     tsc=reliable no_timer_check lpj=1000000 string-assist";
 
-/// Longest x86 instruction.
+/// Maximum length of an x86 instruction in bytes.
 const MAX_INSTRUCTION: usize = 15;
 const VECTOR_BREAKPOINT: u8 = 3;
 const VECTOR_GENERAL_PROTECTION: u8 = 13;
@@ -51,14 +49,14 @@ const VECTOR_PAGE_FAULT: u8 = 14;
 /// Why an instruction could not be completed. All of these end the microVM.
 #[derive(Debug, thiserror::Error)]
 pub enum AssistError {
-    /// Not on the list.
+    /// The instruction is not on the list.
     #[error("no assist for `{text}` ({bytes:02x?}) at {rip:#x}")]
     Unknown {
-        /// Where.
+        /// Its address.
         rip: u64,
-        /// What, in Intel's syntax.
+        /// The instruction in Intel's syntax.
         text: String,
-        /// The bytes there.
+        /// Its bytes.
         bytes: Vec<u8>,
     },
     /// The bytes at `rip` can't be read.
@@ -70,18 +68,18 @@ pub enum AssistError {
     /// A page table points outside of guest memory.
     #[error("page tables for {0:#x} lie outside of guest memory")]
     PageTable(u64),
-    /// KVM said no.
+    /// KVM refused the call.
     #[error("{0}: {1}")]
     Kvm(&'static str, kvm_ioctls::Error),
 }
 
-/// What happened to an instruction.
-enum Outcome {
-    /// It is done; go on behind it.
+/// The result of an instruction.
+enum Executed {
+    /// It has been executed; the guest goes on after it.
     Done,
-    /// It is done and raises this exception, a trap: `rip` is behind it.
+    /// It has been executed and raises this exception as a trap: `rip` is after it.
     Trap(u8),
-    /// It can't be done and raises this exception, a fault: `rip` stays.
+    /// It can't be executed and raises this exception as a fault: `rip` stays at it.
     Fault {
         vector: u8,
         error_code: u32,
@@ -110,13 +108,13 @@ pub fn complete(vcpu: &VcpuFd, memory: &GuestMemory) -> Result<(), AssistError> 
         Decoder::with_ip(64, &bytes[..fetched], regs.rip, DecoderOptions::NONE).decode();
 
     match execute(vcpu, &space, &instruction, &regs, &sregs, &bytes[..fetched])? {
-        Outcome::Done => regs.rip = instruction.next_ip(),
-        Outcome::Trap(vector) => {
+        Executed::Done => regs.rip = instruction.next_ip(),
+        Executed::Trap(vector) => {
             regs.rip = instruction.next_ip();
             set_regs(vcpu, &regs)?;
             return inject(vcpu, vector, None);
         }
-        Outcome::Fault {
+        Executed::Fault {
             vector,
             error_code,
             address,
@@ -144,12 +142,12 @@ fn execute(
     regs: &kvm_regs,
     sregs: &kvm_sregs,
     bytes: &[u8],
-) -> Result<Outcome, AssistError> {
+) -> Result<Executed, AssistError> {
     match instruction.code() {
-        Code::Int3 => Ok(Outcome::Trap(VECTOR_BREAKPOINT)),
-        // The kernel has no x87 exception of its own pending: there is nothing to wait for.
-        Code::Wait => Ok(Outcome::Done),
-        Code::Fnclex => xsave_area::clear_x87_exceptions(vcpu).map(|()| Outcome::Done),
+        Code::Int3 => Ok(Executed::Trap(VECTOR_BREAKPOINT)),
+        // The kernel has no pending x87 exception of its own, so there is nothing to wait for.
+        Code::Wait => Ok(Executed::Done),
+        Code::Fnclex => xsave_area::clear_x87_exceptions(vcpu).map(|()| Executed::Done),
         Code::Xsave_mem | Code::Xsave64_mem => {
             let address = operand_address(instruction, regs, sregs, bytes)?;
             let area = xsave_area::save(vcpu, space, address, requested_components(regs))?;
@@ -188,7 +186,7 @@ fn unknown(instruction: &Instruction, bytes: &[u8]) -> AssistError {
     }
 }
 
-/// Makes the guest take an exception when it runs on.
+/// Makes the guest take an exception when it runs again.
 fn inject(vcpu: &VcpuFd, vector: u8, error_code: Option<u32>) -> Result<(), AssistError> {
     let mut events = vcpu
         .get_vcpu_events()
@@ -201,12 +199,12 @@ fn inject(vcpu: &VcpuFd, vector: u8, error_code: Option<u32>) -> Result<(), Assi
         .map_err(|e| AssistError::Kvm("KVM_SET_VCPU_EVENTS", e))
 }
 
-/// Turns an access that the guest's page tables forbid into the fault that the guest expects.
-fn page_fault(error: AccessError, access: Access) -> Result<Outcome, AssistError> {
+/// The page fault that the guest expects for an access that its page tables forbid.
+fn page_fault(error: AccessError, access: Access) -> Result<Executed, AssistError> {
     match error {
         AccessError::Page { address, present } => {
             let error_code = u32::from(present) | (u32::from(access == Access::Write) << 1);
-            Ok(Outcome::Fault {
+            Ok(Executed::Fault {
                 vector: VECTOR_PAGE_FAULT,
                 error_code,
                 address: Some(address),
@@ -216,8 +214,8 @@ fn page_fault(error: AccessError, access: Access) -> Result<Outcome, AssistError
     }
 }
 
-fn general_protection() -> Outcome {
-    Outcome::Fault {
+fn general_protection() -> Executed {
+    Executed::Fault {
         vector: VECTOR_GENERAL_PROTECTION,
         error_code: 0,
         address: None,

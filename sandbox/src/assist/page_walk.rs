@@ -1,5 +1,6 @@
-//! Guest-virtual memory as the guest's ring 0 sees it: four-level page tables, permissions
-//! included, because an access that they forbid has to become the guest's own page fault.
+//! Guest-virtual memory as the guest's ring 0 sees it: a walk of its four-level page tables.
+//! Permissions are checked too, because a forbidden access has to become the guest's own page
+//! fault.
 
 use kvm_bindings::kvm_sregs;
 use vm_memory::{Bytes, GuestAddress};
@@ -15,19 +16,19 @@ const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 pub(super) const PAGE: usize = 4096;
 
-/// What is done to memory.
+/// The kind of access to memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Read,
     Write,
 }
 
-/// Why memory can't be reached.
+/// Why memory can't be accessed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AccessError {
     /// The page tables forbid it: the guest takes a page fault at this address.
     Page { address: u64, present: bool },
-    /// The page tables lead outside of guest memory.
+    /// The page tables point outside of guest memory.
     OutsideMemory(u64),
 }
 
@@ -52,7 +53,7 @@ impl<'a> AddressSpace<'a> {
         }
     }
 
-    /// Reads as many instruction bytes as are mapped, and says how many.
+    /// Reads as many of the instruction's bytes as are mapped, and returns how many.
     pub(super) fn fetch(&self, address: u64, out: &mut [u8]) -> usize {
         (1..=out.len())
             .rev()
@@ -71,7 +72,7 @@ impl<'a> AddressSpace<'a> {
         Ok(())
     }
 
-    /// Writes all of `data`, or nothing when a page of it can't be written.
+    /// Writes all of `data`; if one of its pages can't be written, writes nothing.
     pub(super) fn write(&self, address: u64, data: &[u8]) -> Result<(), AccessError> {
         let mut done = 0;
         for (physical, len) in self.pieces(address, data.len(), Access::Write)? {
@@ -83,7 +84,7 @@ impl<'a> AddressSpace<'a> {
         Ok(())
     }
 
-    /// Splits a range at page borders and translates each piece.
+    /// Splits a range at page boundaries and translates each piece.
     fn pieces(
         &self,
         address: u64,
@@ -101,7 +102,7 @@ impl<'a> AddressSpace<'a> {
         Ok(pieces)
     }
 
-    /// Walks the tables, and sets the accessed and dirty bits that a CPU would set.
+    /// Walks the tables, and sets the accessed and dirty bits as a CPU would.
     pub(super) fn translate(&self, address: u64, access: Access) -> Result<u64, AccessError> {
         let mut table = self.root;
         for level in (0..4u32).rev() {

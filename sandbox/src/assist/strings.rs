@@ -1,14 +1,14 @@
-//! String assist: copies and clears memory for a kernel that is interpreted.
+//! String assist: copies and clears memory for a guest kernel that KVM interprets.
 //!
-//! KVM's interpreter takes every iteration of a `rep movs` or `rep stos` for an instruction of its
-//! own: a page takes as long to clear as five hundred others. The guest's kernel
-//! (`string-assist.patch`) asks for the same by an `out` to a port, with the instruction's
-//! registers: RDI, RSI and RCX. What is done here is what the instruction would do with the
-//! direction flag clear, except that it may stop early, at the latest where the page tables forbid
-//! an access. The guest goes on from the registers by itself, and takes its faults itself.
+//! KVM's interpreter executes each iteration of a `rep movs` or `rep stos` as an instruction of its
+//! own, so clearing a page takes as long as five hundred other instructions. The guest's kernel
+//! (`string-assist.patch`) instead writes to an I/O port, with RDI, RSI and RCX as for the
+//! instruction. The port does what the instruction would do with the direction flag clear, except
+//! that it may stop early: after [`MAX_BYTES`], or where the page tables forbid an access. The
+//! kernel then goes on from the registers with the instruction itself, which raises any fault.
 //!
-//! All of it is the guest's own memory, by the guest's own page tables: the port gives nobody in
-//! the guest anything that ring 0 does not have.
+//! The port only accesses the guest's own memory through the guest's own page tables, so it gives
+//! no right that ring 0 does not have.
 
 use hearth_protocol::guest::{STRING_CLEAR_PORT, STRING_COPY_PORT};
 use kvm_bindings::kvm_regs;
@@ -19,20 +19,20 @@ use super::page_walk::{Access, AddressSpace, PAGE, to_border};
 use super::{AssistError, set_regs};
 use crate::memory::GuestMemory;
 
-/// Longest run at once, in bytes: a vCPU that is told to stop does so soon.
-const MOST: u64 = 1 << 16;
+/// Maximum number of bytes in one call, so that a vCPU that is asked to stop does so soon.
+const MAX_BYTES: u64 = 1 << 16;
 
-/// What the guest asks for.
+/// The operation that the guest requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StringOperation {
-    /// RCX bytes from RSI to RDI.
+    /// Copies RCX bytes from RSI to RDI.
     Copy,
-    /// RCX bytes of zeros to RDI.
+    /// Writes RCX zero bytes to RDI.
     Clear,
 }
 
 impl StringOperation {
-    /// The operation of a port.
+    /// The operation of an I/O port.
     pub fn of_port(port: u16) -> Option<Self> {
         match port {
             STRING_COPY_PORT => Some(Self::Copy),
@@ -41,7 +41,7 @@ impl StringOperation {
         }
     }
 
-    /// Performs it as far as it goes, and moves the registers accordingly.
+    /// Performs as much of the operation as possible, and moves the registers accordingly.
     pub fn perform(self, vcpu: &VcpuFd, memory: &GuestMemory) -> Result<(), AssistError> {
         let mut regs = vcpu
             .get_regs()
@@ -57,7 +57,7 @@ impl StringOperation {
     }
 
     fn run(self, space: &AddressSpace<'_>, memory: &GuestMemory, regs: &mut kvm_regs) {
-        let mut left = regs.rcx.min(MOST);
+        let mut left = regs.rcx.min(MAX_BYTES);
         while left > 0 {
             let Some(done) = self.piece(space, memory, regs, left) else {
                 return;
@@ -71,8 +71,8 @@ impl StringOperation {
         }
     }
 
-    /// The next bytes that lie within one page of each side; how many, or nothing if there is no
-    /// access to them.
+    /// Handles the next bytes, up to the end of a page on either side. Returns their number, or
+    /// `None` if they can't be accessed.
     fn piece(
         self,
         space: &AddressSpace<'_>,
@@ -80,7 +80,7 @@ impl StringOperation {
         regs: &kvm_regs,
         left: u64,
     ) -> Option<u64> {
-        let left = usize::try_from(left).expect("at most MOST");
+        let left = usize::try_from(left).expect("at most MAX_BYTES");
         let mut len = left.min(to_border(regs.rdi));
         let mut bytes = [0; PAGE];
         if self == Self::Copy {
@@ -101,7 +101,8 @@ mod tests {
     use super::super::page_walk::tests::{space, tables};
     use super::*;
 
-    // Of the tables: virtual page 0 is writable, 1 read-only, 2 absent; 2 MiB to 4 MiB writable.
+    // In these tables, virtual page 0 is writable, 1 read-only, 2 absent; 2 MiB to 4 MiB is
+    // writable.
     const LARGE: u64 = 0x20_0000;
 
     fn run(
@@ -176,7 +177,7 @@ mod tests {
     fn a_hostile_length_is_served_in_part() {
         let memory = tables();
         let regs = run(StringOperation::Clear, &memory, LARGE, 0, u64::MAX);
-        assert_eq!(regs, [LARGE + MOST, 0, u64::MAX - MOST]);
+        assert_eq!(regs, [LARGE + MAX_BYTES, 0, u64::MAX - MAX_BYTES]);
         let regs = run(StringOperation::Clear, &memory, u64::MAX, 0, u64::MAX);
         assert_eq!(regs, [u64::MAX, 0, u64::MAX]);
     }

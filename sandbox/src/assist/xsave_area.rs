@@ -1,5 +1,5 @@
-//! `xsave` and `xrstor` in standard format, by way of `KVM_GET_XSAVE` and `KVM_SET_XSAVE`, whose
-//! buffer has that same format (Intel SDM, volume 1, chapter 13).
+//! `xsave` and `xrstor` in standard format, through `KVM_GET_XSAVE` and `KVM_SET_XSAVE`, whose
+//! buffer has the same format (Intel SDM, volume 1, chapter 13).
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use kvm_bindings::kvm_xsave;
 use kvm_ioctls::VcpuFd;
 
 use super::page_walk::{Access, AddressSpace};
-use super::{AssistError, Outcome, general_protection, page_fault};
+use super::{AssistError, Executed, general_protection, page_fault};
 
 const X87: u64 = 1 << 0;
 const SSE: u64 = 1 << 1;
@@ -23,9 +23,9 @@ const HEADER: Range<usize> = 512..576;
 const AREA_MIN: usize = 576;
 const AREA: usize = 4096;
 
-/// x87 control word and MXCSR in their initial configuration.
+/// The x87 control word's initial value.
 const INITIAL_FCW: [u8; 2] = 0x37fu16.to_le_bytes();
-/// MXCSR bits that may be set; the rest raise #GP.
+/// The MXCSR bits that may be set; any other raises #GP.
 const MXCSR_VALID: u32 = 0xffff;
 /// Offsets and bits of the x87 status word's exception flags that `fnclex` clears.
 const FSW: Range<usize> = 2..4;
@@ -69,15 +69,15 @@ fn word(bytes: &[u8], at: &Range<usize>) -> u64 {
     )
 }
 
-/// One extended state component: its bit and where it lies.
+/// One extended state component: its bit in XCR0, and its range in the area.
 #[derive(Debug, Clone)]
 struct Component {
     bit: u64,
     range: Range<usize>,
 }
 
-/// The components from AVX on that this CPU has. Asked once: on a host that is a guest itself, each
-/// CPUID is an exit.
+/// This CPU's components from AVX on. Read once, because each CPUID is an exit on a host that is
+/// itself a guest.
 static EXTENDED: LazyLock<Vec<Component>> = LazyLock::new(|| {
     let component = |i| {
         let leaf = std::arch::x86_64::__cpuid_count(0xd, i);
@@ -88,11 +88,11 @@ static EXTENDED: LazyLock<Vec<Component>> = LazyLock::new(|| {
     (2..63).filter_map(component).collect()
 });
 
-/// What an instruction is about.
+/// The components that an instruction saves or restores.
 struct Request {
-    /// The components that the guest has turned on.
+    /// The components that the guest has enabled in XCR0.
     enabled: u64,
-    /// Those of them that the instruction names.
+    /// Those of them that the instruction requests.
     mask: u64,
     extended: Vec<Component>,
     /// Bytes of guest memory, from the area's start.
@@ -124,7 +124,7 @@ pub(super) fn save(
     space: &AddressSpace<'_>,
     address: u64,
     requested: u64,
-) -> Result<Outcome, AssistError> {
+) -> Result<Executed, AssistError> {
     let Request {
         mask,
         extended,
@@ -132,15 +132,15 @@ pub(super) fn save(
         ..
     } = Request::new(vcpu, requested)?;
     let state = Area::get(vcpu)?;
-    // What the instruction leaves alone has to keep its bytes, so the area is read first. This
-    // also finds a page that is missing before anything is written.
+    // The instruction leaves the bytes of other components unchanged, so the area is read first.
+    // This also finds a missing page before anything is written.
     let mut image = [0; AREA];
     if let Err(e) = space.read(address, &mut image[..len]) {
         return page_fault(e, Access::Write);
     }
     merge_save(&mut image, &state, mask, &extended);
     match space.write(address, &image[..len]) {
-        Ok(()) => Ok(Outcome::Done),
+        Ok(()) => Ok(Executed::Done),
         Err(e) => page_fault(e, Access::Write),
     }
 }
@@ -170,7 +170,7 @@ pub(super) fn restore(
     space: &AddressSpace<'_>,
     address: u64,
     requested: u64,
-) -> Result<Outcome, AssistError> {
+) -> Result<Executed, AssistError> {
     let Request {
         enabled,
         mask,
@@ -187,11 +187,11 @@ pub(super) fn restore(
     let mut state = Area::get(vcpu)?;
     merge_restore(&mut state, &image, mask, &extended);
     state.set(vcpu)?;
-    Ok(Outcome::Done)
+    Ok(Executed::Done)
 }
 
-/// The conditions for #GP: unknown components, a compacted image, reserved header bytes, reserved
-/// MXCSR bits. A user's signal frame reaches this unchecked.
+/// Checks for #GP: components that are not enabled, a compacted image, reserved header bytes,
+/// reserved MXCSR bits. The check is needed because a user's signal frame gets here unchecked.
 fn header_is_valid(image: &[u8; AREA], enabled: u64, mask: u64) -> bool {
     let mxcsr = u32::from_le_bytes(
         image[MXCSR.start..MXCSR.start + 4]
@@ -224,7 +224,7 @@ fn merge_restore(state: &mut Area, image: &[u8; AREA], mask: u64, extended: &[Co
     if mask & SSE != 0 {
         copy(XMM, present & SSE != 0);
     }
-    // In standard format MXCSR comes from memory even when SSE is in its initial state.
+    // In standard format MXCSR is loaded even if SSE is in its initial state.
     if mask & (SSE | AVX) != 0 {
         copy(MXCSR.start..MXCSR.start + 4, true);
     }
@@ -234,7 +234,7 @@ fn merge_restore(state: &mut Area, image: &[u8; AREA], mask: u64, extended: &[Co
     if mask & X87 != 0 && present & X87 == 0 {
         state.0[..2].copy_from_slice(&INITIAL_FCW);
     }
-    // KVM takes a component's bytes only if its bit is set, and MXCSR only with SSE or AVX.
+    // KVM takes a component's bytes only if its bit is set, and MXCSR only if SSE's or AVX's is.
     let keep_mxcsr = if mask & (SSE | AVX) != 0 { SSE } else { 0 };
     let in_use = (state.word(&XSTATE_BV) & !mask) | (present & mask) | keep_mxcsr;
     state.0[XSTATE_BV].copy_from_slice(&in_use.to_le_bytes());

@@ -1,30 +1,32 @@
-//! The kernel's command line: what every guest gets, what a software-KVM host adds, the devices.
+//! The kernel's command line: arguments for every guest, arguments for software-KVM hosts, and the
+//! devices.
 
 use super::layout::{COMMAND_LINE_MAX, RESTORE_SEED, VIRTIO_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::assist;
 use crate::host::HostKind;
 
 /// * `panic=-1 reboot=k`: a panic becomes a reset through the keyboard controller, which the
-///   sandbox sees as such.
+///   sandbox reports as [`GuestReset`](hearth_protocol::sandbox::ExitReason::GuestReset).
 /// * `earlyprintk=…,keep quiet`: errors reach the serial port without a serial driver; a quiet
-///   kernel writes nothing.
-/// * `clocksource=kvm-clock`: the one clock that `KVM_SET_CLOCK` continues after a restore. A
-///   software-KVM host can't give a guest its own TSC: there the kernel's choice, `tsc`, would jump
-///   by the snapshot's age.
-/// * `no-kvmapf`: a page that the host has yet to read makes the vCPU wait for it. The alternative,
-///   two interrupts and another task in between, is longer than the read.
-/// * `thp_anon=32K:always`: anonymous memory comes in runs of eight pages, one fault for all: the
-///   start of a language runtime is thousands of them, and what is cleared in excess is little.
+///   kernel writes nothing else.
+/// * `clocksource=kvm-clock`: the only clock that `KVM_SET_CLOCK` continues after a restore. A
+///   software-KVM host can't give a guest its own TSC, so the kernel's choice there, `tsc`, would
+///   jump by the snapshot's age.
+/// * `no-kvmapf`: when the host has to read a page from disk, the vCPU waits for it. The alternative
+///   (asynchronous page faults: two interrupts and a switch to another task) takes longer than the
+///   read.
+/// * `thp_anon=32K:always`: one fault maps eight pages of anonymous memory. Starting a language
+///   runtime takes thousands of such faults, and few of the extra pages stay unused.
 const COMMON: &str = "root=/dev/vda rootfstype=erofs ro init=/init panic=-1 reboot=k \
     earlyprintk=serial,0x3f8,115200,keep quiet loglevel=4 random.trust_cpu=on clocksource=kvm-clock \
     no-kvmapf thp_anon=32K:always";
 
-/// A command line that the kernel would cut off.
+/// The command line is longer than the kernel would read.
 #[derive(Debug, thiserror::Error)]
 #[error("kernel command line of {0} bytes, the limit is {max}", max = COMMAND_LINE_MAX - 1)]
 pub struct CommandLineTooLong(usize);
 
-/// The whole command line for `devices` virtio-mmio devices.
+/// The command line for a guest with `devices` virtio-mmio devices.
 pub fn build(host: HostKind, devices: usize, extra: &str) -> Result<String, CommandLineTooLong> {
     let mut line = COMMON.to_owned();
     if host == HostKind::Software {

@@ -1,5 +1,6 @@
-//! CPUID as the guest shall see it: what KVM supports, with each CPU's own APIC id and topology, and
-//! without what no function needs of KVM: it is the wall to the host, and each feature is more of it.
+//! CPUID as the guest sees it: what KVM supports, with each CPU's own APIC id and topology, and
+//! without the features that functions don't use. Each KVM feature is attack surface of the host,
+//! so these are withheld.
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
@@ -9,26 +10,26 @@ const LEAF_TOPOLOGY: u32 = 0xb;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
 /// Leaf 1 ECX: the local APIC's timer can count down to a TSC value.
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
-/// Leaf 1 ECX: a hypervisor is there.
+/// Leaf 1 ECX: the guest runs under a hypervisor.
 const ECX_HYPERVISOR: u32 = 1 << 31;
 /// Topology subleaf types.
 const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
 
-/// Leaf 1 ECX: VMX, SMX, and the capabilities of performance counters.
+/// Leaf 1 ECX: VMX, SMX, and the capabilities of performance counters (PDCM).
 const ECX_WITHHELD: u32 = 1 << 5 | 1 << 6 | 1 << 15;
 const LEAF_EXTENDED_FEATURES: u32 = 0x8000_0001;
 /// Leaf 0x8000_0001 ECX: SVM, instruction-based sampling, performance counters of core and northbridge.
 const ECX_EXTENDED_WITHHELD: u32 = 1 << 2 | 1 << 10 | 1 << 23 | 1 << 24;
 const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
-/// KVM's EAX: asynchronous page faults, steal time, poll control, migration control. Steal time tells
-/// how busy the neighbours are.
+/// Leaf 0x4000_0001 EAX: asynchronous page faults, steal time, poll control, migration control.
+/// Steal time would tell a guest how busy its neighbours are.
 const EAX_KVM_WITHHELD: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 17;
 /// Leaves of performance counters, SGX, processor trace, last branch records, SVM, and AMD's counters.
 const LEAVES_WITHHELD: [u32; 6] = [0xa, 0x12, 0x14, 0x1c, 0x8000_000a, 0x8000_0022];
 
-/// Takes out what guests are not given: nested virtualization, performance counters, enclaves, tracing.
-/// KVM goes by a guest's CPUID when it lets it use them.
+/// Removes the features that guests don't get: nested virtualization, performance counters,
+/// enclaves, tracing. KVM lets a guest use a feature only if the guest's CPUID has it.
 pub fn withhold(entries: &mut [kvm_cpuid_entry2]) {
     for entry in entries {
         match entry.function {
@@ -43,7 +44,7 @@ pub fn withhold(entries: &mut [kvm_cpuid_entry2]) {
     }
 }
 
-/// The table for one CPU out of `count`.
+/// The CPUID table for vCPU `id` out of `count`.
 pub fn for_cpu(
     kvm: &Kvm,
     id: u8,

@@ -1,4 +1,4 @@
-//! Loads an uncompressed ELF kernel and fills the x86 boot protocol's `boot_params`.
+//! Loads an uncompressed ELF kernel and writes the x86 boot protocol's `boot_params`.
 
 use std::fs::File;
 
@@ -17,21 +17,21 @@ const LOADER_TYPE_UNDEFINED: u8 = 0xff;
 const KERNEL_ALIGNMENT: u32 = 0x0100_0000;
 const E820_RAM: u32 = 1;
 
-/// Why a kernel can't be started.
+/// Why a kernel can't be booted.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// Not an ELF file that can be loaded into this memory.
+    /// The file is no ELF kernel that fits into this memory.
     #[error("kernel: {0}")]
     Load(#[from] linux_loader::loader::Error),
-    /// The entry point is not in RAM.
+    /// The entry point is outside of RAM.
     #[error("kernel entry point {0:#x} lies outside of guest memory")]
     Entry(u64),
-    /// Guest memory can't hold the tables.
+    /// The boot parameters could not be written to guest memory.
     #[error("writing boot parameters: {0}")]
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
-/// Copies the kernel to where it wants to be and returns its 64-bit entry point.
+/// Copies the kernel to the addresses in its ELF header and returns its 64-bit entry point.
 pub fn load(memory: &GuestMemory, mut file: File) -> Result<GuestAddress, KernelError> {
     let loaded = Elf::load(memory, None, &mut file, Some(layout::HIGH_MEMORY))?;
     let entry = loaded.kernel_load;

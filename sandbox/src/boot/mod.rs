@@ -1,5 +1,5 @@
-//! Everything that a fresh microVM needs before its first instruction: the kernel in memory, the
-//! tables it finds there, and the registers of its first CPU.
+//! Prepares a new microVM for its first instruction: the kernel in memory, the tables that it reads
+//! there, and the registers of the first vCPU.
 
 pub mod command_line;
 pub mod cpuid;

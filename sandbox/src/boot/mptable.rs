@@ -1,5 +1,5 @@
-//! The MP table (Intel MultiProcessor Specification 1.4): how a kernel without ACPI learns of its
-//! CPUs, of the I/O APIC and of which line leads where.
+//! The MP table (Intel MultiProcessor Specification 1.4). A kernel without ACPI reads it to find
+//! its CPUs, the I/O APIC and the routing of interrupt lines.
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -9,7 +9,7 @@ use crate::memory::GuestMemory;
 /// Interrupt lines of the I/O APIC.
 const LINES: u8 = 24;
 const SPEC_REVISION: u8 = 4;
-/// Versions that the in-kernel chips report.
+/// The version that KVM's APICs report.
 const APIC_VERSION: u8 = 0x14;
 
 const ENTRY_PROCESSOR: u8 = 0;
@@ -20,7 +20,7 @@ const ENTRY_LOCAL_INTERRUPT: u8 = 4;
 
 const CPU_ENABLED: u8 = 1;
 const CPU_BOOT: u8 = 2;
-/// Interrupt types: vectored, non-maskable, from the legacy controller.
+/// Interrupt types: vectored, non-maskable, from the legacy controller (8259).
 const TYPE_INT: u8 = 0;
 const TYPE_NMI: u8 = 1;
 const TYPE_EXTINT: u8 = 3;
@@ -39,7 +39,7 @@ fn build(cpus: u8) -> Vec<u8> {
         let flags = CPU_ENABLED | if id == 0 { CPU_BOOT } else { 0 };
         let mut entry = [0; 20];
         entry[..4].copy_from_slice(&[ENTRY_PROCESSOR, id, APIC_VERSION, flags]);
-        // Signature (family 6) and features (FPU, CX8, APIC): nothing reads them by now.
+        // Signature (family 6) and features (FPU, CX8, APIC). Current kernels read neither.
         entry[4..12].copy_from_slice(&[0x00, 0x06, 0, 0, 0x01, 0x03, 0, 0]);
         push(&entry);
     }
@@ -77,7 +77,7 @@ fn checksum(bytes: &[u8]) -> u8 {
         .wrapping_neg()
 }
 
-/// Writes the floating pointer to the start of the EBDA and the table behind it.
+/// Writes the floating pointer to the start of the EBDA, and the table after it.
 pub fn write(memory: &GuestMemory, cpus: u8) -> Result<(), vm_memory::GuestMemoryError> {
     let table_address = GuestAddress(EBDA.0 + 16);
     let mut pointer = [0u8; 16];

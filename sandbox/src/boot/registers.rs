@@ -1,5 +1,5 @@
-//! The first CPU's registers: 64-bit long mode, flat segments, the first GiB mapped one to one, as
-//! the kernel's 64-bit entry point expects them. Other CPUs wait for the kernel to start them.
+//! The first vCPU's registers as the kernel's 64-bit entry point expects them: 64-bit long mode,
+//! flat segments, the first GiB identity-mapped. The other vCPUs wait for the kernel to start them.
 
 use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
@@ -20,13 +20,13 @@ const PAGE_PRESENT_WRITABLE: u64 = 3;
 const PAGE_LARGE: u64 = 1 << 7;
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
-/// "Fast strings enable": what firmware sets, and the kernel checks for.
+/// "Fast strings enable": the firmware would set it, and the kernel checks for it.
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// MTRRs on, everything write-back.
+/// MTRRs enabled; the default memory type is write-back.
 const MTRR_WRITE_BACK: u64 = (1 << 11) | 6;
 
-/// What a CPU has after reset (Intel SDM, volume 3, table 11-1).
+/// Values after a reset (Intel SDM, volume 3, table 11-1).
 const FPU_CONTROL: u16 = 0x37f;
 const MXCSR: u32 = 0x1f80;
 
@@ -35,18 +35,18 @@ const GDT_CODE: u64 = 0x00af_9b00_0000_ffff;
 const GDT_DATA: u64 = 0x00cf_9300_0000_ffff;
 const GDT_TSS: u64 = 0x008f_8b00_0000_ffff;
 
-/// Why the first CPU could not be set up.
+/// Why the first vCPU could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistersError {
-    /// The tables don't fit into guest memory.
+    /// The tables could not be written to guest memory.
     #[error("writing boot tables: {0}")]
     Memory(#[from] vm_memory::GuestMemoryError),
-    /// KVM said no.
+    /// KVM refused the call.
     #[error("{0}: {1}")]
     Kvm(&'static str, kvm_ioctls::Error),
 }
 
-/// Writes GDT and page tables, and loads the registers.
+/// Writes the GDT and the page tables, and sets the registers.
 pub fn set_up(
     vcpu: &VcpuFd,
     memory: &GuestMemory,

@@ -1,14 +1,13 @@
-//! What a guest sees besides CPU and memory.
+//! The devices of a guest.
 //!
-//! - [`virtio`]: block devices and the vsock device behind virtio-mmio, all owned by the event
-//!   loop's thread, none of them shared or locked. Only an [`virtio::Interrupt`] is known to two
-//!   threads.
-//! - [`pio`]: the few I/O ports there are, owned by the vCPU's thread because every access to
-//!   them stops that vCPU anyway.
-//! - [`serial`]: the early console behind one of those ports.
+//! - [`virtio`]: the block devices and the vsock device behind virtio-mmio. The event loop's thread
+//!   owns them, so they need no locks. Only an [`virtio::Interrupt`] is shared by two threads.
+//! - [`pio`]: the I/O ports. The vCPU's thread owns them, because every access to a port stops that
+//!   vCPU anyway.
+//! - [`serial`]: the early console behind some of those ports.
 //!
-//! Everything a guest says here is hostile. A device answers nonsense with one log line and by
-//! refusing further service, never with a panic and never with unbounded work or memory.
+//! Everything that comes from a guest is hostile. A device answers invalid input with one log line
+//! and refuses further service; it never panics, and its work and memory are bounded.
 
 pub mod pio;
 pub mod serial;

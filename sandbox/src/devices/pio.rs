@@ -1,5 +1,5 @@
-//! The I/O ports there are: the early console, the keyboard controller's reset line, the port that
-//! ends the microVM and the one that tells the time. Owned by the vCPU's thread; nothing here blocks.
+//! The I/O ports: the early console, the keyboard controller's reset line, the port that ends the
+//! microVM, and the clock. The vCPU's thread owns them; nothing here blocks.
 
 use std::fmt;
 use std::time::Instant;
@@ -19,21 +19,21 @@ const I8042_PULSE: u8 = 0xf0;
 /// Output line 0, the CPU's reset.
 const I8042_RESET_LINE: u8 = 0x01;
 
-/// Where the high half of the time is read.
+/// The port of the clock's high half.
 const CLOCK_HIGH: u16 = CLOCK_PORT + 4;
 
-/// What a port that nothing is at reads as.
+/// The value that a port without a device returns.
 const FLOATING: u8 = 0xff;
 
-/// All ports of a microVM with one serial line.
+/// All ports of a microVM, with one serial line.
 pub struct PioBus<S> {
     serial: Serial<S>,
-    /// The time as it was when its low half was read: the two halves belong together.
+    /// The time at the last read of its low half, so that the high half belongs to the same time.
     clock: u64,
 }
 
 impl<S: FnMut(&str)> PioBus<S> {
-    /// The bus; lines of the serial console go to `sink`.
+    /// Creates the bus; `sink` gets the lines of the serial console.
     pub fn new(sink: S) -> Self {
         Self {
             serial: Serial::new(sink),
@@ -41,7 +41,7 @@ impl<S: FnMut(&str)> PioBus<S> {
         }
     }
 
-    /// `in` from `port`: fills `data`.
+    /// An `in` from `port`: fills `data`.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         data.fill(FLOATING);
         if let (CLOCK_PORT | CLOCK_HIGH, Ok(data)) = (port, <&mut [u8; 4]>::try_from(&mut *data)) {
@@ -49,8 +49,8 @@ impl<S: FnMut(&str)> PioBus<S> {
             return;
         }
         let value = match port {
-            // Status zero: nothing to read, ready for a command. A driver that resets through
-            // the controller waits for the latter.
+            // Status zero: no data to read, and the input buffer is empty. A driver waits for the
+            // latter before it resets through this controller.
             I8042_COMMAND | I8042_DATA => 0,
             _ => match serial_offset(port) {
                 Some(offset) => self.serial.read(offset),
@@ -62,8 +62,8 @@ impl<S: FnMut(&str)> PioBus<S> {
         }
     }
 
-    /// `out` to `port`; `Some` when the guest ended itself by it. Only bytes mean anything here;
-    /// of a wider access the lowest byte counts.
+    /// An `out` to `port`. Returns a reason if the guest has ended itself by it. All ports are one
+    /// byte wide: of a wider access, the lowest byte counts.
     pub fn write(&mut self, port: u16, data: &[u8], now: Instant) -> Option<ExitReason> {
         let &value = data.first()?;
         match port {
@@ -90,7 +90,7 @@ impl<S: FnMut(&str)> PioBus<S> {
         if high { [e, f, g, h] } else { [a, b, c, d] }
     }
 
-    /// Hands over what the console has not ended with a newline. For the microVM's end.
+    /// Passes on a line of the console that has no newline yet. Called at the microVM's end.
     pub fn flush(&mut self) {
         self.serial.flush();
     }

@@ -1,11 +1,12 @@
-//! The transmit half of a 16550 UART: enough for a kernel's early console, which polls the line
-//! status and writes bytes. There is no receiver, no interrupt and no transmission that takes
-//! time, so there is no state in which a snapshot could catch it (a restored transmitter that
-//! waits for an interrupt for ever has happened elsewhere), and nothing to save: the registers
-//! that a driver writes are only remembered for it to read back.
+//! The transmit half of a 16550 UART. That is enough for a kernel's early console, which polls the
+//! line status and writes bytes.
 //!
-//! Output goes line by line to a sink, within a budget: a guest that floods its console loses
-//! bytes, which are counted and reported, and costs the host nothing else.
+//! There is no receiver and no interrupt, and transmitting takes no time. So there is no state that
+//! a snapshot could miss: in other VMMs, a restored transmitter has waited for ever for an
+//! interrupt. The registers that a driver writes are only stored for it to read back.
+//!
+//! Output goes to a sink line by line, within a budget. A guest that floods its console loses
+//! bytes; these are counted and reported, and cost the host nothing else.
 
 use std::fmt;
 use std::time::Instant;
@@ -17,13 +18,14 @@ pub const BASE: u16 = 0x3f8;
 /// Number of ports.
 pub const PORTS: u16 = 8;
 
-/// Longest line before it is cut in two.
+/// Maximum length of a line; a longer one is split.
 pub const LINE_MAX: usize = 512;
-/// Bytes of output that may come at once: a verbose boot.
+/// Bytes of output that a guest may write at once, which is enough for a verbose boot.
 pub const BURST: u32 = 64 * 1024;
-/// Bytes of output per second after that.
+/// Bytes of output per second that it may write after that.
 pub const PER_SECOND: u32 = 16 * 1024;
-/// What a line counts for besides its bytes: a line of the log has a prefix, and is a write of its own.
+/// What each line costs besides its bytes, because a line of the log has a prefix and is a write of
+/// its own.
 pub const LINE: u32 = 48;
 
 /// Register offsets from the base.
@@ -46,10 +48,11 @@ const DIVISOR_LATCH: u8 = 0x80;
 const NO_INTERRUPT: u8 = 1;
 /// Line status: holding register and transmitter empty.
 const TRANSMITTER_EMPTY: u8 = 0x60;
-/// Modem control: received data is what is transmitted; a driver's presence test.
+/// Modem control: the transmitter is connected to the receiver. A driver uses it to test for a
+/// UART.
 const LOOPBACK: u8 = 0x10;
 
-/// The serial line. `sink` gets each line without its end.
+/// The serial line. `sink` gets each line without its newline.
 pub struct Serial<S> {
     sink: S,
     line: Vec<u8>,
@@ -63,7 +66,7 @@ pub struct Serial<S> {
 }
 
 impl<S: FnMut(&str)> Serial<S> {
-    /// A serial line that nothing was written to.
+    /// A serial line that has not been used yet.
     pub fn new(sink: S) -> Self {
         Self {
             sink,
@@ -90,7 +93,7 @@ impl<S: FnMut(&str)> Serial<S> {
             register::MODEM_CONTROL => self.modem_control,
             register::LINE_STATUS => TRANSMITTER_EMPTY,
             register::SCRATCH => self.scratch,
-            // Nothing is ever received, and no modem is there.
+            // Nothing is ever received, and there is no modem.
             _ => 0,
         }
     }
@@ -110,7 +113,8 @@ impl<S: FnMut(&str)> Serial<S> {
         }
     }
 
-    /// Hands over a line that has no end yet, and tells of what was dropped. For the microVM's end.
+    /// Passes on a line that has no newline yet, and reports dropped bytes. Called at the microVM's
+    /// end.
     pub fn flush(&mut self) {
         self.end_line();
         self.report_dropped();
@@ -145,8 +149,8 @@ impl<S: FnMut(&str)> Serial<S> {
         }
     }
 
-    /// The guest's bytes go to the host's log, so nothing in them may move a cursor or forge a
-    /// line of it: control characters are shown, not sent.
+    /// The guest's bytes go to the host's log. Control characters are replaced, so that a guest can
+    /// neither move a cursor nor forge a line of the log.
     fn end_line(&mut self) {
         if self.line.is_empty() {
             return;
@@ -221,7 +225,7 @@ mod tests {
         assert_eq!(lines.borrow().last().unwrap(), "last");
     }
 
-    /// Each line's end that got through told of the bytes that had not: 16,000 lines a second.
+    /// Each newline that got through reported the bytes that had not: 16,000 lines a second.
     #[test]
     fn a_flood_of_line_ends_is_cut_as_well() {
         let lines = RefCell::new(Vec::new());

@@ -1,5 +1,5 @@
-//! The owner's commands: what each does to the shell or the microVM, and when it is answered. One that
-//! has to wait for the vCPUs is answered by the loop, when they have stopped.
+//! The controller's commands: what each does to the shell or the microVM, and when it is answered.
+//! If a command has to wait for the vCPUs, the event loop answers it when they have stopped.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -18,13 +18,13 @@ use crate::microvm::machine::{BootPlan, MicroVm, RestorePlan, Sockets};
 use crate::microvm::shell::Shell;
 use crate::vcpu::{Counters, NoticeSender};
 
-/// Longest time that a freeze may wait for its guest.
+/// Maximum time that a freeze waits for its guest.
 const MAX_FREEZE: Duration = Duration::from_secs(60);
 const NOT_A_SHELL: &str = "this process has a microVM already";
 const NO_MACHINE: &str = "there is no microVM yet: boot or restore one first";
 
 impl EventLoop {
-    pub(super) fn serve_owner(&mut self) -> Result<(), End> {
+    pub(super) fn serve_controller(&mut self) -> Result<(), End> {
         let all = self.control.receive().map_err(channel_end)?;
         for Received {
             request: Request { id, command },
@@ -47,7 +47,7 @@ impl EventLoop {
                     self.reply(id, Outcome::Status(status))?;
                 }
                 Command::Kill => {
-                    let detail = "killed by its owner".to_owned();
+                    let detail = "killed by its controller".to_owned();
                     return Err(Exited {
                         reason: ExitReason::Killed,
                         detail,
@@ -97,8 +97,8 @@ impl EventLoop {
         }
     }
 
-    /// A shell that failed half-way is of no use to anybody: the refusal goes out and the process
-    /// ends.
+    /// Makes the shell a microVM. A shell that has failed half-way can't be used again: the
+    /// controller gets the refusal and the process ends.
     fn become_machine(
         &mut self,
         id: u64,
@@ -146,8 +146,8 @@ impl EventLoop {
         }
     }
 
-    /// vCPUs that were to stop go on: at once if they need not know of it, else when they have
-    /// stopped.
+    /// Handles a `Resume` while vCPUs that are about to stop still run. They go on at once if their
+    /// CPU budget does not change by it; otherwise they first stop.
     fn resume_running(&mut self, id: u64, resume: Resume) -> Result<(), End> {
         let about_to_stop = !self.stopping.pauses.is_empty() || self.stopping.budget;
         if self.stopping.resume.is_some() || (self.freeze.is_none() && !about_to_stop) {
@@ -195,7 +195,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Stops the vCPUs; the request is answered when they have.
+    /// Stops the vCPUs. The loop answers the request when they have stopped.
     fn stop_for(&mut self, id: u64) {
         if let Life::Machine(machine) = &self.life {
             machine.stop();

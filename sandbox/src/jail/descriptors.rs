@@ -1,4 +1,4 @@
-//! Inherited descriptors: everything that was not handed over on purpose is closed.
+//! Closes the inherited descriptors that were not passed on purpose.
 
 use std::io;
 use std::os::fd::RawFd;

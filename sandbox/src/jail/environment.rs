@@ -1,4 +1,5 @@
-//! The environment that the process was started with: its owner's paths, and perhaps its secrets.
+//! The environment that the process was started with. It has paths of the controller, and perhaps
+//! its secrets.
 
 use std::ffi::{c_char, c_int};
 
@@ -7,14 +8,14 @@ unsafe extern "C" {
     fn clearenv() -> c_int;
 }
 
-/// Forgets it, and overwrites it where it lies: the strings stay in the process's memory, and in
-/// `/proc/PID/environ`, when only the list of them is dropped.
+/// Clears the environment and overwrites its strings. `clearenv` alone would drop only the list:
+/// the strings would stay in the process's memory and in `/proc/PID/environ`.
 ///
 /// # Safety
 /// There must be one thread, and nothing may hold a reference into the environment.
 pub unsafe fn wipe() {
-    // SAFETY: the list ends with a null pointer, its strings with a NUL, and by the caller's word
-    // nobody else looks at either now.
+    // SAFETY: the list ends with a null pointer and each string with a NUL. The caller guarantees
+    // that nothing else uses either now.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {

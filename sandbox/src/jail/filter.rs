@@ -1,4 +1,5 @@
-//! From [`rules`](super::rules) to what the kernel runs at each system call.
+//! Compiles the [`rules`](super::rules) into the BPF programs that the kernel runs at each system
+//! call.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,48 +14,49 @@ use seccompiler::{
 
 use super::rules::{self, Holds, MailboxEnd, Rule, When};
 
-/// Why a filter could not be made or put in place.
+/// Why a filter could not be compiled or installed.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// A rule makes no sense.
+    /// A rule can't be compiled.
     #[error("system call filter: {0}")]
     Compile(#[from] seccompiler::BackendError),
-    /// The kernel refused it.
+    /// The kernel refused the filter.
     #[error("installing a system call filter: {0}")]
     Install(#[from] seccompiler::Error),
-    /// The handler of the development mode.
+    /// The signal handler of [`Mismatch::Report`] could not be installed.
     #[error("installing the handler of SIGSYS: {0}")]
     Handler(io::Error),
 }
 
-/// What becomes of a process that makes another system call than it may.
+/// What happens to a process that makes a system call that no rule allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mismatch {
-    /// It is killed at once, with SIGSYS for whoever waits for it.
+    /// The kernel kills it, and its parent sees SIGSYS.
     Kill,
-    /// It says which call it was, and exits. For those who change the rules: an attacker could
-    /// take the handler away.
+    /// The process reports the call and exits. Only for developers who change the rules: an
+    /// attacker could remove the signal handler.
     Report,
 }
 
-/// Descriptors of a process without a mailbox: none has such a number.
+/// The descriptors of a process without a mailbox. No open descriptor has this number.
 pub const NO_MAILBOX: [RawFd; 2] = [-1; 2];
 
-/// The filter of one kind of thread.
+/// The filter for one kind of thread.
 #[derive(Debug, Clone)]
 pub struct ThreadFilter(Arc<BpfProgram>);
 
 /// The filters of a sandbox.
 #[derive(Debug)]
 pub struct Filters {
-    /// The event loop's.
+    /// For the event loop's thread.
     pub main: ThreadFilter,
-    /// Each vCPU's.
+    /// For each vCPU's thread.
     pub vcpu: ThreadFilter,
 }
 
 impl Filters {
-    /// Makes them for the calling process, whose vCPU threads may read these descriptors.
+    /// Compiles the filters for the calling process. `mailbox` are the descriptors that a vCPU's
+    /// thread may use.
     pub fn new(mismatch: Mismatch, mailbox: [RawFd; 2]) -> Result<Self, FilterError> {
         let action = match mismatch {
             Mismatch::Kill => SeccompAction::KillProcess,
@@ -71,7 +73,7 @@ impl Filters {
 }
 
 impl ThreadFilter {
-    /// Puts it in place for the calling thread, for good.
+    /// Installs the filter for the calling thread. It can't be removed.
     pub fn install(&self) -> Result<(), FilterError> {
         Ok(apply_filter(&self.0)?)
     }
@@ -89,7 +91,7 @@ fn compile<'a>(
     Ok(ThreadFilter(Arc::new(filter.try_into()?)))
 }
 
-/// The call is allowed if one of these matches; none at all: always.
+/// The call is allowed if one of these matches, or always if there are none.
 fn alternatives(when: When, mailbox: [RawFd; 2]) -> Result<Vec<SeccompRule>, FilterError> {
     match when {
         When::Always => Ok(Vec::new()),
@@ -102,7 +104,7 @@ fn alternatives(when: When, mailbox: [RawFd; 2]) -> Result<Vec<SeccompRule>, Fil
             .collect(),
         When::Mailbox(argument, end) => {
             let fd = match end {
-                MailboxEnd::Owner => mailbox[0],
+                MailboxEnd::Controller => mailbox[0],
                 MailboxEnd::Wake => mailbox[1],
             };
             let fd = u64::from(fd.cast_unsigned());
@@ -158,7 +160,8 @@ extern "C" fn report(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc
     // SAFETY: the kernel calls a handler that was installed with SA_SIGINFO with a ucontext_t.
     let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let register = |index: libc::c_int| registers[usize::try_from(index).unwrap_or(0)];
-    // The buffer is on the stack and nothing is allocated; a line that is cut off will do.
+    // The buffer is on the stack, because a signal handler must not allocate. If it is too short,
+    // the line is cut off.
     let _ = writeln!(
         rest,
         "system call {} ({:#x}, {:#x}, {:#x}, {:#x}) is in no rule of this thread",

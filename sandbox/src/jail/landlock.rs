@@ -1,6 +1,7 @@
-//! Landlock: the thread and those that it starts may do nothing with files by name, open no TCP
-//! port, reach no abstract Unix socket and signal nobody outside, as far as the kernel has it.
-//! Descriptors that are open stay usable. <https://docs.kernel.org/userspace-api/landlock.html>
+//! Landlock: the thread, and those that it starts, may not access files by name, use a TCP port,
+//! connect to an abstract Unix socket, or signal a process outside; as far as this kernel's version
+//! supports each. Descriptors that are open stay usable.
+//! <https://docs.kernel.org/userspace-api/landlock.html>
 
 use std::io;
 
@@ -55,7 +56,7 @@ fn version() -> io::Result<i64> {
     Ok(Errno::result(version)?)
 }
 
-/// What a version of Landlock can deny, and how much of the attribute it knows.
+/// What this version of Landlock can deny, and the size of the attribute that it knows.
 fn everything(version: i64) -> (Ruleset, usize) {
     let rights = match version {
         ..=1 => 13,  // up to LANDLOCK_ACCESS_FS_MAKE_SYM

@@ -1,17 +1,17 @@
-//! The jail: what a sandbox process takes away from itself before it reads a first command, so that
-//! a guest that takes the process over finds nothing to do with it. `SECURITY.md` says against whom.
+//! The jail: what a sandbox process gives up before it reads its first command, so that a guest that
+//! takes the process over can do nothing with it. `SECURITY.md` describes the attackers.
 //!
-//! * [`outside`]: what is read and opened before the doors close.
-//! * [`descriptors`]: inherited descriptors.
-//! * [`environment`]: inherited variables.
-//! * [`namespaces`]: the empty root, and namespaces of its own.
+//! * [`outside`]: what the process reads and opens before it enters the jail.
+//! * [`descriptors`]: closes inherited descriptors.
+//! * [`environment`]: wipes inherited variables.
+//! * [`namespaces`]: an empty root directory, and namespaces of the process's own.
 //! * [`limits`]: resource limits.
-//! * [`privileges`]: user, capabilities, what the kernel lets others look at.
-//! * [`landlock`]: a second line behind the empty root.
-//! * [`rules`], [`filter`]: the system calls of each thread.
+//! * [`privileges`]: user, capabilities, and what other processes can see of this one.
+//! * [`landlock`]: a second line of defence behind the empty root.
+//! * [`rules`], [`filter`]: the system calls that each kind of thread may make.
 //!
-//! The process id namespace is the one part that a process can't give itself: whoever starts it
-//! gives it ([`JailPart::Processes`] is only looked at here).
+//! The process id namespace is the one part that a process can't create for itself: the process that
+//! starts it has to. [`enter`] only checks whether it is there ([`JailPart::Processes`]).
 
 pub mod descriptors;
 pub mod environment;
@@ -32,18 +32,19 @@ pub use filter::{FilterError, Filters, Mismatch, NO_MAILBOX, ThreadFilter};
 pub use outside::Outside;
 pub use privileges::Identity;
 
-/// Why the process is not locked up. It must not go on.
+/// Why the process could not enter the jail. It must not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
-    /// A part that every host has could not be had.
+    /// A part that every host supports has failed.
     #[error("jail: {0}: {1}")]
     Part(&'static str, io::Error),
 }
 
-/// Locks the calling process up, all but its system calls, and says which parts could not be had.
+/// Puts the calling process into the jail, except for the system call filters, and returns which
+/// parts are missing.
 ///
-/// Must be called while the process has one thread: each part holds for the calling thread and
-/// those that it starts.
+/// Call this while the process has one thread: each part applies to the calling thread and to those
+/// that it starts later.
 pub fn enter(identity: Option<Identity>) -> Result<Jail, JailError> {
     let part = |what| move |e| JailError::Part(what, e);
     let mut missing = Missing(Vec::new());
@@ -54,7 +55,7 @@ pub fn enter(identity: Option<Identity>) -> Result<Jail, JailError> {
             "whoever started this process gave it none",
         );
     }
-    // Without root, a user namespace is what gives the right to make the others.
+    // Without root, only a user namespace gives the right to create the other namespaces.
     let may_separate = if root {
         Ok(())
     } else {
@@ -74,7 +75,7 @@ pub fn enter(identity: Option<Identity>) -> Result<Jail, JailError> {
             missing.add(JailPart::Root, format!("no user namespace: {e}"));
         }
     }
-    // Remembered now: a change of user makes the kernel forget it.
+    // Read this before the change of user, which makes the kernel reset it.
     let death_signal = privileges::parent_death_signal().map_err(part("PR_GET_PDEATHSIG"))?;
     privileges::drop_bounding_set().map_err(part("the capability bounding set"))?;
     let own_user = match identity {
@@ -87,7 +88,7 @@ pub fn enter(identity: Option<Identity>) -> Result<Jail, JailError> {
     missing.note(JailPart::User, own_user);
     privileges::drop_capabilities().map_err(part("capabilities"))?;
     privileges::no_new_privileges().map_err(part("no_new_privs"))?;
-    // After the change of user: the number of processes is counted by user.
+    // After the change of user: the kernel counts processes for each user.
     limits::set(processes).map_err(part("resource limits"))?;
     if root {
         privileges::hide_from_others().map_err(part("PR_SET_DUMPABLE"))?;
@@ -97,7 +98,7 @@ pub fn enter(identity: Option<Identity>) -> Result<Jail, JailError> {
     Ok(Jail { missing: missing.0 })
 }
 
-/// The parts that could not be had.
+/// The parts that are missing.
 struct Missing(Vec<MissingPart>);
 
 impl Missing {

@@ -1,4 +1,4 @@
-//! Namespaces of the process's own, and a root directory with nothing in it.
+//! Namespaces of the process's own, and an empty root directory.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, getegid, geteuid, pivot_root};
 
-/// Namespaces that need nothing but to be made.
+/// Namespaces that only have to be created.
 pub const SEPARATE: [(JailPart, CloneFlags); 4] = [
     (JailPart::Network, CloneFlags::CLONE_NEWNET),
     (JailPart::Ipc, CloneFlags::CLONE_NEWIPC),
@@ -16,7 +16,7 @@ pub const SEPARATE: [(JailPart, CloneFlags); 4] = [
     (JailPart::Cgroups, CloneFlags::CLONE_NEWCGROUP),
 ];
 
-/// A directory that every Linux system has. It is covered before it becomes the root.
+/// A directory that every Linux system has. The new root is mounted over it.
 const COVERED: &str = "/proc";
 
 /// Makes a namespace of this kind and enters it.
@@ -24,8 +24,8 @@ pub fn separate(kind: CloneFlags) -> io::Result<()> {
     Ok(unshare(kind)?)
 }
 
-/// Gives a process without privileges the right to make namespaces: in a user namespace that holds
-/// its own user, under the same number, and nobody else.
+/// Gives a process without privileges the right to create namespaces: it enters a user namespace
+/// that maps only its own user and group, to the same numbers.
 pub fn become_root_of_own_user_namespace() -> io::Result<()> {
     let (user, group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER)?;
@@ -34,20 +34,21 @@ pub fn become_root_of_own_user_namespace() -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
 }
 
-/// Enters a mount namespace of its own whose root is an empty, read-only directory; nothing else is
-/// mounted in it.
+/// Enters a mount namespace whose root is an empty, read-only directory. Nothing else is mounted in
+/// it.
 pub fn empty_root() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let nothing = None::<&str>;
-    // What is mounted and unmounted here must not reach the host.
+    // Mounts in here must not propagate to the host.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(nothing, "/", nothing, private, nothing)?;
     let harmless = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // Room for the directory itself and for no file.
+    // One inode: the directory itself, and no file.
     let room = Some("mode=0555,nr_inodes=1,size=4096");
     mount(Some("jail"), COVERED, Some("tmpfs"), harmless, room)?;
     chdir(COVERED)?;
-    // The old root ends up on top of the new one, and is taken off with everything below it.
+    // `pivot_root(".", ".")` stacks the old root on top of the new one; it is then unmounted with
+    // everything below it.
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     Ok(chdir("/")?)

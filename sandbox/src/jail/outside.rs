@@ -1,5 +1,5 @@
-//! What the sandbox needs of the host beside its sockets and the files of a command: read and
-//! opened before the doors close, kept as values and descriptors.
+//! What the sandbox needs of the host besides its sockets and the files of a command. It is read
+//! and opened before the process enters its jail, and kept as values and descriptors.
 
 use std::fs::File;
 use std::io;
@@ -10,39 +10,39 @@ use kvm_ioctls::Kvm;
 use super::privileges;
 use crate::host::HostIdentity;
 
-/// Things of the outside.
+/// Values and descriptors from outside of the jail.
 #[derive(Debug)]
 pub struct Outside {
     /// `/dev/kvm`.
     pub kvm: Kvm,
-    /// What kind of host this is.
+    /// What identifies this host.
     pub host: HostIdentity,
-    /// `/proc/self/pagemap`: which pages of guest memory are this process's own.
+    /// `/proc/self/pagemap`: which pages of guest memory this process has written to.
     pub pagemap: File,
 }
 
-/// Why something can't be had.
+/// Why one of them could not be read or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OutsideError {
-    /// No KVM.
+    /// `/dev/kvm` could not be opened.
     #[error("opening /dev/kvm: {0}")]
     Kvm(kvm_ioctls::Error),
-    /// The host does not say what it is.
+    /// A file in `/proc` could not be read or opened.
     #[error("{0}: {1}")]
     Proc(&'static str, io::Error),
 }
 
 impl Outside {
-    /// Takes `/dev/kvm` from the owner, or opens it, and the rest.
+    /// Takes `/dev/kvm` from the controller, or opens it; reads and opens the rest.
     pub fn gather(kvm: Option<OwnedFd>) -> Result<Self, OutsideError> {
         let kvm = match kvm {
-            // SAFETY: the descriptor is owned, and from here on by the Kvm alone.
+            // SAFETY: the descriptor is owned here, and passes to the Kvm, its only owner.
             Some(fd) => unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) },
             None => Kvm::new().map_err(OutsideError::Kvm)?,
         };
         let host = HostIdentity::detect().map_err(|e| OutsideError::Proc("/proc/cpuinfo", e))?;
-        // A pagemap that was opened with CAP_SYS_ADMIN tells physical addresses for ever after:
-        // half of a Rowhammer attack.
+        // A pagemap that was opened with CAP_SYS_ADMIN shows physical addresses for as long as it
+        // is open. They are half of a Rowhammer attack, so it is opened without that capability.
         let pagemap =
             privileges::without_effective_capabilities(|| File::open("/proc/self/pagemap"))
                 .map_err(|e| OutsideError::Proc("/proc/self/pagemap", e))?;

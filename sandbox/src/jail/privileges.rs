@@ -1,11 +1,13 @@
-//! Who the process is and what it may do: user, capabilities, and what dies with whom.
+//! The process's user and capabilities, what other processes can see of it, and the signal at its
+//! parent's death.
 
 use std::io;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-/// Linux has 41 capabilities; the kernel refuses numbers that it does not know.
+/// More than Linux has (41). The kernel refuses a number that it does not know, which ends the
+/// loop.
 const CAPABILITIES: libc::c_ulong = 64;
 /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: two words for each set.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
@@ -17,7 +19,7 @@ pub struct Identity {
     gid: u32,
 }
 
-/// An identity that would be no loss of rights, or none at all.
+/// An id that would keep root's rights, or that is no id.
 #[derive(Debug, thiserror::Error)]
 #[error("user {uid} and group {gid}: neither may be 0 or {max}", max = u32::MAX)]
 pub struct IdentityError {
@@ -26,7 +28,7 @@ pub struct IdentityError {
 }
 
 impl Identity {
-    /// Refuses root, and the number that the kernel takes for "as it is".
+    /// Refuses root and -1, which the kernel takes for "leave unchanged".
     pub fn new(uid: u32, gid: u32) -> Result<Self, IdentityError> {
         if [uid, gid].iter().any(|id| [0, u32::MAX].contains(id)) {
             return Err(IdentityError { uid, gid });
@@ -35,23 +37,23 @@ impl Identity {
     }
 }
 
-/// Becomes this user, for good, and a member of no other group.
+/// Becomes this user permanently, without supplementary groups.
 pub fn become_user(identity: Identity) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    // Groups first: afterwards this is not root any more.
+    // Groups first: after `setresuid` the process may not change them.
     setgroups(&[])?;
     setresgid(gid, gid, gid)?;
     Ok(setresuid(uid, uid, uid)?)
 }
 
-/// Empties the bounding set. Without the capability to do so there is nothing to gain from it:
-/// `no_new_privs` holds in any case.
+/// Empties the capability bounding set. A process without CAP_SETPCAP can't, and does not need to:
+/// `no_new_privs` is set in any case.
 pub fn drop_bounding_set() -> io::Result<()> {
     for capability in 0..CAPABILITIES {
         match prctl(libc::PR_CAPBSET_DROP, capability) {
             Ok(_) => {}
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => return Ok(()),
-            // Past the last one that this kernel knows.
+            // The kernel knows no more capabilities.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
             Err(e) => return Err(e),
         }
@@ -68,7 +70,7 @@ pub fn drop_capabilities() -> io::Result<()> {
     set_capabilities([CapabilitySets::default(); 2])
 }
 
-/// Runs `what` as a process without capabilities would, and takes them back.
+/// Runs `what` without effective capabilities, and restores them afterwards.
 pub fn without_effective_capabilities<T>(what: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let before = capabilities()?;
     set_capabilities(before.map(|sets| CapabilitySets {
@@ -80,18 +82,19 @@ pub fn without_effective_capabilities<T>(what: impl FnOnce() -> io::Result<T>) -
     result
 }
 
-/// No program that is started from here, whatever its mode bits, gains a right by that.
+/// From now on, no program that this process executes gains privileges (setuid bits, file
+/// capabilities).
 pub fn no_new_privileges() -> io::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
-/// No core file, no ptrace, and `/proc/PID` belongs to root. The owner must be root, then: without
-/// root it reads its sandboxes' memory figures there with the right of the same user.
+/// Disables core files and ptrace, and gives `/proc/PID` to root. The controller must be root then:
+/// without root it reads its sandboxes' memory figures there, which only works for the same user.
 pub fn hide_from_others() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0).map(drop)
 }
 
-/// The signal that this process gets when the thread that started it ends; 0 for none.
+/// The signal that this process gets when the thread that started it ends; 0 if none.
 pub fn parent_death_signal() -> io::Result<libc::c_ulong> {
     let mut signal: libc::c_int = 0;
     let place = (&raw mut signal).expose_provenance() as libc::c_ulong;
@@ -99,8 +102,8 @@ pub fn parent_death_signal() -> io::Result<libc::c_ulong> {
     Ok(libc::c_ulong::try_from(signal).unwrap_or_default())
 }
 
-/// Asks for that signal again. A parent that ended meanwhile has closed the control socket, and
-/// that ends the process as well.
+/// Sets that signal again. If the parent has ended meanwhile, the control socket is closed, which
+/// ends this process too.
 pub fn die_with_parent(signal: libc::c_ulong) -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, signal).map(drop)
 }
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_come_back_after_an_errand_without_them() {
+    fn capabilities_come_back_after_a_call_without_them() {
         let before = capabilities().unwrap();
         let during = without_effective_capabilities(capabilities).unwrap();
         assert_eq!(during[0].effective, 0);

@@ -1,7 +1,9 @@
-//! The system calls that each thread may make, with what arguments, and why. Everything else kills
-//! the process. There are two kinds of threads and no way from one to the other: the main thread
-//! can't run a guest, and a vCPU thread can't read a socket but its mailbox's. Neither can start a thread or a
-//! program, open a file, make memory executable or shared, or name another process.
+//! The system calls that each kind of thread may make, with which arguments, and why. Any other
+//! call kills the process.
+//!
+//! The main thread can't run a guest, and a vCPU's thread can't read any socket except its
+//! mailbox's; neither can take the other's role. No thread can start a thread or a program, open a
+//! file, make memory executable or shared, or name another process.
 
 use kvm_bindings::{
     kvm_clock_data, kvm_cpuid2, kvm_debugregs, kvm_fpu, kvm_irqchip, kvm_lapic_state, kvm_mp_state,
@@ -14,40 +16,40 @@ use kvm_bindings::{
 pub struct Rule {
     /// Its number.
     pub call: libc::c_long,
-    /// With what arguments.
+    /// The arguments that are allowed.
     pub when: When,
-    /// Who needs it.
+    /// What needs it.
     pub why: &'static str,
 }
 
 /// Which arguments are allowed.
 #[derive(Debug, Clone, Copy)]
 pub enum When {
-    /// Any: they can do no harm.
+    /// Any arguments: they can do no harm.
     Always,
     /// The argument with this index (from 0), as 32 bits, is one of these.
     OneOf(u8, &'static [u64]),
-    /// The argument with this index is this descriptor of the mailbox's two.
+    /// The argument with this index is the given one of the mailbox's two descriptors.
     Mailbox(u8, MailboxEnd),
     /// All of these hold.
     All(&'static [Holds]),
 }
 
-/// A descriptor of the mailbox, as `Line::descriptors` has them in order.
+/// One of the mailbox's descriptors, in the order of `MailboxSocket::descriptors`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MailboxEnd {
-    /// The owner's socket.
-    Owner,
-    /// What wakes a thread that waits for it.
+    /// The controller's socket.
+    Controller,
+    /// The eventfd that wakes the thread.
     Wake,
 }
 
 /// A condition on one argument.
 #[derive(Debug, Clone, Copy)]
 pub enum Holds {
-    /// Its low 32 bits, masked, are this.
+    /// Its low 32 bits, masked, have this value.
     Bits32(u8, u32, u32),
-    /// All of it, masked, is this.
+    /// All of its 64 bits, masked, have this value.
     Bits64(u8, u64, u64),
     /// It is this process's id.
     OwnProcess(u8),
@@ -58,27 +60,28 @@ const fn rule(call: libc::c_long, when: When, why: &'static str) -> Rule {
 }
 
 use Holds::{Bits32, Bits64, OwnProcess};
-use MailboxEnd::{Owner, Wake};
+use MailboxEnd::{Controller, Wake};
 use When::{All, Always, Mailbox, OneOf};
 
 const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-/// All flags but those that cost the host nothing beyond the memory itself: no huge pages of the host's
-/// reserve, nothing locked, shared or over another mapping.
+/// The mask of the flags that are not allowed. The allowed ones cost the host nothing beyond the
+/// memory itself. Not allowed are huge pages of the host's reserve, and locked, shared or fixed
+/// mappings.
 const MAP_KIND: u32 =
     (!(libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK)).cast_unsigned();
 const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH as u32;
-/// The kick of a vCPU: `SIGRTMIN` as the C library counts, which keeps two for itself.
+/// The kick of a vCPU's thread: `SIGRTMIN` of the C library, which reserves two signals for itself.
 const KICK: u32 = 34;
 
-/// What locks and channels do.
+/// The operations of locks and channels.
 const FUTEX: &[u64] = &[FUTEX_LOCK, FUTEX_WAKE, FUTEX_WAIT];
 const FUTEX_LOCK: u64 = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u64;
 const FUTEX_WAKE: u64 = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u64;
 const FUTEX_WAIT: u64 = (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u64;
-/// Joining a thread: the kernel's own wake-up at its end is not a private one.
+/// The operation of joining a thread: the kernel's wake-up at a thread's end is not a private one.
 const FUTEX_JOIN: u64 = (libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME) as u64;
 
-/// What both kinds of threads need of the C library and of Rust's.
+/// What both kinds of threads need, mostly for the C library and Rust's standard library.
 const BOTH: &[Rule] = &[
     rule(libc::SYS_write, Always, "eventfds, log, control socket"),
     rule(libc::SYS_writev, Always, "log"),
@@ -90,7 +93,7 @@ const BOTH: &[Rule] = &[
             Bits64(2, !READ_WRITE, 0),
             Bits32(3, MAP_KIND, libc::MAP_PRIVATE as u32),
         ]),
-        "allocator; guest memory. Never executable, shared, locked, of huge pages, or over what is there",
+        "allocator; guest memory. Never executable, shared, locked, of huge pages, or over another mapping",
     ),
     rule(
         libc::SYS_mprotect,
@@ -157,7 +160,7 @@ const MAIN: &[Rule] = &[
     rule(
         libc::SYS_sendmsg,
         OneOf(2, &[libc::MSG_NOSIGNAL as u64]),
-        "vsock, out of guest memory. The owner's end takes no descriptors",
+        "vsock, from guest memory. The controller's end accepts no descriptors",
     ),
     rule(libc::SYS_recvfrom, Always, "vsock"),
     rule(libc::SYS_readv, Always, "vsock, into guest memory"),
@@ -195,33 +198,37 @@ const MAIN: &[Rule] = &[
     ),
 ];
 
-/// A vCPU thread: runs the guest, reads and repairs its state.
+/// A vCPU's thread: runs the guest, reads and repairs its state.
 const VCPU: &[Rule] = &[
     rule(libc::SYS_futex, OneOf(1, FUTEX), "channels, locks"),
     rule(libc::SYS_rt_sigreturn, Always, "kicks"),
     rule(
         libc::SYS_timer_settime,
         Always,
-        "CPU budget; time without a kernel",
+        "CPU budget; time without the guest's kernel",
     ),
     rule(libc::SYS_timer_delete, Always, "timers, at the end"),
     rule(
         libc::SYS_read,
         Mailbox(0, Wake),
-        "what wakes it at the mailbox",
+        "the eventfd that wakes it at the mailbox",
     ),
     rule(
         libc::SYS_readv,
-        Mailbox(0, Owner),
+        Mailbox(0, Controller),
         "events, into guest memory",
     ),
     rule(
         libc::SYS_sendmsg,
-        Mailbox(0, Owner),
-        "answers, out of guest memory",
+        Mailbox(0, Controller),
+        "answers, from guest memory",
     ),
     rule(libc::SYS_poll, Always, "waiting at the mailbox"),
-    rule(libc::SYS_pread64, Always, "what KVM has interpreted"),
+    rule(
+        libc::SYS_pread64,
+        Always,
+        "KVM's count of emulated instructions",
+    ),
     rule(libc::SYS_exit, Always, "the thread's end"),
     rule(
         libc::SYS_ioctl,
@@ -230,18 +237,18 @@ const VCPU: &[Rule] = &[
     ),
 ];
 
-/// Rules of the main thread.
+/// The rules of the main thread.
 pub fn main_thread() -> impl Iterator<Item = &'static Rule> {
     BOTH.iter().chain(MAIN)
 }
 
-/// Rules of a vCPU thread.
+/// The rules of a vCPU's thread.
 pub fn vcpu_thread() -> impl Iterator<Item = &'static Rule> {
     BOTH.iter().chain(VCPU)
 }
 
-// ioctl numbers as include/uapi/asm-generic/ioctl.h puts them together. KVM's (linux/kvm.h) are all
-// of type 0xAE.
+// ioctl numbers, put together as in include/uapi/asm-generic/ioctl.h. KVM's calls (linux/kvm.h)
+// have type 0xAE.
 const NONE: u64 = 0;
 const WRITE: u64 = 1;
 const READ: u64 = 2;
@@ -250,7 +257,7 @@ const fn kvm(direction: u64, number: u64, size: usize) -> u64 {
     direction << 30 | (size as u64) << 16 | 0xae << 8 | number
 }
 
-/// Calls that only take and return a number.
+/// Calls whose argument and result are plain numbers.
 const fn plain(number: u64) -> u64 {
     kvm(NONE, number, 0)
 }
@@ -306,7 +313,7 @@ const VCPU_IOCTLS: &[u64] = &[
     get::<kvm_sregs>(0x83),         // KVM_GET_SREGS
     set::<kvm_sregs>(0x84),         // KVM_SET_SREGS, the assist's
     exchange::<kvm_msrs>(0x88),     // KVM_GET_MSRS
-    set::<kvm_msrs>(0x89),          // KVM_SET_MSRS, the timer that is held back
+    set::<kvm_msrs>(0x89),          // KVM_SET_MSRS, the guest's timer
     get::<kvm_lapic_state>(0x8e),   // KVM_GET_LAPIC
     exchange::<kvm_cpuid2>(0x91),   // KVM_GET_CPUID2
     get::<kvm_mp_state>(0x98),      // KVM_GET_MP_STATE

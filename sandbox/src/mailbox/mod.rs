@@ -1,14 +1,18 @@
-//! The host's side of the mailbox: between the owner's socket and the guest's pages, on the vCPU's
-//! own thread. A vCPU that waits for its next event is a thread that waits for this socket: from the
-//! owner to the guest it is one wake-up and one copy, and the same back.
+//! The host's end of the mailbox: the vCPU's own thread carries events and answers between the
+//! controller's socket and the guest's pages. `hearth_protocol::mailbox` has the layout and the rules.
 //!
-//! Everything in the pages is the guest's, which may write what it likes, and ring when it likes.
-//! Each length is read once and checked; payloads are never looked at here, the kernel copies them
-//! between socket and guest memory. While the vCPU runs nothing here touches them: that the guest
-//! has the only vCPU is what [`Mailbox::register`] insists on by never being given one of several.
+//! While the guest waits for an event, its vCPU's thread is blocked in `poll` on the controller's
+//! socket. An event costs one wake-up and one copy on its way to the guest, and an answer costs the
+//! same on its way back.
+//!
+//! Everything in the pages is hostile: the guest may write any value, and ring in any state. So each
+//! length is read once and checked, and payloads are never looked at here: the kernel copies them
+//! between the socket and guest memory. The host touches the pages only while the vCPU does not run.
+//! That is enough only if no other vCPU can change them, so [`Mailbox::register`] is never called in a
+//! microVM that has several.
 
-mod line;
-mod place;
+mod pages;
+mod socket;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -25,99 +29,100 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::devices::virtio::guest_io;
 use crate::memory::GuestMemory;
 
-use line::Polled;
+use socket::Polled;
 
-pub use line::Line;
-pub use place::{Place, PlaceError};
+pub use pages::{MailboxPages, PagesError};
+pub use socket::MailboxSocket;
 
-/// Where an exchange stands.
+/// What the two ends are exchanging at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// The runtime works, or waits somewhere else.
-    Away,
-    /// It has an event, of which so many bytes have still to come.
+enum ExchangeState {
+    /// The runtime works on an event, or waits for one elsewhere.
+    NotWaiting,
+    /// The guest has received an event, except for this many bytes.
     Event(usize),
-    /// It gives an answer.
-    Answer(Rest),
-    /// It waits here.
+    /// The guest is sending an answer.
+    Answer(AnswerRemainder),
+    /// The guest waits for an event.
     Waiting,
 }
 
-/// What is to come of an answer.
+/// The part of an answer that the guest has not sent yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rest {
-    /// Bytes.
+struct AnswerRemainder {
+    /// In bytes.
     left: usize,
-    /// Whether the guest goes on then, and does not wait.
+    /// Whether the guest runs on after its answer instead of waiting for an event.
     goes_on: bool,
 }
 
-/// What the guest has to do with it, for a snapshot.
+/// The part of a mailbox that belongs to the guest and goes into a snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MailboxState {
-    place: Place,
+    pages: MailboxPages,
     waiting: bool,
 }
 
-/// What a ring leads to.
+/// What the vCPU's thread does after the guest has rung the doorbell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rang {
-    /// The guest goes on.
-    GoOn,
-    /// There is nothing for the guest to do: it has answered, and waits.
-    Waits,
-    /// The guest has found nothing to do.
-    Idle,
+pub enum AfterRing {
+    /// Runs the guest on.
+    RunGuest,
+    /// Waits for an event: the guest has sent its answer.
+    WaitForEvent,
+    /// Ends a kernel turn, if there is one: the guest reports that it has nothing to do.
+    GuestIdle,
 }
 
-/// What ended the wait for the owner.
+/// How the wait for the controller has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Woken {
+pub enum WaitEnd {
     /// An event is in the guest's pages.
     Event,
-    /// The guest shall go on by itself.
-    Agent,
-    /// The thread is wanted.
+    /// The controller has sent the guest to its agent for the next event.
+    TurnToAgent,
+    /// The event loop wants the vCPU to stop.
     Stop,
-    /// The time that it was to wait.
-    Nothing,
+    /// The time limit has passed.
+    TimedOut,
 }
 
-/// Why a mailbox can't be used any longer, and with it the microVM.
+/// Why a mailbox can't be used any longer. Each of these ends the microVM.
 #[derive(Debug, thiserror::Error)]
 pub enum MailboxError {
     /// The socket failed.
     #[error("the mailbox's socket: {0}")]
     Socket(#[from] io::Error),
-    /// The owner closed it.
+    /// The controller closed it.
     #[error("the mailbox's socket was closed")]
     Closed,
-    /// The vCPU was to stop in the middle of an exchange: whoever wants that does not want the rest.
-    #[error("stopped in the middle of an exchange at the mailbox")]
+    /// The event loop stopped the vCPU in the middle of an exchange. It does so only to pause or
+    /// end a microVM whose exchange nobody needs any more.
+    #[error("the vCPU was stopped in the middle of an exchange at the mailbox")]
     Stopped,
-    /// The owner broke the rules.
-    #[error("from the owner: {0}")]
+    /// The controller broke the protocol.
+    #[error("from the controller: {0}")]
     Head(#[from] HeadError),
-    /// The guest broke the rules.
+    /// The guest broke the protocol.
     #[error("the guest rang {value} at its mailbox in the state {state}")]
     Ring {
-        /// What it rang.
+        /// The value that it rang.
         value: u32,
-        /// When.
+        /// The state of the exchange.
         state: String,
     },
-    /// The guest names other pages while bytes are under way to or from those that it had.
+    /// The guest registered other pages while bytes were on their way to or from the present ones.
     #[error("the guest registered its mailbox again in the state {0}")]
     Registered(String),
-    /// The owner said more than one thing at a time.
-    #[error("{0} bytes from the owner behind a message")]
+    /// The controller sent more than one message at a time.
+    #[error("the controller sent {0} bytes after a message, before the guest's reply")]
     Surplus(usize),
-    /// A length that can't be one.
+    /// The lengths or the kind of an answer are out of range.
     #[error(
-        "an answer of {meta} + {body} bytes with {log} of output, of kind {kind}, at the mailbox"
+        "the guest gave an answer of kind {kind} with {meta} + {body} bytes and {log} bytes of output at the mailbox"
     )]
     Answer {
-        /// What it claims to be.
+        /// The claimed kind.
         kind: u32,
         /// Bytes of headers.
         meta: u32,
@@ -126,125 +131,135 @@ pub enum MailboxError {
         /// Bytes of output.
         log: u32,
     },
-    /// Its pages are no memory.
+    /// A page of the mailbox is not in the guest's RAM.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    Pages(#[from] PagesError),
 }
 
-/// A microVM's mailbox.
+/// The host's end of a microVM's mailbox.
 #[derive(Debug)]
 pub struct Mailbox {
-    line: Line,
-    place: Option<Place>,
-    state: State,
+    socket: MailboxSocket,
+    pages: Option<MailboxPages>,
+    state: ExchangeState,
 }
 
 impl Mailbox {
     /// A mailbox that the guest has not registered yet.
-    pub fn new(line: Line) -> Self {
+    pub fn new(socket: MailboxSocket) -> Self {
         Self {
-            line,
-            place: None,
-            state: State::Away,
+            socket,
+            pages: None,
+            state: ExchangeState::NotWaiting,
         }
     }
 
-    /// A mailbox as a snapshot left it.
+    /// A mailbox in the state that a snapshot has recorded.
     pub fn restore(
-        line: Line,
+        socket: MailboxSocket,
         state: Option<&MailboxState>,
         memory: &GuestMemory,
     ) -> Result<Self, MailboxError> {
-        let mut mailbox = Self::new(line);
+        let mut mailbox = Self::new(socket);
         if let Some(state) = state {
-            state.place.check(memory)?;
-            mailbox.place = Some(state.place.clone());
+            state.pages.check(memory)?;
+            mailbox.pages = Some(state.pages.clone());
             if state.waiting {
-                mailbox.state = State::Waiting;
+                mailbox.state = ExchangeState::Waiting;
             }
         }
         Ok(mailbox)
     }
 
-    /// For a snapshot. An exchange under way is not carried on: its owner is another one then.
+    /// The state for a snapshot; `None` if the guest has not registered a mailbox. An exchange in
+    /// progress is not saved: after a restore there is another controller socket, which knows
+    /// nothing of it.
     pub fn save(&self) -> Option<MailboxState> {
         Some(MailboxState {
-            place: self.place.clone()?,
-            waiting: self.state == State::Waiting,
+            pages: self.pages.clone()?,
+            waiting: self.state == ExchangeState::Waiting,
         })
     }
 
-    /// The guest says where its pages are: the frame number of the first. Not while bytes are under
-    /// way: the owner would take what comes next for the rest of an answer, and the rest of an event
-    /// would be taken for the owner's next word.
+    /// The guest registers its pages: `frame` is the frame number of the header page. This is
+    /// refused while bytes are on their way. Otherwise the controller would take the next message
+    /// for the rest of an answer, or this side would take the rest of an event for the controller's
+    /// next message.
     pub fn register(&mut self, memory: &GuestMemory, frame: u32) -> Result<(), MailboxError> {
-        if let State::Event(1..) | State::Answer(_) = self.state {
+        if let ExchangeState::Event(1..) | ExchangeState::Answer(_) = self.state {
             return Err(MailboxError::Registered(format!("{:?}", self.state)));
         }
-        self.place = Some(Place::find(memory, frame)?);
-        self.state = State::Away;
+        self.pages = Some(MailboxPages::find(memory, frame)?);
+        self.state = ExchangeState::NotWaiting;
         Ok(())
     }
 
-    /// Another end of what wakes a thread that waits.
+    /// A second descriptor of the eventfd that wakes a waiting thread.
     pub fn waker(&self) -> io::Result<EventFd> {
-        self.line.wake.try_clone()
+        self.socket.wake.try_clone()
     }
 
-    /// Whether the guest waits here.
+    /// Whether the guest waits at the mailbox for an event.
     pub fn is_waiting(&self) -> bool {
-        self.state == State::Waiting
+        self.state == ExchangeState::Waiting
     }
 
-    /// The guest rang. `quiet`: nothing can have been written to the function's output since the last
-    /// answer.
+    /// The guest has rung the doorbell. `quiet`: the function can't have written any output since
+    /// the last answer.
     pub fn ring(
         &mut self,
         memory: &GuestMemory,
         value: u32,
         quiet: bool,
-    ) -> Result<Rang, MailboxError> {
-        let Some(place) = &self.place else {
-            // Nobody is at that port. It finds that nobody has written to its pages.
-            return Ok(Rang::GoOn);
+    ) -> Result<AfterRing, MailboxError> {
+        let Some(pages) = &self.pages else {
+            // No mailbox is registered: ignore the doorbell. The guest sees that its pages are
+            // unchanged.
+            return Ok(AfterRing::RunGuest);
         };
         let value = match (value, quiet) {
             (DOORBELL_OFFER, true) => DOORBELL_ANSWER,
             (DOORBELL_OFFER, false) => {
-                place.set(memory, COMMAND, COMMAND_LOOK)?;
-                return Ok(Rang::GoOn);
+                pages.set(memory, COMMAND, COMMAND_LOOK)?;
+                return Ok(AfterRing::RunGuest);
             }
             _ => value,
         };
         match (value, self.state) {
-            (DOORBELL_ANSWER | DOORBELL_MORE, State::Away | State::Event(0) | State::Answer(_)) => {
+            (
+                DOORBELL_ANSWER | DOORBELL_MORE,
+                ExchangeState::NotWaiting | ExchangeState::Event(0) | ExchangeState::Answer(_),
+            ) => {
                 let rest = match self.state {
-                    State::Answer(rest) => self.line.pass_on(memory, place, rest)?,
-                    _ => self.line.begin_answer(memory, place)?,
+                    ExchangeState::Answer(rest) => {
+                        self.socket.send_next_chunk(memory, pages, rest)?
+                    }
+                    _ => self.socket.begin_answer(memory, pages)?,
                 };
                 if (rest.left == 0) != (value == DOORBELL_ANSWER) {
                     return Err(self.refuse(value));
                 }
-                place.set(memory, COMMAND, COMMAND_WAIT)?;
+                pages.set(memory, COMMAND, COMMAND_WAIT)?;
                 if rest.left > 0 {
-                    self.state = State::Answer(rest);
-                    return Ok(Rang::GoOn);
+                    self.state = ExchangeState::Answer(rest);
+                    return Ok(AfterRing::RunGuest);
                 }
                 if rest.goes_on {
-                    self.state = State::Away;
-                    return Ok(Rang::GoOn);
+                    self.state = ExchangeState::NotWaiting;
+                    return Ok(AfterRing::RunGuest);
                 }
-                self.state = State::Waiting;
-                Ok(Rang::Waits)
+                self.state = ExchangeState::Waiting;
+                Ok(AfterRing::WaitForEvent)
             }
-            (DOORBELL_WAIT, State::Away | State::Event(0)) => {
-                self.line.send(memory, place, Head::bare(What::Waits), 0)?;
-                place.set(memory, COMMAND, COMMAND_WAIT)?;
-                self.state = State::Waiting;
-                Ok(Rang::Waits)
+            (DOORBELL_WAIT, ExchangeState::NotWaiting | ExchangeState::Event(0)) => {
+                self.socket
+                    .send(memory, pages, Head::bare(What::Waits), 0)?;
+                pages.set(memory, COMMAND, COMMAND_WAIT)?;
+                self.state = ExchangeState::Waiting;
+                Ok(AfterRing::WaitForEvent)
             }
-            (DOORBELL_LOG, State::Away | State::Event(0)) => {
-                let log = place.get(memory, LOG_LEN)?;
+            (DOORBELL_LOG, ExchangeState::NotWaiting | ExchangeState::Event(0)) => {
+                let log = pages.get(memory, LOG_LEN)?;
                 if log as usize > LOG_SIZE {
                     return Err(self.refuse(value));
                 }
@@ -252,22 +267,23 @@ impl Mailbox {
                     log,
                     ..Head::bare(What::Output)
                 };
-                self.line.send(memory, place, head, 0)?;
-                Ok(Rang::GoOn)
+                self.socket.send(memory, pages, head, 0)?;
+                Ok(AfterRing::RunGuest)
             }
-            (DOORBELL_TAKEN, State::Event(left @ 1..)) => {
+            (DOORBELL_TAKEN, ExchangeState::Event(left @ 1..)) => {
                 let chunk = left.min(DATA_SIZE);
-                self.line.fill(memory, place, 0, chunk)?;
-                self.state = State::Event(left - chunk);
-                Ok(Rang::GoOn)
+                self.socket.fill(memory, pages, 0, chunk)?;
+                self.state = ExchangeState::Event(left - chunk);
+                Ok(AfterRing::RunGuest)
             }
-            (DOORBELL_IDLE, State::Waiting) => Ok(Rang::Idle),
+            (DOORBELL_IDLE, ExchangeState::Waiting) => Ok(AfterRing::GuestIdle),
             (
                 DOORBELL_ANSWER | DOORBELL_MORE | DOORBELL_LOG | DOORBELL_TAKEN | DOORBELL_WAIT,
                 _,
             ) => Err(self.refuse(value)),
-            // Nothing, or of another version.
-            _ => Ok(Rang::GoOn),
+            // [`DOORBELL_NOTHING`](hearth_protocol::mailbox::DOORBELL_NOTHING), or a value of
+            // another version.
+            _ => Ok(AfterRing::RunGuest),
         }
     }
 
@@ -278,54 +294,57 @@ impl Mailbox {
         }
     }
 
-    /// Waits for what the owner has for a guest that waits; not for ever, if there is a `limit`.
+    /// Waits until the controller has something for the waiting guest, `limit` has passed, or the
+    /// event loop wakes the thread.
     pub fn wait(
         &mut self,
         memory: &GuestMemory,
         limit: Option<Duration>,
-    ) -> Result<Woken, MailboxError> {
+    ) -> Result<WaitEnd, MailboxError> {
         let limit = limit.map_or(-1, |limit| {
             i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
         });
         loop {
-            match self.line.poll(libc::POLLIN, limit)? {
-                Polled::Wake => return Ok(Woken::Stop),
-                Polled::Nothing => return Ok(Woken::Nothing),
-                Polled::Owner => {}
+            match self.socket.poll(libc::POLLIN, limit)? {
+                Polled::Stop => return Ok(WaitEnd::Stop),
+                Polled::TimedOut => return Ok(WaitEnd::TimedOut),
+                Polled::Controller => {}
             }
-            if let Some(woken) = self.look(memory)? {
+            if let Some(woken) = self.try_receive(memory)? {
                 return Ok(woken);
             }
         }
     }
 
-    /// A guest that waits shall turn to its agent.
-    fn leave(&mut self, memory: &GuestMemory) -> Result<(), MailboxError> {
-        if let (State::Waiting, Some(place)) = (self.state, &self.place) {
-            place.set(memory, COMMAND, COMMAND_AGENT)?;
-            self.state = State::Away;
+    /// Makes a waiting guest take its next event from its agent.
+    fn turn_to_agent(&mut self, memory: &GuestMemory) -> Result<(), MailboxError> {
+        if let (ExchangeState::Waiting, Some(pages)) = (self.state, &self.pages) {
+            pages.set(memory, COMMAND, COMMAND_AGENT)?;
+            self.state = ExchangeState::NotWaiting;
         }
         Ok(())
     }
 
-    /// The vCPU is about to run by other means than an event. What the owner said before that still
-    /// counts: left where it is, it would be taken for an answer to what the guest says next.
+    /// The vCPU is about to run for another reason than an event. A message that the controller
+    /// sent before that is delivered first: if it stayed in the socket, it would later be taken for
+    /// the reply to the guest's next message.
     pub fn resume(&mut self, memory: &GuestMemory) -> Result<(), MailboxError> {
-        if self.state == State::Waiting && self.look(memory)?.is_none() {
-            self.leave(memory)?;
+        if self.state == ExchangeState::Waiting && self.try_receive(memory)?.is_none() {
+            self.turn_to_agent(memory)?;
         }
         Ok(())
     }
 
-    /// Takes what the owner has for a guest that waits, without waiting; `None` if that is nothing.
-    pub fn look(&mut self, memory: &GuestMemory) -> Result<Option<Woken>, MailboxError> {
-        let Some(place) = &self.place else {
+    /// Delivers what the controller has sent to the waiting guest. Does not wait; `None` if nothing
+    /// is there.
+    pub fn try_receive(&mut self, memory: &GuestMemory) -> Result<Option<WaitEnd>, MailboxError> {
+        let Some(pages) = &self.pages else {
             return Ok(None);
         };
         let mut head = [0; HEAD];
-        let data = place.data();
+        let data = pages.data();
         let read = guest_io::read_stream_after(
-            self.line.owner.as_fd(),
+            self.socket.controller.as_fd(),
             &mut head,
             memory,
             data,
@@ -339,7 +358,8 @@ impl Mailbox {
             }
             Err(e) => return Err(e.into()),
         };
-        // The owner sends a head with what follows, and a socket never cuts so few bytes.
+        // The controller sends a head together with what follows, and a socket never splits so few
+        // bytes.
         let have = read
             .checked_sub(HEAD)
             .ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))?;
@@ -347,28 +367,29 @@ impl Mailbox {
         match head.what {
             What::Payload if head.log == 0 => {}
             What::Agent if head.rest() == 0 => {
-                no_more(have)?;
-                self.leave(memory)?;
-                return Ok(Some(Woken::Agent));
+                refuse_surplus(have)?;
+                self.turn_to_agent(memory)?;
+                return Ok(Some(WaitEnd::TurnToAgent));
             }
             _ => return Err(HeadError::What(0).into()),
         }
         let total = (head.meta + head.body) as usize;
         let first = total.min(DATA_SIZE);
-        no_more(have.saturating_sub(first))?;
-        self.line.fill(memory, place, have, first)?;
-        place.set(memory, EVENT_META, head.meta)?;
-        place.set(memory, EVENT_BODY, head.body)?;
-        place.set(memory, VIA_AGENT, 0)?;
-        place.set_time(memory, EVENT_TIME)?;
-        place.set(memory, COMMAND, COMMAND_EVENT)?;
-        self.state = State::Event(total - first);
-        Ok(Some(Woken::Event))
+        refuse_surplus(have.saturating_sub(first))?;
+        self.socket.fill(memory, pages, have, first)?;
+        pages.set(memory, EVENT_META, head.meta)?;
+        pages.set(memory, EVENT_BODY, head.body)?;
+        pages.set(memory, VIA_AGENT, 0)?;
+        pages.set_time(memory, EVENT_TIME)?;
+        pages.set(memory, COMMAND, COMMAND_EVENT)?;
+        self.state = ExchangeState::Event(total - first);
+        Ok(Some(WaitEnd::Event))
     }
 }
 
-/// The owner says one thing and then waits. What it says too early would be lost here.
-fn no_more(surplus: usize) -> Result<(), MailboxError> {
+/// The controller sends one message and waits for the guest's reply. Extra bytes are a protocol
+/// error, because nothing would read them.
+fn refuse_surplus(surplus: usize) -> Result<(), MailboxError> {
     match surplus {
         0 => Ok(()),
         _ => Err(MailboxError::Surplus(surplus)),

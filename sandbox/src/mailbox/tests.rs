@@ -1,6 +1,6 @@
-//! The mailbox between a guest and an owner that are both tests.
+//! The mailbox's host end; the test plays both the guest and the controller.
 
-mod owner;
+mod controller;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -18,36 +18,37 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::memory::{MMIO_GAP_END, MMIO_GAP_START};
 
-/// Pages of RAM in each of two regions, the second behind the device window.
+/// Pages of RAM in each of two regions. The second region is above the device window.
 const HALF: u64 = 32;
 const HIGH: u64 = MMIO_GAP_END / PAGE as u64;
-/// Where the pages are, unless a test puts them elsewhere: backwards, and the header not first.
+/// The header's frame, unless a test moves it. The other pages are below it in descending order, so
+/// that neither their order nor their addresses match the layout.
 const HEADER: u32 = 20;
 
 fn frames() -> Vec<u64> {
     (0..PAGES as u64).map(|n| u64::from(HEADER) - n).collect()
 }
 
-/// So much is to come of an answer, and the guest waits then.
-fn rest(left: usize) -> Rest {
-    Rest {
+/// An answer with `left` bytes still to come, after which the guest waits.
+fn rest(left: usize) -> AnswerRemainder {
+    AnswerRemainder {
         left,
         goes_on: false,
     }
 }
 
-/// A guest's memory, its mailbox, and the owner's end.
+/// A guest's memory, its mailbox, and the controller's end of the socket.
 struct Exchange {
     memory: GuestMemory,
     mailbox: Mailbox,
-    owner: UnixStream,
+    controller: UnixStream,
 }
 
-fn line() -> (Line, UnixStream) {
+fn socket() -> (MailboxSocket, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
-    (Line::new(theirs).unwrap(), ours)
+    (MailboxSocket::new(theirs).unwrap(), ours)
 }
 
 impl Exchange {
@@ -57,11 +58,11 @@ impl Exchange {
             (GuestAddress(0), bytes),
             (GuestAddress(MMIO_GAP_END), bytes),
         ];
-        let (line, owner) = line();
+        let (socket, controller) = socket();
         Self {
             memory: GuestMemory::from_ranges(&ranges).unwrap(),
-            mailbox: Mailbox::new(line),
-            owner,
+            mailbox: Mailbox::new(socket),
+            controller,
         }
     }
 
@@ -71,11 +72,11 @@ impl Exchange {
         this
     }
 
-    /// One whose guest has answered and waits.
+    /// A guest that has sent an answer and waits for an event.
     fn waiting() -> Self {
         let mut this = Self::new();
         this.answer(KIND_RESPONSE, 0, 0, 0);
-        assert_eq!(this.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
+        assert_eq!(this.ring(DOORBELL_ANSWER).unwrap(), AfterRing::WaitForEvent);
         this.told(HEAD);
         this
     }
@@ -83,7 +84,7 @@ impl Exchange {
     fn register(&mut self, header: u32, frames: &[u64]) -> Result<(), MailboxError> {
         let at = u64::from(header) * PAGE as u64 + FRAMES as u64;
         let bytes: Vec<u8> = frames.iter().flat_map(|n| n.to_le_bytes()).collect();
-        // A header that is not in RAM has nothing written to it.
+        // The write fails if the header is outside of RAM, which some tests want.
         drop(self.memory.write_slice(&bytes, GuestAddress(at)));
         self.mailbox.register(&self.memory, header)
     }
@@ -109,11 +110,11 @@ impl Exchange {
         self.set(COMMAND, COMMAND_UNHEARD);
     }
 
-    fn ring(&mut self, value: u32) -> Result<Rang, MailboxError> {
+    fn ring(&mut self, value: u32) -> Result<AfterRing, MailboxError> {
         self.mailbox.ring(&self.memory, value, false)
     }
 
-    /// Pages of the mailbox, from the first of a kind on.
+    /// Writes into the mailbox's pages, from page `first` on.
     fn write(&self, first: usize, bytes: &[u8]) {
         for (page, part) in frames()[first..].iter().zip(bytes.chunks(PAGE)) {
             let at = GuestAddress(page * PAGE as u64);
@@ -132,18 +133,18 @@ impl Exchange {
 
     fn told(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        self.owner.read_exact(&mut bytes).unwrap();
+        self.controller.read_exact(&mut bytes).unwrap();
         bytes
     }
 
     fn told_nothing(&mut self) {
-        self.owner.set_nonblocking(true).unwrap();
-        let read = self.owner.read(&mut [0]);
+        self.controller.set_nonblocking(true).unwrap();
+        let read = self.controller.read(&mut [0]);
         assert_eq!(read.unwrap_err().kind(), ErrorKind::WouldBlock);
-        self.owner.set_nonblocking(false).unwrap();
+        self.controller.set_nonblocking(false).unwrap();
     }
 
-    /// Sends an event's head and what is given of the rest.
+    /// Sends an event's head, and as much of the event as `rest` has.
     fn give(&mut self, meta: usize, body: usize, rest: &[u8]) {
         let (meta, body) = (meta.try_into().unwrap(), body.try_into().unwrap());
         let head = Head {
@@ -155,10 +156,10 @@ impl Exchange {
     }
 
     fn say(&mut self, bytes: &[u8]) {
-        self.owner.write_all(bytes).unwrap();
+        self.controller.write_all(bytes).unwrap();
     }
 
-    fn wait(&mut self) -> Result<Woken, MailboxError> {
+    fn wait(&mut self) -> Result<WaitEnd, MailboxError> {
         self.mailbox.wait(&self.memory, None)
     }
 }
@@ -171,14 +172,14 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn an_answer_reaches_the_owner_with_its_output_and_the_guest_waits() {
+fn an_answer_reaches_the_controller_with_its_output_and_the_guest_waits() {
     let mut it = Exchange::new();
     let (log, data) = (pattern(LOG_SIZE - 1), pattern(5000));
     it.answer(KIND_ERROR, 100, 4900, log.len());
     it.set(PEAK_KIB, 77);
     it.write(FIRST_LOG, &log);
     it.write(FIRST_DATA, &data);
-    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
+    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), AfterRing::WaitForEvent);
     assert!(it.mailbox.is_waiting());
     assert_eq!(it.get(COMMAND), COMMAND_WAIT);
     let head = Head {
@@ -199,33 +200,33 @@ fn an_answer_in_chunks_arrives_whole() {
     let mut it = Exchange::new();
     let all = pattern(3 * DATA_SIZE - 1);
     it.answer(KIND_RESPONSE, 10, all.len() - 10, 0);
-    let mut owner = it.owner.try_clone().unwrap();
+    let mut controller = it.controller.try_clone().unwrap();
     let len = HEAD + all.len();
     let reader = thread::spawn(move || {
         let mut bytes = vec![0; len];
-        owner.read_exact(&mut bytes).map(|()| bytes)
+        controller.read_exact(&mut bytes).map(|()| bytes)
     });
     let chunks: Vec<&[u8]> = all.chunks(DATA_SIZE).collect();
     for chunk in &chunks[..2] {
         it.write(FIRST_DATA, chunk);
-        assert_eq!(it.ring(DOORBELL_MORE).unwrap(), Rang::GoOn);
+        assert_eq!(it.ring(DOORBELL_MORE).unwrap(), AfterRing::RunGuest);
         assert!(!it.mailbox.is_waiting());
     }
     it.write(FIRST_DATA, chunks[2]);
-    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
+    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), AfterRing::WaitForEvent);
     assert_eq!(reader.join().unwrap().unwrap()[HEAD..], all);
 }
 
 #[test]
-fn who_goes_on_behind_an_answer_waits_when_it_says_so_and_the_owner_is_told() {
+fn who_goes_on_behind_an_answer_waits_when_it_says_so_and_the_controller_is_told() {
     let mut it = Exchange::new();
     it.set(ANSWER_GOES_ON, 1);
     for body in [5, DATA_SIZE + 5] {
         it.answer(KIND_RESPONSE, 0, body, 0);
         if body > DATA_SIZE {
-            assert_eq!(it.ring(DOORBELL_MORE).unwrap(), Rang::GoOn);
+            assert_eq!(it.ring(DOORBELL_MORE).unwrap(), AfterRing::RunGuest);
         }
-        assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::GoOn);
+        assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), AfterRing::RunGuest);
         assert_eq!(it.get(COMMAND), COMMAND_WAIT);
         assert!(!it.mailbox.is_waiting());
         let head = Head {
@@ -237,7 +238,7 @@ fn who_goes_on_behind_an_answer_waits_when_it_says_so_and_the_owner_is_told() {
     }
     it.told_nothing();
     it.set(COMMAND, COMMAND_UNHEARD);
-    assert_eq!(it.ring(DOORBELL_WAIT).unwrap(), Rang::Waits);
+    assert_eq!(it.ring(DOORBELL_WAIT).unwrap(), AfterRing::WaitForEvent);
     assert_eq!(it.get(COMMAND), COMMAND_WAIT);
     assert!(it.mailbox.is_waiting());
     assert_eq!(it.told(HEAD), Head::bare(What::Waits).encode());
@@ -248,7 +249,7 @@ fn who_goes_on_behind_an_answer_waits_when_it_says_so_and_the_owner_is_told() {
 fn an_event_in_chunks_arrives_whole_and_no_sooner_than_it_is_taken() {
     let mut it = Exchange::waiting();
     let all = pattern(2 * DATA_SIZE + 5);
-    let mut owner = it.owner.try_clone().unwrap();
+    let mut controller = it.controller.try_clone().unwrap();
     let head = Head {
         meta: 10,
         body: u32::try_from(all.len() - 10).unwrap(),
@@ -256,27 +257,27 @@ fn an_event_in_chunks_arrives_whole_and_no_sooner_than_it_is_taken() {
     };
     let message = [&head.encode()[..], &all].concat();
     let writer = thread::spawn(move || {
-        // In pieces that fit no chunk.
+        // In pieces whose length does not divide a chunk's.
         message
             .chunks(10_007)
-            .try_for_each(|part| owner.write_all(part))
+            .try_for_each(|part| controller.write_all(part))
     });
     it.set(VIA_AGENT, 1);
-    assert_eq!(it.wait().unwrap(), Woken::Event);
+    assert_eq!(it.wait().unwrap(), WaitEnd::Event);
     assert_eq!(it.get(COMMAND), COMMAND_EVENT);
     assert_eq!((it.get(EVENT_META), it.get(EVENT_BODY)), (10, head.body));
     assert_eq!(it.get(VIA_AGENT), 0);
     assert_eq!(it.data(), all[..DATA_SIZE]);
-    assert_eq!(it.ring(DOORBELL_TAKEN).unwrap(), Rang::GoOn);
+    assert_eq!(it.ring(DOORBELL_TAKEN).unwrap(), AfterRing::RunGuest);
     assert_eq!(it.data(), all[DATA_SIZE..2 * DATA_SIZE]);
-    assert_eq!(it.ring(DOORBELL_TAKEN).unwrap(), Rang::GoOn);
+    assert_eq!(it.ring(DOORBELL_TAKEN).unwrap(), AfterRing::RunGuest);
     assert_eq!(it.data()[..5], all[2 * DATA_SIZE..]);
     writer.join().unwrap().unwrap();
     assert!(it.ring(DOORBELL_TAKEN).is_err(), "there is no more");
 }
 
 #[test]
-fn lengths_out_of_bounds_and_unknown_kinds_end_it_and_the_owner_hears_nothing() {
+fn lengths_out_of_bounds_and_unknown_kinds_end_it_and_the_controller_hears_nothing() {
     let most = u32::MAX as usize;
     for (kind, meta, body, log) in [
         (KIND_RESPONSE, MAX_META + 1, 0, 0),
@@ -299,7 +300,7 @@ fn lengths_out_of_bounds_and_unknown_kinds_end_it_and_the_owner_hears_nothing() 
     assert!(it.ring(DOORBELL_LOG).is_err());
     it.told_nothing();
     it.set(LOG_LEN, u32::try_from(LOG_SIZE).unwrap());
-    assert_eq!(it.ring(DOORBELL_LOG).unwrap(), Rang::GoOn);
+    assert_eq!(it.ring(DOORBELL_LOG).unwrap(), AfterRing::RunGuest);
     it.told(HEAD + LOG_SIZE);
 }
 
@@ -318,18 +319,21 @@ fn what_is_rung_in_the_wrong_state_is_refused_or_means_nothing() {
         u32::MAX,
     ];
     let states = [
-        (State::Away, vec![DOORBELL_MORE, DOORBELL_TAKEN]),
-        (State::Event(0), vec![DOORBELL_MORE, DOORBELL_TAKEN]),
         (
-            State::Event(9),
+            ExchangeState::NotWaiting,
+            vec![DOORBELL_MORE, DOORBELL_TAKEN],
+        ),
+        (ExchangeState::Event(0), vec![DOORBELL_MORE, DOORBELL_TAKEN]),
+        (
+            ExchangeState::Event(9),
             vec![DOORBELL_ANSWER, DOORBELL_MORE, DOORBELL_LOG, DOORBELL_WAIT],
         ),
         (
-            State::Answer(rest(9)),
+            ExchangeState::Answer(rest(9)),
             vec![DOORBELL_MORE, DOORBELL_TAKEN, DOORBELL_LOG, DOORBELL_WAIT],
         ),
         (
-            State::Waiting,
+            ExchangeState::Waiting,
             vec![
                 DOORBELL_ANSWER,
                 DOORBELL_MORE,
@@ -349,9 +353,9 @@ fn what_is_rung_in_the_wrong_state_is_refused_or_means_nothing() {
             let is_refused = matches!(rang, Err(MailboxError::Ring { .. }));
             assert_eq!(is_refused, refused.contains(&value), "{value} in {state:?}");
             let expected = match (value, state) {
-                (DOORBELL_ANSWER | DOORBELL_WAIT, _) => Rang::Waits,
-                (DOORBELL_IDLE, State::Waiting) => Rang::Idle,
-                _ => Rang::GoOn,
+                (DOORBELL_ANSWER | DOORBELL_WAIT, _) => AfterRing::WaitForEvent,
+                (DOORBELL_IDLE, ExchangeState::Waiting) => AfterRing::GuestIdle,
+                _ => AfterRing::RunGuest,
             };
             assert!(
                 is_refused || rang.unwrap() == expected,
@@ -366,12 +370,12 @@ fn an_offer_is_an_answer_only_where_nothing_can_have_been_written() {
     let mut it = Exchange::new();
     it.answer(KIND_RESPONSE, 0, 5, 0);
     it.write(FIRST_DATA, b"hello");
-    assert_eq!(it.ring(DOORBELL_OFFER).unwrap(), Rang::GoOn);
+    assert_eq!(it.ring(DOORBELL_OFFER).unwrap(), AfterRing::RunGuest);
     assert_eq!(it.get(COMMAND), COMMAND_LOOK);
     assert!(!it.mailbox.is_waiting());
     it.told_nothing();
     let rang = it.mailbox.ring(&it.memory, DOORBELL_OFFER, true).unwrap();
-    assert_eq!(rang, Rang::Waits);
+    assert_eq!(rang, AfterRing::WaitForEvent);
     assert_eq!(it.told(HEAD + 5)[HEAD..], *b"hello");
 }
 
@@ -380,14 +384,15 @@ fn nobody_hears_a_guest_that_has_no_mailbox() {
     for value in 0..9 {
         let mut it = Exchange::unregistered();
         it.answer(KIND_RESPONSE, 0, 1, 1);
-        assert_eq!(it.ring(value).unwrap(), Rang::GoOn);
+        assert_eq!(it.ring(value).unwrap(), AfterRing::RunGuest);
         assert_eq!(it.get(COMMAND), COMMAND_UNHEARD);
         assert!(it.mailbox.save().is_none());
         it.told_nothing();
     }
 }
 
-/// Frames that are not RAM: behind it, in the device window, behind the end, past all addresses.
+/// Frames outside of RAM: right after it, in the device window, after the end, and past all
+/// addresses.
 const NOWHERE: [u64; 8] = [
     HALF,
     MMIO_GAP_START / PAGE as u64,
@@ -407,9 +412,13 @@ fn pages_outside_of_ram_are_refused() {
             let mut frames = frames();
             frames[page] = nowhere;
             let refused = it.register(HEADER, &frames).unwrap_err();
-            let expected = MailboxError::Place(PlaceError::Frame(nowhere));
+            let expected = MailboxError::Pages(PagesError::Frame(nowhere));
             assert_eq!(refused.to_string(), expected.to_string());
-            assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::GoOn, "not taken");
+            assert_eq!(
+                it.ring(DOORBELL_ANSWER).unwrap(),
+                AfterRing::RunGuest,
+                "not taken"
+            );
         }
         if let Ok(header) = u32::try_from(nowhere) {
             assert!(
@@ -434,7 +443,7 @@ fn a_header_in_the_last_page_of_ram_is_one() {
         it.register(header, &frames()).unwrap();
         let at = |field: usize| GuestAddress(last * PAGE as u64 + field as u64);
         it.memory.write_obj(KIND_RESPONSE, at(ANSWER_KIND)).unwrap();
-        assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
+        assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), AfterRing::WaitForEvent);
         it.told(HEAD);
     }
 }
@@ -444,12 +453,12 @@ fn the_same_page_for_everything_harms_only_the_guest() {
     let mut it = Exchange::unregistered();
     it.register(HEADER, &[HEADER.into(); PAGES]).unwrap();
     it.answer(KIND_RESPONSE, MAX_META, DATA_SIZE - MAX_META, LOG_SIZE);
-    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), Rang::Waits);
+    assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), AfterRing::WaitForEvent);
     it.told(HEAD + LOG_SIZE + DATA_SIZE);
     let mut before = vec![0; usize::try_from(HALF).unwrap() * PAGE];
     it.memory.read_slice(&mut before, GuestAddress(0)).unwrap();
     it.give(MAX_META, DATA_SIZE - MAX_META, &[0xff; DATA_SIZE]);
-    assert_eq!(it.wait().unwrap(), Woken::Event);
+    assert_eq!(it.wait().unwrap(), WaitEnd::Event);
     assert_eq!(it.get(COMMAND), COMMAND_EVENT);
     let mut after = vec![0; before.len()];
     it.memory.read_slice(&mut after, GuestAddress(0)).unwrap();
@@ -470,23 +479,23 @@ fn the_pages_are_those_that_were_registered_whatever_the_header_says_later() {
         .write_slice(&nowhere, Exchange::field(FRAMES))
         .unwrap();
     it.give(0, 3, b"abc");
-    assert_eq!(it.wait().unwrap(), Woken::Event);
+    assert_eq!(it.wait().unwrap(), WaitEnd::Event);
     assert_eq!(it.data()[..3], *b"abc");
 }
 
 #[test]
 fn registering_again_is_refused_while_bytes_are_under_way() {
     for (state, taken) in [
-        (State::Away, true),
-        (State::Waiting, true),
-        (State::Event(0), true),
-        (State::Event(1), false),
-        (State::Answer(rest(1)), false),
+        (ExchangeState::NotWaiting, true),
+        (ExchangeState::Waiting, true),
+        (ExchangeState::Event(0), true),
+        (ExchangeState::Event(1), false),
+        (ExchangeState::Answer(rest(1)), false),
     ] {
         let mut it = Exchange::new();
         it.mailbox.state = state;
         let registered = it.register(HEADER, &frames());
         assert_eq!(registered.is_ok(), taken, "{state:?}");
-        assert!(!taken || it.mailbox.state == State::Away);
+        assert!(!taken || it.mailbox.state == ExchangeState::NotWaiting);
     }
 }

@@ -1,4 +1,4 @@
-//! A microVM's virtio devices, as the event loop owns them.
+//! A microVM's virtio devices. The event loop owns them.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ use crate::devices::virtio::{Interrupt, MmioTransport, TransportState};
 use crate::memory::GuestMemory;
 use crate::vcpu::MmioAccess;
 
-/// Disks in address order, then vsock.
+/// The disks in address order, then the vsock device.
 #[derive(Debug)]
 pub struct Devices {
     disks: Vec<MmioTransport<Block>>,
@@ -33,12 +33,12 @@ pub struct DevicesState {
     vsock: TransportState<VsockState>,
 }
 
-/// The images of a microVM, opened.
+/// The disks of a microVM, with their images opened.
 #[derive(Debug)]
 pub struct Images(Vec<Block>);
 
 impl Images {
-    /// Looks at every image, before anything else is touched.
+    /// Checks every image before anything else is changed.
     pub fn new(disks: Vec<Option<File>>) -> Result<Self, MicroVmError> {
         if disks.len() != DISK_COUNT {
             return Err(MicroVmError::DiskCount {
@@ -82,7 +82,7 @@ impl Devices {
         })
     }
 
-    /// Devices as a snapshot left them, over images that may be others.
+    /// Devices with the state of a snapshot. Their images may differ from the snapshot's.
     pub fn restore(
         images: Images,
         vsock: UnixStream,
@@ -120,7 +120,8 @@ impl Devices {
         })
     }
 
-    /// State of quiet devices. What the driver has announced is handled first.
+    /// Returns the devices' state, if all of them are quiet. First handles what the drivers have
+    /// made available.
     pub fn save(&mut self) -> Result<DevicesState, MicroVmError> {
         self.kick_all();
         Ok(DevicesState {
@@ -138,7 +139,8 @@ impl Devices {
         &self.interrupts
     }
 
-    /// Handles every queue once: a notification may have been given before anybody listened.
+    /// Handles every queue once. This finds buffers whose notification came before anything
+    /// listened for it.
     pub fn kick_all(&mut self) {
         for disk in &mut self.disks {
             disk.kick_all();
@@ -146,12 +148,12 @@ impl Devices {
         self.vsock.kick_all();
     }
 
-    /// Whether a device cut its work short to be fair to the others.
+    /// Whether a device has interrupted its work so that others get their share.
     pub fn has_backlog(&self) -> bool {
         self.vsock.has_backlog() || self.disks.iter().any(MmioTransport::has_backlog)
     }
 
-    /// Goes on with what was cut short.
+    /// Continues the interrupted work.
     pub fn run_backlog(&mut self) {
         for disk in &mut self.disks {
             disk.run_backlog();
@@ -159,7 +161,7 @@ impl Devices {
         self.vsock.run_backlog();
     }
 
-    /// The driver of a device announced something in a queue.
+    /// A device's driver has notified a queue.
     pub fn notify(&mut self, device: usize, queue: usize) {
         match self.disks.get_mut(device) {
             Some(disk) => disk.notify(queue),
@@ -167,7 +169,7 @@ impl Devices {
         }
     }
 
-    /// A vCPU accesses a register. An address without a device reads as zero.
+    /// A vCPU accesses a register. A read at an address without a device returns zero.
     pub fn access(&mut self, address: u64, access: MmioAccess) -> Vec<u8> {
         let offset = address.wrapping_sub(VIRTIO_MMIO);
         let (device, register) = (offset / VIRTIO_MMIO_SIZE, offset % VIRTIO_MMIO_SIZE);
@@ -193,14 +195,14 @@ impl Devices {
         }
     }
 
-    /// What the event loop should wait for on the vsock's host socket.
-    /// `None`: nothing, or it is closed.
+    /// What the event loop should wait for on the vsock device's host socket; `None` if that is
+    /// nothing, or if the socket is closed.
     pub fn vsock_interest(&self) -> Option<(RawFd, EventSet)> {
         let vsock = self.vsock.device();
         Some((vsock.host_fd()?.as_raw_fd(), vsock.interest()?))
     }
 
-    /// The vsock's host socket is ready.
+    /// The vsock device's host socket is ready.
     pub fn vsock_ready(&mut self, events: EventSet) {
         self.vsock.on_host_event(events);
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with a microVM, and which kind of refusal that is to the controller.
+//! The errors of a microVM, and the kind of refusal that the controller gets for each.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use crate::snapshot::state_file::StateFileError;
 use crate::snapshot::unique::UniqueError;
 use crate::vcpu::{StateError, VcpuError};
 
-/// Why a microVM could not be made, continued or saved.
+/// Why a microVM could not be booted, restored, run or saved.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum MicroVmError {
@@ -71,10 +71,11 @@ pub enum MicroVmError {
 }
 
 impl MicroVmError {
-    /// What the controller should do about it.
+    /// The refusal that the controller gets. Its kind tells the controller what to do.
     pub fn refusal(&self) -> Refusal {
         let kind = match self {
-            // An old snapshot's files may be anything; its maker can make new ones.
+            // The files of an old snapshot may be anything; the controller can rebuild the
+            // snapshot.
             Self::Files(FilesError::NotAFile(Role::State | Role::Memory)) => {
                 RefusalKind::SnapshotUnusable
             }

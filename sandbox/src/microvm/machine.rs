@@ -1,5 +1,6 @@
-//! A microVM with memory, devices and vCPUs: booted or restored, run, paused and saved. Nothing
-//! here waits for the guest; that a vCPU has stopped is told to the event loop.
+//! A microVM with memory, devices and vCPUs: boot or restore it, run it, stop it, save it. Nothing
+//! here waits for the guest; the event loop gets a [`Notice`](crate::vcpu::Notice) when a vCPU has
+//! stopped.
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
@@ -20,15 +21,15 @@ use crate::devices::pio::PioBus;
 use crate::files::{BootFiles, RestoreFiles, SnapshotFiles};
 use crate::host::HostIdentity;
 use crate::log;
-use crate::mailbox::{Line, Mailbox};
+use crate::mailbox::{Mailbox, MailboxSocket};
 use crate::memory::{self, GuestMemory, MemorySize};
 use crate::snapshot::memory_file::Sources;
 use crate::snapshot::{memory_file, state_file, unique};
-use crate::vcpu::{Attachment, Counters, IdleVcpu, Interpreted, NoticeSender, Vcpu};
+use crate::vcpu::{Attachment, Counters, EmulationCounter, IdleVcpu, NoticeSender, Vcpu};
 
 const SEEDING: &str = "seeding the guest's random generators";
 
-/// What a boot needs of the host, checked before the shell is touched.
+/// The inputs of a boot, checked before the shell is changed.
 #[derive(Debug)]
 pub struct BootPlan {
     kernel: File,
@@ -37,7 +38,7 @@ pub struct BootPlan {
     boot: Boot,
 }
 
-/// What a restore needs of the host, mapped and checked before the shell is touched.
+/// The inputs of a restore, checked and mapped before the shell is changed.
 #[derive(Debug)]
 pub struct RestorePlan {
     images: Images,
@@ -47,19 +48,19 @@ pub struct RestorePlan {
     memory_file: File,
 }
 
-/// Where a microVM is connected to its owner.
+/// The sockets between a microVM and its controller.
 #[derive(Debug)]
 pub struct Sockets {
-    /// The agent's byte stream.
+    /// The other end of the vsock connection: the agent's byte stream.
     pub vsock: UnixStream,
-    /// The mailbox's, if it has one.
-    pub mailbox: Option<Line>,
+    /// The mailbox's byte stream, if the microVM has a mailbox.
+    pub mailbox: Option<MailboxSocket>,
 }
 
 /// A microVM that has been started or restored.
 #[derive(Debug)]
 pub struct MicroVm {
-    // Dropped in this order: vCPU threads end before what they use.
+    // Rust drops fields in this order: the vCPU threads end before what they use.
     vcpus: Vec<Vcpu>,
     devices: Devices,
     lines: Vec<DeviceLines>,
@@ -76,7 +77,7 @@ pub struct MicroVm {
 }
 
 impl BootPlan {
-    /// Checks.
+    /// Checks the inputs.
     pub fn new(boot: &Boot, files: BootFiles, shell: &Shell) -> Result<Self, MicroVmError> {
         check_vcpus(boot.vcpus.into(), shell.vcpus.len())?;
         let size = MemorySize::from_mib(boot.memory_mib)?;
@@ -90,7 +91,7 @@ impl BootPlan {
 }
 
 impl RestorePlan {
-    /// Checks and maps.
+    /// Checks the inputs and maps the memory file.
     pub fn new(
         restore: &Restore,
         files: RestoreFiles,
@@ -116,7 +117,7 @@ impl RestorePlan {
 }
 
 impl MicroVm {
-    /// Loads a kernel into a shell. The microVM is paused at its first instruction.
+    /// Loads a kernel into a shell. The microVM is paused before its first instruction.
     pub fn boot(
         shell: Shell,
         plan: BootPlan,
@@ -145,7 +146,7 @@ impl MicroVm {
             fd.set_cpuid2(&cpuid)
                 .map_err(|e| MicroVmError::Kvm("KVM_SET_CPUID2", e))?;
         }
-        // The others wait until the kernel starts them.
+        // The other vCPUs wait until the guest's kernel starts them.
         registers::set_up(&shell.vcpus[0].0, &memory, entry)?;
         let machine = Self {
             vcpus: Vec::new(),
@@ -162,10 +163,10 @@ impl MicroVm {
             kvm: shell.kvm,
             host: shell.host,
         };
-        machine.with_vcpus(shell.vcpus, mailbox, shell.interpreted, notices)
+        machine.with_vcpus(shell.vcpus, mailbox, shell.emulation_counter, notices)
     }
 
-    /// Continues a snapshot in a shell. The microVM is paused where it was.
+    /// Restores a snapshot into a shell. The microVM is paused where it was saved.
     pub fn restore(
         shell: Shell,
         plan: RestorePlan,
@@ -181,13 +182,14 @@ impl MicroVm {
         } = plan;
         unique::make_unique(&memory, &state.random_ranges)
             .map_err(|e| MicroVmError::Host(SEEDING, e))?;
-        // Memory comes before vCPU state: some of it is read through guest memory.
+        // Memory before vCPU state: KVM reads some of that state through guest memory.
         add_memory(&shell.vm, &memory)?;
         for ((fd, _), vcpu) in shell.vcpus.iter().zip(&state.vcpus) {
             vcpu.restore(fd)?;
         }
         state.vm.restore(&shell.vm)?;
-        // Devices last: a pending interrupt is raised again in controllers that have their state.
+        // Devices last: a pending interrupt is raised again, which needs the restored interrupt
+        // controllers.
         let mut devices =
             Devices::restore(images, sockets.vsock, &state.devices, &memory, &shell.lines)?;
         devices.kick_all();
@@ -210,17 +212,18 @@ impl MicroVm {
             kvm: shell.kvm,
             host: shell.host,
         };
-        machine.with_vcpus(shell.vcpus, mailbox, shell.interpreted, notices)
+        machine.with_vcpus(shell.vcpus, mailbox, shell.emulation_counter, notices)
     }
 
     fn with_vcpus(
         mut self,
         vcpus: Vec<(VcpuFd, IdleVcpu)>,
         mailbox: Option<Mailbox>,
-        mut interpreted: Option<Interpreted>,
+        mut emulation_counter: Option<EmulationCounter>,
         notices: &NoticeSender,
     ) -> Result<Self, MicroVmError> {
-        // Its pages belong to one side at a time, which nobody could say of a guest with two vCPUs.
+        // The mailbox's pages belong to the guest while its vCPU runs, and to the host otherwise.
+        // With two vCPUs there would be no such moment, so such a guest has no mailbox.
         let mut mailbox = mailbox.filter(|_| vcpus.len() == 1);
         for (id, (fd, thread)) in (0..).zip(vcpus) {
             let attachment = Attachment {
@@ -235,14 +238,14 @@ impl MicroVm {
                     .map_err(|e| MicroVmError::Host("copying an eventfd", e))?,
                 counters: Arc::clone(&self.counters),
                 mailbox: mailbox.take(),
-                interpreted: interpreted.take(),
+                emulation_counter: emulation_counter.take(),
             };
             self.vcpus.push(Vcpu::attach(thread, fd, attachment)?);
         }
         Ok(self)
     }
 
-    /// Lets all vCPUs run. The budget holds for each of them.
+    /// Lets all vCPUs run; each has this budget.
     pub fn resume(&mut self, resume: Resume) -> Result<(), MicroVmError> {
         let budget = resume.cpu_budget_us.map(Duration::from_micros);
         for vcpu in &self.vcpus {
@@ -257,7 +260,7 @@ impl MicroVm {
         self.vcpus.iter().for_each(Vcpu::stop);
     }
 
-    /// One vCPU has stopped; `true` when it was the last one.
+    /// Notes that one vCPU has stopped. Returns `true` if it was the last one.
     pub fn stopped_one(&mut self) -> bool {
         self.running = self.running.saturating_sub(1);
         self.running == 0
@@ -268,16 +271,16 @@ impl MicroVm {
         self.running > 0
     }
 
-    /// Writes a snapshot of a paused microVM. The memory file goes first: a state file says that
-    /// the snapshot is whole.
+    /// Writes a snapshot of a paused microVM. The memory file is written first: a valid state file
+    /// means that the snapshot is complete.
     pub fn snapshot(
         &mut self,
         unique: &Snapshot,
         files: &SnapshotFiles,
     ) -> Result<(), MicroVmError> {
         unique::check(&self.memory, unique).map_err(MicroVmError::Unique)?;
-        // Devices before KVM: handling what is left in a queue may raise an interrupt, and that
-        // has to be in the state of the interrupt controllers.
+        // Devices before KVM: finishing the work in a queue may raise an interrupt, which the state
+        // of the interrupt controllers must include.
         let devices = self.devices.save()?;
         let mut vcpus = Vec::new();
         let mut mailbox = None;
@@ -313,12 +316,12 @@ impl MicroVm {
         &mut self.devices
     }
 
-    /// The devices, to look at.
+    /// The devices, for reading.
     pub fn devices_ref(&self) -> &Devices {
         &self.devices
     }
 
-    /// Notification lines of the devices.
+    /// Eventfds of the devices.
     pub fn lines(&self) -> &[DeviceLines] {
         &self.lines
     }
@@ -346,7 +349,7 @@ impl MicroVm {
     }
 }
 
-/// A line of the guest's console, already rate-limited and made harmless, goes to the log.
+/// Writes a line of the guest's console to the log. The line is rate-limited and escaped already.
 fn console(line: &str) {
     log::write_line(format_args!("guest: {line}"));
 }

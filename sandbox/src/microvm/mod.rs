@@ -1,5 +1,5 @@
-//! A microVM from shell to end: an empty VM prepared ahead ([`shell`]), its devices
-//! ([`devices`]), its vCPUs, and the snapshot of it all ([`state`]).
+//! A microVM: the [`shell`] that is prepared ahead, the [`machine`] that a boot or a restore makes
+//! of it, its [`devices`], and the [`state`] that goes into a snapshot.
 
 pub mod devices;
 pub mod error;

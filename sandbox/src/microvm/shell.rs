@@ -1,5 +1,5 @@
-//! A shell: everything of a microVM that does not depend on what will run in it. KVM takes
-//! milliseconds to set some of this up, so it is done before anybody waits for it.
+//! A shell: the parts of a microVM that don't depend on what will run in it. KVM takes milliseconds
+//! to set some of them up, so the controller starts shells ahead of need.
 
 use std::fs::File;
 use std::io;
@@ -18,44 +18,46 @@ use crate::devices::virtio::mmio::register;
 use crate::devices::virtio::vsock::Vsock;
 use crate::host::{HostIdentity, HostKind};
 use crate::jail::{Outside, ThreadFilter};
-use crate::vcpu::{IdleVcpu, Interpreted};
+use crate::vcpu::{EmulationCounter, IdleVcpu};
 
-/// Most vCPUs that a microVM may have: what the MP table has room for.
+/// Maximum number of vCPUs of a microVM: what the MP table has room for.
 pub const MAX_VCPUS: u8 = 32;
 
-/// KVM_CAP_XSAVE2 answers with the size of a vCPU's XSAVE state.
+/// Maximum size of a vCPU's XSAVE state; KVM_CAP_XSAVE2 returns the size.
 const XSAVE_SIZE: i32 = 4096;
 
-/// How one device's driver and KVM reach each other without the vCPU thread.
+/// The eventfds between one device's driver and the sandbox. KVM serves both directions without a
+/// vCPU exit to the vCPU's thread.
 #[derive(Debug)]
 pub struct DeviceLines {
-    /// The device's interrupt.
+    /// Raises the device's interrupt (irqfd).
     pub interrupt: EventFd,
-    /// The driver's notifications, by queue.
+    /// Signalled when the driver notifies a queue (ioeventfd); one for each queue.
     pub queues: Vec<EventFd>,
 }
 
-/// An empty VM.
+/// A VM without memory, devices or a guest.
 #[derive(Debug)]
 pub struct Shell {
     /// `/dev/kvm`.
     pub kvm: Arc<Kvm>,
     /// The VM with its interrupt controllers and timer.
     pub vm: VmFd,
-    /// Its vCPUs by number, each with a thread that waits for it.
+    /// The vCPUs by number, each with its thread.
     pub vcpus: Vec<(VcpuFd, IdleVcpu)>,
-    /// What KVM interprets for the first of them, on a host where that is the guest's kernel.
-    pub interpreted: Option<Interpreted>,
-    /// Lines of the devices in address order: the disks, then vsock.
+    /// Counts KVM's emulated instructions on the first vCPU; `None` unless KVM interprets the
+    /// guest's kernel.
+    pub emulation_counter: Option<EmulationCounter>,
+    /// Eventfds of the devices in address order: the disks, then the vsock device.
     pub lines: Vec<DeviceLines>,
-    /// Where this is.
+    /// What identifies this host in snapshots.
     pub host: HostIdentity,
-    /// This process's pagemap.
+    /// `/proc/self/pagemap`, for snapshots.
     pub pagemap: File,
 }
 
 impl Shell {
-    /// Prepares a VM with `vcpus` vCPUs, whose threads get this filter.
+    /// Prepares a VM with `vcpus` vCPUs, whose threads install `filter`.
     pub fn new(outside: Outside, vcpus: u8, filter: &ThreadFilter) -> Result<Self, MicroVmError> {
         let Outside { kvm, host, pagemap } = outside;
         for (cap, name) in [
@@ -69,7 +71,7 @@ impl Shell {
                 return Err(MicroVmError::Capability(name));
             }
         }
-        // The sandbox never asks for dynamic features (AMX), so the classic size holds.
+        // The sandbox never enables dynamic XSAVE features (AMX), so 4096 bytes are enough.
         if kvm.check_extension_int(Cap::Xsave2) > XSAVE_SIZE {
             return Err(MicroVmError::Capability(
                 "an XSAVE state of at most 4096 bytes",
@@ -80,7 +82,7 @@ impl Shell {
             .map_err(|e| MicroVmError::Kvm("KVM_CREATE_VM", e))?;
         vm.set_tss_address(KVM_TSS)
             .map_err(|e| MicroVmError::Kvm("KVM_SET_TSS_ADDR", e))?;
-        // Interrupt controllers come before vCPUs, or these get no local APIC.
+        // The irqchip comes before the vCPUs, or they get no local APIC.
         vm.create_irq_chip()
             .map_err(|e| MicroVmError::Kvm("KVM_CREATE_IRQCHIP", e))?;
         let pit = kvm_pit_config {
@@ -97,8 +99,8 @@ impl Shell {
                 Ok((fd, IdleVcpu::start(id, filter.clone())?))
             })
             .collect::<Result<Vec<_>, MicroVmError>>()?;
-        let interpreted = match (&vcpus[..], host.kind) {
-            ([(fd, _), ..], HostKind::Software) => Interpreted::of(fd),
+        let emulation_counter = match (&vcpus[..], host.kind) {
+            ([(fd, _), ..], HostKind::Software) => EmulationCounter::of(fd),
             _ => None,
         };
         let lines = device_lines(&vm)?;
@@ -106,7 +108,7 @@ impl Shell {
             kvm: Arc::new(kvm),
             vm,
             vcpus,
-            interpreted,
+            emulation_counter,
             lines,
             host,
             pagemap,

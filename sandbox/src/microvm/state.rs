@@ -1,4 +1,4 @@
-//! What a state file holds, and whether it may be used here.
+//! The content of a state file, and the checks whether it may be used on this host.
 
 use hearth_protocol::sandbox::RandomRange;
 use kvm_bindings::{
@@ -14,22 +14,22 @@ use crate::host::HostIdentity;
 use crate::mailbox::MailboxState;
 use crate::vcpu::VcpuState;
 
-/// A paused microVM, memory aside.
+/// The state of a paused microVM, without its memory.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MicroVmState {
     /// Version of the sandbox that wrote it.
     pub version: String,
-    /// Of what it was made; see [`hearth_protocol::sandbox::Boot::fingerprint`].
+    /// What the microVM was made of; see [`hearth_protocol::sandbox::Boot::fingerprint`].
     pub fingerprint: String,
-    /// On what it ran.
+    /// The host that it ran on.
     pub host: HostIdentity,
-    /// Its memory.
+    /// Size of its memory.
     pub memory_mib: u32,
     /// Its vCPUs, by number.
     pub vcpus: Vec<VcpuState>,
     /// Its devices.
     pub devices: DevicesState,
-    /// Where its mailbox is.
+    /// The pages and the state of its mailbox.
     pub mailbox: Option<MailboxState>,
     /// What each restore fills with random bytes.
     pub random_ranges: Vec<RandomRange>,
@@ -56,7 +56,7 @@ impl std::fmt::Debug for VmState {
 }
 
 impl VmState {
-    /// Reads a VM whose vCPUs are stopped and saved.
+    /// Reads the state of a VM whose vCPUs are stopped and saved.
     pub fn save(vm: &VmFd) -> Result<Self, MicroVmError> {
         let pit = vm
             .get_pit2()
@@ -64,8 +64,9 @@ impl VmState {
         let mut clock = vm
             .get_clock()
             .map_err(|e| MicroVmError::Kvm("KVM_GET_CLOCK", e))?;
-        // Flags say how exact the reading was. KVM_SET_CLOCK takes others under the same name, and
-        // with none it continues the guest's clock from here, however old the snapshot.
+        // KVM_GET_CLOCK's flags say how exact the reading was. KVM_SET_CLOCK gives the same bits
+        // another meaning; with none of them set, it continues the guest's clock from this reading,
+        // however old the snapshot is.
         clock.flags = 0;
         let chip = |chip_id| {
             let mut chip = kvm_irqchip {
@@ -85,7 +86,7 @@ impl VmState {
         })
     }
 
-    /// Writes a VM whose vCPUs have their state.
+    /// Writes the state to a VM whose vCPUs have theirs.
     pub fn restore(&self, vm: &VmFd) -> Result<(), MicroVmError> {
         vm.set_pit2(&self.pit)
             .map_err(|e| MicroVmError::Kvm("KVM_SET_PIT2", e))?;
@@ -100,7 +101,7 @@ impl VmState {
 }
 
 impl MicroVmState {
-    /// Refuses a state that was made elsewhere or of something else.
+    /// Refuses a state that another kind of host has made, or that was made of something else.
     pub fn check(
         &self,
         host: &HostIdentity,
@@ -127,7 +128,7 @@ impl MicroVmState {
     }
 }
 
-/// Threads were started with the shell, one for each vCPU, and none can be added.
+/// The shell has started one thread for each vCPU; none can be added later.
 pub(super) fn check_vcpus(asked: usize, prepared: usize) -> Result<(), MicroVmError> {
     if asked == prepared {
         Ok(())
@@ -136,7 +137,7 @@ pub(super) fn check_vcpus(asked: usize, prepared: usize) -> Result<(), MicroVmEr
     }
 }
 
-/// This sandbox's version, part of every state.
+/// This sandbox's version, which every state records.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(test)]

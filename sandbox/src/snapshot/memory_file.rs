@@ -1,9 +1,9 @@
 //! The memory file: guest RAM, one range after the other, with holes where pages are zero.
 //!
-//! Most of a guest's RAM has never been touched, and reading untouched memory would make the host
-//! fill it in. So the pages to look at come from two places: the data extents of the file that the
-//! memory was restored from, and the pages of this process that are its own (`/proc/self/pagemap`, opened
-//! before the process was locked up).
+//! Most of a guest's RAM has never been touched, and reading an untouched page would make the host
+//! allocate it. So only two kinds of pages are read: those that this process has written to
+//! (`/proc/self/pagemap`, opened before the process enters its jail), and the data extents of the
+//! file that the memory was restored from.
 
 use std::fs::File;
 use std::io;
@@ -17,15 +17,15 @@ use super::unique::for_clones;
 use crate::memory::{GuestMemory, Slot, slots};
 
 const PAGE: usize = 4096;
-/// Pages written by one call.
+/// Maximum number of pages that one call writes.
 const RUN: usize = 256;
-/// Documentation/admin-guide/mm/pagemap.rst: page is present, is swapped, belongs to a file or is
-/// shared.
+/// Bits of a pagemap entry (Documentation/admin-guide/mm/pagemap.rst): the page is present, is
+/// swapped out, belongs to a file or is shared.
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const FILE_BACKED: u64 = 1 << 61;
 
-/// Where the pages that may have content are looked up.
+/// Where [`write`] looks up the pages that may have content.
 #[derive(Debug, Clone, Copy)]
 pub struct Sources<'a> {
     /// This process's `/proc/self/pagemap`.
@@ -34,9 +34,9 @@ pub struct Sources<'a> {
     pub base: Option<&'a File>,
 }
 
-/// Replaces what is in `out` by all of `memory` and flushes it, but for what must be different in each
-/// clone: pages in `zero_pages` (sorted) are zeros, and OpenSSL's generators are marked as used up. The
-/// file that the memory is a private view of is refused, and left as it is.
+/// Replaces the content of `out` by all of `memory` and flushes it, except for what must differ in each
+/// clone: pages in `zero_pages` (sorted) are written as zeros, and OpenSSL's generators are marked as used
+/// up. Refuses the file that the memory is a private view of, and leaves that file as it is.
 pub fn write(
     out: &File,
     memory: &GuestMemory,
@@ -90,7 +90,7 @@ fn mark_own_pages(pagemap: &File, slot: &Slot, wanted: &mut [bool]) -> io::Resul
     Ok(())
 }
 
-/// Marks pages that the file has data for.
+/// Marks pages for which the file has data.
 fn mark_data(file: &File, start: u64, wanted: &mut [bool]) -> io::Result<()> {
     let end = start + (wanted.len() * PAGE) as u64;
     let mut at = start;
@@ -110,7 +110,7 @@ fn page_index(offset: u64) -> usize {
     usize::try_from(offset).expect("x86_64 has 64-bit addresses") / PAGE
 }
 
-/// `None`: no more data.
+/// The next offset of this kind; `None` if there is no more data.
 fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
     let from = i64::try_from(from).map_err(io::Error::other)?;
     match lseek64(file, from, whence) {
@@ -120,7 +120,7 @@ fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
     }
 }
 
-/// Consecutive wanted pages, at most [`RUN`] at a time.
+/// Ranges of consecutive wanted pages, at most [`RUN`] pages each.
 fn runs(wanted: &[bool]) -> impl Iterator<Item = Range<usize>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -131,7 +131,7 @@ fn runs(wanted: &[bool]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Writes the pages of a run that are not all zero.
+/// Writes those pages of a run that are not all zero.
 fn write_run(
     out: &File,
     memory: &GuestMemory,

@@ -1,6 +1,6 @@
-//! Snapshots: a state file with everything that KVM and the devices know, and a memory file. Both
-//! were opened by the owner, under names that mean nothing yet; both are flushed before the owner
-//! hears that they are whole, and it gives them their names then.
+//! Snapshots: a state file (vCPUs, VM, devices) and a memory file. The controller opens both under
+//! temporary names. The sandbox flushes both before it replies, and only then the controller gives
+//! them their names; so a file under its final name is always complete.
 
 pub mod memory_file;
 pub mod state_file;

@@ -1,4 +1,4 @@
-//! The state file.
+//! The state file of a snapshot.
 //!
 //! ```text
 //! offset  size  field
@@ -9,8 +9,8 @@
 //!     20     …  body: MicroVmState in postcard's format
 //! ```
 //!
-//! The file is checked as a whole before any of it is used. What the body says of devices is
-//! checked again by the devices: a state file may be forged.
+//! The header and the checksum are checked before any of the body is used. A forged file passes the
+//! checksum, so each device checks its own state again.
 
 use std::fs::File;
 use std::io;
@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 const MAGIC: [u8; 8] = *b"HEARTHSS";
-/// Changes with every change of the body's shape.
+/// Increase this with every change of the body's structure.
 const VERSION: u32 = 1;
 const HEADER: usize = 20;
 const MAX_BODY: usize = 4 << 20;
@@ -28,35 +28,35 @@ const MAX_BODY: usize = 4 << 20;
 /// Why a state file can't be written or used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
-    /// The file system said no.
+    /// The file system returned an error.
     #[error("state file: {0}")]
     Io(#[from] io::Error),
-    /// Shorter than its header says.
+    /// The file is shorter than its header says.
     #[error("state file truncated: {actual} bytes of {expected}")]
     Truncated {
-        /// Bytes there.
+        /// Bytes in the file.
         actual: usize,
-        /// Bytes that should be there.
+        /// Bytes that the header announces.
         expected: usize,
     },
-    /// Not a state file.
+    /// No state file.
     #[error("not a snapshot state file")]
     Magic,
-    /// Another format.
+    /// A state file of another format.
     #[error("state file of format version {0}, this sandbox reads {VERSION}")]
     Version(u32),
-    /// Larger than any microVM's state.
+    /// The body is larger than any microVM's state.
     #[error("{0} bytes of state, the limit is {MAX_BODY}")]
     TooLarge(usize),
-    /// A byte has changed.
+    /// The body has changed since it was written.
     #[error("state file: checksum mismatch")]
     Checksum,
-    /// The body does not parse.
+    /// The body can't be decoded.
     #[error("state file: {0}")]
     Body(#[from] postcard::Error),
 }
 
-/// Replaces what is in `out` by `state` and flushes it.
+/// Replaces the content of `out` by `state` and flushes it.
 pub fn write<T: Serialize>(out: &File, state: &T) -> Result<(), StateFileError> {
     let body = postcard::to_stdvec(state)?;
     let too_large = || StateFileError::TooLarge(body.len());
@@ -75,7 +75,7 @@ pub fn write<T: Serialize>(out: &File, state: &T) -> Result<(), StateFileError> 
     Ok(out.sync_all()?)
 }
 
-/// Reads and checks a state file, wherever its descriptor stands.
+/// Reads and checks a state file from its start, wherever the descriptor's position is.
 pub fn read<T: DeserializeOwned>(file: &File) -> Result<T, StateFileError> {
     let bytes = read_limited(file)?;
     let truncated = |actual, expected| StateFileError::Truncated { actual, expected };
@@ -108,7 +108,7 @@ pub fn read<T: DeserializeOwned>(file: &File) -> Result<T, StateFileError> {
     Ok(postcard::from_bytes(body)?)
 }
 
-/// The whole file, or one byte more than the largest that there may be.
+/// Reads the whole file, but at most one byte more than the maximum size.
 fn read_limited(file: &File) -> io::Result<Vec<u8>> {
     let limit = HEADER + MAX_BODY + 1;
     let len = usize::try_from(file.metadata()?.len()).unwrap_or(limit);

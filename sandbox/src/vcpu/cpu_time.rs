@@ -1,7 +1,7 @@
-//! CPU time of a vCPU thread: how much it used, and timers that interrupt it.
+//! CPU time of a vCPU's thread: how much it has used, and timers that interrupt the thread.
 //!
-//! A budget is a POSIX timer on the thread's own CPU clock, so it costs nothing while the guest
-//! idles, needs no clock ticks, and counts what the host spent, which no guest can forge.
+//! A CPU budget is a POSIX timer on the thread's own CPU clock. It costs nothing while the guest is
+//! idle, needs no periodic tick, and counts the host's time, which no guest can forge.
 
 use std::io;
 use std::mem;
@@ -21,9 +21,9 @@ pub(super) struct KickTimer {
 /// The timers of a vCPU's thread.
 #[derive(Debug)]
 pub(super) struct Timers {
-    /// On its CPU clock.
+    /// On the thread's CPU clock: ends a CPU budget.
     pub(super) budget: KickTimer,
-    /// On the wall's, for calls and pauses at the mailbox.
+    /// On the monotonic clock: for [`super::mailbox_scheduler`].
     pub(super) mailbox: KickTimer,
 }
 
@@ -55,8 +55,8 @@ impl KickTimer {
         }
     }
 
-    /// Fires once after `time` on its clock, and then every millisecond: a kick that meets the
-    /// thread outside of `KVM_RUN` must not be the last one. Zero disarms.
+    /// Kicks once after `time` on its clock, and then every millisecond, because a kick that comes
+    /// while the thread is outside of `KVM_RUN` has no effect. Zero disarms the timer.
     pub(super) fn arm(&self, time: Duration) -> io::Result<()> {
         let interval = if time.is_zero() {
             Duration::ZERO
@@ -110,7 +110,7 @@ pub(super) fn own() -> Duration {
     read(libc::CLOCK_THREAD_CPUTIME_ID).expect("every thread has a CPU clock")
 }
 
-/// CPU time of another thread; `None` when it has ended.
+/// CPU time of another thread; `None` if it has ended.
 pub(super) fn of<T>(thread: &JoinHandle<T>) -> Option<Duration> {
     if thread.is_finished() {
         return None;

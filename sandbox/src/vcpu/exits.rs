@@ -1,6 +1,6 @@
-//! What a guest leaves `KVM_RUN` for, and who serves it: ports the vCPU's thread itself, device
-//! registers the event loop that owns the devices, and what KVM's interpreter can't do
-//! [`crate::assist`].
+//! The exits from `KVM_RUN`, and what serves each: the vCPU's own thread serves I/O ports, the
+//! event loop serves device registers (it owns the devices), and [`crate::assist`] completes
+//! instructions that KVM's interpreter can't.
 
 use std::sync::mpsc;
 use std::time::Instant;
@@ -18,17 +18,17 @@ use crate::boot::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::devices::virtio::Interrupt;
 use crate::devices::virtio::mmio::register;
 use crate::host::HostKind;
-use crate::mailbox::Rang;
+use crate::mailbox::AfterRing;
 
-/// Why the guest does not simply run on.
+/// Why the thread does not simply enter the guest again.
 pub(super) enum Interruption {
-    /// The thread was kicked.
+    /// A signal or `immediate_exit` has interrupted `KVM_RUN`.
     Signal,
-    /// An answer is with the owner, and the guest waits at the mailbox.
-    Waits,
-    /// The guest was let run and has nothing to do.
+    /// The guest has sent its answer to the controller and waits at the mailbox for an event.
+    WaitsForEvent,
+    /// The guest reports that it has nothing to do.
     Idle,
-    /// The microVM is over.
+    /// The microVM has ended.
     End(ExitReason, String),
 }
 
@@ -47,20 +47,21 @@ impl Runner {
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port @ (DOORBELL_PORT | REGISTER_PORT), data)) => {
                 count(&counters.io);
-                let (Some(shift), Ok(value)) = (&mut self.shift, <[u8; 4]>::try_from(data)) else {
+                let (Some(scheduler), Ok(value)) = (&mut self.scheduler, <[u8; 4]>::try_from(data))
+                else {
                     return Ok(());
                 };
                 let value = u32::from_le_bytes(value);
                 let rang = if port == DOORBELL_PORT {
-                    shift.ring(memory, value)
+                    scheduler.ring(memory, value)
                 } else {
-                    let registered = shift.mailbox.register(memory, value);
-                    registered.map(|()| Rang::GoOn)
+                    let registered = scheduler.mailbox.register(memory, value);
+                    registered.map(|()| AfterRing::RunGuest)
                 };
                 match rang {
-                    Ok(Rang::GoOn) => Ok(()),
-                    Ok(Rang::Waits) => Err(Interruption::Waits),
-                    Ok(Rang::Idle) => Err(Interruption::Idle),
+                    Ok(AfterRing::RunGuest) => Ok(()),
+                    Ok(AfterRing::WaitForEvent) => Err(Interruption::WaitsForEvent),
+                    Ok(AfterRing::GuestIdle) => Err(Interruption::Idle),
                     Err(e) => Err(Interruption::End(ExitReason::InternalError, e.to_string())),
                 }
             }
@@ -89,8 +90,9 @@ impl Runner {
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
                 count(&counters.mmio);
-                // Every interrupt reads this register and writes the next one below, and neither
-                // touches more than one atomic word: not worth a way to the event loop.
+                // The guest reads this register at every interrupt and then writes the
+                // acknowledgement. Both touch one atomic word only, so the thread serves them
+                // without the event loop.
                 if let Some((interrupt, register::INTERRUPT_STATUS)) =
                     addressed(interrupts, address)
                     && let Ok(word) = <&mut [u8; 4]>::try_from(&mut *data)
@@ -133,7 +135,7 @@ impl Runner {
                 Err(self.fatal(&text))
             }
             Err(e) if e.errno() == libc::EINTR => Err(Interruption::Signal),
-            // A secondary CPU that has not been started yet.
+            // This vCPU waits for the guest to start it (INIT, SIPI).
             Err(e) if e.errno() == libc::EAGAIN => Ok(()),
             Err(e) => Err(self.fatal(&format!("KVM_RUN: {e}"))),
         }
@@ -159,7 +161,7 @@ impl Runner {
         Interruption::End(ExitReason::InternalError, self.describe(what))
     }
 
-    /// `what`, with the registers if KVM still gives them.
+    /// `what` and the registers, if KVM can still read them.
     fn describe(&self, what: &str) -> String {
         match (self.fd.get_regs(), self.fd.get_sregs()) {
             (Ok(regs), Ok(sregs)) => format!(
@@ -188,14 +190,14 @@ impl Runner {
     }
 }
 
-/// Which device's register an address is.
+/// The device and the register at an MMIO address.
 fn addressed(interrupts: &[Interrupt], address: u64) -> Option<(&Interrupt, u64)> {
     let offset = address.checked_sub(VIRTIO_MMIO)?;
     let device = usize::try_from(offset / VIRTIO_MMIO_SIZE).ok()?;
     Some((interrupts.get(device)?, offset % VIRTIO_MMIO_SIZE))
 }
 
-/// Hands an access to the event loop and waits for its answer.
+/// Passes an access to the event loop and waits for the reply.
 fn forward(
     notices: &NoticeSender,
     address: u64,

@@ -1,9 +1,11 @@
-//! The local APIC's timer of a guest that is to run for a moment without its kernel.
+//! Disarms the local APIC's timer while the guest is to run without its kernel, and arms it again
+//! later.
 //!
-//! A deadline that passed while a vCPU stood still fires when it runs again, and the interrupt costs
-//! more than the whole of a call that needs no kernel. So it is taken out of the APIC when the vCPU
-//! stops, and put back when the guest has run for longer than such a call takes: an expired one then
-//! fires at once. The guest's kernel believes all the while that it is armed.
+//! A TSC deadline that passes while the vCPU does not run fires as soon as it runs again, and that
+//! interrupt costs more than a whole call that needs no guest kernel. So the deadline is taken out
+//! of the APIC when the vCPU stops, and put back once the guest has run for longer than such a call
+//! takes. A deadline that has expired by then fires at once. The guest's kernel believes all
+//! the while that its timer is armed.
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
@@ -11,13 +13,14 @@ use kvm_ioctls::VcpuFd;
 use super::msr::TSC_DEADLINE;
 use super::state::StateError;
 
-/// A deadline that KVM does not have at the moment.
+/// The deadline that was taken out of the APIC, if any.
 #[derive(Debug, Default)]
 pub(super) struct HeldTimer(Option<u64>);
 
 impl HeldTimer {
-    /// Takes the deadline out. One that has fired already is an interrupt, and stays one.
-    pub(super) fn take(&mut self, vcpu: &VcpuFd) -> Result<(), StateError> {
+    /// Disarms the timer and keeps its deadline. A timer that has fired already is a pending
+    /// interrupt, which this leaves alone.
+    pub(super) fn disarm(&mut self, vcpu: &VcpuFd) -> Result<(), StateError> {
         let Some(armed) = armed(vcpu)? else {
             return Ok(());
         };
@@ -26,9 +29,10 @@ impl HeldTimer {
         Ok(())
     }
 
-    /// Puts it back, unless the guest's kernel has armed an earlier one meanwhile: a deadline that
-    /// comes too early is an interrupt for nothing, one that is lost is a thread that sleeps on.
-    pub(super) fn give_back(&mut self, vcpu: &VcpuFd) -> Result<(), StateError> {
+    /// Arms the timer with the kept deadline, unless the guest's kernel has armed an earlier one
+    /// meanwhile. The earlier of the two is always safe: a deadline that fires too early is a
+    /// spurious interrupt, but a lost one would leave a guest thread asleep.
+    pub(super) fn rearm(&mut self, vcpu: &VcpuFd) -> Result<(), StateError> {
         let Some(held) = self.0.take() else {
             return Ok(());
         };
@@ -39,7 +43,8 @@ impl HeldTimer {
     }
 }
 
-/// The deadline that the guest waits for. None is what a host says that has no such timer, too.
+/// The armed deadline; `None` if none is armed, or if the host does not support the TSC deadline
+/// timer.
 fn armed(vcpu: &VcpuFd) -> Result<Option<u64>, StateError> {
     let mut msrs = entry(0);
     let read = vcpu
@@ -55,7 +60,7 @@ fn entry(data: u64) -> Msrs {
         data,
         ..Default::default()
     };
-    Msrs::from_entries(&[entry]).expect("one is within the limit")
+    Msrs::from_entries(&[entry]).expect("one entry is within the limit")
 }
 
 fn set(vcpu: &VcpuFd, deadline: u64) -> Result<(), StateError> {
@@ -78,7 +83,8 @@ mod tests {
     const SOON: u64 = 1 << 62;
     const LATER: u64 = SOON + 1;
 
-    /// A vCPU whose APIC has its timer in TSC-deadline mode; `None` where there is none.
+    /// A vCPU whose local APIC's timer is in TSC-deadline mode; `None` if the host does not support
+    /// that.
     fn vcpu() -> Option<(VmFd, VcpuFd)> {
         let kvm = Kvm::new().unwrap();
         if !kvm.check_extension(Cap::TscDeadlineTimer) {
@@ -110,10 +116,10 @@ mod tests {
         for (meanwhile, expected) in [(0, SOON), (LATER, SOON), (SOON - 1, SOON - 1)] {
             let mut held = HeldTimer::default();
             set(&vcpu, SOON).unwrap();
-            held.take(&vcpu).unwrap();
+            held.disarm(&vcpu).unwrap();
             assert_eq!(armed(&vcpu).unwrap(), None, "it does not fire");
             set(&vcpu, meanwhile).unwrap();
-            held.give_back(&vcpu).unwrap();
+            held.rearm(&vcpu).unwrap();
             assert_eq!(armed(&vcpu).unwrap(), Some(expected));
         }
     }

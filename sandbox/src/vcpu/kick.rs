@@ -1,8 +1,8 @@
-//! Makes a vCPU thread leave `KVM_RUN`, whatever the guest does.
+//! Kicks a vCPU's thread out of `KVM_RUN`, whatever the guest does.
 //!
-//! A signal interrupts `KVM_RUN`, but one that arrives just before the call would be lost. So the
-//! kick first sets `immediate_exit` in the shared `kvm_run` page: a `KVM_RUN` that starts after
-//! that returns at once, after completing the I/O of the exit before it.
+//! A signal interrupts `KVM_RUN`, but one that arrives just before the call would be lost. So a
+//! kick first sets `immediate_exit` in the shared `kvm_run` page: a `KVM_RUN` that starts
+//! after that completes the I/O of the exit before it and returns at once.
 
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 
 use kvm_ioctls::VcpuFd;
 
-/// The signal that kicks. Its handler does nothing; that it interrupts is all.
+/// The signal of a kick. Its handler does nothing: the signal's only purpose is to interrupt
+/// `KVM_RUN`.
 pub(super) fn signal() -> libc::c_int {
     libc::SIGRTMIN()
 }
@@ -54,6 +55,7 @@ pub(super) fn interrupt<T>(thread: &JoinHandle<T>) {
     // SAFETY: the handle has not been joined, so the thread's id is valid even if it is ending;
     // the signal has a handler.
     let status = unsafe { libc::pthread_kill(thread.as_pthread_t(), signal()) };
-    // The only possible error is a thread that has ended meanwhile, and that one has stopped.
+    // The only possible error is ESRCH: the thread has ended meanwhile, so there is nothing to
+    // interrupt.
     debug_assert!(status == 0 || status == libc::ESRCH);
 }

@@ -1,22 +1,23 @@
-//! Virtual CPUs: one thread each, what makes it stop at once, how much CPU time it may use, and
-//! its state for snapshots.
+//! Virtual CPUs: one thread each, the kick that stops it at once, its limit of CPU time, and its
+//! state for snapshots.
 //!
-//! [`thread`] is a vCPU's thread as others see it, [`runner`] what goes on in it, and [`exits`] what the
-//! guest leaves `KVM_RUN` for. [`shift`] is what the thread does for a runtime that waits at the mailbox.
+//! `thread` is the handle by which the event loop starts, stops and saves a vCPU. `runner` is the
+//! thread's own loop, and `exits` serves what the guest leaves `KVM_RUN` for. `mailbox_scheduler` is
+//! what the thread does while the guest's runtime waits at the mailbox.
 
 mod cpu_time;
+mod emulation_counter;
 mod exits;
 mod held_timer;
-mod interpreted;
 mod kick;
+mod mailbox_scheduler;
 mod msr;
 mod notice;
 mod runner;
-mod shift;
 mod state;
 mod thread;
 
-pub use interpreted::Interpreted;
+pub use emulation_counter::EmulationCounter;
 pub use notice::{Counters, MmioAccess, MmioRequest, Notice, NoticeSender, StopReason};
 pub use state::{StateError, VcpuState};
 pub use thread::{Attachment, IdleVcpu, Vcpu, VcpuError};

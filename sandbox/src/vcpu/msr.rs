@@ -1,25 +1,27 @@
-//! Model-specific registers of a vCPU: which ones belong to a snapshot, and how they go back.
+//! A vCPU's model-specific registers: which ones a snapshot keeps, and how they are written back.
 
 use kvm_bindings::{KVM_MAX_MSR_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::state::StateError;
 
-/// Deadline of the local APIC's timer. It has to be set after the TSC, and after the APIC.
+/// Deadline of the local APIC's timer. It has to be written after the TSC and after the APIC.
 pub(super) const TSC_DEADLINE: u32 = 0x6e0;
 /// The time-stamp counter.
 pub(super) const TSC: u32 = 0x10;
-/// Some software-KVM hosts list it, read it, and refuse to have it written.
+/// IA32_FEATURE_CONTROL. Some software-KVM hosts list it and let it be read, but refuse to write
+/// it.
 const FEATURE_CONTROL: u32 = 0x3a;
 
-/// What a host may refuse on restore. Anything else that it refuses is an error: a guest must not
-/// run on with a register that it didn't have.
+/// Registers that a host may refuse on restore. Any other refusal is an error: the guest must not
+/// run on with a register whose value has changed.
 const DROPPABLE: [u32; 1] = [FEATURE_CONTROL];
 
-/// Registers of one call. KVM refuses 256, which is what its interface calls the most.
+/// Maximum number of registers in one call. KVM refuses 256, although its header gives that number
+/// as the maximum.
 const CHUNK: usize = KVM_MAX_MSR_ENTRIES - 1;
 
-/// Reads every register that KVM lists. A register that can't be read on this host has no state.
+/// Reads all registers that KVM lists, leaving out those that this host can't read.
 pub(super) fn save(kvm_list: &[u32], vcpu: &VcpuFd) -> Result<Vec<kvm_msr_entry>, StateError> {
     let mut saved = Vec::with_capacity(kvm_list.len());
     let mut rest = kvm_list;
@@ -44,7 +46,7 @@ pub(super) fn save(kvm_list: &[u32], vcpu: &VcpuFd) -> Result<Vec<kvm_msr_entry>
     Ok(saved)
 }
 
-/// Writes registers in their order; all of them, or an error.
+/// Writes the registers in their order: all of them, or an error.
 pub(super) fn restore(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), StateError> {
     let mut rest = entries;
     while !rest.is_empty() {
@@ -89,8 +91,8 @@ mod tests {
         }
     }
 
-    /// KVM stops at the first register that it refuses and says how many it wrote: no error by
-    /// itself, and what comes behind it would be lost without a word.
+    /// KVM stops at the first register that it refuses and returns how many it wrote. The call
+    /// itself succeeds, so without this check the registers after it would be lost silently.
     #[test]
     fn a_register_that_the_host_refuses_is_an_error_by_name() {
         let vm = Kvm::new().unwrap().create_vm().unwrap();
@@ -105,8 +107,8 @@ mod tests {
         restore(&vcpu, &[entry(TSC, 7), entry(EFER, 0)]).unwrap();
     }
 
-    /// Chunks of 256 were refused whole (E2BIG), and with them every snapshot of a host that lists
-    /// that many.
+    /// A call with 256 registers is refused as a whole (E2BIG); every snapshot failed on hosts that
+    /// list that many.
     #[test]
     fn more_registers_than_one_call_takes_are_all_written() {
         let vm = Kvm::new().unwrap().create_vm().unwrap();

@@ -1,4 +1,4 @@
-//! What a vCPU's thread tells the event loop, and counts.
+//! What a vCPU's thread reports to the event loop, and its counters.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,47 +10,48 @@ use vmm_sys_util::eventfd::EventFd;
 /// Why a vCPU no longer runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopReason {
-    /// It was told to.
+    /// The event loop asked it to stop.
     Requested,
     /// Its CPU budget is used up.
     BudgetExhausted,
-    /// The microVM is over.
+    /// The microVM has ended: why, and the details for people.
     End(ExitReason, String),
 }
 
 /// A guest access to a device register.
 #[derive(Debug)]
 pub enum MmioAccess {
-    /// Answer with this many bytes.
+    /// The guest reads so many bytes.
     Read(usize),
-    /// Take these bytes.
+    /// The guest writes these bytes.
     Write(Vec<u8>),
 }
 
-/// One access, and where the answer goes: the bytes read, or nothing.
+/// One access. The vCPU's thread waits for the reply: the bytes that a read returns, or none for a
+/// write.
 #[derive(Debug)]
 pub struct MmioRequest {
     /// Guest-physical address.
     pub address: u64,
-    /// What is done.
+    /// Read or write.
     pub access: MmioAccess,
-    /// The vCPU waits here.
+    /// Where the vCPU's thread waits.
     pub reply: SyncSender<Vec<u8>>,
 }
 
-/// What a vCPU thread tells the event loop.
+/// What a vCPU's thread reports to the event loop.
 #[derive(Debug)]
 pub enum Notice {
-    /// A device register is accessed.
+    /// The guest accesses a device register.
     Mmio(MmioRequest),
-    /// vCPU of this number has stopped.
+    /// The vCPU of this number has stopped.
     Stopped(u8, StopReason),
 }
 
-/// The event loop's mailbox: a channel, and an eventfd that wakes it.
+/// The event loop's inbox: a channel, and an eventfd that wakes the loop.
 #[derive(Debug)]
 pub struct NoticeSender {
-    /// Carries the notice.
+    /// Carries the notices.
     pub channel: Sender<Notice>,
     /// Wakes the loop.
     pub wake: EventFd,
@@ -65,7 +66,7 @@ impl NoticeSender {
         })
     }
 
-    /// `false` when the loop is gone, and with it the process.
+    /// Returns `false` if the event loop has ended, which ends the process too.
     pub(super) fn send(&self, notice: Notice) -> bool {
         self.channel.send(notice).is_ok() && self.wake.write(1).is_ok()
     }

@@ -1,6 +1,6 @@
-//! A vCPU's thread, from inside: does what it is told, and runs the guest from exit to exit until it is
-//! to stop, the guest ends it, or its CPU budget is used up. How an exit is served is in
-//! [`super::exits`].
+//! The loop of a vCPU's thread: executes the event loop's commands, and runs the guest from exit to
+//! exit until it is stopped, the guest ends the microVM, or its CPU budget is used up.
+//! [`super::exits`] serves the exits.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,34 +15,38 @@ use kvm_ioctls::VcpuFd;
 use super::cpu_time::{self, Timers};
 use super::exits::Interruption;
 use super::kick::ImmediateExit;
+use super::mailbox_scheduler::{MailboxScheduler, SchedulerError};
 use super::notice::{Notice, StopReason, count};
-use super::shift::{Shift, ShiftError};
 use super::state::{StateError, VcpuState};
 use super::thread::Attachment;
 use crate::mailbox::MailboxState;
 use crate::memory::GuestMemory;
 
-/// A stopped vCPU, and the mailbox that its thread keeps.
-pub(super) type Saved = (Box<VcpuState>, Option<MailboxState>);
+/// A stopped vCPU's state, and that of the mailbox, which this thread owns.
+pub(super) type SavedVcpu = (Box<VcpuState>, Option<MailboxState>);
 
-/// What the thread is told.
-pub(super) enum Order {
-    /// Here is its microVM.
+/// What the event loop asks of the thread.
+pub(super) enum VcpuCommand {
+    /// Take this microVM's vCPU.
     Attach(Box<Runner>),
-    /// Run the guest, for so much CPU time if that is limited.
+    /// Run the guest; if there is a budget, for at most that much CPU time.
     Run(Option<Duration>),
-    /// Say its state.
-    Save(SyncSender<Result<Saved, StateError>>),
+    /// Read the vCPU's state.
+    Save(SyncSender<Result<SavedVcpu, StateError>>),
 }
 
-/// The thread's life.
-pub(super) fn wait_for_microvm(orders: &Receiver<Order>, timers: &Timers) -> Option<VcpuFd> {
-    match orders.recv() {
-        Ok(Order::Attach(mut runner)) => {
-            let worked = catch_unwind(AssertUnwindSafe(|| runner.work(orders, timers)));
+/// The thread's main function. Returns the vCPU when the microVM ends.
+pub(super) fn wait_for_microvm(
+    commands: &Receiver<VcpuCommand>,
+    timers: &Timers,
+) -> Option<VcpuFd> {
+    match commands.recv() {
+        Ok(VcpuCommand::Attach(mut runner)) => {
+            let worked = catch_unwind(AssertUnwindSafe(|| runner.work(commands, timers)));
             if worked.is_err() {
-                // Nobody would tell otherwise, and whoever waits for a stop would wait for ever. The
-                // vCPU itself lives on: others still point at what KVM shares of it.
+                // Without this notice the event loop would wait for ever for the vCPU to stop. `fd`
+                // must outlive the panic, because `Vcpu` still has a pointer into its `kvm_run`
+                // page.
                 let detail = "a vCPU's thread panicked".into();
                 let reason = StopReason::End(ExitReason::InternalError, detail);
                 let stopped = Notice::Stopped(runner.attachment.id, reason);
@@ -50,7 +54,7 @@ pub(super) fn wait_for_microvm(orders: &Receiver<Order>, timers: &Timers) -> Opt
             }
             Some(runner.fd)
         }
-        // A shell that is not used any more.
+        // The shell has ended without becoming a microVM.
         Ok(_) | Err(_) => None,
     }
 }
@@ -59,26 +63,29 @@ pub(super) fn wait_for_microvm(orders: &Receiver<Order>, timers: &Timers) -> Opt
 pub(super) struct Runner {
     pub(super) fd: VcpuFd,
     pub(super) attachment: Attachment,
-    pub(super) shift: Option<Shift>,
+    pub(super) scheduler: Option<MailboxScheduler>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) immediate_exit: Arc<ImmediateExit>,
 }
 
 impl Runner {
-    fn work(&mut self, orders: &Receiver<Order>, timers: &Timers) {
+    fn work(&mut self, commands: &Receiver<VcpuCommand>, timers: &Timers) {
         let id = self.attachment.id;
-        while let Ok(order) = orders.recv() {
-            match order {
-                // It has one.
-                Order::Attach(_) => return,
-                Order::Run(budget) => {
+        while let Ok(command) = commands.recv() {
+            match command {
+                // This thread has a vCPU already.
+                VcpuCommand::Attach(_) => return,
+                VcpuCommand::Run(budget) => {
                     let reason = self.run_with_budget(timers, budget);
                     if !self.attachment.notices.send(Notice::Stopped(id, reason)) {
                         return;
                     }
                 }
-                Order::Save(reply) => {
-                    let mailbox = self.shift.as_ref().and_then(|shift| shift.mailbox.save());
+                VcpuCommand::Save(reply) => {
+                    let mailbox = self
+                        .scheduler
+                        .as_ref()
+                        .and_then(|scheduler| scheduler.mailbox.save());
                     let state = VcpuState::save(&self.attachment.kvm, &self.fd)
                         .map(|state| (Box::new(state), mailbox));
                     if reply.send(state).is_err() {
@@ -90,7 +97,8 @@ impl Runner {
     }
 
     fn run_with_budget(&mut self, timers: &Timers, budget: Option<Duration>) -> StopReason {
-        if let Err(end) = self.at_mailbox(|shift, vcpu, memory| shift.begin(vcpu, memory)) {
+        if let Err(end) = self.at_mailbox(|scheduler, vcpu, memory| scheduler.resume(vcpu, memory))
+        {
             return end;
         }
         let Some(budget) = budget else {
@@ -113,30 +121,34 @@ impl Runner {
         loop {
             let went_on = match self.run_once() {
                 Ok(()) => Ok(()),
-                Err(Interruption::Waits) => {
-                    // The budget was that of the call which is over now.
+                Err(Interruption::WaitsForEvent) => {
+                    // The budget was for the call that has just been answered.
                     if limit.take().is_some()
                         && let Err(e) = timers.budget.arm(Duration::ZERO)
                     {
                         return timer_failed(&e);
                     }
-                    self.at_mailbox(|shift, vcpu, memory| shift.answered(vcpu, memory, timer))
+                    self.at_mailbox(|scheduler, vcpu, memory| {
+                        scheduler.answered(vcpu, memory, timer)
+                    })
                 }
-                Err(Interruption::Idle) => {
-                    self.at_mailbox(|shift, vcpu, memory| shift.idle(vcpu, memory, timer))
-                }
+                Err(Interruption::Idle) => self.at_mailbox(|scheduler, vcpu, memory| {
+                    scheduler.guest_is_idle(vcpu, memory, timer)
+                }),
                 Err(Interruption::Signal) => {
                     count(&self.attachment.counters.interrupted);
                     self.immediate_exit.set(false);
-                    // Read after the byte was cleared: a stop that sets it again is seen here.
+                    // Read `stop` after clearing `immediate_exit`. A stop that comes in between has
+                    // set `stop` already; a stop that comes later sets `immediate_exit` again.
                     if self.stop.load(Ordering::SeqCst) {
-                        let stopped = self.at_mailbox(|shift, vcpu, _| shift.stopped(vcpu, timer));
+                        let stopped =
+                            self.at_mailbox(|scheduler, vcpu, _| scheduler.stopped(vcpu, timer));
                         return stopped.err().unwrap_or(StopReason::Requested);
                     }
                     if limit.is_some_and(|limit| cpu_time::own() >= limit) {
                         return StopReason::BudgetExhausted;
                     }
-                    self.at_mailbox(|shift, vcpu, memory| shift.kicked(vcpu, memory, timer))
+                    self.at_mailbox(|scheduler, vcpu, memory| scheduler.kicked(vcpu, memory, timer))
                 }
                 Err(Interruption::End(reason, detail)) => return StopReason::End(reason, detail),
             };
@@ -146,15 +158,15 @@ impl Runner {
         }
     }
 
-    /// Has the mailbox's side act, where there is one. What it fails by ends the microVM.
+    /// Runs `act` if this microVM has a mailbox. An error ends the microVM.
     fn at_mailbox(
         &mut self,
-        act: impl FnOnce(&mut Shift, &VcpuFd, &GuestMemory) -> Result<(), ShiftError>,
+        act: impl FnOnce(&mut MailboxScheduler, &VcpuFd, &GuestMemory) -> Result<(), SchedulerError>,
     ) -> Result<(), StopReason> {
-        let Some(shift) = &mut self.shift else {
+        let Some(scheduler) = &mut self.scheduler else {
             return Ok(());
         };
-        act(shift, &self.fd, &self.attachment.memory)
+        act(scheduler, &self.fd, &self.attachment.memory)
             .map_err(|e| StopReason::End(ExitReason::InternalError, e.to_string()))
     }
 }

@@ -1,5 +1,5 @@
-//! A vCPU's state for snapshots. The order in which it is read and written is the point of this
-//! file: KVM's calls have side effects on each other.
+//! A vCPU's state for snapshots. KVM's calls have side effects on each other, so the order in which
+//! the parts are read and written matters; each constraint is written where it applies.
 
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state,
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::msr;
 use crate::boot::cpuid;
 
-/// A guest's clock may run this much faster or slower than before (250 ppm) without being told;
-/// it is what NTP corrects.
+/// If the TSC's frequency differs by no more than this (250 ppm), it is not scaled: the guest's NTP
+/// corrects such a drift anyway.
 const TSC_TOLERANCE_PPM: u64 = 250;
 /// Local APIC registers: the timer's vector-table entry, its mask and mode bits.
 const LVT_TIMER: usize = 0x320;
@@ -20,7 +20,7 @@ const LVT_MASKED: u32 = 1 << 16;
 const LVT_MODE: u32 = 3 << 17;
 const LVT_MODE_DEADLINE: u32 = 2 << 17;
 
-/// Everything that KVM knows of one vCPU.
+/// All of the state that KVM keeps for one vCPU.
 #[derive(Serialize, Deserialize)]
 pub struct VcpuState {
     mp_state: kvm_mp_state,
@@ -38,7 +38,7 @@ pub struct VcpuState {
 
 impl std::fmt::Debug for VcpuState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The rest is registers, and a function's secrets may lie in them.
+        // The other fields are registers, which may contain a function's secrets.
         f.debug_struct("VcpuState")
             .field("rip", &self.regs.rip)
             .finish_non_exhaustive()
@@ -48,29 +48,29 @@ impl std::fmt::Debug for VcpuState {
 /// Why a vCPU's state could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// KVM said no.
+    /// KVM refused the call.
     #[error("{0}: {1}")]
     Kvm(&'static str, kvm_ioctls::Error),
-    /// The host does not take this register.
+    /// The host refuses this register's value.
     #[error("this host refuses MSR {index:#x} (value {value:#x})")]
     MsrRefused {
-        /// Which.
+        /// The register's number.
         index: u32,
-        /// What it was to be.
+        /// The refused value.
         value: u64,
     },
     /// Too many entries for KVM.
     #[error("snapshot with {count} CPUID entries, the limit is {KVM_MAX_CPUID_ENTRIES}")]
     Cpuid {
-        /// How many.
+        /// Entries in the snapshot.
         count: usize,
     },
     /// The guest's TSC ran at another speed, and this host can't slow its own down.
     #[error("the guest's TSC ran at {saved} kHz, this host's at {host} kHz and it can't be scaled")]
     TscFrequency {
-        /// Then.
+        /// The guest's.
         saved: u32,
-        /// Now.
+        /// This host's.
         host: u32,
     },
 }
@@ -82,9 +82,10 @@ macro_rules! kvm {
 }
 
 impl VcpuState {
-    /// Reads a stopped vCPU.
+    /// Reads the state of a stopped vCPU.
     pub fn save(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Self, StateError> {
-        // Reading MP_STATE makes KVM act on INIT and SIPI that wait in the APIC: it goes first.
+        // First: this call makes KVM process a pending INIT or SIPI, which changes other parts of
+        // the state.
         let mp_state = kvm!("KVM_GET_MP_STATE", vcpu.get_mp_state())?;
         let regs = kvm!("KVM_GET_REGS", vcpu.get_regs())?;
         let sregs = kvm!("KVM_GET_SREGS", vcpu.get_sregs())?;
@@ -114,29 +115,30 @@ impl VcpuState {
         })
     }
 
-    /// Writes a vCPU that has not run yet. Its VM has its irqchip and memory already.
+    /// Writes the state to a vCPU that has not run yet. Its VM must have its irqchip and memory.
     pub fn restore(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
         self.restore_tsc_frequency(vcpu)?;
-        // First: XSAVE and some MSRs are read against the CPU's features.
+        // First: KVM checks XSAVE and some MSRs against the CPUID.
         let mut cpuid = CpuId::from_entries(&self.cpuid).map_err(|_| StateError::Cpuid {
             count: self.cpuid.len(),
         })?;
-        // Also of a file that somebody has forged.
+        // Again, because a forged state file could list the features that were withheld at boot.
         cpuid::withhold(cpuid.as_mut_slice());
         kvm!("KVM_SET_CPUID2", vcpu.set_cpuid2(&cpuid))?;
         kvm!("KVM_SET_MP_STATE", vcpu.set_mp_state(self.mp_state))?;
-        // Clears pending exceptions, so it has to come before VCPU_EVENTS.
+        // Before VCPU_EVENTS: this call clears pending exceptions.
         kvm!("KVM_SET_REGS", vcpu.set_regs(&self.regs))?;
-        // Carries the APIC base, so it has to come before LAPIC.
+        // Before LAPIC: SREGS include the APIC base.
         kvm!("KVM_SET_SREGS", vcpu.set_sregs(&self.sregs))?;
         // SAFETY: the buffer is a whole kvm_xsave, and the sandbox never asks for the dynamic
         // features that would make KVM read more than that.
         kvm!("KVM_SET_XSAVE", unsafe { vcpu.set_xsave(&self.xsave) })?;
         kvm!("KVM_SET_XCRS", vcpu.set_xcrs(&self.xcrs))?;
         kvm!("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&self.debug_regs))?;
-        // Before the MSRs, or the deadline does not arm.
+        // Before the MSRs: the deadline arms only if the APIC's timer is in deadline mode.
         kvm!("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))?;
-        // The deadline is measured on the TSC and has to come after it: in a chunk of its own.
+        // The deadline is compared with the TSC, so it is written after the TSC, in a call of its
+        // own.
         let (deadline, others): (Vec<_>, Vec<_>) = self
             .msrs
             .iter()
@@ -147,10 +149,12 @@ impl VcpuState {
         self.tell_that_it_was_paused(vcpu)
     }
 
-    /// Without this the guest takes the time that it lay on disk for a lock-up.
+    /// Tells the guest's soft-lockup watchdog that the vCPU was paused. Without this the guest
+    /// would report the time that it was stored on disk as a lock-up.
     fn tell_that_it_was_paused(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
         match vcpu.kvmclock_ctrl() {
-            // EINVAL: the guest has not enabled its paravirtual clock, and so watches nothing.
+            // EINVAL: the guest has not enabled its paravirtual clock, so its watchdog does not use
+            // it.
             Err(e) if e.errno() == libc::EINVAL => Ok(()),
             result => kvm!("KVM_KVMCLOCK_CTRL", result),
         }
@@ -170,9 +174,9 @@ impl VcpuState {
     }
 }
 
-/// A deadline that passed just before the snapshot reads as zero, while its interrupt may not have
-/// been delivered: restored as zero, the guest would wait for ever. Setting it to "now" costs at
-/// most one spurious timer interrupt.
+/// A deadline that expired just before the snapshot reads as zero, although its interrupt may not
+/// have been delivered yet. Restored as zero, it would never fire and the guest would wait for
+/// ever. Setting it to "now" costs at most one spurious timer interrupt.
 fn rearm_expired_deadline(msrs: &mut [kvm_msr_entry], lapic: &kvm_lapic_state) {
     let bytes: Vec<u8> = lapic.regs[LVT_TIMER..LVT_TIMER + 4]
         .iter()

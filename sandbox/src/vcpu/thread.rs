@@ -1,8 +1,9 @@
-//! A vCPU's thread, from outside: started with the shell, given its microVM, told to run, to stop and
-//! to say its state. What goes on in it is in [`super::runner`].
+//! A vCPU's thread as the event loop sees it: start it with the shell, attach it to its microVM,
+//! run it, stop it, save its state. The loop inside the thread is in [`super::runner`].
 //!
-//! It is started with the shell, long before there is a guest, for two reasons: it costs nobody's
-//! time, and the main thread can give up the right to start threads before it reads a first command.
+//! The thread starts with the shell, long before there is a guest, for two reasons: no request
+//! waits for the start, and the main thread can give up the right to start threads before it reads
+//! its first command.
 
 use std::io;
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use kvm_ioctls::{Kvm, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::cpu_time::{self, Timers};
-use super::interpreted::Interpreted;
+use super::emulation_counter::EmulationCounter;
 use super::kick::{self, ImmediateExit};
+use super::mailbox_scheduler::MailboxScheduler;
 use super::notice::{Counters, NoticeSender};
-use super::runner::{Order, Runner, Saved, wait_for_microvm};
-use super::shift::Shift;
+use super::runner::{Runner, SavedVcpu, VcpuCommand, wait_for_microvm};
 use super::state::StateError;
 use crate::devices::pio::PioBus;
 use crate::devices::virtio::Interrupt;
@@ -29,19 +30,19 @@ use crate::log;
 use crate::mailbox::Mailbox;
 use crate::memory::GuestMemory;
 
-/// Why a vCPU could not be started or asked.
+/// Why a vCPU could not be started or saved.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
-    /// The host has no thread or timer left.
+    /// The host refused a thread or a timer.
     #[error("starting a vCPU thread: {0}")]
     Thread(#[from] io::Error),
     /// The kick's signal handler could not be installed.
     #[error("installing the vCPU signal handler: {0}")]
     Signal(vmm_sys_util::errno::Error),
-    /// The thread's system calls could not be limited.
+    /// The thread's system call filter could not be installed.
     #[error("vCPU thread: {0}")]
     Filter(#[from] FilterError),
-    /// Its state could not be read.
+    /// The vCPU's state could not be read.
     #[error(transparent)]
     State(#[from] StateError),
     /// The thread has ended.
@@ -49,7 +50,7 @@ pub enum VcpuError {
     Gone,
 }
 
-/// What a vCPU needs of its microVM.
+/// What a vCPU's thread gets from its microVM.
 #[derive(Debug)]
 pub struct Attachment {
     /// Its number, from 0.
@@ -58,39 +59,40 @@ pub struct Attachment {
     pub kvm: Arc<Kvm>,
     /// Guest memory.
     pub memory: GuestMemory,
-    /// Interrupts of the virtio devices, in address order.
+    /// Interrupts of the virtio devices, in the order of their addresses.
     pub interrupts: Vec<Interrupt>,
-    /// Ports. Each vCPU has its own; only the first one's serial port is ever used.
+    /// I/O ports. Each vCPU has its own set; guests use the serial port of the first vCPU only.
     pub ports: PioBus<fn(&str)>,
-    /// Whether ring 0 needs assistance.
+    /// The kind of host: on a software-KVM host, ring 0 needs the assist.
     pub host: HostKind,
-    /// To the event loop.
+    /// The way to the event loop.
     pub notices: NoticeSender,
-    /// Shared by all vCPUs.
+    /// `KVM_RUN` returns, counted over all vCPUs.
     pub counters: Arc<Counters>,
-    /// The mailbox, where there is one vCPU.
+    /// The mailbox. Only a microVM with one vCPU has one.
     pub mailbox: Option<Mailbox>,
-    /// What KVM interprets, where the guest's kernel is.
-    pub interpreted: Option<Interpreted>,
+    /// Counts KVM's emulated instructions, on hosts where KVM interprets the guest's kernel.
+    pub emulation_counter: Option<EmulationCounter>,
 }
 
-/// A vCPU thread without a microVM.
+/// A vCPU's thread that has no microVM yet.
 #[derive(Debug)]
 pub struct IdleVcpu {
     thread: JoinHandle<Option<VcpuFd>>,
-    orders: Sender<Order>,
+    commands: Sender<VcpuCommand>,
 }
 
 impl IdleVcpu {
-    /// Starts the thread of vCPU `id` and waits until its system calls are limited.
+    /// Starts the thread of vCPU `id` and waits until its system call filter is installed.
     pub fn start(id: u8, filter: ThreadFilter) -> Result<Self, VcpuError> {
         kick::install_handler().map_err(VcpuError::Signal)?;
-        let (orders, incoming) = mpsc::channel();
+        let (commands, incoming) = mpsc::channel();
         let (ready, started) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))
             .spawn(move || {
-                // The timers are for this thread and can't be had behind the filter.
+                // The timers signal this thread, so it makes them itself; the filter forbids
+                // `timer_create`.
                 let timers = Timers::new().map_err(VcpuError::Thread).and_then(|timers| {
                     filter.install()?;
                     Ok(timers)
@@ -107,7 +109,7 @@ impl IdleVcpu {
                 }
             })?;
         started.recv().map_err(|_| VcpuError::Gone)??;
-        Ok(Self { thread, orders })
+        Ok(Self { thread, commands })
     }
 }
 
@@ -115,15 +117,15 @@ impl IdleVcpu {
 #[derive(Debug)]
 pub struct Vcpu {
     thread: Option<JoinHandle<Option<VcpuFd>>>,
-    orders: Option<Sender<Order>>,
+    commands: Option<Sender<VcpuCommand>>,
     stop: Arc<AtomicBool>,
     immediate_exit: Arc<ImmediateExit>,
-    /// Wakes a thread that waits at the mailbox.
+    /// Wakes the thread while it waits at the mailbox, outside of `KVM_RUN`.
     wake: Option<EventFd>,
 }
 
 impl Vcpu {
-    /// Gives a thread its vCPU, which does not run yet.
+    /// Gives the thread its vCPU, which does not run yet.
     pub fn attach(
         idle: IdleVcpu,
         mut fd: VcpuFd,
@@ -134,45 +136,48 @@ impl Vcpu {
         let immediate_exit = Arc::new(unsafe { ImmediateExit::of(&mut fd) });
         let stop = Arc::new(AtomicBool::new(false));
         let mailbox = attachment.mailbox.take();
-        let interpreted = attachment.interpreted.take();
+        let emulation_counter = attachment.emulation_counter.take();
         let wake = mailbox.as_ref().map(Mailbox::waker).transpose()?;
         let runner = Runner {
             fd,
             attachment,
-            shift: mailbox.map(|mailbox| Shift::new(mailbox, interpreted)),
+            scheduler: mailbox.map(|mailbox| MailboxScheduler::new(mailbox, emulation_counter)),
             stop: Arc::clone(&stop),
             immediate_exit: Arc::clone(&immediate_exit),
         };
         let vcpu = Self {
             thread: Some(idle.thread),
-            orders: Some(idle.orders),
+            commands: Some(idle.commands),
             stop,
             immediate_exit,
             wake,
         };
-        vcpu.order(Order::Attach(Box::new(runner)))?;
+        vcpu.command(VcpuCommand::Attach(Box::new(runner)))?;
         Ok(vcpu)
     }
 
-    /// Lets the guest run. A [`Notice::Stopped`](super::Notice::Stopped) follows some day.
+    /// Lets the guest run. A [`Notice::Stopped`](super::Notice::Stopped) follows when it has
+    /// stopped.
     pub fn run(&self, budget: Option<Duration>) -> Result<(), VcpuError> {
-        // The thread does not run now, so nothing else reads the flag, nor what wakes it: who woke it
-        // before, to stop it, has stopped it. Later the two would be a stop's that comes after this.
+        // Clear both before the vCPU runs, while the thread still waits for a command and reads
+        // neither. A stop requested before this has already happened; a stop requested between the
+        // `Run` command and a later clear would be lost.
         self.stop.store(false, Ordering::SeqCst);
         if let Some(wake) = &self.wake {
-            // Nothing to read is what is wanted.
+            // WouldBlock is the usual result: nothing has woken the thread.
             drop(wake.read());
         }
-        self.order(Order::Run(budget))
+        self.command(VcpuCommand::Run(budget))
     }
 
-    /// Asks a running vCPU to stop, at once and whatever the guest does. [`Notice::Stopped`](super::Notice::Stopped) tells
-    /// when it has.
+    /// Asks a running vCPU to stop, whatever the guest does.
+    /// [`Notice::Stopped`](super::Notice::Stopped) reports when it has.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         self.immediate_exit.set(true);
         if let Some(wake) = &self.wake {
-            // It can only fail by having been woken more often than a number counts.
+            // A write to an eventfd fails only when its counter is full, and then the thread is
+            // woken anyway.
             drop(wake.write(1));
         }
         if let Some(thread) = &self.thread {
@@ -181,9 +186,9 @@ impl Vcpu {
     }
 
     /// Reads the state of a stopped vCPU.
-    pub fn save(&self) -> Result<Saved, VcpuError> {
+    pub fn save(&self) -> Result<SavedVcpu, VcpuError> {
         let (reply, answer) = mpsc::sync_channel(1);
-        self.order(Order::Save(reply))?;
+        self.command(VcpuCommand::Save(reply))?;
         Ok(answer.recv().map_err(|_| VcpuError::Gone)??)
     }
 
@@ -195,19 +200,19 @@ impl Vcpu {
             .unwrap_or_default()
     }
 
-    fn order(&self, order: Order) -> Result<(), VcpuError> {
-        self.orders
+    fn command(&self, command: VcpuCommand) -> Result<(), VcpuError> {
+        self.commands
             .as_ref()
             .ok_or(VcpuError::Gone)?
-            .send(order)
+            .send(command)
             .map_err(|_| VcpuError::Gone)
     }
 }
 
 impl Drop for Vcpu {
     fn drop(&mut self) {
-        // No more orders, and no more waiting in KVM_RUN: the thread ends.
-        self.orders = None;
+        // The closed channel ends the thread's loop; the stop gets it out of `KVM_RUN`.
+        self.commands = None;
         self.stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()

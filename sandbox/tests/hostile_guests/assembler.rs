@@ -1,17 +1,17 @@
-//! Machine code for attackers: straight lines of stores and looks at memory and device registers,
-//! each an instruction or three of 64-bit code at ring 0, with what was expected to be found.
+//! Machine code for attackers: sequences of stores and checks of memory and device registers. Each
+//! is one to three instructions of 64-bit code at ring 0, and a check has an expected value.
 //!
-//! A guest tells how it went on its serial line: `done` at the end, or `stuck` with the number of
-//! the look that found something else than it should have, and what it found. Then it halts for
-//! good. Registers: rax and rcx to work with, r15 for [`Assembler::repeat`], the rest for waiting.
+//! A guest reports its result on its serial line: `done` at the end, or `stuck` with the number of
+//! the check that failed and the value that it found. Then it halts. Registers: rax and rcx are for
+//! work, r15 for [`Assembler::repeat`], the others for waiting.
 
-/// How long a guest waits for something to become so, in cycles of its clock: tens of seconds.
+/// How long a guest waits for a value, in cycles of its TSC: tens of seconds.
 const PATIENCE: u64 = 1 << 36;
 
-/// Offset of the routine that ends a guest which is stuck: behind the first jump.
+/// Offset of the routine that ends a guest whose check has failed: after the first jump.
 const STUCK: usize = 5;
 
-/// How wide an access is.
+/// The width of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Width {
     Byte,
@@ -20,11 +20,11 @@ pub(crate) enum Width {
     Quad,
 }
 
-/// Code under construction.
+/// Code that is being built.
 #[derive(Debug)]
 pub(crate) struct Assembler {
     code: Vec<u8>,
-    /// What each look was for.
+    /// What each check is for.
     looks: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ impl Assembler {
             code: Vec::new(),
             looks: Vec::new(),
         };
-        this.code.push(0xe9); // jmp over the routine; where to is known when it is written
+        this.code.push(0xe9); // jmp over the routine; its target is filled in below
         this.put(&[0; 4]);
         this.stuck_routine();
         let over = this.relative_to(this.code.len(), STUCK);
@@ -42,7 +42,7 @@ impl Assembler {
         this
     }
 
-    /// The code, with an end at which it says that it came there; and what its looks were for.
+    /// The code, with an end that reports `done`; and what its checks are for.
     pub(crate) fn finish(mut self) -> (Vec<u8>, Vec<String>) {
         self.put(&[0x66, 0xba, 0xf8, 0x03]); // mov dx, 0x3f8
         self.say(b"done\n");
@@ -80,19 +80,19 @@ impl Assembler {
         self.put(&value.to_le_bytes());
     }
 
-    /// Looks once: what is there, masked, must be `value`.
+    /// Checks once: the value there, masked, must be `value`.
     pub(crate) fn expect(&mut self, width: Width, address: u64, mask: u64, value: u64, what: &str) {
         self.look(width, address, mask, value);
         self.put(&[0x74, 10]); // je over the next two
         self.end_stuck(what);
     }
 
-    /// Looks until what is there, masked, is `value`.
+    /// Waits until the value there, masked, is `value`.
     pub(crate) fn wait(&mut self, width: Width, address: u64, mask: u64, value: u64, what: &str) {
         self.wait_until(what, |this| this.look(width, address, mask, value));
     }
 
-    /// Looks until the 16-bit words at two addresses are the same.
+    /// Waits until the 16-bit words at two addresses are equal.
     pub(crate) fn wait_same(&mut self, one: u64, other: u64, what: &str) {
         self.wait_until(what, |this| {
             this.load_rcx(other);
@@ -102,7 +102,7 @@ impl Assembler {
         });
     }
 
-    /// Does something a number of times.
+    /// Repeats something a number of times.
     pub(crate) fn repeat(&mut self, times: u32, body: impl FnOnce(&mut Self)) {
         self.put(&[0x41, 0xbf]); // mov r15d, times
         self.put(&times.to_le_bytes());
@@ -112,7 +112,7 @@ impl Assembler {
         self.jump(&[0x0f, 0x85], start); // jnz
     }
 
-    /// Writes to a port, as wide as asked (not 64 bits).
+    /// Writes to a port with the given width (at most 32 bits).
     pub(crate) fn out(&mut self, width: Width, port: u16, value: u32) {
         self.load_port(port);
         self.code.push(0xb8); // mov eax, value
@@ -124,7 +124,7 @@ impl Assembler {
         });
     }
 
-    /// Reads from a port; nothing is expected of it.
+    /// Reads from a port, without a check.
     pub(crate) fn input(&mut self, width: Width, port: u16) {
         self.load_port(port);
         self.put(match width {
@@ -143,7 +143,7 @@ impl Assembler {
         self.put(&[0xf3, 0x6e]);
     }
 
-    /// Lets about a second go by.
+    /// Waits for about a second.
     pub(crate) fn pass_time(&mut self) {
         self.read_clock();
         self.put(&[0x49, 0x89, 0xc1]); // mov r9, rax
@@ -160,7 +160,7 @@ impl Assembler {
         self.put(&[0x49, 0x89, 0xc1]); // mov r9, rax
         let start = self.code.len();
         compare(self);
-        self.put(&[0x0f, 0x84]); // je out; where to is known below
+        self.put(&[0x0f, 0x84]); // je out; its target is filled in below
         let hole = self.code.len();
         self.put(&[0; 4]);
         self.put(&[0x49, 0x89, 0xc2]); // mov r10, rax
@@ -175,7 +175,7 @@ impl Assembler {
         self.code[hole..hole + 4].copy_from_slice(&out);
     }
 
-    /// Compares, for a jump to follow; what was found is in rax.
+    /// Compares, for a jump that follows; the value is in rax.
     fn look(&mut self, width: Width, address: u64, mask: u64, value: u64) {
         self.load(width, address);
         self.load_rcx(mask);
@@ -216,7 +216,7 @@ impl Assembler {
         self.put(&[0x48, 0x09, 0xd0]); // or rax, rdx
     }
 
-    /// Ten bytes: the look's number, and off to the routine.
+    /// Ten bytes: the check's number, and a jump to the routine.
     fn end_stuck(&mut self, what: &str) {
         let number = u32::try_from(self.looks.len()).unwrap();
         self.looks.push(what.to_owned());
@@ -253,7 +253,7 @@ impl Assembler {
         }
     }
 
-    /// Digits, each of which `next` brings into the low half of al.
+    /// Writes digits; `next` puts each into the low half of al.
     fn say_hex(&mut self, digits: u8, next: &[u8]) {
         self.put(&[0xb9, digits, 0, 0, 0]); // mov ecx, digits
         let start = self.code.len();

@@ -1,5 +1,5 @@
-//! One attack: a guest's program, what the log must say of it, and what must be left of the
-//! sandbox. Each runs in a real sandbox process of its own.
+//! One attack: a guest's program, the line that must be in the log, and the state in which the
+//! sandbox must be afterwards. Each attack runs in a sandbox process of its own.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -18,7 +18,7 @@ use crate::support::{DEADLINE, Errand, Guest, Sandbox};
 /// An attack.
 pub(crate) struct Attack {
     what: &'static str,
-    /// What a line of the log says, or the reason of the end.
+    /// A part of a log line, or of the reason of the end.
     log: &'static str,
     guest: fn(&mut Attacker),
     /// What the other end of the agent's connection does meanwhile.
@@ -26,11 +26,11 @@ pub(crate) struct Attack {
     left: Left,
 }
 
-/// What must be left of the sandbox.
+/// The state in which the sandbox must be afterwards.
 enum Left {
-    /// All: a driver that resets the disk can use it, and the owner is answered.
+    /// It works: a driver that resets the disk can use it, and the controller gets replies.
     Service,
-    /// An orderly end for this reason.
+    /// It has ended for this reason.
     End(ExitReason),
 }
 
@@ -60,7 +60,7 @@ impl Attack {
     }
 }
 
-/// Runs them all, and fails with the names of those that were not withstood.
+/// Runs all attacks, and fails with the names of those that the sandbox did not withstand.
 pub(crate) fn withstand(attacks: &[Attack]) {
     let broken: Vec<&str> = attacks
         .iter()
@@ -93,12 +93,12 @@ fn run(attack: &Attack) {
         }
         Left::End(reason) => {
             let Event::Exited(told) = sandbox.event() else {
-                panic!("{}: an end was due", attack.what)
+                panic!("{}: the sandbox should have ended", attack.what)
             };
             assert_eq!(told.reason, reason, "{}: {}", attack.what, told.detail);
             log.seen.push_str(&told.detail);
             log.seen.push('\n');
-            // By itself, with that status: a signal would be no end but a crash.
+            // By itself and with that exit status; a signal would mean a crash.
             assert_eq!(sandbox.end().0, i32::from(reason.code()), "{}", attack.what);
         }
     }
@@ -110,7 +110,7 @@ fn run(attack: &Attack) {
         attack.log,
         log.seen
     );
-    // At most what may come at once from each of the devices.
+    // At most the burst of each device's log.
     let own = |line: &&str| !line.starts_with("guest: ");
     let lines = log.seen.lines().filter(own).count();
     assert!(lines < 60, "{}: {lines} lines in the log", attack.what);
@@ -137,15 +137,15 @@ fn boot(guest: &Guest) -> Errand {
     errand
 }
 
-/// The guest has come to its end and halted: the owner is answered, nothing spins, and the process
-/// ends when it is told to.
+/// The guest has finished and halted. The controller gets replies, no thread spins, and the process
+/// ends when it is asked to.
 fn serves(mut sandbox: Sandbox) {
     sandbox.done(Command::Freeze(Freeze::within(DEADLINE / 2)));
     assert_eq!(sandbox.status().state, State::Paused);
     rests(sandbox.pid(), sandbox.pid());
     sandbox.send(Command::Kill);
     let Event::Exited(told) = sandbox.event() else {
-        panic!("an end was due")
+        panic!("the sandbox should have ended")
     };
     assert_eq!(told.reason, ExitReason::Killed);
     assert_eq!(sandbox.end().0, i32::from(ExitReason::Killed.code()));
@@ -156,7 +156,7 @@ pub(crate) fn rests(pid: u32, thread: u32) {
     stays(pid, thread, 'S');
 }
 
-/// The same of another state than sleep, as in `/proc`.
+/// The same for a given state, as in `/proc`.
 pub(crate) fn stays(pid: u32, thread: u32, state: char) {
     let file = |name| std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/{name}")).unwrap();
     let deadline = Instant::now() + DEADLINE;
@@ -176,7 +176,7 @@ pub(crate) fn stays(pid: u32, thread: u32, state: char) {
     }
 }
 
-/// The sandbox's standard error: its log, with the guest's serial line in it.
+/// The sandbox's standard error: its log, which includes the guest's serial line.
 struct Log {
     lines: BufReader<ChildStderr>,
     seen: String,
@@ -210,7 +210,7 @@ impl Log {
         }
     }
 
-    /// Reads what is left of an ended process.
+    /// Reads the rest of an ended process's log.
     fn rest(&mut self) {
         while self.line().is_some() {}
     }

@@ -1,16 +1,16 @@
-//! `HOSTILE-INPUTS.md` and `SNAPSHOTS.md` name the tests of what they promise, and say the truth:
-//! each number has tests, and each test that is named is there.
+//! Checks the tables of `HOSTILE-INPUTS.md` and `SNAPSHOTS.md`: each number has tests, and each
+//! test that is named exists.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What stands between backticks.
+/// The text between backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// Rows of a document's tables that name tests: their first cell, and how many tests there are. A
-/// table of its own says which file each part of the names stands for.
+/// The rows of a document's tables that name tests: their first cell, and how many tests there are.
+/// A table of its own maps the first part of a test's name to a file.
 fn rows(document: &str) -> Vec<(String, usize)> {
     let sandbox = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(sandbox.join(document)).unwrap();

@@ -1,5 +1,5 @@
-//! An attacker's mailbox: its pages beside each other, unless an attack wants them elsewhere; and
-//! what the owner of its sandbox does at the other end.
+//! An attacker's mailbox: its pages are contiguous unless an attack moves them. And the
+//! controller's end of the sandbox's mailbox socket.
 
 use std::io::Write;
 
@@ -12,18 +12,18 @@ use crate::assembler::Width;
 use crate::driver::Attacker;
 use crate::support::Sandbox;
 
-/// Where an attacker has its header.
+/// Address of an attacker's header page.
 pub(crate) const HEADER: u64 = 0x70_0000;
-/// The frame of that.
+/// Its frame.
 pub(crate) const FRAME: u64 = HEADER / PAGE as u64;
 
-/// Frames of an honest guest.
+/// Frames of a correct guest.
 pub(crate) fn frames() -> Vec<u64> {
     (FRAME..FRAME + PAGES as u64).collect()
 }
 
 impl Attacker {
-    /// Writes the numbers of the pages into the header at its place.
+    /// Writes the frame numbers into the header at its address.
     pub(crate) fn name_pages(&mut self, frames: &[u64]) {
         for (at, frame) in (HEADER + FRAMES as u64..).step_by(8).zip(frames) {
             self.code.store(Width::Quad, at, *frame);
@@ -56,7 +56,7 @@ impl Attacker {
         self.code.expect(Width::Double, at, u64::MAX, value, what);
     }
 
-    /// Says what the next ring's answer is.
+    /// Writes the header of an answer for the next ring.
     pub(crate) fn answer(&mut self, kind: u32, meta: u32, body: u32, log: u32) {
         self.write_header(ANSWER_KIND, kind);
         self.write_header(ANSWER_META, meta);
@@ -65,7 +65,7 @@ impl Attacker {
     }
 }
 
-/// The owner's next event, or what it says of it and as much as it sends.
+/// The controller's next event: the lengths that it announces, and as much as it sends.
 pub(crate) fn give(sandbox: &mut Sandbox, meta: u32, body: u32, bytes: &[u8]) {
     let head = Head {
         meta,
@@ -76,7 +76,7 @@ pub(crate) fn give(sandbox: &mut Sandbox, meta: u32, body: u32, bytes: &[u8]) {
     sandbox.mailbox.write_all(&message).unwrap();
 }
 
-/// The owner sends a guest that waits to its agent.
+/// The controller sends a waiting guest to its agent.
 pub(crate) fn release(sandbox: &mut Sandbox) {
     let word = Head::bare(What::Agent).encode();
     sandbox.mailbox.write_all(&word).unwrap();

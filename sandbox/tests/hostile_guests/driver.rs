@@ -1,4 +1,4 @@
-//! An attacker's driver: what an honest one does to get so far, and every wrong step from there.
+//! An attacker's driver: the steps of a correct driver, and every wrong step from there.
 
 use hearth_protocol::guest::{AGENT_PORT, DISK_COUNT, GUEST_CID, HOST_CID};
 use hearth_sandbox::boot::layout::{PDPT, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
@@ -18,7 +18,7 @@ pub(crate) const DISK: u64 = 0;
 pub(crate) const VSOCK: u64 = DISK_COUNT as u64;
 /// `DEVICE_NEEDS_RESET` in the status register.
 pub(crate) const NEEDS_RESET: u64 = 0x40;
-/// The status of a device whose driver is up.
+/// The status of a device whose driver is running.
 pub(crate) const RUNNING: u64 = 0xf;
 /// End of the guest's memory.
 pub(crate) const RAM: u64 = 128 << 20;
@@ -30,26 +30,26 @@ pub(crate) const DATA: u64 = BUFFERS + 0x1000;
 pub(crate) const ANSWER: u64 = BUFFERS + 0x800;
 /// Receive buffers of the vsock device, a page each.
 pub(crate) const IN: u64 = BUFFERS + 0x10_0000;
-/// The packet to be sent.
+/// The packet to send.
 pub(crate) const OUT: u64 = BUFFERS + 0x20_0000;
 /// The guest's port of its connection.
 pub(crate) const PORT: u32 = 700;
 
-/// Sector 1 of the test's image begins with this, eight times.
+/// Sector 1 of the test's image begins with this value, eight times.
 pub(crate) const SECTOR_BYTE: u64 = 0x4141_4141_4141_4141;
 
-/// A page for the table that maps the devices' addresses, beside those of the boot.
+/// A page for the table that maps the devices' addresses, next to the boot's tables.
 const DEVICE_TABLE: u64 = 0xc000;
 
 /// A guest that attacks.
 #[derive(Debug)]
 pub(crate) struct Attacker {
     pub(crate) code: Assembler,
-    /// Chains made available so far, by device and queue.
+    /// Chains that were made available so far, by device and queue.
     offered: [[u16; 3]; DISK_COUNT + 1],
 }
 
-/// Where a register is.
+/// Address of a register.
 pub(crate) fn register_of(device: u64, offset: u64) -> u64 {
     VIRTIO_MMIO + device * VIRTIO_MMIO_SIZE + offset
 }
@@ -75,7 +75,7 @@ fn index(n: u64) -> usize {
 }
 
 impl Attacker {
-    /// Maps the devices first: the boot's page tables cover the first GiB only.
+    /// Maps the devices first: the boot's page tables only cover the first GiB.
     pub(crate) fn new() -> Self {
         const PRESENT_WRITABLE: u64 = 3;
         const LARGE_UNCACHED: u64 = 0x90;
@@ -118,7 +118,7 @@ impl Attacker {
         self.reads(device, register::STATUS, value, what);
     }
 
-    /// The device gives up, sooner or later.
+    /// The device goes out of service, sooner or later.
     pub(crate) fn gives_up(&mut self, device: u64) {
         let address = register_of(device, register::STATUS);
         self.code.wait(
@@ -130,7 +130,7 @@ impl Attacker {
         );
     }
 
-    /// Up to the point where the features are agreed on.
+    /// The set-up up to FEATURES_OK.
     pub(crate) fn negotiate(&mut self, device: u64) {
         self.offered[index(device)] = [0; 3];
         for status in [0, 1, 3] {
@@ -169,7 +169,7 @@ impl Attacker {
         ]
     }
 
-    /// A queue where its rings belong, emptied.
+    /// An empty queue with its rings in their usual place.
     pub(crate) fn queue(&mut self, device: u64, queue: u64) {
         let size = if device < VSOCK {
             128
@@ -184,7 +184,7 @@ impl Attacker {
         self.reads(device, register::QUEUE_READY, 1, "the queue is taken");
     }
 
-    /// All but `DRIVER_OK`.
+    /// The set-up without `DRIVER_OK`.
     pub(crate) fn configure(&mut self, device: u64) {
         self.negotiate(device);
         for queue in 0..if device < VSOCK { 1 } else { 3 } {
@@ -192,7 +192,7 @@ impl Attacker {
         }
     }
 
-    /// A device whose driver is up.
+    /// A device whose driver is running.
     pub(crate) fn up(&mut self, device: u64) {
         self.configure(device);
         self.status(device, RUNNING);
@@ -222,7 +222,7 @@ impl Attacker {
         }
     }
 
-    /// Makes the chain at `head` available, unannounced.
+    /// Makes the chain at `head` available without a notification.
     pub(crate) fn offer(&mut self, (device, queue): (u64, u64), head: u64) {
         let offered = &mut self.offered[index(device)][index(queue)];
         let size = if device < VSOCK {
@@ -242,7 +242,7 @@ impl Attacker {
         self.set(device, register::QUEUE_NOTIFY, queue);
     }
 
-    /// Waits until so many chains have come back in all.
+    /// Waits until this many chains in all have been returned.
     pub(crate) fn came_back(&mut self, (device, queue): (u64, u64), count: u64) {
         self.code.wait(
             Width::Word,
@@ -253,7 +253,7 @@ impl Attacker {
         );
     }
 
-    /// A chain on the disk's queue, announced.
+    /// A chain on the disk's queue, with a notification.
     pub(crate) fn ask_disk(&mut self, first: u64, buffers: &[(u64, u64, u16)]) {
         let queue = (DISK, 0);
         self.chain(queue, first, buffers);
@@ -287,7 +287,7 @@ impl Attacker {
             .expect(Width::Byte, ANSWER, 0xff, answer, "the request's status");
     }
 
-    /// The disk serves: whatever it went through, a driver that resets it can read from it.
+    /// The disk works: whatever happened before, a driver that resets it can read from it.
     pub(crate) fn disk_serves(&mut self) {
         self.up(DISK);
         self.reads_sector();
@@ -315,7 +315,7 @@ impl Attacker {
         self.kick(queue);
     }
 
-    /// A packet's header as an honest guest on its one connection would write it.
+    /// A packet's header as a correct guest on its one connection would write it.
     pub(crate) fn packet(op: Op, len: u32) -> Header {
         Header {
             src_cid: GUEST_CID,
@@ -338,7 +338,7 @@ impl Attacker {
         }
     }
 
-    /// Sends a packet whose `len` bytes lie behind its header, and waits until it was taken.
+    /// Sends a packet whose `len` bytes follow its header, and waits until the device has taken it.
     pub(crate) fn send(&mut self, header: Header) {
         self.post(header, HEADER as u64 + u64::from(header.len));
         let count = u64::from(self.offered[index(VSOCK)][TX]);
@@ -354,7 +354,7 @@ impl Attacker {
         self.kick(queue);
     }
 
-    /// The packet with this number, from 0, that the device sends has this operation.
+    /// The packet with this number, from 0, that the device sends must have this operation.
     pub(crate) fn receives(&mut self, number: u64, op: Op) {
         let what = format!("packet {number} comes, {op:?}");
         let operation = IN + 0x1000 * number + 30;
@@ -362,7 +362,7 @@ impl Attacker {
             .wait(Width::Word, operation, u64::MAX, op.number().into(), &what);
     }
 
-    /// A guest with the agent's connection open, and `buffers` receive buffers given.
+    /// A guest with the agent's connection open and `buffers` receive buffers available.
     pub(crate) fn connect(&mut self, buffers: u64) {
         self.up(VSOCK);
         self.receive_buffers(buffers);

@@ -1,4 +1,4 @@
-//! Hostile inputs 45 and 46: kernels, images and snapshots that nobody should start from.
+//! Hostile inputs 45 and 46: kernels, images and snapshots that no sandbox should start from.
 
 use std::fs::File;
 
@@ -20,7 +20,7 @@ use crate::support::{Guest, Sandbox};
 /// `jmp $`
 const SPIN: &[u8] = &[0xeb, 0xfe];
 
-/// A file that is no kernel: refused, and the process ends by itself.
+/// A file that is no kernel: the boot is refused, and the process ends by itself.
 fn no_kernel(what: &str, kernel: &[u8]) {
     let guest = Guest::new(SPIN);
     std::fs::write(guest.path("kernel"), kernel).unwrap();
@@ -52,7 +52,7 @@ fn kernels_that_are_none() {
         kernel
     };
     let quad = |at, value: u64| changed(at, &value.to_le_bytes());
-    // Offsets in an ELF header, and in its one program header behind that.
+    // Offsets in an ELF header, and in its one program header after that.
     const HEADER: usize = 64;
     no_kernel("nothing", b"");
     no_kernel("half a header", &good[..HEADER / 2]);
@@ -103,12 +103,12 @@ fn images_of_sizes_that_no_disk_has() {
             refusal.message
         );
     }
-    // As large as the file system allows is no reason to fail: nothing of it is read.
+    // An image of the file system's maximum size is no reason to fail: none of it is read.
     sandbox.done(with_image(1 << 40));
     sandbox.done(Command::Resume(Resume::default()));
 }
 
-/// The state file's body, field by field, with nothing hidden: the forger's view of
+/// The state file's body with every field public: the forger's version of
 /// `hearth_sandbox::microvm::state::MicroVmState`.
 #[derive(Serialize, Deserialize)]
 struct Body {
@@ -146,12 +146,12 @@ struct Mailbox {
     waiting: bool,
 }
 
-/// Length of the file's header, and where it says how long the body is and its checksum.
+/// Length of the file's header, and the offsets of the body's length and checksum.
 const HEADER: usize = 20;
 const LENGTH: usize = 12;
 const CHECKSUM: usize = 16;
 
-/// A whole file around a body.
+/// A whole file for a body.
 fn file_of(body: &[u8]) -> Vec<u8> {
     let mut bytes = b"HEARTHSS\x01\0\0\0".to_vec();
     bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
@@ -180,8 +180,8 @@ impl Snapshot {
         postcard::from_bytes(&self.state[HEADER..]).unwrap()
     }
 
-    /// This state file is refused in a way that makes the controller make a new snapshot; either
-    /// the shell is as good as before, or the process ends by itself.
+    /// This state file is refused with the kind that makes the controller take a new snapshot.
+    /// Afterwards either the shell is as good as before, or the process has ended by itself.
     fn refused(&self, what: &str, state: &[u8]) {
         std::fs::write(self.guest.path("it.state"), state).unwrap();
         let mut sandbox = Sandbox::start();
@@ -263,7 +263,7 @@ fn memory_that_does_not_fit_the_state() {
     }
 }
 
-/// A queue as a driver sets it up, in memory that the snapshot has.
+/// A queue as a driver sets it up, in the snapshot's memory.
 fn queue(size: u16) -> SavedQueue {
     SavedQueue {
         size,
@@ -355,7 +355,7 @@ fn mailboxes_that_are_not_in_memory() {
     for count in [0, 1, PAGES - 1, PAGES + 1, 100_000] {
         snapshot.forged("another number of pages", forged(vec![0x700; count]));
     }
-    // The one that all of these are made of is taken.
+    // The state that all of these are made from is accepted.
     let mut body = snapshot.body();
     forged(good)(&mut body);
     let state = file_of(&postcard::to_stdvec(&body).unwrap());
@@ -402,7 +402,7 @@ fn a_clock_that_ran_at_another_speed_is_scaled_or_refused_and_a_slight_drift_is_
         std::fs::write(snapshot.guest.path("it.state"), state).unwrap();
         Sandbox::start().call(snapshot.guest.restore("it", None))
     };
-    // 200 parts in a million.
+    // 200 ppm.
     assert_eq!(restored(|khz| khz - khz / 5000), Outcome::Done);
     for other in [|khz| khz / 2, |_| 0, |_| u32::MAX] {
         match restored(other) {

@@ -1,5 +1,5 @@
-//! Hostile inputs 48 to 54: the mailbox, rung and registered in every wrong way, and what is left to
-//! an owner whose guest keeps the vCPU's thread in the middle of it.
+//! Hostile inputs 48 to 54: the mailbox, rung and registered in every wrong way; and what a
+//! controller can do while a guest keeps its vCPU's thread in the middle of an exchange.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -23,24 +23,24 @@ use crate::support::{Guest, Sandbox};
 const NOT_HEARD: u32 = 0x5555_5555;
 const LAST: u64 = RAM / 4096 - 1;
 
-/// An attack after which the microVM has ended, saying this.
+/// An attack that ends the microVM with this message.
 const fn ends(what: &'static str, says: &'static str, guest: fn(&mut Attacker)) -> Attack {
     attack(what, says, guest).ends(ExitReason::InternalError)
 }
 
-/// Reads so much of what the guest says.
+/// Reads this many bytes of what the guest sends.
 fn hear(sandbox: &mut Sandbox, count: usize) {
     sandbox.mailbox.read_exact(&mut vec![0; count]).unwrap();
 }
 
-/// Hears an answer of nothing and gives an event whose second chunk is five bytes.
+/// Receives an empty answer and sends an event whose second chunk is five bytes.
 fn give_two_chunks(sandbox: &mut Sandbox) {
     hear(sandbox, HEAD);
     let size = DATA_SIZE + 5;
     give(sandbox, 0, u32::try_from(size).unwrap(), &vec![7; size]);
 }
 
-/// A guest that has answered, and got an event.
+/// A guest that has sent an answer and received an event.
 fn with_event(a: &mut Attacker) {
     a.mailbox();
     a.answer(KIND_RESPONSE, 0, 0, 0);
@@ -302,8 +302,8 @@ fn pages_over_each_other_and_over_what_the_guest_needs() {
     ]);
 }
 
-/// As an operator, a debugger or a host that goes to sleep may do to it: a wait that was interrupted is
-/// gone on with by a system call of the kernel's own.
+/// As an operator, a debugger or a suspend of the host may do. The kernel resumes an interrupted
+/// wait by a system call of its own (`restart_syscall`).
 #[test]
 fn a_process_that_was_stopped_and_continued_goes_on() {
     withstand(&[
@@ -327,7 +327,7 @@ fn a_process_that_was_stopped_and_continued_goes_on() {
 }
 
 #[test]
-fn owners_that_close_or_cut_an_event_short() {
+fn controllers_that_close_or_cut_an_event_short() {
     let closed: fn(&mut Sandbox) = |sandbox| {
         hear(sandbox, HEAD);
         sandbox.mailbox = UnixStream::pair().unwrap().0;
@@ -351,7 +351,7 @@ fn owners_that_close_or_cut_an_event_short() {
     ]);
 }
 
-/// A microVM whose guest does this, after the owner has done that.
+/// A microVM whose guest runs this program, after the controller has done that.
 fn run(guest: fn(&mut Attacker), host: fn(&mut Sandbox)) -> (Guest, Sandbox) {
     let mut attacker = Attacker::new();
     guest(&mut attacker);
@@ -368,7 +368,7 @@ fn vcpu_thread(sandbox: &Sandbox) -> u32 {
     others.next().unwrap()
 }
 
-/// Memory of the process that is in no file, in KiB: guest memory, the heap.
+/// Memory of the process that belongs to no file, in KiB: guest memory and the heap.
 fn anonymous_memory(sandbox: &Sandbox) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", sandbox.pid())).unwrap();
     let line = status
@@ -378,8 +378,8 @@ fn anonymous_memory(sandbox: &Sandbox) -> u64 {
     number.parse().unwrap()
 }
 
-/// What an owner can do with a guest that keeps its vCPU's thread: what is left is answered, or has
-/// ended with a reason.
+/// What a controller can do with a guest that keeps its vCPU's thread: commands are answered, or
+/// the sandbox has ended with a reason.
 fn can_be_stopped(guest: fn(&mut Attacker), host: fn(&mut Sandbox), paused: bool) {
     let start = || {
         let (guest, sandbox) = run(guest, host);
@@ -421,7 +421,7 @@ fn can_be_stopped(guest: fn(&mut Attacker), host: fn(&mut Sandbox), paused: bool
 const SPIN: &[u8] = &[0xeb, 0xfe];
 
 #[test]
-fn a_storm_of_rings_at_an_owner_who_does_not_read_can_be_stopped() {
+fn a_storm_of_rings_at_a_controller_that_does_not_read_can_be_stopped() {
     let storm = |a: &mut Attacker| {
         a.mailbox();
         a.write_header(LOG_LEN, u32::try_from(LOG_SIZE).unwrap());

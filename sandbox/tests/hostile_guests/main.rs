@@ -1,7 +1,7 @@
-//! Hostile guests against real sandbox processes: programs at ring 0 that drive the registers and
-//! rings of the devices directly, and files that no honest owner passes. `HOSTILE-INPUTS.md` lists
-//! what is tried by number. After each attack the sandbox serves on, or it has ended with a
-//! reason: it never hangs, spins, or dies of a signal.
+//! Hostile guests against real sandbox processes: programs at ring 0 that drive the devices'
+//! registers and rings directly, and files that no correct controller passes. `HOSTILE-INPUTS.md`
+//! lists the attacks by number. After each attack the sandbox either still works, or has ended with
+//! a reason; it never hangs, spins, or dies of a signal.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 

@@ -1,5 +1,5 @@
 //! Hostile inputs 41 to 44: register widths, ports, resets, the serial line, and CPUs that never
-//! come to rest or never wake up. (45 and 46, files, are in `files.rs`.)
+//! come to rest or never wake up. (`files.rs` has 45 and 46.)
 
 use hearth_protocol::sandbox::ExitReason;
 use hearth_sandbox::devices::virtio::mmio::register;
@@ -36,7 +36,7 @@ fn accesses_of_other_widths_and_alignments() {
                             a.code.store(width, register_of(device, offset), !0);
                         }
                     }
-                    // Across the border to the next device, or to nothing.
+                    // Across the border to the next device, or to no device.
                     a.code.load(Width::Quad, register_of(device, 0xffc));
                     a.code.store(Width::Quad, register_of(device, 0xffc), !0);
                 }
@@ -75,7 +75,7 @@ fn ports_that_are_not_there_and_wrong_accesses_to_those_that_are() {
             }
         }
         a.code.out_string(0x80, BUFFERS, 0x2000);
-        // The presence of the serial line's loopback swallows output.
+        // The serial line's loopback, which drivers use as a presence test, swallows output.
         a.code.out(Width::Byte, 0x3fc, 0);
     })]);
 }
@@ -116,7 +116,7 @@ fn resets_and_faults_are_the_end() {
 fn a_serial_flood_is_cut_to_its_budget() {
     withstand(&[attack("200 KiB", "", |a| {
         a.code.out_string(0x3f8, BUFFERS, 200 * 1024);
-        // What the guest has to say of itself has to wait until there is room for it again.
+        // The guest's result has to wait until the console's budget has room again.
         a.code.pass_time();
         a.code.out(Width::Byte, 0x3f8, u32::from(b'\n'));
     })]);
@@ -124,7 +124,8 @@ fn a_serial_flood_is_cut_to_its_budget() {
 
 #[test]
 fn a_cpu_that_never_wakes_or_never_rests_can_be_stopped() {
-    // What the owner can do with such guests is in `bare_guests.rs`; here devices are at work too.
+    // `bare_guests.rs` has what the controller can do with such guests; here devices are at work
+    // too.
     withstand(&[attack(
         "interrupts off, with work on every queue",
         "",

@@ -9,7 +9,7 @@ use crate::driver::{
     Attacker, BUFFERS, DISK, NEEDS_RESET, RAM, RUNNING, VSOCK, available, descriptors, used,
 };
 
-/// A queue of the disk with these properties must not come to be.
+/// A queue of the disk with these properties must be refused.
 fn refused(a: &mut Attacker, size: u64, rings: [u64; 3]) {
     a.negotiate(DISK);
     a.size(DISK, 0, size);
@@ -221,7 +221,7 @@ fn status_bits_skipped_and_cleared() {
 #[test]
 fn features_that_were_not_offered() {
     withstand(&[attack("acknowledged", "offered are", |a| {
-        // Indirect descriptors, event indices, packed rings, everything; and none at all.
+        // Indirect descriptors, event indices, packed rings, all features; and none at all.
         for (low, high) in [(1 << 28, 1), (1 << 29, 1), (0, 5), (0xffff_ffff, 1), (0, 0)] {
             for status in [0, 1, 3] {
                 a.status(DISK, status);
@@ -265,7 +265,8 @@ fn notifications_out_of_place() {
 
 #[test]
 fn rings_where_the_code_and_the_tables_of_the_guest_are() {
-    // Harms nobody but the guest: its page tables stay as they are while nothing is given back.
+    // This harms only the guest: its page tables are not overwritten as long as no chain is
+    // returned.
     withstand(&[attack("rings over page tables", "", |a| {
         a.negotiate(DISK);
         a.size(DISK, 0, 8);

@@ -1,4 +1,4 @@
-//! Hostile inputs 12 to 20: what lies on the rings.
+//! Hostile inputs 12 to 20: the content of the rings.
 
 use crate::assembler::Width;
 use crate::attack::{Attack, attack, withstand};
@@ -124,7 +124,7 @@ fn descriptors_that_change_while_they_are_looked_at() {
                     .store(Width::Word, available(DISK, 0) + 4 + 2 * slot, 0);
             }
             let table = descriptors(DISK, 0) + 16;
-            // (address, what an honest driver has there, what it must not be)
+            // (address, a correct driver's value there, the value that it must not have)
             let (at, good, bad) = [
                 (table, DATA, RAM),
                 (

@@ -15,14 +15,14 @@ const RECEIVE: (u64, u64) = (VSOCK, RX as u64);
 const TRANSMIT: (u64, u64) = (VSOCK, TX as u64);
 const EVENTS: (u64, u64) = (VSOCK, EVENT as u64);
 
-/// A packet that no honest guest sends, otherwise like an honest one.
+/// A packet that no correct guest sends, otherwise like a correct one.
 fn spoilt(op: Op, len: u32, spoil: fn(&mut Header)) -> Header {
     let mut header = Attacker::packet(op, len);
     spoil(&mut header);
     header
 }
 
-/// Offers a packet a hundred times over, `at_a_time` of it.
+/// Sends a packet a hundred times, `at_a_time` of them together.
 fn flood(a: &mut Attacker, packet: Header, at_a_time: u16) {
     a.write(OUT, &packet.to_bytes());
     a.chain(TRANSMIT, 0, &[(OUT, HEADER as u64, 0)]);
@@ -38,7 +38,7 @@ fn flood(a: &mut Attacker, packet: Header, at_a_time: u16) {
     });
 }
 
-/// Reads exactly this from the guest.
+/// Reads exactly these bytes from the guest.
 fn hears(sandbox: &mut Sandbox, expected: &[u8]) {
     let mut heard = vec![0; expected.len()];
     sandbox.vsock.read_exact(&mut heard).unwrap();
@@ -127,7 +127,7 @@ fn addresses_types_and_operations_that_are_not_ours() {
                 a.send(spoilt(op, 0, |h| h.src_port = PORT + 1));
                 a.receives(number, Op::Reset);
             }
-            // The one that is there goes on.
+            // The existing connection goes on.
             a.write(OUT + HEADER as u64, b"alive...");
             a.send(Attacker::packet(Op::Data, 8));
         })
@@ -188,7 +188,7 @@ fn lies_about_credit() {
             a.receives(1, Op::Data);
             a.code
                 .expect(Width::Double, IN + 0x1000 + 24, u64::MAX, 8, "its length");
-            // The host has written more than that, which has to wait.
+            // The host has written more than that; the rest has to wait.
             a.send(spoilt(Op::CreditRequest, 0, |h| h.buf_alloc = 4));
             a.receives(2, Op::CreditUpdate);
             a.code.expect(

@@ -1,5 +1,5 @@
-//! A real `hearth-sandbox` process under test, and guests of a few bytes to run in it: no Linux,
-//! just machine code at the kernel's entry point, in 64-bit mode and ring 0.
+//! A real `hearth-sandbox` process under test, and guests of a few bytes: no Linux, only machine
+//! code at the kernel's entry point, in 64-bit mode and ring 0.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
@@ -21,10 +21,10 @@ use hearth_protocol::sandbox::{
 };
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-/// Far longer than anything here takes; a test that meets it has found a hang.
+/// Far longer than anything here takes; a test that reaches it has found a hang.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What is under test.
+/// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hearth-sandbox");
 
 /// A command and the files that go with it.
@@ -41,7 +41,7 @@ impl From<Command> for Errand {
     }
 }
 
-/// The number of the mailbox's descriptor in a sandbox.
+/// The mailbox's descriptor number in a sandbox.
 pub(crate) const MAILBOX_FD: RawFd = 903;
 
 /// A sandbox process with its three sockets.
@@ -60,8 +60,8 @@ impl Sandbox {
         Self::start_with(Process::new(PROGRAM), Stdio::inherit())
     }
 
-    /// One whose system calls are written down, in a file for each thread: this name, a dot, and
-    /// the thread's number. Each line has the call's number and its arguments as they are.
+    /// A sandbox under strace, which writes a file for each thread: this name, a dot, and the
+    /// thread's number. Each line has the call's number and its arguments in raw form.
     pub(crate) fn start_traced(calls: &Path) -> Self {
         let mut process = Process::new("strace");
         process
@@ -80,14 +80,14 @@ impl Sandbox {
         Self::start_with(process, Stdio::inherit())
     }
 
-    /// One whose log the test reads.
+    /// A sandbox whose log the test reads.
     pub(crate) fn start_and_listen() -> (Self, ChildStderr) {
         let mut sandbox = Self::start_with(Process::new(PROGRAM), Stdio::piped());
         let stderr = sandbox.child.stderr.take().unwrap();
         (sandbox, stderr)
     }
 
-    /// One that is started by a user who is not root and may use KVM.
+    /// A sandbox that is started by a user who is not root but may use KVM.
     pub(crate) fn start_without_root(kvm: &File, arguments: &[&str]) -> Self {
         const NOBODY: u32 = 65_534;
         let mut process = Process::new(PROGRAM);
@@ -124,7 +124,8 @@ impl Sandbox {
             .stdout(Stdio::piped())
             .stderr(stderr);
         let raw = theirs.each_ref().map(AsRawFd::as_raw_fd);
-        // Far above what is open here: a dup2 onto the other socket would lose it.
+        // Far above the descriptors that are open here: dup2 onto the other socket's number would
+        // close it.
         // SAFETY: only dup2 is called between fork and exec, on descriptors that are open.
         unsafe {
             process.pre_exec(move || {
@@ -185,13 +186,13 @@ impl Sandbox {
         }
     }
 
-    /// Sends a command and waits for its reply; events on the way are kept.
+    /// Sends a command and waits for its reply. Events that come meanwhile are kept.
     pub(crate) fn call(&mut self, errand: impl Into<Errand>) -> Outcome {
         let id = self.send(errand);
         self.outcome_of(id)
     }
 
-    /// Waits for the next reply, which must be to this command.
+    /// Waits for the next reply, which must be the one to this command.
     pub(crate) fn outcome_of(&mut self, id: u64) -> Outcome {
         loop {
             match self
@@ -242,7 +243,7 @@ impl Sandbox {
         }
     }
 
-    /// Closes the control socket, as an owner does who dies.
+    /// Closes the control socket, as a controller that dies does.
     pub(crate) fn abandon(&mut self) {
         self.control = None;
     }
@@ -251,7 +252,7 @@ impl Sandbox {
         self.child.id()
     }
 
-    /// Waits for the process and returns its exit status and last words.
+    /// Waits for the process and returns its exit status and the reason that it has printed.
     pub(crate) fn end(mut self) -> (i32, Exited) {
         let deadline = Instant::now() + DEADLINE;
         let status = loop {
@@ -272,13 +273,13 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // A failed test must not leave a microVM behind; it may have ended already.
+        // A failed test must not leave a microVM behind; the process may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// A folder with a guest's kernel and room for snapshots.
+/// A folder with a guest's kernel, and space for snapshots.
 pub(crate) struct Guest {
     pub(crate) dir: tempfile::TempDir,
 }
@@ -335,7 +336,7 @@ impl Guest {
         }
     }
 
-    /// A snapshot into new files beside their final place.
+    /// Takes a snapshot into new files next to their final place.
     pub(crate) fn snapshot(&self, name: &str) -> Errand {
         let new = |kind| {
             let path = self.path(&format!("{name}.{kind}.part"));
@@ -378,7 +379,7 @@ fn own_user() -> Vec<String> {
         .collect()
 }
 
-/// Where the code lies and starts.
+/// Address at which the code is loaded and starts.
 const ENTRY: u64 = 0x10_0000;
 
 /// A 64-bit ELF executable with one segment.

@@ -1,6 +1,7 @@
-//! The filters' rules against what sandboxes really call: none is missing, and none is there that
-//! nothing needs. Sandboxes do all that they can do under strace, and every call that a thread
-//! makes behind its filter is looked up in its rules. What no run here shows has its reason below.
+//! Compares the filters' rules with the system calls that sandboxes really make: no rule is
+//! missing, and none is superfluous. Sandboxes do everything that they can do under strace, and
+//! every call that a thread makes behind its filter is looked up in its rules. If a rule can't show
+//! up in a run, its reason is below.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
@@ -24,7 +25,7 @@ use hearth_sandbox::host::{HostIdentity, HostKind};
 use hearth_sandbox::jail::rules::{self, Holds, MailboxEnd, Rule, When};
 use trace::{Call, Thread};
 
-/// What need not show in a run, and why.
+/// Rules that need not show up in a run, with the reason.
 const UNSEEN: &[(Permission, &str)] = &[
     (
         (Thread::Main, libc::SYS_restart_syscall, None),
@@ -112,7 +113,7 @@ const UNSEEN: &[(Permission, &str)] = &[
     ),
 ];
 
-/// What shows only where the sandbox completes instructions for an interpreter, or counts them.
+/// Rules that only show up where the sandbox completes or counts instructions of KVM's interpreter.
 const ASSIST: &[Permission] = &[
     (Thread::Vcpu, libc::SYS_pread64, None),
     (Thread::Vcpu, libc::SYS_ioctl, Some(0x4090_ae82)), // KVM_SET_REGS
@@ -133,7 +134,7 @@ fn rules_of(thread: Thread) -> Vec<&'static Rule> {
     }
 }
 
-/// One thing that a thread may do: a call, and for a rule that names values, the value.
+/// One permission of a thread: a call and, for a rule that lists values, the value.
 type Permission = (Thread, libc::c_long, Option<u64>);
 
 fn permissions(thread: Thread) -> BTreeSet<Permission> {
@@ -149,7 +150,7 @@ fn permissions(thread: Thread) -> BTreeSet<Permission> {
         .collect()
 }
 
-/// By which permission a thread may make this call, as the kernel would decide.
+/// The permission by which a thread may make this call, as the kernel would decide.
 fn permitted(call: &Call) -> Option<Permission> {
     let rule = rules_of(call.thread)
         .into_iter()
@@ -163,7 +164,7 @@ fn permitted(call: &Call) -> Option<Permission> {
             .then(|| (call.thread, rule.call, Some(low(index)))),
         When::Mailbox(index, end) => {
             let descriptor = match end {
-                MailboxEnd::Owner => call.mailbox[0],
+                MailboxEnd::Controller => call.mailbox[0],
                 MailboxEnd::Wake => call.mailbox[1],
             };
             (low(index) == descriptor).then_some((call.thread, rule.call, None))

@@ -1,5 +1,5 @@
-//! What sandboxes do in their lives, once each: boot, disks, the agent's connection, pauses,
-//! budgets, freezes, snapshots of both kinds, restores, refusals, the assist, every kind of end.
+//! Everything that sandboxes do, once each: boot, disks, the agent's connection, pauses, budgets,
+//! freezes, snapshots of both kinds, restores, refusals, the assist, every kind of end.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -20,11 +20,11 @@ use crate::trace::{self, Call};
 const SPIN: &[u8] = &[0xeb, 0xfe];
 /// `mov dx, 0x600; mov al, 0x34; out dx, al; jmp $`
 const SHUTDOWN: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
-/// Bytes of the packets in which a guest sends more than a socket takes at once.
+/// Payload of the packets with which a guest sends more than a socket takes at once.
 const PACKET: u32 = 0x1_0000;
 const PACKETS: u64 = 12;
 
-/// All calls of all scenes.
+/// The calls of all scenes.
 pub(crate) fn all() -> Vec<Call> {
     let scenes: [fn(&Stage); 5] = [devices, clones, refusals, instructions, mailbox];
     scenes
@@ -37,7 +37,7 @@ pub(crate) fn all() -> Vec<Call> {
         .collect()
 }
 
-/// Where each process's calls are written down.
+/// The folder for each process's trace.
 struct Stage(tempfile::TempDir);
 
 impl Stage {
@@ -78,8 +78,8 @@ fn kill(mut sandbox: Sandbox) {
     ends(sandbox, ExitReason::Killed);
 }
 
-/// A guest that reads its disk, speaks with the host in both directions, more than the host takes
-/// at once, says goodbye, and powers off.
+/// A guest that reads its disk, exchanges bytes with the host in both directions (more than the
+/// host takes at once), ends its connection, and powers off.
 fn devices(stage: &Stage) {
     let mut guest = Attacker::new();
     guest.disk_serves();
@@ -112,7 +112,7 @@ fn devices(stage: &Stage) {
     sandbox.done(resume());
     sandbox.vsock.write_all(b"and you?").unwrap();
     sandbox.vsock.read_exact(&mut [0; 8]).unwrap();
-    // The guest halts when it has sent all, whether or not anybody reads it.
+    // The guest halts when it has sent everything, whether or not the host reads it.
     sandbox.done(Command::Freeze(Freeze::within(DEADLINE / 2)));
     sandbox.done(resume());
     let mut rest = Vec::new();
@@ -151,7 +151,7 @@ fn clones(stage: &Stage) {
     kill(grandchild);
 }
 
-/// Commands that are refused, and a shell that nobody needed.
+/// Commands that are refused, and a shell that is not used.
 fn refusals(stage: &Stage) {
     let guest = Guest::new(&[0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfe]); // a reset
     let mut sandbox = stage.start("refusals");
@@ -171,8 +171,8 @@ fn refusals(stage: &Stage) {
     ends(shell, ExitReason::OwnerGone);
 }
 
-/// Arms the local APIC's timer, for a time that never comes. Its addresses are in the GiB whose
-/// table `Attacker::new` has made.
+/// Arms the local APIC's timer for a time that never comes. `Attacker::new` has mapped its
+/// addresses.
 fn arm_timer(guest: &mut Attacker) {
     const APIC: u64 = 0xfee0_0000;
     const TWO_MIB: u64 = 0x20_0000;
@@ -190,8 +190,8 @@ fn arm_timer(guest: &mut Attacker) {
     guest.code.put(&[0xba, 0xff, 0xff, 0xff, 0x7f, 0x0f, 0x30]);
 }
 
-/// A runtime that answers at the mailbox, with output, has a timer armed meanwhile, gets an event
-/// there, answers that too, and is paused while it waits.
+/// A runtime that answers at the mailbox with output, and arms a timer meanwhile. It gets an event,
+/// answers it too, and is paused while it waits.
 fn mailbox(stage: &Stage) {
     let mut guest = Attacker::new();
     guest.mailbox();
@@ -216,8 +216,8 @@ fn mailbox(stage: &Stage) {
     kill(sandbox);
 }
 
-/// Instructions that an interpreting host leaves to the sandbox, a fault of one of them, and one
-/// that the sandbox can't complete either.
+/// Instructions that KVM's interpreter leaves to the sandbox, a fault of one of them, and one that
+/// the sandbox can't complete either.
 fn instructions(stage: &Stage) {
     let mut guest = Attacker::new();
     // edx:eax = all ones; rcx = a buffer; xsave [rcx]; xrstor [rcx]; fnclex

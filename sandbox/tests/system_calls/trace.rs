@@ -1,10 +1,10 @@
-//! What strace wrote down of a sandbox, from the moment on at which each thread had its filter.
+//! strace's record of a sandbox, from the moment at which each thread has its filter.
 
 use std::path::Path;
 
 use crate::support::MAILBOX_FD;
 
-/// A kind of thread, and so a filter.
+/// A kind of thread, which has its own filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Thread {
     Main,
@@ -16,13 +16,13 @@ pub(crate) enum Thread {
 pub(crate) struct Call {
     pub(crate) thread: Thread,
     pub(crate) process: u64,
-    /// The process's mailbox: the owner's socket, and what wakes whoever waits for it.
+    /// The process's mailbox: the controller's socket, and the eventfd that wakes a waiting thread.
     pub(crate) mailbox: [u64; 2],
     pub(crate) number: libc::c_long,
     pub(crate) arguments: Vec<u64>,
 }
 
-/// All calls in the files in this folder, each folder having one process's.
+/// All calls in the files of this folder, which belong to one process.
 pub(crate) fn read(folder: &Path) -> Vec<Call> {
     let mut files: Vec<(u64, String)> = std::fs::read_dir(folder)
         .unwrap()
@@ -33,7 +33,7 @@ pub(crate) fn read(folder: &Path) -> Vec<Call> {
         })
         .collect();
     files.sort();
-    // The first thread's number is the process's, and it began with the program.
+    // The process's id is that of the first thread, which began with `execve`.
     let process = files
         .iter()
         .find(|(_, text)| text.contains(" execve("))
@@ -47,7 +47,7 @@ pub(crate) fn read(folder: &Path) -> Vec<Call> {
             Thread::Vcpu
         };
         let lines: Vec<&str> = text.lines().collect();
-        // A thread without a filter of its own is one that ended before it had any.
+        // A thread without a filter has ended before it got one.
         let filter = lines.iter().rposition(|line| line.contains(" seccomp("));
         let filter = filter.unwrap_or_else(|| panic!("thread {number} has no filter: {text}"));
         calls.extend(
@@ -59,7 +59,7 @@ pub(crate) fn read(folder: &Path) -> Vec<Call> {
     calls
 }
 
-/// The eventfd is made right after the socket is told not to block.
+/// The eventfd is made right after the socket is set to non-blocking.
 fn mailbox(main: &str) -> [u64; 2] {
     let socket = format!("ioctl({MAILBOX_FD:#x}, 0x5421,");
     let made = main

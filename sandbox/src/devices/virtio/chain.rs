@@ -1,19 +1,19 @@
-//! A descriptor chain after it was taken off a ring: a copy, checked by
-//! [`VirtQueue::pop`](super::VirtQueue::pop), the only place that fills one.
+//! A descriptor chain that was taken off a ring: a checked copy. Only
+//! [`VirtQueue::pop`](super::VirtQueue::pop) fills one.
 
 use vm_memory::GuestAddress;
 
-/// One buffer of a chain, in RAM.
+/// One buffer of a chain. It is inside of RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it begins.
+    /// Guest-physical address.
     pub address: GuestAddress,
-    /// Bytes, never zero.
+    /// Length in bytes, never zero.
     pub len: u32,
 }
 
-/// A checked descriptor chain. Devices keep one and have it filled again and again, so that the
-/// hot path allocates nothing.
+/// A checked descriptor chain. Each device reuses one for all its requests, so that the hot path
+/// allocates nothing.
 #[derive(Debug, Default)]
 pub struct Chain {
     pub(super) head: u16,
@@ -24,22 +24,22 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// What the driver wrote, in order.
+    /// The driver's buffers for the device to read, in order.
     pub fn readable(&self) -> &[Segment] {
         &self.readable
     }
 
-    /// What the device may write, in order.
+    /// The driver's buffers for the device to write, in order.
     pub fn writable(&self) -> &[Segment] {
         &self.writable
     }
 
-    /// Bytes the driver wrote; less than 2³².
+    /// Bytes in the readable buffers; less than 2³².
     pub fn readable_len(&self) -> u64 {
         self.readable_len
     }
 
-    /// Bytes the device may write; less than 2³².
+    /// Bytes in the writable buffers; less than 2³².
     pub fn writable_len(&self) -> u64 {
         self.writable_len
     }

@@ -1,4 +1,4 @@
-//! What the transport asks of a device, and what can go wrong between them.
+//! The interface between the transport and a device, and its errors.
 
 use std::fmt::Debug;
 use std::io;
@@ -12,39 +12,39 @@ use super::queue::VirtQueue;
 use super::ring_error::RingError;
 use crate::devices::GuestMemory;
 
-/// A device behind [`super::MmioTransport`]. All calls come from one thread. Methods with `queues`
-/// are called only while the device is active: its driver is up and all queues are checked.
+/// A device behind [`super::MmioTransport`]. One thread makes all calls. Methods with `queues` are
+/// only called while the device is active: its driver is running and all queues are checked.
 pub trait VirtioDevice: Debug {
     /// Device id (virtio 1.2, section 5).
     const TYPE: u32;
     /// Name in the log.
     const NAME: &'static str;
-    /// The number of queues and the largest size of each (powers of two).
+    /// The number of queues and the maximum size of each (powers of two).
     const QUEUE_SIZES: &'static [u16];
-    /// What a snapshot keeps of the device besides its transport.
+    /// The part of the device, without its transport, that goes into a snapshot.
     type State: Serialize + DeserializeOwned + Clone + Debug;
 
     /// Feature bits offered, without `VIRTIO_F_VERSION_1`, which every device offers.
     fn features(&self) -> u64;
 
-    /// The configuration space as it is now, little-endian. What lies beyond reads as zero.
+    /// The present configuration space, little-endian. Reads past its end return zero.
     fn config(&self) -> &[u8];
 
-    /// The driver is up, or a snapshot of one was restored.
+    /// The driver has started the device, or a snapshot of a running one was restored.
     fn activate(
         &mut self,
         queues: &mut [VirtQueue],
         memory: &GuestMemory,
     ) -> Result<(), DeviceError>;
 
-    /// The driver notified queue `index`, or it has to be looked at for another reason.
-    /// A device takes at most a queue's size of chains per call.
+    /// The driver has notified queue `index`, or the transport wants it checked for another reason.
+    /// A device takes at most as many chains per call as the queue has entries.
     fn process_queue(
         &mut self,
         index: usize,
         queues: &mut [VirtQueue],
         memory: &GuestMemory,
-    ) -> Result<Outcome, DeviceError>;
+    ) -> Result<WorkResult, DeviceError>;
 
     /// The file descriptor that the device waits for is ready for `events`.
     fn on_host_event(
@@ -52,32 +52,33 @@ pub trait VirtioDevice: Debug {
         _events: EventSet,
         _queues: &mut [VirtQueue],
         _memory: &GuestMemory,
-    ) -> Result<Outcome, DeviceError> {
-        Ok(Outcome::default())
+    ) -> Result<WorkResult, DeviceError> {
+        Ok(WorkResult::default())
     }
 
-    /// Back to the state before a driver was there.
+    /// Returns to the state before a driver was there.
     fn reset(&mut self);
 
-    /// The state for a snapshot, refused while anything is in flight.
+    /// The state for a snapshot; refused while any data is in flight.
     fn save(&self, queues: &[VirtQueue], memory: &GuestMemory) -> Result<Self::State, NotQuiet>;
 
-    /// Takes over a snapshot's state, checked completely.
+    /// Restores the state of a snapshot, which is checked completely.
     fn restore(&mut self, state: &Self::State) -> Result<ConfigChange, StateError>;
 }
 
-/// What a piece of work on the rings came to.
+/// The result of a device's work on its queues.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use]
-pub struct Outcome {
-    /// Used rings have news that the driver wants to be interrupted for.
+pub struct WorkResult {
+    /// The driver has to be interrupted because of entries in a used ring.
     pub interrupt: bool,
-    /// The work was cut short to be fair to others: call again without waiting for a kick.
+    /// The device interrupted its work so that others get their share. Call again without waiting
+    /// for a notification.
     pub more: bool,
 }
 
-impl Outcome {
-    /// Both together.
+impl WorkResult {
+    /// Combines the results of two calls.
     pub fn and(self, other: Self) -> Self {
         Self {
             interrupt: self.interrupt || other.interrupt,
@@ -86,19 +87,19 @@ impl Outcome {
     }
 }
 
-/// Whether a restored device differs from what its driver knows of it.
+/// Whether a restored device's configuration differs from what its driver has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConfigChange {
-    /// The driver's knowledge holds.
+    /// It does not differ.
     None,
     /// The driver has to read the configuration again.
     Announce,
 }
 
-/// A device gives up: the driver broke the rules, or the host failed it.
+/// Why a device goes out of service: the driver violated the specification, or the host failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The rings are not as the specification wants them.
+    /// A ring or a chain is invalid.
     #[error("queue {queue}: {source}")]
     Ring {
         /// Index of the queue.
@@ -106,26 +107,26 @@ pub enum DeviceError {
         /// What was found.
         source: RingError,
     },
-    /// A buffer could not be reached.
+    /// A buffer could not be accessed.
     #[error("buffer: {0}")]
     Buffer(#[from] GuestIoError),
-    /// A request's buffers do not fit the request.
+    /// A request's buffers don't fit the request.
     #[error("request: {0}")]
     Request(&'static str),
-    /// A packet's length against what carries it.
+    /// A packet's length exceeds its chain or the limit.
     #[error("packet of {len} bytes in a chain that carries {room}")]
     PacketLength {
         /// Length in the header.
         len: u32,
-        /// Bytes that there can be.
+        /// Bytes that fit.
         room: u64,
     },
-    /// A chain that a vsock packet does not fit.
+    /// A receive buffer is too small for a vsock packet.
     #[error("receive buffer of {len} bytes, the smallest useful one has {least}")]
     SmallBuffer {
         /// Writable bytes of the chain.
         len: u64,
-        /// Header and one byte.
+        /// Bytes of a header and one byte of payload.
         least: u64,
     },
     /// The host's side failed.
@@ -140,13 +141,13 @@ impl DeviceError {
     }
 }
 
-/// Why a device can't be snapshotted now.
+/// Why a device can't be saved now. Each of these may be over after a moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotQuiet {
-    /// The device gave up on its driver.
+    /// The device is out of service.
     #[error("{0}: the device waits to be reset")]
     Broken(&'static str),
-    /// The driver made chains available that are not yet processed.
+    /// The driver has made chains available that the device has not processed.
     #[error("{device}: queue {queue} has chains to be processed")]
     QueuePending {
         /// Name of the device.
@@ -154,7 +155,7 @@ pub enum NotQuiet {
         /// Index of the queue.
         queue: usize,
     },
-    /// The driver has written to the rings what no restore would take.
+    /// The driver has written values to the rings that a restore would refuse.
     #[error("{device}: queue {queue}: {why}")]
     Rings {
         /// Name of the device.
@@ -164,24 +165,24 @@ pub enum NotQuiet {
         /// What is wrong with it.
         why: String,
     },
-    /// Bytes from the guest that the host has not taken.
-    #[error("{0} bytes of the guest's wait for the host")]
+    /// The host's socket has not taken all of the guest's bytes.
+    #[error("{0} bytes from the guest wait for the host")]
     BytesToHost(usize),
-    /// Bytes from the host that the guest has not got.
-    #[error("bytes of the host's wait for the guest")]
+    /// The guest has not received all of the host's bytes.
+    #[error("bytes from the host wait for the guest")]
     BytesToGuest,
-    /// Packets that wait for a receive buffer.
+    /// Packets wait for a receive buffer.
     #[error("control packets wait for a receive buffer")]
     ControlPending,
-    /// A reset that the guest has not acknowledged.
+    /// The guest has not acknowledged a transport reset.
     #[error("the guest has not acknowledged the transport reset")]
     ResetPending,
 }
 
-/// Why a device's saved state is refused.
+/// Why a device refuses a saved state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
-    /// No device could have had it.
+    /// No device can have been in this state.
     #[error("{what}: {value:#x}")]
     Impossible {
         /// The field.

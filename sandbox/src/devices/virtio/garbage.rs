@@ -1,6 +1,6 @@
-//! Guests that write anything anywhere: whatever is in the rings and the registers, a device ends
-//! in an orderly state, never in a panic and never in work without end. The garbage is the same in
-//! every run.
+//! Tests with drivers that write random values to rings and registers. Whatever they write, a
+//! device ends in a defined state: it never panics and never works without end. The random values
+//! are the same in every run.
 
 use std::os::unix::net::UnixStream;
 
@@ -15,7 +15,7 @@ use super::mock_driver::{BUFFERS, Driver, RAM, write};
 use super::vsock::Vsock;
 use super::vsock::packet::{HEADER, Header};
 
-/// Xorshift: good enough to be arbitrary.
+/// A xorshift generator: random enough for these tests.
 struct Garbage(u64);
 
 impl Garbage {
@@ -34,7 +34,7 @@ impl Garbage {
         self.below(limit.into()).try_into().unwrap()
     }
 
-    /// An index into `size` entries, now and then one too far.
+    /// An index into `size` entries, sometimes one too far.
     fn index(&mut self, size: u16) -> u16 {
         let too_far = u16::from(self.below(50) == 0);
         self.below_u16(size + too_far)
@@ -45,7 +45,7 @@ impl Garbage {
     }
 }
 
-/// Nearly sensible rings, so that garbage gets past the first check often enough.
+/// Fills the rings with nearly valid descriptors, so that some of them get past the first check.
 fn spoil_rings(driver: &mut Driver, garbage: &mut Garbage) {
     for ring in &mut driver.rings {
         let size = ring.size;
@@ -102,7 +102,7 @@ fn run<D: VirtioDevice>(
     violations
 }
 
-/// A register access of any kind, now and then.
+/// Sometimes accesses a random register.
 fn poke<D: VirtioDevice>(transport: &mut MmioTransport<D>, garbage: &mut Garbage) {
     if garbage.below(8) > 0 {
         return;
@@ -143,7 +143,7 @@ fn no_garbage_breaks_the_vsock_device() {
     let hosts = std::cell::RefCell::new(Vec::new());
     let vsock = || {
         let (ours, host) = UnixStream::pair().unwrap();
-        // The other end lives on unread, as a hung host would.
+        // The host's end stays open and unread, as with a host process that hangs.
         hosts.borrow_mut().push(host);
         Vsock::new(GUEST_CID, ours).unwrap()
     };

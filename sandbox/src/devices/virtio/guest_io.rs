@@ -1,8 +1,8 @@
-//! Moves bytes between files and guest memory directly, without a buffer in between, and between
-//! guest memory and small host buffers. The only place under `devices` that makes system calls on
-//! raw addresses.
+//! Moves bytes between files and guest memory without a buffer in between, and between guest memory
+//! and small host buffers. This is the only file under `devices` that makes system calls on raw
+//! addresses.
 //!
-//! Guest memory changes while it is used here. Nothing is ever referenced as a Rust slice: the
+//! The guest may change its memory at any time. So no Rust slice ever refers to it: either the
 //! kernel copies, or `vm-memory`'s volatile accesses do.
 
 use std::io;
@@ -13,16 +13,16 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 use super::chain::Segment;
 use crate::devices::GuestMemory;
 
-/// Pieces handed to the kernel at once. More of them only means another system call.
+/// Maximum number of pieces in one system call. Longer buffers take several calls.
 const PIECES: usize = 64;
 
 /// Why bytes could not be moved.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestIoError {
-    /// A segment is not in RAM.
+    /// A segment is outside of RAM.
     #[error("guest memory: {0}")]
     Memory(#[from] GuestMemoryError),
-    /// The segments hold fewer bytes than asked for.
+    /// The segments hold fewer bytes than requested.
     #[error("{missing} bytes past the end of the buffer")]
     Short {
         /// Bytes missing.
@@ -45,7 +45,7 @@ pub fn read_stream(
     check(unsafe { libc::readv(fd.as_raw_fd(), pieces.as_ptr(), pieces.count()) })
 }
 
-/// The same, into `before` first.
+/// Like [`read_stream`], but fills `before` first.
 pub fn read_stream_after(
     fd: BorrowedFd<'_>,
     before: &mut [u8],
@@ -69,7 +69,7 @@ pub fn write_stream(
     write_stream_after(fd, &[], memory, segments, skip, len)
 }
 
-/// The same, behind `before`.
+/// Like [`write_stream`], but sends `before` first.
 pub fn write_stream_after(
     fd: BorrowedFd<'_>,
     before: &[u8],
@@ -89,13 +89,13 @@ pub fn write_stream_after(
         msg_controllen: 0,
         msg_flags: 0,
     };
-    // MSG_NOSIGNAL: a host end that is gone is an error to handle, not a SIGPIPE to die of.
+    // MSG_NOSIGNAL: if the host's end is closed, this returns an error and raises no SIGPIPE.
     // SAFETY: as in `read_stream`; the kernel only reads, and does not write to `msg_iov`.
     check(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) })
 }
 
-/// Fills `segments`, beginning `skip` bytes into them, with `len` bytes of the file from `offset`
-/// on. All of them or an error.
+/// Fills `segments`, beginning `skip` bytes into them, with `len` bytes of the file at `offset`.
+/// Reads all of them or returns an error.
 pub fn read_file_exact(
     fd: BorrowedFd<'_>,
     memory: &GuestMemory,
@@ -195,8 +195,8 @@ impl Iterator for Parts<'_> {
                 continue;
             }
             let take = (len - self.skip).min(self.left);
-            // Chains are checked to lie in RAM, so this sum does not overflow; were it to wrap,
-            // the access itself would fail.
+            // Chains are checked to be in RAM, so this sum does not overflow. If it did wrap
+            // around, the access itself would fail.
             let address = GuestAddress(segment.address.0.wrapping_add(self.skip as u64));
             self.skip = 0;
             self.left -= take;
@@ -206,7 +206,7 @@ impl Iterator for Parts<'_> {
     }
 }
 
-/// Up to [`PIECES`] ranges of host memory that are guest RAM, in the kernel's form.
+/// Up to [`PIECES`] ranges of this process's memory, most of them guest RAM, as iovecs.
 struct Pieces {
     pieces: [libc::iovec; PIECES],
     len: usize,
@@ -222,7 +222,7 @@ impl Pieces {
         Self::after(std::ptr::null_mut(), 0, memory, segments, skip, len)
     }
 
-    /// With `host_len` bytes of this process's own memory before them.
+    /// With `host_len` bytes of the sandbox's own memory in front.
     fn after(
         host: *mut u8,
         host_len: usize,
@@ -245,7 +245,7 @@ impl Pieces {
             used = 1;
         }
         'fill: for (address, len) in Parts::new(segments, skip, len) {
-            // A range that crosses from one region of RAM to the next comes as two slices.
+            // A range that crosses from one region of RAM to the next gives two slices.
             for slice in GuestMemoryBackend::get_slices(memory, address, len) {
                 let slice = slice.map_err(io::Error::other)?;
                 if used == PIECES {

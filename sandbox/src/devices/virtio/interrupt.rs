@@ -1,7 +1,7 @@
-//! A device's interrupt line: the InterruptStatus word and the eventfd that KVM turns into an edge
-//! on the I/O APIC's pin. The word is the only device state that two threads touch: the event loop
-//! sets bits, the vCPU's thread serves the guest's reads and acknowledgements without waking the
-//! event loop.
+//! A device's interrupt: the InterruptStatus word, and the eventfd that KVM turns into an edge on
+//! the I/O APIC's pin. The word is the only device state that two threads access: the event loop
+//! sets bits, and the vCPU's thread serves the guest's reads and acknowledgements without waking
+//! the event loop.
 
 use std::io;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// InterruptStatus bit 0: a queue's used ring has news (virtio 1.2, 4.2.2).
+/// InterruptStatus bit 0: a used ring has new entries (virtio 1.2, 4.2.2).
 pub const QUEUE: u32 = 1 << 0;
-/// InterruptStatus bit 1: the configuration changed, the device's status included.
+/// InterruptStatus bit 1: the configuration, or the device's status, has changed.
 pub const CONFIG: u32 = 1 << 1;
 
 /// One device's interrupt. Clones share the line.
 ///
 /// # Why no interrupt is lost
-/// The line is an edge, so each [`trigger_queue`](Self::trigger_queue) sets its bit *and then*
-/// writes the eventfd, even when the bit was still set. Leaving the write out then looks safe with
-/// a driver that acknowledges before it looks at the rings (Linux), but the specification lets it
-/// look first and acknowledge after (4.2.3.4): a bit set in between would be cleared with nobody
-/// looking again. The cost of being exact is one eventfd write per batch of work. Edges that meet
-/// an interrupt still pending or in service are merged or queued by the APIC, which is what the
-/// driver needs: it runs at least once after the last one. The bit is set before the edge so that
-/// a handler started by the edge never reads a zero status.
+/// The interrupt is edge-triggered, so each [`trigger_queue`](Self::trigger_queue) sets its bit
+/// *and then* writes the eventfd, even if the bit was still set. Omitting the write looks safe with
+/// a driver that acknowledges before it looks at the rings (Linux). But the specification lets a
+/// driver look first and acknowledge afterwards (4.2.3.4): a bit set in between would be cleared
+/// and the driver would not look again. The cost is one eventfd write for each batch of work. The
+/// APIC merges or queues an edge that comes while an interrupt is pending or in service, which is
+/// what the driver needs: its handler runs at least once after the last edge. The bit is set before
+/// the edge, so that a handler that the edge has started never reads a zero status.
 #[derive(Debug, Clone)]
 pub struct Interrupt {
     shared: Arc<Shared>,
@@ -37,7 +37,7 @@ struct Shared {
 }
 
 impl Interrupt {
-    /// An interrupt on the line that `line` is registered for as an irqfd.
+    /// An interrupt; `line` is registered as an irqfd.
     pub fn new(line: EventFd) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -57,18 +57,19 @@ impl Interrupt {
         self.shared.status.fetch_and(!bits, Ordering::SeqCst);
     }
 
-    /// Tells the driver to look at the used rings.
+    /// Makes the driver look at the used rings.
     pub fn trigger_queue(&self) -> io::Result<()> {
         self.trigger(QUEUE)
     }
 
-    /// Tells the driver to look at status and configuration.
+    /// Makes the driver look at the status and the configuration.
     pub fn trigger_config(&self) -> io::Result<()> {
         self.trigger(CONFIG)
     }
 
-    /// Raises the edge again for what is pending. After a restore nobody knows whether the edge
-    /// of a saved status had reached the vCPU; one too many is harmless, one too few is a hang.
+    /// Raises the edge again for pending bits. After a restore it is unknown whether the edge of a
+    /// saved status had reached the vCPU; an additional edge is harmless, and a missing one would
+    /// hang the driver.
     pub fn resample(&self) -> io::Result<()> {
         match self.status() {
             0 => Ok(()),
@@ -76,7 +77,7 @@ impl Interrupt {
         }
     }
 
-    /// Sets the pending bits as a snapshot had them; unknown bits are the caller's to refuse.
+    /// Sets the pending bits of a snapshot. The caller refuses unknown bits.
     pub fn restore_status(&self, status: u32) {
         self.shared
             .status

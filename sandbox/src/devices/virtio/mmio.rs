@@ -1,16 +1,16 @@
-//! The virtio-mmio transport, version 2 (virtio 1.2, 4.2): registers, negotiation, queue set-up and
-//! the device's life.
+//! The virtio-mmio transport, version 2 (virtio 1.2, 4.2): registers, feature negotiation, queue
+//! set-up and the device's status.
 //!
-//! One transport owns one device and its queues and lives on the event loop's thread. The guest
-//! reaches it in two ways: register accesses come as [`MmioTransport::read`] and
-//! [`MmioTransport::write`]; a queue notification comes through an ioeventfd that the owner has
-//! registered at QueueNotify with the queue's index as datamatch, as [`MmioTransport::notify`].
-//! InterruptStatus and InterruptACK may be served without the transport, from a clone of its
-//! [`Interrupt`].
+//! One transport owns one device and its queues, and belongs to the event loop's thread. Register
+//! accesses of the guest come as [`MmioTransport::read`] and [`MmioTransport::write`]. A queue
+//! notification comes as [`MmioTransport::notify`]: KVM signals an ioeventfd that is registered at
+//! QueueNotify with the queue's index as datamatch. InterruptStatus and InterruptACK may be served
+//! without the transport, by a clone of its [`Interrupt`].
 //!
-//! A wrong register access is logged and has no effect. A violation that leaves rings in doubt
-//! ends the device's service: DEVICE_NEEDS_RESET, a configuration interrupt, one line in the log,
-//! and not one more look at the rings until the driver resets the device.
+//! An invalid register access is logged and has no effect. A violation after which the rings can't
+//! be trusted ends the device's service: it sets DEVICE_NEEDS_RESET, raises a configuration
+//! interrupt, writes one line to the log, and does not look at the rings again until the driver
+//! resets it.
 
 pub mod register;
 mod setup;
@@ -24,7 +24,7 @@ use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
 
 use self::setup::QueueSetup;
-use super::device::{ConfigChange, DeviceError, NotQuiet, Outcome, VirtioDevice};
+use super::device::{ConfigChange, DeviceError, NotQuiet, VirtioDevice, WorkResult};
 use super::interrupt::{self, Interrupt};
 use super::queue::VirtQueue;
 use super::ring_error::RingError;
@@ -35,7 +35,7 @@ use crate::log::Log;
 
 /// "virt", little-endian.
 pub const MAGIC: u32 = 0x7472_6976;
-/// The only version there is besides the legacy one.
+/// The only version besides the legacy one.
 pub const VERSION: u32 = 2;
 /// Vendor id: "hrth", little-endian.
 pub const VENDOR: u32 = 0x6874_7268;
@@ -57,13 +57,13 @@ pub struct MmioTransport<D> {
     queue_sel: u32,
     config_generation: u32,
     announce_config: bool,
-    /// Bit per queue: work left over that no kick will announce.
+    /// One bit for each queue: it has work left that no notification will announce.
     backlog: u32,
     log: Log,
 }
 
 impl<D: VirtioDevice> MmioTransport<D> {
-    /// A transport whose driver has not come yet.
+    /// A transport without a driver.
     pub fn new(device: D, memory: GuestMemory, interrupt: Interrupt) -> Self {
         Self {
             device,
@@ -88,7 +88,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         &self.device
     }
 
-    /// The device, to change.
+    /// The device, for changes.
     pub fn device_mut(&mut self) -> &mut D {
         &mut self.device
     }
@@ -98,12 +98,13 @@ impl<D: VirtioDevice> MmioTransport<D> {
         &self.interrupt
     }
 
-    /// Whether a driver is up and nobody has given up.
+    /// Whether a driver is running, and neither it nor the device has failed.
     pub fn running(&self) -> bool {
         self.status == status::RUNNING
     }
 
-    /// A read of the device's registers. `data` is always filled; with zeros where nothing is.
+    /// A read of the device's registers. Always fills `data`, with zeros where there is no
+    /// register.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(at) = offset.checked_sub(register::CONFIG) {
@@ -143,7 +144,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// The driver put chains on queue `queue`.
+    /// The driver has made chains available on queue `queue`.
     pub fn notify(&mut self, queue: usize) {
         if queue >= self.queues.len() {
             refuse(&mut self.log, format_args!("notification of queue {queue}"));
@@ -163,7 +164,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// The descriptor that the device waits for is ready.
+    /// The device's host descriptor is ready.
     pub fn on_host_event(&mut self, events: EventSet) {
         if self.running() {
             self.work(None, |device, queues, memory| {
@@ -172,11 +173,11 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// Looks at every queue once, and raises again what a snapshot had pending. For the moment
-    /// after a restore, when the guest is about to run: a notification of the time before the
-    /// snapshot reached nobody, and neither did an edge.
+    /// Looks at every queue once, and raises the interrupts again that were pending in a snapshot.
+    /// Called after a restore, before the guest runs, because notifications and edges from before
+    /// the snapshot may have been lost.
     pub fn kick_all(&mut self) {
-        // What was pending first: what comes new below raises an edge of its own.
+        // Pending interrupts first: new work below raises an edge of its own.
         let result = self.interrupt.resample();
         self.log_interrupt(result);
         if self.announce_config {
@@ -189,13 +190,13 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// Whether work was cut short to be fair to other devices. The owner calls
-    /// [`run_backlog`](Self::run_backlog) after it has served them.
+    /// Whether a device has interrupted its work so that others get their share. The event loop
+    /// calls [`run_backlog`](Self::run_backlog) after it has served them.
     pub fn has_backlog(&self) -> bool {
         self.backlog != 0
     }
 
-    /// Goes on with what was cut short.
+    /// Continues the interrupted work.
     pub fn run_backlog(&mut self) {
         for queue in 0..self.queues.len() {
             if self.backlog & (1 << queue) != 0 && self.running() {
@@ -239,7 +240,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 .map_or(0, |queue| self.queues[queue].ready().into()),
             register::INTERRUPT_STATUS => self.interrupt.status(),
             register::STATUS => self.status.into(),
-            // Regions of shared memory that don't exist have length and base of all ones.
+            // A shared memory region that doesn't exist has length and base of all ones.
             register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
             register::CONFIG_GENERATION => self.config_generation,
             _ => {
@@ -284,11 +285,11 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// Lets the device work on its queues and sees to what comes of it.
+    /// Lets the device work on its queues, and acts on the result.
     fn work(
         &mut self,
         queue: Option<usize>,
-        job: impl FnOnce(&mut D, &mut [VirtQueue], &GuestMemory) -> Result<Outcome, DeviceError>,
+        job: impl FnOnce(&mut D, &mut [VirtQueue], &GuestMemory) -> Result<WorkResult, DeviceError>,
     ) {
         match job(&mut self.device, &mut self.queues, &self.memory) {
             Ok(outcome) => {
@@ -304,11 +305,11 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// No more service until the driver resets the device.
+    /// Ends the device's service until the driver resets it.
     fn give_up(&mut self, error: &DeviceError) {
         self.status |= status::DEVICE_NEEDS_RESET;
         self.backlog = 0;
-        // It must not wait for host events either: nobody would serve them.
+        // A device without service must not wait for host events either: nothing would handle them.
         self.device.reset();
         self.log.line(
             Instant::now(),

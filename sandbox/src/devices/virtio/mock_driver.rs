@@ -1,5 +1,5 @@
-//! A driver for the tests: it speaks to a transport through its registers and puts on the rings
-//! whatever a test wants, right or wrong.
+//! A driver for tests: it uses a transport's registers, and puts any chain on the rings that a test
+//! wants, valid or not.
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
@@ -15,11 +15,11 @@ pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
-/// Bytes of RAM, in two adjacent regions so that ranges can cross from one to the other.
+/// Bytes of RAM, in two adjacent regions so that a range can cross from one to the other.
 pub(crate) const RAM: u64 = 0x40_0000;
-/// Where the second region begins.
+/// Start of the second region.
 pub(crate) const SEAM: u64 = 0x20_0000;
-/// From here on RAM is free for buffers.
+/// RAM from here on is free for buffers.
 pub(crate) const BUFFERS: u64 = 0x8_0000;
 
 pub(crate) fn memory() -> GuestMemory {
@@ -65,7 +65,7 @@ impl Ring {
         self.base + 0x8000
     }
 
-    /// The queue, as a device has it after set-up.
+    /// The queue as a device has it after the set-up.
     pub(crate) fn queue(&self) -> VirtQueue {
         let saved = SavedQueue {
             size: self.size,
@@ -86,7 +86,7 @@ impl Ring {
             .unwrap();
     }
 
-    /// Makes a chain of buffers (address, length, flags; `NEXT` is added) available.
+    /// Makes a chain of buffers available (address, length, flags; `NEXT` is added).
     pub(crate) fn add(&mut self, buffers: &[(u64, u32, u16)]) -> u16 {
         let count = u16::try_from(buffers.len()).unwrap();
         let head = self.next_descriptor;
@@ -127,7 +127,7 @@ impl Ring {
         flags == 0
     }
 
-    /// Chains that came back since the last call: head and length.
+    /// Chains that the device has returned since the last call: head and length.
     pub(crate) fn take_used(&mut self) -> Vec<(u32, u32)> {
         let index: u16 = self.memory.read_obj(GuestAddress(self.used() + 2)).unwrap();
         let mut chains = Vec::new();
@@ -199,7 +199,7 @@ impl Driver {
         write(transport, register::QUEUE_READY, 1);
     }
 
-    /// A line for a restored device, and the interrupt at its end.
+    /// An interrupt for a restored device, and the eventfd that it writes to.
     pub(crate) fn new_line(&mut self) -> Interrupt {
         self.line = EventFd::new(EFD_NONBLOCK).unwrap();
         Interrupt::new(self.line.try_clone().unwrap())

@@ -1,10 +1,10 @@
 //! Virtio 1.2 devices over MMIO.
 //!
-//! [`mmio::MmioTransport`] owns one device, its queues and its registers, and is the only thing
-//! that the event loop talks to. [`VirtioDevice`] is what it asks of a device; [`block`] and
-//! [`vsock`] are the two there are. [`queue`] takes descriptor chains off the rings and checks
-//! them once, completely; [`guest_io`] moves bytes between files and guest memory without a copy
-//! in between.
+//! [`mmio::MmioTransport`] owns one device with its queues and registers; the event loop only talks
+//! to the transport. [`VirtioDevice`] is the trait of the devices, of which there are two:
+//! [`block`] and [`vsock`]. [`queue`] takes descriptor chains off the rings and checks each once,
+//! completely. [`guest_io`] moves bytes between files and guest memory without an intermediate
+//! copy.
 
 pub mod block;
 pub mod chain;

@@ -1,5 +1,5 @@
-//! The specification's numbers, written by hand where they are used, against those that the
-//! kernel's headers have.
+//! Compares the specification's numbers, which the devices define by hand, with those in the
+//! kernel's headers.
 
 use virtio_bindings::{virtio_blk, virtio_config, virtio_ids, virtio_mmio, virtio_ring};
 

@@ -1,13 +1,13 @@
-//! A virtqueue as a device sees it: descriptor chains taken off the available ring and checked
-//! completely before the device sees them.
+//! A virtqueue as a device sees it: descriptor chains are taken off the available ring and checked
+//! completely before the device gets them.
 //!
-//! `virtio_queue::Queue` keeps the ring positions; its own chain iterator ends silently at the
+//! `virtio_queue::Queue` keeps the ring positions. Its own chain iterator ends silently at the
 //! first bad descriptor, so a device could not tell a short chain from a broken one. Here a chain
-//! is copied out of guest memory once (what the guest changes afterwards has no effect) and is
-//! either whole or a [`RingError`].
+//! is copied out of guest memory once, so that later changes by the guest have no effect, and is
+//! either complete or a [`RingError`].
 //!
-//! Neither `VIRTIO_F_INDIRECT_DESC` nor `VIRTIO_F_EVENT_IDX` is ever offered: with requests this
-//! few they save nothing, and each has broken snapshots or bounds checks elsewhere.
+//! Neither `VIRTIO_F_INDIRECT_DESC` nor `VIRTIO_F_EVENT_IDX` is offered: with so few requests they
+//! save nothing, and each of them has broken snapshots or bounds checks in other VMMs.
 
 #[cfg(test)]
 mod tests;
@@ -31,12 +31,12 @@ const AVAIL_F_NO_INTERRUPT: u16 = 1;
 /// Bytes of a descriptor.
 const DESCRIPTOR_SIZE: u64 = 16;
 
-/// What a snapshot keeps of a queue.
+/// The part of a queue that goes into a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedQueue {
-    /// Entries.
+    /// Number of entries.
     pub size: u16,
-    /// Whether the driver finished setting it up.
+    /// Whether the driver has set it up.
     pub ready: bool,
     /// Address of the descriptor table.
     pub descriptors: u64,
@@ -54,7 +54,7 @@ pub struct SavedQueue {
 #[derive(Debug)]
 pub struct VirtQueue {
     queue: Queue,
-    /// Whether the driver was asked not to notify.
+    /// Whether the device has asked the driver not to notify it.
     muted: bool,
 }
 
@@ -67,22 +67,22 @@ impl VirtQueue {
         }
     }
 
-    /// Entries the driver may ask for at most.
+    /// Maximum number of entries.
     pub fn max_size(&self) -> u16 {
         self.queue.max_size()
     }
 
-    /// Entries.
+    /// Number of entries.
     pub fn size(&self) -> u16 {
         self.queue.size()
     }
 
-    /// Whether the driver finished setting it up.
+    /// Whether the driver has set it up.
     pub fn ready(&self) -> bool {
         self.queue.ready()
     }
 
-    /// Forgets everything.
+    /// Returns to the state before a driver has set it up.
     pub fn reset(&mut self) {
         self.queue.reset();
         self.muted = false;
@@ -97,7 +97,7 @@ impl VirtQueue {
             .ok_or(RingError::Size { size, max })
     }
 
-    /// Sets addresses: of descriptor table, available ring and used ring.
+    /// Sets the addresses of the descriptor table, the available ring and the used ring.
     pub fn set_addresses(
         &mut self,
         descriptors: u64,
@@ -120,12 +120,12 @@ impl VirtQueue {
             .map_err(|_| misaligned("used ring", used, 4))
     }
 
-    /// Ends or re-opens the set-up.
+    /// Marks the queue as set up, or as not set up.
     pub fn set_ready(&mut self, ready: bool) {
         self.queue.set_ready(ready);
     }
 
-    /// The memory that the rings take: address and length of each, whether or not it is in RAM.
+    /// The three rings: name, address and length. They may be outside of RAM.
     fn rings(&self) -> [(&'static str, u64, u64); 3] {
         let size = u64::from(self.size());
         [
@@ -139,12 +139,13 @@ impl VirtQueue {
         ]
     }
 
-    /// Checks that the rings are in RAM and apart from each other.
+    /// Checks that the rings are in RAM and do not overlap.
     pub fn check(&self, memory: &GuestMemory) -> Result<(), RingError> {
         for (ring, address, len) in self.rings() {
             let in_ram = usize::try_from(len)
                 .is_ok_and(|len| memory.check_range(GuestAddress(address), len));
-            // Address zero is what a ring has that nobody set; `virtio_queue` calls it not ready.
+            // A ring that was never set has address zero; `virtio_queue` treats such a queue as not
+            // ready.
             if !in_ram || address == 0 {
                 return Err(RingError::OutsideRam { ring, address, len });
             }
@@ -152,7 +153,7 @@ impl VirtQueue {
         Self::check_apart(std::slice::from_ref(self))
     }
 
-    /// Checks that no two rings of any of `queues` share memory. All are in RAM already.
+    /// Checks that no two rings of `queues` overlap. All of them are known to be in RAM.
     pub fn check_apart(queues: &[Self]) -> Result<(), RingError> {
         let mut rings: Vec<(u64, u64)> = queues
             .iter()
@@ -169,7 +170,7 @@ impl VirtQueue {
         Ok(())
     }
 
-    /// Takes the next chain; `false` when there is none.
+    /// Takes the next chain; returns `false` if there is none.
     pub fn pop(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, RingError> {
         let index = self.avail_index(memory)?;
         let next = self.queue.next_avail();
@@ -191,12 +192,13 @@ impl VirtQueue {
         Ok(true)
     }
 
-    /// Puts the chain that was taken last back: it is the next again.
+    /// Puts back the chain that was taken last, so that the next [`pop`](Self::pop) returns it
+    /// again.
     pub fn undo_pop(&mut self) {
         self.queue.go_to_previous_position();
     }
 
-    /// Gives a chain back to the driver with `len` bytes written to it.
+    /// Returns a chain to the driver; the device has written `len` bytes to it.
     pub fn push_used(
         &mut self,
         memory: &GuestMemory,
@@ -208,10 +210,10 @@ impl VirtQueue {
             .map_err(|error| RingError::Access(error.to_string()))
     }
 
-    /// Whether the driver wants an interrupt for what was given back.
+    /// Whether the driver wants an interrupt for the chains that were returned.
     pub fn wants_interrupt(&self, memory: &GuestMemory) -> Result<bool, RingError> {
-        // The used index must be visible before the flag is read: the driver clears the flag and
-        // then looks at the index, and one of the two has to see the other's write (2.7.7).
+        // The used index must be visible before the flag is read. The driver clears the flag and
+        // then reads the index; one of the two has to see the other's write (2.7.7).
         fence(Ordering::SeqCst);
         let flags: u16 = memory
             .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
@@ -235,8 +237,8 @@ impl VirtQueue {
         Ok(())
     }
 
-    /// Asks the driver to notify again; `true` if chains came in between, which nobody will
-    /// notify about.
+    /// Asks the driver to notify again. Returns `true` if chains have come in the meantime, about
+    /// which the driver will not notify.
     pub fn unmute(&mut self, memory: &GuestMemory) -> Result<bool, RingError> {
         self.muted = false;
         self.queue
@@ -244,7 +246,7 @@ impl VirtQueue {
             .map_err(|error| RingError::Access(error.to_string()))
     }
 
-    /// The available index as the driver has it.
+    /// The driver's available index.
     pub fn avail_index(&self, memory: &GuestMemory) -> Result<u16, RingError> {
         if !self.ready() {
             return Err(RingError::NotReady);
@@ -255,7 +257,7 @@ impl VirtQueue {
             .map_err(|error| RingError::Access(error.to_string()))
     }
 
-    /// For a snapshot.
+    /// The state for a snapshot.
     pub fn save(&self) -> SavedQueue {
         let state = self.queue.state();
         SavedQueue {
@@ -269,8 +271,9 @@ impl VirtQueue {
         }
     }
 
-    /// A queue from a snapshot. A ready one is checked against the restored memory: its rings lie
-    /// in RAM and its positions are ones that driver and device can have reached together.
+    /// Restores a queue from a snapshot. A queue that is ready is checked against the restored
+    /// memory: its rings must be in RAM, and driver and device must be able to have reached its
+    /// positions.
     pub fn restore(
         max_size: u16,
         saved: &SavedQueue,
@@ -299,9 +302,9 @@ impl VirtQueue {
         Ok(queue)
     }
 
-    /// Checks that driver and device can have reached the positions together, with nothing taken
-    /// that was not given back: snapshots are taken of quiet devices. What a restore would refuse
-    /// is not to be saved either.
+    /// Checks that driver and device can have reached their positions, and that every chain that
+    /// was taken has been returned: snapshots are only taken of quiet devices. The check is made
+    /// before a queue is saved too, because a restore would refuse the snapshot.
     pub fn check_positions(&self, memory: &GuestMemory) -> Result<(), RingError> {
         let (next, size) = (self.queue.next_avail(), self.size());
         if next != self.queue.next_used() {
@@ -327,12 +330,12 @@ impl VirtQueue {
         Ok(())
     }
 
-    /// Copies the chain that begins at `head` out of guest memory, link by link, checking each.
+    /// Copies the chain that begins at `head` out of guest memory and checks each descriptor.
     fn walk(&self, memory: &GuestMemory, head: u16, chain: &mut Chain) -> Result<(), RingError> {
         let size = self.size();
         let mut index = head;
         chain.clear(head);
-        // A chain without a loop has at most as many links as there are descriptors.
+        // A chain without a loop has at most as many descriptors as the table.
         for _ in 0..size {
             if index >= size {
                 return Err(RingError::DescriptorIndex { index, size });

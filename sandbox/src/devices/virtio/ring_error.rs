@@ -1,14 +1,14 @@
-//! What can be wrong with a queue: each with what was found and, where there is one, the limit.
+//! The errors of a queue. Each has the value that was found and, if there is one, the limit.
 
 /// Why a queue or a chain on it can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
-    /// Size zero, not a power of two, or over the limit.
+    /// The size is zero, not a power of two, or over the limit.
     #[error("queue size {size}, it must be a power of two up to {max}")]
     Size {
-        /// What the driver asked for.
+        /// The size that the driver wrote.
         size: u32,
-        /// The largest.
+        /// The maximum size.
         max: u16,
     },
     /// A ring's address is not aligned.
@@ -18,10 +18,10 @@ pub enum RingError {
         ring: &'static str,
         /// Its address.
         address: u64,
-        /// What the address must be a multiple of.
+        /// The required alignment.
         align: u64,
     },
-    /// A ring is not wholly in RAM.
+    /// A ring is not completely in RAM.
     #[error("{ring} at {address:#x}, {len} bytes, is not in RAM")]
     OutsideRam {
         /// Which ring.
@@ -37,17 +37,17 @@ pub enum RingError {
     /// The queue is not set up.
     #[error("not ready")]
     NotReady,
-    /// The available index is ahead by more than there are entries.
+    /// The available index is more than the queue's size ahead of the next entry.
     #[error("available index {index} is more than {size} ahead of {next}")]
     AvailIndex {
         /// The driver's index.
         index: u16,
-        /// The next to be taken.
+        /// The next entry to take.
         next: u16,
         /// The queue's size.
         size: u16,
     },
-    /// A chain's head or a link points outside of the table.
+    /// A chain's head or link points outside of the table.
     #[error("descriptor {index} of {size}")]
     DescriptorIndex {
         /// The index found.
@@ -55,16 +55,16 @@ pub enum RingError {
         /// The queue's size.
         size: u16,
     },
-    /// More links than there are descriptors.
+    /// The chain has more links than there are descriptors.
     #[error("chain from descriptor {0} loops")]
     Loop(u16),
-    /// Indirect tables are not offered.
+    /// The driver used an indirect table, which is not offered.
     #[error("descriptor {0} is indirect, which was not negotiated")]
     Indirect(u16),
-    /// A buffer of no length.
+    /// A buffer has length zero.
     #[error("descriptor {0} has length zero")]
     Empty(u16),
-    /// A buffer that is not wholly in RAM.
+    /// A buffer is not completely in RAM.
     #[error("buffer at {address:#x}, {len} bytes, is not in RAM")]
     Buffer {
         /// Its address.
@@ -72,19 +72,19 @@ pub enum RingError {
         /// Its length.
         len: u32,
     },
-    /// The lengths sum to 2³² or more (2.7.4.2).
+    /// The lengths add up to 2³² or more (2.7.4.2).
     #[error("chain from descriptor {0} is longer than 2^32 bytes")]
     TooLong(u16),
-    /// A readable descriptor after a writable one (2.7.4.2).
+    /// A readable descriptor follows a writable one (2.7.4.2).
     #[error("descriptor {0} is readable after a writable one")]
     Order(u16),
-    /// The rings were checked to be in RAM, and yet could not be reached.
+    /// A ring could not be accessed although it was checked to be in RAM.
     #[error("ring memory: {0}")]
     Access(String),
-    /// A saved queue that no driver could have set up.
+    /// A saved queue has a state that no driver could have caused.
     #[error("{what} {value:#x}")]
     State {
-        /// Field.
+        /// The field.
         what: &'static str,
         /// Its value.
         value: u64,

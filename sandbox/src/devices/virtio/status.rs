@@ -1,39 +1,39 @@
-//! The life of a virtio device as its driver steps through it (virtio 1.2, 2.1 and 3.1.1): a table
-//! of the transitions that are allowed. Bits are only ever added, in one order; the one way back
-//! is a reset. What is not in the table is refused.
+//! The device status (virtio 1.2, 2.1 and 3.1.1): a table of the transitions that a driver may
+//! make. Bits are only added, in one order, and only a reset clears them. Any other transition is
+//! refused.
 
 /// The guest has noticed the device.
 pub const ACKNOWLEDGE: u8 = 1;
 /// The guest knows how to drive it.
 pub const DRIVER: u8 = 2;
-/// The driver is set up and drives.
+/// The driver is running.
 pub const DRIVER_OK: u8 = 4;
-/// Features are agreed on.
+/// The features are negotiated.
 pub const FEATURES_OK: u8 = 8;
-/// The device gave up; only the device sets this.
+/// The device has failed. Only the device sets this bit.
 pub const DEVICE_NEEDS_RESET: u8 = 0x40;
-/// The driver gave up.
+/// The driver has failed.
 pub const FAILED: u8 = 0x80;
 
-/// Before a driver was there.
+/// No driver yet.
 pub const INITIAL: u8 = 0;
-/// The driver chooses features.
+/// The driver negotiates features.
 pub const NEGOTIATING: u8 = ACKNOWLEDGE | DRIVER;
-/// The driver sets queues up.
+/// The driver sets up the queues.
 pub const CONFIGURING: u8 = NEGOTIATING | FEATURES_OK;
-/// The driver drives.
+/// The driver is running.
 pub const RUNNING: u8 = CONFIGURING | DRIVER_OK;
 
 /// What a write to the status register means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Everything back to the beginning.
+    /// Return to the initial state.
     Reset,
-    /// Nothing to do but remember it.
+    /// Only record the new status.
     Note,
-    /// The driver proposes the features it wrote.
+    /// The driver proposes the features that it has written.
     ProposeFeatures,
-    /// The driver is done setting up.
+    /// The driver has finished its set-up.
     Activate,
 }
 
@@ -44,13 +44,13 @@ const TRANSITIONS: [(u8, u8, Step); 4] = [
     (CONFIGURING, RUNNING, Step::Activate),
 ];
 
-/// What the driver's write of `requested` means for a device whose status is `current`; `None`
-/// when that is not allowed.
+/// The step that a write of `requested` means when the status is `current`; `None` if it is not
+/// allowed.
 pub fn step(current: u8, requested: u8) -> Option<Step> {
     if requested == INITIAL {
         return Some(Step::Reset);
     }
-    // The driver adds bits to what it reads, so it may write the device's own bit back.
+    // The driver adds bits to the status that it reads, so it may write back the device's own bit.
     let requested = requested & !DEVICE_NEEDS_RESET | current & DEVICE_NEEDS_RESET;
     if requested == current || requested == current | FAILED {
         return Some(Step::Note);

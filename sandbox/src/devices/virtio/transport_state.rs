@@ -1,4 +1,4 @@
-//! What a snapshot keeps of a transport, and why a saved one is refused.
+//! The part of a transport that goes into a snapshot, and the reasons to refuse a saved one.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,16 +6,16 @@ use super::device::{DeviceError, StateError};
 use super::queue::SavedQueue;
 use super::ring_error::RingError;
 
-/// A device and its transport in a snapshot. A device whose driver is half-way through its set-up,
-/// or which gave up, is never saved, so those states cannot even be written down.
+/// A device and its transport in a snapshot. A device whose driver is in the middle of its set-up,
+/// or that is out of service, is never saved; so this type can't express those states.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransportState<S> {
-    /// The device's id; states are not to be mixed up.
+    /// The device's id, so that one device's state is not restored into another.
     pub device_type: u32,
-    /// The driver's side, if one was up.
+    /// The driver's side, if a driver was running.
     pub driver: Option<DriverState>,
-    /// InterruptStatus as the guest had not yet acknowledged it.
+    /// InterruptStatus: the bits that the guest had not acknowledged.
     pub interrupt_status: u32,
     /// ConfigGeneration.
     pub config_generation: u32,
@@ -23,20 +23,20 @@ pub struct TransportState<S> {
     pub device: S,
 }
 
-/// What a running driver agreed with the transport.
+/// What a running driver has negotiated with the transport.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriverState {
-    /// Features accepted.
+    /// The features that the driver accepted.
     pub features: u64,
-    /// Each queue.
+    /// Its queues, by index.
     pub queues: Vec<SavedQueue>,
 }
 
 /// Why a saved transport is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// Another device's state.
+    /// The state is another device's.
     #[error("state of device type {found}, this is {expected}")]
     DeviceType {
         /// In the state.
@@ -44,7 +44,7 @@ pub enum RestoreError {
         /// This device's.
         expected: u32,
     },
-    /// Features that this device does not offer, or without `VIRTIO_F_VERSION_1`.
+    /// The driver accepted features that this device does not offer, or not `VIRTIO_F_VERSION_1`.
     #[error("driver features {features:#x}, offered are {offered:#x}")]
     Features {
         /// In the state.
@@ -52,7 +52,7 @@ pub enum RestoreError {
         /// This device's.
         offered: u64,
     },
-    /// Another number of queues.
+    /// The state has another number of queues.
     #[error("{found} queues, the device has {expected}")]
     QueueCount {
         /// In the state.
@@ -60,7 +60,7 @@ pub enum RestoreError {
         /// This device's.
         expected: usize,
     },
-    /// A queue that can't be.
+    /// No driver could have set up this queue.
     #[error("queue {queue}: {source}")]
     Queue {
         /// Index of the queue.
@@ -68,16 +68,16 @@ pub enum RestoreError {
         /// What is wrong with it.
         source: RingError,
     },
-    /// Queues that can't be together.
+    /// No driver could have set up these queues together.
     #[error("queues: {0}")]
     Queues(RingError),
     /// Interrupt bits that don't exist.
     #[error("interrupt status {0:#x}")]
     InterruptStatus(u32),
-    /// The device refuses its part.
+    /// The device refuses its own state.
     #[error("device: {0}")]
     Device(#[from] StateError),
-    /// The device can't work with its queues.
+    /// The device can't be activated with its queues.
     #[error("activation: {0}")]
     Activation(DeviceError),
 }

@@ -1,6 +1,6 @@
-//! The block device: one queue, read-only, requests served in the order they come and to their end
-//! before the next. Images are in the host's page cache as a rule, so a read is a memory copy that
-//! the host's kernel makes into guest memory; nothing is gained by doing it asynchronously.
+//! The block device: read-only, with one queue. It serves requests in their order, and each to its
+//! end before the next. An image is usually in the host's page cache, so a read is a copy that the
+//! host's kernel makes into guest memory; asynchronous I/O would gain nothing.
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,7 @@ use super::request;
 use crate::devices::GuestMemory;
 use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::device::{
-    ConfigChange, DeviceError, NotQuiet, Outcome, StateError, VirtioDevice,
+    ConfigChange, DeviceError, NotQuiet, StateError, VirtioDevice, WorkResult,
 };
 use crate::devices::virtio::queue::VirtQueue;
 
@@ -25,19 +25,22 @@ const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
 
 const QUEUE_SIZE: u16 = 128;
-/// Two requests of the greatest size fit the queue at once: header, data, status each.
+/// So that two requests of the maximum size fit into the queue; each needs a header and a status
+/// too.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 / 2 - 2;
 
-/// Bytes that are read for a queue before others have their turn, and one request more.
+/// A call stops after the request with which it has read this many bytes, so that other work gets
+/// its share.
 const MOST_BYTES: u64 = 16 << 20;
 
 /// Bytes of the configuration: capacity (u64), size_max (u32, unused), seg_max (u32).
 const CONFIG_SIZE: usize = 16;
 
-/// Answer to GET_ID, NUL-padded. The same for each disk: nothing may depend on it.
+/// The answer to GET_ID, padded with NULs. It is the same for all disks, so that nothing can depend
+/// on it.
 const ID: &[u8; request::ID] = b"hearth\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
-/// A read-only disk, or a drive without a medium (capacity zero).
+/// A read-only disk; without an image, a drive without a medium (capacity zero).
 #[derive(Debug)]
 pub struct Block {
     image: Option<Image>,
@@ -45,11 +48,11 @@ pub struct Block {
     chain: Chain,
 }
 
-/// What a snapshot keeps of a disk.
+/// The part of a disk that goes into a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockState {
-    /// Capacity that the driver knows of, in sectors of 512 bytes.
+    /// The capacity that the driver has read, in sectors of 512 bytes.
     pub sectors: u64,
 }
 
@@ -105,13 +108,14 @@ impl VirtioDevice for Block {
         index: usize,
         queues: &mut [VirtQueue],
         memory: &GuestMemory,
-    ) -> Result<Outcome, DeviceError> {
+    ) -> Result<WorkResult, DeviceError> {
         let ring = DeviceError::ring(index);
         let queue = &mut queues[index];
         let mut served = false;
         let mut bytes = 0;
         for _ in 0..queue.size() {
-            // Many requests for the whole of an image would be gigabytes before anybody else's turn.
+            // Without this limit, a queue of requests for a whole image would be gigabytes of
+            // reading.
             if bytes >= MOST_BYTES {
                 break;
             }
@@ -125,7 +129,7 @@ impl VirtioDevice for Block {
             served = true;
             bytes += u64::from(written);
         }
-        Ok(Outcome {
+        Ok(WorkResult {
             interrupt: served && queue.wants_interrupt(memory).map_err(&ring)?,
             more: queue.has_pending(memory).map_err(&ring)?,
         })
@@ -135,7 +139,7 @@ impl VirtioDevice for Block {
 
     fn save(&self, queues: &[VirtQueue], memory: &GuestMemory) -> Result<BlockState, NotQuiet> {
         for (index, queue) in queues.iter().enumerate() {
-            // An index that can't be read is not a quiet one.
+            // An index that can't be read counts as pending.
             if queue.ready() && queue.has_pending(memory).unwrap_or(true) {
                 return Err(NotQuiet::QueuePending {
                     device: Self::NAME,
@@ -148,9 +152,9 @@ impl VirtioDevice for Block {
         })
     }
 
-    /// The image may be another than at the time of the snapshot: that is how a function's code
-    /// enters a runtime snapshot whose drive was empty. The driver is told when the capacity is
-    /// another; an image of the same capacity is taken to be the same.
+    /// The image may be another one than in the snapshot: a function's code enters a runtime
+    /// snapshot with an empty drive this way. The driver is notified if the capacity differs; an
+    /// image of the same capacity is assumed to be the same.
     fn restore(&mut self, state: &BlockState) -> Result<ConfigChange, StateError> {
         if state.sectors > u64::MAX / super::image::SECTOR {
             return Err(StateError::Impossible {

@@ -1,5 +1,5 @@
-//! The file behind a disk. It was opened for reading only and never changes size under the guest's
-//! feet: what the guest may read is decided once, when it is taken over.
+//! The file behind a disk, open for reading only. Its size is read once, and decides which sectors
+//! the guest may read.
 
 use std::fs::File;
 use std::io;
@@ -9,37 +9,37 @@ use crate::devices::GuestMemory;
 use crate::devices::virtio::chain::Segment;
 use crate::devices::virtio::guest_io;
 
-/// Bytes of a virtio-blk sector, whatever the medium (virtio 1.2, 5.2.4).
+/// Bytes of a virtio-blk sector, independent of the medium (virtio 1.2, 5.2.4).
 pub const SECTOR: u64 = 512;
 
-/// Why an image can't be a disk.
+/// Why a file can't be a disk.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// It can't be examined.
+    /// Its metadata can't be read.
     #[error("disk image {name}: {source}")]
     Unknown {
-        /// Which one.
+        /// Number of the disk.
         name: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// A directory, device, pipe or socket.
+    /// It is a directory, device, pipe or socket.
     #[error("disk image {0} is not a regular file")]
     NotAFile(String),
-    /// Not a whole number of sectors.
+    /// Its size is not a multiple of a sector.
     #[error("disk image {name} has {size} bytes, not a multiple of {SECTOR}")]
     Size {
-        /// Which one.
+        /// Number of the disk.
         name: String,
         /// Its size in bytes.
         size: u64,
     },
-    /// Nothing in it: a drive without a medium is said by giving no image.
+    /// It is empty. For a drive without a medium, the command names no image.
     #[error("disk image {0} is empty")]
     Empty(String),
 }
 
-/// An image file that can be a disk.
+/// An image file whose type and size are checked.
 #[derive(Debug)]
 pub struct Image {
     file: File,
@@ -47,7 +47,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// An image from an open file; `name` is for errors.
+    /// Checks an open file; `name` is for errors.
     pub fn new(file: File, name: String) -> Result<Self, ImageError> {
         let metadata = match file.metadata() {
             Ok(metadata) => metadata,
@@ -74,7 +74,7 @@ impl Image {
         self.sectors
     }
 
-    /// Reads `len` bytes at byte `offset` straight into guest memory.
+    /// Reads `len` bytes from byte `offset` into guest memory.
     pub fn read(
         &self,
         memory: &GuestMemory,

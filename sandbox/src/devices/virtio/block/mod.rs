@@ -1,7 +1,7 @@
-//! virtio-blk (virtio 1.2, 5.2): read-only disks, or drives without a medium.
+//! virtio-blk (virtio 1.2, 5.2): read-only disks, and drives without a medium.
 //!
-//! [`image`] is what is behind a disk, [`request`] understands one descriptor chain, [`disk`] is
-//! the device.
+//! [`disk`] is the device, [`request`] serves one descriptor chain, [`image`] is the file behind a
+//! disk.
 
 pub mod disk;
 pub mod image;

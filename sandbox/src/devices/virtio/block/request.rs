@@ -1,6 +1,6 @@
 //! One virtio-blk request (virtio 1.2, 5.2.6): a 16-byte header that the device reads, data, and a
-//! status byte that it writes. The header is copied once; what the guest changes afterwards does
-//! not count.
+//! status byte that it writes. The header is copied once, so later changes by the guest have no
+//! effect.
 
 use vm_memory::GuestAddress;
 
@@ -31,7 +31,7 @@ pub const HEADER: usize = 16;
 /// Bytes of the answer to [`GET_ID`].
 pub const ID: usize = 20;
 
-/// How a request ended, and the bytes of data that the device wrote.
+/// The status of a request, and the number of data bytes that the device has written.
 struct Done {
     status: u8,
     written: u32,
@@ -42,10 +42,10 @@ const FAILED: Done = Done {
     written: 0,
 };
 
-/// Serves the request in `chain` and answers how many bytes were written to it.
+/// Serves the request in `chain` and returns how many bytes were written to the chain.
 ///
-/// An error means that the chain is no request at all (no header, nowhere to put the status): the
-/// driver is broken. A request that merely can't be fulfilled gets its status.
+/// An error means that the chain is no request (no header, or no space for the status): the driver
+/// is broken. A valid request that can't be fulfilled gets a status that says so.
 pub fn serve(
     chain: &Chain,
     memory: &GuestMemory,
@@ -73,14 +73,14 @@ fn dispatch(
     id: &[u8; ID],
 ) -> Result<Done, DeviceError> {
     let (kind, sector) = parse(header);
-    // The status byte is the last writable one; the rest of them is for data.
+    // The status byte is the last writable byte; the other writable bytes are for data.
     let room = chain.writable_len() - 1;
     let has_input = chain.readable_len() > HEADER as u64;
     Ok(match kind {
         IN if has_input => FAILED,
         IN => read(sector, room, chain, memory, image),
         OUT => FAILED,
-        // Nothing is ever written, so everything is on stable storage.
+        // The disk is read-only, so everything is on stable storage.
         FLUSH => Done {
             status: OK,
             written: 0,

@@ -1,10 +1,10 @@
-//! What a driver does before it drives: features, queues, and the steps of the status register. All
-//! that it says is checked here, so that a running device finds nothing left to check but the
-//! chains themselves.
+//! A driver's set-up of a device: features, queues, and the steps of the status register.
+//! Everything that the driver writes is checked here, so that a running device only has to check
+//! the chains themselves.
 
 use super::*;
 
-/// What the driver has written about one queue before declaring it ready.
+/// What the driver has written about one queue before it sets QueueReady.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct QueueSetup {
     pub(super) size: Option<u32>,
@@ -31,7 +31,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 self.driver_features =
                     self.driver_features & u64::from(u32::MAX) | u64::from(value) << 32;
             }
-            // No feature there is offered, and Linux writes zeros there.
+            // No feature bit of these words is offered. Linux writes zeros to them.
             _ if value == 0 => {}
             sel => refuse(
                 &mut self.log,
@@ -40,8 +40,8 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// Queue registers may be written only while queues are being set up: after the features are
-    /// agreed on and before the driver drives. Anything else would move rings that are in use.
+    /// Queue registers may only be written between FEATURES_OK and DRIVER_OK. A later write would
+    /// move rings that are in use.
     pub(super) fn write_queue_register(&mut self, offset: u64, value: u32) {
         let Some(queue) = self.selected() else {
             refuse(
@@ -107,7 +107,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// Everything that a queue must be is checked here, before a ring is ever touched.
+    /// Checks the queue completely, before any of its rings is accessed.
     fn set_queue_up(&mut self, index: usize) -> Result<(), RingError> {
         let setup = self.setups[index];
         let queue = &mut self.queues[index];
@@ -133,11 +133,12 @@ impl<D: VirtioDevice> MmioTransport<D> {
             Step::Reset => self.reset(),
             Step::Note => {
                 let was_running = self.running();
-                // The device's own bit is not the driver's to set or clear.
+                // DEVICE_NEEDS_RESET belongs to the device: the driver can neither set nor clear
+                // it.
                 self.status = requested & !status::DEVICE_NEEDS_RESET
                     | self.status & status::DEVICE_NEEDS_RESET;
                 if was_running && !self.running() {
-                    // The driver gave up: nothing is to be served or waited for any more.
+                    // The driver has failed: stop serving it and waiting for host events.
                     self.backlog = 0;
                     self.device.reset();
                 }
@@ -147,7 +148,8 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 if acceptable(self.driver_features, offered) {
                     self.status = status::CONFIGURING;
                 } else {
-                    // The driver reads the status back and finds FEATURES_OK missing (3.1.1).
+                    // The driver reads the status back and finds that FEATURES_OK is not set
+                    // (3.1.1).
                     refuse(
                         &mut self.log,
                         format_args!(
@@ -168,12 +170,13 @@ impl<D: VirtioDevice> MmioTransport<D> {
         match result {
             Ok(()) => {
                 self.status = status::RUNNING;
-                // A driver may have filled queues and notified before it set DRIVER_OK; those
-                // notifications were not for a running device.
+                // A driver may have filled queues and notified before it set DRIVER_OK. The device
+                // was not running then, so look at all queues now.
                 self.process_all();
             }
             Err(error) => {
-                // The driver believes that it drives, so it has to be told by interrupt.
+                // The driver believes that the device is running, so only an interrupt can tell it
+                // otherwise.
                 self.status = status::RUNNING;
                 self.give_up(&error);
             }

@@ -1,10 +1,10 @@
-//! A transport's way into a snapshot and out of it.
+//! Saves a transport to a snapshot and restores it.
 
 use super::setup::acceptable;
 use super::*;
 
 impl<D: VirtioDevice> MmioTransport<D> {
-    /// The state for a snapshot; the vCPUs are stopped.
+    /// The state for a snapshot. The vCPUs are stopped.
     pub fn save(&self) -> Result<TransportState<D::State>, NotQuiet> {
         let driver = match self.status {
             status::RUNNING => {
@@ -39,7 +39,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         Ok(())
     }
 
-    /// A transport from a snapshot, over the restored `memory`. Nothing is sent to the guest until
+    /// Restores a transport over the restored `memory`. The guest gets no interrupt before
     /// [`kick_all`](Self::kick_all).
     pub fn restore(
         device: D,

@@ -42,7 +42,7 @@ fn a_driver_comes_up_and_resets() {
     assert_eq!(read(&mut t, register::QUEUE_READY), 0);
     assert!(!t.running());
     let (driver, _) = fresh();
-    // And up again, as after a reset while active.
+    // And up again, as after a reset of an active device.
     let (mut t, memory) = (t, driver.memory.clone());
     t.memory = memory;
     driver.configure(&mut t);
@@ -72,7 +72,7 @@ fn accesses_of_the_wrong_width_or_alignment_do_nothing() {
 fn registers_that_do_not_exist_read_zero_and_swallow_writes() {
     let (_, mut t) = fresh();
     for offset in (0..register::CONFIG).step_by(4) {
-        // Whatever is read and written here, in this state nothing comes of it.
+        // In this state no register access has an effect.
         read(&mut t, offset);
         if offset != register::STATUS {
             write(&mut t, offset, u32::MAX);
@@ -270,7 +270,7 @@ fn a_ring_violation_is_final_until_reset_and_told_once() {
     assert!(t.running());
 }
 
-/// The main thread looked for it at each turn, and never waited again.
+/// The event loop looked for the backlog in each iteration and never waited again.
 #[test]
 fn what_was_cut_short_is_forgotten_when_the_driver_gives_up() {
     let (_driver, mut t) = Driver::up(disk());

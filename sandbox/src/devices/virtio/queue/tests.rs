@@ -60,7 +60,7 @@ fn positions_wrap_around_at_2_to_the_16() {
 fn an_available_index_too_far_ahead_is_refused() {
     let mut ring = ring();
     let mut queue = ring.queue();
-    // Behind is the same as far ahead.
+    // An index that is behind is the same as one that is far ahead.
     for index in [SIZE + 1, u16::MAX] {
         ring.set_avail_index(index);
         let error = pop(&ring, &mut queue).unwrap_err();
@@ -124,7 +124,7 @@ fn an_empty_buffer_is_refused() {
 
 #[test]
 fn lengths_that_sum_past_2_to_the_32_are_refused() {
-    // Only reachable with that much RAM, so the sum itself is tried, on RAM that is not touched.
+    // A real chain of that length needs as much RAM, so this uses RAM that is never touched.
     let big = 1_u64 << 31;
     let ranges = [(GuestAddress(0), 0x10_0000), (GuestAddress(big), 1 << 31)];
     let memory = GuestMemory::from_ranges(&ranges).unwrap();

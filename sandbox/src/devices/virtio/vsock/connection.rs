@@ -1,68 +1,68 @@
-//! One vsock connection, from the host's end.
+//! One vsock connection, as its host end sees it.
 //!
 //! # The protocol in half a page
-//! Every packet carries a header with both addresses (context id and port) and an operation.
+//! Every packet has a header with both addresses (context id and port) and an operation.
 //!
-//! *Opening.* The guest sends REQUEST to the host's port; the host answers RESPONSE, and the
-//! connection is there, or RST, and it never was. Only the guest opens connections here.
+//! *Opening.* The guest sends REQUEST to a port of the host. The host answers RESPONSE, which opens
+//! the connection, or RST, which refuses it. Only the guest opens connections here.
 //!
-//! *Data* travels as RW packets, in order, none lost: the rings are reliable. So all flow control
-//! is about memory, by *credit*. Each side tells in every header how large its receive buffer is
-//! (`buf_alloc`) and how many bytes have ever left that buffer towards their reader (`fwd_cnt`,
-//! modulo 2³²). The other side knows how many bytes it ever sent, so
-//! `sent - fwd_cnt` bytes are in flight or in the buffer, and it may send
-//! `buf_alloc - (sent - fwd_cnt)` more and not one above that. When traffic flows one way only,
-//! nobody learns of freed space; therefore CREDIT_UPDATE, a packet with nothing but its header,
-//! and CREDIT_REQUEST, which asks for one.
+//! *Data* travels in RW packets, in order and without loss, because the rings are reliable. Flow
+//! control is only about memory, and works by *credit*. Each side states in every header how large its
+//! receive buffer is (`buf_alloc`), and how many bytes have left that buffer towards their reader so
+//! far (`fwd_cnt`, modulo 2³²). The other side knows how many bytes it has sent so far. So
+//! `sent - fwd_cnt` bytes are in flight or in the buffer, and it may send up to
+//! `buf_alloc - (sent - fwd_cnt)` more. If data flows one way only, its sender would not learn of freed
+//! space. For that there are CREDIT_UPDATE, a packet that is only a header, and CREDIT_REQUEST, which
+//! asks for one.
 //!
-//! *Closing.* SHUTDOWN says with two flags that its sender will not receive, not send any more.
-//! Who gets both flags answers RST when it has done what was to be done. RST at any time ends the
-//! connection at once. A packet for a connection that isn't there is answered with RST (never an
-//! RST itself). The host here closes both directions at once: SHUTDOWN with both flags, then RST.
+//! *Closing.* SHUTDOWN has two flags: its sender will not receive, or will not send, any more. A side
+//! that has got both flags finishes its work and answers RST. RST ends the connection at once, at any
+//! time. A packet for a connection that does not exist is answered with RST, unless it is an RST. The
+//! host here always closes both directions together: SHUTDOWN with both flags, then RST.
 //!
 //! # What this module does
-//! It keeps a connection's counters and decides what its packets may do and what has to be sent.
-//! It moves no bytes and knows no queues. All that the guest says about credit is checked here:
-//! it may lie about its own buffer, which harms it alone, but neither send more than it has been
-//! granted nor confirm what was never sent.
+//! It keeps the connection's counters, and decides what the guest's packets may do and what has to be
+//! sent. It moves no bytes and knows no queues. Everything that the guest says about credit is checked
+//! here. A guest may lie about its own buffer, which harms only itself. It may not send more than its
+//! credit, nor confirm bytes that were never sent.
 
 use serde::{Deserialize, Serialize};
 
 use super::packet::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM};
 
-/// Bytes that the guest may have sent without the host's socket having taken them: the largest
-/// amount of memory a connection holds. A payload of 6 MiB costs the guest six credit updates.
+/// Maximum number of bytes that the guest has sent and the host's socket has not taken. This bounds
+/// a connection's memory. A payload of 6 MiB costs the guest six credit updates.
 pub const BUF_ALLOC: u32 = 1024 * 1024;
 
-/// Credit below which the guest is told of freed space unasked. Small exchanges never get there,
-/// and cost no packets of their own.
+/// If the guest's credit falls below this, it gets a CREDIT_UPDATE without asking. Small exchanges
+/// never get there, so they cost no additional packets.
 const LOW_CREDIT: u32 = BUF_ALLOC / 2;
 
-/// Why a connection ends before its time.
+/// Why the device resets a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// More data than there was credit for.
+    /// The guest sent more data than its credit allows.
     #[error("guest sent {len} bytes with credit for {credit}")]
     Credit {
         /// Payload of the packet.
         len: u32,
-        /// What it may have been.
+        /// The credit that the guest had.
         credit: u32,
     },
-    /// Bytes confirmed that were never sent.
+    /// The guest confirmed bytes that were never sent.
     #[error("guest confirmed {confirmed} bytes, {in_flight} were on their way")]
     Confirmed {
         /// By how much its counter advanced.
         confirmed: u32,
-        /// By how much it could have.
+        /// By how much it could have advanced.
         in_flight: u32,
     },
-    /// Data after a SHUTDOWN that said there would be none.
+    /// The guest sent data after its SHUTDOWN said that it would not.
     #[error("guest sent data after its shutdown")]
     DataAfterShutdown,
 }
 
-/// The two ports that make a connection, the same for all packets of it.
+/// The two ports that identify a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ports {
@@ -77,28 +77,28 @@ pub struct Ports {
 #[serde(deny_unknown_fields)]
 pub struct Connection {
     ports: Ports,
-    /// Payload bytes ever sent to the guest, modulo 2³².
+    /// Payload bytes sent to the guest so far, modulo 2³².
     sent: u32,
-    /// How far the guest said its buffer was emptied.
+    /// The guest's last `fwd_cnt`.
     peer_fwd_cnt: u32,
-    /// How large the guest says its buffer is.
+    /// The guest's last `buf_alloc`.
     peer_buf_alloc: u32,
-    /// Payload bytes ever received from the guest, modulo 2³².
+    /// Payload bytes received from the guest so far, modulo 2³².
     received: u32,
     /// How many of them the host's socket has taken.
     forwarded: u32,
-    /// What the guest knows of `forwarded`.
+    /// The value of `forwarded` that the guest knows.
     advertised: u32,
-    /// The guest has not shut its sending side down.
+    /// The guest has not shut down its sending side.
     guest_sends: bool,
-    /// The guest has not shut its receiving side down.
+    /// The guest has not shut down its receiving side.
     guest_receives: bool,
     response_due: bool,
     update_due: bool,
 }
 
 impl Connection {
-    /// The connection that the guest's REQUEST asks for. A RESPONSE is due.
+    /// Accepts the guest's REQUEST. A RESPONSE has to be sent.
     pub fn accept(request: &Header) -> Self {
         Self {
             ports: Ports {
@@ -118,16 +118,16 @@ impl Connection {
         }
     }
 
-    /// Whose it is.
+    /// The ports that identify it.
     pub fn ports(&self) -> Ports {
         self.ports
     }
 
-    /// Takes over what every packet of the guest's says about its buffer.
+    /// Takes over the credit fields, which every packet of the guest has.
     pub fn on_credit(&mut self, header: &Header) -> Result<(), Violation> {
         let advance = header.fwd_cnt.wrapping_sub(self.peer_fwd_cnt);
         // A guest with several CPUs may put packets on the ring in another order than it stamped
-        // them: a counter that lies behind is old news, not a lie.
+        // them. So a counter that is behind is only outdated, and no violation.
         if advance > u32::MAX / 2 {
             return Ok(());
         }
@@ -143,7 +143,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The guest sent `len` bytes of payload.
+    /// The guest has sent `len` bytes of payload.
     pub fn on_data(&mut self, len: u32) -> Result<(), Violation> {
         if !self.guest_sends {
             return Err(Violation::DataAfterShutdown);
@@ -156,18 +156,18 @@ impl Connection {
         Ok(())
     }
 
-    /// The guest asked for our credit.
+    /// The guest requests a CREDIT_UPDATE.
     pub fn on_credit_request(&mut self) {
         self.update_due = true;
     }
 
-    /// The guest sent SHUTDOWN with `flags`.
+    /// The guest has sent SHUTDOWN with `flags`.
     pub fn on_shutdown(&mut self, flags: u32) {
         self.guest_receives &= flags & SHUTDOWN_RECEIVE == 0;
         self.guest_sends &= flags & SHUTDOWN_SEND == 0;
     }
 
-    /// The host's socket took `len` of the guest's bytes.
+    /// The host's socket has taken `len` of the guest's bytes.
     pub fn forwarded(&mut self, len: u32) {
         debug_assert!(len <= self.buffered());
         self.forwarded = self.forwarded.wrapping_add(len);
@@ -188,7 +188,7 @@ impl Connection {
         }
     }
 
-    /// Bytes of the guest's that the host's socket has not taken.
+    /// The guest's bytes that the host's socket has not taken.
     pub fn buffered(&self) -> u32 {
         self.received.wrapping_sub(self.forwarded)
     }
@@ -198,7 +198,7 @@ impl Connection {
         self.guest_sends
     }
 
-    /// Whether the guest has shut both directions down.
+    /// Whether the guest has shut down both directions.
     pub fn finished(&self) -> bool {
         !self.guest_sends && !self.guest_receives
     }
@@ -214,11 +214,11 @@ impl Connection {
         }
     }
 
-    /// The header of a packet that is sent now, with `len` bytes of payload.
+    /// The header of a packet with `len` bytes of payload, which is sent now.
     pub fn stamp(&mut self, op: Op, len: u32) -> Header {
         self.sent = self.sent.wrapping_add(len);
         self.advertised = self.forwarded;
-        // Any packet tells the guest our credit.
+        // Every packet tells the guest the present credit.
         self.update_due = false;
         if op == Op::Response {
             self.response_due = false;
@@ -235,7 +235,7 @@ impl Connection {
         }
     }
 
-    /// Whether a quiet connection, as only such are saved, can be in this state.
+    /// Whether a quiet connection can be in this state. Only quiet connections are saved.
     pub fn is_plausible(&self) -> bool {
         self.buffered() == 0
             && self.forwarded.wrapping_sub(self.advertised) <= BUF_ALLOC

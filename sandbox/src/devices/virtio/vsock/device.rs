@@ -1,23 +1,25 @@
 //! The vsock device: three queues, at most one connection, one Unix socket.
 //!
-//! The guest may connect once to [`AGENT_PORT`] of the host for each socket that the device is
-//! given; whatever else it sends is answered with RST. The owner waits for [`Vsock::host_fd`] with
+//! For each socket that the device gets, the guest may connect once to [`AGENT_PORT`] of the host;
+//! any other packet is answered with RST. The event loop waits for [`Vsock::host_fd`] with
 //! [`Vsock::interest`] and calls [`on_host_event`](VirtioDevice::on_host_event).
 //!
-//! # What makes it quick
-//! Bytes go between socket and guest buffers without a stop in between. The transmit queue is
-//! worked off completely before anything is said to the driver. Interrupts are what costs a guest
-//! most, so: one per batch of received packets, and none for transmitted ones of their own. The
-//! driver only wants those to free its buffers, and it does that at the next interrupt just as
-//! well; it is interrupted for them alone only when a quarter of the ring has come together, so
-//! that it never waits for room. Likewise the driver is asked not to notify about fresh receive
-//! buffers unless the device has run out of them.
+//! # What makes it fast
+//!
+//! Bytes move between the socket and the guest's buffers without an intermediate buffer. All
+//! packets on the transmit queue are handled before the driver is notified. Interrupts cost a guest
+//! most, so there is one for each batch of received packets, and none for transmitted packets
+//! alone: the driver needs those only to free its buffers, and does that at its next interrupt just
+//! as well. It gets one for them only when a quarter of the ring is unannounced, so that it never
+//! waits for space. Likewise the driver is asked not to notify about new receive buffers, unless
+//! the device has run out of them.
 //!
 //! # What a snapshot keeps
-//! The counters of the connection, so that a guest restored with another socket behind the device
-//! notices nothing. [`Vsock::resetting_connections`] is the other way: the connection is dropped
-//! and the guest told so by a TRANSPORT_RESET event; until it has handled that, no connection is
-//! accepted and so no byte is delivered.
+//!
+//! The connection's counters are saved, so that a guest that is restored with another socket behind
+//! its device notices nothing. [`Vsock::resetting_connections`] is the alternative: it drops the
+//! connection and tells the guest by a TRANSPORT_RESET event. Until the guest has handled the
+//! event, no connection is accepted, so no byte is delivered.
 
 #[cfg(test)]
 mod tests;
@@ -39,7 +41,7 @@ use super::packet::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM};
 use crate::devices::GuestMemory;
 use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::device::{
-    ConfigChange, DeviceError, NotQuiet, Outcome, StateError, VirtioDevice,
+    ConfigChange, DeviceError, NotQuiet, StateError, VirtioDevice, WorkResult,
 };
 use crate::devices::virtio::guest_io::copy_to_guest;
 use crate::devices::virtio::queue::VirtQueue;
@@ -52,37 +54,37 @@ pub const TX: usize = 1;
 /// Index of the queue for events.
 pub const EVENT: usize = 2;
 
-/// Packets without payload and without connection that may wait for a receive buffer. A guest that
-/// provokes more of them and takes none does not get the rest.
+/// Maximum number of packets without payload that wait for a receive buffer and belong to no
+/// connection. If a guest causes more of them and takes none, the rest is dropped.
 const OUTBOX: usize = 32;
 
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`.
 const TRANSPORT_RESET: u32 = 0;
 
-/// The part of the transmit ring that is given back without an interrupt.
+/// How many transmit descriptors may be returned without an interrupt: a quarter of the ring.
 fn unannounced_limit(queue: &VirtQueue) -> usize {
     usize::from(queue.size() / 4)
 }
 
-/// A packet without payload for a connection that is not, or no longer, there.
+/// A packet without payload for a connection that does not exist or no longer exists.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Note {
     pub(super) ports: Ports,
-    /// Context id that the guest takes the sender for.
+    /// The context id that the guest expects as the sender's.
     pub(super) from_cid: u64,
     pub(super) op: Op,
     pub(super) flags: u32,
     pub(super) kind: u16,
 }
 
-/// How far telling the guest of a transport reset has come.
+/// The progress of a transport reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reset {
-    /// There is none to tell.
+    /// No reset is in progress.
     None,
     /// The event waits for a buffer.
     Pending,
-    /// It is on the ring. The driver gives a buffer back to the queue when it has handled it.
+    /// The event is on the ring. The driver returns a buffer to the queue when it has handled it.
     Delivered { avail_index: u16 },
 }
 
@@ -96,15 +98,15 @@ pub struct Vsock {
     pub(super) outbox: VecDeque<Note>,
     reset: Reset,
     drop_connection: bool,
-    /// The receive queue was empty when something had to be sent.
+    /// The receive queue was empty when there was something to send.
     pub(super) starved: bool,
-    /// Transmit descriptors given back since the last interrupt.
+    /// Transmit descriptors returned since the last interrupt.
     pub(super) unannounced: usize,
     pub(super) chain: Chain,
     log: Log,
 }
 
-/// What a snapshot keeps.
+/// The part of the device that goes into a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VsockState {
@@ -112,12 +114,12 @@ pub struct VsockState {
     pub guest_cid: u64,
     /// The agent's connection, if it is up.
     pub connection: Option<Connection>,
-    /// Transmit descriptors given back without an interrupt so far.
+    /// Transmit descriptors returned since the last interrupt.
     pub unannounced: u16,
 }
 
 impl Vsock {
-    /// A device for the guest with id `guest_cid` and a connected socket to bridge to.
+    /// A device for the guest with context id `guest_cid`, and the connected socket behind it.
     pub fn new(guest_cid: u64, host: UnixStream) -> io::Result<Self> {
         Ok(Self {
             guest_cid,
@@ -134,7 +136,7 @@ impl Vsock {
         })
     }
 
-    /// For a restore that does not carry the saved connection over: the guest is told to drop it.
+    /// For a restore that does not keep the saved connection: the guest is told to drop it.
     #[must_use]
     pub fn resetting_connections(mut self) -> Self {
         self.drop_connection = true;
@@ -146,15 +148,15 @@ impl Vsock {
         self.connection.is_some()
     }
 
-    /// The socket to wait for, as long as there is one.
+    /// The socket to wait for, if it is still open.
     pub fn host_fd(&self) -> Option<BorrowedFd<'_>> {
         self.host.as_ref().map(HostStream::fd)
     }
 
-    /// What to wait for at [`host_fd`](Self::host_fd), level-triggered. `None`: not at all, the
-    /// descriptor must not even be registered, because a closed peer is reported whether asked for
-    /// or not and there is nothing that could be done about it now: the waiting would spin. Ask
-    /// again after every call into the transport.
+    /// The events to wait for on [`host_fd`](Self::host_fd), level-triggered. `None` means that the
+    /// descriptor must not even be registered: epoll reports a closed peer even if no event is
+    /// requested, and the device can't do anything about it now, so the loop would spin. The answer
+    /// may change with every call into the transport.
     pub fn interest(&self) -> Option<EventSet> {
         let host = self.host.as_ref()?;
         let mut events = EventSet::empty();
@@ -188,7 +190,7 @@ impl Vsock {
         }
     }
 
-    /// What a SHUTDOWN of the guest's asks for happens when the bytes before it are through.
+    /// Acts on the guest's SHUTDOWN once all bytes before it have been sent.
     pub(super) fn after_flush(&mut self) {
         let (Some(host), Some(connection)) = (self.host.as_ref(), self.connection.as_ref()) else {
             return;
@@ -203,7 +205,7 @@ impl Vsock {
         }
     }
 
-    /// The host closed its end: both directions end for the guest.
+    /// The host has closed its end, which ends both directions for the guest.
     pub(super) fn host_gone(&mut self) {
         if let Some(connection) = &self.connection {
             let ports = connection.ports();
@@ -235,8 +237,8 @@ impl Vsock {
         self.close();
     }
 
-    /// A socket serves one connection: whoever is at its other end could not tell the bytes of a
-    /// second one from those of the first.
+    /// Ends the connection and closes the socket. A socket serves one connection only: its reader
+    /// could not tell a second connection's bytes from the first one's.
     pub(super) fn close(&mut self) {
         self.connection = None;
         self.host = None;
@@ -265,9 +267,9 @@ impl Vsock {
         }
     }
 
-    /// The driver's event buffers: one is used to tell of a reset, and when the next one comes
-    /// the driver has handled it (it gives buffers back afterwards).
-    fn tell_reset(
+    /// Delivers a pending reset in one of the driver's event buffers. The driver returns a buffer
+    /// after it has handled the event, so a new buffer is its acknowledgement.
+    fn deliver_reset(
         &mut self,
         queue: &mut VirtQueue,
         memory: &GuestMemory,
@@ -281,7 +283,7 @@ impl Vsock {
                 0,
                 &TRANSPORT_RESET.to_le_bytes(),
             )?;
-            // Read before the buffer is given back: what comes after it is an acknowledgement.
+            // Read before the buffer is returned: any later buffer is an acknowledgement.
             let avail_index = queue.avail_index(memory).map_err(&ring)?;
             queue.push_used(memory, &self.chain, 4).map_err(&ring)?;
             self.reset = Reset::Delivered { avail_index };
@@ -295,7 +297,7 @@ impl Vsock {
         Ok(told)
     }
 
-    /// Whether the guest has yet to learn that its connections are gone.
+    /// Whether the guest has not yet handled the event that tells it that its connections are gone.
     pub(super) fn reset_unacknowledged(
         &mut self,
         events: &VirtQueue,
@@ -312,7 +314,7 @@ impl Vsock {
         Ok(self.reset != Reset::None)
     }
 
-    /// Whether the driver is to be interrupted, given what there is to tell.
+    /// Whether to interrupt the driver, given what has changed.
     fn announce(
         &mut self,
         received: bool,
@@ -329,7 +331,7 @@ impl Vsock {
         let interrupt =
             (received && wanted(RX)?) || (event && wanted(EVENT)?) || (many && wanted(TX)?);
         if interrupt {
-            // All queues share the line, and the driver looks at each of them.
+            // All queues share the interrupt, and the driver looks at each of them.
             self.unannounced = 0;
         }
         Ok(interrupt)
@@ -347,8 +349,8 @@ impl VirtioDevice for Vsock {
     type State = VsockState;
 
     fn features(&self) -> u64 {
-        // Without EVENT_IDX: a transmitted descriptor in flight at a snapshot has left guests
-        // elsewhere waiting for ever to be asked for notifications again.
+        // Without EVENT_IDX: in other VMMs, a transmitted descriptor that was in flight at a
+        // snapshot has made guests wait for ever for a request to notify.
         0
     }
 
@@ -370,9 +372,9 @@ impl VirtioDevice for Vsock {
         index: usize,
         queues: &mut [VirtQueue],
         memory: &GuestMemory,
-    ) -> Result<Outcome, DeviceError> {
+    ) -> Result<WorkResult, DeviceError> {
         let (mut received, mut event) = (false, false);
-        // Of this queue alone: the chains of another one would not be taken by coming back here.
+        // For this queue only: `run_backlog` would not handle another queue's chains.
         let mut more = false;
         match index {
             RX => {
@@ -386,10 +388,10 @@ impl VirtioDevice for Vsock {
                     .has_pending(memory)
                     .map_err(DeviceError::ring(TX))?;
             }
-            _ => event = self.tell_reset(&mut queues[EVENT], memory)?,
+            _ => event = self.deliver_reset(&mut queues[EVENT], memory)?,
         }
         let interrupt = self.announce(received, event, queues, memory)?;
-        Ok(Outcome { interrupt, more })
+        Ok(WorkResult { interrupt, more })
     }
 
     fn on_host_event(
@@ -397,19 +399,20 @@ impl VirtioDevice for Vsock {
         events: EventSet,
         queues: &mut [VirtQueue],
         memory: &GuestMemory,
-    ) -> Result<Outcome, DeviceError> {
+    ) -> Result<WorkResult, DeviceError> {
         if events.intersects(EventSet::OUT | EventSet::ERROR | EventSet::HANG_UP) {
             self.flush();
         }
         let received = self.receive(true, &mut queues[RX], memory)?;
-        Ok(Outcome {
+        Ok(WorkResult {
             interrupt: self.announce(received, false, queues, memory)?,
             more: false,
         })
     }
 
     fn reset(&mut self) {
-        // A device that was never used keeps its socket: drivers reset before they begin.
+        // A device that was never used keeps its socket, because drivers reset a device before they
+        // use it.
         if self.connection.is_some() {
             self.close();
         }
@@ -420,7 +423,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn save(&self, queues: &[VirtQueue], memory: &GuestMemory) -> Result<VsockState, NotQuiet> {
-        // An index that can't be read is not a quiet one.
+        // An index that can't be read counts as pending.
         if queues[TX].ready() && queues[TX].has_pending(memory).unwrap_or(true) {
             return Err(NotQuiet::QueuePending {
                 device: Self::NAME,
@@ -444,7 +447,7 @@ impl VirtioDevice for Vsock {
         Ok(VsockState {
             guest_cid: self.guest_cid,
             connection: self.connection.clone(),
-            // A driver that wants no interrupts is owed one for the whole ring at most.
+            // A driver that wants no interrupts can be owed one for the whole ring at most.
             unannounced: u16::try_from(self.unannounced)
                 .unwrap_or(u16::MAX)
                 .min(Self::QUEUE_SIZES[TX]),
@@ -475,7 +478,7 @@ impl VirtioDevice for Vsock {
                 });
             }
             self.connection = Some(connection.clone());
-            // The guest has said it once; this socket's reader has not been there to hear it.
+            // The guest sends its SHUTDOWN only once, and the new socket's reader has not seen it.
             self.after_flush();
         }
         Ok(ConfigChange::None)

@@ -1,6 +1,6 @@
-//! The host's end of the connection: a Unix stream socket that never blocks, and the guest's bytes
-//! that it has not taken yet. How many those may be is the connection's credit; nothing is taken
-//! in here without it.
+//! The host's end of the connection: a non-blocking Unix stream socket, and a buffer of the guest's
+//! bytes that it has not taken yet. The connection's credit bounds that buffer; the caller must not
+//! pass in bytes without it.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -14,21 +14,21 @@ use crate::devices::virtio::chain::Segment;
 use crate::devices::virtio::device::DeviceError;
 use crate::devices::virtio::guest_io;
 
-/// A socket and what it has not taken.
+/// A socket and the bytes that wait for it.
 #[derive(Debug)]
 pub struct HostStream {
     socket: UnixStream,
     waiting: VecDeque<u8>,
 }
 
-/// What came of reading.
+/// The result of reading.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Read {
-    /// So many bytes, at least one.
+    /// This many bytes, at least one.
     Bytes(u32),
-    /// Nothing there now.
+    /// Nothing at the moment.
     Empty,
-    /// There will never be anything.
+    /// The end of the stream.
     Closed,
 }
 
@@ -42,14 +42,14 @@ impl HostStream {
         })
     }
 
-    /// Bytes that the socket has not taken.
+    /// Number of bytes that wait for the socket.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Sends `len` bytes of `segments`, from `skip` on: straight from guest memory what the socket
-    /// takes, the rest is kept. Answers how many bytes the socket took; a socket that is gone is
-    /// `None`.
+    /// Sends `len` bytes of `segments`, from `skip` on. What the socket takes goes directly from
+    /// guest memory; the rest is buffered. Returns how many bytes the socket has taken, or `None`
+    /// if it is closed.
     pub fn send_from_guest(
         &mut self,
         memory: &GuestMemory,
@@ -58,7 +58,7 @@ impl HostStream {
         len: usize,
     ) -> Result<Option<u32>, DeviceError> {
         let mut taken = 0;
-        // Bytes behind others that wait have to wait as well.
+        // While earlier bytes wait, later ones have to wait too, to keep the order.
         while self.waiting.is_empty() && taken < len {
             let result = guest_io::write_stream(
                 self.socket.as_fd(),
@@ -96,7 +96,7 @@ impl HostStream {
         Ok(())
     }
 
-    /// Sends what waits. Answers how much the socket took; a socket that is gone is `None`.
+    /// Sends the waiting bytes. Returns how many the socket has taken, or `None` if it is closed.
     pub fn flush(&mut self) -> Option<u32> {
         let mut taken = 0;
         while !self.waiting.is_empty() {
@@ -112,13 +112,13 @@ impl HostStream {
             }
         }
         if self.waiting.is_empty() {
-            // A burst is over: what it needed is not held for the rest of the microVM's life.
+            // The burst is over. Don't keep its memory for the rest of the microVM's life.
             self.waiting.shrink_to_fit();
         }
         Some(to_u32(taken))
     }
 
-    /// Reads at most `len` bytes straight into `segments`, from `skip` on.
+    /// Reads at most `len` bytes directly into `segments`, from `skip` on.
     pub fn receive_to_guest(
         &self,
         memory: &GuestMemory,
@@ -138,13 +138,13 @@ impl HostStream {
         }
     }
 
-    /// No more of the guest's bytes will come; the host's reader gets to know.
+    /// Ends the guest's direction: the host's reader sees the end of the stream.
     pub fn finish_sending(&self) {
-        // The one error there can be is that the peer is gone already.
+        // The only possible error is that the peer is gone already.
         let _gone = self.socket.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Whether the host has written what was not read yet.
+    /// Whether the host has written bytes that are not read yet.
     pub fn has_unread(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         matches!(recv(self.socket.as_raw_fd(), &mut [0], flags), Ok(1..))
@@ -156,7 +156,7 @@ impl HostStream {
     }
 }
 
-/// Lengths here are bounded by a packet's or the connection's credit.
+/// All lengths here are bounded by a packet's size or the connection's credit.
 fn to_u32(len: usize) -> u32 {
     u32::try_from(len).expect("bounded by credit")
 }

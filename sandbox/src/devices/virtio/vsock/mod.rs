@@ -1,9 +1,9 @@
-//! virtio-vsock (virtio 1.2, 5.10), cut down to what Hearth needs: one stream between one port of
-//! the host and a Unix socket.
+//! virtio-vsock (virtio 1.2, 5.10), reduced to what Hearth needs: one stream connection, between
+//! one port of the host and a Unix socket.
 //!
-//! [`packet`] is the header, [`connection`] the protocol's state machine (start reading there),
-//! [`host_stream`] the Unix socket with what it has not taken yet. [`device`] is the device; its
-//! two directions are in [`transmit`] and [`receive`].
+//! Start reading at [`connection`], the protocol's state machine. [`packet`] is the header, and
+//! [`host_stream`] the Unix socket with the bytes that it has not taken yet. [`device`] is the
+//! device; its two directions are in [`transmit`] and [`receive`].
 
 pub mod connection;
 pub mod device;

@@ -1,35 +1,35 @@
-//! The header of every vsock packet (virtio 1.2, 5.10.6), little-endian, 44 bytes. Values are taken
-//! as they come; what they must be is for the device and the connection to say.
+//! The header of every vsock packet (virtio 1.2, 5.10.6): 44 bytes, little-endian. Parsing checks
+//! no values; the device and the connection do.
 
 /// Bytes of a header.
 pub const HEADER: usize = 44;
-/// Largest payload of a packet: what Linux sends at most, and more than that is a lie.
+/// Maximum payload of a packet. Linux never sends more, so the device refuses more.
 pub const MAX_PAYLOAD: u32 = 64 * 1024;
 
 /// `VIRTIO_VSOCK_TYPE_STREAM`.
 pub const STREAM: u16 = 1;
 
-/// `VIRTIO_VSOCK_SHUTDOWN_F_RECEIVE`: the sender will receive no more.
+/// `VIRTIO_VSOCK_SHUTDOWN_F_RECEIVE`: the sender will not receive any more.
 pub const SHUTDOWN_RECEIVE: u32 = 1;
-/// `VIRTIO_VSOCK_SHUTDOWN_F_SEND`: the sender will send no more.
+/// `VIRTIO_VSOCK_SHUTDOWN_F_SEND`: the sender will not send any more.
 pub const SHUTDOWN_SEND: u32 = 2;
 
-/// What a packet is for (`VIRTIO_VSOCK_OP_*`).
+/// A packet's operation (`VIRTIO_VSOCK_OP_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
-    /// Open a connection.
+    /// Requests a connection.
     Request,
-    /// It is open.
+    /// Accepts a connection.
     Response,
-    /// It is over, or never was.
+    /// The connection is over, or does not exist.
     Reset,
-    /// One or both directions end.
+    /// The sender ends one or both directions.
     Shutdown,
     /// Payload.
     Data,
-    /// How much the sender of this packet can take.
+    /// Only the header's credit fields.
     CreditUpdate,
-    /// Ask for a [`Op::CreditUpdate`].
+    /// Requests a [`Op::CreditUpdate`].
     CreditRequest,
 }
 
@@ -79,11 +79,11 @@ pub struct Header {
     pub kind: u16,
     /// Operation, see [`Op`].
     pub op: u16,
-    /// Of the operation.
+    /// Flags of the operation.
     pub flags: u32,
-    /// Bytes that the sender's receive buffer has in all.
+    /// Size of the sender's receive buffer in bytes.
     pub buf_alloc: u32,
-    /// Bytes that have left the sender's receive buffer, modulo 2³².
+    /// Bytes that have left the sender's receive buffer so far, modulo 2³².
     pub fwd_cnt: u32,
 }
 

@@ -1,5 +1,5 @@
-//! From host to guest: what is put on the receive queue. Packets without payload first, then what
-//! the socket has, as far as buffers and the guest's credit go.
+//! From host to guest: fills the receive queue. Packets without payload come first, then data from
+//! the socket, as far as the guest's buffers and credit allow.
 
 use hearth_protocol::guest::HOST_CID;
 
@@ -12,19 +12,19 @@ use crate::devices::virtio::device::DeviceError;
 use crate::devices::virtio::guest_io::copy_to_guest;
 use crate::devices::virtio::queue::VirtQueue;
 
-/// What could be put into a receive buffer.
+/// What was put into a receive buffer.
 enum Packet {
-    /// This; its payload is in the buffer already.
+    /// A packet; its payload is in the buffer already.
     Send(Header),
-    /// This, and the socket has no more.
+    /// A packet, and the socket has no more data.
     SendLast(Header),
     /// Nothing.
     None,
 }
 
 impl Vsock {
-    /// Sends what waits without payload and then, if `data`, what the host has to say. `true` if
-    /// the receive queue has news for the driver.
+    /// Sends the waiting packets without payload and then, if `data` is set, the host's data.
+    /// Returns `true` if the used ring has new entries.
     pub(super) fn receive(
         &mut self,
         mut data: bool,
@@ -32,7 +32,7 @@ impl Vsock {
         memory: &GuestMemory,
     ) -> Result<bool, DeviceError> {
         let mut news = false;
-        // One round of the ring at most; the socket stays readable and brings us back.
+        // At most one round of the ring. The socket stays readable, so the event loop calls again.
         for _ in 0..queue.size() {
             data &= self.can_receive();
             if !(self.has_due() || data) || !self.take_receive_buffer(queue, memory)? {
@@ -60,7 +60,7 @@ impl Vsock {
         Ok(news)
     }
 
-    /// Whether a packet without payload waits.
+    /// Whether a packet without payload has to be sent.
     pub(super) fn has_due(&self) -> bool {
         !self.outbox.is_empty()
             || self
@@ -69,7 +69,7 @@ impl Vsock {
                 .is_some_and(|connection| connection.due().is_some())
     }
 
-    /// The driver put buffers on the receive queue.
+    /// The driver has put buffers on the receive queue.
     pub(super) fn feed(
         &mut self,
         queue: &mut VirtQueue,
@@ -79,8 +79,8 @@ impl Vsock {
         queue.mute(memory).map_err(DeviceError::ring(RX))
     }
 
-    /// Takes a buffer off the receive queue into `self.chain`. When there is none, the driver is
-    /// asked to notify of new ones.
+    /// Takes a buffer off the receive queue into `self.chain`. If there is none, asks the driver to
+    /// notify of new ones.
     fn take_receive_buffer(
         &mut self,
         queue: &mut VirtQueue,
@@ -127,7 +127,7 @@ impl Vsock {
         }
     }
 
-    /// Reads into the buffer in `self.chain`, behind where the header goes.
+    /// Reads into the buffer in `self.chain`, after the space for the header.
     fn read_host(&mut self, memory: &GuestMemory) -> Packet {
         let (Some(host), Some(connection)) = (&self.host, &self.connection) else {
             return Packet::None;

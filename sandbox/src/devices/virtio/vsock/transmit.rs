@@ -1,5 +1,5 @@
-//! From guest to host: what the packets on the transmit queue do. Data goes to the socket straight
-//! from guest memory; everything else changes the connection or provokes an answer, which
+//! From guest to host: handles the packets on the transmit queue. Data goes to the socket directly
+//! from guest memory. Every other packet changes the connection, or causes a reply that
 //! [`super::receive`] sends.
 
 use hearth_protocol::guest::{AGENT_PORT, HOST_CID};
@@ -14,7 +14,7 @@ use crate::devices::virtio::guest_io::copy_from_guest;
 use crate::devices::virtio::queue::VirtQueue;
 
 impl Vsock {
-    /// Works the transmit queue off.
+    /// Handles all packets on the transmit queue.
     pub(super) fn transmit(
         &mut self,
         queues: &mut [VirtQueue],
@@ -22,7 +22,8 @@ impl Vsock {
     ) -> Result<(), DeviceError> {
         let ring = DeviceError::ring(TX);
         for _ in 0..queues[TX].size() {
-            // Taken out so that a packet can be handled with `self` at hand; it goes back in.
+            // Taken out of `self` so that a packet can be handled with `self` borrowed; put back
+            // afterwards.
             let mut chain = std::mem::take(&mut self.chain);
             let result = self.transmit_one(&mut chain, queues, memory);
             self.chain = chain;
@@ -69,7 +70,7 @@ impl Vsock {
         Ok(true)
     }
 
-    /// One packet from the guest.
+    /// Handles one packet from the guest.
     fn handle(
         &mut self,
         header: &Header,
@@ -78,14 +79,14 @@ impl Vsock {
         memory: &GuestMemory,
     ) -> Result<(), DeviceError> {
         if header.src_cid != self.guest_cid {
-            // An answer would go to nobody.
+            // A reply would have no recipient.
             self.complain(format_args!("packet from context {}", header.src_cid));
             return Ok(());
         }
         let op = Op::parse(header.op).filter(|_| header.kind == STREAM);
         if self.reset_unacknowledged(events, memory)? {
-            // The guest still talks to connections that are gone, of which it is about to be told.
-            // Only who asks for a new one waits for an answer.
+            // The guest does not know yet that its connections are gone, and will learn it from the
+            // event. Only a request for a new connection needs a reply.
             if op == Some(Op::Request) {
                 self.refuse(header);
             }
@@ -103,7 +104,8 @@ impl Vsock {
         match (op, ours) {
             (Some(Op::Reset), true) => self.close(),
             (Some(Op::Reset), false) => {}
-            // A second REQUEST for a live connection: the two ends disagree about it, so it ends.
+            // The guest requests a connection that is open. The two ends disagree about it, so it
+            // ends.
             (Some(Op::Request | Op::Response) | None, true) => self.reset_connection(None),
             (Some(op), true) => self.handle_ours(op, header, chain, memory)?,
             (Some(Op::Request), false) if self.may_connect(header) => {
@@ -150,7 +152,7 @@ impl Vsock {
             && self.host.is_some()
     }
 
-    /// Payload of the guest's, already accounted for, goes to the host.
+    /// Passes a packet's payload, which is accounted for already, to the host.
     fn forward(
         &mut self,
         len: u32,

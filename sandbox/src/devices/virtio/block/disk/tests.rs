@@ -4,14 +4,14 @@ use super::*;
 use crate::devices::virtio::mmio::{MmioTransport, register};
 use crate::devices::virtio::mock_driver::{BUFFERS, Driver, RAM, SEAM, WRITE, read, write};
 
-/// Where tests put a request's header, data and status.
+/// Where the tests put a request's header, data and status.
 const HEADER: u64 = BUFFERS;
 const DATA: u64 = BUFFERS + 0x1000;
 const STATUS: u64 = BUFFERS + 0x800;
 const SECTORS: u64 = 16;
 const UNTOUCHED: u8 = 0xee;
 
-/// A disk whose every byte tells its sector.
+/// A disk on which every byte has its sector's number.
 fn disk_of(sectors: u64) -> Block {
     let mut file = tempfile::tempfile().unwrap();
     for sector in 0..sectors {
@@ -32,7 +32,7 @@ fn header(driver: &Driver, kind: u32, sector: u64) {
     driver.fill(HEADER + 8, &sector.to_le_bytes());
 }
 
-/// Sends a request with these data buffers; its status and the length in the used ring.
+/// Sends a request with these data buffers; returns its status and the length in the used ring.
 fn request(
     driver: &mut Driver,
     transport: &mut MmioTransport<Block>,
@@ -51,7 +51,7 @@ fn request(
     (driver.bytes(STATUS, 1)[0], used[0].1)
 }
 
-/// The buffers of a request may overlap, so that small memory is no limit.
+/// A request's buffers may overlap, so a guest can request many bytes with little memory.
 #[test]
 fn megabytes_of_reads_are_a_few_at_a_time_and_the_rest_is_not_forgotten() {
     const MIB: u32 = 1 << 20;
@@ -157,11 +157,11 @@ fn the_status_byte_may_share_the_datas_descriptor() {
 #[test]
 fn chains_that_are_no_requests_take_the_device_out_of_service() {
     let cases: [&[(u64, u32, u16)]; 5] = [
-        // A header that can only be written, one that is too short, no header.
+        // A header that is only writable, one that is too short, and none.
         &[(HEADER, 16, WRITE), (STATUS, 1, WRITE)],
         &[(HEADER, 15, 0), (STATUS, 1, WRITE)],
         &[(STATUS, 1, WRITE)],
-        // No status, and one that can't be written.
+        // No status, and one that is not writable.
         &[(HEADER, 16, 0)],
         &[(HEADER, 16, 0), (STATUS, 1, 0)],
     ];
@@ -265,7 +265,7 @@ fn data_that_points_at_the_rings_harms_only_the_guest() {
     let ring = driver.rings[0].descriptors();
     let used = driver.rings[0].used();
     request(&mut driver, &mut t, request::IN, 15, &[(ring, 512, WRITE)]);
-    // The used ring is overwritten and then written by the device, in whatever order.
+    // The data overwrites the used ring, and the device writes to it again, in either order.
     header(&driver, request::IN, 15);
     driver.rings[0].add(&[(HEADER, 16, 0), (used, 512, WRITE), (STATUS, 1, WRITE)]);
     t.notify(0);

@@ -1,5 +1,5 @@
-//! A guest made of packets, its device, and the host at the other end; what is tried with them is in
-//! the modules here.
+//! A guest made of packets, its device, and the host's end of the socket. The modules here are the
+//! tests.
 
 mod closing;
 mod credit;
@@ -33,14 +33,15 @@ struct World {
     driver: Driver,
     transport: MmioTransport<Vsock>,
     host: UnixStream,
-    /// Receive buffers given to the device so far.
+    /// Receive buffers that the device has got so far.
     given: u64,
-    /// Payload the guest has received, and what it told the device of it.
+    /// Payload that the guest has received, and how much of it the guest has confirmed to the
+    /// device.
     received: u32,
 }
 
 impl World {
-    /// The driver is up and has given no buffers.
+    /// The driver is running and has given the device no buffers.
     fn bare() -> Self {
         let (ours, host) = UnixStream::pair().unwrap();
         host.set_nonblocking(true).unwrap();
@@ -54,7 +55,7 @@ impl World {
         }
     }
 
-    /// All buffers are given.
+    /// The device has all buffers.
     fn up() -> Self {
         let mut world = Self::bare();
         world.give(IN_COUNT);
@@ -113,7 +114,7 @@ impl World {
         self.transport.notify(TX);
     }
 
-    /// What the guest gets: the packets on the receive queue, whose buffers it gives back.
+    /// The packets on the receive queue. The guest returns their buffers.
     fn receive(&mut self) -> Vec<(Header, Vec<u8>)> {
         let used = self.driver.rings[RX].take_used();
         let first = self.given - IN_COUNT;
@@ -151,7 +152,7 @@ impl World {
         self.transport.device().interest()
     }
 
-    /// The guest's last bytes, and that there will be no more of them.
+    /// The guest's last bytes, and the end of its direction.
     fn says_goodbye(&mut self) {
         self.send(Op::Data, b"bye");
         let mut header = self.header(Op::Shutdown, 0);
@@ -177,7 +178,7 @@ impl World {
         read(&mut self.transport, register::STATUS)
     }
 
-    /// Through a snapshot's text to a new device with another socket.
+    /// Through a snapshot to a new device with another socket.
     fn restored(mut self, device: impl FnOnce(Vsock) -> Vsock) -> Self {
         let json = serde_json::to_string(&self.transport.save().unwrap()).unwrap();
         let state: TransportState<VsockState> = serde_json::from_str(&json).unwrap();

@@ -1,4 +1,4 @@
-//! Ends of connections, from either side and in every order.
+//! How connections end, from either side and in every order.
 
 use super::credit::fill_host_socket;
 use super::*;

@@ -1,4 +1,4 @@
-//! Flow control on the wire: neither side ever sends or holds more than was granted.
+//! Flow control: neither side ever sends or buffers more than the credit allows.
 
 use super::*;
 
@@ -49,7 +49,7 @@ fn a_credit_request_is_answered() {
     );
 }
 
-/// Sends until the device holds bytes back because the host's socket is full.
+/// Sends until the device buffers bytes because the host's socket is full.
 pub(super) fn fill_host_socket(world: &mut World) -> Vec<u8> {
     let mut sent = Vec::new();
     while world.interest() != Some(EventSet::IN | EventSet::OUT) {

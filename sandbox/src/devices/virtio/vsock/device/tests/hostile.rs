@@ -1,4 +1,4 @@
-//! Packets and buffers that no honest driver sends.
+//! Packets and buffers that no correct driver sends.
 
 use super::*;
 
@@ -136,8 +136,8 @@ fn a_storm_of_kicks_without_packets_does_nothing() {
     assert!(!world.transport.has_backlog());
 }
 
-/// A packet that was put on the ring and not announced made the device come back to the queue that
-/// was announced, for ever: an event loop at full speed, also while the vCPU was paused.
+/// A packet that was on one queue without a notification made the device report work left over for
+/// another queue, for ever: the event loop ran at full speed, even while the vCPU was paused.
 #[test]
 fn chains_that_nobody_announced_are_no_work_left_over() {
     for queue in [RX, EVENT] {

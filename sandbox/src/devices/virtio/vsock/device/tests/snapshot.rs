@@ -40,8 +40,8 @@ fn clones_of_one_snapshot_each_have_their_own_socket() {
     assert_eq!(one.save().unwrap(), other.save().unwrap());
 }
 
-/// The restored device had the guest's shutdown in its books and its new socket open: the host
-/// waited for an end that had been told to the former one.
+/// The restored device knew of the guest's shutdown but left its new socket open, so the host
+/// waited for an end of the stream that only the former socket had got.
 #[test]
 fn a_host_behind_a_restored_device_hears_that_the_guest_has_ended_its_sending() {
     let mut world = World::connected();
@@ -83,8 +83,8 @@ fn a_busy_connection_is_not_snapshotted() {
     );
 }
 
-/// A guest that spoilt an index which the device never looked at was saved, and then no restore
-/// took the snapshot.
+/// The guest changed a ring index that the device had not looked at. It was saved, but no restore
+/// accepted the snapshot.
 #[test]
 fn rings_that_no_restore_would_take_are_not_saved() {
     for queue in [RX, TX, EVENT] {
@@ -98,7 +98,7 @@ fn rings_that_no_restore_would_take_are_not_saved() {
     }
 }
 
-/// What it was not told of grew beyond its ring, and then no restore took the snapshot.
+/// The count of unannounced descriptors grew beyond the ring, and no restore accepted the snapshot.
 #[test]
 fn a_guest_that_wants_no_interrupts_is_saved_and_restored() {
     let mut world = World::connected();
@@ -149,7 +149,8 @@ fn a_reset_connection_is_told_and_no_data_flows_until_the_guest_has_handled_it()
     assert_eq!(world.driver.interrupts(), 1);
     assert_eq!(world.transport.save().unwrap_err(), NotQuiet::ResetPending);
 
-    // The host is quick, the guest has not looked yet and still uses the old connection.
+    // The host writes at once; the guest has not handled the event and still uses the old
+    // connection.
     world.host.write_all(b"early").unwrap();
     assert_eq!(world.interest(), None);
     world.event();
@@ -159,7 +160,7 @@ fn a_reset_connection_is_told_and_no_data_flows_until_the_guest_has_handled_it()
     world.send(Op::Request, &[]);
     assert_eq!(world.ops(), [Op::Reset]);
 
-    // It handles the event, gives the buffer back and connects again.
+    // The guest handles the event, returns the buffer and connects again.
     assert!(world.driver.rings[EVENT].notifications_wanted());
     world.driver.rings[EVENT].add(&[(EVENTS, 8, WRITE)]);
     world.transport.notify(EVENT);

@@ -1,4 +1,4 @@
-//! Where in guest memory a mailbox is.
+//! The pages of guest memory that a mailbox consists of.
 
 use hearth_protocol::mailbox::{DATA_PAGES, FRAMES, LOG_PAGES, PAGE, PAGES};
 use serde::{Deserialize, Serialize};
@@ -8,36 +8,36 @@ use crate::devices::virtio::chain::Segment;
 use crate::host::realtime_ns;
 use crate::memory::GuestMemory;
 
-/// Why there is no mailbox.
+/// Why these pages can't be a mailbox.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
-    /// A page is not in RAM.
+pub enum PagesError {
+    /// A page is outside of the guest's RAM.
     #[error("frame {0:#x} of a mailbox is not in the guest's memory")]
     Frame(u64),
-    /// A snapshot with another number of pages.
-    #[error("a mailbox of {0} pages; it has {PAGES}")]
+    /// A snapshot's mailbox has another number of pages.
+    #[error("the snapshot has a mailbox of {0} pages; it must have {PAGES}")]
     Pages(usize),
     /// Guest memory could not be read.
     #[error("the mailbox's memory: {0}")]
     Memory(#[from] GuestMemoryError),
 }
 
-/// The pages of a mailbox, each checked to be RAM.
+/// A mailbox's pages. Each is inside of the guest's RAM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(into = "Vec<u64>", from = "Vec<u64>")]
-pub struct Place {
+pub struct MailboxPages {
     frames: Vec<u64>,
     log: Vec<Segment>,
     data: Vec<Segment>,
 }
 
-impl From<Place> for Vec<u64> {
-    fn from(place: Place) -> Self {
-        place.frames
+impl From<MailboxPages> for Vec<u64> {
+    fn from(pages: MailboxPages) -> Self {
+        pages.frames
     }
 }
 
-impl From<Vec<u64>> for Place {
+impl From<Vec<u64>> for MailboxPages {
     fn from(frames: Vec<u64>) -> Self {
         let segment = |frame: &u64| Segment {
             address: address(*frame),
@@ -59,12 +59,13 @@ fn address(frame: u64) -> GuestAddress {
     GuestAddress(frame.saturating_mul(PAGE as u64))
 }
 
-impl Place {
-    /// Reads the frame numbers in the header page; the guest can't change them afterwards.
-    pub fn find(memory: &GuestMemory, header: u32) -> Result<Self, PlaceError> {
+impl MailboxPages {
+    /// Reads the frame numbers from the header page and checks them. They are kept here, so the
+    /// guest can't change them afterwards.
+    pub fn find(memory: &GuestMemory, header: u32) -> Result<Self, PagesError> {
         let header = u64::from(header);
         if !memory.check_range(address(header), PAGE) {
-            return Err(PlaceError::Frame(header));
+            return Err(PagesError::Frame(header));
         }
         let mut bytes = [0; PAGES * 8];
         memory.read_slice(&mut bytes, GuestAddress(address(header).0 + FRAMES as u64))?;
@@ -73,38 +74,38 @@ impl Place {
             .map(|number| u64::from_le_bytes(number.try_into().expect("eight bytes")))
             .collect();
         frames[0] = header;
-        let place = Self::from(frames);
-        place.check(memory)?;
-        Ok(place)
+        let pages = Self::from(frames);
+        pages.check(memory)?;
+        Ok(pages)
     }
 
-    /// Whether all of it is RAM.
-    pub fn check(&self, memory: &GuestMemory) -> Result<(), PlaceError> {
+    /// Fails unless every page is inside of RAM.
+    pub fn check(&self, memory: &GuestMemory) -> Result<(), PagesError> {
         if self.frames.len() != PAGES {
-            return Err(PlaceError::Pages(self.frames.len()));
+            return Err(PagesError::Pages(self.frames.len()));
         }
         match self
             .frames
             .iter()
             .find(|frame| !memory.check_range(address(**frame), PAGE))
         {
-            Some(frame) => Err(PlaceError::Frame(*frame)),
+            Some(frame) => Err(PagesError::Frame(*frame)),
             None => Ok(()),
         }
     }
 
-    /// Reads a field of the header.
-    pub fn get(&self, memory: &GuestMemory, field: usize) -> Result<u32, PlaceError> {
+    /// Reads a 4-byte field of the header.
+    pub fn get(&self, memory: &GuestMemory, field: usize) -> Result<u32, PagesError> {
         Ok(u32::from_le(memory.read_obj(self.field(field))?))
     }
 
-    /// Writes one.
-    pub fn set(&self, memory: &GuestMemory, field: usize, value: u32) -> Result<(), PlaceError> {
+    /// Writes a 4-byte field of the header.
+    pub fn set(&self, memory: &GuestMemory, field: usize, value: u32) -> Result<(), PagesError> {
         Ok(memory.write_obj(value.to_le(), self.field(field))?)
     }
 
-    /// Writes the host's wall clock into one of 8 bytes.
-    pub fn set_time(&self, memory: &GuestMemory, field: usize) -> Result<(), PlaceError> {
+    /// Writes the host's wall clock into an 8-byte field of the header.
+    pub fn set_time(&self, memory: &GuestMemory, field: usize) -> Result<(), PagesError> {
         Ok(memory.write_obj(realtime_ns().to_le(), self.field(field))?)
     }
 

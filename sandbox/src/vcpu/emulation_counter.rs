@@ -1,8 +1,9 @@
-//! How many instructions KVM has interpreted for a vCPU: where the guest's kernel is interpreted, that
-//! tells whether it ran at all.
+//! How many instructions KVM has emulated for a vCPU. On a software-KVM host the guest's kernel
+//! runs in KVM's interpreter, so this count tells whether the guest's kernel has run at all.
 //!
-//! KVM's own statistics say so, a file of fixed layout: a header that says where the descriptions of
-//! the values are, descriptions that name them and say where they are, and the values.
+//! The count comes from KVM's binary statistics (`KVM_GET_STATS_FD`), a file of fixed layout: a
+//! header with the offsets of the other two parts, the descriptions (each a name and the offset of
+//! a value), and the values.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -12,29 +13,29 @@ use kvm_ioctls::VcpuFd;
 
 /// `_IO(KVMIO, 0xce)` of linux/kvm.h.
 const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
-/// Bytes of a header, and of a description without its name.
+/// Bytes of the header, and of a description without its name.
 const HEADER: usize = 24;
 const DESCRIPTION: usize = 16;
-/// More values than any KVM has.
+/// A bound for the search: more values than any version of KVM has.
 const MAX_VALUES: u32 = 4096;
 const NAME: &[u8] = b"insn_emulation";
 
 /// The count of one vCPU.
 #[derive(Debug)]
-pub struct Interpreted {
+pub struct EmulationCounter {
     file: File,
     at: u64,
 }
 
-impl Interpreted {
-    /// `None` where KVM does not tell.
+impl EmulationCounter {
+    /// `None` if this KVM has no such statistics.
     pub fn of(vcpu: &VcpuFd) -> Option<Self> {
         // SAFETY: without an argument; what comes back is a new descriptor, or an error.
         let fd = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_STATS_FD) };
         if fd < 0 {
             return None;
         }
-        // SAFETY: the descriptor is new and nobody else's.
+        // SAFETY: the descriptor is new, so this is its only owner.
         let file = unsafe { File::from_raw_fd(fd) };
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0).ok()?;
@@ -54,7 +55,7 @@ impl Interpreted {
         None
     }
 
-    /// Instructions so far.
+    /// Instructions emulated so far.
     pub(super) fn count(&self) -> Option<u64> {
         let mut value = [0; 8];
         self.file.read_exact_at(&mut value, self.at).ok()?;

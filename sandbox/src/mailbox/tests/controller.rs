@@ -1,9 +1,9 @@
-//! Owners that break the rules, go away, or are another one after a restore.
+//! Controllers that break the protocol, that go away, or that change with a restore.
 
 use super::*;
 
 #[test]
-fn an_owner_that_breaks_the_rules_ends_it() {
+fn a_controller_that_breaks_the_rules_ends_it() {
     let bare = |what| Head::bare(what).encode().to_vec();
     let mut long = bare(What::Payload);
     long[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -37,15 +37,15 @@ fn an_owner_that_breaks_the_rules_ends_it() {
 }
 
 #[test]
-fn an_owner_that_goes_away_is_noticed_wherever_it_stands() {
+fn a_controller_that_goes_away_is_noticed_wherever_it_stands() {
     let gone = |mut it: Exchange| {
-        it.owner = UnixStream::pair().unwrap().0;
+        it.controller = UnixStream::pair().unwrap().0;
         it
     };
     let mut it = gone(Exchange::waiting());
     assert!(matches!(it.wait(), Err(MailboxError::Closed)));
     assert!(matches!(
-        it.mailbox.look(&it.memory),
+        it.mailbox.try_receive(&it.memory),
         Err(MailboxError::Closed)
     ));
 
@@ -64,11 +64,11 @@ fn an_owner_that_goes_away_is_noticed_wherever_it_stands() {
 
     let mut it = Exchange::waiting();
     it.give(0, DATA_SIZE + 9, &[1; DATA_SIZE]);
-    assert_eq!(it.wait().unwrap(), Woken::Event);
+    assert_eq!(it.wait().unwrap(), WaitEnd::Event);
     assert!(gone(it).ring(DOORBELL_TAKEN).is_err(), "behind it");
 }
 
-/// Wakes the thread a moment after it has begun to wait, and sees it come back.
+/// Wakes the thread a moment after it has begun to wait, and checks that it returns.
 fn woken<T>(mut it: Exchange, what: impl FnOnce(&mut Exchange) -> T) -> T {
     let waker = it.mailbox.waker().unwrap();
     let started = Instant::now();
@@ -84,12 +84,12 @@ fn woken<T>(mut it: Exchange, what: impl FnOnce(&mut Exchange) -> T) -> T {
 }
 
 #[test]
-fn whoever_wants_the_thread_gets_it_in_every_wait() {
+fn the_event_loop_can_wake_the_thread_from_every_wait() {
     assert_eq!(
         woken(Exchange::waiting(), Exchange::wait).unwrap(),
-        Woken::Stop
+        WaitEnd::Stop
     );
-    // An owner that does not read: the socket takes some, then nothing.
+    // A controller that does not read: the socket takes a few messages and is then full.
     let it = Exchange::new();
     it.set(LOG_LEN, u32::try_from(LOG_SIZE).unwrap());
     let sent = woken(it, |it| {
@@ -100,7 +100,7 @@ fn whoever_wants_the_thread_gets_it_in_every_wait() {
         }
     });
     assert!(matches!(sent, MailboxError::Stopped), "{sent}");
-    // One that does not say all of what it announced.
+    // A controller that sends less than it has announced.
     let mut it = Exchange::waiting();
     it.give(0, 100, &[1; 50]);
     assert!(matches!(
@@ -113,31 +113,35 @@ fn whoever_wants_the_thread_gets_it_in_every_wait() {
 fn a_limited_wait_ends_by_itself() {
     let mut it = Exchange::waiting();
     let woken = it.mailbox.wait(&it.memory, Some(Duration::from_millis(5)));
-    assert_eq!(woken.unwrap(), Woken::Nothing);
-    assert_eq!(it.mailbox.look(&it.memory).unwrap(), None);
+    assert_eq!(woken.unwrap(), WaitEnd::TimedOut);
+    assert_eq!(it.mailbox.try_receive(&it.memory).unwrap(), None);
 }
 
-/// What a snapshot keeps of this mailbox, for a clone of its guest.
+/// Saves this mailbox's state and restores it with another controller's socket.
 fn restored(it: &Exchange) -> (Mailbox, UnixStream) {
     let text = serde_json::to_string(&it.mailbox.save()).unwrap();
     let state: Option<MailboxState> = serde_json::from_str(&text).unwrap();
-    let (line, owner) = line();
-    let mailbox = Mailbox::restore(line, state.as_ref(), &it.memory).unwrap();
-    (mailbox, owner)
+    let (socket, controller) = socket();
+    let mailbox = Mailbox::restore(socket, state.as_ref(), &it.memory).unwrap();
+    (mailbox, controller)
 }
 
 #[test]
-fn a_guest_that_waits_waits_for_its_new_owner_after_a_restore() {
+fn a_guest_that_waits_waits_for_its_new_controller_after_a_restore() {
     let mut it = Exchange::waiting();
-    (it.mailbox, it.owner) = restored(&it);
+    (it.mailbox, it.controller) = restored(&it);
     assert!(it.mailbox.is_waiting());
     it.give(0, 2, b"hi");
-    assert_eq!(it.wait().unwrap(), Woken::Event);
+    assert_eq!(it.wait().unwrap(), WaitEnd::Event);
     assert_eq!(it.data()[..2], *b"hi");
-    // An exchange under way is not carried on.
-    for state in [State::Event(0), State::Event(9), State::Answer(rest(9))] {
+    // An exchange in progress is not continued.
+    for state in [
+        ExchangeState::Event(0),
+        ExchangeState::Event(9),
+        ExchangeState::Answer(rest(9)),
+    ] {
         it.mailbox.state = state;
-        assert_eq!(restored(&it).0.state, State::Away);
+        assert_eq!(restored(&it).0.state, ExchangeState::NotWaiting);
     }
 }
 
@@ -147,16 +151,17 @@ fn a_guest_that_is_let_run_without_an_event_turns_to_its_agent() {
     it.mailbox.resume(&it.memory).unwrap();
     assert_eq!(it.get(COMMAND), COMMAND_AGENT);
     assert!(!it.mailbox.is_waiting());
-    // One that does not wait is left alone.
+    // A guest that does not wait is not affected.
     it.set(COMMAND, COMMAND_UNHEARD);
     it.mailbox.resume(&it.memory).unwrap();
     assert_eq!(it.get(COMMAND), COMMAND_UNHEARD);
 }
 
-/// An owner that sent a guest to its agent, and then paused and resumed it before the vCPU's thread
-/// had read that, had its next event taken for two words at once, or lost it.
+/// A controller sent the guest to its agent, and then paused and resumed the microVM before the
+/// vCPU's thread had read that message. The controller's next event was then refused as a second
+/// message, or lost.
 #[test]
-fn what_the_owner_said_before_a_resume_is_not_left_for_later() {
+fn what_the_controller_said_before_a_resume_is_not_left_for_later() {
     let mut it = Exchange::waiting();
     it.say(&Head::bare(What::Agent).encode());
     it.mailbox.resume(&it.memory).unwrap();
@@ -164,7 +169,7 @@ fn what_the_owner_said_before_a_resume_is_not_left_for_later() {
     it.answer(KIND_RESPONSE, 0, 0, 0);
     it.ring(DOORBELL_ANSWER).unwrap();
     it.give(0, 2, b"hi");
-    assert_eq!(it.wait().unwrap(), Woken::Event);
+    assert_eq!(it.wait().unwrap(), WaitEnd::Event);
 
     let mut it = Exchange::waiting();
     it.give(0, 2, b"hi");
@@ -176,10 +181,10 @@ fn what_the_owner_said_before_a_resume_is_not_left_for_later() {
 #[test]
 fn a_state_whose_pages_are_no_memory_is_refused() {
     let it = Exchange::new();
-    let restore = |place: &[u64]| {
-        let state = json!({ "place": place, "waiting": true });
+    let restore = |pages: &[u64]| {
+        let state = json!({ "pages": pages, "waiting": true });
         let state: MailboxState = serde_json::from_value(state).unwrap();
-        Mailbox::restore(line().0, Some(&state), &it.memory).map(drop)
+        Mailbox::restore(socket().0, Some(&state), &it.memory).map(drop)
     };
     restore(&frames()).unwrap();
     for nowhere in NOWHERE {
@@ -192,7 +197,7 @@ fn a_state_whose_pages_are_no_memory_is_refused() {
     let one_more: Vec<u64> = frames().into_iter().chain([1]).collect();
     for wrong in [&[][..], &frames()[1..], &one_more] {
         let refused = restore(wrong).unwrap_err();
-        let expected = MailboxError::Place(PlaceError::Pages(wrong.len()));
+        let expected = MailboxError::Pages(PagesError::Pages(wrong.len()));
         assert_eq!(refused.to_string(), expected.to_string());
     }
 }

@@ -1,5 +1,5 @@
-//! The line to the owner: what is sent out of guest memory and filled into it, and the wait for both,
-//! from which whoever wants the thread can wake it.
+//! The socket between the controller and the mailbox: sends from guest memory, receives into guest
+//! memory, and waits for either. The event loop can wake a thread that waits here.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -12,51 +12,53 @@ use hearth_protocol::mailbox::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{MailboxError, Place, Rest};
+use super::{AnswerRemainder, MailboxError, MailboxPages};
 use crate::devices::virtio::chain::Segment;
 use crate::devices::virtio::guest_io;
 use crate::memory::GuestMemory;
 
-/// What a mailbox needs of the host: the owner's socket, and what wakes the thread that waits for it.
+/// What a mailbox needs of the host: the controller's socket, and the eventfd that wakes the thread
+/// while it waits.
 #[derive(Debug)]
-pub struct Line {
-    pub(super) owner: UnixStream,
+pub struct MailboxSocket {
+    pub(super) controller: UnixStream,
     pub(super) wake: EventFd,
 }
 
-impl Line {
+impl MailboxSocket {
     /// Takes a connected socket.
-    pub fn new(owner: UnixStream) -> io::Result<Self> {
-        owner.set_nonblocking(true)?;
+    pub fn new(controller: UnixStream) -> io::Result<Self> {
+        controller.set_nonblocking(true)?;
         let wake = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK)?;
-        Ok(Self { owner, wake })
+        Ok(Self { controller, wake })
     }
 
-    /// The descriptors that a vCPU's thread reads and waits for.
+    /// The descriptors that a vCPU's thread reads and polls: the controller's socket and the
+    /// eventfd. The system call filter names them.
     pub fn descriptors(&self) -> [RawFd; 2] {
-        [self.owner.as_raw_fd(), self.wake.as_raw_fd()]
+        [self.controller.as_raw_fd(), self.wake.as_raw_fd()]
     }
 }
 
-/// What a poll saw first.
+/// What [`MailboxSocket::poll`] has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Polled {
-    Owner,
-    Wake,
-    Nothing,
+    Controller,
+    Stop,
+    TimedOut,
 }
 
-impl Line {
-    /// Hands over the head and the first chunk of an answer; returns what is to come.
+impl MailboxSocket {
+    /// Sends the head and the first chunk of an answer; returns what remains.
     pub(super) fn begin_answer(
         &self,
         memory: &GuestMemory,
-        place: &Place,
-    ) -> Result<Rest, MailboxError> {
-        let kind = place.get(memory, ANSWER_KIND)?;
-        let meta = place.get(memory, ANSWER_META)?;
-        let body = place.get(memory, ANSWER_BODY)?;
-        let log = place.get(memory, LOG_LEN)?;
+        pages: &MailboxPages,
+    ) -> Result<AnswerRemainder, MailboxError> {
+        let kind = pages.get(memory, ANSWER_KIND)?;
+        let meta = pages.get(memory, ANSWER_META)?;
+        let body = pages.get(memory, ANSWER_BODY)?;
+        let log = pages.get(memory, LOG_LEN)?;
         let what = match kind {
             KIND_RESPONSE => Some(What::Payload),
             KIND_ERROR => Some(What::Error),
@@ -79,26 +81,26 @@ impl Line {
             log,
             meta,
             body,
-            peak_kib: place.get(memory, PEAK_KIB)?,
-            goes_on: place.get(memory, ANSWER_GOES_ON)? != 0,
+            peak_kib: pages.get(memory, PEAK_KIB)?,
+            goes_on: pages.get(memory, ANSWER_GOES_ON)? != 0,
         };
-        self.send(memory, place, head, first)?;
-        Ok(Rest {
+        self.send(memory, pages, head, first)?;
+        Ok(AnswerRemainder {
             left: total - first,
             goes_on: head.goes_on,
         })
     }
 
-    /// Hands over the next chunk of an answer; returns what is to come.
-    pub(super) fn pass_on(
+    /// Sends the next chunk of an answer; returns what remains.
+    pub(super) fn send_next_chunk(
         &self,
         memory: &GuestMemory,
-        place: &Place,
-        rest: Rest,
-    ) -> Result<Rest, MailboxError> {
+        pages: &MailboxPages,
+        rest: AnswerRemainder,
+    ) -> Result<AnswerRemainder, MailboxError> {
         let chunk = rest.left.min(DATA_SIZE);
-        self.send_all(memory, &[], place.data(), chunk)?;
-        Ok(Rest {
+        self.send_all(memory, &[], pages.data(), chunk)?;
+        Ok(AnswerRemainder {
             left: rest.left - chunk,
             ..rest
         })
@@ -107,17 +109,17 @@ impl Line {
     pub(super) fn send(
         &self,
         memory: &GuestMemory,
-        place: &Place,
+        pages: &MailboxPages,
         head: Head,
         data: usize,
     ) -> Result<(), MailboxError> {
         let bytes = head.encode();
         let log = head.log as usize;
         if log == 0 {
-            return self.send_all(memory, &bytes, place.data(), data);
+            return self.send_all(memory, &bytes, pages.data(), data);
         }
-        self.send_all(memory, &bytes, place.log(), log)?;
-        self.send_all(memory, &[], place.data(), data)
+        self.send_all(memory, &bytes, pages.log(), log)?;
+        self.send_all(memory, &[], pages.data(), data)
     }
 
     /// Sends `before`, then `len` bytes of `segments`.
@@ -134,7 +136,7 @@ impl Line {
             let rest = &before[sent.min(before.len())..];
             let skip = sent.saturating_sub(before.len());
             let result = guest_io::write_stream_after(
-                self.owner.as_fd(),
+                self.controller.as_fd(),
                 rest,
                 memory,
                 segments,
@@ -145,7 +147,7 @@ impl Line {
                 Ok(count) => sent += count,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    if self.poll(libc::POLLOUT, -1)? == Polled::Wake {
+                    if self.poll(libc::POLLOUT, -1)? == Polled::Stop {
                         return Err(MailboxError::Stopped);
                     }
                 }
@@ -155,23 +157,28 @@ impl Line {
         Ok(())
     }
 
-    /// Fills the data pages up to `end` from the socket; the first `have` bytes are there.
+    /// Receives into the data pages until they hold `end` bytes; they hold `have` already.
     pub(super) fn fill(
         &self,
         memory: &GuestMemory,
-        place: &Place,
+        pages: &MailboxPages,
         mut have: usize,
         end: usize,
     ) -> Result<(), MailboxError> {
         while have < end {
-            let read =
-                guest_io::read_stream(self.owner.as_fd(), memory, place.data(), have, end - have);
+            let read = guest_io::read_stream(
+                self.controller.as_fd(),
+                memory,
+                pages.data(),
+                have,
+                end - have,
+            );
             match read {
                 Ok(0) => return Err(MailboxError::Closed),
                 Ok(count) => have += count,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    if self.poll(libc::POLLIN, -1)? == Polled::Wake {
+                    if self.poll(libc::POLLIN, -1)? == Polled::Stop {
                         return Err(MailboxError::Stopped);
                     }
                 }
@@ -181,14 +188,15 @@ impl Line {
         Ok(())
     }
 
-    /// Waits for the owner, and for whoever wants the thread.
+    /// Waits for the controller's socket or the eventfd.
     pub(super) fn poll(&self, events: i16, timeout: i32) -> io::Result<Polled> {
-        let [owner, wake] = self.descriptors();
-        let mut both = [(owner, events), (wake, libc::POLLIN)].map(|(fd, events)| libc::pollfd {
-            fd,
-            events,
-            revents: 0,
-        });
+        let [controller, wake] = self.descriptors();
+        let mut both =
+            [(controller, events), (wake, libc::POLLIN)].map(|(fd, events)| libc::pollfd {
+                fd,
+                events,
+                revents: 0,
+            });
         loop {
             // SAFETY: the array is live, and of that length.
             match unsafe { libc::poll(both.as_mut_ptr(), 2, timeout) } {
@@ -199,12 +207,12 @@ impl Line {
                     }
                 }
                 _ if both[1].revents != 0 => {
-                    // Whether it was read or not: the thread stops.
+                    // The eventfd is non-blocking. Whatever the read returns, the thread stops.
                     drop(self.wake.read());
-                    return Ok(Polled::Wake);
+                    return Ok(Polled::Stop);
                 }
-                0 => return Ok(Polled::Nothing),
-                _ => return Ok(Polled::Owner),
+                0 => return Ok(Polled::TimedOut),
+                _ => return Ok(Polled::Controller),
             }
         }
     }
