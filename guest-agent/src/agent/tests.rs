@@ -22,8 +22,9 @@ use hearth_protocol::mailbox::{ANSWERS, VIA_AGENT, WORKING};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::{Agent, AgentError};
+use super::{Agent, AgentError, ApiServer, HostSide, RuntimeSide};
 use crate::cgroup::RuntimeCgroup;
+use crate::clock::HostClock;
 use crate::host_link::HostLink;
 use crate::mailbox::Mailbox;
 use crate::vsock::HostStream;
@@ -69,18 +70,17 @@ impl Guest {
         let local = cgroup.path().join("local");
         let (host, agents_end) = UnixStream::pair().unwrap();
         host.set_read_timeout(Some(DEADLINE)).unwrap();
+        let made = Mailbox::make().unwrap();
+        let mailbox = Pages::map(made.file().as_raw_fd()).unwrap();
+        let link = HostLink::new(HostStream::new(agents_end.into()).unwrap());
         let mut agent = Agent::assemble(
-            listener,
-            UnixListener::bind(&local).unwrap(),
-            HostLink::new(HostStream::new(agents_end.into()).unwrap()),
-            RuntimeCgroup::open(cgroup.path().to_owned()).unwrap(),
+            ApiServer::new(listener, UnixListener::bind(&local).unwrap()).unwrap(),
+            RuntimeSide::new(RuntimeCgroup::open(cgroup.path().to_owned()).unwrap()),
+            HostSide::new(link, made, HostClock::Messages).unwrap(),
             SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap(),
         )
         .unwrap();
-        agent.life.configure(snap_start).unwrap();
-        let made = Mailbox::make().unwrap();
-        let mailbox = Pages::map(made.file().as_raw_fd()).unwrap();
-        agent.mailbox = Some(made);
+        agent.runtime.life.configure(snap_start).unwrap();
         let output = File::from(agent.output.writer().try_clone_to_owned().unwrap());
         let mut guest = Self {
             host,
