@@ -214,7 +214,7 @@ impl Agent {
     /// What the invocation that ends now has used.
     fn usage(&mut self) -> Result<Usage, AgentError> {
         let usage = self.runtime.usage()?;
-        self.host.note_peak(usage.max_memory_bytes);
+        self.host.publish_peak_memory(usage.max_memory_bytes);
         Ok(usage)
     }
 }

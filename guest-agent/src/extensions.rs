@@ -302,15 +302,15 @@ impl Extensions {
 
     /// An invocation begins.
     pub(crate) fn invoke(&mut self, event: &Bytes) -> Deliveries {
-        self.tell(event, |extension| extension.invoke)
+        self.notify(event, |extension| extension.invoke)
     }
 
     /// The microVM is about to end. Only external ones hear of it.
     pub(crate) fn shutdown(&mut self, event: &Bytes) -> Deliveries {
-        self.tell(event, |extension| extension.shutdown)
+        self.notify(event, |extension| extension.shutdown)
     }
 
-    fn tell(&mut self, event: &Bytes, wants: impl Fn(&Extension) -> bool) -> Deliveries {
+    fn notify(&mut self, event: &Bytes, wants: impl Fn(&Extension) -> bool) -> Deliveries {
         let mut now = Vec::new();
         for extension in self.list.iter_mut().filter(|extension| wants(extension)) {
             match (extension.state, extension.waiter.take()) {
@@ -351,9 +351,9 @@ impl Extensions {
     }
 
     /// Those of them that will not be told of the end.
-    pub(crate) fn unwarned(&self) -> Vec<Pid> {
-        let unwarned = self.list.iter().filter(|extension| !extension.shutdown);
-        unwarned.filter_map(|extension| extension.pid).collect()
+    pub(crate) fn without_shutdown_event(&self) -> Vec<Pid> {
+        let uninterested = self.list.iter().filter(|extension| !extension.shutdown);
+        uninterested.filter_map(|extension| extension.pid).collect()
     }
 
     fn find(&mut self, identifier: Option<&str>) -> Result<&mut Extension, Refusal> {

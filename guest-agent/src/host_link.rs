@@ -1,7 +1,7 @@
 //! The one connection to the host: frames in, frames out, over a non-blocking vsock stream.
 //!
 //! Frames that nobody waits for, log lines above all, are *patient*: they go out together with the
-//! next urgent frame, or on their own after [`PATIENCE`]. On the path of an invocation that saves
+//! next urgent frame, or on their own after [`FLUSH_DELAY`]. On the path of an invocation that saves
 //! a system call and a wake-up of the host.
 
 use std::io::{self, Read};
@@ -21,9 +21,9 @@ use crate::vsock::HostStream;
 /// How long a patient frame may wait for company: longer than most invocations, software KVM
 /// included, and short enough that next to nothing is lost when the host ends the microVM of a
 /// function that overran its time.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
+pub(crate) const FLUSH_DELAY: Duration = Duration::from_millis(100);
 /// How long the host may take to hear of a failure before the agent powers off, milliseconds.
-const LAST_WORDS: u16 = 1_000;
+const FINAL_SEND_TIMEOUT_MS: u16 = 1_000;
 
 /// What broke the connection.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +50,9 @@ pub(crate) struct HostLink {
     /// When what is in `out`, or what the caller keeps back, must leave at the latest.
     deadline: Option<Instant>,
     /// The host did not take all of what was last sent.
-    stuck: bool,
+    blocked: bool,
     /// Something was sent since that was asked, or forgotten.
-    spoken: bool,
+    sent: bool,
     /// Whether the event loop waits for room to write.
     pub(crate) waits_for_room: bool,
 }
@@ -67,8 +67,8 @@ impl HostLink {
             out: Outbox::default(),
             urgent: false,
             deadline: None,
-            stuck: false,
-            spoken: false,
+            blocked: false,
+            sent: false,
             waits_for_room: false,
         }
     }
@@ -113,14 +113,14 @@ impl HostLink {
         self.push(message)
     }
 
-    /// Becomes due after [`PATIENCE`], unless something urgent comes before that.
-    pub(crate) fn wait_for_company(&mut self) {
+    /// Becomes due after [`FLUSH_DELAY`], unless something urgent comes before that.
+    pub(crate) fn flush_later(&mut self) {
         self.deadline
-            .get_or_insert_with(|| Instant::now() + PATIENCE);
+            .get_or_insert_with(|| Instant::now() + FLUSH_DELAY);
     }
 
     /// Becomes due at once.
-    pub(crate) fn hurry(&mut self) {
+    pub(crate) fn flush_soon(&mut self) {
         self.urgent = true;
     }
 
@@ -143,30 +143,30 @@ impl HostLink {
     pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
         self.urgent = false;
         self.deadline = None;
-        self.spoken |= !self.out.is_empty();
+        self.sent |= !self.out.is_empty();
         self.out.send(&self.stream)?;
-        self.stuck = !self.out.is_empty();
+        self.blocked = !self.out.is_empty();
         Ok(())
     }
 
     /// Whether anything was queued since the event was handed out.
-    pub(crate) fn has_spoken(&self) -> bool {
-        self.spoken || !self.out.is_empty()
+    pub(crate) fn has_sent(&self) -> bool {
+        self.sent || !self.out.is_empty()
     }
 
     /// Whether anything was sent since; from now on, nothing was.
-    pub(crate) fn take_spoken(&mut self) -> bool {
-        std::mem::take(&mut self.spoken)
+    pub(crate) fn take_sent(&mut self) -> bool {
+        std::mem::take(&mut self.sent)
     }
 
     /// What was to wait for company has left by another way.
-    pub(crate) fn has_said_all(&mut self) {
+    pub(crate) fn cancel_delayed_flush(&mut self) {
         self.deadline = None;
     }
 
     /// Whether bytes wait for the host to make room.
     pub(crate) fn blocked(&self) -> bool {
-        self.stuck
+        self.blocked
     }
 
     /// Gives the host a moment to take the last frame and to end the microVM by itself: power-off
@@ -174,7 +174,7 @@ impl HostLink {
     pub(crate) fn wait_for_host(&mut self) {
         let mut poll = [PollFd::new(self.stream.as_fd(), PollFlags::POLLHUP)];
         // Time out or not, the end is the same.
-        let _ = nix::poll::poll(&mut poll, LAST_WORDS);
+        let _ = nix::poll::poll(&mut poll, FINAL_SEND_TIMEOUT_MS);
     }
 
     fn push(&mut self, message: AgentMessage) -> Result<(), LinkError> {
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_patient_message_leaves_with_the_next_urgent_one() {
         let (mut link, mut host) = pair();
-        link.wait_for_company();
+        link.flush_later();
         link.push(AgentMessage::Thawed).unwrap();
         assert!(!link.is_due() && link.deadline().is_some());
         link.queue(AgentMessage::Pong(Bytes::new())).unwrap();

@@ -124,13 +124,13 @@ pub(crate) enum Next {
 
 /// What a restore leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Thaw {
+pub(crate) enum AfterRestore {
     /// Nothing: the guest serves.
     Serve,
     /// The guest serves, and the host wants to know when its time begins.
-    Tell,
+    Report,
     /// The runtime has to be told, on this connection, and to come back.
-    Restore(Option<ConnectionId>),
+    RunHooks(Option<ConnectionId>),
 }
 
 /// What an invocation from the host leads to.
@@ -262,14 +262,14 @@ impl Lifecycle {
 
     /// The microVM was restored. If the runtime has something to do first, the connection that it
     /// waits on.
-    pub(crate) fn thaw(&mut self) -> Thaw {
+    pub(crate) fn restored(&mut self) -> AfterRestore {
         match self.state {
             State::Restorable { waiter } => {
                 self.state = State::Restoring;
-                Thaw::Restore(waiter)
+                AfterRestore::RunHooks(waiter)
             }
-            _ if self.snap_start => Thaw::Tell,
-            _ => Thaw::Serve,
+            _ if self.snap_start => AfterRestore::Report,
+            _ => AfterRestore::Serve,
         }
     }
 
@@ -347,7 +347,7 @@ impl Lifecycle {
     }
 
     /// The runtime has answered, and not here.
-    pub(crate) fn answered_elsewhere(&mut self) {
+    pub(crate) fn answered_at_mailbox(&mut self) {
         if let State::Running {
             request_id,
             stream: Stream::None,
@@ -359,7 +359,7 @@ impl Lifecycle {
     }
 
     /// The runtime has an event that did not come from here.
-    pub(crate) fn runs_elsewhere(&mut self, request_id: String) {
+    pub(crate) fn works_at_mailbox(&mut self, request_id: String) {
         // What was answered here is said to be worked on until the next is.
         if let State::Answered {
             request_id: answered,
@@ -379,7 +379,7 @@ impl Lifecycle {
     }
 
     /// A runtime that waits is given an event of the mailbox; on which connection.
-    pub(crate) fn runs_from_mailbox(&mut self, request_id: String) -> Option<ConnectionId> {
+    pub(crate) fn deliver_from_mailbox(&mut self, request_id: String) -> Option<ConnectionId> {
         let State::Ready {
             waiter: Some(waiter),
         } = self.state

@@ -39,13 +39,13 @@ pub(crate) struct Reading(u32);
 
 /// What the wait for an event has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stood {
+pub(crate) enum Wakeup {
     /// It is there: [`Mailbox::take`] it.
     Event,
     /// The guest was let run for its kernel and for other threads. Then wait again.
-    Turn,
+    RunGuest,
     /// It comes by the connection.
-    Leave,
+    UseConnection,
 }
 
 /// An event.
@@ -64,9 +64,9 @@ pub(crate) struct Event {
 enum Wait {
     No,
     /// It is about to.
-    Begins,
+    Planned,
     /// And the host knows.
-    Known,
+    Announced,
 }
 
 /// The pages as the agent has them.
@@ -75,12 +75,12 @@ pub(crate) struct Mailbox {
     pages: Pages,
     file: OwnedFd,
     /// Holds the references. Nobody reads it.
-    _held: (PipeReader, PipeWriter),
+    _pins: (PipeReader, PipeWriter),
     /// Answers that the agent knows of.
     answers: u32,
     wait: Wait,
     /// Whether there is a host that hears the doorbell.
-    heard: bool,
+    host_serves: bool,
 }
 
 impl Mailbox {
@@ -104,17 +104,17 @@ impl Mailbox {
             // SAFETY: within the mapping. Written to, so that each page has its frame.
             unsafe { at.as_ptr().add(page * PAGE).write_volatile(0) };
         }
-        let held = hold(at)?;
+        let held = pin(at)?;
         let mailbox = Self {
             pages,
             file,
-            _held: held,
+            _pins: held,
             answers: 0,
             wait: Wait::No,
-            heard: true,
+            host_serves: true,
         };
         // Until the first event.
-        mailbox.demand_answer(true);
+        mailbox.route_answer_via_agent(true);
         Ok(mailbox)
     }
 
@@ -129,13 +129,13 @@ impl Mailbox {
     }
 
     /// How much memory the function has had, for answers that the agent does not see.
-    pub(crate) fn note_peak(&self, bytes: u64) {
+    pub(crate) fn publish_peak_memory(&self, bytes: u64) {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         self.pages.set(PEAK_KIB, kib);
     }
 
     /// Whether the runtime reads what the function has written, with each answer.
-    pub(crate) fn output_is_taken(&self) -> bool {
+    pub(crate) fn runtime_reads_output(&self) -> bool {
         self.pages.get(READS_OUTPUT) != 0
     }
 
@@ -159,17 +159,17 @@ impl Mailbox {
     }
 
     /// The runtime has ended, whatever it was doing.
-    pub(crate) fn reader_is_gone(&self) {
+    pub(crate) fn runtime_ended(&self) {
         self.pages.set(READING, 0);
     }
 
     /// Whether the answer to the event at hand has to come to the agent.
-    pub(crate) fn demand_answer(&self, demand: bool) {
+    pub(crate) fn route_answer_via_agent(&self, demand: bool) {
         self.pages.set(VIA_AGENT, u32::from(demand));
     }
 
     /// The agent gives the runtime an event: whatever it had from here is over.
-    pub(crate) fn works_on_another(&self) {
+    pub(crate) fn clear_working(&self) {
         self.pages.set(WORKING, 0);
     }
 
@@ -188,8 +188,8 @@ impl Mailbox {
     }
 
     /// Whether anybody hears the agent here.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.heard
+    pub(crate) fn host_serves(&self) -> bool {
+        self.host_serves
     }
 
     /// Whether the agent waits here for the next event.
@@ -199,27 +199,27 @@ impl Mailbox {
 
     /// It will if it `can`, unless the host has sent the runtime from here to its agent: then it
     /// wants to be told by the connection. Says whether it will.
-    pub(crate) fn wait(&mut self, can: bool) -> bool {
+    pub(crate) fn choose_wait(&mut self, can: bool) -> bool {
         let will = can && self.pages.get(COMMAND) != COMMAND_AGENT;
-        self.wait = if will { Wait::Begins } else { Wait::No };
+        self.wait = if will { Wait::Planned } else { Wait::No };
         will
     }
 
     /// Gives an answer, with output in front of it. `false`: nobody took it.
     pub(crate) fn hand_over(&mut self, failed: bool, log: &[u8], meta: &[u8], body: &[u8]) -> bool {
         let kind = if failed { KIND_ERROR } else { KIND_RESPONSE };
-        self.heard = self.pages.hand_over(kind, log, meta, body);
-        self.heard
+        self.host_serves = self.pages.hand_over(kind, log, meta, body);
+        self.host_serves
     }
 
     /// Stops the vCPU until there is something to do.
-    pub(crate) fn stand(&mut self) -> Stood {
+    pub(crate) fn stop_vcpu(&mut self) -> Wakeup {
         let before = match self.wait {
-            Wait::Known => self.pages.get(COMMAND),
-            Wait::No | Wait::Begins => {
+            Wait::Announced => self.pages.get(COMMAND),
+            Wait::No | Wait::Planned => {
                 self.pages.set(COMMAND, COMMAND_UNHEARD);
                 self.pages.ring(DOORBELL_WAIT);
-                self.wait = Wait::Known;
+                self.wait = Wait::Announced;
                 COMMAND_UNHEARD
             }
         };
@@ -230,19 +230,19 @@ impl Mailbox {
         match self.pages.get(COMMAND) {
             COMMAND_EVENT => {
                 self.wait = Wait::No;
-                Stood::Event
+                Wakeup::Event
             }
-            COMMAND_WAIT => Stood::Turn,
+            COMMAND_WAIT => Wakeup::RunGuest,
             command => {
-                self.heard = command != COMMAND_UNHEARD;
+                self.host_serves = command != COMMAND_UNHEARD;
                 self.wait = Wait::No;
-                Stood::Leave
+                Wakeup::UseConnection
             }
         }
     }
 
     /// Copies the event.
-    pub(crate) fn take(&mut self) -> io::Result<Event> {
+    pub(crate) fn take_event(&mut self) -> io::Result<Event> {
         let (meta, body) = self.pages.event();
         let (mut headers, mut event) = (BytesMut::zeroed(meta), BytesMut::zeroed(body));
         let realtime_ns = self.pages.time(EVENT_TIME);
@@ -284,7 +284,7 @@ fn sealed_file() -> io::Result<OwnedFd> {
 }
 
 /// Puts a reference to every page into a pipe.
-fn hold(at: NonNull<u8>) -> io::Result<(PipeReader, PipeWriter)> {
+fn pin(at: NonNull<u8>) -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
     let room = libc::c_int::try_from(SIZE.next_power_of_two()).expect("the mailbox is small");
     // SAFETY: changes the capacity of a pipe that is ours.

@@ -98,7 +98,7 @@ impl Telemetry {
             restoring: None,
             restored: None,
         };
-        telemetry.tell_at(began, &Event::InitStart);
+        telemetry.report_at(began, &Event::InitStart);
         telemetry
     }
 
@@ -127,7 +127,7 @@ impl Telemetry {
                 self.subscribers.push(subscriber);
             }
         }
-        self.tell(&Event::Subscribed {
+        self.report(&Event::Subscribed {
             api,
             name,
             types: &types,
@@ -136,17 +136,17 @@ impl Telemetry {
     }
 
     /// Init is over. Whether anybody wants to hear of what follows.
-    pub(crate) fn close(&mut self) -> bool {
+    pub(crate) fn close_subscriptions(&mut self) -> bool {
         self.early = None;
         !self.subscribers.is_empty()
     }
 
     /// Something has happened just now.
-    pub(crate) fn tell(&mut self, event: &Event<'_>) {
-        self.tell_at(SystemTime::now(), event);
+    pub(crate) fn report(&mut self, event: &Event<'_>) {
+        self.report_at(SystemTime::now(), event);
     }
 
-    fn tell_at(&mut self, at: SystemTime, event: &Event<'_>) {
+    fn report_at(&mut self, at: SystemTime, event: &Event<'_>) {
         let record = event.record(at, &self.function);
         self.push(&record);
     }
@@ -183,7 +183,7 @@ impl Telemetry {
     pub(crate) fn begin(&mut self, invoke: &Invoke) {
         self.thawed();
         for subscriber in &mut self.subscribers {
-            subscriber.hurry();
+            subscriber.flush_soon();
         }
         self.invocation = Some(Invocation {
             request_id: invoke.request_id.clone(),
@@ -192,7 +192,7 @@ impl Telemetry {
             answering: None,
             outcome: None,
         });
-        self.tell(&Event::Start {
+        self.report(&Event::Start {
             request_id: &invoke.request_id,
             trace_id: invoke.trace_id.as_deref(),
         });
@@ -206,12 +206,12 @@ impl Telemetry {
     }
 
     /// The runtime's part of the invocation has ended.
-    pub(crate) fn done(&mut self, outcome: Outcome) {
+    pub(crate) fn runtime_done(&mut self, outcome: Outcome) {
         let Some(mut invocation) = self.invocation.take() else {
             return;
         };
         if invocation.outcome.is_none() {
-            self.tell(&Event::RuntimeDone {
+            self.report(&Event::RuntimeDone {
                 invocation: &invocation,
                 outcome: &outcome,
             });
@@ -221,24 +221,24 @@ impl Telemetry {
     }
 
     /// The invocation is over for its extensions as well.
-    pub(crate) fn over(&mut self) {
+    pub(crate) fn invocation_ended(&mut self) {
         let Some(invocation) = self.invocation.take() else {
             return;
         };
         let restore = self.restored.take();
-        self.tell(&Event::Report {
+        self.report(&Event::Report {
             invocation: &invocation,
             took: invocation.began.elapsed(),
             restore,
         });
-        self.tell(&Event::End {
+        self.report(&Event::End {
             request_id: &invocation.request_id,
         });
     }
 
     /// The host ends the microVM, for this reason. If that cuts an invocation off, how it ended;
     /// everything leaves now.
-    pub(crate) fn leave(&mut self, reason: &str, max_memory_bytes: u64) {
+    pub(crate) fn shut_down(&mut self, reason: &str, max_memory_bytes: u64) {
         self.thawed();
         if let Some(invocation) = &self.invocation {
             let usage = Usage {
@@ -247,8 +247,8 @@ impl Telemetry {
                 cpu_us: 0,
                 max_memory_bytes,
             };
-            self.done(Outcome::cut_off(reason, usage));
-            self.over();
+            self.runtime_done(Outcome::cut_off(reason, usage));
+            self.invocation_ended();
         }
         self.flush();
     }
@@ -256,7 +256,7 @@ impl Telemetry {
     /// Everything that there is leaves now, and what comes from now on at once.
     pub(crate) fn flush(&mut self) {
         for subscriber in &mut self.subscribers {
-            subscriber.keep_nothing_back();
+            subscriber.stop_buffering();
         }
     }
 
@@ -269,7 +269,7 @@ impl Telemetry {
     pub(crate) fn restoring(&mut self) {
         self.thawed();
         self.restoring = Some(Instant::now());
-        self.tell(&Event::RestoreStart);
+        self.report(&Event::RestoreStart);
     }
 
     /// What the runtime had to do after the restore is done, or has failed.
@@ -279,8 +279,8 @@ impl Telemetry {
         };
         let took = began.elapsed();
         self.restored = Some(took);
-        self.tell(&Event::RestoreRuntimeDone { failed });
-        self.tell(&Event::RestoreReport { took, failed });
+        self.report(&Event::RestoreRuntimeDone { failed });
+        self.report(&Event::RestoreReport { took, failed });
     }
 
     /// Time has passed that nobody here could have made use of.
@@ -291,17 +291,17 @@ impl Telemetry {
         }
     }
 
-    /// When [`Telemetry::turn`] has something to do.
+    /// When [`Telemetry::send_due`] has something to do.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.subscribers.iter().filter_map(Subscriber::due).min()
     }
 
     /// Sends what is due. `token` and those that follow it, one for each extension, are what `epoll`
     /// tells of.
-    pub(crate) fn turn(&mut self, epoll: &Epoll, token: u64) {
+    pub(crate) fn send_due(&mut self, epoll: &Epoll, token: u64) {
         let now = Instant::now();
         for (subscriber, token) in self.subscribers.iter_mut().zip(token..) {
-            subscriber.turn(epoll, token, now);
+            subscriber.send_due(epoll, token, now);
         }
     }
 

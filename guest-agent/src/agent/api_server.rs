@@ -213,14 +213,14 @@ impl ApiServer {
     }
 
     /// Sets the reply that the request on `id` gets once its streamed body has been read to its end.
-    pub(super) fn set_verdict(&mut self, id: ConnectionId, reply: Bytes) {
+    pub(super) fn set_final_reply(&mut self, id: ConnectionId, reply: Bytes) {
         if let Some(connection) = self.get_mut(id) {
-            connection.verdict = Some(reply);
+            connection.final_reply = Some(reply);
         }
     }
 
-    pub(super) fn take_verdict(&mut self, id: ConnectionId) -> Option<Bytes> {
-        self.get_mut(id)?.verdict.take()
+    pub(super) fn take_final_reply(&mut self, id: ConnectionId) -> Option<Bytes> {
+        self.get_mut(id)?.final_reply.take()
     }
 
     /// Reads no more from a connection, from the end of its current request handling on. Whether there

@@ -62,7 +62,7 @@ impl Agent {
             // Extensions, which are in the same cgroup, still have to shut down.
             kill_group(pid);
         }
-        if self.shutdown.is_some() || self.runtime.life.is_over() {
+        if self.shutdown.is_some() || self.runtime.lifecycle.is_over() {
             // The host knows of the end, or has asked for it.
             self.read_output();
             return self.queue_all_output(None);
@@ -71,9 +71,9 @@ impl Agent {
         // The runtime may have written after this turn's look at the pipe.
         self.read_output();
         let usage = self.usage()?;
-        let running = self.runtime.life.running().map(str::to_owned);
+        let running = self.runtime.lifecycle.running().map(str::to_owned);
         self.queue_all_output(running.as_deref())?;
-        match self.runtime.life.exited(exit) {
+        match self.runtime.lifecycle.exited(exit) {
             Ended::InInit => {
                 let request_id = self.host.uuid()?;
                 self.report_init_failure(exit::InitError::exited(&request_id, exit))

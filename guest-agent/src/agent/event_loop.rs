@@ -50,7 +50,7 @@ impl Agent {
 
     /// Handles what one `epoll_wait` has reported.
     fn handle_events(&mut self, events: &[EpollEvent]) -> Result<Flow, AgentError> {
-        self.host.catch_up(&mut self.runtime.life);
+        self.host.catch_up(&mut self.runtime.lifecycle);
         let give_up_at = self.runtime.stream.give_up_at();
         if give_up_at.is_some_and(|at| at <= Instant::now()) {
             self.give_up_broken_stream()?;
@@ -113,7 +113,7 @@ impl Agent {
     }
 
     fn poll_output(&mut self) {
-        let running = self.runtime.life.running().is_some();
+        let running = self.runtime.lifecycle.running().is_some();
         self.output.poll(
             &mut self.host,
             &mut self.extensions,
@@ -124,14 +124,14 @@ impl Agent {
 
     /// Queues the lines that are whole.
     pub(super) fn queue_lines(&mut self) -> Result<(), AgentError> {
-        let request_id = self.runtime.life.running();
+        let request_id = self.runtime.lifecycle.running();
         self.output
             .queue_lines(request_id, &mut self.host, &mut self.extensions)
     }
 
     fn host_ready(&mut self, events: EpollFlags) -> Result<Flow, AgentError> {
         if events.contains(EpollFlags::EPOLLOUT) {
-            self.host.link.hurry();
+            self.host.link.flush_soon();
         }
         if events.intersects(!EpollFlags::EPOLLOUT) {
             self.host.link.receive(&mut self.scratch)?;
@@ -147,7 +147,7 @@ impl Agent {
                 self.close(id);
                 return Ok(());
             }
-            Some(Received::HalfClosed) => self.runtime.life.connection_half_closed(id),
+            Some(Received::HalfClosed) => self.runtime.lifecycle.connection_half_closed(id),
             Some(Received::Open) => {}
         }
         self.handle_requests(id)

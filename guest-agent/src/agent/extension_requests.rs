@@ -225,13 +225,13 @@ impl Agent {
             // The first invocation pays for neither init's CPU time nor its memory, but that memory is
             // the peak that it begins with.
             self.runtime.restart_cpu_time();
-            self.host.note_peak(self.runtime.peak_memory()?);
+            self.host.publish_peak_memory(self.runtime.peak_memory()?);
         }
         self.queue_all_output(None)?;
         if let Some(took) = init {
             self.extensions.report_initialized(took);
         } else if let Some(telemetry) = self.extensions.telemetry() {
-            telemetry.over();
+            telemetry.invocation_ended();
         }
         self.host.queue(AgentMessage::Ready(Ready {
             init_us: init.map(micros),
@@ -246,20 +246,20 @@ impl Agent {
         name: &str,
         exit: Exit,
     ) -> Result<(), AgentError> {
-        let request_id = self.runtime.life.running().map(str::to_owned);
+        let request_id = self.runtime.lifecycle.running().map(str::to_owned);
         self.queue_all_output(request_id.as_deref())?;
         if self.runtime.is_initializing() {
             self.runtime.abandon_init();
             return self.start_failed(kind, &format!("{name}: {}", exit::text(exit)));
         }
-        if self.runtime.life.is_over() {
+        if self.runtime.lifecycle.is_over() {
             return Ok(());
         }
         let usage = self.usage()?;
         self.extensions
             .report_done(|| Outcome::failed(usage, Some(kind)));
         // From now on the runtime's answers are refused.
-        self.runtime.life.exited(exit);
+        self.runtime.lifecycle.exited(exit);
         self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {
             request_id,
             exit,

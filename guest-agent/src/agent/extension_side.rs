@@ -161,7 +161,7 @@ impl ExtensionSide {
     /// Reports that the runtime has done its part of init.
     pub(super) fn report_runtime_initialized(&mut self) {
         if let Some(telemetry) = &mut self.telemetry {
-            telemetry.tell(&Event::InitRuntimeDone { failed: None });
+            telemetry.report(&Event::InitRuntimeDone { failed: None });
         }
     }
 
@@ -171,14 +171,14 @@ impl ExtensionSide {
             return;
         };
         for (name, state, events) in self.registry.states() {
-            telemetry.tell(&Event::Extension {
+            telemetry.report(&Event::Extension {
                 name,
                 state,
                 events: &events,
             });
         }
-        telemetry.tell(&Event::InitReport { took, failed: None });
-        if !telemetry.close() {
+        telemetry.report(&Event::InitReport { took, failed: None });
+        if !telemetry.close_subscriptions() {
             self.telemetry = None;
         }
     }
@@ -189,8 +189,8 @@ impl ExtensionSide {
         if let Some(telemetry) = &mut self.telemetry {
             let failed = Some(kind);
             let took = began.elapsed();
-            telemetry.tell(&Event::InitRuntimeDone { failed });
-            telemetry.tell(&Event::InitReport { took, failed });
+            telemetry.report(&Event::InitRuntimeDone { failed });
+            telemetry.report(&Event::InitReport { took, failed });
             telemetry.flush();
         }
     }
@@ -198,7 +198,7 @@ impl ExtensionSide {
     /// Reports how the runtime's part of an invocation has ended.
     pub(super) fn report_done(&mut self, outcome: impl FnOnce() -> Outcome) {
         if let Some(telemetry) = &mut self.telemetry {
-            telemetry.done(outcome());
+            telemetry.runtime_done(outcome());
         }
     }
 
@@ -212,7 +212,7 @@ impl ExtensionSide {
     /// Sends what is due.
     pub(super) fn send_telemetry(&mut self, epoll: &Epoll) {
         if let Some(telemetry) = &mut self.telemetry {
-            telemetry.turn(epoll, SUBSCRIBERS);
+            telemetry.send_due(epoll, SUBSCRIBERS);
         }
     }
 

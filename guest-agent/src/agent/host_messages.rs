@@ -8,7 +8,7 @@ use hearth_protocol::agent::{
 use super::runtime_side::Launch;
 use super::{Agent, AgentError, Flow};
 use crate::environment::FunctionIdentity;
-use crate::lifecycle::{Accepted, ConnectionId, Invocation, Thaw};
+use crate::lifecycle::{Accepted, AfterRestore, ConnectionId, Invocation};
 use crate::runtime_api::reply;
 use crate::{bootstrap, code, environment, exit};
 
@@ -33,7 +33,7 @@ impl Agent {
             }
         }
         // The answer to an invocation that came with the thaw says the same.
-        if thawed && self.runtime.life.running().is_none() {
+        if thawed && self.runtime.lifecycle.running().is_none() {
             self.host.report_thawed()?;
         }
         Ok(Flow::Continue)
@@ -42,32 +42,32 @@ impl Agent {
     /// The microVM was restored: has the runtime do what it does then, or reports that the guest serves.
     /// Whether that is still to be reported once all messages have been handled.
     fn thaw(&mut self) -> Result<bool, AgentError> {
-        let thaw = self.runtime.life.thaw();
+        let next = self.runtime.lifecycle.restored();
         if let Some(telemetry) = self.extensions.telemetry() {
-            match thaw {
-                Thaw::Serve => telemetry.thawed(),
-                Thaw::Restore(_) => telemetry.restoring(),
-                Thaw::Tell => {
+            match next {
+                AfterRestore::Serve => telemetry.thawed(),
+                AfterRestore::RunHooks(_) => telemetry.restoring(),
+                AfterRestore::Report => {
                     telemetry.restoring();
                     telemetry.restored(None);
                 }
             }
         }
-        match thaw {
-            Thaw::Serve => return Ok(true),
-            Thaw::Tell => self.host.report_thawed()?,
+        match next {
+            AfterRestore::Serve => return Ok(true),
+            AfterRestore::Report => self.host.report_thawed()?,
             // `Thawed` is sent when the runtime asks for its next event.
-            Thaw::Restore(Some(connection)) => {
+            AfterRestore::RunHooks(Some(connection)) => {
                 self.reply(connection, reply::restored(), Bytes::new())?;
             }
-            Thaw::Restore(None) => {}
+            AfterRestore::RunHooks(None) => {}
         }
         Ok(false)
     }
 
     fn configure(&mut self, function: &Configure) -> Result<(), AgentError> {
         self.runtime
-            .life
+            .lifecycle
             .configure(function.initialization_type == SNAP_START)?;
         code::attach(function)?;
         self.runtime.limit_memory(function.memory_mib)?;
@@ -96,7 +96,7 @@ impl Agent {
         error_type: &'static str,
         message: &str,
     ) -> Result<(), AgentError> {
-        self.runtime.life.start_failed();
+        self.runtime.lifecycle.start_failed();
         let request_id = self.host.uuid()?;
         self.report_init_failure(exit::InitError::new(error_type, &request_id, message))
     }
@@ -114,11 +114,11 @@ impl Agent {
 
     fn invoke(&mut self, meta: Invoke, event: Bytes) -> Result<(), AgentError> {
         self.host.follow_clock(meta.realtime_ns)?;
-        if self.runtime.life.running().is_none() {
+        if self.runtime.lifecycle.running().is_none() {
             // Lines that were written before the invocation do not belong to it.
             self.queue_all_output(None)?;
         }
-        match self.runtime.life.invoke(Invocation { meta, event })? {
+        match self.runtime.lifecycle.invoke(Invocation { meta, event })? {
             Accepted::Deliver(connection, invocation) => self.deliver(connection, invocation),
             Accepted::Held => Ok(()),
             Accepted::Exited { request_id, exit } => {

@@ -16,7 +16,7 @@ use crate::clock::HostClock;
 use crate::entropy::Generator;
 use crate::host_link::HostLink;
 use crate::lifecycle::Lifecycle;
-use crate::mailbox::{Event, Mailbox, Reading, Stood};
+use crate::mailbox::{Event, Mailbox, Reading, Wakeup};
 
 /// How the answer to the next invocation may reach the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,16 +133,16 @@ impl HostSide {
 
     /// Whether the agent may exchange this function's events and answers with the host at the mailbox.
     pub(super) fn uses_mailbox(&self) -> bool {
-        self.runtime_has_mailbox && self.mailbox.is_heard()
+        self.runtime_has_mailbox && self.mailbox.host_serves()
     }
 
     /// Brings the runtime's state up to date with what it and the host have exchanged at the mailbox.
-    pub(super) fn catch_up(&mut self, life: &mut Lifecycle) {
+    pub(super) fn catch_up(&mut self, lifecycle: &mut Lifecycle) {
         if self.mailbox.has_answered() {
-            life.answered_elsewhere();
+            lifecycle.answered_at_mailbox();
         }
         if let Some(request_id) = self.mailbox.working_on() {
-            life.runs_elsewhere(request_id);
+            lifecycle.works_at_mailbox(request_id);
         }
     }
 
@@ -151,11 +151,12 @@ impl HostSide {
     pub(super) fn begin_invocation(&mut self, via_agent: bool) {
         let path = std::mem::replace(&mut self.answer_path, AnswerPath::Any);
         let by_connection = path == AnswerPath::Connection;
-        self.mailbox.demand_answer(via_agent || by_connection);
-        self.mailbox.works_on_another();
+        self.mailbox
+            .route_answer_via_agent(via_agent || by_connection);
+        self.mailbox.clear_working();
         if !by_connection {
             // Whatever is sent from here on belongs to this invocation.
-            self.link.take_spoken();
+            self.link.take_sent();
         }
     }
 
@@ -163,7 +164,7 @@ impl HostSide {
     pub(super) fn hand_over(&mut self, failed: bool, log: &[u8], meta: &[u8], body: &[u8]) -> bool {
         let taken = self.mailbox.hand_over(failed, log, meta, body);
         if taken {
-            self.link.has_said_all();
+            self.link.cancel_delayed_flush();
         }
         taken
     }
@@ -171,8 +172,8 @@ impl HostSide {
     /// Whether the agent waits at the mailbox for the next event: if it `can`, if nothing was sent by the
     /// connection since the last event, and if the host has not asked for `Ready` by the connection.
     pub(super) fn choose_mailbox(&mut self, can: bool) -> bool {
-        let can = can && !self.link.has_spoken();
-        self.mailbox.wait(can)
+        let can = can && !self.link.has_sent();
+        self.mailbox.choose_wait(can)
     }
 
     /// Whether the agent waits at the mailbox for the next event.
@@ -181,21 +182,21 @@ impl HostSide {
     }
 
     /// Stops the vCPU until there is something to do.
-    pub(super) fn stop_vcpu(&mut self) -> Stood {
-        self.mailbox.stand()
+    pub(super) fn stop_vcpu(&mut self) -> Wakeup {
+        self.mailbox.stop_vcpu()
     }
 
     /// Takes the event that is in the mailbox, and steps the clock if that is wrong.
     pub(super) fn take_event(&mut self) -> Result<Event, AgentError> {
-        let event = self.mailbox.take().map_err(AgentError::Mailbox)?;
-        self.mailbox.works_on_another();
+        let event = self.mailbox.take_event().map_err(AgentError::Mailbox)?;
+        self.mailbox.clear_working();
         self.follow_clock(event.realtime_ns)?;
         Ok(event)
     }
 
     /// Whether the runtime reads the function's output itself and sends it with its answers.
     pub(super) fn runtime_reads_output(&self) -> bool {
-        self.mailbox.output_is_taken()
+        self.mailbox.runtime_reads_output()
     }
 
     /// Claims the function's output for the agent. `None` while the runtime reads it.
@@ -210,11 +211,11 @@ impl HostSide {
 
     /// The runtime has ended: whatever it was reading, it reads no more.
     pub(super) fn runtime_ended(&self) {
-        self.mailbox.reader_is_gone();
+        self.mailbox.runtime_ended();
     }
 
     /// Leaves the function's peak memory at the mailbox, for answers that the agent does not see.
-    pub(super) fn note_peak(&self, bytes: u64) {
-        self.mailbox.note_peak(bytes);
+    pub(super) fn publish_peak_memory(&self, bytes: u64) {
+        self.mailbox.publish_peak_memory(bytes);
     }
 }

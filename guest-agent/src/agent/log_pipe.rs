@@ -68,9 +68,9 @@ impl LogPipe {
             }
         });
         if lines.is_full() {
-            link.hurry();
+            link.flush_soon();
         } else if lines.has_lines() {
-            link.wait_for_company();
+            link.flush_later();
         }
         something
     }

@@ -13,7 +13,7 @@ use hearth_protocol::output::Lines;
 
 use super::runtime_side::ReadyAfter;
 use super::{Agent, AgentError};
-use crate::mailbox::Stood;
+use crate::mailbox::Wakeup;
 use crate::runtime_api::reply;
 use crate::telemetry::Source;
 
@@ -49,7 +49,7 @@ impl Agent {
         error_type: Option<&str>,
         body: &[u8],
     ) -> Result<bool, AgentError> {
-        if !self.may_use_mailbox() || self.host.link.has_spoken() {
+        if !self.may_use_mailbox() || self.host.link.has_sent() {
             return Ok(false);
         }
         let lines = self.output.take_all();
@@ -75,7 +75,7 @@ impl Agent {
 
     /// Waits for the next event at the mailbox, if that is where it comes.
     pub(super) fn wait_at_mailbox(&mut self) -> Result<Turn, AgentError> {
-        if !self.host.waits_at_mailbox() || !self.runtime.life.waits() {
+        if !self.host.waits_at_mailbox() || !self.runtime.lifecycle.waits() {
             return Ok(Turn::Wait);
         }
         if self.output.has_lines() {
@@ -83,19 +83,19 @@ impl Agent {
             self.queue_lines()?;
             self.host.link.flush()?;
         }
-        if self.host.link.take_spoken() {
+        if self.host.link.take_sent() {
             return Ok(Turn::Look(SENDING_TIME));
         }
         match self.host.stop_vcpu() {
-            Stood::Event => {
+            Wakeup::Event => {
                 self.take_event()?;
                 Ok(Turn::Again)
             }
-            Stood::Turn => {
+            Wakeup::RunGuest => {
                 std::thread::yield_now();
                 Ok(Turn::Look(Duration::ZERO))
             }
-            Stood::Leave => {
+            Wakeup::UseConnection => {
                 self.announce(ReadyAfter::Invocation, None)?;
                 Ok(Turn::Again)
             }
@@ -105,7 +105,11 @@ impl Agent {
     /// Hands the event that is in the mailbox to the runtime.
     fn take_event(&mut self) -> Result<(), AgentError> {
         let event = self.host.take_event()?;
-        let Some(connection) = self.runtime.life.runs_from_mailbox(event.request_id) else {
+        let Some(connection) = self
+            .runtime
+            .lifecycle
+            .deliver_from_mailbox(event.request_id)
+        else {
             return Ok(());
         };
         let head = reply::invocation_head_of(&event.headers, event.body.len());

@@ -101,7 +101,7 @@ impl OutputSide {
         let something = self.read(host, extensions, scratch);
         self.talkative = something && running;
         if something {
-            host.link.hurry();
+            host.link.flush_soon();
         }
     }
 

@@ -82,7 +82,7 @@ impl Agent {
     fn next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
         self.give_up_broken_stream()?;
         self.output.expect_quiet();
-        let (first, invocation) = match self.runtime.life.next(id) {
+        let (first, invocation) = match self.runtime.lifecycle.next(id) {
             Ok(Next::Wait { instead_of }) => {
                 if let Some(old) = instead_of {
                     self.close(old);
@@ -118,7 +118,7 @@ impl Agent {
     }
 
     fn restore_next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
-        match self.runtime.life.restore_next(id) {
+        match self.runtime.lifecycle.restore_next(id) {
             Ok(RestoreNext::Announce) => self.runtime_ready(ReadyAfter::Init, false),
             Ok(RestoreNext::Wait) => Ok(()),
             Ok(RestoreNext::Answer) => self.reply(id, reply::restored(), Bytes::new()),
@@ -132,7 +132,11 @@ impl Agent {
         request_id: &str,
         request: Request,
     ) -> Result<Bytes, AgentError> {
-        if let Err(error) = self.runtime.life.answer(request_id, "InvocationResponse") {
+        if let Err(error) = self
+            .runtime
+            .lifecycle
+            .answer(request_id, "InvocationResponse")
+        {
             return Ok(reply::answer_refused(error));
         }
         if let (Body::Whole(body), None) = (&request.body, &request.stream_error)
@@ -177,7 +181,7 @@ impl Agent {
     ) -> Result<Bytes, AgentError> {
         if let Err(error) = self
             .runtime
-            .life
+            .lifecycle
             .answer(request_id, "InvocationErrorResponse")
         {
             return Ok(reply::answer_refused(error));
@@ -205,7 +209,7 @@ impl Agent {
     }
 
     fn init_error(&mut self, id: ConnectionId, request: Request) -> Result<Bytes, AgentError> {
-        if let Err(error) = self.runtime.life.init_error() {
+        if let Err(error) = self.runtime.lifecycle.init_error() {
             return Ok(reply::transition_refused(error));
         }
         let kind = request.error_type.as_deref().unwrap_or(UNKNOWN);
@@ -215,7 +219,7 @@ impl Agent {
     }
 
     fn restore_error(&mut self, id: ConnectionId, request: Request) -> Result<Bytes, AgentError> {
-        if let Err(error) = self.runtime.life.restore_error() {
+        if let Err(error) = self.runtime.lifecycle.restore_error() {
             return Ok(reply::transition_refused(error));
         }
         if let Some(telemetry) = self.extensions.telemetry() {

@@ -70,7 +70,7 @@ struct Meter {
 /// The runtime.
 #[derive(Debug)]
 pub(super) struct RuntimeSide {
-    pub(super) life: Lifecycle,
+    pub(super) lifecycle: Lifecycle,
     pub(super) stream: ResponseStream,
     process: Process,
     readiness: Readiness,
@@ -81,7 +81,7 @@ pub(super) struct RuntimeSide {
 impl RuntimeSide {
     pub(super) fn new(cgroup: RuntimeCgroup) -> Self {
         Self {
-            life: Lifecycle::new(),
+            lifecycle: Lifecycle::new(),
             stream: ResponseStream::default(),
             process: Process::Absent,
             readiness: Readiness::Initializing,
@@ -210,8 +210,8 @@ impl RuntimeSide {
 
     /// A connection is closed. If a response was streamed on it, that was broken off.
     pub(super) fn connection_closed(&mut self, connection: ConnectionId) {
-        self.life.connection_closed(connection);
-        if self.life.stream_is_broken() {
+        self.lifecycle.connection_closed(connection);
+        if self.lifecycle.stream_is_broken() {
             self.stream.break_off();
         }
     }

@@ -68,7 +68,7 @@ impl Agent {
         }
         if let Some(telemetry) = self.extensions.telemetry() {
             let peak = self.runtime.peak_memory()?;
-            telemetry.leave(&leave.reason, peak);
+            telemetry.shut_down(&leave.reason, peak);
         }
         self.shutdown = Some(Shutdown {
             reason: leave.reason.clone(),
@@ -99,8 +99,8 @@ impl Agent {
             if let Some(runtime) = self.runtime.pid() {
                 kill_group(runtime);
             }
-            for unwarned in self.extensions.registry.unwarned() {
-                kill_group(unwarned);
+            for extension in self.extensions.registry.without_shutdown_event() {
+                kill_group(extension);
             }
             let events = self.extensions.registry.shutdown(&event);
             self.send_events(events)?;

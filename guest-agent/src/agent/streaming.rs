@@ -23,8 +23,8 @@ impl Agent {
         request_id: String,
         body: Body,
     ) -> Result<(), AgentError> {
-        if let Err(error) = self.runtime.life.begin_stream(&request_id, id) {
-            self.api.set_verdict(id, reply::answer_refused(error));
+        if let Err(error) = self.runtime.lifecycle.begin_stream(&request_id, id) {
+            self.api.set_final_reply(id, reply::answer_refused(error));
             return Ok(());
         }
         self.runtime.stream = ResponseStream::default();
@@ -47,13 +47,13 @@ impl Agent {
         id: ConnectionId,
         mut piece: Bytes,
     ) -> Result<(), AgentError> {
-        if !self.runtime.life.streams_on(id) {
+        if !self.runtime.lifecycle.streams_on(id) {
             // Refused, or too long: the body is read to its end so that the client then reads why.
             return Ok(());
         }
         if !self.runtime.stream.count(piece.len()) {
             self.api
-                .set_verdict(id, reply::payload_too_long(MAX_STREAMED));
+                .set_final_reply(id, reply::payload_too_long(MAX_STREAMED));
             return self.end_stream(Some(TOO_LARGE.to_owned()), larger_than(MAX_STREAMED));
         }
         while !piece.is_empty() {
@@ -75,7 +75,7 @@ impl Agent {
         id: ConnectionId,
         error: Option<StreamError>,
     ) -> Result<(), AgentError> {
-        if self.runtime.life.streams_on(id) {
+        if self.runtime.lifecycle.streams_on(id) {
             let (error_type, body) = match error {
                 Some(error) => (
                     Some(
@@ -89,8 +89,8 @@ impl Agent {
             };
             self.end_stream(error_type, body)?;
         }
-        let verdict = self.api.take_verdict(id);
-        self.reply(id, verdict.unwrap_or_else(reply::accepted), Bytes::new())
+        let reply = self.api.take_final_reply(id);
+        self.reply(id, reply.unwrap_or_else(reply::accepted), Bytes::new())
     }
 
     /// Reads from a paused runtime again, once the host has taken enough.
@@ -104,7 +104,7 @@ impl Agent {
     /// Reports a response that was broken off, if there is one and its runtime has not exited.
     pub(super) fn give_up_broken_stream(&mut self) -> Result<(), AgentError> {
         self.runtime.stream.give_up();
-        if !self.runtime.life.stream_is_broken() {
+        if !self.runtime.lifecycle.stream_is_broken() {
             return Ok(());
         }
         let message = "The connection ended before the response did";
@@ -112,7 +112,7 @@ impl Agent {
     }
 
     fn end_stream(&mut self, error_type: Option<String>, body: Bytes) -> Result<(), AgentError> {
-        let Some(request_id) = self.runtime.life.end_stream() else {
+        let Some(request_id) = self.runtime.lifecycle.end_stream() else {
             return Ok(());
         };
         let usage = self.usage()?;

@@ -80,7 +80,7 @@ impl Guest {
             SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap(),
         )
         .unwrap();
-        agent.runtime.life.configure(snap_start).unwrap();
+        agent.runtime.lifecycle.configure(snap_start).unwrap();
         let output = File::from(agent.output.writer().try_clone_to_owned().unwrap());
         let mut guest = Self {
             host,

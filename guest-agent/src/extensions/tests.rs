@@ -112,7 +112,7 @@ fn who_did_not_ask_for_events_gets_none() {
     assert_eq!(extensions.invoke(&EVENT), []);
     assert!(extensions.all_ready());
     assert_eq!(extensions.shutdown(&EVENT), []);
-    assert_eq!(extensions.unwarned(), [Pid::from_raw(7)]);
+    assert_eq!(extensions.without_shutdown_event(), [Pid::from_raw(7)]);
 }
 
 #[test]

@@ -210,18 +210,18 @@ fn the_host_must_keep_to_the_protocol() {
 fn what_goes_through_the_mailbox_is_caught_up_with() {
     // Answered there: the next event can come from here.
     let mut life = running("1");
-    life.answered_elsewhere();
+    life.answered_at_mailbox();
     assert_eq!(life.running(), None);
     assert_eq!(life.invoke(invocation("2")), Ok(Accepted::Held));
     // An event from there, answered here, or left unanswered.
     let mut life = running("1");
-    life.answered_elsewhere();
-    life.runs_elsewhere("2".into());
+    life.answered_at_mailbox();
+    life.works_at_mailbox("2".into());
     assert_eq!(life.running(), Some("2"));
     assert_eq!(life.answer("2", "InvocationResponse"), Ok(()));
-    life.runs_elsewhere("2".into());
+    life.works_at_mailbox("2".into());
     assert_eq!(life.running(), None);
-    life.runs_elsewhere("3".into());
+    life.works_at_mailbox("3".into());
     assert_eq!(
         life.exited(Exit::Code(1)),
         Ended::InService {
@@ -233,10 +233,10 @@ fn what_goes_through_the_mailbox_is_caught_up_with() {
 #[test]
 fn a_runtime_can_not_say_that_it_runs_or_has_answered_what_it_was_not_given() {
     let mut life = ready();
-    life.answered_elsewhere();
-    life.runs_elsewhere("1".into());
+    life.answered_at_mailbox();
+    life.works_at_mailbox("1".into());
     assert_eq!(life.running(), None);
     let mut life = running("1");
-    life.runs_elsewhere("2".into());
+    life.works_at_mailbox("2".into());
     assert_eq!(life.running(), Some("1"));
 }

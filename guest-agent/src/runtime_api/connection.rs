@@ -46,7 +46,7 @@ pub(crate) struct Connection {
     /// Nothing is read at the moment: what was read has not been passed on yet.
     pub(crate) paused: bool,
     /// What a request whose body is thrown away will be answered at its end.
-    pub(crate) verdict: Option<Bytes>,
+    pub(crate) final_reply: Option<Bytes>,
     /// Close once everything has been sent.
     closing: bool,
     /// The client sends nothing more; it may still want its answer.
@@ -75,7 +75,7 @@ impl Connection {
             pending: false,
             streaming: false,
             paused: false,
-            verdict: None,
+            final_reply: None,
             closing: false,
             half_closed: false,
             watched: EpollFlags::EPOLLIN,

@@ -6,7 +6,7 @@
 //! Idle ───────▶ Connecting ───────▶ Exchanging ─────▶ Idle
 //!   ▲                │  failed          │
 //!   │  given up      ▼                  │
-//!   └──────────── Resting ◀─────────────┘
+//!   └────────── BackingOff ◀────────────┘
 //! ```
 //!
 //! A batch is posted until a listener has taken it, or refused it, or [`MAX_ATTEMPTS`] have failed: a
@@ -26,18 +26,18 @@ use super::reply::{self, MAX_HEAD, Reply};
 use crate::outbox::Outbox;
 
 /// How long a listener may take, of the time that the guest runs.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a batch is posted. A listener may be about to listen when the first comes.
 const MAX_ATTEMPTS: u32 = 5;
 /// The rest after the first failure; after each further one it is twice as long.
-const REST: Duration = Duration::from_millis(50);
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Idle,
     Connecting { give_up: Instant },
     Exchanging { give_up: Instant },
-    Resting { until: Instant },
+    BackingOff { until: Instant },
 }
 
 /// What became of a batch.
@@ -87,30 +87,30 @@ impl Delivery {
         self.attempt(now)
     }
 
-    /// When [`Delivery::turn`] has something to do.
+    /// When [`Delivery::send_due`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.stage {
             Stage::Idle => None,
             Stage::Connecting { give_up } | Stage::Exchanging { give_up } => Some(give_up),
-            Stage::Resting { until } => Some(until),
+            Stage::BackingOff { until } => Some(until),
         }
     }
 
     /// Time has passed in which the listener could do nothing.
     pub(super) fn thawed(&mut self, now: Instant) {
         if let Stage::Connecting { give_up } | Stage::Exchanging { give_up } = &mut self.stage {
-            *give_up = now + PATIENCE;
+            *give_up = now + LISTENER_TIMEOUT;
         }
     }
 
     /// Does what is due.
-    pub(super) fn turn(&mut self, now: Instant) -> Option<Delivered> {
+    pub(super) fn send_due(&mut self, now: Instant) -> Option<Delivered> {
         if self.due().is_none_or(|due| due > now) {
             return None;
         }
         match self.stage {
             Stage::Idle => None,
-            Stage::Resting { .. } => self.attempt(now),
+            Stage::BackingOff { .. } => self.attempt(now),
             Stage::Connecting { .. } | Stage::Exchanging { .. } => self.failed(now),
         }
     }
@@ -153,7 +153,7 @@ impl Delivery {
             }
             Stage::Exchanging { .. } => self.exchange(now),
             // The listener closes it, or says what nobody has asked.
-            Stage::Idle | Stage::Resting { .. } => {
+            Stage::Idle | Stage::BackingOff { .. } => {
                 self.close();
                 None
             }
@@ -161,7 +161,7 @@ impl Delivery {
     }
 
     fn attempt(&mut self, now: Instant) -> Option<Delivered> {
-        let give_up = now + PATIENCE;
+        let give_up = now + LISTENER_TIMEOUT;
         self.input.clear();
         self.out = Outbox::default();
         for part in &self.request {
@@ -216,8 +216,8 @@ impl Delivery {
             self.end();
             return Some(Delivered::Lost);
         }
-        let until = now + REST * 2_u32.pow(self.failures - 1);
-        self.stage = Stage::Resting { until };
+        let until = now + FIRST_BACKOFF * 2_u32.pow(self.failures - 1);
+        self.stage = Stage::BackingOff { until };
         None
     }
 

@@ -6,7 +6,7 @@ use hearth_protocol::agent::Usage;
 use serde_json::{Value, json};
 
 use super::Invocation;
-use super::record::{Record, ToldBy, timestamp};
+use super::record::{Record, Reporter, timestamp};
 use super::subscription::Api;
 use crate::environment::FunctionIdentity;
 
@@ -113,12 +113,12 @@ pub(crate) enum Event<'a> {
 
 impl Event<'_> {
     pub(super) fn record(&self, at: SystemTime, function: &FunctionIdentity) -> Record {
-        let (kind, told_by, record) = self.parts(function);
-        Record::platform(at, kind, told_by, &record)
+        let (kind, reporter, record) = self.parts(function);
+        Record::platform(at, kind, reporter, &record)
     }
 
-    fn parts(&self, function: &FunctionIdentity) -> (&'static str, ToldBy, Value) {
-        use ToldBy::{Both, Telemetry};
+    fn parts(&self, function: &FunctionIdentity) -> (&'static str, Reporter, Value) {
+        use Reporter::{Both, Telemetry};
         match self {
             Self::InitStart => {
                 let mut record = named(function);
@@ -149,7 +149,7 @@ impl Event<'_> {
                 let record = json!({ "name": name, "state": "Subscribed", "types": types });
                 match api {
                     Api::Telemetry => ("telemetrySubscription", Telemetry, record),
-                    Api::Logs => ("logsSubscription", ToldBy::Logs, record),
+                    Api::Logs => ("logsSubscription", Reporter::Logs, record),
                 }
             }
             Self::Start {
@@ -172,7 +172,7 @@ impl Event<'_> {
                 let record = report(invocation, *took, *restore, function);
                 ("report", Both, record)
             }
-            Self::End { request_id } => ("end", ToldBy::Logs, json!({ "requestId": request_id })),
+            Self::End { request_id } => ("end", Reporter::Logs, json!({ "requestId": request_id })),
             Self::RestoreStart => ("restoreStart", Telemetry, named(function)),
             Self::RestoreRuntimeDone { failed } => {
                 ("restoreRuntimeDone", Telemetry, status_of(*failed))

@@ -49,7 +49,7 @@ pub(super) struct Record {
 
 /// Which API tells of an event of the platform's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ToldBy {
+pub(super) enum Reporter {
     Both,
     Telemetry,
     Logs,
@@ -57,19 +57,19 @@ pub(super) enum ToldBy {
 
 impl Record {
     /// An event of the platform's.
-    pub(super) fn platform(at: SystemTime, kind: &str, told_by: ToldBy, record: &Value) -> Self {
+    pub(super) fn platform(at: SystemTime, kind: &str, reporter: Reporter, record: &Value) -> Self {
         let event = json!({
             "time": timestamp(at),
             "type": format!("platform.{kind}"),
             "record": record,
         });
         let event = Bytes::from(event.to_string());
-        let telemetry = (told_by != ToldBy::Logs).then(|| event.clone());
+        let telemetry = (reporter != Reporter::Logs).then(|| event.clone());
         Self {
             source: Source::Platform,
             text: telemetry.clone(),
             structured: telemetry,
-            logs: (told_by != ToldBy::Telemetry).then_some(event),
+            logs: (reporter != Reporter::Telemetry).then_some(event),
         }
     }
 
@@ -229,13 +229,13 @@ mod tests {
 
     #[test]
     fn what_one_api_alone_tells_of_the_other_does_not_hear() {
-        let record = |told_by| Record::platform(SystemTime::now(), "x", told_by, &json!({}));
-        let heard = |told_by| {
+        let record = |reporter| Record::platform(SystemTime::now(), "x", reporter, &json!({}));
+        let heard = |reporter| {
             [Dialect::Logs, Dialect::Text, Dialect::Structured]
-                .map(|dialect| record(told_by).of(dialect).is_some())
+                .map(|dialect| record(reporter).of(dialect).is_some())
         };
-        assert_eq!(heard(ToldBy::Both), [true, true, true]);
-        assert_eq!(heard(ToldBy::Telemetry), [false, true, true]);
-        assert_eq!(heard(ToldBy::Logs), [true, false, false]);
+        assert_eq!(heard(Reporter::Both), [true, true, true]);
+        assert_eq!(heard(Reporter::Telemetry), [false, true, true]);
+        assert_eq!(heard(Reporter::Logs), [true, false, false]);
     }
 }

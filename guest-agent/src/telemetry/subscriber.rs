@@ -31,12 +31,12 @@ pub(super) struct Subscriber {
     wanted: Subscription,
     filling: Batch,
     /// A full batch, and how many records it has. On its way, unless `delivery` is idle.
-    leaving: Option<(Bytes, usize)>,
+    outgoing: Option<(Bytes, usize)>,
     lost: Lost,
     /// What there is leaves now.
-    hurried: bool,
+    flush_requested: bool,
     /// So does everything that comes from now on.
-    keeps_nothing_back: bool,
+    unbuffered: bool,
     delivery: Delivery,
 }
 
@@ -47,10 +47,10 @@ impl Subscriber {
             name,
             wanted,
             filling: Batch::default(),
-            leaving: None,
+            outgoing: None,
             lost: Lost::default(),
-            hurried: false,
-            keeps_nothing_back: false,
+            flush_requested: false,
+            unbuffered: false,
             delivery,
         }
     }
@@ -77,7 +77,7 @@ impl Subscriber {
         let Some(json) = record.of(self.wanted.dialect) else {
             return;
         };
-        if self.lost.records > 0 && !self.tell_of_lost(json.len(), now) {
+        if self.lost.records > 0 && !self.report_lost(json.len(), now) {
             self.lost(1, json.len() as u64);
             return;
         }
@@ -95,7 +95,7 @@ impl Subscriber {
     }
 
     /// Says what was lost, before a record of `len` bytes. Whether there is room for both.
-    fn tell_of_lost(&mut self, len: usize, now: Instant) -> bool {
+    fn report_lost(&mut self, len: usize, now: Instant) -> bool {
         if !self.make_room(LOST_EVENT + len) {
             return false;
         }
@@ -119,20 +119,20 @@ impl Subscriber {
         if self.filling.has_room(len, max_items, max_bytes) {
             return true;
         }
-        if self.leaving.is_some() {
+        if self.outgoing.is_some() {
             return false;
         }
-        self.leaving = Some(self.filling.finish());
+        self.outgoing = Some(self.filling.finish());
         true
     }
 
     /// What there is leaves at the next turn.
-    pub(super) fn hurry(&mut self) {
-        self.hurried = !self.filling.is_empty();
+    pub(super) fn flush_soon(&mut self) {
+        self.flush_requested = !self.filling.is_empty();
     }
 
-    pub(super) fn keep_nothing_back(&mut self) {
-        self.keeps_nothing_back = true;
+    pub(super) fn stop_buffering(&mut self) {
+        self.unbuffered = true;
     }
 
     pub(super) fn thawed(&mut self, now: Instant) {
@@ -140,31 +140,31 @@ impl Subscriber {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.filling.is_empty() && self.leaving.is_none()
+        self.filling.is_empty() && self.outgoing.is_none()
     }
 
-    /// When [`Subscriber::turn`] has something to do.
+    /// When [`Subscriber::send_due`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         if !self.delivery.is_idle() {
             return self.delivery.due();
         }
         let since = self.filling.since()?;
-        Some(match self.hurried || self.keeps_nothing_back {
+        Some(match self.flush_requested || self.unbuffered {
             true => since,
             false => since + self.wanted.timeout,
         })
     }
 
     /// Sends what is due. What happens on the connection is told by `epoll`, under `token`.
-    pub(super) fn turn(&mut self, epoll: &Epoll, token: u64, now: Instant) {
-        let outcome = self.delivery.turn(now);
+    pub(super) fn send_due(&mut self, epoll: &Epoll, token: u64, now: Instant) {
+        let outcome = self.delivery.send_due(now);
         self.note(outcome);
         while self.delivery.is_idle() {
-            if self.leaving.is_none() && self.due().is_some_and(|due| due <= now) {
-                self.leaving = Some(self.filling.finish());
-                self.hurried = false;
+            if self.outgoing.is_none() && self.due().is_some_and(|due| due <= now) {
+                self.outgoing = Some(self.filling.finish());
+                self.flush_requested = false;
             }
-            let Some((batch, _)) = &self.leaving else {
+            let Some((batch, _)) = &self.outgoing else {
                 break;
             };
             let head = head(&self.wanted, batch.len());
@@ -184,7 +184,7 @@ impl Subscriber {
         let Some(outcome) = outcome else {
             return;
         };
-        if let (Some((batch, records)), Delivered::Lost) = (self.leaving.take(), outcome) {
+        if let (Some((batch, records)), Delivered::Lost) = (self.outgoing.take(), outcome) {
             self.lost(records as u64, batch.len() as u64);
         }
     }

@@ -138,14 +138,14 @@ impl Told {
         self.telemetry.lines(Source::Function, &lines);
     }
 
-    fn turn(&mut self) {
-        self.telemetry.turn(&self.epoll, 0);
+    fn send_due(&mut self) {
+        self.telemetry.send_due(&self.epoll, 0);
     }
 
     /// Sends what there is, without regard to its time.
     fn flush(&mut self) {
         self.telemetry.flush();
-        self.turn();
+        self.send_due();
     }
 
     /// Goes on until something has become so.
@@ -185,7 +185,7 @@ impl Told {
             let index = usize::try_from(event.data()).unwrap();
             self.telemetry.ready(index, event.events());
         }
-        self.turn();
+        self.send_due();
     }
 }
 
@@ -197,11 +197,11 @@ fn who_subscribes_is_told_what_happened_before_and_what_follows_in_order() {
     told.subscribe(&listener, "2022-12-13", &["function", "platform"])
         .unwrap();
     told.telemetry
-        .tell(&Event::InitRuntimeDone { failed: None });
+        .report(&Event::InitRuntimeDone { failed: None });
     let took = Duration::from_micros(1_234);
     told.telemetry
-        .tell(&Event::InitReport { took, failed: None });
-    assert!(told.telemetry.close());
+        .report(&Event::InitReport { took, failed: None });
+    assert!(told.telemetry.close_subscriptions());
     told.line("after");
     let batch = told.batch(&mut listener);
     assert_eq!(
@@ -257,7 +257,7 @@ fn nobody_is_told_what_he_has_not_asked_for() {
 #[test]
 fn without_subscribers_there_is_nothing_to_do_after_init() {
     let mut told = Told::new();
-    assert!(!told.telemetry.close());
+    assert!(!told.telemetry.close_subscriptions());
 }
 
 #[test]
@@ -280,13 +280,13 @@ fn what_happens_before_anybody_subscribes_is_kept_within_bounds() {
 fn a_subscriber_that_takes_nothing_costs_two_batches_and_is_told_what_it_lost() {
     let mut listener = Listener::new();
     let mut told = Told::with(&mut listener, &["platform", "function"]);
-    told.telemetry.close();
+    told.telemetry.close_subscriptions();
     let line = "x".repeat(1000);
     let mut written = 0;
     for _ in 0..3000 {
         told.line(&line);
         written += 1;
-        told.turn();
+        told.send_due();
     }
     let mut seen = 0;
     let mut bytes = 0;
@@ -412,10 +412,10 @@ fn an_invocation_is_told_of_with_what_it_took_and_how_it_ended() {
         told.telemetry.begin(&invoke(id));
         match outcome {
             Some(outcome) => {
-                told.telemetry.done(outcome);
-                told.telemetry.over();
+                told.telemetry.runtime_done(outcome);
+                told.telemetry.invocation_ended();
             }
-            None => told.telemetry.leave("timeout", usage.max_memory_bytes),
+            None => told.telemetry.shut_down("timeout", usage.max_memory_bytes),
         }
     }
     let batch = told.take(&mut listener);
