@@ -9,8 +9,8 @@
 //!   └────────── BackingOff ◀────────────┘
 //! ```
 //!
-//! A batch is posted until a listener has taken it, or refused it, or [`MAX_ATTEMPTS`] have failed: a
-//! listener may see it twice, never a part of it as a whole.
+//! A batch is posted until the listener has accepted or refused it, or [`MAX_ATTEMPTS`] have failed. A
+//! listener may receive it twice, but never a part of it that looks complete.
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -25,11 +25,11 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, s
 use super::reply::{self, MAX_HEAD, Reply};
 use crate::outbox::Outbox;
 
-/// How long a listener may take, of the time that the guest runs.
+/// Maximum time that a listener may take for a batch, not counting the time that the guest is paused.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a batch is posted. A listener may be about to listen when the first comes.
+/// Maximum times that a batch is posted. The listener may not listen yet at the first.
 const MAX_ATTEMPTS: u32 = 5;
-/// The rest after the first failure; after each further one it is twice as long.
+/// Time to the second attempt; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy)]
@@ -51,11 +51,11 @@ pub(super) enum Delivered {
 pub(super) struct Delivery {
     port: u16,
     stage: Stage,
-    /// Kept from one batch to the next if the listener lets it be.
+    /// Kept from one batch to the next if the listener allows it.
     stream: Option<TcpStream>,
-    /// What the event loop waits for on it at the moment; `None` before it knows of it.
+    /// What epoll reports of it; `None` while it is not in the epoll set.
     watched: Option<EpollFlags>,
-    /// Head and body: they may have to be sent again.
+    /// Head and body, kept to be sent again.
     request: [Bytes; 2],
     out: Outbox,
     input: Vec<u8>,
@@ -80,7 +80,7 @@ impl Delivery {
         matches!(self.stage, Stage::Idle)
     }
 
-    /// Begins to send a request. Only one at a time.
+    /// Begins to send a request. There must be no other at the same time.
     pub(super) fn send(&mut self, head: Bytes, body: Bytes, now: Instant) -> Option<Delivered> {
         self.request = [head, body];
         self.failures = 0;
@@ -96,7 +96,7 @@ impl Delivery {
         }
     }
 
-    /// Time has passed in which the listener could do nothing.
+    /// The guest was paused: the listener gets its full time again.
     pub(super) fn thawed(&mut self, now: Instant) {
         if let Stage::Connecting { give_up } | Stage::Exchanging { give_up } = &mut self.stage {
             *give_up = now + LISTENER_TIMEOUT;
@@ -115,7 +115,7 @@ impl Delivery {
         }
     }
 
-    /// Has `epoll` wait for what this waits for. A connection that can't be watched is given up.
+    /// Has `epoll` report what the connection waits for. Closes it if that fails.
     pub(super) fn watch(&mut self, epoll: &Epoll, token: u64) {
         let Some(stream) = &self.stream else {
             return;
@@ -152,7 +152,7 @@ impl Delivery {
                 self.exchange(now)
             }
             Stage::Exchanging { .. } => self.exchange(now),
-            // The listener closes it, or says what nobody has asked.
+            // The listener closed it, or sent something without a request.
             Stage::Idle | Stage::BackingOff { .. } => {
                 self.close();
                 None
@@ -254,8 +254,8 @@ fn receive(mut stream: &TcpStream, input: &mut Vec<u8>) -> io::Result<Option<Rep
     reply::parse(input).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// A connection, and whether it is one already. Over loopback it is, unless the listener's queue is
-/// full: the standard library would wait for that.
+/// A connection, and whether it is established. Over loopback it is, unless the listener's queue is
+/// full: the standard library's `connect` would block then.
 fn begin_connecting(port: u16) -> Result<(TcpStream, bool), Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
@@ -266,7 +266,7 @@ fn begin_connecting(port: u16) -> Result<(TcpStream, bool), Errno> {
         Err(errno) => return Err(errno),
     };
     let stream = TcpStream::from(socket);
-    // The end of a long batch must not wait until its beginning is acknowledged.
+    // Otherwise the end of a long batch would wait until its beginning is acknowledged.
     stream.set_nodelay(true).map_err(|_| Errno::last())?;
     Ok((stream, connected))
 }

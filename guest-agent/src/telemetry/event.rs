@@ -1,4 +1,4 @@
-//! The platform's events, in the words of Lambda's event schema.
+//! The platform's events, as Lambda's event schema has them.
 
 use std::time::{Duration, SystemTime};
 
@@ -42,7 +42,7 @@ impl Outcome {
         }
     }
 
-    /// The host ended it, for a reason that it also tells extensions.
+    /// The host ended it. Extensions receive the same reason with `SHUTDOWN`.
     pub(super) fn cut_off(reason: &str, usage: Usage) -> Self {
         let status = match reason {
             "timeout" => "timeout",
@@ -87,13 +87,13 @@ pub(crate) enum Event<'a> {
         invocation: &'a Invocation,
         outcome: &'a Outcome,
     },
-    /// With the time that extensions took after the runtime.
+    /// `took` includes the time that extensions took after the runtime.
     Report {
         invocation: &'a Invocation,
         took: Duration,
         restore: Option<Duration>,
     },
-    /// The Logs API's word for it.
+    /// The Logs API's event for the end of an invocation.
     End {
         request_id: &'a str,
     },
@@ -239,7 +239,7 @@ fn runtime_done(invocation: &Invocation, outcome: &Outcome) -> Value {
     put_tracing(&mut record, invocation.trace_id.as_deref());
     if let Some(produced) = outcome.produced {
         record["metrics"]["producedBytes"] = produced.into();
-        // A result that comes all at once takes no time to come.
+        // A result that is not streamed arrives at once.
         let coming = invocation
             .answering
             .map_or(Duration::ZERO, |began| began.elapsed())

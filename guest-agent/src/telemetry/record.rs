@@ -1,4 +1,4 @@
-//! One thing to tell, as JSON, in each of the forms that subscribers may want it in.
+//! A record as JSON, in each of the forms in which subscribers may want it.
 
 use std::time::SystemTime;
 
@@ -27,18 +27,18 @@ impl Source {
     }
 }
 
-/// How a subscriber is told.
+/// The form of a subscriber's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// By the Logs API.
+    /// The Logs API's.
     Logs,
-    /// By the Telemetry API, lines as text.
+    /// The Telemetry API's, with lines as text.
     Text,
-    /// By the Telemetry API; lines that are JSON objects, of a function that writes such, as objects.
+    /// The Telemetry API's. Lines that are JSON objects are objects, if the function logs in JSON.
     Structured,
 }
 
-/// A record. `None`: there is none of it in that form.
+/// A record in its forms. `None`: it does not exist in that form.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) source: Source,
@@ -47,7 +47,7 @@ pub(super) struct Record {
     structured: Option<Bytes>,
 }
 
-/// Which API tells of an event of the platform's.
+/// The API that reports an event of the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reporter {
     Both,
@@ -56,7 +56,7 @@ pub(super) enum Reporter {
 }
 
 impl Record {
-    /// An event of the platform's.
+    /// An event of the platform.
     pub(super) fn platform(at: SystemTime, kind: &str, reporter: Reporter, record: &Value) -> Self {
         let event = json!({
             "time": timestamp(at),
@@ -93,7 +93,7 @@ impl Record {
     }
 }
 
-/// Makes records of lines that were read together.
+/// Makes a record of each of the lines that were read together.
 #[derive(Debug)]
 pub(super) struct Writer {
     source: Source,
@@ -137,7 +137,7 @@ impl Writer {
     }
 }
 
-/// The records among lines: those of several lines, and each other line by itself.
+/// Splits output into records: those of several lines, and every other line by itself.
 pub(super) fn split(lines: &Lines) -> impl Iterator<Item = &[u8]> {
     let mut multiline = lines.multiline.iter().peekable();
     let mut at = 0;
@@ -156,7 +156,7 @@ pub(super) fn split(lines: &Lines) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// As Lambda writes it: UTC, with milliseconds.
+/// A time in Lambda's format: UTC, with milliseconds.
 pub(super) fn timestamp(at: SystemTime) -> String {
     let at = OffsetDateTime::from(at);
     format!(

@@ -1,7 +1,7 @@
-//! One subscriber: what it has not been told yet, in order and within its bounds.
+//! One subscriber: the records that it has not received yet, in order and within bounds.
 //!
-//! At most two batches are held, one that is on its way and one that is being filled. What comes
-//! while both are full is counted instead, and told before what follows it.
+//! At most two batches are held, one that is being sent and one that is being filled. Records that
+//! arrive while both are full are counted instead, and the count is sent before the next record.
 
 use std::time::{Instant, SystemTime};
 
@@ -15,10 +15,10 @@ use super::record::{Record, Source};
 use super::subscription::{Api, Subscription};
 use crate::environment::FunctionIdentity;
 
-/// More than the event that tells of what was lost is long.
+/// More bytes than the event has that reports lost records.
 const LOST_EVENT: usize = 512;
 
-/// Records that were not told of.
+/// Records that could not be kept.
 #[derive(Debug, Clone, Copy, Default)]
 struct Lost {
     records: u64,
@@ -30,12 +30,12 @@ pub(super) struct Subscriber {
     pub(super) name: String,
     wanted: Subscription,
     filling: Batch,
-    /// A full batch, and how many records it has. On its way, unless `delivery` is idle.
+    /// A finished batch, and how many records it has. It is being sent, unless `delivery` is idle.
     outgoing: Option<(Bytes, usize)>,
     lost: Lost,
-    /// What there is leaves now.
+    /// The batch that is being filled is due now.
     flush_requested: bool,
-    /// So does everything that comes from now on.
+    /// Every record is due at once.
     unbuffered: bool,
     delivery: Delivery,
 }
@@ -55,7 +55,7 @@ impl Subscriber {
         }
     }
 
-    /// From now on this is what it wants. What it has not been told yet goes to its new listener.
+    /// Replaces the subscription. Records that have not been sent yet go to the new listener.
     pub(super) fn replace(&mut self, wanted: Subscription) {
         self.delivery = Delivery::new(wanted.listener.port);
         self.wanted = wanted;
@@ -69,7 +69,7 @@ impl Subscriber {
         self.wanted.types.has(source)
     }
 
-    /// Takes a record, if it is one that is wanted.
+    /// Adds a record, if the subscriber wants it.
     pub(super) fn push(&mut self, record: &Record, now: Instant) {
         if !self.wants(record.source) {
             return;
@@ -88,23 +88,23 @@ impl Subscriber {
         }
     }
 
-    /// Counts what can't be told.
+    /// Counts records that are lost.
     pub(super) fn lost(&mut self, records: u64, bytes: u64) {
         self.lost.records += records;
         self.lost.bytes += bytes;
     }
 
-    /// Says what was lost, before a record of `len` bytes. Whether there is room for both.
+    /// Reports what was lost, before a record of `len` bytes. Whether there is space for both.
     fn report_lost(&mut self, len: usize, now: Instant) -> bool {
         if !self.make_room(LOST_EVENT + len) {
             return false;
         }
         let Lost { records, bytes } = std::mem::take(&mut self.lost);
-        // It is the same for every function.
+        // The event has no field that depends on the function.
         let function = FunctionIdentity::default();
         let event = Event::LogsDropped { records, bytes };
         let told = event.record(SystemTime::now(), &function);
-        // Who does not want the platform's events is not told, as on Lambda.
+        // As on Lambda, a subscriber without platform events does not receive it.
         if let Some(json) = told.of(self.wanted.dialect)
             && self.wants(Source::Platform)
         {
@@ -113,7 +113,7 @@ impl Subscriber {
         true
     }
 
-    /// Whether `len` more bytes fit, into this batch or a new one.
+    /// Finishes the batch if `len` more bytes do not fit into it. Whether they fit now.
     fn make_room(&mut self, len: usize) -> bool {
         let (max_items, max_bytes) = (self.wanted.max_items, self.wanted.max_bytes);
         if self.filling.has_room(len, max_items, max_bytes) {
@@ -126,7 +126,7 @@ impl Subscriber {
         true
     }
 
-    /// What there is leaves at the next turn.
+    /// What there is, is due at the next [`send_due`](Self::send_due).
     pub(super) fn flush_soon(&mut self) {
         self.flush_requested = !self.filling.is_empty();
     }
@@ -155,7 +155,7 @@ impl Subscriber {
         })
     }
 
-    /// Sends what is due. What happens on the connection is told by `epoll`, under `token`.
+    /// Sends what is due. `epoll` reports the connection under `token`.
     pub(super) fn send_due(&mut self, epoll: &Epoll, token: u64, now: Instant) {
         let outcome = self.delivery.send_due(now);
         self.note(outcome);
@@ -174,7 +174,7 @@ impl Subscriber {
         self.delivery.watch(epoll, token);
     }
 
-    /// Something has happened on the connection; a turn follows.
+    /// Something has happened on the connection. The caller calls [`send_due`](Self::send_due) next.
     pub(super) fn ready(&mut self, events: EpollFlags, now: Instant) {
         let outcome = self.delivery.ready(events, now);
         self.note(outcome);
