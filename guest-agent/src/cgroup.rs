@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_gets_what_it_was_promised_if_the_machine_has_it() {
+    fn a_function_gets_its_configured_memory_if_the_machine_has_it() {
         assert_eq!(share(128 * MIB, Some(200 * MIB)), 128 * MIB);
         assert_eq!(share(128 * MIB, Some(100 * MIB)), 94 * MIB);
         assert_eq!(share(128 * MIB, Some(0)), MIN_MEMORY);

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_tells_no_time_is_not_believed() {
+    fn a_port_without_a_plausible_time_is_ignored() {
         let sent = Duration::from_secs(1_000);
         let later = sent + Duration::from_millis(30);
         assert_eq!(plausible(later, sent), later);

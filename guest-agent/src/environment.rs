@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_extension_has_what_is_not_the_runtimes_alone() {
+    fn an_extension_gets_the_environment_without_the_runtimes_own_variables() {
         let all = build(&function(&[("MINE", "1"), ("_OWN", "2")])).unwrap();
         let names: Vec<String> = for_extensions(&all)
             .iter()

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn running_out_of_memory_wins_over_the_signal_it_was_done_with() {
+    fn running_out_of_memory_is_reported_in_place_of_the_signal() {
         let killed = WaitStatus::Signaled(Pid::from_raw(2), Signal::SIGKILL, false);
         assert_eq!(of(killed, true), Some(Exit::OutOfMemory));
         assert_eq!(of(killed, false), Some(Exit::Signal(9)));

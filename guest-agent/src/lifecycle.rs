@@ -74,7 +74,7 @@ enum State {
     Running { request_id: String, stream: Stream },
     /// The runtime has answered and has not asked for the next event.
     Answered { request_id: String },
-    /// The runtime's process is gone.
+    /// The runtime's process has ended.
     Exited(Exit),
 }
 
@@ -309,8 +309,8 @@ impl Lifecycle {
             | State::Restoring
             | State::Answered { .. }
             | State::Ready { waiter: None } => {
-                // A runtime whose connection broke was announced as ready before; it becomes
-                // "answered" so that its next `next` takes the held event.
+                // The host was told that this runtime is ready, then its connection broke. It becomes
+                // `Answered`, so that its next `next` takes the held event.
                 if let State::Ready { .. } = self.state {
                     self.state = State::Answered {
                         request_id: String::new(),

@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_oversize_result_is_reported_in_lambdas_words() {
+    fn an_oversize_result_is_reported_with_lambdas_message() {
         assert_eq!(
             too_large(),
             "{\"errorType\":\"Function.ResponseSizeTooLarge\",\"errorMessage\":\"Response payload \

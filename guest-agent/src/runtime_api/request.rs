@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_expects_it_is_told_to_go_on_once() {
+    fn a_client_that_expects_it_gets_100_continue_once() {
         let mut parser = Parser::new();
         parser.feed(b"POST / HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
         assert_eq!(parser.advance().unwrap(), Parsed::ExpectsContinue);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_at_the_limit_is_kept_and_one_over_it_is_thrown_away() {
+    fn a_body_at_the_limit_is_kept_and_one_over_it_is_discarded() {
         for (len, kept) in [(MAX_PAYLOAD, true), (MAX_PAYLOAD + 1, false)] {
             let mut parser = Parser::new();
             parser.feed(format!("POST / HTTP/1.1\r\nContent-Length: {len}\r\n\r\n").as_bytes());

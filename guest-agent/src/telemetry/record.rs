@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_told_as_text_whatever_bytes_it_has() {
+    fn a_line_is_sent_as_text_whatever_bytes_it_has() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_665_532_815_064);
         let record = Writer::new(Source::Extension, at, true).line(b"{\"a\":1}\xff\x07");
         let told = record.of(Dialect::Structured).unwrap();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_an_object_is_told_as_one_to_those_who_know_such() {
+    fn a_line_that_is_an_object_is_sent_as_one_where_the_schema_has_objects() {
         let writer = Writer::new(Source::Function, SystemTime::now(), true);
         let record = writer.line(b"{\"level\":\"INFO\"}");
         let of =
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_api_alone_tells_of_the_other_does_not_hear() {
+    fn an_event_of_one_api_does_not_reach_subscribers_of_the_other() {
         let record = |reporter| Record::platform(SystemTime::now(), "x", reporter, &json!({}));
         let heard = |reporter| {
             [Dialect::Logs, Dialect::Text, Dialect::Structured]
