@@ -1,166 +1,109 @@
-//! The agent: one thread, one epoll set, everything that happens in the guest between the host and
-//! the runtime.
+//! The agent: one thread and one epoll set for everything that happens in the guest between the host
+//! and the runtime.
 //!
-//! On the path of an invocation system calls are what costs (up to 0.7 ms each where the guest's
-//! kernel is interpreted), so a warm one takes twelve: wait, read the event, send it to the
-//! runtime; wait, read the result, read two counters, write the answer to the host, send 202 to
-//! the runtime; wait, read its `next`, write `Ready`. A runtime on the local socket sends result and
-//! `next` together: then it is eight, the answer and `Ready` leave together, and the runtime is woken
-//! once.
+//! [`Agent`] has five parts. Each owns its state, and a line of code in one part can change no other:
 //!
-//! Within one turn of the loop the order is fixed, and each place has its reason:
+//! | part | owns |
+//! | --- | --- |
+//! | [`ApiServer`] | listeners and connections of the Runtime API |
+//! | [`RuntimeSide`] | the runtime's process, lifecycle, cgroup, streamed response, usage |
+//! | [`HostSide`] | the connection to the host, the mailbox, the clock, the random number generator |
+//! | [`OutputSide`] | the pipe of the function's output |
+//! | [`ExtensionSide`] | extensions, their output, telemetry |
 //!
-//! 1. *Output.* A function's lines are sent before its answer. A line that was written before the
-//!    answer was posted is in the pipe by the time the answer is in the socket, and both are
-//!    reported by the same `epoll_wait`, or the line by an earlier one: it is read first, and no
-//!    further look at the pipe is needed when the answer is handled. For a runtime whose lines the agent
-//!    is not woken for ([`function_output`]) it looks at the pipe when there is something on a connection.
-//! 2. *Host*, then *connections*, then the *listener*.
+//! The other modules handle what arrives, and pass to each part what it needs of the others:
+//! [`event_loop`] waits and dispatches, [`host_messages`] handles what the host sends,
+//! [`mailbox_wait`] what comes by the mailbox, [`runtime_requests`], [`streaming`] and
+//! [`extension_requests`] what the clients of the Runtime API send, [`children`] the end of processes,
+//! and [`shutdown`] the end of the microVM.
+//!
+//! # System calls
+//!
+//! On the path of an invocation, system calls cost most (up to 0.7 ms each where the guest kernel is
+//! interpreted), so a warm invocation takes twelve: wait, read the event, send it to the runtime; wait,
+//! read the result, read two counters, write the answer to the host, send 202 to the runtime; wait, read
+//! the runtime's `next`, write `Ready`. A runtime on the local socket sends result and `next` together.
+//! Then it is eight: the answer and `Ready` leave together, and the runtime is woken once.
+//!
+//! # Order
+//!
+//! Within one turn of the event loop the order is fixed:
+//!
+//! 1. *Output.* A function's lines are sent before its answer. A line that was written before the answer
+//!    was posted is in the pipe by the time the answer is in the socket, and the same `epoll_wait`
+//!    reports both, or an earlier one reports the line. So the agent reads output first, and need not
+//!    look at the pipe again when it handles the answer. For a runtime whose output epoll does not report
+//!    ([`output_side`]), the agent looks at the pipe when a connection is ready.
+//! 2. *Host*, then *connections*, then the *listeners*.
 //! 3. *Children* last: a runtime that answered and then exited has answered.
 
-mod at_mailbox;
-mod events;
+mod api_server;
+mod children;
+mod error;
+mod event_loop;
 mod extension_requests;
-mod function_output;
+mod extension_side;
 mod host_messages;
-mod leaving;
+mod host_side;
+mod log_pipe;
+mod mailbox_wait;
+mod output_side;
+mod response_stream;
 mod runtime_requests;
+mod runtime_side;
+mod shutdown;
 mod streaming;
-mod supervision;
-mod telling;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::time::Instant;
 
-use hearth_protocol::agent::{AgentMessage, Hello};
+use bytes::Bytes;
+use hearth_protocol::agent::{AgentMessage, Hello, Usage};
 use hearth_protocol::guest::{RUNTIME_API_ADDRESS, RUNTIME_API_SOCKET};
-use hearth_protocol::output::LogBuffer;
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::unistd::Pid;
-use streaming::Streaming;
 
-use self::extension_requests::Launch;
-use self::function_output::Listening;
-use self::leaving::Leaving;
-use self::telling::ExtensionOutput;
-
-use crate::cgroup::{CgroupError, RuntimeCgroup};
+use self::api_server::{AfterReply, ApiServer};
+use self::error::AgentError;
+use self::extension_side::ExtensionSide;
+use self::host_side::HostSide;
+use self::output_side::OutputSide;
+use self::runtime_side::RuntimeSide;
+use self::shutdown::Shutdown;
+use crate::cgroup::RuntimeCgroup;
 use crate::clock::HostClock;
-use crate::code::CodeError;
-use crate::entropy::{EntropyError, Generator};
-use crate::environment::FunctionIdentity;
-use crate::extensions::Extensions;
-use crate::generators::registered::Registered;
-use crate::host_link::{HostLink, LinkError};
-use crate::lifecycle::{HostError, Lifecycle};
+use crate::host_link::HostLink;
+use crate::lifecycle::ConnectionId;
 use crate::mailbox::Mailbox;
-use crate::output::Output;
-use crate::runtime_api::connection::Connection;
-use crate::spawn::SpawnError;
-use crate::telemetry::Telemetry;
 use crate::vsock::HostStream;
 
 /// Bytes read at once. Only the pages that are needed are touched.
 const SCRATCH: usize = 128 * 1024;
 
-/// Why the microVM can't go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AgentError {
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    #[error(transparent)]
-    Entropy(#[from] EntropyError),
-    #[error("stepping the clock: {0}")]
-    Clock(Errno),
-    #[error("attaching the code: {0}")]
-    Code(#[from] CodeError),
-    #[error("looking for random generators: {0}")]
-    Generators(io::Error),
-    #[error("making the mailbox: {0}")]
-    Mailbox(io::Error),
-    #[error(transparent)]
-    Spawn(#[from] SpawnError),
-    #[error("{what}: {source}")]
-    Io {
-        what: &'static str,
-        source: io::Error,
-    },
+/// Whether the event loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Stop,
 }
 
-impl AgentError {
-    pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { what, source }
-    }
-
-    fn errno(what: &'static str) -> impl FnOnce(Errno) -> Self {
-        move |errno| Self::Io {
-            what,
-            source: errno.into(),
-        }
-    }
-}
-
-/// All that the agent holds.
+/// The parts, and what they are driven by.
 #[derive(Debug)]
 pub(crate) struct Agent {
     epoll: Epoll,
-    host: HostLink,
-    listener: TcpListener,
-    local_listener: UnixListener,
-    connections: Vec<Option<Connection>>,
-    /// Where a runtime may exchange events and answers with the host by itself.
-    mailbox: Option<Mailbox>,
     children: SignalFd,
-    output: Output,
-    /// How the agent comes to know that there is some.
-    listening: Listening,
-    logs: LogBuffer,
-    life: Lifecycle,
-    streaming: Streaming,
-    cgroup: RuntimeCgroup,
-    generator: Generator,
-    clock: HostClock,
-    runtime: Option<Pid>,
-    extensions: Extensions,
-    extension_output: Option<ExtensionOutput>,
-    /// Only where somebody is told, or may ask to be.
-    telemetry: Option<Box<Telemetry>>,
-    /// What extensions are told of the function.
-    identity: FunctionIdentity,
-    /// The runtime, while it waits for extensions to register.
-    launch: Option<Launch>,
-    /// What runtimes say of their random generators.
-    registered: Registered,
-    /// Whether the function's runtime is given the mailbox.
-    uses_mailbox: bool,
-    /// Until the host has heard that init is over.
-    initializing: bool,
-    /// The runtime waits and the host does not know, since an extension does not yet wait; whether
-    /// it is the first time.
-    unannounced: Option<bool>,
-    /// The host was told that the guest has thawed, and no event was handed out since.
-    thaw_told: bool,
-    /// When the runtime answered last.
-    answered: Instant,
-    leaving: Option<Leaving>,
-    /// When the runtime was started, or was given its event.
-    since: Instant,
-    /// The runtime's CPU time at the last look. One look per invocation, at its end, is enough: in
-    /// between the microVM is paused, and what the runtime does after its answer counts for the
-    /// invocation that follows.
-    cpu_us: u64,
+    api: ApiServer,
+    runtime: RuntimeSide,
+    host: HostSide,
+    output: OutputSide,
+    extensions: ExtensionSide,
+    /// Once the host has asked the microVM to shut down.
+    shutdown: Option<Shutdown>,
     scratch: Vec<u8>,
 }
 
@@ -175,66 +118,32 @@ impl Agent {
             .map_err(AgentError::io("Runtime API's local socket"))?;
         let cgroup = RuntimeCgroup::create()?;
         let host = HostStream::connect().map_err(AgentError::errno("connecting to the host"))?;
-        let mut agent = Self::assemble(
-            listener,
-            local_listener,
-            HostLink::new(host),
-            cgroup,
+        let clock = HostClock::open();
+        let mailbox = Mailbox::create().map_err(AgentError::Mailbox)?;
+        Self::assemble(
+            ApiServer::new(listener, local_listener)?,
+            RuntimeSide::new(cgroup),
+            HostSide::new(HostLink::new(host), mailbox, clock)?,
             children,
-        )?;
-        agent.clock = HostClock::open();
-        agent.mailbox = Some(Mailbox::create().map_err(AgentError::Mailbox)?);
-        Ok(agent)
+        )
     }
 
     fn assemble(
-        listener: TcpListener,
-        local_listener: UnixListener,
-        host: HostLink,
-        cgroup: RuntimeCgroup,
+        api: ApiServer,
+        runtime: RuntimeSide,
+        host: HostSide,
         children: SignalFd,
     ) -> Result<Self, AgentError> {
-        listener
-            .set_nonblocking(true)
-            .map_err(AgentError::io("Runtime API"))?;
-        local_listener
-            .set_nonblocking(true)
-            .map_err(AgentError::io("Runtime API's local socket"))?;
-        // Accepted sockets inherit it.
-        setsockopt(&listener, sockopt::TcpNoDelay, &true)
-            .map_err(AgentError::errno("Runtime API"))?;
         let mut agent = Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
                 .map_err(AgentError::errno("epoll"))?,
-            host,
-            listener,
-            local_listener,
-            connections: Vec::new(),
-            mailbox: None,
             children,
-            output: Output::create().map_err(AgentError::io("output pipe"))?,
-            listening: Listening::default(),
-            logs: LogBuffer::default(),
-            life: Lifecycle::new(),
-            streaming: Streaming::default(),
-            cgroup,
-            generator: Generator::open().map_err(AgentError::io("/dev/urandom"))?,
-            clock: HostClock::Messages,
-            runtime: None,
-            extensions: Extensions::default(),
-            extension_output: None,
-            telemetry: None,
-            identity: FunctionIdentity::default(),
-            launch: None,
-            registered: Registered::default(),
-            uses_mailbox: false,
-            initializing: true,
-            unannounced: None,
-            thaw_told: false,
-            answered: Instant::now(),
-            leaving: None,
-            since: Instant::now(),
-            cpu_us: 0,
+            api,
+            runtime,
+            host,
+            output: OutputSide::create()?,
+            extensions: ExtensionSide::default(),
+            shutdown: None,
             // Written to, so that the pages are there before the snapshot is taken.
             scratch: vec![0x5a; SCRATCH],
         };
@@ -248,35 +157,72 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Last words.
-    pub(crate) fn report_fatal(&mut self, error: &AgentError) {
-        let reason = error.to_string().into();
-        // The connection may be the very thing that failed; there is nobody else to tell.
-        let _ = self
-            .host
-            .queue(AgentMessage::Fatal(reason))
-            .and_then(|()| self.host.flush());
-        self.host.wait_for_host();
+    fn register(&self) -> Result<(), AgentError> {
+        let children = EpollEvent::new(EpollFlags::EPOLLIN, tokens::CHILDREN);
+        self.output
+            .register(&self.epoll)
+            .and_then(|()| self.host.register(&self.epoll))
+            .and_then(|()| self.api.register(&self.epoll))
+            .and_then(|()| self.epoll.add(&self.children, children))
+            .map_err(AgentError::errno("epoll"))
     }
 
-    /// Catches up with what the runtime and the host have done without the agent.
-    fn look_into_mailbox(&mut self) {
-        let Some(mailbox) = &mut self.mailbox else {
-            return;
-        };
-        if mailbox.has_answered() {
-            self.life.answered_elsewhere();
+    /// Reports to the host why the microVM ends.
+    pub(crate) fn report_fatal(&mut self, error: &AgentError) {
+        let reason = error.to_string().into();
+        // The connection may be what failed; there is no other way to report it.
+        let _ = self
+            .host
+            .link
+            .queue(AgentMessage::Fatal(reason))
+            .and_then(|()| self.host.link.flush());
+        self.host.link.wait_for_host();
+    }
+
+    /// Answers the request that `id` waits with.
+    fn reply(&mut self, id: ConnectionId, head: Bytes, body: Bytes) -> Result<(), AgentError> {
+        let after = self.api.reply(&self.epoll, id, head, body)?;
+        self.after_reply(id, after);
+        Ok(())
+    }
+
+    fn after_reply(&mut self, id: ConnectionId, after: AfterReply) {
+        if after == AfterReply::Close {
+            self.close(id);
         }
-        if let Some(request_id) = mailbox.working_on() {
-            self.life.runs_elsewhere(request_id);
-        }
+    }
+
+    /// Closes a connection of the Runtime API. Whatever was expected of it is not any more.
+    fn close(&mut self, id: ConnectionId) {
+        self.api.close(id);
+        self.runtime.connection_closed(id);
+        self.extensions.registry.connection_closed(id);
+    }
+
+    /// Reads the output of the function and of its extensions.
+    fn read_output(&mut self) {
+        self.output
+            .read(&mut self.host, &mut self.extensions, &mut self.scratch);
+    }
+
+    /// Queues everything that was written for `request_id`, an unfinished line included.
+    fn queue_all_output(&mut self, request_id: Option<&str>) -> Result<(), AgentError> {
+        self.output
+            .queue_all(request_id, &mut self.host, &mut self.extensions)
+    }
+
+    /// What the invocation that ends now has used.
+    fn usage(&mut self) -> Result<Usage, AgentError> {
+        let usage = self.runtime.usage()?;
+        self.host.publish_peak_memory(usage.max_memory_bytes);
+        Ok(usage)
     }
 }
 
-/// Makes one connection over loopback and sends a byte each way, before anybody waits for it.
+/// Makes one connection over loopback and sends a byte each way, before any client connects.
 ///
-/// The first connection of a kernel fills a table of 256 KiB with random numbers: seconds of work
-/// where the guest's kernel is interpreted, which each function's init would have to do.
+/// A kernel's first connection fills a table of 256 KiB with random numbers. Where the guest kernel is
+/// interpreted that takes seconds, which would otherwise be part of each function's init.
 fn warm_up(listener: &TcpListener) -> io::Result<()> {
     let mut client = TcpStream::connect(listener.local_addr()?)?;
     let (mut server, _) = listener.accept()?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-/// Why there is nothing to start. The texts are Lambda's.
+/// Why no program can be started. The texts are Lambda's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoBootstrap {
     #[error("Couldn't find valid bootstrap(s): [{}]", .0.join(" "))]
@@ -16,7 +16,7 @@ pub(crate) enum NoBootstrap {
 pub(crate) fn choose(candidates: &[String]) -> Result<&str, NoBootstrap> {
     let mut not_executable = None;
     for path in candidates {
-        // Anything that can't be looked at can't be started either.
+        // A file whose metadata cannot be read cannot be started either.
         let Ok(metadata) = fs::metadata(path) else {
             continue;
         };

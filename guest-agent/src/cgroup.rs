@@ -1,10 +1,10 @@
-//! The runtime's cgroup: bounds what a function may use, tells what it used, and kills all of it
-//! at once.
+//! The runtime's cgroup: limits what a function may use, measures what it used, and kills all its
+//! processes at once.
 //!
-//! The cpu controller stays off: the share of CPU is the host's to enforce, and each scheduling
-//! decision would cost more instructions with it. CPU time: [`crate::cpu_time`].
+//! The cpu controller stays off: the host enforces the share of CPU, and the controller would make each
+//! scheduling decision cost more instructions. For CPU time see [`crate::cpu_time`].
 //!
-//! Files that are read per invocation are kept open and read with `pread`.
+//! Files that are read in each invocation are kept open and read with `pread`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,16 +13,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// Processes and threads; Lambda's limit.
+/// Maximum processes and threads; Lambda's limit.
 const MAX_PIDS: u32 = 1024;
-/// Memory left to the kernel and the agent, beyond what they use already: socket buffers, slack.
-/// The agent's room for a payload is part of what it uses.
+/// Memory in bytes that is left to the guest kernel and the agent beyond what they use already, for socket
+/// buffers and slack. The agent's memory for a payload is part of what it uses already.
 const RESERVE: u64 = 6 << 20;
-/// No function gets less, however small the machine is.
+/// Minimum memory of a function in bytes, however small the machine is.
 const MIN_MEMORY: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
 
-/// What could not be done with a cgroup's file.
+/// A file of the cgroup could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("cgroup file {path}: {source}")]
 pub(crate) struct CgroupError {
@@ -37,13 +37,13 @@ pub(crate) struct RuntimeCgroup {
     procs: File,
     memory_peak: File,
     memory_events: File,
-    /// `memory.max` for the function, and what is written there at the moment.
+    /// `memory.max` for the function, and its current value.
     limit: u64,
     current_limit: u64,
 }
 
 impl RuntimeCgroup {
-    /// Makes the cgroup, empty and unlimited but for the number of processes.
+    /// Creates the cgroup, empty, with a limit on the number of processes only.
     pub(crate) fn create() -> Result<Self, CgroupError> {
         let root = Path::new(ROOT);
         for controller in ["+memory", "+pids"] {
@@ -55,7 +55,7 @@ impl RuntimeCgroup {
             source,
         })?;
         write(&path.join("pids.max"), &MAX_PIDS.to_string())?;
-        // A function that has lost one of its processes is of no use: all go at once.
+        // A function that has lost one of its processes is useless, so the guest kernel kills all of them.
         write(&path.join("memory.oom.group"), "1")?;
         Self::open(path)
     }
@@ -84,7 +84,7 @@ impl RuntimeCgroup {
         self.procs.as_fd()
     }
 
-    /// Sets the function's memory limit: what it was promised, or what the machine can give.
+    /// Sets the function's memory limit: its configured memory, or less if the machine has less.
     pub(crate) fn limit_memory(&mut self, memory_mib: u32) -> Result<(), CgroupError> {
         let meminfo = Path::new("/proc/meminfo");
         let text = fs::read_to_string(meminfo).map_err(|source| CgroupError {
@@ -95,8 +95,8 @@ impl RuntimeCgroup {
         self.apply_limit(self.limit)
     }
 
-    /// Tightens the limit for one invocation, or goes back to the function's own. The file is
-    /// only written when the limit changes.
+    /// Lowers the limit for one invocation, or restores the function's own. The file is written only when
+    /// the limit changes.
     pub(crate) fn limit_invocation(&mut self, memory_mib: Option<u32>) -> Result<(), CgroupError> {
         let limit = memory_mib.map_or(self.limit, |mib| self.limit.min(u64::from(mib) * MIB));
         if limit == self.current_limit {
@@ -105,14 +105,14 @@ impl RuntimeCgroup {
         self.apply_limit(limit)
     }
 
-    /// Most memory that was in use at one time, in bytes.
+    /// Peak memory in bytes.
     pub(crate) fn peak_memory(&self) -> Result<u64, CgroupError> {
         self.read(&self.memory_peak, "memory.peak", |text| {
             text.trim().parse().ok()
         })
     }
 
-    /// Whether the kernel had to kill something here because memory ran out.
+    /// Whether the guest kernel has killed a process of this cgroup because memory ran out.
     pub(crate) fn ran_out_of_memory(&self) -> Result<bool, CgroupError> {
         self.read(&self.memory_events, "memory.events", |text| {
             field(text, "oom_kill").map(|kills| kills > 0)
@@ -155,7 +155,7 @@ fn open(directory: &Path, name: &str) -> Result<File, CgroupError> {
 }
 
 fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
-    // Not `fs::write`: that would create, and truncate, a file that must be there.
+    // Not `fs::write`: that would create or truncate the file, which must exist.
     let result = OpenOptions::new()
         .write(true)
         .open(path)
@@ -184,8 +184,8 @@ fn available(meminfo: &str) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// A function's memory in bytes: never so much that the machine as a whole would run out first,
-/// for then the kernel would choose its victim among all processes.
+/// A function's memory in bytes: so little that the cgroup runs out before the machine does. Otherwise the
+/// guest kernel would choose the process to kill among all, the agent included.
 fn share(promised: u64, available: Option<u64>) -> u64 {
     let possible = available.map_or(u64::MAX, |bytes| bytes.saturating_sub(RESERVE));
     promised.min(possible).max(MIN_MEMORY)
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_gets_what_it_was_promised_if_the_machine_has_it() {
+    fn a_function_gets_its_configured_memory_if_the_machine_has_it() {
         assert_eq!(share(128 * MIB, Some(200 * MIB)), 128 * MIB);
         assert_eq!(share(128 * MIB, Some(100 * MIB)), 94 * MIB);
         assert_eq!(share(128 * MIB, Some(0)), MIN_MEMORY);

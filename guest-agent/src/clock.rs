@@ -1,9 +1,9 @@
-//! The guest's wall clock, which stands still while a microVM is a snapshot.
+//! The guest's wall clock, which stops while a microVM is paused or is a snapshot.
 //!
-//! A message from the host says what time it was when it was sent. That is enough to see that a
-//! clock is wrong, and not enough to set it: between a restore and the moment when its message is
-//! read tens of milliseconds may pass. The time to set is asked of the host there and then, at a port
-//! of the microVM.
+//! A message from the host carries the time at which it was sent. That is enough to see that the clock
+//! is wrong, but not enough to set it: tens of milliseconds may pass between a restore and the moment at
+//! which the agent reads the message. So the agent reads the time to set from the host, at a port of the
+//! microVM.
 
 use std::time::Duration;
 
@@ -12,30 +12,30 @@ use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 
-/// A clock that is this much behind a message is stepped. The host's time was right when the
-/// message was sent and has passed since, so a clock behind it is wrong for certain.
+/// Maximum time that the clock may be behind a message; otherwise the agent steps it. The host's time
+/// was right when the message was sent, so a clock behind it is certainly wrong.
 const MAX_BEHIND: Duration = Duration::from_millis(5);
 
-/// A clock that is this much ahead is stepped as well. A clock that is right looks ahead by the
-/// time that the message was on its way.
+/// Maximum time that the clock may be ahead of a message. A correct clock is ahead by the time that the
+/// message took.
 const MAX_AHEAD: Duration = Duration::from_millis(250);
 
-/// A time is taken from the port if no more than this has passed since the message was sent: more
-/// than any guest takes to read one, and less than any mistake would be.
+/// Maximum time that the port may be ahead of the message; otherwise the agent uses the message's time.
+/// It is more than any guest takes to read a message, and less than any error of a host's clock.
 const MAX_ON_ITS_WAY: Duration = Duration::from_secs(120);
 
 /// The host's clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum HostClock {
-    /// Asked at its port.
+    /// Read at its port.
     Port,
-    /// Known from messages alone.
+    /// Known from messages only.
     Messages,
 }
 
 impl HostClock {
-    /// Asks the kernel for the port. Only the microVM's first process may: elsewhere there is
-    /// something else at that port, or nothing.
+    /// Asks the guest kernel for access to the port, which only the microVM's first process gets.
+    /// Outside a microVM the port is another device's, or none's.
     pub(crate) fn open() -> Self {
         // SAFETY: ioperm only changes which ports this process may use.
         if unsafe { libc::ioperm(libc::c_ulong::from(CLOCK_PORT), CLOCK_PORTS, 1) } == 0 {
@@ -45,8 +45,8 @@ impl HostClock {
         }
     }
 
-    /// Sets the wall clock after a restore. `sent` is when the host sent word of it, in nanoseconds
-    /// since the epoch.
+    /// Sets the wall clock after a restore. `sent` is when the host sent its message, in nanoseconds since
+    /// the epoch.
     pub(crate) fn set(self, sent: u64) -> Result<(), Errno> {
         match self {
             Self::Port => step(plausible(
@@ -57,7 +57,7 @@ impl HostClock {
         }
     }
 
-    /// Sets the wall clock by the host's, if that can be asked.
+    /// Sets the wall clock by the host's, if the host has the port.
     pub(crate) fn correct(self) -> Result<(), Errno> {
         match self {
             Self::Port => step(Duration::from_nanos(read())),
@@ -65,8 +65,8 @@ impl HostClock {
         }
     }
 
-    /// Steps the clock if it is further from `sent` than it may be. Costs no system call when the
-    /// clock is right: it is read through the vDSO.
+    /// Steps the clock if it is further from `sent` than it may be. A correct clock costs no system call,
+    /// because it is read through the vDSO.
     pub(crate) fn follow(self, sent: u64) -> Result<(), Errno> {
         let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
         match (is_off(now, Duration::from_nanos(sent)), self) {
@@ -81,7 +81,7 @@ fn step(time: Duration) -> Result<(), Errno> {
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(time))
 }
 
-/// A host that has no clock at the port reads as all ones, one that has lost its mind as anything.
+/// `read`, unless it cannot be the time. A port without a clock reads as all ones.
 fn plausible(read: Duration, sent: Duration) -> Duration {
     if (sent..sent + MAX_ON_ITS_WAY).contains(&read) {
         read
@@ -105,7 +105,7 @@ fn read() -> u64 {
         }
         u64::from(value)
     };
-    // The low half first: that is what takes the time.
+    // The low half first: reading it makes the host take the time.
     let low = half(CLOCK_PORT);
     low | half(CLOCK_PORT + 4) << 32
 }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_tells_no_time_is_not_believed() {
+    fn a_port_without_a_plausible_time_is_ignored() {
         let sent = Duration::from_secs(1_000);
         let later = sent + Duration::from_millis(30);
         assert_eq!(plausible(later, sent), later);

@@ -10,10 +10,10 @@ use nix::errno::Errno;
 
 use crate::machine::{self, MachineError};
 
-/// How long a restore may take to announce a medium. The interrupt is handled within milliseconds;
-/// software KVM under load stretches that.
+/// Maximum time from a restore until a disk has its medium. The interrupt is handled within milliseconds,
+/// but software KVM under load takes longer.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Between two looks at a disk's size. Only a deploy waits here.
+/// Interval between two looks at a disk's size. Only a deploy waits here.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why the code could not be attached.
@@ -24,7 +24,7 @@ pub(crate) enum CodeError {
         device: &'static str,
         source: std::io::Error,
     },
-    #[error("asking for the size of {device}: {source}")]
+    #[error("reading the size of {device}: {source}")]
     Size { device: &'static str, source: Errno },
     #[error("no medium in {device} within {DEADLINE:?}")]
     NoMedium { device: &'static str },
@@ -43,8 +43,9 @@ pub(crate) fn attach(function: &Configure) -> Result<(), CodeError> {
     Ok(machine::mount_tmp(function.ephemeral_storage_mib)?)
 }
 
-/// The drive was empty in the snapshot; its new capacity arrives by an interrupt shortly after a
-/// restore, and there may be no event to wait for if it came before we looked.
+/// Waits until the disk, which was empty in the snapshot, has its medium. An interrupt sets the new
+/// capacity shortly after a restore. The agent polls, because there is no further event if the interrupt
+/// came before its first look.
 fn wait_for_medium(device: &'static str) -> Result<(), CodeError> {
     let end = Instant::now() + DEADLINE;
     let disk = File::open(device).map_err(|source| CodeError::Open { device, source })?;

@@ -1,27 +1,27 @@
-//! What the function has used of the CPU.
+//! The function's CPU time.
 //!
-//! The cgroup's `cpu.stat` would count every process in it, but reading it makes the kernel add up
-//! the statistics of all its controllers and print them: thousands of instructions in the middle
-//! of an answer. So the clock of the runtime's own process is read, its threads included: one
-//! system call. What its children use counts once they have been waited for and it has ended.
+//! The cgroup's `cpu.stat` counts every process in it, but to read it the guest kernel adds up and prints
+//! the statistics of all controllers: thousands of instructions while the host waits for an answer. So
+//! the agent reads the CPU clock of the runtime's own process, its threads included: one system call.
+//! The CPU time of its children counts once they have been waited for and the runtime has ended.
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-/// `CPUCLOCK_SCHED`: the exact run time, which is not made of ticks.
+/// `CPUCLOCK_SCHED`: the exact run time, not rounded to ticks.
 const SCHED: libc::clockid_t = 2;
 
-/// CPU time of a living process, microseconds; 0 when there is none.
+/// CPU time of a running process in microseconds; 0 if there is no such process.
 pub(crate) fn of(process: Pid) -> u64 {
     // What clock_getcpuclockid(3) computes; it would make a system call to check it.
     let clock = ClockId::from_raw((!process.as_raw() << 3) | SCHED);
     clock_gettime(clock).map_or(0, |time| micros(time.num_microseconds()))
 }
 
-/// CPU time of all processes that have ended and were reaped here, with what they had waited for,
-/// microseconds.
+/// CPU time in microseconds of all processes that the agent has reaped, and of the children that they had
+/// waited for.
 pub(crate) fn of_the_reaped() -> u64 {
     getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0, |usage| {
         micros((usage.user_time() + usage.system_time()).num_microseconds())

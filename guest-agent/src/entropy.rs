@@ -1,5 +1,5 @@
-//! Makes clones of one snapshot differ: host entropy into the kernel's generator, and a reseed
-//! before anybody can draw from it.
+//! Makes clones of one snapshot differ: adds entropy from the host to the guest kernel's random number
+//! generator and reseeds it, before any process can read from it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,12 +7,12 @@ use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 
-/// Fewest bytes accepted: 256 bits, what the kernel's generator is keyed with.
+/// Minimum bytes accepted: 256 bits, the key length of the guest kernel's generator.
 pub(crate) const MIN_ENTROPY: usize = 32;
-/// Bytes taken; more add nothing.
+/// Maximum bytes used; more add nothing.
 const MAX_ENTROPY: usize = 64;
 
-/// Why the generator could not be reseeded. Nothing may be served after it.
+/// Why the generator could not be reseeded. The agent must serve nothing after that.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EntropyError {
     #[error("{0} bytes of entropy, at least {MIN_ENTROPY} are needed")]
@@ -36,7 +36,7 @@ const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
 /// `RNDRESEEDCRNG`: `_IO('R', 7)`.
 const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
 
-/// The kernel's generator.
+/// The guest kernel's generator.
 #[derive(Debug)]
 pub(crate) struct Generator {
     device: File,
@@ -48,8 +48,8 @@ impl Generator {
         File::open("/dev/urandom").map(|device| Self { device })
     }
 
-    /// Adds `entropy` and forces a reseed, which every later byte of `/dev/urandom` and
-    /// `getrandom` depends on, the vDSO's included.
+    /// Adds `entropy` and forces a reseed. Every later byte of `/dev/urandom` and `getrandom` depends on
+    /// it, the vDSO's included.
     pub(crate) fn reseed(&self, entropy: &[u8]) -> Result<(), EntropyError> {
         if entropy.len() < MIN_ENTROPY {
             return Err(EntropyError::TooShort(entropy.len()));

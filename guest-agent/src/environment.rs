@@ -23,7 +23,7 @@ const DEFAULTS: [(&str, &str); 4] = [
     ("TZ", ":UTC"),
 ];
 
-/// A variable that can't be in an environment.
+/// A variable that no environment can contain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the environment variable {name:?} has a NUL byte, or its name is empty or has a '='")]
 pub(crate) struct InvalidVariable {
@@ -36,7 +36,7 @@ pub(crate) fn build(function: &Configure) -> Result<Vec<CString>, InvalidVariabl
     all.extend(DEFAULTS.map(|(name, value)| (name, value.to_owned())));
     let own = function.environment.iter();
     all.extend(own.map(|(name, value)| (name.as_str(), value.clone())));
-    // Last, so that none of these can be replaced.
+    // Last, so that the function cannot replace any of these.
     all.extend([
         ("_HANDLER", function.handler.clone()),
         ("AWS_DEFAULT_REGION", function.region.clone()),
@@ -89,7 +89,7 @@ pub(crate) struct FunctionIdentity {
     pub(crate) handler: String,
     pub(crate) initialization_type: String,
     pub(crate) memory_mib: u32,
-    /// Whether its lines are JSON objects as a rule.
+    /// Whether the function logs in JSON.
     pub(crate) json_logs: bool,
 }
 
@@ -109,7 +109,7 @@ impl FunctionIdentity {
     }
 }
 
-/// What of a runtime's environment an extension has as well: not what is the runtime's alone.
+/// The environment of an extension: the runtime's, without the variables that only the runtime gets.
 pub(crate) fn for_extensions(runtimes: &[CString]) -> Vec<CString> {
     const RUNTIMES_ALONE: [&str; 5] = [
         "AWS_EXECUTION_ENV",
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_extension_has_what_is_not_the_runtimes_alone() {
+    fn an_extension_gets_the_environment_without_the_runtimes_own_variables() {
         let all = build(&function(&[("MINE", "1"), ("_OWN", "2")])).unwrap();
         let names: Vec<String> = for_extensions(&all)
             .iter()

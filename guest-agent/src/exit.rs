@@ -1,10 +1,10 @@
-//! How a runtime's process ended, and what Lambda says about it.
+//! How a runtime's process ended, and Lambda's text for it.
 
 use hearth_protocol::agent::Exit;
 use nix::sys::wait::WaitStatus;
 use serde::Serialize;
 
-/// The exit that a wait status tells of; `None` for a process that lives on.
+/// The exit in a wait status; `None` if the process has not ended.
 pub(crate) fn of(status: WaitStatus, out_of_memory: bool) -> Option<Exit> {
     match status {
         WaitStatus::Exited(..) | WaitStatus::Signaled(..) if out_of_memory => {
@@ -24,7 +24,7 @@ pub(crate) struct InitError {
 }
 
 impl InitError {
-    /// `request_id` is made up when init fails outside of any invocation, as on Lambda.
+    /// `request_id` is a random one when init fails outside an invocation, as on Lambda.
     pub(crate) fn new(error_type: &'static str, request_id: &str, message: &str) -> Self {
         #[derive(Serialize)]
         struct Body<'a> {
@@ -41,7 +41,7 @@ impl InitError {
         Self { error_type, body }
     }
 
-    /// The runtime's process ended before it asked for work.
+    /// The runtime's process ended before it asked for an event.
     pub(crate) fn exited(request_id: &str, exit: Exit) -> Self {
         let error_type = match exit {
             Exit::OutOfMemory => "Runtime.OutOfMemory",
@@ -55,7 +55,7 @@ impl InitError {
     }
 }
 
-/// How a process ended, in Lambda's words.
+/// How a process ended, as Lambda writes it.
 pub(crate) fn text(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exit status {code}"),
@@ -64,7 +64,7 @@ pub(crate) fn text(exit: Exit) -> String {
     }
 }
 
-/// Names as Go's `os/exec`, and so Lambda, writes them.
+/// A signal's name as Go's `os/exec`, hence Lambda, writes it.
 fn signal(number: i32) -> String {
     let name = match number {
         libc::SIGHUP => "hangup",
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn running_out_of_memory_wins_over_the_signal_it_was_done_with() {
+    fn running_out_of_memory_is_reported_in_place_of_the_signal() {
         let killed = WaitStatus::Signaled(Pid::from_raw(2), Signal::SIGKILL, false);
         assert_eq!(of(killed, true), Some(Exit::OutOfMemory));
         assert_eq!(of(killed, false), Some(Exit::Signal(9)));

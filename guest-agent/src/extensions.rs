@@ -1,4 +1,4 @@
-//! Lambda's extensions: who they are, what each is doing, and what it is to hear.
+//! Lambda's extensions: which there are, what each is doing, and which events each receives.
 //!
 //! ```text
 //!            register             next            event
@@ -8,8 +8,8 @@
 //! ```
 //!
 //! External extensions are programs of `/opt/extensions`, started before the runtime; internal ones
-//! register from within the runtime's process. Nothing here does I/O: the caller carries out what
-//! is returned. Extensions are the function's, hence hostile like it.
+//! register from within the runtime's process. This module does no I/O: the caller carries out what
+//! is returned. Extensions belong to the function and are as hostile as it is.
 
 use bytes::Bytes;
 use nix::unistd::Pid;
@@ -25,18 +25,19 @@ const MAX_NAME: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The program runs and has not registered.
+    /// The program was started and has not registered.
     Started,
-    /// It has not asked for an event yet.
+    /// It has registered and not asked for an event yet.
     Registered,
     /// It waits for an event.
     Ready,
-    /// It has an event.
+    /// It works on an event.
     Running,
-    /// It has reported an error.
+    /// It has reported an error of its init.
     InitError,
+    /// It has reported an error and exits.
     ExitError,
-    /// Its process is gone.
+    /// Its process has ended.
     Exited,
 }
 
@@ -59,14 +60,14 @@ struct Extension {
     name: String,
     /// Empty until it registers.
     id: String,
-    /// Of an external one.
+    /// The process of an external extension, while it runs.
     pid: Option<Pid>,
-    /// The events that it wants.
+    /// Whether it receives `INVOKE`, and `SHUTDOWN`.
     invoke: bool,
     shutdown: bool,
     state: State,
     waiter: Option<ConnectionId>,
-    /// What it hears when it asks.
+    /// An event that arrived while it did not wait: it gets it with its next request.
     pending: Option<Bytes>,
 }
 
@@ -93,7 +94,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// Only in init can what is told be subscribed to.
+    /// The refusal of a subscription after init.
     pub(crate) fn subscription_closed(api: Api) -> Self {
         match api {
             Api::Telemetry => refuse(
@@ -132,11 +133,11 @@ struct Register {
 #[derive(Debug, Default)]
 pub(crate) struct Extensions {
     list: Vec<Extension>,
-    /// The runtime is up: nobody registers any more.
+    /// The runtime has asked for its first event: no further extension may register.
     closed: bool,
 }
 
-/// Bodies to send, each on a connection that waits.
+/// Events to send, each on a connection that waits for one.
 pub(crate) type Deliveries = Vec<(ConnectionId, Bytes)>;
 
 impl Extensions {
@@ -149,7 +150,7 @@ impl Extensions {
         self.list.push(Extension::new(name, Some(pid)));
     }
 
-    /// Someone says that he is the extension `name`; `id` is the one that he gets.
+    /// Registers the extension `name`, under the identifier `id`.
     pub(crate) fn register(
         &mut self,
         name: Option<&str>,
@@ -234,7 +235,7 @@ impl Extensions {
         self.closed = true;
     }
 
-    /// An extension asks for the next event; what it hears if there is one already.
+    /// An extension asks for the next event. Returns the event if there is one already.
     pub(crate) fn next(
         &mut self,
         identifier: Option<&str>,
@@ -254,7 +255,7 @@ impl Extensions {
         Ok(None)
     }
 
-    /// An extension reports that it can't go on; its name.
+    /// An extension reports that it cannot continue. Its name.
     pub(crate) fn error(
         &mut self,
         identifier: Option<&str>,
@@ -278,13 +279,13 @@ impl Extensions {
         Ok(extension.name.clone())
     }
 
-    /// Whose identifier this is.
+    /// The name of the extension with this identifier.
     pub(crate) fn identify(&mut self, identifier: Option<&str>) -> Result<String, Refusal> {
         self.find(identifier)
             .map(|extension| extension.name.clone())
     }
 
-    /// Each extension: its name, the name of its state, the events that it wants.
+    /// Name, state and events of each extension.
     pub(crate) fn states(&self) -> impl Iterator<Item = (&str, &'static str, Vec<&'static str>)> {
         self.list.iter().map(|extension| {
             let wanted = [
@@ -300,17 +301,18 @@ impl Extensions {
         })
     }
 
-    /// An invocation begins.
+    /// An invocation begins: sends `event` to the extensions that receive `INVOKE`.
     pub(crate) fn invoke(&mut self, event: &Bytes) -> Deliveries {
-        self.tell(event, |extension| extension.invoke)
+        self.notify(event, |extension| extension.invoke)
     }
 
-    /// The microVM is about to end. Only external ones hear of it.
+    /// The microVM is about to end: sends `event` to the extensions that receive `SHUTDOWN`, which only
+    /// external ones can.
     pub(crate) fn shutdown(&mut self, event: &Bytes) -> Deliveries {
-        self.tell(event, |extension| extension.shutdown)
+        self.notify(event, |extension| extension.shutdown)
     }
 
-    fn tell(&mut self, event: &Bytes, wants: impl Fn(&Extension) -> bool) -> Deliveries {
+    fn notify(&mut self, event: &Bytes, wants: impl Fn(&Extension) -> bool) -> Deliveries {
         let mut now = Vec::new();
         for extension in self.list.iter_mut().filter(|extension| wants(extension)) {
             match (extension.state, extension.waiter.take()) {
@@ -332,28 +334,28 @@ impl Extensions {
         }
     }
 
-    /// A process has ended. Its extension's name, and whether it had said why before.
+    /// A process has ended. If it was an extension: its name, and whether it had reported an error.
     pub(crate) fn exited(&mut self, pid: Pid) -> Option<(String, bool)> {
         let extension = self
             .list
             .iter_mut()
             .find(|extension| extension.pid == Some(pid))?;
-        let told = matches!(extension.state, State::InitError | State::ExitError);
+        let reported = matches!(extension.state, State::InitError | State::ExitError);
         extension.state = State::Exited;
         extension.pid = None;
         extension.shutdown = false;
-        Some((extension.name.clone(), told))
+        Some((extension.name.clone(), reported))
     }
 
-    /// The programs that run.
+    /// The processes of the external extensions that run.
     pub(crate) fn running(&self) -> impl Iterator<Item = Pid> {
         self.list.iter().filter_map(|extension| extension.pid)
     }
 
-    /// Those of them that will not be told of the end.
-    pub(crate) fn unwarned(&self) -> Vec<Pid> {
-        let unwarned = self.list.iter().filter(|extension| !extension.shutdown);
-        unwarned.filter_map(|extension| extension.pid).collect()
+    /// Those of them that receive no `SHUTDOWN`.
+    pub(crate) fn without_shutdown_event(&self) -> Vec<Pid> {
+        let uninterested = self.list.iter().filter(|extension| !extension.shutdown);
+        uninterested.filter_map(|extension| extension.pid).collect()
     }
 
     fn find(&mut self, identifier: Option<&str>) -> Result<&mut Extension, Refusal> {
@@ -445,7 +447,7 @@ pub(crate) fn shutdown_event(reason: &str, deadline_ms: u64) -> Bytes {
 
 fn json(event: &impl Serialize) -> Bytes {
     serde_json::to_vec(event)
-        .expect("texts and numbers are JSON")
+        .expect("strings and numbers are JSON")
         .into()
 }
 

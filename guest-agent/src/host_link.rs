@@ -1,8 +1,7 @@
 //! The one connection to the host: frames in, frames out, over a non-blocking vsock stream.
 //!
-//! Frames that nobody waits for, log lines above all, are *patient*: they go out together with the
-//! next urgent frame, or on their own after [`PATIENCE`]. On the path of an invocation that saves
-//! a system call and a wake-up of the host.
+//! Log lines are not urgent: they are sent together with the next urgent frame, or alone after
+//! [`FLUSH_DELAY`]. On the path of an invocation that saves a system call and a wake-up of the host.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,14 +17,14 @@ use nix::poll::{PollFd, PollFlags};
 use crate::outbox::Outbox;
 use crate::vsock::HostStream;
 
-/// How long a patient frame may wait for company: longer than most invocations, software KVM
-/// included, and short enough that next to nothing is lost when the host ends the microVM of a
-/// function that overran its time.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
-/// How long the host may take to hear of a failure before the agent powers off, milliseconds.
-const LAST_WORDS: u16 = 1_000;
+/// Maximum time that log lines wait for an urgent frame: longer than most invocations, those on
+/// software KVM included, and short enough that little is lost when the host ends the microVM of a
+/// function that timed out.
+pub(crate) const FLUSH_DELAY: Duration = Duration::from_millis(100);
+/// Maximum time that the host gets to read the last frame before the agent powers off, milliseconds.
+const FINAL_SEND_TIMEOUT_MS: u16 = 1_000;
 
-/// What broke the connection.
+/// Why the connection cannot be used any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
     #[error("the host closed the connection")]
@@ -45,20 +44,20 @@ pub(crate) struct HostLink {
     decoder: FrameDecoder,
     input: BytesMut,
     out: Outbox,
-    /// Something in `out` should leave now.
+    /// A flush is due now.
     urgent: bool,
-    /// When what is in `out`, or what the caller keeps back, must leave at the latest.
+    /// When a flush is due at the latest, for what is in `out` or what the caller keeps back.
     deadline: Option<Instant>,
-    /// The host did not take all of what was last sent.
-    stuck: bool,
-    /// Something was sent since that was asked, or forgotten.
-    spoken: bool,
-    /// Whether the event loop waits for room to write.
+    /// The host did not take all of the last flush.
+    blocked: bool,
+    /// Something was sent since [`take_sent`](Self::take_sent).
+    sent: bool,
+    /// Whether epoll reports when the connection can be written to.
     pub(crate) waits_for_room: bool,
 }
 
 impl HostLink {
-    /// Speaks over `stream`.
+    /// Uses the connected `stream`.
     pub(crate) fn new(stream: HostStream) -> Self {
         Self {
             stream,
@@ -67,14 +66,14 @@ impl HostLink {
             out: Outbox::default(),
             urgent: false,
             deadline: None,
-            stuck: false,
-            spoken: false,
+            blocked: false,
+            sent: false,
             waits_for_room: false,
         }
     }
 
-    /// Reads once; what is left is reported by the event loop again. Large payloads arrive in many
-    /// pieces, so a full buffer is read on from at once.
+    /// Reads once; epoll reports again what is left. Large payloads arrive in many pieces, so a full
+    /// buffer is followed by another read at once.
     pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Result<(), LinkError> {
         loop {
             match (&self.stream).read(scratch) {
@@ -92,13 +91,13 @@ impl HostLink {
         }
     }
 
-    /// The next message of those received.
+    /// Takes the next whole message.
     pub(crate) fn next(&mut self) -> Result<Option<HostMessage>, LinkError> {
         match self.decoder.decode(&mut self.input)? {
             Some(frame) => {
                 if self.input.is_empty() {
-                    // What is left of the buffer would keep the whole of it alive, and with it the
-                    // payload's memory, beyond the payload's own life.
+                    // The payload is a slice of this buffer. Kept, the buffer would keep the payload's
+                    // memory allocated after the payload has been dropped.
                     self.input = BytesMut::new();
                 }
                 Ok(Some(HostMessage::try_from(frame)?))
@@ -107,20 +106,20 @@ impl HostLink {
         }
     }
 
-    /// Queues a message that should leave at the end of this turn of the event loop.
+    /// Queues a message, to be sent at the end of this turn of the event loop.
     pub(crate) fn queue(&mut self, message: AgentMessage) -> Result<(), LinkError> {
         self.urgent = true;
         self.push(message)
     }
 
-    /// Becomes due after [`PATIENCE`], unless something urgent comes before that.
-    pub(crate) fn wait_for_company(&mut self) {
+    /// A flush is due after [`FLUSH_DELAY`], unless there is one before.
+    pub(crate) fn flush_later(&mut self) {
         self.deadline
-            .get_or_insert_with(|| Instant::now() + PATIENCE);
+            .get_or_insert_with(|| Instant::now() + FLUSH_DELAY);
     }
 
-    /// Becomes due at once.
-    pub(crate) fn hurry(&mut self) {
+    /// A flush is due at the end of this turn of the event loop.
+    pub(crate) fn flush_soon(&mut self) {
         self.urgent = true;
     }
 
@@ -129,52 +128,52 @@ impl HostLink {
         self.out.len()
     }
 
-    /// When queued frames must leave on their own.
+    /// When a delayed flush is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// Whether something urgent is queued, or something has waited long enough.
+    /// Whether a flush is due.
     pub(crate) fn is_due(&self) -> bool {
         self.urgent || self.deadline.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Sends what is queued, as far as the host takes it.
+    /// Sends as much of what is queued as the host takes.
     pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
         self.urgent = false;
         self.deadline = None;
-        self.spoken |= !self.out.is_empty();
+        self.sent |= !self.out.is_empty();
         self.out.send(&self.stream)?;
-        self.stuck = !self.out.is_empty();
+        self.blocked = !self.out.is_empty();
         Ok(())
     }
 
-    /// Whether anything was queued since the event was handed out.
-    pub(crate) fn has_spoken(&self) -> bool {
-        self.spoken || !self.out.is_empty()
+    /// Whether anything was sent or queued since [`take_sent`](Self::take_sent).
+    pub(crate) fn has_sent(&self) -> bool {
+        self.sent || !self.out.is_empty()
     }
 
-    /// Whether anything was sent since; from now on, nothing was.
-    pub(crate) fn take_spoken(&mut self) -> bool {
-        std::mem::take(&mut self.spoken)
+    /// Whether anything was sent since the last call.
+    pub(crate) fn take_sent(&mut self) -> bool {
+        std::mem::take(&mut self.sent)
     }
 
-    /// What was to wait for company has left by another way.
-    pub(crate) fn has_said_all(&mut self) {
+    /// What the delayed flush was for has reached the host by the mailbox.
+    pub(crate) fn cancel_delayed_flush(&mut self) {
         self.deadline = None;
     }
 
-    /// Whether bytes wait for the host to make room.
+    /// Whether bytes wait until the host takes more.
     pub(crate) fn blocked(&self) -> bool {
-        self.stuck
+        self.blocked
     }
 
-    /// Gives the host a moment to take the last frame and to end the microVM by itself: power-off
-    /// would overtake what is still in the device's queue.
+    /// Waits until the host ends the microVM, [`FINAL_SEND_TIMEOUT_MS`] at most. Powering off at once
+    /// would lose what is still in the device's queue.
     pub(crate) fn wait_for_host(&mut self) {
         let mut poll = [PollFd::new(self.stream.as_fd(), PollFlags::POLLHUP)];
-        // Time out or not, the end is the same.
-        let _ = nix::poll::poll(&mut poll, LAST_WORDS);
+        // The agent powers off next, whether this timed out or not.
+        let _ = nix::poll::poll(&mut poll, FINAL_SEND_TIMEOUT_MS);
     }
 
     fn push(&mut self, message: AgentMessage) -> Result<(), LinkError> {
@@ -220,9 +219,9 @@ mod tests {
     }
 
     #[test]
-    fn a_patient_message_leaves_with_the_next_urgent_one() {
+    fn a_message_that_is_not_urgent_is_sent_with_the_next_urgent_one() {
         let (mut link, mut host) = pair();
-        link.wait_for_company();
+        link.flush_later();
         link.push(AgentMessage::Thawed).unwrap();
         assert!(!link.is_due() && link.deadline().is_some());
         link.queue(AgentMessage::Pong(Bytes::new())).unwrap();

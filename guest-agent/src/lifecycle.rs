@@ -8,8 +8,8 @@
 //! InitError            (an invoke that comes early is held until `next`)
 //! ```
 //!
-//! A runtime that was told `snap-start` may come to `Ready` by another way, so that it gets to act
-//! before its snapshot and after each restore:
+//! A runtime whose initialization type is `snap-start` may reach `Ready` by another way, so that it can
+//! act before its snapshot and after each restore:
 //!
 //! ```text
 //!          restore/next               thaw               next
@@ -19,18 +19,18 @@
 //!                                             InitError
 //! ```
 //!
-//! From every state the end of the runtime's process leads to `Exited`. Nothing here does I/O: the
-//! caller carries out what a transition returns. The promise kept here is the protocol's: each
-//! invocation gets exactly one answer, whatever a hostile runtime sends.
+//! From every state the end of the runtime's process leads to `Exited`. This module does no I/O: the
+//! caller carries out what a transition returns. The invariant is the protocol's: each invocation gets
+//! exactly one answer, whatever a hostile runtime sends.
 
 use bytes::Bytes;
 use hearth_protocol::agent::{Exit, Invoke};
 
-/// Which of the Runtime API's connections a request came from.
+/// A connection of the Runtime API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionId(pub(crate) usize);
 
-/// An event and what the host said about it.
+/// An event and its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Invocation {
     pub(crate) meta: Invoke,
@@ -41,18 +41,18 @@ pub(crate) struct Invocation {
 #[derive(Debug, Clone, Copy)]
 struct Waiter {
     connection: ConnectionId,
-    /// The client sends nothing more: it only wants the answer, or it is gone. Which of the two
-    /// can't be seen from here, so it keeps its place until somebody else asks.
+    /// The client has shut down its sending side: it waits for the answer, or it is gone. The agent
+    /// cannot see which, so this connection gets the next event unless another one asks for it.
     half_closed: bool,
 }
 
 /// Where a result is streamed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stream {
-    /// Nothing has been said yet.
+    /// No part of a result has arrived.
     None,
     On(ConnectionId),
-    /// Its connection ended before the result did.
+    /// The connection ended before the result did.
     Broken,
 }
 
@@ -62,19 +62,19 @@ enum State {
     Unconfigured,
     /// The runtime was started and has not asked for work.
     Starting,
-    /// The runtime reported that it can't start; its exit is no news any more.
+    /// The runtime reported that it cannot start. Its exit is not reported as well.
     InitError,
     /// The runtime waits for its microVM to be restored, unless its connection broke.
     Restorable { waiter: Option<ConnectionId> },
-    /// The runtime does what it has to do after a restore.
+    /// The runtime runs its hooks after a restore.
     Restoring,
     /// The runtime waits for an event, unless its connection broke.
     Ready { waiter: Option<Waiter> },
-    /// The runtime has an event, and may have begun to answer.
+    /// The runtime works on an event, and may have begun to answer.
     Running { request_id: String, stream: Stream },
-    /// The runtime answered and has not asked for more.
+    /// The runtime has answered and has not asked for the next event.
     Answered { request_id: String },
-    /// The runtime's process is gone.
+    /// The runtime's process has ended.
     Exited(Exit),
 }
 
@@ -88,26 +88,26 @@ pub(crate) struct InvalidTransition {
     pub(crate) to: &'static str,
 }
 
-/// Why an answer is not the invocation's answer.
+/// Why an answer is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AnswerError {
-    /// No such invocation is known here.
+    /// The runtime works on no such invocation.
     #[error("Invalid request ID")]
     UnknownRequestId,
-    /// It has been answered already, or was never handed out.
+    /// The invocation has been answered already.
     #[error(transparent)]
     Transition(#[from] InvalidTransition),
 }
 
-/// What a call of `next` leads to.
+/// What follows from a call of `next`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// The runtime waits; the host must hear that it is ready.
+    /// The runtime waits, and the host is to be told that it is ready.
     Announce {
         /// Whether this ends init.
         first: bool,
     },
-    /// The runtime has done what it had to after a restore; an invocation may have been waiting.
+    /// The runtime has run its hooks after a restore; an invocation may have been waiting.
     Restored { invocation: Option<Invocation> },
     /// The runtime waits again, after its connection broke; the host knows that it is ready.
     Wait {
@@ -122,40 +122,40 @@ pub(crate) enum Next {
     },
 }
 
-/// What a restore leads to.
+/// What follows from a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Thaw {
-    /// Nothing: the guest serves.
+pub(crate) enum AfterRestore {
+    /// The guest serves.
     Serve,
-    /// The guest serves, and the host wants to know when its time begins.
-    Tell,
-    /// The runtime has to be told, on this connection, and to come back.
-    Restore(Option<ConnectionId>),
+    /// The guest serves, and the host is to be told when the runtime's time begins.
+    Report,
+    /// The runtime gets its reply on this connection, runs its hooks, and asks for the next event.
+    RunHooks(Option<ConnectionId>),
 }
 
-/// What an invocation from the host leads to.
+/// What follows from an invocation that the host sends.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Accepted {
     /// Hand it to the runtime that waits on this connection.
     Deliver(ConnectionId, Invocation),
-    /// It waits for the runtime's next `next`.
+    /// It waits until the runtime asks for the next event.
     Held,
-    /// There is no runtime any more: this is how it ended.
+    /// The runtime's process has ended, like this.
     Exited { request_id: String, exit: Exit },
 }
 
-/// What a call of `restore/next` leads to.
+/// What follows from a call of `restore/next`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RestoreNext {
     /// The runtime waits, and that is the end of its init.
     Announce,
     /// It waits again.
     Wait,
-    /// It was restored meanwhile.
+    /// The microVM has been restored already.
     Answer,
 }
 
-/// The host sent something that breaks the protocol.
+/// The host broke the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HostError {
     #[error("invocation for a microVM without a function")]
@@ -173,20 +173,20 @@ pub(crate) enum HostError {
 pub(crate) enum Ended {
     /// Init failed.
     InInit,
-    /// What it had to do after a restore failed.
+    /// A hook after a restore failed.
     InRestore,
-    /// The runtime went away, with this invocation unanswered.
+    /// The runtime ended after init, with this invocation unanswered.
     InService { request_id: Option<String> },
-    /// The host has heard of the failure already.
+    /// The runtime or the agent has reported the failure already.
     AfterInitError,
 }
 
-/// The runtime's life.
+/// The state of the runtime, and an event that waits for it.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     state: State,
     held: Option<Invocation>,
-    /// Whether the runtime was told that it will be restored.
+    /// Whether the runtime's initialization type is `snap-start`.
     snap_start: bool,
 }
 
@@ -211,7 +211,7 @@ impl Lifecycle {
         }
     }
 
-    /// The runtime could not be started, and the host hears so.
+    /// The runtime could not be started; the caller tells the host.
     pub(crate) fn start_failed(&mut self) {
         self.state = State::InitError;
     }
@@ -260,16 +260,15 @@ impl Lifecycle {
         Ok(next)
     }
 
-    /// The microVM was restored. If the runtime has something to do first, the connection that it
-    /// waits on.
-    pub(crate) fn thaw(&mut self) -> Thaw {
+    /// The microVM was restored.
+    pub(crate) fn restored(&mut self) -> AfterRestore {
         match self.state {
             State::Restorable { waiter } => {
                 self.state = State::Restoring;
-                Thaw::Restore(waiter)
+                AfterRestore::RunHooks(waiter)
             }
-            _ if self.snap_start => Thaw::Tell,
-            _ => Thaw::Serve,
+            _ if self.snap_start => AfterRestore::Report,
+            _ => AfterRestore::Serve,
         }
     }
 
@@ -310,8 +309,8 @@ impl Lifecycle {
             | State::Restoring
             | State::Answered { .. }
             | State::Ready { waiter: None } => {
-                // A runtime whose connection broke was announced as ready before; it becomes
-                // "answered" so that its next `next` takes the held event.
+                // The host was told that this runtime is ready, then its connection broke. It becomes
+                // `Answered`, so that its next `next` takes the held event.
                 if let State::Ready { .. } = self.state {
                     self.state = State::Answered {
                         request_id: String::new(),
@@ -346,8 +345,8 @@ impl Lifecycle {
         }
     }
 
-    /// The runtime has answered, and not here.
-    pub(crate) fn answered_elsewhere(&mut self) {
+    /// The runtime has answered at the mailbox.
+    pub(crate) fn answered_at_mailbox(&mut self) {
         if let State::Running {
             request_id,
             stream: Stream::None,
@@ -358,9 +357,10 @@ impl Lifecycle {
         }
     }
 
-    /// The runtime has an event that did not come from here.
-    pub(crate) fn runs_elsewhere(&mut self, request_id: String) {
-        // What was answered here is said to be worked on until the next is.
+    /// The runtime works on an event that it took from the mailbox.
+    pub(crate) fn works_at_mailbox(&mut self, request_id: String) {
+        // After an answer that went through the agent, the mailbox's header still names that event
+        // until the runtime takes the next.
         if let State::Answered {
             request_id: answered,
         } = &self.state
@@ -373,13 +373,13 @@ impl Lifecycle {
         }
     }
 
-    /// Whether the runtime waits for an event, on a connection that is there.
+    /// Whether the runtime waits for an event on an open connection.
     pub(crate) fn waits(&self) -> bool {
         matches!(self.state, State::Ready { waiter: Some(_) })
     }
 
-    /// A runtime that waits is given an event of the mailbox; on which connection.
-    pub(crate) fn runs_from_mailbox(&mut self, request_id: String) -> Option<ConnectionId> {
+    /// The agent took an event from the mailbox for the runtime, which waits on the returned connection.
+    pub(crate) fn deliver_from_mailbox(&mut self, request_id: String) -> Option<ConnectionId> {
         let State::Ready {
             waiter: Some(waiter),
         } = self.state
@@ -407,18 +407,18 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Whether the result that is being streamed comes from this connection.
+    /// Whether a result is being streamed on this connection.
     pub(crate) fn streams_on(&self, connection: ConnectionId) -> bool {
         matches!(self.state, State::Running { stream: Stream::On(on), .. } if on == connection)
     }
 
-    /// Whether the connection of a streamed result has ended before it.
+    /// Whether the connection of a streamed result has ended before the result did.
     pub(crate) fn stream_is_broken(&self) -> bool {
         let broken = Stream::Broken;
         matches!(self.state, State::Running { stream, .. } if stream == broken)
     }
 
-    /// A streamed result ends, well or not; whose it is, if there is one.
+    /// A streamed result ends, complete or not. The request id of its invocation, if there is one.
     pub(crate) fn end_stream(&mut self) -> Option<String> {
         match &mut self.state {
             State::Running { request_id, stream } if *stream != Stream::None => {
@@ -443,7 +443,7 @@ impl Lifecycle {
         }
     }
 
-    /// A connection of the Runtime API is gone.
+    /// A connection of the Runtime API is closed.
     pub(crate) fn connection_closed(&mut self, connection: ConnectionId) {
         if let State::Ready { waiter } = &mut self.state
             && waiter.is_some_and(|waiter| waiter.connection == connection)
@@ -462,7 +462,7 @@ impl Lifecycle {
         }
     }
 
-    /// The client of a connection sends nothing more, and may be gone.
+    /// The client of a connection has shut down its sending side, and may be gone.
     pub(crate) fn connection_half_closed(&mut self, connection: ConnectionId) {
         if let State::Ready {
             waiter: Some(waiter),
@@ -473,7 +473,7 @@ impl Lifecycle {
         }
     }
 
-    /// The runtime's process is gone.
+    /// The runtime's process has ended.
     pub(crate) fn exited(&mut self, exit: Exit) -> Ended {
         let held = self
             .held
@@ -497,12 +497,12 @@ impl Lifecycle {
         }
     }
 
-    /// Whether there is, or will be, no runtime any more.
+    /// Whether the runtime has ended or is about to end.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Exited(_) | State::InitError)
     }
 
-    /// The invocation that the runtime works on.
+    /// The request id of the invocation that the runtime works on.
     pub(crate) fn running(&self) -> Option<&str> {
         match &self.state {
             State::Running { request_id, .. } => Some(request_id),

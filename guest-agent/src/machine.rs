@@ -1,5 +1,5 @@
-//! Makes a bare kernel into a machine that a function can live in: file systems, loopback, host
-//! name. Done once, before the runtime snapshot, so that no request ever pays for it.
+//! Prepares the machine for a function: file systems, loopback, host name. Done once, before the runtime
+//! snapshot, so that no request waits for it.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// What could not be done to the machine.
+/// Why the machine could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MachineError {
     #[error("mounting {fs} at {target}: {source}")]
@@ -32,17 +32,17 @@ pub(crate) enum MachineError {
 
 const NAME: &str = "hearth";
 
-/// Mounts, loopback, name.
+/// Mounts the file systems, brings up loopback, and sets the host name.
 pub(crate) fn prepare() -> Result<(), MachineError> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_at("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
-    // A function sees its own processes and nobody else's: not the agent.
+    // A function sees its own processes only, and not the agent.
     mount_at("proc", "/proc", quiet, "hidepid=invisible")?;
     mount_at("sysfs", "/sys", quiet | MsFlags::MS_RDONLY, "")?;
     mount_at("cgroup2", "/sys/fs/cgroup", quiet, "")?;
     mount_at("tmpfs", "/run", quiet, "mode=0755,size=1m")?;
     create_dir("/dev/shm")?;
-    // Semaphores of Python's multiprocessing live here.
+    // For the semaphores of Python's multiprocessing.
     mount_at(
         "tmpfs",
         "/dev/shm",
@@ -66,19 +66,19 @@ pub(crate) fn prepare() -> Result<(), MachineError> {
         }
     }
     for (switch, value) in [
-        // The kernel's log is no business of a function.
+        // A function must not read the guest kernel's log.
         ("kernel/dmesg_restrict", "1"),
-        // Nobody reads the list of processes that running out of memory would print.
+        // When memory runs out, the guest kernel need not print the list of all processes.
         ("vm/oom_dump_tasks", "0"),
     ] {
-        // A kernel without the switch is no reason to refuse work.
+        // A kernel without this setting works as well.
         let _ = fs::write(Path::new("/proc/sys").join(switch), value);
     }
     loopback_up()?;
     nix::unistd::sethostname(NAME).map_err(MachineError::Hostname)
 }
 
-/// Mounts `/tmp` with the size that the function was given.
+/// Mounts `/tmp` with the function's configured size.
 pub(crate) fn mount_tmp(size_mib: u32) -> Result<(), MachineError> {
     mount_at(
         "tmpfs",

@@ -2,12 +2,12 @@
 //! [`hearth_protocol::mailbox`].
 //!
 //! The host writes to page frames, so a frame must stay the mailbox's for as long as the microVM
-//! lives, whatever the function does to its own mapping. The pages belong to a sealed memory file,
-//! which nobody can shrink; a hole can be punched into it nevertheless. So a pipe holds a reference
-//! to every one of them (`vmsplice`): the kernel neither frees nor moves a page that somebody
-//! refers to, be it for swap, compaction or migration.
+//! lives, whatever the function does to its own mapping. The pages belong to a sealed memory file:
+//! no process can shrink it, but the function can still punch a hole into it. So a pipe holds a
+//! reference to every page (`vmsplice`): the guest kernel neither frees nor moves a page that has one,
+//! be it for swap, compaction or migration.
 //!
-//! What runtime and agent say to each other in the header is a hostile process's word.
+//! The runtime, hence the function, can write anything to the header: nothing in it may be trusted.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -33,40 +33,40 @@ const REGISTER_PORTS: libc::c_ulong = 4;
 const FRAME_MASK: u64 = (1 << 55) - 1;
 const PRESENT: u64 = 1 << 63;
 
-/// A look at the output: what was demanded of the answer before.
+/// A claim on the function's output: whether, before it, the answer had to go through the agent.
 #[derive(Debug)]
 pub(crate) struct Reading(u32);
 
-/// What the wait for an event has come to.
+/// Why the vCPU runs again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stood {
-    /// It is there: [`Mailbox::take`] it.
+pub(crate) enum Wakeup {
+    /// An event has arrived: [`Mailbox::take_event`].
     Event,
-    /// The guest was let run for its kernel and for other threads. Then wait again.
-    Turn,
-    /// It comes by the connection.
-    Leave,
+    /// The guest kernel and other processes get to run. The agent then waits again.
+    RunGuest,
+    /// The event will come by the connection.
+    UseConnection,
 }
 
 /// An event.
 #[derive(Debug)]
 pub(crate) struct Event {
     pub(crate) request_id: String,
-    /// The Runtime API's, each with its line break.
+    /// Headers of the Runtime API, each with its line break.
     pub(crate) headers: Bytes,
     pub(crate) body: Bytes,
-    /// What time it was on the host.
+    /// The host's wall clock when it wrote the event: nanoseconds since the epoch.
     pub(crate) realtime_ns: u64,
 }
 
-/// Whether the agent waits for an event here.
+/// Whether the agent waits at the mailbox for the next event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
     No,
-    /// It is about to.
-    Begins,
-    /// And the host knows.
-    Known,
+    /// It will, and the host does not know yet.
+    Planned,
+    /// It does, and the host knows.
+    Announced,
 }
 
 /// The pages as the agent has them.
@@ -74,17 +74,17 @@ enum Wait {
 pub(crate) struct Mailbox {
     pages: Pages,
     file: OwnedFd,
-    /// Holds the references. Nobody reads it.
-    _held: (PipeReader, PipeWriter),
-    /// Answers that the agent knows of.
+    /// Holds a reference to every page. The pipe is never read.
+    _pins: (PipeReader, PipeWriter),
+    /// The runtime's count of answers when the agent read it last.
     answers: u32,
     wait: Wait,
-    /// Whether there is a host that hears the doorbell.
-    heard: bool,
+    /// Whether the host reacted to the last doorbell.
+    host_serves: bool,
 }
 
 impl Mailbox {
-    /// Makes and registers it.
+    /// Makes the mailbox, registers it with the host, and gets access to the doorbell's port.
     pub(crate) fn create() -> io::Result<Self> {
         let mailbox = Self::make()?;
         let frames = frames(mailbox.pages.address())?;
@@ -95,52 +95,52 @@ impl Mailbox {
         Ok(mailbox)
     }
 
-    /// Makes one that the host knows nothing of.
+    /// Makes a mailbox that the host does not know.
     pub(crate) fn make() -> io::Result<Self> {
         let file = sealed_file()?;
         let pages = Pages::map(file.as_raw_fd()).ok_or_else(io::Error::last_os_error)?;
         let at = pages.address();
         for page in 0..PAGES {
-            // SAFETY: within the mapping. Written to, so that each page has its frame.
+            // SAFETY: within the mapping. The write gives each page its frame.
             unsafe { at.as_ptr().add(page * PAGE).write_volatile(0) };
         }
-        let held = hold(at)?;
+        let pins = pin(at)?;
         let mailbox = Self {
             pages,
             file,
-            _held: held,
+            _pins: pins,
             answers: 0,
             wait: Wait::No,
-            heard: true,
+            host_serves: true,
         };
         // Until the first event.
-        mailbox.demand_answer(true);
+        mailbox.route_answer_via_agent(true);
         Ok(mailbox)
     }
 
-    /// What a runtime maps.
+    /// The file that a runtime maps.
     pub(crate) fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
-    /// Whether the runtime may use it.
+    /// Says whether the runtime may use the mailbox.
     pub(crate) fn open(&self, open: bool) {
         self.pages.set(OPEN, u32::from(open));
     }
 
-    /// How much memory the function has had, for answers that the agent does not see.
-    pub(crate) fn note_peak(&self, bytes: u64) {
+    /// Writes the function's peak memory to the header, for answers that the agent does not see.
+    pub(crate) fn publish_peak_memory(&self, bytes: u64) {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         self.pages.set(PEAK_KIB, kib);
     }
 
-    /// Whether the runtime reads what the function has written, with each answer.
-    pub(crate) fn output_is_taken(&self) -> bool {
+    /// Whether the runtime reads the function's output itself and sends it with each answer.
+    pub(crate) fn runtime_reads_output(&self) -> bool {
         self.pages.get(READS_OUTPUT) != 0
     }
 
-    /// The agent is about to read the function's output: unless the runtime reads it at this moment,
-    /// the answer to the event at hand has to come to the agent.
+    /// Claims the function's output for the agent, which then has to see the answer to the current
+    /// event. `None` while the runtime reads the output.
     pub(crate) fn begin_reading(&self) -> Option<Reading> {
         let before = Reading(self.pages.get(VIA_AGENT));
         self.pages.set(VIA_AGENT, 1);
@@ -151,35 +151,35 @@ impl Mailbox {
         None
     }
 
-    /// The agent has read, and got something or nothing.
-    pub(crate) fn end_reading(&self, before: &Reading, something: bool) {
+    /// The agent has read. If there was nothing, the answer may go the way it could before.
+    pub(crate) fn end_reading(&self, reading: &Reading, something: bool) {
         if !something {
-            self.pages.set(VIA_AGENT, before.0);
+            self.pages.set(VIA_AGENT, reading.0);
         }
     }
 
-    /// The runtime has ended, whatever it was doing.
-    pub(crate) fn reader_is_gone(&self) {
+    /// The runtime has ended: it no longer reads output, even if it ended while it did.
+    pub(crate) fn runtime_ended(&self) {
         self.pages.set(READING, 0);
     }
 
-    /// Whether the answer to the event at hand has to come to the agent.
-    pub(crate) fn demand_answer(&self, demand: bool) {
-        self.pages.set(VIA_AGENT, u32::from(demand));
+    /// Says whether the answer to the current event has to go through the agent.
+    pub(crate) fn route_answer_via_agent(&self, via_agent: bool) {
+        self.pages.set(VIA_AGENT, u32::from(via_agent));
     }
 
-    /// The agent gives the runtime an event: whatever it had from here is over.
-    pub(crate) fn works_on_another(&self) {
+    /// The agent gives the runtime an event: the runtime no longer works on one from the mailbox.
+    pub(crate) fn clear_working(&self) {
         self.pages.set(WORKING, 0);
     }
 
-    /// Whether the runtime has answered since this was asked last.
+    /// Whether the runtime has answered at the mailbox since the last call.
     pub(crate) fn has_answered(&mut self) -> bool {
         let answers = self.pages.get(ANSWERS);
         std::mem::replace(&mut self.answers, answers) != answers
     }
 
-    /// The invocation that the runtime has from here and works on.
+    /// The invocation that the runtime took from the mailbox and works on.
     pub(crate) fn working_on(&self) -> Option<String> {
         match self.pages.get(WORKING) {
             1 => request_id(&self.pages.request_id()),
@@ -187,62 +187,62 @@ impl Mailbox {
         }
     }
 
-    /// Whether anybody hears the agent here.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.heard
+    /// Whether the host reacted to the last doorbell.
+    pub(crate) fn host_serves(&self) -> bool {
+        self.host_serves
     }
 
-    /// Whether the agent waits here for the next event.
+    /// Whether the agent waits at the mailbox for the next event.
     pub(crate) fn waits(&self) -> bool {
         self.wait != Wait::No
     }
 
-    /// It will if it `can`, unless the host has sent the runtime from here to its agent: then it
-    /// wants to be told by the connection. Says whether it will.
-    pub(crate) fn wait(&mut self, can: bool) -> bool {
+    /// Decides whether the agent waits at the mailbox for the next event: if it `can`, unless the host
+    /// has told the runtime to use the agent. Then the host expects `Ready` by the connection.
+    pub(crate) fn choose_wait(&mut self, can: bool) -> bool {
         let will = can && self.pages.get(COMMAND) != COMMAND_AGENT;
-        self.wait = if will { Wait::Begins } else { Wait::No };
+        self.wait = if will { Wait::Planned } else { Wait::No };
         will
     }
 
-    /// Gives an answer, with output in front of it. `false`: nobody took it.
+    /// Gives the host an answer, with output in front of it. `false`: the host did not take it.
     pub(crate) fn hand_over(&mut self, failed: bool, log: &[u8], meta: &[u8], body: &[u8]) -> bool {
         let kind = if failed { KIND_ERROR } else { KIND_RESPONSE };
-        self.heard = self.pages.hand_over(kind, log, meta, body);
-        self.heard
+        self.host_serves = self.pages.hand_over(kind, log, meta, body);
+        self.host_serves
     }
 
     /// Stops the vCPU until there is something to do.
-    pub(crate) fn stand(&mut self) -> Stood {
+    pub(crate) fn stop_vcpu(&mut self) -> Wakeup {
         let before = match self.wait {
-            Wait::Known => self.pages.get(COMMAND),
-            Wait::No | Wait::Begins => {
+            Wait::Announced => self.pages.get(COMMAND),
+            Wait::No | Wait::Planned => {
                 self.pages.set(COMMAND, COMMAND_UNHEARD);
                 self.pages.ring(DOORBELL_WAIT);
-                self.wait = Wait::Known;
+                self.wait = Wait::Announced;
                 COMMAND_UNHEARD
             }
         };
-        // An event may have come while the guest was let run.
+        // An event may have arrived while the guest ran.
         if before == COMMAND_WAIT {
             self.pages.ring(DOORBELL_IDLE);
         }
         match self.pages.get(COMMAND) {
             COMMAND_EVENT => {
                 self.wait = Wait::No;
-                Stood::Event
+                Wakeup::Event
             }
-            COMMAND_WAIT => Stood::Turn,
+            COMMAND_WAIT => Wakeup::RunGuest,
             command => {
-                self.heard = command != COMMAND_UNHEARD;
+                self.host_serves = command != COMMAND_UNHEARD;
                 self.wait = Wait::No;
-                Stood::Leave
+                Wakeup::UseConnection
             }
         }
     }
 
-    /// Copies the event.
-    pub(crate) fn take(&mut self) -> io::Result<Event> {
+    /// Copies the event out of the mailbox.
+    pub(crate) fn take_event(&mut self) -> io::Result<Event> {
         let (meta, body) = self.pages.event();
         let (mut headers, mut event) = (BytesMut::zeroed(meta), BytesMut::zeroed(body));
         let realtime_ns = self.pages.time(EVENT_TIME);
@@ -251,7 +251,7 @@ impl Mailbox {
             .strip_prefix(REQUEST_ID_HEADER.as_bytes())
             .and_then(|rest| request_id(rest.get(..REQUEST_ID_LEN)?));
         Ok(Event {
-            request_id: id.ok_or_else(|| io::Error::other("an event without an identifier"))?,
+            request_id: id.ok_or_else(|| io::Error::other("the event has no valid request id"))?,
             headers: headers.freeze(),
             body: event.freeze(),
             realtime_ns,
@@ -267,7 +267,7 @@ fn request_id(bytes: &[u8]) -> Option<String> {
 }
 
 fn sealed_file() -> io::Result<OwnedFd> {
-    // SAFETY: the name is a string; the descriptor that comes back is nobody else's.
+    // SAFETY: the name is a string; the returned descriptor has no other owner.
     let file = unsafe {
         let fd = libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
         if fd < 0 {
@@ -278,18 +278,18 @@ fn sealed_file() -> io::Result<OwnedFd> {
     let file = File::from(file);
     file.set_len(SIZE as u64)?;
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    // SAFETY: changes flags of a descriptor that is ours.
+    // SAFETY: changes flags of a descriptor that this function owns.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } as isize)?;
     Ok(file.into())
 }
 
 /// Puts a reference to every page into a pipe.
-fn hold(at: NonNull<u8>) -> io::Result<(PipeReader, PipeWriter)> {
+fn pin(at: NonNull<u8>) -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
-    let room = libc::c_int::try_from(SIZE.next_power_of_two()).expect("the mailbox is small");
-    // SAFETY: changes the capacity of a pipe that is ours.
-    check(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, room) } as isize)?;
-    // SAFETY: the mapping is SIZE bytes long. It is only used for its address.
+    let capacity = libc::c_int::try_from(SIZE.next_power_of_two()).expect("the mailbox is small");
+    // SAFETY: changes the capacity of a pipe that this function owns.
+    check(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, capacity) } as isize)?;
+    // SAFETY: the mapping is SIZE bytes long. Only its address is used.
     let pages = unsafe { std::slice::from_raw_parts(at.as_ptr(), SIZE) };
     let piece = IoSlice::new(pages);
     // SAFETY: one piece; without SPLICE_F_GIFT the pages stay as they are.
@@ -302,12 +302,14 @@ fn hold(at: NonNull<u8>) -> io::Result<(PipeReader, PipeWriter)> {
         )
     })?;
     if held != SIZE {
-        return Err(io::Error::other("not every page of the mailbox is held"));
+        return Err(io::Error::other(
+            "vmsplice took fewer pages than the mailbox has",
+        ));
     }
     Ok((reader, writer))
 }
 
-/// The frames that the pages are in, in order.
+/// The page frames of the pages, in order.
 fn frames(at: NonNull<u8>) -> io::Result<Vec<u64>> {
     let map = File::open("/proc/self/pagemap")?;
     let first = at.as_ptr() as u64 / PAGE as u64;
@@ -319,18 +321,18 @@ fn frames(at: NonNull<u8>) -> io::Result<Vec<u64>> {
             let entry = u64::from_le_bytes(entry.try_into().expect("eight bytes"));
             match entry & FRAME_MASK {
                 frame @ 1.. if entry & PRESENT != 0 => Ok(frame),
-                _ => Err(io::Error::other("a page of the mailbox has no frame")),
+                _ => Err(io::Error::other("a mailbox page has no page frame")),
             }
         })
         .collect()
 }
 
-/// Tells the host.
+/// Tells the host the frame of the mailbox's header.
 fn register(frame: u64) -> io::Result<()> {
     let frame = u32::try_from(frame).map_err(io::Error::other)?;
     let port = libc::c_ulong::from(REGISTER_PORT);
-    // SAFETY: ioperm only changes which ports this process may use, and is asked for these; writing
-    // to them touches no memory of the agent's but the pages that are for it.
+    // SAFETY: ioperm only changes which ports this process may use. Writing to these ports makes the
+    // host write to the mailbox's pages and to no other memory of the agent.
     unsafe {
         check(libc::ioperm(port, REGISTER_PORTS, 1) as isize)?;
         std::arch::asm!(
@@ -348,5 +350,5 @@ fn check(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// What a runtime is started with: the pages, and where its own output is read.
+/// The descriptors that a runtime is started with: the pages' file, and the reading end of its output.
 pub(crate) type Descriptors = [RawFd; 2];

@@ -1,9 +1,8 @@
 //! Hearth's guest agent: PID 1 of every microVM.
 //!
-//! It makes the machine ready, connects to the host, and from then on is a single-threaded event
-//! loop between the host and the function's runtime; see [`agent`]. It must never just exit, and
-//! never serve anything after a restore before clock and random numbers are the restored
-//! instance's own.
+//! It prepares the machine, connects to the host, and from then on is a single-threaded event loop
+//! between the host and the function's runtime; see [`agent`]. It must never just exit, and after a
+//! restore it must serve nothing before the instance has its own clock and random numbers.
 
 mod agent;
 mod bootstrap;
@@ -55,7 +54,7 @@ fn main() -> ExitCode {
     power::off()
 }
 
-/// Lives until the host ends it, or until something fails that leaves the microVM useless.
+/// Runs until the host ends it, or until an error makes the microVM useless.
 fn serve() -> anyhow::Result<()> {
     memory::configure_allocator();
     machine::prepare()?;
@@ -74,9 +73,10 @@ fn serve() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kernel's log is the console of last resort; nothing else is written there.
+/// Writes to the guest kernel's log, which the host sees even when the connection has failed. The agent
+/// writes nothing else there.
 fn log_to_kernel(message: &str) {
-    // Nobody is left to tell if this fails.
+    // If this fails too, there is no other way to report it.
     let _ = OpenOptions::new()
         .write(true)
         .open("/dev/kmsg")

@@ -1,18 +1,18 @@
-//! Bytes on their way out of a non-blocking descriptor: gathered, sent at once, and kept when the
-//! peer is slow.
+//! Bytes to be sent by a non-blocking descriptor: gathered, sent in one call, and kept while the peer
+//! takes no more.
 //!
 //! Small pieces are copied together, so that the usual batch is one plain `send` of one buffer:
-//! copying in user space is next to free, while every slice of a `writev` costs instructions in
-//! the kernel. Payloads of size are never copied.
+//! copying in user space costs almost nothing, while every slice of a `writev` costs instructions in
+//! the kernel. Large payloads are never copied.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Slices handed to one `writev`. The kernel takes 1,024; a batch here is a handful.
+/// Maximum slices of one `writev`. The kernel takes 1,024; a batch here has a handful.
 const MAX_SLICES: usize = 32;
-/// Pieces up to this length are copied.
+/// Maximum length of a piece that is copied, in bytes.
 const MAX_COPY: usize = 16 * 1024;
 
 /// A queue of bytes, sent in order.

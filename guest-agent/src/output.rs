@@ -1,7 +1,7 @@
 //! The pipe that the function writes its stdout and stderr to.
 //!
-//! The agent keeps the writing end open as well: a function that closes its output, or exits, then
-//! never makes the reading end report a hang-up over and over.
+//! The agent keeps the writing end open as well. Otherwise epoll would report a hang-up at each turn once
+//! the function has closed its output or exited.
 
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +10,7 @@ use hearth_protocol::guest::FUNCTION_UID;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Gid, Uid, fchown};
 
-/// Bytes that the pipe holds. Its memory is used as it fills.
+/// Capacity of the pipe in bytes. The guest kernel allocates its memory as it fills.
 const CAPACITY: libc::c_int = 1024 * 1024;
 
 /// Both ends of the pipe.
@@ -24,15 +24,15 @@ pub(crate) struct Output {
 impl Output {
     pub(crate) fn create() -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
-        // Only the reading end: the function expects its output to block.
+        // Only the reading end: the function expects that writing blocks.
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        // Programs open /dev/stdout, which opens the pipe anew and asks for its owner's rights.
+        // Programs open /dev/stdout. That opens the pipe again, which only its owner may.
         fchown(
             &writer,
             Some(Uid::from_raw(FUNCTION_UID)),
             Some(Gid::from_raw(FUNCTION_UID)),
         )?;
-        // What a function writes before somebody looks, without waiting for that.
+        // A function can write this much before the agent reads, without waiting.
         let capacity = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(CAPACITY))
             .or_else(|_| fcntl(&reader, FcntlArg::F_GETPIPE_SZ))?;
         Ok(Self {
@@ -42,18 +42,18 @@ impl Output {
         })
     }
 
-    /// What a runtime's stdout and stderr are to be.
+    /// The end for a process's stdout and stderr.
     pub(crate) fn writer(&self) -> BorrowedFd<'_> {
         self.writer.as_fd()
     }
 
-    /// Reads what the pipe held when this was called, and hands it to `take` in pieces. At most
-    /// one pipe's capacity: a function that writes without end can't keep the agent here, and
-    /// everything written before the call is read nevertheless.
+    /// Reads what the pipe held at the call, and passes it to `take` in pieces. Reads the pipe's capacity
+    /// at most: that is everything written before the call, and a function that never stops writing
+    /// cannot keep the agent here.
     pub(crate) fn drain(&mut self, scratch: &mut [u8], mut take: impl FnMut(&[u8])) {
         let mut left = self.capacity;
         while left > 0 {
-            // A pipe whose writing end is open here has no end and no errors but "empty".
+            // The agent has the writing end open, so the only error is that the pipe is empty.
             let Ok(count) = self.reader.read(scratch) else {
                 return;
             };

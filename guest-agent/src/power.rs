@@ -1,4 +1,4 @@
-//! Ends the microVM. PID 1 must never simply return: the kernel would panic.
+//! Powers the microVM off. PID 1 must never return: the guest kernel would panic.
 
 use hearth_protocol::guest::{SHUTDOWN_PORT, SHUTDOWN_VALUE};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -18,7 +18,7 @@ pub(crate) fn off() -> ! {
         }
     }
     loop {
-        // Returns only on failure, and then there is nothing left but to wait for the host.
+        // Returns only on failure. Then the agent can only wait until the host ends the microVM.
         let _ = reboot(RebootMode::RB_POWER_OFF);
         nix::unistd::pause();
     }

@@ -1,11 +1,11 @@
-//! When the agent runs: after the runtime, not in the middle of it.
+//! Scheduling of the agent: it runs after the runtime and does not interrupt it.
 
 use nix::errno::Errno;
 
-/// Lets the agent be woken without interrupting who runs. A line that a function prints wakes the
-/// agent, which would otherwise take the CPU for it at once, and give it back: twice the work of
-/// writing the line. This way it runs when the runtime waits, or at the next tick. The runtime's
-/// process does not inherit that.
+/// Has the guest kernel wake the agent without interrupting the running process. A line that a function
+/// prints wakes the agent, which would otherwise take the CPU at once and give it back: twice the work of
+/// writing the line. With this policy the agent runs when the runtime waits, or at the next tick. The
+/// runtime's process does not inherit the policy.
 pub(crate) fn let_others_finish() -> Result<(), Errno> {
     let priority = libc::sched_param { sched_priority: 0 };
     let policy = libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK;

@@ -1,9 +1,9 @@
 //! Starts the runtime's process: another user, no privileges, Lambda's limits, its own cgroup.
 //!
-//! By `clone(CLONE_VM | CLONE_VFORK)`, not `fork`: no page tables are copied, and the agent's
-//! pages are not write-protected, which would cost it a fault for each of them at the first
-//! invocations. Until it calls `execve` the child borrows the agent's memory, so it does nothing
-//! but system calls on what was prepared before.
+//! It uses `clone(CLONE_VM | CLONE_VFORK)`, not `fork`: no page tables are copied, and the agent's pages
+//! are not write-protected, which would cost the agent a fault for each of them in the first
+//! invocations. Until it calls `execve` the child runs in the agent's memory, so it makes only system
+//! calls on what was prepared before.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs::File;
@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 use crate::mailbox::Descriptors;
 
-/// Lambda's limits, measured there. Memory is the cgroup's to bound.
+/// Lambda's resource limits, as measured there. The cgroup limits memory.
 const LIMITS: [(libc::__rlimit_resource_t, libc::rlim_t); 5] = [
     (libc::RLIMIT_NOFILE, 1024),
     (libc::RLIMIT_NPROC, 742),
@@ -27,13 +27,13 @@ const LIMITS: [(libc::__rlimit_resource_t, libc::rlim_t); 5] = [
     (libc::RLIMIT_CORE, 0),
 ];
 
-/// Where a runtime writes log messages as frames: the same pipe as its output.
+/// The descriptor to which a runtime writes log messages as frames. It is the same pipe as its output.
 pub(crate) const LOG_FD: c_int = 3;
 
 const DIRECTORY: &CStr = c"/var/task";
 const CHILD_STACK: usize = 64 << 10;
 
-/// What the child was doing when it failed.
+/// The step at which the child failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Clone,
@@ -55,14 +55,14 @@ pub(crate) enum SpawnError {
     Null(io::Error),
     #[error("the path {0:?} has a NUL byte")]
     Path(String),
-    /// The program itself is at fault; the text is Lambda's.
+    /// The program cannot be executed. The text is Lambda's.
     #[error("fork/exec {path}: {}", exec_text(*.errno))]
     Exec { path: String, errno: Errno },
     #[error("starting the runtime failed at {step}: {errno}")]
     Setup { step: String, errno: Errno },
 }
 
-/// Go's, and so Lambda's, words for what `execve` says most often.
+/// Go's text, hence Lambda's, for the most frequent errors of `execve`.
 fn exec_text(errno: Errno) -> String {
     match errno {
         Errno::ENOEXEC => "exec format error".to_owned(),
@@ -72,7 +72,7 @@ fn exec_text(errno: Errno) -> String {
     }
 }
 
-/// Everything the child needs, and where it leaves word of a failure.
+/// What the child needs, and where it stores its failure.
 struct Plan<'a> {
     program: &'a CStr,
     argv: [*const c_char; 2],
@@ -84,8 +84,8 @@ struct Plan<'a> {
     failed: Option<(Step, Errno)>,
 }
 
-/// Starts `program`. Its stdout and stderr are the one descriptor `output`, so that their order is
-/// kept. With a mailbox it may ring its doorbell. Returns when the program has been loaded, or could not be.
+/// Starts `program`. Its stdout and stderr are the one descriptor `output`, so that their order is kept.
+/// With a mailbox it may ring its doorbell. Returns when the program has been loaded or has failed to.
 pub(crate) fn start(
     program: &str,
     environment: &[CString],
@@ -110,10 +110,10 @@ pub(crate) fn start(
         failed: None,
     };
     let mut stack = vec![0u128; CHILD_STACK / size_of::<u128>()];
-    // SAFETY: `stack` is 16-byte aligned memory that outlives the child's use of it, and one past
-    // its end is the top that `clone` wants. CLONE_VFORK suspends this, the only, thread until the
-    // child has called `execve` or `_exit`, so that `plan` and `stack` are not touched by two at
-    // once. `child` keeps to system calls.
+    // SAFETY: `stack` is 16-byte aligned memory that outlives the child's use of it, and one past its end
+    // is the top that `clone` wants. CLONE_VFORK suspends this thread, the only one, until the child has
+    // called `execve` or `_exit`, so that parent and child never access `plan` and `stack` at the same
+    // time. `child` makes only system calls.
     let pid = unsafe {
         libc::clone(
             child,
@@ -133,7 +133,7 @@ pub(crate) fn start(
     };
     match plan.failed {
         None => Ok(Pid::from_raw(pid)),
-        // The child has called `_exit`; the event loop reaps it with the others.
+        // The child has called `_exit`. The event loop reaps it as it does every child.
         Some((Step::Exec, errno)) => Err(SpawnError::Exec {
             path: program.to_owned(),
             errno,
@@ -151,7 +151,7 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
     let plan = unsafe { &mut *plan.cast::<Plan<'_>>() };
     // SAFETY: as `become_runtime` demands, this is the child of `start`'s clone.
     plan.failed = unsafe { become_runtime(plan) }.err();
-    // SAFETY: leaves without running anything of the agent's, whose memory this is.
+    // SAFETY: ends the child without running destructors or handlers of the agent, whose memory it shares.
     unsafe { libc::_exit(127) }
 }
 
@@ -162,8 +162,8 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
 /// changes descriptors, directory, signals and identity of the process. All pointers in `plan`
 /// must be good.
 unsafe fn become_runtime(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
-    // The raw system call where glibc's wrapper would do more than that: the wrappers of the
-    // set*id family talk to all threads of the process whose memory this is.
+    // Raw system calls where glibc's wrapper would do more: the wrappers of the set*id family signal all
+    // threads of the process, and this child shares the agent's memory.
     //
     // SAFETY: system calls on constants, on descriptors that are open, and on the
     // pointers that the caller vouches for.
@@ -180,14 +180,14 @@ unsafe fn become_runtime(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
         done(Step::Session, c(libc::setsid()))?;
         let mut mailbox = plan.mailbox;
         for fd in mailbox.iter_mut().flatten() {
-            // Out of the way of those that are put into place below.
+            // Above the descriptor numbers that are assigned below.
             *fd = libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 16);
             done(Step::Mailbox, c(*fd))?;
         }
         done(Step::Output, c(libc::dup2(plan.null, 0)))?;
         done(Step::Output, c(libc::dup2(plan.output, 1)))?;
         done(Step::Output, c(libc::dup2(plan.output, 2)))?;
-        // Everything is opened close-on-exec; this makes it hold whatever was forgotten.
+        // The agent opens everything close-on-exec. This makes sure of it.
         done(
             Step::Output,
             libc::syscall(
@@ -197,7 +197,7 @@ unsafe fn become_runtime(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
                 libc::CLOSE_RANGE_CLOEXEC,
             ),
         )?;
-        // Not of `plan.output`, which may be that very descriptor.
+        // From 1 and not from `plan.output`, which may be this descriptor.
         done(Step::Output, c(libc::dup2(1, LOG_FD)))?;
         if let Some([pages, output]) = mailbox {
             done(Step::Mailbox, c(libc::dup2(pages, MAILBOX_FD)))?;
@@ -210,13 +210,13 @@ unsafe fn become_runtime(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
             };
             done(Step::Limits, c(libc::setrlimit(resource, &raw const limit)))?;
         }
-        // The agent's ports are inherited: the host's clock is for nobody else to read, the doorbell
-        // for a runtime with a mailbox to ring. Where it fails there was nothing to take away.
+        // The child inherits access to the agent's ports. Only the agent may read the host's clock, and
+        // only a runtime with a mailbox may ring the doorbell. An error means that there was no access.
         libc::ioperm(libc::c_ulong::from(CLOCK_PORT), CLOCK_PORTS, 0);
         if mailbox.is_none() {
             libc::ioperm(libc::c_ulong::from(DOORBELL_PORT), DOORBELL_PORTS, 0);
         }
-        // EINVAL says that there is no capability of that number, nor above.
+        // EINVAL means that there is no capability of this number or above.
         let mut capability: libc::c_ulong = 0;
         while libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) == 0 {
             capability += 1;

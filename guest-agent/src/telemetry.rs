@@ -1,17 +1,17 @@
-//! Lambda's Telemetry API, and the Logs API before it: what happens to a function, and what it and
-//! its extensions write, told to the extensions that have asked for it.
+//! Lambda's Telemetry API, and its predecessor, the Logs API: what happens to a function, and what the
+//! function and its extensions write, is sent to the extensions that have subscribed.
 //!
 //! ```text
 //! event, lines ──▶ Record ──▶ a subscriber's batch ──▶ POST to its listener in this guest
 //! ```
 //!
 //! There is a [`Telemetry`] only in a guest with extensions, and after init only in one with
-//! subscribers: nobody else pays for it. Subscribers are the function's, hence hostile. Nothing here
-//! waits for one, and what is held for one is bounded: what does not fit is counted, and told in
-//! its place when there is room again.
+//! subscribers: other functions do not pay for it. Subscribers belong to the function, hence are
+//! hostile. The agent waits for none of them, and what it holds for one is bounded: records that do not
+//! fit are counted, and the count is sent in their place when there is space again.
 //!
-//! Nor does the guest stay awake for it: what has not been delivered when an instance is frozen is
-//! delivered when it thaws.
+//! The guest does not stay awake for a delivery: what has not been delivered when an instance is paused
+//! is delivered when it runs again.
 
 mod batch;
 mod delivery;
@@ -36,11 +36,11 @@ pub(crate) use self::subscription::{Api, Invalid, Subscription};
 use crate::environment::FunctionIdentity;
 use hearth_protocol::output::Lines;
 
-/// What is kept during init for those who subscribe later.
+/// Maximum records, and their bytes, that are kept during init for later subscribers.
 const MAX_EARLY_RECORDS: usize = 1000;
 const MAX_EARLY_BYTES: usize = 256 * 1024;
 
-/// What there was before somebody subscribed.
+/// Records of init, for extensions that subscribe later.
 #[derive(Debug, Default)]
 struct Early {
     records: Vec<Record>,
@@ -62,28 +62,28 @@ impl Early {
     }
 }
 
-/// The invocation that is going on, as it is told of.
+/// The current invocation, as it is reported.
 #[derive(Debug)]
 pub(crate) struct Invocation {
     request_id: String,
     trace_id: Option<String>,
     began: Instant,
-    /// When its result began to come, if it is streamed.
+    /// When its result began to arrive, if it is streamed.
     answering: Option<Instant>,
     /// How the runtime's part of it ended.
     outcome: Option<Outcome>,
 }
 
-/// Everything there is to tell, and whom.
+/// What is reported, and to which subscribers.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     function: FunctionIdentity,
-    /// `None` once nobody may subscribe any more.
+    /// `None` once init is over: no extension may subscribe any more.
     early: Option<Early>,
     subscribers: Vec<Subscriber>,
     invocation: Option<Invocation>,
     restoring: Option<Instant>,
-    /// How long the last restore took, until a report has told.
+    /// How long the last restore took, until an invocation's report includes it.
     restored: Option<Duration>,
 }
 
@@ -98,12 +98,11 @@ impl Telemetry {
             restoring: None,
             restored: None,
         };
-        telemetry.tell_at(began, &Event::InitStart);
+        telemetry.report_at(began, &Event::InitStart);
         telemetry
     }
 
-    /// Takes a subscription. One that an extension has had already is replaced, unless it was the
-    /// other API's.
+    /// Adds a subscription. It replaces the extension's earlier one, unless that was the other API's.
     pub(crate) fn subscribe(
         &mut self,
         name: &str,
@@ -127,7 +126,7 @@ impl Telemetry {
                 self.subscribers.push(subscriber);
             }
         }
-        self.tell(&Event::Subscribed {
+        self.report(&Event::Subscribed {
             api,
             name,
             types: &types,
@@ -135,26 +134,26 @@ impl Telemetry {
         Ok(())
     }
 
-    /// Init is over. Whether anybody wants to hear of what follows.
-    pub(crate) fn close(&mut self) -> bool {
+    /// Init is over, and with it the time to subscribe. Whether there are subscribers.
+    pub(crate) fn close_subscriptions(&mut self) -> bool {
         self.early = None;
         !self.subscribers.is_empty()
     }
 
-    /// Something has happened just now.
-    pub(crate) fn tell(&mut self, event: &Event<'_>) {
-        self.tell_at(SystemTime::now(), event);
+    /// Reports an event that has just happened.
+    pub(crate) fn report(&mut self, event: &Event<'_>) {
+        self.report_at(SystemTime::now(), event);
     }
 
-    fn tell_at(&mut self, at: SystemTime, event: &Event<'_>) {
+    fn report_at(&mut self, at: SystemTime, event: &Event<'_>) {
         let record = event.record(at, &self.function);
         self.push(&record);
     }
 
-    /// Output of the function, or of an extension.
+    /// Reports output of the function or of an extension.
     pub(crate) fn lines(&mut self, source: Source, lines: &Lines) {
         if lines.dropped > 0 {
-            // How many lines that were, nobody has counted.
+            // The number of lines is not known.
             for subscriber in self.subscribers.iter_mut().filter(|s| s.wants(source)) {
                 subscriber.lost(1, lines.dropped);
             }
@@ -179,11 +178,11 @@ impl Telemetry {
         }
     }
 
-    /// An invocation begins. What was left from the time before is delivered now.
+    /// An invocation begins. What was not delivered before is delivered now.
     pub(crate) fn begin(&mut self, invoke: &Invoke) {
         self.thawed();
         for subscriber in &mut self.subscribers {
-            subscriber.hurry();
+            subscriber.flush_soon();
         }
         self.invocation = Some(Invocation {
             request_id: invoke.request_id.clone(),
@@ -192,7 +191,7 @@ impl Telemetry {
             answering: None,
             outcome: None,
         });
-        self.tell(&Event::Start {
+        self.report(&Event::Start {
             request_id: &invoke.request_id,
             trace_id: invoke.trace_id.as_deref(),
         });
@@ -206,12 +205,12 @@ impl Telemetry {
     }
 
     /// The runtime's part of the invocation has ended.
-    pub(crate) fn done(&mut self, outcome: Outcome) {
+    pub(crate) fn runtime_done(&mut self, outcome: Outcome) {
         let Some(mut invocation) = self.invocation.take() else {
             return;
         };
         if invocation.outcome.is_none() {
-            self.tell(&Event::RuntimeDone {
+            self.report(&Event::RuntimeDone {
                 invocation: &invocation,
                 outcome: &outcome,
             });
@@ -221,24 +220,24 @@ impl Telemetry {
     }
 
     /// The invocation is over for its extensions as well.
-    pub(crate) fn over(&mut self) {
+    pub(crate) fn invocation_ended(&mut self) {
         let Some(invocation) = self.invocation.take() else {
             return;
         };
         let restore = self.restored.take();
-        self.tell(&Event::Report {
+        self.report(&Event::Report {
             invocation: &invocation,
             took: invocation.began.elapsed(),
             restore,
         });
-        self.tell(&Event::End {
+        self.report(&Event::End {
             request_id: &invocation.request_id,
         });
     }
 
-    /// The host ends the microVM, for this reason. If that cuts an invocation off, how it ended;
-    /// everything leaves now.
-    pub(crate) fn leave(&mut self, reason: &str, max_memory_bytes: u64) {
+    /// The host ends the microVM, for this reason. Reports the end of an invocation that this cuts off,
+    /// and sends everything now.
+    pub(crate) fn shut_down(&mut self, reason: &str, max_memory_bytes: u64) {
         self.thawed();
         if let Some(invocation) = &self.invocation {
             let usage = Usage {
@@ -247,43 +246,43 @@ impl Telemetry {
                 cpu_us: 0,
                 max_memory_bytes,
             };
-            self.done(Outcome::cut_off(reason, usage));
-            self.over();
+            self.runtime_done(Outcome::cut_off(reason, usage));
+            self.invocation_ended();
         }
         self.flush();
     }
 
-    /// Everything that there is leaves now, and what comes from now on at once.
+    /// Sends everything now, and from now on each record at once.
     pub(crate) fn flush(&mut self) {
         for subscriber in &mut self.subscribers {
-            subscriber.keep_nothing_back();
+            subscriber.stop_buffering();
         }
     }
 
-    /// Whether all has been delivered, or given up.
+    /// Whether everything has been delivered, or given up.
     pub(crate) fn is_idle(&self) -> bool {
         self.subscribers.iter().all(Subscriber::is_idle)
     }
 
-    /// The guest was restored; its runtime may have something to do now.
+    /// The microVM was restored, and the runtime's hooks may run now.
     pub(crate) fn restoring(&mut self) {
         self.thawed();
         self.restoring = Some(Instant::now());
-        self.tell(&Event::RestoreStart);
+        self.report(&Event::RestoreStart);
     }
 
-    /// What the runtime had to do after the restore is done, or has failed.
+    /// The runtime's hooks have run after the restore, or have failed.
     pub(crate) fn restored(&mut self, failed: Option<&str>) {
         let Some(began) = self.restoring.take() else {
             return;
         };
         let took = began.elapsed();
         self.restored = Some(took);
-        self.tell(&Event::RestoreRuntimeDone { failed });
-        self.tell(&Event::RestoreReport { took, failed });
+        self.report(&Event::RestoreRuntimeDone { failed });
+        self.report(&Event::RestoreReport { took, failed });
     }
 
-    /// Time has passed that nobody here could have made use of.
+    /// The guest was paused: that time does not count against listeners.
     pub(crate) fn thawed(&mut self) {
         let now = Instant::now();
         for subscriber in &mut self.subscribers {
@@ -291,17 +290,17 @@ impl Telemetry {
         }
     }
 
-    /// When [`Telemetry::turn`] has something to do.
+    /// When [`Telemetry::send_due`] has something to do.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.subscribers.iter().filter_map(Subscriber::due).min()
     }
 
-    /// Sends what is due. `token` and those that follow it, one for each extension, are what `epoll`
-    /// tells of.
-    pub(crate) fn turn(&mut self, epoll: &Epoll, token: u64) {
+    /// Sends what is due. `epoll` reports the subscribers' connections under `token` and those that
+    /// follow it.
+    pub(crate) fn send_due(&mut self, epoll: &Epoll, token: u64) {
         let now = Instant::now();
         for (subscriber, token) in self.subscribers.iter_mut().zip(token..) {
-            subscriber.turn(epoll, token, now);
+            subscriber.send_due(epoll, token, now);
         }
     }
 

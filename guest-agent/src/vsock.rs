@@ -1,7 +1,7 @@
-//! A vsock stream to the host, as something to read from and write to.
+//! A vsock stream to the host, with `Read` and `Write`.
 //!
-//! `send` and `recv` rather than `write` and `read`: the latter take the way through the file
-//! layer, some hundred instructions more for the guest's kernel.
+//! It uses `send` and `recv`, because `write` and `read` go through the guest kernel's file layer, which
+//! costs some hundred instructions more.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, VsockAddr, connect, recv, send, sendmsg, socket,
 };
 
-/// Connections are tried this often; a device that is only just up may miss the first.
+/// Maximum attempts to connect. A device that has only just started may miss the first.
 const ATTEMPTS: u32 = 5;
 
 /// A connected, non-blocking stream socket.
@@ -46,16 +46,16 @@ impl HostStream {
         }
     }
 
-    /// Takes a stream socket that is connected already.
+    /// Wraps a connected stream socket.
     pub(crate) fn new(socket: OwnedFd) -> Result<Self, Errno> {
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Self { socket })
     }
 }
 
-/// Room for bytes in either direction: the kernel holds no more on receipt, and, whatever the host
-/// offers, sends no more ahead. It has to be at least the host's own buffer, because the host tells
-/// of freed room only when a good part of *its* buffer has been used.
+/// Buffer of each direction in bytes: the guest kernel holds no more received bytes, and has no more sent
+/// bytes unacknowledged, whatever credit the host gives. It must be at least as large as the host's
+/// buffer, because the host sends a credit update only when a good part of its own buffer has been used.
 static BUFFER: u64 = 1024 * 1024;
 
 /// Options of `AF_VSOCK` sockets, linux/vm_sockets.h.

@@ -1,16 +1,15 @@
-//! What extensions ask for, and what is done about it.
+//! Extensions: started before the runtime, their requests handled, their events sent.
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
-use std::time::Instant;
+use std::os::fd::AsRawFd;
 
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, Exit, Invoke, Ready, RuntimeExited};
 use hearth_protocol::guest::MAX_PAYLOAD;
 use nix::unistd::Pid;
 
-use super::runtime_requests::micros;
+use super::runtime_side::{Launch, ReadyAfter, micros};
 use super::{Agent, AgentError};
 use crate::environment::{self, FunctionIdentity};
 use crate::exit;
@@ -19,20 +18,13 @@ use crate::lifecycle::ConnectionId;
 use crate::mailbox::Descriptors;
 use crate::runtime_api::reply;
 use crate::runtime_api::request::{Body, Request};
-use crate::spawn::{self, SpawnError};
+use crate::spawn::SpawnError;
 use crate::telemetry::Outcome;
 
-/// Where external extensions are; a layer brings them.
+/// Where layers put external extensions.
 const FOLDER: &str = "/opt/extensions";
-/// One of them can't be started.
+/// Error type of an external extension that cannot be started.
 const LAUNCH_ERROR: &str = "Extension.LaunchError";
-
-/// The runtime as it is to be started.
-#[derive(Debug)]
-pub(super) struct Launch {
-    pub(super) program: String,
-    pub(super) environment: Vec<CString>,
-}
 
 impl Agent {
     /// Starts the external extensions, if there are any, and then or at once the runtime.
@@ -41,9 +33,8 @@ impl Agent {
         identity: FunctionIdentity,
         launch: Launch,
     ) -> Result<(), AgentError> {
-        self.identity = identity;
-        self.initializing = true;
-        self.since = Instant::now();
+        self.extensions.configure(identity);
+        self.runtime.begin_init();
         let environment = environment::for_extensions(&launch.environment);
         let programs = extension_programs();
         if programs.len() > MAX_EXTENSIONS {
@@ -51,46 +42,46 @@ impl Agent {
             return self.start_failed(LAUNCH_ERROR, &message);
         }
         if !programs.is_empty() {
-            self.expect_extensions()?;
+            self.extensions.begin_telemetry(self.runtime.init_began());
+            self.extensions.open_output(&self.epoll)?;
         }
         for name in programs {
             let path = format!("{FOLDER}/{name}");
             match self.spawn(&path, &environment, None, LAUNCH_ERROR)? {
-                Some(pid) => self.extensions.launched(name, pid),
+                Some(pid) => self.extensions.registry.launched(name, pid),
                 None => return Ok(()),
             }
         }
-        self.launch = Some(launch);
+        self.runtime.prepare(launch);
         self.start_runtime()
     }
 
     /// Starts the runtime once every external extension has registered.
     fn start_runtime(&mut self) -> Result<(), AgentError> {
-        if !self.extensions.all_registered() {
+        if !self.extensions.registry.all_registered() {
             return Ok(());
         }
-        let Some(launch) = self.launch.take() else {
+        let Some(launch) = self.runtime.take_launch() else {
             return Ok(());
         };
-        let mailbox = match &self.mailbox {
-            Some(mailbox) if self.uses_mailbox => {
-                // An extension is told of every event and waited for after every answer.
-                mailbox.open(self.extensions.running().next().is_none());
-                Some([mailbox.file().as_raw_fd(), self.output.as_fd().as_raw_fd()])
-            }
-            _ => None,
-        };
-        self.runtime = self.spawn(
+        // Every extension receives every event, and is waited for after every answer: that takes the
+        // connection to the host.
+        let pages = self.host.lend_mailbox(!self.extensions.has_programs());
+        let mailbox = pages.map(|pages| [pages, self.output.reader().as_raw_fd()]);
+        let pid = self.spawn(
             &launch.program,
             &launch.environment,
             mailbox,
             "Runtime.InvalidEntrypoint",
         )?;
+        if let Some(pid) = pid {
+            self.runtime.started(pid);
+        }
         Ok(())
     }
 
-    /// Starts one of the function's programs. `None`: it can't be started, which is told as
-    /// `error_type`.
+    /// Starts one of the function's programs. `None`: it cannot be started, which the host has been told
+    /// as `error_type`.
     fn spawn(
         &mut self,
         program: &str,
@@ -98,12 +89,12 @@ impl Agent {
         mailbox: Option<Descriptors>,
         error_type: &'static str,
     ) -> Result<Option<Pid>, AgentError> {
-        let output = match &self.extension_output {
-            Some(extensions) if error_type == LAUNCH_ERROR => extensions.output.writer(),
+        let output = match self.extensions.output_writer() {
+            Some(writer) if error_type == LAUNCH_ERROR => writer,
             _ => self.output.writer(),
         };
-        let procs = self.cgroup.procs();
-        match spawn::start(program, environment, output, procs, mailbox) {
+        let started = self.runtime.spawn(program, environment, output, mailbox);
+        match started {
             Ok(pid) => Ok(Some(pid)),
             Err(e @ (SpawnError::Exec { .. } | SpawnError::Path(_))) => {
                 self.start_failed(error_type, &e.to_string())?;
@@ -114,7 +105,7 @@ impl Agent {
     }
 
     pub(super) fn register_extension(&mut self, request: Request) -> Result<Bytes, AgentError> {
-        let id = self.uuid()?;
+        let id = self.host.uuid()?;
         let body = match request.body {
             Body::Whole(body) => body,
             Body::TooLong | Body::Streamed { .. } => {
@@ -122,14 +113,12 @@ impl Agent {
             }
         };
         let name = request.extension.name.as_deref();
-        match self.extensions.register(name, &body, id) {
+        match self.extensions.registry.register(name, &body, id) {
             Ok(identifier) => {
-                if let Some(mailbox) = &self.mailbox {
-                    mailbox.open(false);
-                }
-                self.begin_telling();
+                self.host.close_mailbox();
+                self.extensions.begin_telemetry(self.runtime.init_began());
                 self.start_runtime()?;
-                Ok(reply::registered(&identifier, &self.identity))
+                Ok(reply::registered(&identifier, self.extensions.identity()))
             }
             Err(refusal) => Ok(reply::extension_refused(&refusal)),
         }
@@ -141,9 +130,9 @@ impl Agent {
         request: &Request,
     ) -> Result<(), AgentError> {
         let identifier = request.extension.identifier.as_deref();
-        match self.extensions.next(identifier, id) {
-            Ok(Some(event)) => self.hand_out(vec![(id, event)]),
-            Ok(None) => self.announce(),
+        match self.extensions.registry.next(identifier, id) {
+            Ok(Some(event)) => self.send_events(vec![(id, event)]),
+            Ok(None) => self.announce_if_all_wait(),
             Err(refusal) => self.reply(id, reply::extension_refused(&refusal), Bytes::new()),
         }
     }
@@ -154,7 +143,7 @@ impl Agent {
         request: &Request,
     ) -> Result<Bytes, AgentError> {
         let identifier = request.extension.identifier.as_deref();
-        match self.extensions.error(identifier, phase) {
+        match self.extensions.registry.error(identifier, phase) {
             Ok(name) => {
                 let kind = match phase {
                     ErrorPhase::Init => "Extension.InitError",
@@ -167,124 +156,126 @@ impl Agent {
         }
     }
 
-    /// An invocation begins: extensions hear of it before the runtime does.
-    pub(super) fn tell_extensions(&mut self, invoke: &Invoke) -> Result<(), AgentError> {
-        if self.extensions.is_empty() {
+    /// An invocation begins: extensions receive `INVOKE` before the runtime gets the event.
+    pub(super) fn send_invoke_event(&mut self, invoke: &Invoke) -> Result<(), AgentError> {
+        if self.extensions.registry.is_empty() {
             return Ok(());
         }
-        let deliveries = self.extensions.invoke(&invoke_event(invoke));
-        self.hand_out(deliveries)
+        let events = self.extensions.registry.invoke(&invoke_event(invoke));
+        self.send_events(events)
     }
 
-    pub(super) fn hand_out(&mut self, deliveries: Deliveries) -> Result<(), AgentError> {
-        for (connection, event) in deliveries {
-            let head = reply::event_head(&self.uuid()?, event.len());
+    /// Sends events to extensions that wait for them.
+    pub(super) fn send_events(&mut self, events: Deliveries) -> Result<(), AgentError> {
+        for (connection, event) in events {
+            let head = reply::event_head(&self.host.uuid()?, event.len());
             self.reply(connection, head, event)?;
         }
         Ok(())
     }
 
-    /// The runtime waits for an event. The host hears so when every extension does as well, unless
-    /// it has sent one already.
-    pub(super) fn ready(&mut self, first: bool, event_waits: bool) -> Result<(), AgentError> {
-        self.extensions.close_registration();
-        if first {
-            self.tell_runtime_initialized();
-        }
-        if !first && !event_waits && self.wait_at_mailbox() {
-            return Ok(());
-        }
-        if self.extensions.is_empty() || event_waits {
-            return self.say_ready(first, None);
-        }
-        self.unannounced = Some(first);
-        self.announce()
-    }
-
-    fn announce(&mut self) -> Result<(), AgentError> {
-        if !self.extensions.all_ready() {
-            return Ok(());
-        }
-        match self.unannounced.take() {
-            // What extensions did after the runtime's answer; in init, nothing came before.
-            Some(first) => {
-                let took = (!first).then(|| micros(self.answered.elapsed()));
-                self.say_ready(first, Some(took.unwrap_or(0)))
-            }
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn say_ready(
+    /// The runtime has asked for an event. The host is told when every extension waits as well, unless it
+    /// has sent an event already, which then is an `event_waits`.
+    pub(super) fn runtime_ready(
         &mut self,
-        first: bool,
+        after: ReadyAfter,
+        event_waits: bool,
+    ) -> Result<(), AgentError> {
+        self.extensions.registry.close_registration();
+        if after == ReadyAfter::Init {
+            self.extensions.report_runtime_initialized();
+        }
+        if after == ReadyAfter::Invocation && !event_waits && self.choose_mailbox() {
+            return Ok(());
+        }
+        if self.extensions.registry.is_empty() || event_waits {
+            return self.announce(after, None);
+        }
+        self.runtime.waits_unannounced(after);
+        self.announce_if_all_wait()
+    }
+
+    fn announce_if_all_wait(&mut self) -> Result<(), AgentError> {
+        if !self.extensions.registry.all_ready() {
+            return Ok(());
+        }
+        match self.runtime.take_unannounced() {
+            None => Ok(()),
+            // In init, extensions have no time of their own: there was no answer before.
+            Some(ReadyAfter::Init) => self.announce(ReadyAfter::Init, Some(0)),
+            Some(ReadyAfter::Invocation) => {
+                let extensions_us = micros(self.runtime.since_answer());
+                self.announce(ReadyAfter::Invocation, Some(extensions_us))
+            }
+        }
+    }
+
+    /// Tells the host that the function is ready for an event.
+    pub(super) fn announce(
+        &mut self,
+        after: ReadyAfter,
         extensions_us: Option<u64>,
     ) -> Result<(), AgentError> {
-        let mut ready = Ready {
-            init_us: None,
-            extensions_us,
+        let init = match after {
+            ReadyAfter::Init => Some(self.runtime.since().elapsed()),
+            ReadyAfter::Invocation => None,
         };
-        let took = self.since.elapsed();
-        if first {
-            self.initializing = false;
-            ready.init_us = Some(micros(took));
-            // Init's CPU time is not the first invocation's.
-            self.cpu_us = self.cpu_us_so_far();
-            // Nor is its memory, but it is what the first begins with.
-            self.peak_memory()?;
+        if init.is_some() {
+            self.runtime.end_init();
+            // The first invocation pays for neither init's CPU time nor its memory, but that memory is
+            // the peak that it begins with.
+            self.runtime.restart_cpu_time();
+            self.host.publish_peak_memory(self.runtime.peak_memory()?);
         }
         self.queue_all_output(None)?;
-        if first {
-            self.tell_initialized(took);
-        } else if let Some(telemetry) = &mut self.telemetry {
-            telemetry.over();
+        if let Some(took) = init {
+            self.extensions.report_initialized(took);
+        } else if let Some(telemetry) = self.extensions.telemetry() {
+            telemetry.invocation_ended();
         }
-        Ok(self.host.queue(AgentMessage::Ready(ready))?)
+        self.host.queue(AgentMessage::Ready(Ready {
+            init_us: init.map(micros),
+            extensions_us,
+        }))
     }
 
-    /// Without one of its extensions a function does not go on.
+    /// A function cannot continue without one of its extensions: reports the end of init or of service.
     pub(super) fn extension_failed(
         &mut self,
         kind: &'static str,
         name: &str,
         exit: Exit,
     ) -> Result<(), AgentError> {
-        let request_id = self.life.running().map(str::to_owned);
+        let request_id = self.runtime.lifecycle.running().map(str::to_owned);
         self.queue_all_output(request_id.as_deref())?;
-        if self.initializing {
-            self.initializing = false;
-            self.launch = None;
+        if self.runtime.is_initializing() {
+            self.runtime.abandon_init();
             return self.start_failed(kind, &format!("{name}: {}", exit::text(exit)));
         }
-        if self.life.is_over() {
+        if self.runtime.lifecycle.is_over() {
             return Ok(());
         }
         let usage = self.usage()?;
-        self.tell_done(|| Outcome::failed(usage, Some(kind)));
-        // Whatever the runtime says from now on is no answer any more.
-        self.life.exited(exit);
-        Ok(self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {
+        self.extensions
+            .report_done(|| Outcome::failed(usage, Some(kind)));
+        // From now on the runtime's answers are refused.
+        self.runtime.lifecycle.exited(exit);
+        self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {
             request_id,
             exit,
             usage,
             error_type: Some(kind.to_owned()),
-        }))?)
-    }
-
-    pub(super) fn uuid(&mut self) -> Result<String, AgentError> {
-        self.generator
-            .uuid()
-            .map_err(AgentError::io("/dev/urandom"))
+        }))
     }
 }
 
-/// The names of the programs, in order. A folder that is not there has none.
+/// The names of the external extensions, sorted. None if there is no such folder.
 fn extension_programs() -> Vec<String> {
     let Ok(entries) = fs::read_dir(FOLDER) else {
         return Vec::new();
     };
     let files = entries.flatten().filter(|entry| {
-        // Links are followed: a layer may lay its programs elsewhere.
+        // Links are followed: a layer may keep its programs elsewhere.
         fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file())
     });
     let mut names: Vec<String> = files

@@ -1,13 +1,12 @@
-//! What the runtime asks for and posts, and what is done about it.
-
-use std::time::{Duration, Instant};
+//! What the clients of the Runtime API send: each request is routed; those of the runtime are handled
+//! here.
 
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, FunctionError, InitFailed, Response, Usage};
 use hearth_protocol::guest::MAX_PAYLOAD;
 
+use super::runtime_side::ReadyAfter;
 use super::{Agent, AgentError};
-use crate::cpu_time;
 use crate::generators::registered::MAX_BODY;
 use crate::lifecycle::{ConnectionId, Next, RestoreNext};
 use crate::runtime_api::connection::Input;
@@ -17,54 +16,34 @@ use crate::runtime_api::route::Route;
 use crate::telemetry::Outcome;
 
 pub(super) const TOO_LARGE: &str = "Function.ResponseSizeTooLarge";
-/// A runtime failed and did not say of what.
+/// A runtime failed and gave no error type.
 const UNKNOWN: &str = "Runtime.Unknown";
 
 impl Agent {
     /// Handles the requests that have arrived on a connection, up to the first that has to wait.
     pub(super) fn handle_requests(&mut self, id: ConnectionId) -> Result<(), AgentError> {
         loop {
-            let Some(Some(connection)) = self.connections.get_mut(id.0) else {
-                return Ok(());
-            };
-            match connection.input() {
-                Input::Request(request) => self.handle_request(id, request)?,
-                Input::Piece(piece) => self.stream_on(id, piece)?,
-                Input::StreamEnd(error) => self.stream_ended(id, error)?,
-                Input::Malformed(error) => {
-                    let sent = connection.reply_and_close(reply::bad_request(error));
-                    self.after_reply(id, sent.is_ok())?;
+            match self.api.input(id) {
+                None => return Ok(()),
+                Some(Input::Request(request)) => self.handle_request(id, request)?,
+                Some(Input::Piece(piece)) => self.stream_on(id, piece)?,
+                Some(Input::StreamEnd(error)) => self.stream_ended(id, error)?,
+                Some(Input::Malformed(error)) => {
+                    self.reply_and_close(id, reply::bad_request(error))?;
                 }
-                Input::Quiet => return self.after_reply(id, true),
+                Some(Input::Quiet) => {
+                    let after = self.api.settle(&self.epoll, id)?;
+                    self.after_reply(id, after);
+                    return Ok(());
+                }
             }
         }
     }
 
-    /// Answers the request that `id` waits with. A client that is gone is no failure of ours: if
-    /// it was the runtime, its exit will tell.
-    pub(super) fn reply(
-        &mut self,
-        id: ConnectionId,
-        head: Bytes,
-        body: Bytes,
-    ) -> Result<(), AgentError> {
-        let Some(Some(connection)) = self.connections.get_mut(id.0) else {
-            return Ok(());
-        };
-        let sent = connection.reply(head, body);
-        self.after_reply(id, sent.is_ok())
-    }
-
-    fn after_reply(&mut self, id: ConnectionId, alive: bool) -> Result<(), AgentError> {
-        let finished = match self.connections.get(id.0) {
-            Some(Some(connection)) => connection.finished(),
-            _ => return Ok(()),
-        };
-        if finished || !alive {
-            self.close(id);
-            return Ok(());
-        }
-        self.watch_connection(id)
+    fn reply_and_close(&mut self, id: ConnectionId, reply: Bytes) -> Result<(), AgentError> {
+        let after = self.api.reply_and_close(&self.epoll, id, reply)?;
+        self.after_reply(id, after);
+        Ok(())
     }
 
     fn handle_request(&mut self, id: ConnectionId, request: Request) -> Result<(), AgentError> {
@@ -80,32 +59,32 @@ impl Agent {
             Route::RestoreError => self.restore_error(id, request)?,
             Route::Ping => reply::pong(),
             Route::Clock => {
-                self.clock.correct().map_err(AgentError::Clock)?;
+                self.host.correct_clock()?;
                 reply::clock_set()
             }
             Route::Generators => self.register_generators(&request),
             Route::Register => self.register_extension(request)?,
             Route::NextEvent => return self.next_event(id, &request),
             Route::ExtensionError(phase) => self.extension_error(phase, &request)?,
-            Route::Subscribe(api) => self.subscribe(api, &request),
+            Route::Subscribe(api) => {
+                let initializing = self.runtime.is_initializing();
+                self.extensions.subscribe(api, &request, initializing)
+            }
             Route::NotFound => reply::not_found(),
             Route::MethodNotAllowed => reply::method_not_allowed(),
         };
-        // Who has asked for the next event together with an answer that is refused is told so
-        // before it gets one: it ends, and an event that it had by then would end with it.
-        if answer != reply::accepted()
-            && let Some(Some(connection)) = self.connections.get_mut(id.0)
-            && connection.asks_for_more()
-        {
-            let sent = connection.reply_and_close(answer);
-            return self.after_reply(id, sent.is_ok());
+        // A runtime that has sent its next request together with an answer which is refused must not get
+        // an event: it ends when it reads the refusal, and the event would be lost with it.
+        if answer != reply::accepted() && self.api.asks_for_more(id) {
+            return self.reply_and_close(id, answer);
         }
         self.reply(id, answer, Bytes::new())
     }
 
+    /// Takes what a runtime reports of the random generators of its process.
     fn register_generators(&mut self, request: &Request) -> Bytes {
         let result = match &request.body {
-            Body::Whole(body) if body.len() <= MAX_BODY => self.registered.take(body),
+            Body::Whole(body) if body.len() <= MAX_BODY => self.runtime.generators.take(body),
             _ => return reply::payload_too_long(MAX_BODY as u64),
         };
         match result {
@@ -116,8 +95,8 @@ impl Agent {
 
     fn next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
         self.give_up_broken_stream()?;
-        self.expect_quiet();
-        let (first, invocation) = match self.life.next(id) {
+        self.output.expect_quiet();
+        let (first, invocation) = match self.runtime.lifecycle.next(id) {
             Ok(Next::Wait { instead_of }) => {
                 if let Some(old) = instead_of {
                     self.close(old);
@@ -126,12 +105,12 @@ impl Agent {
             }
             Ok(Next::Restored { invocation }) => {
                 self.queue_all_output(None)?;
-                // What the hooks used is not the invocation's.
-                self.cpu_us = self.cpu_us_so_far();
-                if let Some(telemetry) = &mut self.telemetry {
+                // The invocation does not pay for the CPU time of the restore's hooks.
+                self.runtime.restart_cpu_time();
+                if let Some(telemetry) = self.extensions.telemetry() {
                     telemetry.restored(None);
                 }
-                self.tell_thawed()?;
+                self.host.report_thawed()?;
                 return match invocation {
                     Some(invocation) => self.deliver(id, invocation),
                     None => Ok(()),
@@ -141,7 +120,11 @@ impl Agent {
             Ok(Next::Deliver { invocation, first }) => (first, Some(invocation)),
             Err(error) => return self.reply(id, reply::transition_refused(error), Bytes::new()),
         };
-        self.ready(first, invocation.is_some())?;
+        let after = match first {
+            true => ReadyAfter::Init,
+            false => ReadyAfter::Invocation,
+        };
+        self.runtime_ready(after, invocation.is_some())?;
         match invocation {
             Some(invocation) => self.deliver(id, invocation),
             None => Ok(()),
@@ -149,8 +132,8 @@ impl Agent {
     }
 
     fn restore_next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
-        match self.life.restore_next(id) {
-            Ok(RestoreNext::Announce) => self.ready(true, false),
+        match self.runtime.lifecycle.restore_next(id) {
+            Ok(RestoreNext::Announce) => self.runtime_ready(ReadyAfter::Init, false),
             Ok(RestoreNext::Wait) => Ok(()),
             Ok(RestoreNext::Answer) => self.reply(id, reply::restored(), Bytes::new()),
             Err(error) => self.reply(id, reply::transition_refused(error), Bytes::new()),
@@ -163,7 +146,11 @@ impl Agent {
         request_id: &str,
         request: Request,
     ) -> Result<Bytes, AgentError> {
-        if let Err(error) = self.life.answer(request_id, "InvocationResponse") {
+        if let Err(error) = self
+            .runtime
+            .lifecycle
+            .answer(request_id, "InvocationResponse")
+        {
             return Ok(reply::answer_refused(error));
         }
         if let (Body::Whole(body), None) = (&request.body, &request.stream_error)
@@ -174,13 +161,14 @@ impl Agent {
         let usage = self.usage()?;
         let request_id = request_id.to_owned();
         self.queue_all_output(Some(&request_id))?;
-        self.tell_done(|| match (&request.body, &request.stream_error) {
-            (_, Some(error)) => Outcome::failed(usage, error.error_type.as_deref()),
-            (Body::Whole(body), None) => Outcome::answered(usage, body.len() as u64),
-            (Body::TooLong | Body::Streamed { .. }, None) => {
-                Outcome::failed(usage, Some(TOO_LARGE))
-            }
-        });
+        self.extensions
+            .report_done(|| match (&request.body, &request.stream_error) {
+                (_, Some(error)) => Outcome::failed(usage, error.error_type.as_deref()),
+                (Body::Whole(body), None) => Outcome::answered(usage, body.len() as u64),
+                (Body::TooLong | Body::Streamed { .. }, None) => {
+                    Outcome::failed(usage, Some(TOO_LARGE))
+                }
+            });
         let (message, answer) = match (request.body, request.stream_error) {
             (_, Some(error)) => (
                 function_error(request_id, error.error_type, usage, error.body),
@@ -205,7 +193,11 @@ impl Agent {
         request_id: &str,
         request: Request,
     ) -> Result<Bytes, AgentError> {
-        if let Err(error) = self.life.answer(request_id, "InvocationErrorResponse") {
+        if let Err(error) = self
+            .runtime
+            .lifecycle
+            .answer(request_id, "InvocationErrorResponse")
+        {
             return Ok(reply::answer_refused(error));
         }
         if let Body::Whole(body) = &request.body
@@ -224,24 +216,27 @@ impl Agent {
                 reply::payload_too_long(MAX_PAYLOAD as u64),
             ),
         };
-        self.tell_done(|| Outcome::failed(usage, error_type.as_deref()));
+        self.extensions
+            .report_done(|| Outcome::failed(usage, error_type.as_deref()));
         self.answer_for(id, function_error(request_id, error_type, usage, body))?;
         Ok(answer)
     }
 
     fn init_error(&mut self, id: ConnectionId, request: Request) -> Result<Bytes, AgentError> {
-        if let Err(error) = self.life.init_error() {
+        if let Err(error) = self.runtime.lifecycle.init_error() {
             return Ok(reply::transition_refused(error));
         }
-        self.tell_init_failed(request.error_type.as_deref().unwrap_or(UNKNOWN));
+        let kind = request.error_type.as_deref().unwrap_or(UNKNOWN);
+        self.extensions
+            .report_init_failed(kind, self.runtime.since());
         self.start_failure(id, request, AgentMessage::InitFailed)
     }
 
     fn restore_error(&mut self, id: ConnectionId, request: Request) -> Result<Bytes, AgentError> {
-        if let Err(error) = self.life.restore_error() {
+        if let Err(error) = self.runtime.lifecycle.restore_error() {
             return Ok(reply::transition_refused(error));
         }
-        if let Some(telemetry) = &mut self.telemetry {
+        if let Some(telemetry) = self.extensions.telemetry() {
             let kind = request.error_type.as_deref().unwrap_or(UNKNOWN);
             telemetry.restored(Some(kind));
             telemetry.flush();
@@ -253,7 +248,7 @@ impl Agent {
         &mut self,
         id: ConnectionId,
         request: Request,
-        told: impl FnOnce(InitFailed, Bytes) -> AgentMessage,
+        message: impl FnOnce(InitFailed, Bytes) -> AgentMessage,
     ) -> Result<Bytes, AgentError> {
         self.queue_all_output(None)?;
         let (error_type, body, answer) = match request.body {
@@ -265,7 +260,7 @@ impl Agent {
             ),
         };
         let error_type = error_type.unwrap_or_else(|| UNKNOWN.to_owned());
-        self.answer_for(id, told(InitFailed { error_type }, body))?;
+        self.answer_for(id, message(InitFailed { error_type }, body))?;
         Ok(answer)
     }
 
@@ -273,56 +268,19 @@ impl Agent {
     /// runtime has its 202.
     pub(super) fn answer_host(&mut self, message: AgentMessage) -> Result<(), AgentError> {
         self.host.queue(message)?;
-        self.host.flush()?;
-        self.answered = Instant::now();
-        self.cgroup.limit_invocation(None)?;
-        Ok(())
+        self.host.link.flush()?;
+        Ok(self.runtime.answered()?)
     }
 
-    /// The same, unless the runtime has asked for the next event together with its answer: then
-    /// its `Ready` leaves with the answer, at the end of this turn.
+    /// The same, unless the runtime has asked for the next event together with its answer: then the
+    /// answer leaves together with `Ready`, at the end of this turn.
     fn answer_for(&mut self, id: ConnectionId, message: AgentMessage) -> Result<(), AgentError> {
-        match self.connections.get(id.0) {
-            Some(Some(connection)) if connection.asks_for_more() => {
-                self.host.queue(message)?;
-                self.answered = Instant::now();
-                self.cgroup.limit_invocation(None)?;
-                Ok(())
-            }
-            _ => self.answer_host(message),
+        if self.api.asks_for_more(id) {
+            self.host.queue(message)?;
+            return Ok(self.runtime.answered()?);
         }
+        self.answer_host(message)
     }
-
-    pub(super) fn cpu_us_so_far(&self) -> u64 {
-        self.runtime
-            .map_or_else(cpu_time::of_the_reaped, cpu_time::of)
-    }
-
-    /// What the invocation that ends now has used.
-    pub(super) fn usage(&mut self) -> Result<Usage, AgentError> {
-        let duration_us = micros(self.since.elapsed());
-        let cpu_us = self.cpu_us_so_far();
-        let before = std::mem::replace(&mut self.cpu_us, cpu_us);
-        let max_memory_bytes = self.peak_memory()?;
-        Ok(Usage {
-            duration_us,
-            cpu_us: cpu_us.saturating_sub(before),
-            max_memory_bytes,
-        })
-    }
-
-    /// The most memory that the function has had.
-    pub(super) fn peak_memory(&self) -> Result<u64, AgentError> {
-        let peak = self.cgroup.peak_memory()?;
-        if let Some(mailbox) = &self.mailbox {
-            mailbox.note_peak(peak);
-        }
-        Ok(peak)
-    }
-}
-
-pub(super) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn function_error(
@@ -362,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_oversize_result_is_reported_in_lambdas_words() {
+    fn an_oversize_result_is_reported_with_lambdas_message() {
         assert_eq!(
             too_large(),
             "{\"errorType\":\"Function.ResponseSizeTooLarge\",\"errorMessage\":\"Response payload \

@@ -1,18 +1,11 @@
-//! Results that a function streams: passed on to the host as they come in.
-//!
-//! Little is ever held. When the host does not take what was passed on, the runtime's connection is
-//! not read any more, so that its kernel makes the function wait; when the host has caught up, it
-//! is read again.
-//!
-//! A connection that ends half-way may be the first that is seen of a runtime's end. The end tells
-//! more than a result that broke off, so it is given a moment to be heard of.
-
-use std::time::{Duration, Instant};
+//! Responses that a function streams: passed on to the host as they come in; see
+//! [`response_stream`](super::response_stream).
 
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, ResponseEnd, ResponseStart};
 use hearth_protocol::guest::{MAX_CHUNK, MAX_STREAMED};
 
+use super::response_stream::{HIGH_WATER, ResponseStream};
 use super::runtime_requests::{TOO_LARGE, error_body, larger_than};
 use super::{Agent, AgentError};
 use crate::lifecycle::ConnectionId;
@@ -21,25 +14,7 @@ use crate::runtime_api::reply;
 use crate::runtime_api::request::Body;
 use crate::telemetry::Outcome;
 
-/// Bytes waiting for the host above which no more are read from a runtime, and below which they
-/// are again.
-const HIGH_WATER: usize = 256 * 1024;
-const LOW_WATER: usize = 64 * 1024;
-/// From a connection's end to that of the process which had it.
-const LAST_BREATH: Duration = Duration::from_millis(500);
-
 const TRUNCATED: &str = "Runtime.TruncatedResponse";
-
-/// What the agent keeps of a streamed result.
-#[derive(Debug, Default)]
-pub(super) struct Streaming {
-    /// Bytes passed on.
-    passed: u64,
-    /// The connection that is not read at the moment.
-    paused: Option<ConnectionId>,
-    /// When a result that broke off is reported as that.
-    give_up_at: Option<Instant>,
-}
 
 impl Agent {
     pub(super) fn begin_stream(
@@ -48,24 +23,22 @@ impl Agent {
         request_id: String,
         body: Body,
     ) -> Result<(), AgentError> {
-        if let Err(error) = self.life.begin_stream(&request_id, id) {
-            if let Some(Some(connection)) = self.connections.get_mut(id.0) {
-                connection.verdict = Some(reply::answer_refused(error));
-            }
+        if let Err(error) = self.runtime.lifecycle.begin_stream(&request_id, id) {
+            self.api.set_final_reply(id, reply::answer_refused(error));
             return Ok(());
         }
-        self.streaming = Streaming::default();
-        if let Some(telemetry) = &mut self.telemetry {
+        self.runtime.stream = ResponseStream::default();
+        if let Some(telemetry) = self.extensions.telemetry() {
             telemetry.answering();
         }
         let content_type = match body {
             Body::Streamed { content_type } => content_type,
             Body::Whole(_) | Body::TooLong => None,
         };
-        Ok(self.host.queue(AgentMessage::ResponseStart(ResponseStart {
+        self.host.queue(AgentMessage::ResponseStart(ResponseStart {
             request_id,
             content_type,
-        }))?)
+        }))
     }
 
     /// Passes on what has come in on a connection.
@@ -74,29 +47,24 @@ impl Agent {
         id: ConnectionId,
         mut piece: Bytes,
     ) -> Result<(), AgentError> {
-        if !self.life.streams_on(id) {
-            // Refused, or too long: read to its end, so that its sender gets to read why.
+        if !self.runtime.lifecycle.streams_on(id) {
+            // Refused, or too long: the body is read to its end so that the client then reads why.
             return Ok(());
         }
-        self.streaming.passed += piece.len() as u64;
-        if self.streaming.passed > MAX_STREAMED {
-            if let Some(Some(connection)) = self.connections.get_mut(id.0) {
-                connection.verdict = Some(reply::payload_too_long(MAX_STREAMED));
-            }
+        if !self.runtime.stream.count(piece.len()) {
+            self.api
+                .set_final_reply(id, reply::payload_too_long(MAX_STREAMED));
             return self.end_stream(Some(TOO_LARGE.to_owned()), larger_than(MAX_STREAMED));
         }
         while !piece.is_empty() {
             let chunk = piece.split_to(piece.len().min(MAX_CHUNK));
             self.host.queue(AgentMessage::ResponseChunk(chunk))?;
         }
-        if self.host.queued() > HIGH_WATER {
-            self.host.flush()?;
+        if self.host.link.queued() > HIGH_WATER {
+            self.host.link.flush()?;
         }
-        if self.host.queued() > HIGH_WATER
-            && let Some(Some(connection)) = self.connections.get_mut(id.0)
-        {
-            connection.paused = true;
-            self.streaming.paused = Some(id);
+        if self.host.link.queued() > HIGH_WATER && self.api.pause(id) {
+            self.runtime.stream.pause(id);
         }
         Ok(())
     }
@@ -107,7 +75,7 @@ impl Agent {
         id: ConnectionId,
         error: Option<StreamError>,
     ) -> Result<(), AgentError> {
-        if self.life.streams_on(id) {
+        if self.runtime.lifecycle.streams_on(id) {
             let (error_type, body) = match error {
                 Some(error) => (
                     Some(
@@ -121,44 +89,22 @@ impl Agent {
             };
             self.end_stream(error_type, body)?;
         }
-        let verdict = match self.connections.get_mut(id.0) {
-            Some(Some(connection)) => connection.verdict.take(),
-            _ => None,
-        };
-        self.reply(id, verdict.unwrap_or_else(reply::accepted), Bytes::new())
+        let reply = self.api.take_final_reply(id);
+        self.reply(id, reply.unwrap_or_else(reply::accepted), Bytes::new())
     }
 
-    /// Reads on from a runtime that was made to wait, once the host has taken enough.
+    /// Reads from a paused runtime again, once the host has taken enough.
     pub(super) fn resume_stream(&mut self) -> Result<(), AgentError> {
-        let Some(id) = self.streaming.paused else {
-            return Ok(());
-        };
-        if self.host.queued() > LOW_WATER {
-            return Ok(());
-        }
-        self.streaming.paused = None;
-        if let Some(Some(connection)) = self.connections.get_mut(id.0) {
-            connection.paused = false;
-        }
-        self.watch_connection(id)
-    }
-
-    /// A connection is gone: if a result was coming from it, that has broken off.
-    pub(super) fn stream_broke(&mut self) {
-        if self.life.stream_is_broken() && self.streaming.give_up_at.is_none() {
-            self.streaming.give_up_at = Some(Instant::now() + LAST_BREATH);
+        match self.runtime.stream.resume(self.host.link.queued()) {
+            Some(id) => self.api.resume(&self.epoll, id),
+            None => Ok(()),
         }
     }
 
-    /// When [`Agent::give_up_broken_stream`] is to be called.
-    pub(super) fn broken_stream_due(&self) -> Option<Instant> {
-        self.streaming.give_up_at
-    }
-
-    /// Reports a result that broke off, if there is one and its runtime lives on.
+    /// Reports a response that was broken off, if there is one and its runtime has not exited.
     pub(super) fn give_up_broken_stream(&mut self) -> Result<(), AgentError> {
-        self.streaming.give_up_at = None;
-        if !self.life.stream_is_broken() {
+        self.runtime.stream.give_up();
+        if !self.runtime.lifecycle.stream_is_broken() {
             return Ok(());
         }
         let message = "The connection ended before the response did";
@@ -166,13 +112,13 @@ impl Agent {
     }
 
     fn end_stream(&mut self, error_type: Option<String>, body: Bytes) -> Result<(), AgentError> {
-        let Some(request_id) = self.life.end_stream() else {
+        let Some(request_id) = self.runtime.lifecycle.end_stream() else {
             return Ok(());
         };
         let usage = self.usage()?;
         self.queue_all_output(Some(&request_id))?;
-        let passed = self.streaming.passed;
-        self.tell_done(|| match &error_type {
+        let passed = self.runtime.stream.passed();
+        self.extensions.report_done(|| match &error_type {
             Some(kind) => Outcome::failed(usage, Some(kind)),
             None => Outcome::answered(usage, passed),
         });

@@ -1,5 +1,5 @@
-//! The whole agent between a host and a runtime that the test plays: real sockets, a real pipe, a
-//! cgroup's files in a temporary folder. What needs PID 1, disks or a cgroup is tested in microVMs.
+//! The whole agent; the test is the host and the runtime. Sockets and the pipe are real, the cgroup's
+//! files are in a temporary folder. What needs PID 1, disks or a cgroup is tested in microVMs.
 
 mod extensions;
 mod restoring;
@@ -22,17 +22,18 @@ use hearth_protocol::mailbox::{ANSWERS, VIA_AGENT, WORKING};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::{Agent, AgentError};
+use super::{Agent, AgentError, ApiServer, HostSide, RuntimeSide};
 use crate::cgroup::RuntimeCgroup;
+use crate::clock::HostClock;
 use crate::host_link::HostLink;
 use crate::mailbox::Mailbox;
 use crate::vsock::HostStream;
 
-/// No answer takes this long.
+/// Maximum time that a test waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(20);
 const NEXT: &str = "/2018-06-01/runtime/invocation/next";
 
-/// The agent at work, seen from all its sides.
+/// A running agent, and the other end of everything that it is connected to.
 struct Guest {
     host: UnixStream,
     decoder: FrameDecoder,
@@ -40,7 +41,7 @@ struct Guest {
     api: SocketAddr,
     /// The function's stdout.
     output: File,
-    /// The mailbox, as a runtime has it.
+    /// The mailbox as a runtime maps it.
     mailbox: Pages,
     agent: JoinHandle<Result<(), AgentError>>,
     cgroup: tempfile::TempDir,
@@ -52,7 +53,7 @@ impl Guest {
         Self::configured(false)
     }
 
-    /// The same, whose runtime has been told `snap-start` or not.
+    /// The same; `snap_start`: whether the runtime's initialization type is that.
     fn configured(snap_start: bool) -> Self {
         let cgroup = tempfile::tempdir().unwrap();
         for (name, content) in [
@@ -69,18 +70,17 @@ impl Guest {
         let local = cgroup.path().join("local");
         let (host, agents_end) = UnixStream::pair().unwrap();
         host.set_read_timeout(Some(DEADLINE)).unwrap();
+        let made = Mailbox::make().unwrap();
+        let mailbox = Pages::map(made.file().as_raw_fd()).unwrap();
+        let link = HostLink::new(HostStream::new(agents_end.into()).unwrap());
         let mut agent = Agent::assemble(
-            listener,
-            UnixListener::bind(&local).unwrap(),
-            HostLink::new(HostStream::new(agents_end.into()).unwrap()),
-            RuntimeCgroup::open(cgroup.path().to_owned()).unwrap(),
+            ApiServer::new(listener, UnixListener::bind(&local).unwrap()).unwrap(),
+            RuntimeSide::new(RuntimeCgroup::open(cgroup.path().to_owned()).unwrap()),
+            HostSide::new(link, made, HostClock::Messages).unwrap(),
             SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap(),
         )
         .unwrap();
-        agent.life.configure(snap_start).unwrap();
-        let made = Mailbox::make().unwrap();
-        let mailbox = Pages::map(made.file().as_raw_fd()).unwrap();
-        agent.mailbox = Some(made);
+        agent.runtime.lifecycle.configure(snap_start).unwrap();
         let output = File::from(agent.output.writer().try_clone_to_owned().unwrap());
         let mut guest = Self {
             host,
@@ -156,7 +156,7 @@ impl Guest {
         }
     }
 
-    /// Ends the agent, which must not have said anything more.
+    /// Ends the agent, which must not have sent anything more.
     fn finish(mut self) {
         self.say([HostMessage::Ping(Bytes::from_static(b"last"))]);
         assert_eq!(self.hear(), AgentMessage::Pong(Bytes::from_static(b"last")));
@@ -164,7 +164,7 @@ impl Guest {
         self.agent.join().unwrap().unwrap();
     }
 
-    /// Waits for the agent to give up.
+    /// Waits until the agent ends with an error.
     fn error(self) -> AgentError {
         self.agent.join().unwrap().unwrap_err()
     }
@@ -272,7 +272,7 @@ fn a_local_runtime_answers_and_asks_for_more_at_once_and_is_woken_once() {
             other => panic!("{other:?}"),
         }
         assert!(matches!(guest.hear(), AgentMessage::Ready(_)));
-        // Both were said in one turn, so the 202 would be here if it had not been kept back.
+        // Both were sent in one turn, so the 202 would be here if the agent had not kept it back.
         runtime.0.set_nonblocking(true).unwrap();
         let early = runtime.0.read(&mut [0]).unwrap_err();
         assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock);
@@ -308,7 +308,7 @@ fn a_local_runtime_whose_answer_is_refused_gets_no_event_with_the_refusal() {
 }
 
 #[test]
-fn the_last_words_of_a_local_runtime_that_is_gone_are_heard() {
+fn the_last_answer_of_a_local_runtime_that_is_gone_is_read() {
     let (mut guest, mut runtime) = Guest::locally_ready();
     guest.say([invoke("1", b"{}")]);
     runtime.reply();
@@ -352,9 +352,9 @@ fn lines_do_not_wait_for_the_answer() {
 }
 
 #[test]
-fn a_flood_neither_blocks_the_function_nor_grows_without_bound() {
+fn a_flood_of_output_does_not_block_the_function_and_stays_within_bounds() {
     let (mut guest, mut runtime) = Guest::running();
-    // Nobody reads at the host's end meanwhile.
+    // The host does not read meanwhile.
     let line = [b'x'; 1023];
     let total: usize = 16 << 20;
     for _ in 0..total / 1024 {
@@ -374,7 +374,7 @@ fn a_flood_neither_blocks_the_function_nor_grows_without_bound() {
         }
     }
     assert!(seen < 4 << 20, "{seen} bytes were kept");
-    // A line that was cut by a gap gets a newline of its own.
+    // A line that ends where output was dropped gets a newline of its own.
     assert!(
         (total..total + 64).contains(&(seen + dropped)),
         "{seen} + {dropped}"
@@ -463,7 +463,7 @@ fn a_limit_for_one_invocation_is_set_and_taken_back() {
     let (mut guest, mut runtime) = Guest::ready();
     let limit = |guest: &Guest| {
         let text = std::fs::read_to_string(guest.cgroup.path().join("memory.max")).unwrap();
-        // The file of a cgroup is replaced by a write; this one only has its start overwritten.
+        // A write replaces the file of a real cgroup; here it overwrites the start of a plain file.
         text.trim_end().to_owned()
     };
     guest.say([HostMessage::Invoke(
@@ -484,7 +484,7 @@ fn a_limit_for_one_invocation_is_set_and_taken_back() {
 }
 
 #[test]
-fn a_client_that_sends_no_http_is_told_so_and_closed() {
+fn a_client_that_sends_no_http_gets_400_and_is_closed() {
     let guest = Guest::starting();
     let mut client = guest.connect();
     client.0.write_all(b"\x16\x03\x01\r\n\r\n").unwrap();
@@ -497,8 +497,8 @@ fn a_client_that_sends_no_http_is_told_so_and_closed() {
 fn a_client_that_shuts_down_its_sending_side_gets_its_event() {
     let (mut guest, mut runtime) = Guest::ready();
     runtime.0.shutdown(std::net::Shutdown::Write).unwrap();
-    // The agent has seen it once it has answered this, for it looks at the host first and then at
-    // connections, in one turn or the next.
+    // The agent handles the host first and then connections. So it has seen the shutdown when it handles
+    // the host's next message after this one.
     guest.say([HostMessage::Ping(Bytes::new())]);
     guest.hear();
     guest.say([invoke("1", b"{}")]);
@@ -515,7 +515,7 @@ fn a_runtime_that_gave_up_its_connection_waits_on_a_new_one() {
     drop(runtime);
     let mut again = guest.connect();
     again.get(NEXT);
-    // Its `next` has been handled when this, behind it on another connection, is answered.
+    // The agent has handled that `next` when it answers this later request on another connection.
     let mut other = guest.connect();
     other.get("/2018-06-01/ping");
     other.reply();
@@ -544,10 +544,10 @@ fn a_host_that_breaks_the_protocol_ends_the_agent() {
     assert!(matches!(guest.error(), AgentError::Link(_)));
 }
 
-/// The runtime has had an event of the mailbox and answered it here, since the agent wanted that. Then
-/// it is given one here, which it answers here too.
+/// The runtime took an event from the mailbox and answered it through the agent, which had required that.
+/// Then the agent gives it an event, which it answers through the agent too.
 #[test]
-fn what_was_worked_on_from_the_mailbox_is_over_when_the_agent_gives_the_next_event() {
+fn an_event_of_the_mailbox_is_over_when_the_agent_gives_the_next_event() {
     let (mut guest, mut runtime) = Guest::running();
     let id = "00000000-0000-0000-0000-000000000001";
     guest.mailbox.set(ANSWERS, 1);

@@ -24,7 +24,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T, Refusal>) -> &'static str {
 }
 
 #[test]
-fn an_external_extension_registers_waits_and_hears_of_everything() {
+fn an_external_extension_registers_waits_and_receives_every_event() {
     let mut extensions = with_external();
     assert!(!extensions.all_registered());
     let id = extensions.register(Some("ext"), BOTH, ID.into());
@@ -35,7 +35,7 @@ fn an_external_extension_registers_waits_and_hears_of_everything() {
     assert!(extensions.all_ready());
     assert_eq!(extensions.invoke(&EVENT), [(connection, EVENT)]);
     assert!(!extensions.all_ready());
-    // An event that comes while it is at work is heard at its next request.
+    // An event that arrives while it works on another is returned at its next request.
     assert_eq!(extensions.shutdown(&EVENT), []);
     assert_eq!(extensions.next(Some(ID), connection), Ok(Some(EVENT)));
     assert_eq!(
@@ -103,7 +103,7 @@ fn internal_extensions_register_while_the_runtime_starts_and_are_ten_at_most() {
 }
 
 #[test]
-fn who_did_not_ask_for_events_gets_none() {
+fn an_extension_that_asks_for_no_events_gets_none() {
     let mut extensions = with_external();
     extensions
         .register(Some("ext"), br#"{"events":[]}"#, ID.into())
@@ -112,7 +112,7 @@ fn who_did_not_ask_for_events_gets_none() {
     assert_eq!(extensions.invoke(&EVENT), []);
     assert!(extensions.all_ready());
     assert_eq!(extensions.shutdown(&EVENT), []);
-    assert_eq!(extensions.unwarned(), [Pid::from_raw(7)]);
+    assert_eq!(extensions.without_shutdown_event(), [Pid::from_raw(7)]);
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn an_answer_for_another_invocation_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn an_answer_nobody_asked_for_is_refused() {
+fn an_answer_without_an_invocation_is_refused() {
     let mut life = ready();
     assert_eq!(
         life.answer("", "InvocationResponse"),
@@ -184,7 +184,7 @@ fn an_exit_before_next_is_a_failed_init() {
 }
 
 #[test]
-fn an_invocation_after_the_exit_hears_of_it() {
+fn an_invocation_after_the_exit_is_answered_with_it() {
     let mut life = ready();
     life.exited(Exit::OutOfMemory);
     assert_eq!(
@@ -207,21 +207,21 @@ fn the_host_must_keep_to_the_protocol() {
 }
 
 #[test]
-fn what_goes_through_the_mailbox_is_caught_up_with() {
-    // Answered there: the next event can come from here.
+fn the_lifecycle_follows_what_happens_at_the_mailbox() {
+    // Answered at the mailbox: the agent can give the next event.
     let mut life = running("1");
-    life.answered_elsewhere();
+    life.answered_at_mailbox();
     assert_eq!(life.running(), None);
     assert_eq!(life.invoke(invocation("2")), Ok(Accepted::Held));
-    // An event from there, answered here, or left unanswered.
+    // An event from the mailbox, answered through the agent, or not at all.
     let mut life = running("1");
-    life.answered_elsewhere();
-    life.runs_elsewhere("2".into());
+    life.answered_at_mailbox();
+    life.works_at_mailbox("2".into());
     assert_eq!(life.running(), Some("2"));
     assert_eq!(life.answer("2", "InvocationResponse"), Ok(()));
-    life.runs_elsewhere("2".into());
+    life.works_at_mailbox("2".into());
     assert_eq!(life.running(), None);
-    life.runs_elsewhere("3".into());
+    life.works_at_mailbox("3".into());
     assert_eq!(
         life.exited(Exit::Code(1)),
         Ended::InService {
@@ -233,10 +233,10 @@ fn what_goes_through_the_mailbox_is_caught_up_with() {
 #[test]
 fn a_runtime_can_not_say_that_it_runs_or_has_answered_what_it_was_not_given() {
     let mut life = ready();
-    life.answered_elsewhere();
-    life.runs_elsewhere("1".into());
+    life.answered_at_mailbox();
+    life.works_at_mailbox("1".into());
     assert_eq!(life.running(), None);
     let mut life = running("1");
-    life.runs_elsewhere("2".into());
+    life.works_at_mailbox("2".into());
     assert_eq!(life.running(), Some("1"));
 }

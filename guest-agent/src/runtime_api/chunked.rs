@@ -1,5 +1,5 @@
 //! Chunked bodies: data in pieces of announced length, and a trailer in which a streaming runtime
-//! tells that it failed half-way.
+//! reports an error that occurred after it had begun to answer.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::{Bytes, BytesMut};
@@ -7,14 +7,14 @@ use hearth_protocol::guest::{MAX_PAYLOAD, error_type};
 
 use super::request::{Body, RequestError};
 
-/// Longest line of the framing, extensions and trailer fields included.
+/// Maximum length of a line of the framing, extensions and trailer fields included.
 const MAX_CHUNK_LINE: usize = 64 * 1024;
 
-/// What a runtime that had begun to stream its result said when it failed.
+/// The error of a runtime that failed after it had begun to stream its result.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct StreamError {
     pub(crate) error_type: Option<String>,
-    /// The error's own body, empty if it had none that could be read.
+    /// The error's body; empty if it had none, or none that can be decoded.
     pub(crate) body: Bytes,
 }
 
@@ -46,12 +46,12 @@ impl Chunked {
         }
     }
 
-    /// The error that the trailer told of, once the body is complete.
+    /// The error in the trailer, once the body is complete.
     pub(super) fn take_error(&mut self) -> Option<StreamError> {
         self.error.take()
     }
 
-    /// What has come of the body since this was asked last: for one that is passed on in pieces.
+    /// The part of the body that has arrived since the last call, for a body that is passed on in pieces.
     pub(super) fn take_piece(&mut self) -> Bytes {
         self.body.split().freeze()
     }
@@ -65,7 +65,7 @@ impl Chunked {
         }
     }
 
-    /// Eats what it can of `input`; true when the body and its trailer are complete.
+    /// Consumes as much of `input` as it can. True when the body and its trailer are complete.
     pub(super) fn advance(&mut self, input: &mut BytesMut) -> Result<bool, RequestError> {
         loop {
             match self.stage {
@@ -139,7 +139,7 @@ fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, RequestError> {
 
 fn chunk_size(line: &[u8]) -> Option<usize> {
     let digits = line.split(|b| *b == b';').next()?.trim_ascii();
-    // Eight digits are 4 GiB: enough for anything, and no overflow.
+    // Eight digits are up to 4 GiB: more than any body, and no overflow.
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;
     }

@@ -1,5 +1,5 @@
-//! One client of the Runtime API: its socket, the request it is in the middle of, and the answers
-//! it has not taken yet.
+//! One client of the Runtime API: its socket, the request that is arriving, and the replies that it has
+//! not read yet.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,22 +12,22 @@ use crate::runtime_api::chunked::StreamError;
 use crate::runtime_api::request::{Body, Parsed, Parser, Request, RequestError};
 use crate::runtime_api::socket::Socket;
 
-/// Bytes that a client may send ahead of the answer that it waits for.
+/// Maximum bytes that a client may send before it has the reply to its last request.
 const MAX_AHEAD: usize = 64 * 1024;
-/// Longest reply that is kept back for the next. Those to answers are shorter.
+/// Maximum length of a reply that is kept back to be sent with the next. Replies to answers are shorter.
 const MAX_HELD: usize = 1024;
 
-/// What a connection has to say.
+/// The next part of what a client has sent.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// Nothing more at the moment.
+    /// Nothing complete at the moment.
     Quiet,
     Request(Request),
-    /// More of a body that comes in pieces.
+    /// A part of a body that arrives in pieces.
     Piece(Bytes),
-    /// That was the last of it, or its runtime says that there will be no more.
+    /// The end of that body, or its runtime's report that there will be none.
     StreamEnd(Option<StreamError>),
-    /// These bytes are no request: say so and close.
+    /// The bytes are not a request: the caller replies and closes.
     Malformed(RequestError),
 }
 
@@ -37,29 +37,29 @@ pub(crate) struct Connection {
     socket: Socket,
     parser: Parser,
     out: Outbox,
-    /// A reply that leaves with the next one.
+    /// A reply that is sent together with the next one.
     held: BytesMut,
-    /// A request was taken and not answered.
+    /// A request was returned and has not been answered.
     pending: bool,
-    /// Its body is still coming in.
+    /// The body of that request is still arriving.
     streaming: bool,
-    /// Nothing is read at the moment: what was read has not been passed on yet.
+    /// The agent does not read from this connection: the host has yet to take what was read.
     pub(crate) paused: bool,
-    /// What a request whose body is thrown away will be answered at its end.
-    pub(crate) verdict: Option<Bytes>,
+    /// The reply to a request whose body is discarded, to be sent at the body's end.
+    pub(crate) final_reply: Option<Bytes>,
     /// Close once everything has been sent.
     closing: bool,
-    /// The client sends nothing more; it may still want its answer.
+    /// The client has shut down its sending side; it may still wait for a reply.
     half_closed: bool,
-    /// What the event loop waits for at the moment.
+    /// What epoll reports at the moment.
     pub(crate) watched: EpollFlags,
 }
 
-/// What became of a client's sending side.
+/// The state of a client's sending side after a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Received {
     Open,
-    /// Nothing more will come, but an answer is owed.
+    /// The client sends nothing more, and waits for a reply.
     HalfClosed,
     Gone,
 }
@@ -75,7 +75,7 @@ impl Connection {
             pending: false,
             streaming: false,
             paused: false,
-            verdict: None,
+            final_reply: None,
             closing: false,
             half_closed: false,
             watched: EpollFlags::EPOLLIN,
@@ -86,7 +86,7 @@ impl Connection {
     /// `EAGAIN`: what is left will be reported again.
     pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Received {
         match (&self.socket).read(scratch) {
-            // The rest of a body is not coming.
+            // The rest of a body will not arrive.
             Ok(0) if self.streaming => Received::Gone,
             // Some clients shut their sending side down after the request.
             Ok(0) if self.pending || self.blocked() => {
@@ -95,8 +95,8 @@ impl Connection {
                 Received::HalfClosed
             }
             Ok(0) => Received::Gone,
-            // Nothing more is wanted from a client that is being closed; the bytes are read so
-            // that the close is an orderly one.
+            // The client's further requests are ignored because the connection is being closed. Closing
+            // it with unread bytes would reset it, and the client could lose the reply.
             Ok(_) if self.closing && !self.streaming => Received::Open,
             Ok(count) => {
                 self.parser.feed(&scratch[..count]);
@@ -123,7 +123,7 @@ impl Connection {
                 Ok(Parsed::Incomplete) => return Input::Quiet,
                 Ok(Parsed::ExpectsContinue) => {
                     self.out.push(super::reply::CONTINUE);
-                    // A client that can't be written to is found out by its next event.
+                    // epoll will report that the client is gone.
                     if self.flush().is_err() {
                         self.closing = true;
                         return Input::Quiet;
@@ -151,8 +151,8 @@ impl Connection {
         self.socket.is_local() && !self.closing && self.parser.buffered() > 0
     }
 
-    /// Answers the request that was taken last, in one `send` if the client takes it: at once, or
-    /// together with the next reply if that is all that the client waits for.
+    /// Answers the request that was returned last. One `send` sends the reply, at once or together with
+    /// the next reply if the client waits for both.
     pub(crate) fn reply(&mut self, head: Bytes, body: Bytes) -> io::Result<()> {
         self.pending = false;
         if self.asks_for_more() && head.len() + body.len() <= MAX_HELD {
@@ -178,7 +178,7 @@ impl Connection {
         self.out.send(&self.socket)
     }
 
-    /// What the event loop should wait for.
+    /// What epoll is to report.
     pub(crate) fn interest(&self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, !self.half_closed && !self.paused);
@@ -190,7 +190,7 @@ impl Connection {
         !self.out.is_empty()
     }
 
-    /// Whether everything is said and the connection may be dropped.
+    /// Whether everything has been sent and the connection is to be closed.
     pub(crate) fn finished(&self) -> bool {
         self.closing && !self.pending && self.out.is_empty()
     }

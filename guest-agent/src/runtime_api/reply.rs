@@ -1,5 +1,5 @@
-//! The Runtime API's answers. Each is rendered whole: header and body leave in one `send`, because
-//! two would cost a delayed acknowledgement (44 ms) with some clients.
+//! The Runtime API's replies. Header and body of each are sent in one `send`: two would cost a delayed
+//! acknowledgement (44 ms) with some clients.
 
 use bytes::Bytes;
 use hearth_protocol::agent::Invoke;
@@ -12,7 +12,7 @@ use crate::lifecycle::{AnswerError, InvalidTransition};
 use crate::runtime_api::request::RequestError;
 use crate::telemetry::Invalid;
 
-/// Interim answer to a client that waits before it sends a body.
+/// Interim reply to a client that waits before it sends a body.
 pub(crate) const CONTINUE: Bytes = Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n");
 
 const ACCEPTED: Bytes = Bytes::from_static(
@@ -20,22 +20,22 @@ const ACCEPTED: Bytes = Bytes::from_static(
       {\"status\":\"OK\"}\n",
 );
 
-/// 202, what a result, an error or an init error is answered with.
+/// 202, the reply to a result, an error or an init error.
 pub(crate) fn accepted() -> Bytes {
     ACCEPTED
 }
 
-/// Answer to `GET /ping`.
+/// Reply to `GET /ping`.
 pub(crate) fn pong() -> Bytes {
     whole("200 OK", "text/plain", "pong")
 }
 
-/// Answer to a demand for the right time.
+/// Reply to a request to set the clock.
 pub(crate) fn clock_set() -> Bytes {
     whole("200 OK", "text/plain", "")
 }
 
-/// Answer to `restore/next`, after the restore.
+/// Reply to `restore/next`, after the restore.
 pub(crate) fn restored() -> Bytes {
     whole("200 OK", "application/json", "")
 }
@@ -50,7 +50,7 @@ pub(crate) fn method_not_allowed() -> Bytes {
     whole("405 Method Not Allowed", "text/plain", "")
 }
 
-/// The answer names an invocation that is not the current one, or has been given already.
+/// The invocation of this answer is not the current one, or has been answered already.
 pub(crate) fn answer_refused(error: AnswerError) -> Bytes {
     match error {
         AnswerError::UnknownRequestId => problem("400 Bad Request", "InvalidRequestID", &error),
@@ -58,7 +58,7 @@ pub(crate) fn answer_refused(error: AnswerError) -> Bytes {
     }
 }
 
-/// An extension asked for what it may not have.
+/// An extension's request is refused.
 pub(crate) fn extension_refused(refusal: &Refusal) -> Bytes {
     problem("403 Forbidden", refusal.kind, &refusal.message)
 }
@@ -90,17 +90,17 @@ pub(crate) fn event_head(identifier: &str, event_len: usize) -> Bytes {
     format!("{head}Content-Length: {event_len}\r\n\r\n").into()
 }
 
-/// An extension will be told what it has asked for.
+/// An extension's subscription is accepted.
 pub(crate) fn subscribed() -> Bytes {
     whole("200 OK", "application/json", "\"OK\"")
 }
 
-/// What an extension has asked to be told is nothing that it can be.
+/// An extension's subscription is not valid.
 pub(crate) fn subscription_invalid(error: &Invalid) -> Bytes {
     problem("400 Bad Request", "ValidationError", error)
 }
 
-/// The request makes no sense in the runtime's state.
+/// The runtime's state does not allow the request.
 pub(crate) fn transition_refused(error: InvalidTransition) -> Bytes {
     problem("403 Forbidden", "InvalidStateTransition", &error)
 }
@@ -116,14 +116,10 @@ pub(crate) fn payload_too_long(limit: u64) -> Bytes {
 
 /// A registration of random generators that can't be understood.
 pub(crate) fn generators_refused(error: &RegistrationError) -> Bytes {
-    problem(
-        "400 Bad Request",
-        "InvalidRequest",
-        &format_args!("{error}"),
-    )
+    problem("400 Bad Request", "InvalidRequest", &format_args!("{error}"))
 }
 
-/// The bytes were no request; the connection is closed after this.
+/// The bytes were not a request. The connection is closed after this reply.
 pub(crate) fn bad_request(error: RequestError) -> Bytes {
     let status = match error {
         RequestError::HeadTooLong | RequestError::TooManyHeaders => {
@@ -134,12 +130,12 @@ pub(crate) fn bad_request(error: RequestError) -> Bytes {
     problem(status, "InvalidRequest", &error)
 }
 
-/// Header part of the answer to `next`; the event's bytes follow it.
+/// Header part of the reply to `next`; the event's bytes follow it.
 pub(crate) fn invocation_head(invoke: &Invoke, event_len: usize) -> Bytes {
     invocation_head_of(invoke.headers().as_bytes(), event_len)
 }
 
-/// The same of headers that are there, each with its line break.
+/// The same from ready-made headers, each with its line break.
 pub(crate) fn invocation_head_of(headers: &[u8], event_len: usize) -> Bytes {
     let length = format!("Content-Length: {event_len}\r\n\r\n");
     let begin = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";

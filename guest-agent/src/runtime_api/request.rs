@@ -1,23 +1,23 @@
-//! Cuts the bytes of a Runtime API connection into requests: HTTP/1.1 with `Content-Length` or
+//! Parses the bytes of a Runtime API connection into requests: HTTP/1.1 with `Content-Length` or
 //! chunked bodies, keep-alive and pipelining.
 //!
-//! The other side is the function's own process, hence hostile. What is kept of a request is
-//! bounded by [`MAX_HEAD`] and the payload limit; a longer body is read to its end and thrown
-//! away, so that a client which sends everything before it reads still gets its answer.
+//! The client is the function's own process, hence hostile. What is kept of a request is bounded by
+//! [`MAX_HEAD`] and the payload limit. A longer body is read to its end and discarded, so that a client
+//! which sends everything before it reads still gets its reply.
 
 use bytes::{Buf, Bytes, BytesMut};
 use hearth_protocol::guest::{MAX_PAYLOAD, error_type};
 
 use super::chunked::{Chunked, StreamError};
 
-/// Longest request line with headers. Runtimes may send an X-Ray error cause of up to 1 MB as a
-/// header.
+/// Maximum length of the request line with headers, in bytes. Runtimes may send an X-Ray error cause of
+/// up to 1 MB as a header.
 pub(crate) const MAX_HEAD: usize = 1024 * 1024 + 64 * 1024;
 const MAX_HEADERS: usize = 96;
-/// Longest value kept of an extension's header: longer than any that is valid.
+/// Maximum length of the value of an extension's header: longer than any valid one.
 const MAX_EXTENSION_HEADER: usize = 256;
 
-/// What arrived in place of a request. The connection can't be used after it.
+/// Why the bytes are not a request. The connection cannot be used after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RequestError {
     #[error("not an HTTP/1.1 request: {0}")]
@@ -38,9 +38,9 @@ pub(crate) enum RequestError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Body {
     Whole(Bytes),
-    /// Longer than a payload may be; it was thrown away.
+    /// Longer than a payload may be. It was discarded.
     TooLong,
-    /// It comes in pieces, as [`Parsed::Piece`], and ends with [`Parsed::StreamEnd`].
+    /// It arrives in pieces, as [`Parsed::Piece`], and ends with [`Parsed::StreamEnd`].
     Streamed {
         /// `Content-Type`.
         content_type: Option<String>,
@@ -55,10 +55,9 @@ pub(crate) struct Request {
     pub(crate) keep_alive: bool,
     /// `Lambda-Runtime-Function-Error-Type`.
     pub(crate) error_type: Option<String>,
-    /// What an extension says about itself.
+    /// The headers by which an extension identifies itself.
     pub(crate) extension: ExtensionHeaders,
-    /// Set if a streamed body ended in an error: what was received is only the beginning of a
-    /// result.
+    /// Set if a streamed body ended in an error: the body is then only the beginning of a result.
     pub(crate) stream_error: Option<StreamError>,
     pub(crate) body: Body,
 }
@@ -72,7 +71,7 @@ pub(crate) struct ExtensionHeaders {
     pub(crate) identifier: Option<String>,
 }
 
-/// What the parser made of the bytes so far.
+/// What the bytes so far contain.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Parsed {
     /// More bytes are needed.
@@ -80,9 +79,9 @@ pub(crate) enum Parsed {
     /// The client waits for `100 Continue` before it sends the body.
     ExpectsContinue,
     Request(Request),
-    /// Of the body of the request before.
+    /// A part of the body of the last request.
     Piece(Bytes),
-    /// That body is complete, or its runtime says that it never will be.
+    /// That body is complete, or its runtime reports that it will not be.
     StreamEnd(Option<StreamError>),
 }
 
@@ -101,7 +100,7 @@ struct Head {
 }
 
 impl Head {
-    /// Whether this is a result that is passed on while it comes in.
+    /// Whether this is a result that is passed on while it arrives.
     fn streams(&self) -> bool {
         self.streaming && self.method == "POST" && self.target.ends_with("/response")
     }
@@ -122,12 +121,12 @@ impl Head {
 #[derive(Debug)]
 enum Stage {
     Head,
-    /// `left` bytes of a body of known length are missing; all of it is in the buffer so far.
+    /// `left` bytes of a body of known length are missing; the others are in the buffer.
     Length(Head, usize),
-    /// `left` bytes of a body that is too long are to be thrown away.
+    /// `left` bytes of a body that is too long are to be discarded.
     Discard(Head, usize),
     Chunked(Head, Chunked),
-    /// The request was handed out already.
+    /// The request has been returned already.
     Streaming {
         chunked: Chunked,
         expects_continue: bool,
@@ -159,7 +158,7 @@ impl Parser {
         self.buffer.len()
     }
 
-    /// Takes the next request off the bytes received so far.
+    /// Takes the next request from the bytes received so far.
     pub(crate) fn advance(&mut self) -> Result<Parsed, RequestError> {
         if let Stage::Head = self.stage {
             let Some(stage) = self.head()? else {
@@ -216,7 +215,8 @@ impl Parser {
                 Stage::Head | Stage::Streaming { .. } => Ok(Parsed::Incomplete),
                 Stage::Length(head, _) | Stage::Discard(head, _) | Stage::Chunked(head, _) => {
                     if self.buffer.is_empty() {
-                        // What is left of it would keep the body's memory alive with it.
+                        // The body is a slice of this buffer. Kept, the buffer would keep the body's
+                        // memory allocated.
                         self.buffer = BytesMut::new();
                     }
                     Ok(Parsed::Request(head.request(body)))
@@ -225,7 +225,7 @@ impl Parser {
         }
     }
 
-    /// The request whose body is about to come in pieces, if it is one.
+    /// The request whose body is about to arrive in pieces, if it is one.
     fn begin_stream(&mut self) -> Option<Request> {
         match std::mem::replace(&mut self.stage, Stage::Head) {
             Stage::Chunked(mut head, chunked) if head.streams() => {
@@ -330,7 +330,7 @@ fn content_length_of(value: &[u8]) -> Option<usize> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// A content type, if it is one line of printable text of some length.
+/// A content type, if it is one line of printable text and not too long.
 fn content_type(value: &[u8]) -> Option<String> {
     const MAX_CONTENT_TYPE: usize = 256;
     let value = std::str::from_utf8(value.trim_ascii()).ok()?;
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_expects_it_is_told_to_go_on_once() {
+    fn a_client_that_expects_it_gets_100_continue_once() {
         let mut parser = Parser::new();
         parser.feed(b"POST / HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
         assert_eq!(parser.advance().unwrap(), Parsed::ExpectsContinue);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_at_the_limit_is_kept_and_one_over_it_is_thrown_away() {
+    fn a_body_at_the_limit_is_kept_and_one_over_it_is_discarded() {
         for (len, kept) in [(MAX_PAYLOAD, true), (MAX_PAYLOAD + 1, false)] {
             let mut parser = Parser::new();
             parser.feed(format!("POST / HTTP/1.1\r\nContent-Length: {len}\r\n\r\n").as_bytes());

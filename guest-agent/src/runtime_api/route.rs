@@ -1,4 +1,4 @@
-//! From method and path to what the runtime, or an extension, wants.
+//! From method and path to what the runtime, or an extension, requests.
 
 use crate::extensions::ErrorPhase;
 use crate::telemetry::Api;
@@ -7,11 +7,11 @@ const PREFIX: &str = "/2018-06-01";
 const EXTENSIONS: &str = "/2020-01-01/extension";
 const LOGS: &str = "/2020-08-15/logs";
 const TELEMETRY: &str = "/2022-07-01/telemetry";
-/// Has the wall clock set, by whoever sees that it is off.
+/// Sets the wall clock. A runtime calls it when an event's time shows that the clock is wrong.
 const CLOCK: &str = "/hearth/clock";
-/// Takes what a runtime says of its random generators.
+/// Takes what a runtime reports of its random generators.
 const GENERATORS: &str = "/hearth/generators";
-/// Longest request id taken from a path; Lambda's have 36 characters.
+/// Maximum length of a request id in a path; Lambda's have 36 characters.
 const MAX_REQUEST_ID: usize = 128;
 
 /// A request of the Runtime API.
@@ -43,14 +43,14 @@ pub(crate) enum Route {
     RestoreNext,
     /// `POST /runtime/restore/error`
     RestoreError,
-    /// Nothing is there.
+    /// There is no such path.
     NotFound,
-    /// Something is there, for another method.
+    /// The path exists for another method.
     MethodNotAllowed,
 }
 
 impl Route {
-    /// Never fails: a request for nothing is one of the routes.
+    /// Never fails: an unknown path is one of the routes.
     pub(crate) fn of(method: &str, target: &str) -> Self {
         let path = target.split_once('?').map_or(target, |(path, _)| path);
         if let Some(route) = Self::of_extension(path) {

@@ -1,6 +1,6 @@
-//! What a client of the Runtime API is connected by: loopback, as Lambda's contract has it, or the
-//! local socket of the runtimes that Hearth's images bring along. A message over the latter costs
-//! the kernel half of one over TCP.
+//! The socket of a client of the Runtime API: loopback, as Lambda's contract has it, or the local socket
+//! of the runtimes in Hearth's images. A message over the local socket costs the guest kernel half of
+//! one over TCP.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
@@ -15,8 +15,8 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Whether the client is one of Hearth's own images': it sends its answer and its call for the
-    /// next event together, and waits for both replies at once.
+    /// Whether the client is a runtime of Hearth's images: it sends its answer together with its request
+    /// for the next event, and waits for both replies.
     pub(crate) fn is_local(&self) -> bool {
         matches!(self, Self::Local(_))
     }

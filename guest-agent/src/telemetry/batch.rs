@@ -1,4 +1,4 @@
-//! Records on their way to one subscriber, as the JSON array that they are posted as.
+//! Records for one subscriber, as the JSON array that is posted.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub(super) struct Batch {
     json: Vec<u8>,
     records: usize,
-    /// When its first record came.
+    /// When its first record was added.
     since: Option<Instant>,
 }
 
@@ -22,7 +22,7 @@ impl Batch {
         self.since
     }
 
-    /// Whether a record of `len` bytes still fits. One always does, however long it is.
+    /// Whether a record of `len` bytes still fits. A first record always does, however long it is.
     pub(super) fn has_room(&self, len: usize, max_items: usize, max_bytes: usize) -> bool {
         // A comma before it, a bracket behind it.
         let after = self.json.len() + len + 2;
@@ -36,7 +36,7 @@ impl Batch {
         self.since.get_or_insert(now);
     }
 
-    /// Ends the array; its bytes, and how many records they are.
+    /// Ends the array. Its bytes, and the number of its records.
     pub(super) fn finish(&mut self) -> (Bytes, usize) {
         let mut batch = std::mem::take(self);
         batch.json.push(b']');

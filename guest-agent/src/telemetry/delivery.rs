@@ -6,11 +6,11 @@
 //! Idle ───────▶ Connecting ───────▶ Exchanging ─────▶ Idle
 //!   ▲                │  failed          │
 //!   │  given up      ▼                  │
-//!   └──────────── Resting ◀─────────────┘
+//!   └────────── BackingOff ◀────────────┘
 //! ```
 //!
-//! A batch is posted until a listener has taken it, or refused it, or [`MAX_ATTEMPTS`] have failed: a
-//! listener may see it twice, never a part of it as a whole.
+//! A batch is posted until the listener has accepted or refused it, or [`MAX_ATTEMPTS`] have failed. A
+//! listener may receive it twice, but never a part of it that looks complete.
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -25,19 +25,19 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, s
 use super::reply::{self, MAX_HEAD, Reply};
 use crate::outbox::Outbox;
 
-/// How long a listener may take, of the time that the guest runs.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often a batch is posted. A listener may be about to listen when the first comes.
+/// Maximum time that a listener may take for a batch, not counting the time that the guest is paused.
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum times that a batch is posted. The listener may not listen yet at the first.
 const MAX_ATTEMPTS: u32 = 5;
-/// The rest after the first failure; after each further one it is twice as long.
-const REST: Duration = Duration::from_millis(50);
+/// Time to the second attempt; it doubles with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Idle,
     Connecting { give_up: Instant },
     Exchanging { give_up: Instant },
-    Resting { until: Instant },
+    BackingOff { until: Instant },
 }
 
 /// What became of a batch.
@@ -51,11 +51,11 @@ pub(super) enum Delivered {
 pub(super) struct Delivery {
     port: u16,
     stage: Stage,
-    /// Kept from one batch to the next if the listener lets it be.
+    /// Kept from one batch to the next if the listener allows it.
     stream: Option<TcpStream>,
-    /// What the event loop waits for on it at the moment; `None` before it knows of it.
+    /// What epoll reports of it; `None` while it is not in the epoll set.
     watched: Option<EpollFlags>,
-    /// Head and body: they may have to be sent again.
+    /// Head and body, kept to be sent again.
     request: [Bytes; 2],
     out: Outbox,
     input: Vec<u8>,
@@ -80,42 +80,42 @@ impl Delivery {
         matches!(self.stage, Stage::Idle)
     }
 
-    /// Begins to send a request. Only one at a time.
+    /// Begins to send a request. There must be no other at the same time.
     pub(super) fn send(&mut self, head: Bytes, body: Bytes, now: Instant) -> Option<Delivered> {
         self.request = [head, body];
         self.failures = 0;
         self.attempt(now)
     }
 
-    /// When [`Delivery::turn`] has something to do.
+    /// When [`Delivery::send_due`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.stage {
             Stage::Idle => None,
             Stage::Connecting { give_up } | Stage::Exchanging { give_up } => Some(give_up),
-            Stage::Resting { until } => Some(until),
+            Stage::BackingOff { until } => Some(until),
         }
     }
 
-    /// Time has passed in which the listener could do nothing.
+    /// The guest was paused: the listener gets its full time again.
     pub(super) fn thawed(&mut self, now: Instant) {
         if let Stage::Connecting { give_up } | Stage::Exchanging { give_up } = &mut self.stage {
-            *give_up = now + PATIENCE;
+            *give_up = now + LISTENER_TIMEOUT;
         }
     }
 
     /// Does what is due.
-    pub(super) fn turn(&mut self, now: Instant) -> Option<Delivered> {
+    pub(super) fn send_due(&mut self, now: Instant) -> Option<Delivered> {
         if self.due().is_none_or(|due| due > now) {
             return None;
         }
         match self.stage {
             Stage::Idle => None,
-            Stage::Resting { .. } => self.attempt(now),
+            Stage::BackingOff { .. } => self.attempt(now),
             Stage::Connecting { .. } | Stage::Exchanging { .. } => self.failed(now),
         }
     }
 
-    /// Has `epoll` wait for what this waits for. A connection that can't be watched is given up.
+    /// Has `epoll` report what the connection waits for. Closes it if that fails.
     pub(super) fn watch(&mut self, epoll: &Epoll, token: u64) {
         let Some(stream) = &self.stream else {
             return;
@@ -152,8 +152,8 @@ impl Delivery {
                 self.exchange(now)
             }
             Stage::Exchanging { .. } => self.exchange(now),
-            // The listener closes it, or says what nobody has asked.
-            Stage::Idle | Stage::Resting { .. } => {
+            // The listener closed it, or sent something without a request.
+            Stage::Idle | Stage::BackingOff { .. } => {
                 self.close();
                 None
             }
@@ -161,7 +161,7 @@ impl Delivery {
     }
 
     fn attempt(&mut self, now: Instant) -> Option<Delivered> {
-        let give_up = now + PATIENCE;
+        let give_up = now + LISTENER_TIMEOUT;
         self.input.clear();
         self.out = Outbox::default();
         for part in &self.request {
@@ -216,8 +216,8 @@ impl Delivery {
             self.end();
             return Some(Delivered::Lost);
         }
-        let until = now + REST * 2_u32.pow(self.failures - 1);
-        self.stage = Stage::Resting { until };
+        let until = now + FIRST_BACKOFF * 2_u32.pow(self.failures - 1);
+        self.stage = Stage::BackingOff { until };
         None
     }
 
@@ -254,8 +254,8 @@ fn receive(mut stream: &TcpStream, input: &mut Vec<u8>) -> io::Result<Option<Rep
     reply::parse(input).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// A connection, and whether it is one already. Over loopback it is, unless the listener's queue is
-/// full: the standard library would wait for that.
+/// A connection, and whether it is established. Over loopback it is, unless the listener's queue is
+/// full: the standard library's `connect` would block then.
 fn begin_connecting(port: u16) -> Result<(TcpStream, bool), Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
@@ -266,7 +266,7 @@ fn begin_connecting(port: u16) -> Result<(TcpStream, bool), Errno> {
         Err(errno) => return Err(errno),
     };
     let stream = TcpStream::from(socket);
-    // The end of a long batch must not wait until its beginning is acknowledged.
+    // Otherwise the end of a long batch would wait until its beginning is acknowledged.
     stream.set_nodelay(true).map_err(|_| Errno::last())?;
     Ok((stream, connected))
 }

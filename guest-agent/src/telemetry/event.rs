@@ -1,4 +1,4 @@
-//! The platform's events, in the words of Lambda's event schema.
+//! The platform's events, as Lambda's event schema has them.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use hearth_protocol::agent::Usage;
 use serde_json::{Value, json};
 
 use super::Invocation;
-use super::record::{Record, ToldBy, timestamp};
+use super::record::{Record, Reporter, timestamp};
 use super::subscription::Api;
 use crate::environment::FunctionIdentity;
 
@@ -42,7 +42,7 @@ impl Outcome {
         }
     }
 
-    /// The host ended it, for a reason that it also tells extensions.
+    /// The host ended it. Extensions receive the same reason with `SHUTDOWN`.
     pub(super) fn cut_off(reason: &str, usage: Usage) -> Self {
         let status = match reason {
             "timeout" => "timeout",
@@ -87,13 +87,13 @@ pub(crate) enum Event<'a> {
         invocation: &'a Invocation,
         outcome: &'a Outcome,
     },
-    /// With the time that extensions took after the runtime.
+    /// `took` includes the time that extensions took after the runtime.
     Report {
         invocation: &'a Invocation,
         took: Duration,
         restore: Option<Duration>,
     },
-    /// The Logs API's word for it.
+    /// The Logs API's event for the end of an invocation.
     End {
         request_id: &'a str,
     },
@@ -113,12 +113,12 @@ pub(crate) enum Event<'a> {
 
 impl Event<'_> {
     pub(super) fn record(&self, at: SystemTime, function: &FunctionIdentity) -> Record {
-        let (kind, told_by, record) = self.parts(function);
-        Record::platform(at, kind, told_by, &record)
+        let (kind, reporter, record) = self.parts(function);
+        Record::platform(at, kind, reporter, &record)
     }
 
-    fn parts(&self, function: &FunctionIdentity) -> (&'static str, ToldBy, Value) {
-        use ToldBy::{Both, Telemetry};
+    fn parts(&self, function: &FunctionIdentity) -> (&'static str, Reporter, Value) {
+        use Reporter::{Both, Telemetry};
         match self {
             Self::InitStart => {
                 let mut record = named(function);
@@ -149,7 +149,7 @@ impl Event<'_> {
                 let record = json!({ "name": name, "state": "Subscribed", "types": types });
                 match api {
                     Api::Telemetry => ("telemetrySubscription", Telemetry, record),
-                    Api::Logs => ("logsSubscription", ToldBy::Logs, record),
+                    Api::Logs => ("logsSubscription", Reporter::Logs, record),
                 }
             }
             Self::Start {
@@ -172,7 +172,7 @@ impl Event<'_> {
                 let record = report(invocation, *took, *restore, function);
                 ("report", Both, record)
             }
-            Self::End { request_id } => ("end", ToldBy::Logs, json!({ "requestId": request_id })),
+            Self::End { request_id } => ("end", Reporter::Logs, json!({ "requestId": request_id })),
             Self::RestoreStart => ("restoreStart", Telemetry, named(function)),
             Self::RestoreRuntimeDone { failed } => {
                 ("restoreRuntimeDone", Telemetry, status_of(*failed))
@@ -239,7 +239,7 @@ fn runtime_done(invocation: &Invocation, outcome: &Outcome) -> Value {
     put_tracing(&mut record, invocation.trace_id.as_deref());
     if let Some(produced) = outcome.produced {
         record["metrics"]["producedBytes"] = produced.into();
-        // A result that comes all at once takes no time to come.
+        // A result that is not streamed arrives at once.
         let coming = invocation
             .answering
             .map_or(Duration::ZERO, |began| began.elapsed())

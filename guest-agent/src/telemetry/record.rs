@@ -1,4 +1,4 @@
-//! One thing to tell, as JSON, in each of the forms that subscribers may want it in.
+//! A record as JSON, in each of the forms in which subscribers may want it.
 
 use std::time::SystemTime;
 
@@ -27,18 +27,18 @@ impl Source {
     }
 }
 
-/// How a subscriber is told.
+/// The form of a subscriber's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// By the Logs API.
+    /// The Logs API's.
     Logs,
-    /// By the Telemetry API, lines as text.
+    /// The Telemetry API's, with lines as text.
     Text,
-    /// By the Telemetry API; lines that are JSON objects, of a function that writes such, as objects.
+    /// The Telemetry API's. Lines that are JSON objects are objects, if the function logs in JSON.
     Structured,
 }
 
-/// A record. `None`: there is none of it in that form.
+/// A record in its forms. `None`: it does not exist in that form.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) source: Source,
@@ -47,29 +47,29 @@ pub(super) struct Record {
     structured: Option<Bytes>,
 }
 
-/// Which API tells of an event of the platform's.
+/// The API that reports an event of the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ToldBy {
+pub(super) enum Reporter {
     Both,
     Telemetry,
     Logs,
 }
 
 impl Record {
-    /// An event of the platform's.
-    pub(super) fn platform(at: SystemTime, kind: &str, told_by: ToldBy, record: &Value) -> Self {
+    /// An event of the platform.
+    pub(super) fn platform(at: SystemTime, kind: &str, reporter: Reporter, record: &Value) -> Self {
         let event = json!({
             "time": timestamp(at),
             "type": format!("platform.{kind}"),
             "record": record,
         });
         let event = Bytes::from(event.to_string());
-        let telemetry = (told_by != ToldBy::Logs).then(|| event.clone());
+        let telemetry = (reporter != Reporter::Logs).then(|| event.clone());
         Self {
             source: Source::Platform,
             text: telemetry.clone(),
             structured: telemetry,
-            logs: (told_by != ToldBy::Telemetry).then_some(event),
+            logs: (reporter != Reporter::Telemetry).then_some(event),
         }
     }
 
@@ -93,7 +93,7 @@ impl Record {
     }
 }
 
-/// Makes records of lines that were read together.
+/// Makes a record of each of the lines that were read together.
 #[derive(Debug)]
 pub(super) struct Writer {
     source: Source,
@@ -137,7 +137,7 @@ impl Writer {
     }
 }
 
-/// The records among lines: those of several lines, and each other line by itself.
+/// Splits output into records: those of several lines, and every other line by itself.
 pub(super) fn split(lines: &Lines) -> impl Iterator<Item = &[u8]> {
     let mut multiline = lines.multiline.iter().peekable();
     let mut at = 0;
@@ -156,7 +156,7 @@ pub(super) fn split(lines: &Lines) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// As Lambda writes it: UTC, with milliseconds.
+/// A time in Lambda's format: UTC, with milliseconds.
 pub(super) fn timestamp(at: SystemTime) -> String {
     let at = OffsetDateTime::from(at);
     format!(
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_told_as_text_whatever_bytes_it_has() {
+    fn a_line_is_sent_as_text_whatever_bytes_it_has() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_665_532_815_064);
         let record = Writer::new(Source::Extension, at, true).line(b"{\"a\":1}\xff\x07");
         let told = record.of(Dialect::Structured).unwrap();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_an_object_is_told_as_one_to_those_who_know_such() {
+    fn a_line_that_is_an_object_is_sent_as_one_where_the_schema_has_objects() {
         let writer = Writer::new(Source::Function, SystemTime::now(), true);
         let record = writer.line(b"{\"level\":\"INFO\"}");
         let of =
@@ -228,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn what_one_api_alone_tells_of_the_other_does_not_hear() {
-        let record = |told_by| Record::platform(SystemTime::now(), "x", told_by, &json!({}));
-        let heard = |told_by| {
+    fn an_event_of_one_api_does_not_reach_subscribers_of_the_other() {
+        let record = |reporter| Record::platform(SystemTime::now(), "x", reporter, &json!({}));
+        let heard = |reporter| {
             [Dialect::Logs, Dialect::Text, Dialect::Structured]
-                .map(|dialect| record(told_by).of(dialect).is_some())
+                .map(|dialect| record(reporter).of(dialect).is_some())
         };
-        assert_eq!(heard(ToldBy::Both), [true, true, true]);
-        assert_eq!(heard(ToldBy::Telemetry), [false, true, true]);
-        assert_eq!(heard(ToldBy::Logs), [true, false, false]);
+        assert_eq!(heard(Reporter::Both), [true, true, true]);
+        assert_eq!(heard(Reporter::Telemetry), [false, true, true]);
+        assert_eq!(heard(Reporter::Logs), [true, false, false]);
     }
 }

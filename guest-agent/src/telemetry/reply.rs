@@ -1,23 +1,23 @@
-//! What a listener answers to a batch. Only its head matters.
+//! A listener's reply to a batch. Only its head matters.
 
-/// Longest head that is waited for.
+/// Maximum length of a head, in bytes.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 32;
 
 /// A reply whose head is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reply {
-    /// Whether the listener has taken the batch.
+    /// Whether the listener has accepted the batch.
     pub(super) accepted: bool,
-    /// Whether all of the reply is there and the connection may be used again.
+    /// Whether the reply has arrived completely and the connection may be used again.
     pub(super) reusable: bool,
 }
 
-/// The bytes are no reply.
+/// The bytes are not an HTTP reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// Reads a reply, `None` if more of it is to come. Interim ones are passed over.
+/// Reads a reply; `None` if its head is incomplete. Interim replies are skipped.
 pub(super) fn parse(mut input: &[u8]) -> Result<Option<Reply>, Malformed> {
     loop {
         if input.len() > MAX_HEAD {

@@ -1,7 +1,7 @@
-//! One subscriber: what it has not been told yet, in order and within its bounds.
+//! One subscriber: the records that it has not received yet, in order and within bounds.
 //!
-//! At most two batches are held, one that is on its way and one that is being filled. What comes
-//! while both are full is counted instead, and told before what follows it.
+//! At most two batches are held, one that is being sent and one that is being filled. Records that
+//! arrive while both are full are counted instead, and the count is sent before the next record.
 
 use std::time::{Instant, SystemTime};
 
@@ -15,10 +15,10 @@ use super::record::{Record, Source};
 use super::subscription::{Api, Subscription};
 use crate::environment::FunctionIdentity;
 
-/// More than the event that tells of what was lost is long.
+/// More bytes than the event has that reports lost records.
 const LOST_EVENT: usize = 512;
 
-/// Records that were not told of.
+/// Records that could not be kept.
 #[derive(Debug, Clone, Copy, Default)]
 struct Lost {
     records: u64,
@@ -30,13 +30,13 @@ pub(super) struct Subscriber {
     pub(super) name: String,
     wanted: Subscription,
     filling: Batch,
-    /// A full batch, and how many records it has. On its way, unless `delivery` is idle.
-    leaving: Option<(Bytes, usize)>,
+    /// A finished batch, and how many records it has. It is being sent, unless `delivery` is idle.
+    outgoing: Option<(Bytes, usize)>,
     lost: Lost,
-    /// What there is leaves now.
-    hurried: bool,
-    /// So does everything that comes from now on.
-    keeps_nothing_back: bool,
+    /// The batch that is being filled is due now.
+    flush_requested: bool,
+    /// Every record is due at once.
+    unbuffered: bool,
     delivery: Delivery,
 }
 
@@ -47,15 +47,15 @@ impl Subscriber {
             name,
             wanted,
             filling: Batch::default(),
-            leaving: None,
+            outgoing: None,
             lost: Lost::default(),
-            hurried: false,
-            keeps_nothing_back: false,
+            flush_requested: false,
+            unbuffered: false,
             delivery,
         }
     }
 
-    /// From now on this is what it wants. What it has not been told yet goes to its new listener.
+    /// Replaces the subscription. Records that have not been sent yet go to the new listener.
     pub(super) fn replace(&mut self, wanted: Subscription) {
         self.delivery = Delivery::new(wanted.listener.port);
         self.wanted = wanted;
@@ -69,7 +69,7 @@ impl Subscriber {
         self.wanted.types.has(source)
     }
 
-    /// Takes a record, if it is one that is wanted.
+    /// Adds a record, if the subscriber wants it.
     pub(super) fn push(&mut self, record: &Record, now: Instant) {
         if !self.wants(record.source) {
             return;
@@ -77,7 +77,7 @@ impl Subscriber {
         let Some(json) = record.of(self.wanted.dialect) else {
             return;
         };
-        if self.lost.records > 0 && !self.tell_of_lost(json.len(), now) {
+        if self.lost.records > 0 && !self.report_lost(json.len(), now) {
             self.lost(1, json.len() as u64);
             return;
         }
@@ -88,23 +88,23 @@ impl Subscriber {
         }
     }
 
-    /// Counts what can't be told.
+    /// Counts records that are lost.
     pub(super) fn lost(&mut self, records: u64, bytes: u64) {
         self.lost.records += records;
         self.lost.bytes += bytes;
     }
 
-    /// Says what was lost, before a record of `len` bytes. Whether there is room for both.
-    fn tell_of_lost(&mut self, len: usize, now: Instant) -> bool {
+    /// Reports what was lost, before a record of `len` bytes. Whether there is space for both.
+    fn report_lost(&mut self, len: usize, now: Instant) -> bool {
         if !self.make_room(LOST_EVENT + len) {
             return false;
         }
         let Lost { records, bytes } = std::mem::take(&mut self.lost);
-        // It is the same for every function.
+        // The event has no field that depends on the function.
         let function = FunctionIdentity::default();
         let event = Event::LogsDropped { records, bytes };
         let told = event.record(SystemTime::now(), &function);
-        // Who does not want the platform's events is not told, as on Lambda.
+        // As on Lambda, a subscriber without platform events does not receive it.
         if let Some(json) = told.of(self.wanted.dialect)
             && self.wants(Source::Platform)
         {
@@ -113,26 +113,26 @@ impl Subscriber {
         true
     }
 
-    /// Whether `len` more bytes fit, into this batch or a new one.
+    /// Finishes the batch if `len` more bytes do not fit into it. Whether they fit now.
     fn make_room(&mut self, len: usize) -> bool {
         let (max_items, max_bytes) = (self.wanted.max_items, self.wanted.max_bytes);
         if self.filling.has_room(len, max_items, max_bytes) {
             return true;
         }
-        if self.leaving.is_some() {
+        if self.outgoing.is_some() {
             return false;
         }
-        self.leaving = Some(self.filling.finish());
+        self.outgoing = Some(self.filling.finish());
         true
     }
 
-    /// What there is leaves at the next turn.
-    pub(super) fn hurry(&mut self) {
-        self.hurried = !self.filling.is_empty();
+    /// What there is, is due at the next [`send_due`](Self::send_due).
+    pub(super) fn flush_soon(&mut self) {
+        self.flush_requested = !self.filling.is_empty();
     }
 
-    pub(super) fn keep_nothing_back(&mut self) {
-        self.keeps_nothing_back = true;
+    pub(super) fn stop_buffering(&mut self) {
+        self.unbuffered = true;
     }
 
     pub(super) fn thawed(&mut self, now: Instant) {
@@ -140,31 +140,31 @@ impl Subscriber {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.filling.is_empty() && self.leaving.is_none()
+        self.filling.is_empty() && self.outgoing.is_none()
     }
 
-    /// When [`Subscriber::turn`] has something to do.
+    /// When [`Subscriber::send_due`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         if !self.delivery.is_idle() {
             return self.delivery.due();
         }
         let since = self.filling.since()?;
-        Some(match self.hurried || self.keeps_nothing_back {
+        Some(match self.flush_requested || self.unbuffered {
             true => since,
             false => since + self.wanted.timeout,
         })
     }
 
-    /// Sends what is due. What happens on the connection is told by `epoll`, under `token`.
-    pub(super) fn turn(&mut self, epoll: &Epoll, token: u64, now: Instant) {
-        let outcome = self.delivery.turn(now);
+    /// Sends what is due. `epoll` reports the connection under `token`.
+    pub(super) fn send_due(&mut self, epoll: &Epoll, token: u64, now: Instant) {
+        let outcome = self.delivery.send_due(now);
         self.note(outcome);
         while self.delivery.is_idle() {
-            if self.leaving.is_none() && self.due().is_some_and(|due| due <= now) {
-                self.leaving = Some(self.filling.finish());
-                self.hurried = false;
+            if self.outgoing.is_none() && self.due().is_some_and(|due| due <= now) {
+                self.outgoing = Some(self.filling.finish());
+                self.flush_requested = false;
             }
-            let Some((batch, _)) = &self.leaving else {
+            let Some((batch, _)) = &self.outgoing else {
                 break;
             };
             let head = head(&self.wanted, batch.len());
@@ -174,7 +174,7 @@ impl Subscriber {
         self.delivery.watch(epoll, token);
     }
 
-    /// Something has happened on the connection; a turn follows.
+    /// Something has happened on the connection. The caller calls [`send_due`](Self::send_due) next.
     pub(super) fn ready(&mut self, events: EpollFlags, now: Instant) {
         let outcome = self.delivery.ready(events, now);
         self.note(outcome);
@@ -184,7 +184,7 @@ impl Subscriber {
         let Some(outcome) = outcome else {
             return;
         };
-        if let (Some((batch, records)), Delivered::Lost) = (self.leaving.take(), outcome) {
+        if let (Some((batch, records)), Delivered::Lost) = (self.outgoing.take(), outcome) {
             self.lost(records as u64, batch.len() as u64);
         }
     }

@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use super::record::{Dialect, Source};
 
-/// Longest body that is looked at: many times what a subscription needs.
+/// Maximum length of a body, in bytes: many times what a subscription needs.
 const MAX_BODY: usize = 64 * 1024;
-/// Longest path of a listener.
+/// Maximum length of a listener's path, in bytes.
 const MAX_PATH: usize = 1024;
-/// Names of this guest, as listeners are named on Lambda.
+/// Host names of this guest in a listener's URI, as on Lambda.
 const HOSTS: [&str; 2] = ["sandbox.localdomain", "sandbox"];
-/// Longest part of a stranger's value that is shown to him.
+/// Maximum characters of a received value that an error message shows.
 const MAX_SHOWN: usize = 64;
 
 /// Which of the two APIs.
@@ -24,7 +24,7 @@ pub(crate) enum Api {
 }
 
 impl Api {
-    /// Versions of its events.
+    /// Versions of its event schema.
     fn schemas(self) -> &'static [&'static str] {
         match self {
             Self::Telemetry => &["2022-07-01", "2022-12-13", "2025-01-29"],
@@ -33,7 +33,7 @@ impl Api {
     }
 }
 
-/// Why a subscription is none. Type and status are Lambda's: `ValidationError`, 400.
+/// Why a subscription is refused. Type and status are Lambda's: `ValidationError`, 400.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Invalid {
     #[error("the body is longer than {MAX_BODY} bytes")]
@@ -64,7 +64,7 @@ pub(crate) enum Invalid {
     OtherApi,
 }
 
-/// Which streams are wanted.
+/// The streams that a subscriber wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Types {
     platform: bool,
@@ -90,7 +90,7 @@ impl Types {
     }
 }
 
-/// A subscription that may be served.
+/// A valid subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subscription {
     pub(super) api: Api,
@@ -105,7 +105,7 @@ pub(crate) struct Subscription {
 /// A listener in this guest, at 127.0.0.1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listener {
-    /// As it was named, with its port: what `Host` says.
+    /// Name and port as the subscriber gave them, for the `Host` header.
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) path: String,
@@ -114,7 +114,7 @@ pub(crate) struct Listener {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Body {
-    /// The Logs API does without.
+    /// Optional in the Logs API.
     schema_version: Option<String>,
     types: Vec<String>,
     #[serde(default)]
@@ -217,7 +217,7 @@ fn within(
         })
 }
 
-/// Only this guest is posted to, and not the Runtime API: the agent would talk to itself.
+/// Batches are posted to this guest only, and not to the Runtime API: the agent would wait for itself.
 fn listener(destination: &Destination) -> Result<Listener, Invalid> {
     if destination.protocol != "HTTP" {
         return Err(Invalid::Protocol(shown(&destination.protocol)));

@@ -1,4 +1,4 @@
-//! What subscribers are told, over real sockets: the test plays their listeners.
+//! What subscribers receive, over real sockets: the test is their listeners.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::*;
 
 const TAKEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-/// No answer takes this long.
+/// Maximum time that a test waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A listener, as an extension has one.
+/// An extension's listener.
 pub(crate) struct Listener {
     socket: TcpListener,
     pub(crate) connection: Option<TcpStream>,
@@ -39,7 +39,7 @@ impl Listener {
             "buffering": { "timeoutMs": timeout_ms },
             "destination": {
                 "protocol": "HTTP",
-                "URI": format!("http://sandbox.localdomain:{}/told", self.port()),
+                "URI": format!("http://sandbox.localdomain:{}/telemetry", self.port()),
             },
         })
         .to_string()
@@ -59,7 +59,7 @@ impl Listener {
             head.push(byte[0]);
         }
         let head = String::from_utf8(head).unwrap();
-        assert!(head.starts_with("POST /told HTTP/1.1\r\nHost: sandbox.localdomain:"));
+        assert!(head.starts_with("POST /telemetry HTTP/1.1\r\nHost: sandbox.localdomain:"));
         let len = head
             .lines()
             .find_map(|l| l.strip_prefix("Content-Length: "));
@@ -73,30 +73,31 @@ impl Listener {
         connection.write_all(reply.as_bytes()).unwrap();
     }
 
-    /// All that is told until an event of this kind, which is.
+    /// Everything that arrives up to an event of this kind, that event included.
     pub(crate) fn until(&mut self, kind: &str) -> Vec<Value> {
-        let mut told = vec![];
-        while !told.iter().any(|event: &Value| event["type"] == kind) {
-            told.extend(self.batch());
+        let mut received = vec![];
+        while !received.iter().any(|event: &Value| event["type"] == kind) {
+            received.extend(self.batch());
             self.answer(TAKEN);
         }
-        told
+        received
     }
 }
 
-pub(crate) fn kinds(told: &[Value]) -> Vec<&str> {
-    told.iter()
+pub(crate) fn kinds(events: &[Value]) -> Vec<&str> {
+    events
+        .iter()
         .map(|event| event["type"].as_str().unwrap())
         .collect()
 }
 
-/// Telemetry, with the part of the event loop that is its own.
-struct Told {
+/// Telemetry, with the part of the event loop that drives it.
+struct Driver {
     telemetry: Telemetry,
     epoll: Epoll,
 }
 
-impl Told {
+impl Driver {
     fn new() -> Self {
         let function = FunctionIdentity {
             name: "f".into(),
@@ -111,11 +112,11 @@ impl Told {
         }
     }
 
-    /// The same with a subscriber, and what it is told at first.
+    /// The same with a subscriber, and what that receives at first.
     fn with(listener: &mut Listener, types: &[&str]) -> Self {
-        let mut told = Self::new();
-        told.subscribe(listener, "2022-12-13", types).unwrap();
-        told
+        let mut driver = Self::new();
+        driver.subscribe(listener, "2022-12-13", types).unwrap();
+        driver
     }
 
     fn subscribe(
@@ -138,17 +139,17 @@ impl Told {
         self.telemetry.lines(Source::Function, &lines);
     }
 
-    fn turn(&mut self) {
-        self.telemetry.turn(&self.epoll, 0);
+    fn send_due(&mut self) {
+        self.telemetry.send_due(&self.epoll, 0);
     }
 
-    /// Sends what there is, without regard to its time.
+    /// Sends what there is, whether it is due or not.
     fn flush(&mut self) {
         self.telemetry.flush();
-        self.turn();
+        self.send_due();
     }
 
-    /// Goes on until something has become so.
+    /// Runs the event loop until the condition holds.
     fn until(&mut self, so: impl Fn(&Telemetry) -> bool) {
         let began = Instant::now();
         while !so(&self.telemetry) {
@@ -157,7 +158,7 @@ impl Told {
         }
     }
 
-    /// The next batch that is posted while this goes on; it is not answered.
+    /// Runs the event loop until the next batch is posted; it is not answered.
     fn batch(&mut self, listener: &mut Listener) -> Vec<Value> {
         std::thread::scope(|scope| {
             let batch = scope.spawn(|| listener.batch());
@@ -168,7 +169,7 @@ impl Told {
         })
     }
 
-    /// Sends everything, and has it taken; that was the last batch.
+    /// Sends everything and has the listener accept it. It must be the last batch.
     fn take(&mut self, listener: &mut Listener) -> Vec<Value> {
         self.flush();
         let batch = self.batch(listener);
@@ -177,7 +178,7 @@ impl Told {
         batch
     }
 
-    /// Waits a moment for something to happen, and sees to it.
+    /// Waits a moment for an event, and handles it.
     fn step(&mut self) {
         let mut events = [EpollEvent::empty(); 4];
         let count = self.epoll.wait(&mut events, 5_u16).unwrap();
@@ -185,25 +186,28 @@ impl Told {
             let index = usize::try_from(event.data()).unwrap();
             self.telemetry.ready(index, event.events());
         }
-        self.turn();
+        self.send_due();
     }
 }
 
 #[test]
-fn who_subscribes_is_told_what_happened_before_and_what_follows_in_order() {
+fn a_subscriber_receives_what_happened_before_and_what_follows_in_order() {
     let mut listener = Listener::new();
-    let mut told = Told::new();
-    told.line("before");
-    told.subscribe(&listener, "2022-12-13", &["function", "platform"])
+    let mut driver = Driver::new();
+    driver.line("before");
+    driver
+        .subscribe(&listener, "2022-12-13", &["function", "platform"])
         .unwrap();
-    told.telemetry
-        .tell(&Event::InitRuntimeDone { failed: None });
+    driver
+        .telemetry
+        .report(&Event::InitRuntimeDone { failed: None });
     let took = Duration::from_micros(1_234);
-    told.telemetry
-        .tell(&Event::InitReport { took, failed: None });
-    assert!(told.telemetry.close());
-    told.line("after");
-    let batch = told.batch(&mut listener);
+    driver
+        .telemetry
+        .report(&Event::InitReport { took, failed: None });
+    assert!(driver.telemetry.close_subscriptions());
+    driver.line("after");
+    let batch = driver.batch(&mut listener);
     assert_eq!(
         kinds(&batch),
         [
@@ -229,19 +233,19 @@ fn who_subscribes_is_told_what_happened_before_and_what_follows_in_order() {
     assert_eq!(batch[2]["record"]["types"], json!(["platform", "function"]));
     assert_eq!(batch[4]["record"]["metrics"]["durationMs"], 1.234);
     listener.answer(TAKEN);
-    told.until(Telemetry::is_idle);
-    assert!(told.telemetry.due().is_none());
+    driver.until(Telemetry::is_idle);
+    assert!(driver.telemetry.due().is_none());
     // The connection is used again.
-    told.line("more");
-    assert_eq!(told.take(&mut listener)[0]["record"], "more");
+    driver.line("more");
+    assert_eq!(driver.take(&mut listener)[0]["record"], "more");
 }
 
 #[test]
-fn nobody_is_told_what_he_has_not_asked_for() {
+fn a_subscriber_receives_only_what_it_has_asked_for() {
     let mut listener = Listener::new();
-    let mut told = Told::with(&mut listener, &["extension"]);
-    told.line("function's");
-    told.telemetry.lines(
+    let mut driver = Driver::with(&mut listener, &["extension"]);
+    driver.line("function's");
+    driver.telemetry.lines(
         Source::Extension,
         &Lines {
             bytes: Bytes::from_static(b"extension's\n"),
@@ -249,27 +253,28 @@ fn nobody_is_told_what_he_has_not_asked_for() {
             dropped: 0,
         },
     );
-    let batch = told.take(&mut listener);
+    let batch = driver.take(&mut listener);
     assert_eq!(kinds(&batch), ["extension"]);
     assert_eq!(batch[0]["record"], "extension's");
 }
 
 #[test]
 fn without_subscribers_there_is_nothing_to_do_after_init() {
-    let mut told = Told::new();
-    assert!(!told.telemetry.close());
+    let mut driver = Driver::new();
+    assert!(!driver.telemetry.close_subscriptions());
 }
 
 #[test]
-fn what_happens_before_anybody_subscribes_is_kept_within_bounds() {
+fn what_happens_before_the_first_subscription_is_kept_within_bounds() {
     let mut listener = Listener::new();
-    let mut told = Told::new();
+    let mut driver = Driver::new();
     for n in 0..2 * MAX_EARLY_RECORDS {
-        told.line(&n.to_string());
+        driver.line(&n.to_string());
     }
-    told.subscribe(&listener, "2022-12-13", &["platform", "function"])
+    driver
+        .subscribe(&listener, "2022-12-13", &["platform", "function"])
         .unwrap();
-    let batch = told.take(&mut listener);
+    let batch = driver.take(&mut listener);
     assert_eq!(batch.len(), MAX_EARLY_RECORDS + 2);
     let dropped = &batch[MAX_EARLY_RECORDS];
     assert_eq!(dropped["type"], "platform.logsDropped");
@@ -277,21 +282,21 @@ fn what_happens_before_anybody_subscribes_is_kept_within_bounds() {
 }
 
 #[test]
-fn a_subscriber_that_takes_nothing_costs_two_batches_and_is_told_what_it_lost() {
+fn a_subscriber_that_reads_nothing_costs_two_batches_and_receives_the_count_of_lost_records() {
     let mut listener = Listener::new();
-    let mut told = Told::with(&mut listener, &["platform", "function"]);
-    told.telemetry.close();
+    let mut driver = Driver::with(&mut listener, &["platform", "function"]);
+    driver.telemetry.close_subscriptions();
     let line = "x".repeat(1000);
     let mut written = 0;
     for _ in 0..3000 {
-        told.line(&line);
+        driver.line(&line);
         written += 1;
-        told.turn();
+        driver.send_due();
     }
     let mut seen = 0;
     let mut bytes = 0;
     for _ in 0..2 {
-        let batch = told.batch(&mut listener);
+        let batch = driver.batch(&mut listener);
         bytes += batch
             .iter()
             .map(|event| event.to_string().len() + 1)
@@ -304,9 +309,9 @@ fn a_subscriber_that_takes_nothing_costs_two_batches_and_is_told_what_it_lost() 
         listener.answer(TAKEN);
     }
     assert!(bytes <= 2 * 262_144 + 2, "{bytes}");
-    told.until(Telemetry::is_idle);
-    told.line("last");
-    let batch = told.take(&mut listener);
+    driver.until(Telemetry::is_idle);
+    driver.line("last");
+    let batch = driver.take(&mut listener);
     assert_eq!(kinds(&batch), ["platform.logsDropped", "function"]);
     let lost = batch[0]["record"]["droppedRecords"].as_u64().unwrap();
     assert_eq!(seen as u64 + lost, written);
@@ -316,12 +321,12 @@ fn a_subscriber_that_takes_nothing_costs_two_batches_and_is_told_what_it_lost() 
 #[test]
 fn one_record_that_is_longer_than_a_batch_is_a_batch() {
     let mut listener = Listener::new();
-    let mut told = Told::with(&mut listener, &["function"]);
+    let mut driver = Driver::with(&mut listener, &["function"]);
     let long = "x".repeat(300_000);
-    told.line("short");
-    told.line(&long);
+    driver.line("short");
+    driver.line(&long);
     for expected in ["short", &long] {
-        let batch = told.batch(&mut listener);
+        let batch = driver.batch(&mut listener);
         assert_eq!((batch.len(), &batch[0]["record"]), (1, &expected.into()));
         listener.answer(TAKEN);
     }
@@ -330,28 +335,28 @@ fn one_record_that_is_longer_than_a_batch_is_a_batch() {
 #[test]
 fn a_batch_that_no_listener_has_taken_is_sent_again() {
     let mut listener = Listener::new();
-    let mut told = Told::with(&mut listener, &["function"]);
-    told.line("twice");
-    assert_eq!(told.batch(&mut listener)[0]["record"], "twice");
+    let mut driver = Driver::with(&mut listener, &["function"]);
+    driver.line("twice");
+    assert_eq!(driver.batch(&mut listener)[0]["record"], "twice");
     listener.connection = None;
-    assert_eq!(told.batch(&mut listener)[0]["record"], "twice");
+    assert_eq!(driver.batch(&mut listener)[0]["record"], "twice");
     // One that is refused is not.
     listener.answer("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
-    told.until(Telemetry::is_idle);
+    driver.until(Telemetry::is_idle);
 }
 
 #[test]
 fn a_listener_that_is_not_there_is_given_up() {
     let mut listener = Listener::new();
-    let mut told = Told::with(&mut listener, &["platform"]);
+    let mut driver = Driver::with(&mut listener, &["platform"]);
     drop(listener);
-    told.flush();
-    told.until(Telemetry::is_idle);
-    assert!(told.telemetry.due().is_none());
+    driver.flush();
+    driver.until(Telemetry::is_idle);
+    assert!(driver.telemetry.due().is_none());
 }
 
 #[test]
-fn a_listener_that_does_not_accept_makes_nobody_wait() {
+fn a_listener_that_does_not_accept_does_not_block_the_agent() {
     use nix::sys::socket::{
         AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
     };
@@ -366,32 +371,32 @@ fn a_listener_that_does_not_accept_makes_nobody_wait() {
         socket: socket.into(),
         connection: None,
     };
-    let mut told = Told::with(&mut listener, &["platform"]);
+    let mut driver = Driver::with(&mut listener, &["platform"]);
     let began = Instant::now();
-    told.flush();
+    driver.flush();
     assert!(began.elapsed() < Duration::from_secs(1));
-    assert!(!told.telemetry.is_idle());
-    // It is tried until there is room; the kernel asks again after a second.
+    assert!(!driver.telemetry.is_idle());
+    // The agent tries until the listener's queue has space; the kernel retries after a second.
     drop(taken);
     listener.socket.accept().unwrap();
-    assert_eq!(kinds(&told.batch(&mut listener))[0], "platform.initStart");
+    assert_eq!(kinds(&driver.batch(&mut listener))[0], "platform.initStart");
 }
 
 #[test]
-fn time_in_which_the_guest_stood_still_is_not_the_listeners() {
+fn time_in_which_the_guest_was_paused_does_not_count_against_a_listener() {
     let mut listener = Listener::new();
-    let mut told = Told::with(&mut listener, &["platform"]);
-    told.flush();
-    let before = told.telemetry.due().unwrap();
-    told.telemetry.thawed();
-    assert!(told.telemetry.due().unwrap() > before);
+    let mut driver = Driver::with(&mut listener, &["platform"]);
+    driver.flush();
+    let before = driver.telemetry.due().unwrap();
+    driver.telemetry.thawed();
+    assert!(driver.telemetry.due().unwrap() > before);
 }
 
 #[test]
-fn an_invocation_is_told_of_with_what_it_took_and_how_it_ended() {
+fn an_invocation_is_reported_with_what_it_took_and_how_it_ended() {
     let mut listener = Listener::new();
-    let mut told = Told::with(&mut listener, &["platform"]);
-    told.take(&mut listener);
+    let mut driver = Driver::with(&mut listener, &["platform"]);
+    driver.take(&mut listener);
     let invoke = |id: &str| Invoke {
         request_id: id.into(),
         trace_id: Some("Root=1".into()),
@@ -402,23 +407,25 @@ fn an_invocation_is_told_of_with_what_it_took_and_how_it_ended() {
         cpu_us: 1,
         max_memory_bytes: 3 * 1024 * 1024 + 1,
     };
-    told.telemetry.restoring();
-    told.telemetry.restored(None);
+    driver.telemetry.restoring();
+    driver.telemetry.restored(None);
     for (id, outcome) in [
         ("good", Some(Outcome::answered(usage, 7))),
         ("bad", Some(Outcome::failed(usage, Some("Function.X")))),
         ("late", None),
     ] {
-        told.telemetry.begin(&invoke(id));
+        driver.telemetry.begin(&invoke(id));
         match outcome {
             Some(outcome) => {
-                told.telemetry.done(outcome);
-                told.telemetry.over();
+                driver.telemetry.runtime_done(outcome);
+                driver.telemetry.invocation_ended();
             }
-            None => told.telemetry.leave("timeout", usage.max_memory_bytes),
+            None => driver
+                .telemetry
+                .shut_down("timeout", usage.max_memory_bytes),
         }
     }
-    let batch = told.take(&mut listener);
+    let batch = driver.take(&mut listener);
     assert_eq!(
         kinds(&batch)[..3],
         [
@@ -453,24 +460,25 @@ fn an_invocation_is_told_of_with_what_it_took_and_how_it_ended() {
     assert_eq!(done["spans"][0]["name"], "responseLatency");
     assert_eq!(done["spans"][0]["durationMs"], 1.5);
     assert_eq!(batch[7]["record"]["errorType"], "Function.X");
-    // A restore is the first report's.
+    // A restore is part of the first report only.
     assert!(batch[5]["record"]["metrics"]["restoreDurationMs"].is_f64());
     assert!(batch[8]["record"]["metrics"]["restoreDurationMs"].is_null());
 }
 
 #[test]
-fn an_extension_subscribes_anew_with_the_same_api_alone() {
+fn an_extension_subscribes_again_with_the_same_api_only() {
     let mut first = Listener::new();
-    let mut told = Told::with(&mut first, &["platform"]);
+    let mut driver = Driver::with(&mut first, &["platform"]);
     let mut second = Listener::new();
-    told.subscribe(&second, "2022-07-01", &["function"])
+    driver
+        .subscribe(&second, "2022-07-01", &["function"])
         .unwrap();
-    told.line("here");
-    assert_eq!(kinds(&told.take(&mut second)).last(), Some(&"function"));
+    driver.line("here");
+    assert_eq!(kinds(&driver.take(&mut second)).last(), Some(&"function"));
     let body = second.subscription("2021-03-18", &["function"], 25);
     let logs = Subscription::parse(Api::Logs, body.as_bytes()).unwrap();
     assert_eq!(
-        told.telemetry.subscribe("ext", logs),
+        driver.telemetry.subscribe("ext", logs),
         Err(Invalid::OtherApi)
     );
 }

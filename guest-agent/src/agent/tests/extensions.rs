@@ -1,5 +1,5 @@
-//! Extensions of the runtime's own process, seen from all sides. Those that are programs of their
-//! own need PID 1 and `/opt`: they are tested in microVMs.
+//! Internal extensions, in the runtime's process. External ones need PID 1 and `/opt`: they are tested in
+//! microVMs.
 
 use hearth_protocol::agent::Leave;
 
@@ -20,7 +20,7 @@ impl Runtime {
         self.reply()
     }
 
-    /// Registers; the header that it names itself with from then on.
+    /// Registers. The header by which it identifies itself from then on.
     pub(super) fn register(&mut self, name: &str) -> String {
         let header = format!("Lambda-Extension-Name: {name}");
         let body = r#"{"events":["INVOKE"]}"#;
@@ -37,12 +37,12 @@ impl Runtime {
 }
 
 #[test]
-fn the_host_hears_that_all_is_ready_when_the_last_extension_waits() {
+fn the_host_receives_ready_when_the_last_extension_waits() {
     let mut guest = Guest::starting();
     let (mut runtime, mut extension) = (guest.connect(), guest.connect());
     let identifier = extension.register("inside");
     runtime.get(NEXT);
-    // Had the runtime's request been enough, `Ready` would have come before this.
+    // If the runtime's request were enough, `Ready` would arrive before this.
     let mut other = guest.connect();
     other.get("/2018-06-01/ping");
     other.reply();
@@ -80,7 +80,7 @@ fn the_host_hears_that_all_is_ready_when_the_last_extension_waits() {
 }
 
 #[test]
-fn an_extension_that_gives_up_ends_the_invocation_and_the_runtime_has_no_say_any_more() {
+fn an_extension_that_fails_ends_the_invocation_and_the_runtimes_answer_is_refused() {
     let mut guest = Guest::starting();
     let (mut runtime, mut extension) = (guest.connect(), guest.connect());
     let identifier = extension.register("inside");
@@ -104,7 +104,7 @@ fn an_extension_that_gives_up_ends_the_invocation_and_the_runtime_has_no_say_any
 }
 
 #[test]
-fn a_guest_that_is_to_leave_says_when_it_is_done() {
+fn a_guest_that_shuts_down_reports_when_it_has() {
     let (mut guest, _runtime) = Guest::ready();
     guest.output.write_all(b"last words").unwrap();
     guest.say([HostMessage::Leave(Leave {

@@ -58,7 +58,7 @@ fn a_restored_runtime_without_an_event_is_announced_once_its_hooks_have_run() {
 }
 
 #[test]
-fn a_runtime_told_of_restores_that_has_no_hooks_serves_at_once() {
+fn a_snap_start_runtime_without_hooks_serves_at_once() {
     let mut guest = Guest::configured(true);
     let mut runtime = guest.connect();
     runtime.get(NEXT);
@@ -70,7 +70,7 @@ fn a_runtime_told_of_restores_that_has_no_hooks_serves_at_once() {
 
 /// The mailbox and the connection have no order between them.
 #[test]
-fn the_answer_that_follows_a_told_thaw_is_told_by_the_connection_too() {
+fn the_answer_after_a_reported_thaw_goes_by_the_connection_too() {
     let told = |hooks: bool, together: bool| {
         let (mut guest, mut runtime) = if hooks {
             Guest::restorable()
@@ -114,9 +114,9 @@ fn the_answer_that_follows_a_told_thaw_is_told_by_the_connection_too() {
 }
 
 #[test]
-fn an_answer_that_follows_a_silent_thaw_may_go_to_the_mailbox() {
+fn an_answer_after_an_unreported_thaw_may_go_to_the_mailbox() {
     let mut guest = Guest::starting();
-    // That of the runtime snapshot, when the function is deployed.
+    // The restore of the runtime snapshot, when the function is deployed.
     guest.say([thaw()]);
     assert_eq!(guest.hear(), AgentMessage::Thawed);
     let mut runtime = guest.connect();
@@ -129,7 +129,7 @@ fn an_answer_that_follows_a_silent_thaw_may_go_to_the_mailbox() {
 }
 
 #[test]
-fn a_failure_after_a_restore_is_told_once_in_place_of_the_thaw() {
+fn a_failure_after_a_restore_is_reported_once_in_place_of_the_thaw() {
     let (mut guest, mut runtime) = Guest::restorable();
     let error = "/2018-06-01/runtime/restore/error";
     assert!(
@@ -157,7 +157,7 @@ fn a_failure_after_a_restore_is_told_once_in_place_of_the_thaw() {
 }
 
 #[test]
-fn only_a_runtime_that_was_told_so_is_restored() {
+fn only_a_snap_start_runtime_may_wait_for_a_restore() {
     let (guest, _runtime) = Guest::ready();
     let mut other = guest.connect();
     other.get(RESTORE_NEXT);

@@ -61,7 +61,7 @@ fn a_streamed_result_reaches_the_host_as_it_is_written() {
     let (mut guest, mut runtime) = Guest::running();
     runtime.begin("1");
     assert_eq!(guest.hear_start().as_deref(), Some("text/event-stream"));
-    // Each is heard before the next is written.
+    // The host receives each piece before the runtime writes the next.
     for piece in [&b"one"[..], b"two"] {
         runtime.chunk(piece);
         assert_eq!(guest.hear_chunk(), piece);
@@ -76,7 +76,7 @@ fn a_streamed_result_reaches_the_host_as_it_is_written() {
 }
 
 #[test]
-fn a_failure_half_way_is_told_in_the_runtimes_words() {
+fn a_failure_half_way_is_reported_as_the_runtime_describes_it() {
     let (mut guest, mut runtime) = Guest::running();
     runtime.begin("1");
     guest.hear_start();
@@ -100,7 +100,7 @@ fn a_host_that_does_not_read_makes_the_function_wait() {
     guest.hear_start();
     let piece = vec![b'x'; 1 << 20];
     let total = 64 * piece.len();
-    // What fits into the two sockets' buffers, and no more, is taken while nobody reads.
+    // While the host does not read, the runtime can write what fits into the two sockets' buffers only.
     runtime.0.set_nonblocking(true).unwrap();
     let mut written = 0;
     let mut refused = 0;
@@ -116,7 +116,7 @@ fn a_host_that_does_not_read_makes_the_function_wait() {
         }
     }
     assert!(written < total / 2, "{written} bytes went somewhere");
-    // And all of it arrives once somebody does.
+    // All of it arrives once the host reads.
     runtime.0.set_nonblocking(false).unwrap();
     let writer = std::thread::spawn(move || {
         let rest = vec![b'x'; total - written];

@@ -1,4 +1,4 @@
-//! Subscribers to telemetry, seen from all sides.
+//! Telemetry of a whole agent: the test is host, runtime, extension and listener.
 
 use std::time::Instant;
 
@@ -31,12 +31,12 @@ fn subscribed(api: &str, schema: &str) -> (Guest, Runtime, Runtime, String, List
 }
 
 #[test]
-fn a_subscriber_is_told_of_everything_in_its_order() {
+fn a_subscriber_receives_everything_in_order() {
     let (mut guest, mut runtime, mut extension, identifier, mut listener) =
         subscribed(TELEMETRY, "2022-12-13");
-    let told = listener.until("platform.initReport");
+    let received = listener.until("platform.initReport");
     assert_eq!(
-        kinds(&told),
+        kinds(&received),
         [
             "platform.initStart",
             "platform.telemetrySubscription",
@@ -46,21 +46,24 @@ fn a_subscriber_is_told_of_everything_in_its_order() {
             "platform.initReport",
         ]
     );
-    assert_eq!(told[3]["record"], "starting");
-    assert_eq!(told[4]["record"]["state"], "Ready");
-    assert_eq!(told[4]["record"]["events"][0], "INVOKE");
+    assert_eq!(received[3]["record"], "starting");
+    assert_eq!(received[4]["record"]["state"], "Ready");
+    assert_eq!(received[4]["record"]["events"][0], "INVOKE");
     guest.say([invoke("1", b"{}")]);
     extension.reply();
     runtime.reply();
     guest.output.write_all(b"working").unwrap();
     runtime.respond("1", b"done");
-    let mut told = listener.until("platform.runtimeDone");
-    assert!(!kinds(&told).contains(&"platform.report"), "{told:?}");
+    let mut received = listener.until("platform.runtimeDone");
+    assert!(
+        !kinds(&received).contains(&"platform.report"),
+        "{received:?}"
+    );
     runtime.get(NEXT);
     extension.wait_for_event(&identifier);
-    told.extend(listener.until("platform.report"));
+    received.extend(listener.until("platform.report"));
     assert_eq!(
-        kinds(&told),
+        kinds(&received),
         [
             "platform.start",
             "function",
@@ -68,15 +71,15 @@ fn a_subscriber_is_told_of_everything_in_its_order() {
             "platform.report"
         ]
     );
-    assert_eq!(told[1]["record"], "working");
-    assert_eq!(told[2]["record"]["metrics"]["producedBytes"], 4);
-    let metrics = |at: usize, name: &str| told[at]["record"]["metrics"][name].as_f64().unwrap();
+    assert_eq!(received[1]["record"], "working");
+    assert_eq!(received[2]["record"]["metrics"]["producedBytes"], 4);
+    let metrics = |at: usize, name: &str| received[at]["record"]["metrics"][name].as_f64().unwrap();
     assert!(metrics(3, "durationMs") >= metrics(2, "durationMs"));
     assert!(metrics(3, "billedDurationMs") >= metrics(3, "durationMs"));
 }
 
 #[test]
-fn the_logs_api_tells_in_its_own_words() {
+fn the_logs_api_has_its_own_events() {
     let (mut guest, mut runtime, mut extension, identifier, mut listener) =
         subscribed(LOGS, "2021-03-18");
     guest.say([invoke("1", b"{}")]);
@@ -85,9 +88,9 @@ fn the_logs_api_tells_in_its_own_words() {
     runtime.respond("1", b"done");
     runtime.get(NEXT);
     extension.wait_for_event(&identifier);
-    let told = listener.until("platform.end");
+    let received = listener.until("platform.end");
     assert_eq!(
-        kinds(&told),
+        kinds(&received),
         [
             "platform.logsSubscription",
             "function",
@@ -101,10 +104,10 @@ fn the_logs_api_tells_in_its_own_words() {
 }
 
 #[test]
-fn the_caller_does_not_wait_for_a_subscriber_that_takes_nothing() {
+fn the_caller_does_not_wait_for_a_subscriber_that_reads_nothing() {
     let (mut guest, mut runtime, mut extension, identifier, mut listener) =
         subscribed(TELEMETRY, "2022-12-13");
-    // It is never answered.
+    // The test never answers it.
     listener.batch();
     for id in ["1", "2", "3"] {
         guest.say([invoke(id, b"{}")]);
@@ -120,7 +123,7 @@ fn the_caller_does_not_wait_for_a_subscriber_that_takes_nothing() {
 }
 
 #[test]
-fn what_was_not_told_before_a_freeze_is_told_as_soon_as_the_next_invocation_begins() {
+fn what_was_not_delivered_before_a_pause_is_delivered_when_the_next_invocation_begins() {
     let mut guest = Guest::starting();
     let mut listener = Listener::new();
     let (mut runtime, mut extension) = (guest.connect(), guest.connect());
@@ -132,18 +135,18 @@ fn what_was_not_told_before_a_freeze_is_told_as_soon_as_the_next_invocation_begi
     assert!(matches!(guest.hear(), AgentMessage::Ready(_)));
     let began = Instant::now();
     guest.say([invoke("1", b"{}")]);
-    let told = listener.batch();
+    let received = listener.batch();
     assert!(
         began.elapsed() < DEADLINE,
-        "it was told when its time was over"
+        "it was delivered when its time was over"
     );
-    assert_eq!(kinds(&told).last(), Some(&"platform.start"));
-    assert!(kinds(&told).contains(&"platform.initReport"));
+    assert_eq!(kinds(&received).last(), Some(&"platform.start"));
+    assert!(kinds(&received).contains(&"platform.initReport"));
     guest.finish();
 }
 
 #[test]
-fn at_the_end_everything_is_told_before_the_end_is() {
+fn at_shutdown_everything_is_delivered_before_the_host_is_told() {
     let (mut guest, mut runtime, mut extension, _, mut listener) =
         subscribed(TELEMETRY, "2022-12-13");
     listener.until("platform.initReport");
@@ -155,14 +158,16 @@ fn at_the_end_everything_is_told_before_the_end_is() {
         reason: "timeout".into(),
         realtime_ns: now_ns(),
     })]);
-    let told = listener.until("platform.report");
-    let done = told.iter().find(|e| e["type"] == "platform.runtimeDone");
+    let received = listener.until("platform.report");
+    let done = received
+        .iter()
+        .find(|e| e["type"] == "platform.runtimeDone");
     assert_eq!(done.unwrap()["record"]["status"], "timeout");
     while guest.hear() != AgentMessage::Left {}
 }
 
 #[test]
-fn who_may_not_subscribe_or_says_it_wrong_is_told_so_in_lambdas_words() {
+fn a_subscription_that_is_not_allowed_or_not_valid_is_refused_as_lambda_does() {
     let (guest, _runtime, mut extension, _, listener) = subscribed(TELEMETRY, "2022-07-01");
     let wanted = listener.subscription("2022-07-01", &ALL, 25);
     let mut other = guest.connect();
@@ -204,7 +209,7 @@ fn who_may_not_subscribe_or_says_it_wrong_is_told_so_in_lambdas_words() {
 }
 
 #[test]
-fn after_init_nobody_may_subscribe() {
+fn after_init_no_extension_may_subscribe() {
     let mut guest = Guest::starting();
     let listener = Listener::new();
     let (mut runtime, mut extension) = (guest.connect(), guest.connect());
@@ -212,7 +217,7 @@ fn after_init_nobody_may_subscribe() {
     extension.wait_for_event(&identifier);
     runtime.get(NEXT);
     assert!(matches!(guest.hear(), AgentMessage::Ready(_)));
-    // Not even where somebody has subscribed in time.
+    // Not even where another extension has subscribed in time.
     let (other, _runtime, _extension, others, _listener) = subscribed(TELEMETRY, "2022-07-01");
     for (guest, identifier) in [(guest, identifier), (other, others)] {
         let mut late = guest.connect();

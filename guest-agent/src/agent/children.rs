@@ -1,19 +1,19 @@
-//! The runtime's process and everything it started: reaped, and killed together.
+//! The processes of the function: reaped, and killed together.
 
 use hearth_protocol::agent::{AgentMessage, InitFailed, RuntimeExited};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use super::leaving::kill_group;
+use super::shutdown::kill_group;
 use super::{Agent, AgentError};
 use crate::exit;
 use crate::lifecycle::Ended;
 use crate::telemetry::Outcome;
 
 impl Agent {
-    /// Reaps every child that has ended: the runtime, and orphans that PID 1 inherits.
+    /// Reaps every child that has ended: the runtime, extensions, and orphans that PID 1 inherits.
     pub(super) fn reap(&mut self) -> Result<(), AgentError> {
-        // One signal stands for any number of children; it is read to be done with.
+        // One signal stands for any number of children. Reading it clears it.
         self.children
             .read_signal()
             .map_err(AgentError::errno("signalfd"))?;
@@ -21,7 +21,7 @@ impl Agent {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
                 Ok(status) => {
-                    if status.pid().is_some() && status.pid() == self.runtime {
+                    if status.pid().is_some() && status.pid() == self.runtime.pid() {
                         self.runtime_ended(status)?;
                     } else {
                         self.extension_ended(status)?;
@@ -33,72 +33,69 @@ impl Agent {
     }
 
     fn extension_ended(&mut self, status: WaitStatus) -> Result<(), AgentError> {
-        let Some(exit) = exit::of(status, self.cgroup.ran_out_of_memory()?) else {
+        let Some(exit) = self.runtime.exit_of(status)? else {
             return Ok(());
         };
-        let Some((name, told)) = status.pid().and_then(|pid| self.extensions.exited(pid)) else {
+        let ended = status
+            .pid()
+            .and_then(|pid| self.extensions.registry.exited(pid));
+        let Some((name, reported)) = ended else {
             return Ok(());
         };
-        self.read_output()?;
-        if told || self.leaving.is_some() {
+        self.read_output();
+        if reported || self.shutdown.is_some() {
             return Ok(());
         }
         self.extension_failed("Extension.Crash", &name, exit)
     }
 
     fn runtime_ended(&mut self, status: WaitStatus) -> Result<(), AgentError> {
-        let Some(exit) = exit::of(status, self.cgroup.ran_out_of_memory()?) else {
+        let Some(exit) = self.runtime.exit_of(status)? else {
             return Ok(());
         };
-        let runtime = self.runtime.take();
-        if self.extensions.running().next().is_none() {
-            // Whatever it left running goes with it.
-            self.cgroup.kill()?;
-        } else if let Some(runtime) = runtime {
-            // Extensions have something to do yet.
-            kill_group(runtime);
+        let pid = self.runtime.pid();
+        self.runtime.process_ended();
+        if !self.extensions.has_programs() {
+            // With the runtime go the processes that it started.
+            self.runtime.kill_all()?;
+        } else if let Some(pid) = pid {
+            // Extensions, which are in the same cgroup, still have to shut down.
+            kill_group(pid);
         }
-        if self.leaving.is_some() || self.life.is_over() {
-            // The host knows, or does not want to any more.
-            self.read_output()?;
+        if self.shutdown.is_some() || self.runtime.lifecycle.is_over() {
+            // The host knows of the end, or has asked for it.
+            self.read_output();
             return self.queue_all_output(None);
         }
-        if let Some(mailbox) = &self.mailbox {
-            mailbox.reader_is_gone();
-        }
-        // Its last words may have come after this turn's look at the pipe.
-        self.read_output()?;
+        self.host.runtime_ended();
+        // The runtime may have written after this turn's look at the pipe.
+        self.read_output();
         let usage = self.usage()?;
-        let running = self.life.running().map(str::to_owned);
+        let running = self.runtime.lifecycle.running().map(str::to_owned);
         self.queue_all_output(running.as_deref())?;
-        match self.life.exited(exit) {
+        match self.runtime.lifecycle.exited(exit) {
             Ended::InInit => {
-                let request_id = self
-                    .generator
-                    .uuid()
-                    .map_err(AgentError::io("/dev/urandom"))?;
+                let request_id = self.host.uuid()?;
                 self.report_init_failure(exit::InitError::exited(&request_id, exit))
             }
             Ended::InRestore => {
-                let request_id = self
-                    .generator
-                    .uuid()
-                    .map_err(AgentError::io("/dev/urandom"))?;
+                let request_id = self.host.uuid()?;
                 let error = exit::InitError::exited(&request_id, exit);
                 let error_type = error.error_type.to_owned();
-                Ok(self.host.queue(AgentMessage::RestoreFailed(
+                self.host.queue(AgentMessage::RestoreFailed(
                     InitFailed { error_type },
                     error.body.into(),
-                ))?)
+                ))
             }
             Ended::InService { request_id } => {
-                self.tell_done(|| Outcome::failed(usage, Some("Runtime.ExitError")));
-                Ok(self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {
+                self.extensions
+                    .report_done(|| Outcome::failed(usage, Some("Runtime.ExitError")));
+                self.host.queue(AgentMessage::RuntimeExited(RuntimeExited {
                     request_id,
                     exit,
                     usage,
                     error_type: None,
-                }))?)
+                }))
             }
             Ended::AfterInitError => Ok(()),
         }
@@ -106,11 +103,11 @@ impl Agent {
 
     /// Kills everything that the function started and waits until it is gone.
     pub(crate) fn kill_all(&mut self) -> Result<(), AgentError> {
-        self.cgroup.kill()?;
+        self.runtime.kill_all()?;
         loop {
             match waitpid(None, None) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                // ECHILD: nobody is left.
+                // ECHILD: there are no more children.
                 Err(_) => return Ok(()),
             }
         }
