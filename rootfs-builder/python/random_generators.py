@@ -75,6 +75,8 @@ def _uuid():
     if module is not None:
         module._node = None
         module._generate_time_safe = None
+        # Programs that it would ask for the address of a network card; there are none.
+        module._GETTERS = []
     return []
 
 
