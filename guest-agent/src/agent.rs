@@ -37,6 +37,7 @@
 //! 2. *Host*, then *connections*, then the *listeners*.
 //! 3. *Children* last: a runtime that answered and then exited has answered.
 
+mod answer;
 mod api_server;
 mod children;
 mod error;
