@@ -15,7 +15,7 @@
 //! [`event_loop`] waits and dispatches, [`host_messages`] handles what the host sends,
 //! [`mailbox_wait`] what comes by the mailbox, [`runtime_requests`], [`streaming`] and
 //! [`extension_requests`] what the clients of the Runtime API send, [`children`] the end of processes,
-//! and [`shutdown`] the end of the microVM.
+//! and [`shutdown_sequence`] the end of the microVM.
 //!
 //! # System calls
 //!
@@ -53,6 +53,7 @@ mod response_stream;
 mod runtime_requests;
 mod runtime_side;
 mod shutdown;
+mod shutdown_sequence;
 mod streaming;
 #[cfg(test)]
 mod tests;
