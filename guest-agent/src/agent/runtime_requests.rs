@@ -85,7 +85,7 @@ impl Agent {
 
     fn next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
         self.give_up_broken_stream()?;
-        self.output.expect_quiet();
+        self.output.function_answered();
         let (first, invocation) = match self.runtime.lifecycle.next(id) {
             Ok(Next::Wait { instead_of }) => {
                 if let Some(old) = instead_of {

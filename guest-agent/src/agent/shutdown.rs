@@ -83,3 +83,29 @@ impl Shutdown {
         shutdown_event(&self.reason, self.deadline_ms)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_extensions_everything_is_due_at_once() {
+        let mut shutdown = Shutdown::new("spindown", ExtensionKind::None);
+        assert!(shutdown.waits_for_runtime() && shutdown.due() <= Instant::now());
+        shutdown.proceed_to_extensions();
+        assert!(!shutdown.waits_for_runtime() && shutdown.due() <= Instant::now());
+    }
+
+    #[test]
+    fn external_extensions_get_what_the_runtime_leaves_of_two_seconds() {
+        let began = Instant::now();
+        let mut shutdown = Shutdown::new("spindown", ExtensionKind::External);
+        assert!(shutdown.due() >= began + RUNTIME_TIMEOUT);
+        let event = shutdown.proceed_to_extensions();
+        assert!(shutdown.due() >= began + EXTERNAL_TIMEOUT);
+        let event: serde_json::Value = serde_json::from_slice(&event).unwrap();
+        assert_eq!(event["eventType"], "SHUTDOWN");
+        assert_eq!(event["shutdownReason"], "spindown");
+        assert_eq!(event["deadlineMs"], shutdown.deadline_ms);
+    }
+}
