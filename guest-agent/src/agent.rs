@@ -1,7 +1,8 @@
 //! The agent: one thread and one epoll set for everything that happens in the guest between the host
 //! and the runtime.
 //!
-//! [`Agent`] has five parts. Each owns its state, and a line of code in one part can change no other:
+//! [`Agent`] has five parts. Each owns its state: a line of code in one part changes another only by
+//! calling a method of that part, which it has been passed:
 //!
 //! | part | owns |
 //! | --- | --- |
@@ -11,11 +12,13 @@
 //! | [`OutputSide`] | the pipe of the function's output |
 //! | [`ExtensionSide`] | extensions, their output, telemetry |
 //!
-//! The other modules handle what arrives, and pass to each part what it needs of the others:
+//! None of the parts imports [`Agent`]. The other modules do: they handle what arrives, and pass to each
+//! part what it needs of the others.
 //! [`event_loop`] waits and dispatches, [`host_messages`] handles what the host sends,
 //! [`mailbox_wait`] what comes by the mailbox, [`runtime_requests`], [`streaming`] and
 //! [`extension_requests`] what the clients of the Runtime API send, [`children`] the end of processes,
-//! and [`shutdown`] the end of the microVM.
+//! and [`shutdown_sequence`] the end of the microVM. [`answer`], [`response_stream`] and [`shutdown`] decide
+//! without I/O.
 //!
 //! # System calls
 //!
@@ -37,6 +40,7 @@
 //! 2. *Host*, then *connections*, then the *listeners*.
 //! 3. *Children* last: a runtime that answered and then exited has answered.
 
+mod answer;
 mod api_server;
 mod children;
 mod error;
@@ -52,6 +56,7 @@ mod response_stream;
 mod runtime_requests;
 mod runtime_side;
 mod shutdown;
+mod shutdown_sequence;
 mod streaming;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! There is a [`Telemetry`] only in a guest with extensions, and after init only in one with
-//! subscribers: other functions do not pay for it. Subscribers belong to the function, hence are
+//! subscribers: it costs other functions nothing. Subscribers belong to the function, hence are
 //! hostile. The agent waits for none of them, and what it holds for one is bounded: records that do not
 //! fit are counted, and the count is sent in their place when there is space again.
 //!

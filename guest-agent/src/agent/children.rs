@@ -2,9 +2,10 @@
 
 use hearth_protocol::agent::{AgentMessage, InitFailed, RuntimeExited};
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
-use super::shutdown::kill_group;
 use super::{Agent, AgentError};
 use crate::exit;
 use crate::lifecycle::Ended;
@@ -112,4 +113,16 @@ impl Agent {
             }
         }
     }
+}
+
+/// Signals a process that the agent started, and its process group. A process that is gone needs none.
+pub(super) fn signal_group(process: Pid, signal: Signal) {
+    if killpg(process, signal).is_err() {
+        let _ = kill(process, signal);
+    }
+}
+
+/// Kills a process that the agent started, and its process group.
+pub(super) fn kill_group(process: Pid) {
+    signal_group(process, Signal::SIGKILL);
 }

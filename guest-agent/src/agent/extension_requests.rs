@@ -222,8 +222,8 @@ impl Agent {
         };
         if init.is_some() {
             self.runtime.end_init();
-            // The first invocation pays for neither init's CPU time nor its memory, but that memory is
-            // the peak that it begins with.
+            // Init's CPU time does not count for the first invocation. Its memory does, as the peak that
+            // the first invocation begins with.
             self.runtime.restart_cpu_time();
             self.host.publish_peak_memory(self.runtime.peak_memory()?);
         }

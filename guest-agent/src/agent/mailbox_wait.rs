@@ -11,6 +11,7 @@ use std::time::Duration;
 use hearth_protocol::mailbox::{AnswerMeta, LOG_SIZE};
 use hearth_protocol::output::Lines;
 
+use super::answer::Answer;
 use super::runtime_side::ReadyAfter;
 use super::{Agent, AgentError};
 use crate::mailbox::Wakeup;
@@ -45,9 +46,7 @@ impl Agent {
     pub(super) fn answer_at_mailbox(
         &mut self,
         request_id: &str,
-        failed: bool,
-        error_type: Option<&str>,
-        body: &[u8],
+        answer: &Answer,
     ) -> Result<bool, AgentError> {
         if !self.may_use_mailbox() || self.host.link.has_sent() {
             return Ok(false);
@@ -55,8 +54,11 @@ impl Agent {
         let lines = self.output.take_all();
         let log = lines.as_ref().map_or(&[][..], |lines| &lines.bytes);
         let fits = log.len() <= LOG_SIZE && lines.as_ref().is_none_or(Lines::is_text);
-        let meta = AnswerMeta::write(request_id, error_type);
-        let taken = fits && self.host.hand_over(failed, log, meta.as_bytes(), body);
+        let meta = AnswerMeta::write(request_id, answer.error_type.as_deref());
+        let taken = fits
+            && self
+                .host
+                .hand_over(answer.failed, log, meta.as_bytes(), &answer.body);
         if taken {
             self.runtime.answered()?;
         } else if let Some(lines) = lines {

@@ -33,7 +33,7 @@ pub(super) struct OutputSide {
     watched: bool,
     /// The running function was found to have written something. Epoll reports its output until a look
     /// finds none, or the function has answered.
-    talkative: bool,
+    function_writes: bool,
 }
 
 impl OutputSide {
@@ -41,7 +41,7 @@ impl OutputSide {
         Ok(Self {
             pipe: LogPipe::create().map_err(AgentError::io("output pipe"))?,
             watched: true,
-            talkative: false,
+            function_writes: false,
         })
     }
 
@@ -61,7 +61,7 @@ impl OutputSide {
 
     /// Has epoll report output, unless the `runtime_reads` it.
     pub(super) fn watch(&mut self, epoll: &Epoll, runtime_reads: bool) -> Result<(), AgentError> {
-        let watch = self.talkative || !runtime_reads;
+        let watch = self.function_writes || !runtime_reads;
         if watch != self.watched {
             self.watched = watch;
             let interest = match watch {
@@ -78,7 +78,7 @@ impl OutputSide {
     /// Whether the agent looks for output by itself: because epoll does not report it, or to find out
     /// whether epoll still has to.
     fn polls(&self) -> bool {
-        !self.watched || self.talkative
+        !self.watched || self.function_writes
     }
 
     /// When the agent looks for output that epoll does not report.
@@ -99,15 +99,15 @@ impl OutputSide {
             return;
         }
         let something = self.read(host, extensions, scratch);
-        self.talkative = something && running;
+        self.function_writes = something && running;
         if something {
             host.link.flush_soon();
         }
     }
 
     /// The function has answered: whatever it writes now can wait.
-    pub(super) fn expect_quiet(&mut self) {
-        self.talkative = false;
+    pub(super) fn function_answered(&mut self) {
+        self.function_writes = false;
     }
 
     /// A client has sent something: reads output that epoll does not report. The runtime writes its

@@ -69,3 +69,39 @@ impl ResponseStream {
         self.give_up_at = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_is_counted_up_to_lambdas_limit() {
+        let mut stream = ResponseStream::default();
+        let limit = usize::try_from(MAX_STREAMED).unwrap();
+        assert!(stream.count(limit));
+        assert_eq!(stream.passed(), MAX_STREAMED);
+        assert!(!stream.count(1));
+    }
+
+    #[test]
+    fn a_paused_connection_is_read_again_once_when_the_host_has_caught_up() {
+        let mut stream = ResponseStream::default();
+        assert_eq!(stream.resume(0), None);
+        stream.pause(ConnectionId(3));
+        assert_eq!(stream.resume(LOW_WATER + 1), None);
+        assert_eq!(stream.resume(LOW_WATER), Some(ConnectionId(3)));
+        assert_eq!(stream.resume(0), None);
+    }
+
+    #[test]
+    fn the_wait_for_the_exit_begins_with_the_first_closed_connection() {
+        let mut stream = ResponseStream::default();
+        stream.break_off();
+        let first = stream.give_up_at();
+        assert!(first.is_some());
+        stream.break_off();
+        assert_eq!(stream.give_up_at(), first);
+        stream.give_up();
+        assert_eq!(stream.give_up_at(), None);
+    }
+}

@@ -2,9 +2,9 @@
 //! here.
 
 use bytes::Bytes;
-use hearth_protocol::agent::{AgentMessage, FunctionError, InitFailed, Response, Usage};
-use hearth_protocol::guest::MAX_PAYLOAD;
+use hearth_protocol::agent::{AgentMessage, InitFailed};
 
+use super::answer::Answer;
 use super::runtime_side::ReadyAfter;
 use super::{Agent, AgentError};
 use crate::generators::registered::MAX_BODY;
@@ -13,9 +13,7 @@ use crate::runtime_api::connection::Input;
 use crate::runtime_api::reply;
 use crate::runtime_api::request::{Body, Request};
 use crate::runtime_api::route::Route;
-use crate::telemetry::Outcome;
 
-pub(super) const TOO_LARGE: &str = "Function.ResponseSizeTooLarge";
 /// A runtime failed and gave no error type.
 const UNKNOWN: &str = "Runtime.Unknown";
 
@@ -52,8 +50,14 @@ impl Agent {
             Route::Response(request_id) if matches!(request.body, Body::Streamed { .. }) => {
                 return self.begin_stream(id, request_id, request.body);
             }
-            Route::Response(request_id) => self.response(id, &request_id, request)?,
-            Route::Error(request_id) => self.error(id, &request_id, request)?,
+            Route::Response(request_id) => {
+                let answer = Answer::result(request);
+                self.answer(id, request_id, answer, "InvocationResponse")?
+            }
+            Route::Error(request_id) => {
+                let answer = Answer::error(request);
+                self.answer(id, request_id, answer, "InvocationErrorResponse")?
+            }
             Route::InitError => self.init_error(id, request)?,
             Route::RestoreNext => return self.restore_next(id),
             Route::RestoreError => self.restore_error(id, request)?,
@@ -95,7 +99,7 @@ impl Agent {
 
     fn next(&mut self, id: ConnectionId) -> Result<(), AgentError> {
         self.give_up_broken_stream()?;
-        self.output.expect_quiet();
+        self.output.function_answered();
         let (first, invocation) = match self.runtime.lifecycle.next(id) {
             Ok(Next::Wait { instead_of }) => {
                 if let Some(old) = instead_of {
@@ -105,7 +109,7 @@ impl Agent {
             }
             Ok(Next::Restored { invocation }) => {
                 self.queue_all_output(None)?;
-                // The invocation does not pay for the CPU time of the restore's hooks.
+                // The CPU time of the hooks does not count for the invocation.
                 self.runtime.restart_cpu_time();
                 if let Some(telemetry) = self.extensions.telemetry() {
                     telemetry.restored(None);
@@ -140,86 +144,27 @@ impl Agent {
         }
     }
 
-    fn response(
+    /// The runtime posts the answer to `request_id`, by a request that leads to the state `to`. The reply
+    /// to it.
+    fn answer(
         &mut self,
         id: ConnectionId,
-        request_id: &str,
-        request: Request,
+        request_id: String,
+        answer: Answer,
+        to: &'static str,
     ) -> Result<Bytes, AgentError> {
-        if let Err(error) = self
-            .runtime
-            .lifecycle
-            .answer(request_id, "InvocationResponse")
-        {
+        if let Err(error) = self.runtime.lifecycle.answer(&request_id, to) {
             return Ok(reply::answer_refused(error));
         }
-        if let (Body::Whole(body), None) = (&request.body, &request.stream_error)
-            && self.answer_at_mailbox(request_id, false, None, body)?
-        {
-            return Ok(reply::accepted());
+        if answer.whole && self.answer_at_mailbox(&request_id, &answer)? {
+            return Ok(answer.reply);
         }
         let usage = self.usage()?;
-        let request_id = request_id.to_owned();
         self.queue_all_output(Some(&request_id))?;
-        self.extensions
-            .report_done(|| match (&request.body, &request.stream_error) {
-                (_, Some(error)) => Outcome::failed(usage, error.error_type.as_deref()),
-                (Body::Whole(body), None) => Outcome::answered(usage, body.len() as u64),
-                (Body::TooLong | Body::Streamed { .. }, None) => {
-                    Outcome::failed(usage, Some(TOO_LARGE))
-                }
-            });
-        let (message, answer) = match (request.body, request.stream_error) {
-            (_, Some(error)) => (
-                function_error(request_id, error.error_type, usage, error.body),
-                reply::accepted(),
-            ),
-            (Body::Whole(body), None) => (
-                AgentMessage::Response(Response { request_id, usage }, body),
-                reply::accepted(),
-            ),
-            (Body::TooLong | Body::Streamed { .. }, None) => (
-                function_error(request_id, Some(TOO_LARGE.to_owned()), usage, too_large()),
-                reply::payload_too_long(MAX_PAYLOAD as u64),
-            ),
-        };
+        self.extensions.report_done(|| answer.outcome(usage));
+        let (message, reply) = answer.into_message(request_id, usage);
         self.answer_for(id, message)?;
-        Ok(answer)
-    }
-
-    fn error(
-        &mut self,
-        id: ConnectionId,
-        request_id: &str,
-        request: Request,
-    ) -> Result<Bytes, AgentError> {
-        if let Err(error) = self
-            .runtime
-            .lifecycle
-            .answer(request_id, "InvocationErrorResponse")
-        {
-            return Ok(reply::answer_refused(error));
-        }
-        if let Body::Whole(body) = &request.body
-            && self.answer_at_mailbox(request_id, true, request.error_type.as_deref(), body)?
-        {
-            return Ok(reply::accepted());
-        }
-        let usage = self.usage()?;
-        let request_id = request_id.to_owned();
-        self.queue_all_output(Some(&request_id))?;
-        let (error_type, body, answer) = match request.body {
-            Body::Whole(body) => (request.error_type, body, reply::accepted()),
-            Body::TooLong | Body::Streamed { .. } => (
-                Some(TOO_LARGE.to_owned()),
-                too_large(),
-                reply::payload_too_long(MAX_PAYLOAD as u64),
-            ),
-        };
-        self.extensions
-            .report_done(|| Outcome::failed(usage, error_type.as_deref()));
-        self.answer_for(id, function_error(request_id, error_type, usage, body))?;
-        Ok(answer)
+        Ok(reply)
     }
 
     fn init_error(&mut self, id: ConnectionId, request: Request) -> Result<Bytes, AgentError> {
@@ -251,17 +196,15 @@ impl Agent {
         message: impl FnOnce(InitFailed, Bytes) -> AgentMessage,
     ) -> Result<Bytes, AgentError> {
         self.queue_all_output(None)?;
-        let (error_type, body, answer) = match request.body {
-            Body::Whole(body) => (request.error_type, body, reply::accepted()),
-            Body::TooLong | Body::Streamed { .. } => (
-                Some(TOO_LARGE.to_owned()),
-                too_large(),
-                reply::payload_too_long(MAX_PAYLOAD as u64),
-            ),
-        };
+        let Answer {
+            error_type,
+            body,
+            reply,
+            ..
+        } = Answer::error(request);
         let error_type = error_type.unwrap_or_else(|| UNKNOWN.to_owned());
         self.answer_for(id, message(InitFailed { error_type }, body))?;
-        Ok(answer)
+        Ok(reply)
     }
 
     /// Sends an answer, and the lines queued before it, at once: the host need not wait until the
@@ -280,51 +223,5 @@ impl Agent {
             return Ok(self.runtime.answered()?);
         }
         self.answer_host(message)
-    }
-}
-
-fn function_error(
-    request_id: String,
-    error_type: Option<String>,
-    usage: Usage,
-    body: Bytes,
-) -> AgentMessage {
-    AgentMessage::FunctionError(
-        FunctionError {
-            request_id,
-            error_type,
-            usage,
-        },
-        body,
-    )
-}
-
-fn too_large() -> Bytes {
-    larger_than(MAX_PAYLOAD as u64)
-}
-
-pub(super) fn larger_than(limit: u64) -> Bytes {
-    error_body(
-        TOO_LARGE,
-        &format!("Response payload size exceeded maximum allowed payload size ({limit} bytes)."),
-    )
-}
-
-/// `error_type` is in Lambda's pattern and `message` our own: neither needs escaping.
-pub(super) fn error_body(error_type: &str, message: &str) -> Bytes {
-    format!("{{\"errorType\":\"{error_type}\",\"errorMessage\":\"{message}\"}}").into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_oversize_result_is_reported_with_lambdas_message() {
-        assert_eq!(
-            too_large(),
-            "{\"errorType\":\"Function.ResponseSizeTooLarge\",\"errorMessage\":\"Response payload \
-             size exceeded maximum allowed payload size (6291556 bytes).\"}"
-        );
     }
 }

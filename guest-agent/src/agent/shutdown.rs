@@ -1,13 +1,10 @@
-//! The orderly end of a microVM whose function has extensions: first the runtime ends, then the
-//! extensions receive `SHUTDOWN` and get what is left of Lambda's two seconds.
+//! The state of an orderly shutdown: first the runtime ends, then the extensions receive `SHUTDOWN` and
+//! get what is left of Lambda's two seconds.
 
 use std::time::{Duration, Instant, SystemTime};
 
-use hearth_protocol::agent::{AgentMessage, Leave};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use bytes::Bytes;
 
-use super::{Agent, AgentError, Flow};
 use crate::extensions::shutdown_event;
 
 /// Maximum time of a shutdown with external extensions.
@@ -16,6 +13,15 @@ const EXTERNAL_TIMEOUT: Duration = Duration::from_millis(2000);
 const RUNTIME_TIMEOUT: Duration = Duration::from_millis(600);
 /// Maximum time for the runtime, if all extensions are internal.
 const INTERNAL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The extensions that a shutdown waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExtensionKind {
+    /// There are none, hence nothing to wait for.
+    None,
+    Internal,
+    External,
+}
 
 /// Whose end the shutdown waits for.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +32,7 @@ enum Stage {
     Extensions,
 }
 
-/// A shutdown that goes on.
+/// A shutdown in progress.
 #[derive(Debug)]
 pub(super) struct Shutdown {
     reason: String,
@@ -37,6 +43,27 @@ pub(super) struct Shutdown {
 }
 
 impl Shutdown {
+    /// Begins now, for this reason.
+    pub(super) fn new(reason: &str, extensions: ExtensionKind) -> Self {
+        let (whole, runtimes) = match extensions {
+            ExtensionKind::None => (Duration::ZERO, Duration::ZERO),
+            ExtensionKind::External => (EXTERNAL_TIMEOUT, RUNTIME_TIMEOUT),
+            ExtensionKind::Internal => (INTERNAL_TIMEOUT, INTERNAL_TIMEOUT),
+        };
+        let now = Instant::now();
+        let wall = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            reason: reason.to_owned(),
+            deadline: now + whole,
+            deadline_ms: u64::try_from((wall + whole).as_millis()).unwrap_or(u64::MAX),
+            stage: Stage::Runtime {
+                until: now + runtimes,
+            },
+        }
+    }
+
     /// When something is due.
     pub(super) fn due(&self) -> Instant {
         match self.stage {
@@ -44,91 +71,41 @@ impl Shutdown {
             Stage::Extensions => self.deadline,
         }
     }
-}
 
-impl Agent {
-    /// Begins to shut down. Without extensions there is nothing to wait for.
-    pub(super) fn begin_shutdown(&mut self, leave: &Leave) -> Result<(), AgentError> {
-        self.host.follow_clock(leave.realtime_ns)?;
-        if self.shutdown.is_some() {
-            return Ok(());
-        }
-        let external = self.extensions.has_programs();
-        let (whole, runtimes) = match (self.extensions.registry.is_empty(), external) {
-            (true, _) => (Duration::ZERO, Duration::ZERO),
-            (false, true) => (EXTERNAL_TIMEOUT, RUNTIME_TIMEOUT),
-            (false, false) => (INTERNAL_TIMEOUT, INTERNAL_TIMEOUT),
-        };
-        let now = Instant::now();
-        let wall = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        if let Some(runtime) = self.runtime.pid() {
-            signal_group(runtime, Signal::SIGTERM);
-        }
-        if let Some(telemetry) = self.extensions.telemetry() {
-            let peak = self.runtime.peak_memory()?;
-            telemetry.shut_down(&leave.reason, peak);
-        }
-        self.shutdown = Some(Shutdown {
-            reason: leave.reason.clone(),
-            deadline: now + whole,
-            deadline_ms: u64::try_from((wall + whole).as_millis()).unwrap_or(u64::MAX),
-            stage: Stage::Runtime {
-                until: now + runtimes,
-            },
-        });
-        Ok(())
+    /// Whether the shutdown still waits for the runtime's end.
+    pub(super) fn waits_for_runtime(&self) -> bool {
+        matches!(self.stage, Stage::Runtime { .. })
     }
 
-    /// Does what is due. Stops the agent when everything has ended, or the time is over.
-    pub(super) fn advance_shutdown(&mut self) -> Result<Flow, AgentError> {
-        let Some(shutdown) = &mut self.shutdown else {
-            return Ok(Flow::Continue);
-        };
-        let now = Instant::now();
-        if let Stage::Runtime { until } = shutdown.stage {
-            // Subscribers receive everything else before extensions receive `SHUTDOWN`: an extension may
-            // exit as soon as it has that.
-            let waits = self.runtime.pid().is_some() || !self.extensions.all_is_delivered();
-            if waits && now < until {
-                return Ok(Flow::Continue);
-            }
-            shutdown.stage = Stage::Extensions;
-            let event = shutdown_event(&shutdown.reason, shutdown.deadline_ms);
-            if let Some(runtime) = self.runtime.pid() {
-                kill_group(runtime);
-            }
-            for extension in self.extensions.registry.without_shutdown_event() {
-                kill_group(extension);
-            }
-            let events = self.extensions.registry.shutdown(&event);
-            self.send_events(events)?;
-        }
-        let Some(shutdown) = &self.shutdown else {
-            return Ok(Flow::Continue);
-        };
-        if self.extensions.has_programs() && now < shutdown.deadline {
-            return Ok(Flow::Continue);
-        }
-        self.read_output();
-        self.queue_all_output(None)?;
-        self.host.queue(AgentMessage::Left)?;
-        self.host.link.flush()?;
-        // The host ends the microVM once it has read that.
-        self.host.link.wait_for_host();
-        Ok(Flow::Stop)
+    /// The runtime has ended, or its time is over. The `SHUTDOWN` event for extensions.
+    pub(super) fn proceed_to_extensions(&mut self) -> Bytes {
+        self.stage = Stage::Extensions;
+        shutdown_event(&self.reason, self.deadline_ms)
     }
 }
 
-/// Signals a process that the agent started, and its process group. A process that is gone needs none.
-fn signal_group(process: Pid, signal: Signal) {
-    if killpg(process, signal).is_err() {
-        let _ = kill(process, signal);
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Kills a process that the agent started, and its process group.
-pub(super) fn kill_group(process: Pid) {
-    signal_group(process, Signal::SIGKILL);
+    #[test]
+    fn without_extensions_everything_is_due_at_once() {
+        let mut shutdown = Shutdown::new("spindown", ExtensionKind::None);
+        assert!(shutdown.waits_for_runtime() && shutdown.due() <= Instant::now());
+        shutdown.proceed_to_extensions();
+        assert!(!shutdown.waits_for_runtime() && shutdown.due() <= Instant::now());
+    }
+
+    #[test]
+    fn external_extensions_get_what_the_runtime_leaves_of_two_seconds() {
+        let began = Instant::now();
+        let mut shutdown = Shutdown::new("spindown", ExtensionKind::External);
+        assert!(shutdown.due() >= began + RUNTIME_TIMEOUT);
+        let event = shutdown.proceed_to_extensions();
+        assert!(shutdown.due() >= began + EXTERNAL_TIMEOUT);
+        let event: serde_json::Value = serde_json::from_slice(&event).unwrap();
+        assert_eq!(event["eventType"], "SHUTDOWN");
+        assert_eq!(event["shutdownReason"], "spindown");
+        assert_eq!(event["deadlineMs"], shutdown.deadline_ms);
+    }
 }

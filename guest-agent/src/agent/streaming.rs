@@ -5,8 +5,8 @@ use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, ResponseEnd, ResponseStart};
 use hearth_protocol::guest::{MAX_CHUNK, MAX_STREAMED};
 
+use super::answer::{TOO_LARGE, error_body, larger_than};
 use super::response_stream::{HIGH_WATER, ResponseStream};
-use super::runtime_requests::{TOO_LARGE, error_body, larger_than};
 use super::{Agent, AgentError};
 use crate::lifecycle::ConnectionId;
 use crate::runtime_api::chunked::StreamError;

@@ -46,3 +46,21 @@ impl Peer {
 pub(super) fn of_connection(id: ConnectionId) -> u64 {
     CONNECTIONS + id.0 as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_and_subscriber_has_a_token_of_its_own() {
+        for index in [0, MAX_CONNECTIONS - 1] {
+            let id = ConnectionId(index);
+            assert_eq!(Peer::of(of_connection(id)), Some(Peer::Client(id)));
+        }
+        assert_eq!(Peer::of(SUBSCRIBERS), Some(Peer::Subscriber(0)));
+        for token in [OUTPUT, HOST, LISTENER, CHILDREN, LOCAL_LISTENER] {
+            assert_eq!(Peer::of(token), None);
+        }
+        assert_eq!(Peer::of(EXTENSION_OUTPUT), None);
+    }
+}
