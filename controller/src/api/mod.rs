@@ -1,6 +1,6 @@
 //! The HTTP API: Lambda's, function URLs, and Hearth's own. `docs/api.md` describes each operation.
 //!
-//! A request goes through the layers of [`router`] to the handler that [`operations`] names, and its
+//! A request goes through the layers of [`mod@router`] to the handler that [`operations`] names, and its
 //! answer goes back the same way. A module imports only modules that stand before it in this list:
 //!
 //! * [`http`]: requests, bodies, answers and errors, whatever the operation
@@ -13,7 +13,7 @@
 //!   [`qualifiers`] (versions and aliases), [`function_urls`]: the operations of Lambda's API
 //! * [`hearth`]: the operations of Hearth's own API
 //! * [`operations`]: the table of all operations
-//! * [`router`]: the layers around them
+//! * [`mod@router`]: the layers around them
 //!
 //! Every answer has `x-amzn-RequestId`, every error `x-amzn-ErrorType` and a JSON body. Errors become
 //! answers in [`http::error`] alone. A body that does not fit the operation's model is a

@@ -1,6 +1,6 @@
 //! Events: invocations whose callers do not wait, and what a function wants done with them.
 //!
-//! * [`accept`]: into the queue
+//! * [`mod@accept`]: into the queue
 //! * [`event_invoke_config`], [`destinations`]: retries, age and destinations
 
 pub(super) mod accept;

@@ -1,9 +1,9 @@
 //! Invocations.
 //!
 //! * [`request`]: what a request to run a function says
-//! * [`invoke`]: `Invoke`
-//! * [`invoke_stream`], [`event_stream`]: `InvokeWithResponseStream` and its frames
-//! * [`invoke_async`]: `InvokeAsync`
+//! * [`invoke`]: the operation `Invoke`
+//! * [`invoke_stream`], [`event_stream`]: the operation `InvokeWithResponseStream`, and its frames
+//! * [`invoke_async`]: the operation `InvokeAsync`
 
 pub(super) mod event_stream;
 pub(super) mod invoke;
