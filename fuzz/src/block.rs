@@ -168,8 +168,8 @@ impl Request {
             request::IN | request::OUT | request::GET_ID => (request::IOERR, 0),
             _ => (request::UNSUPP, 0),
         };
-        let said = world.bytes(STATUS, 1)[0];
-        assert_eq!(said, status, "{self:?}");
+        let answer = world.bytes(STATUS, 1)[0];
+        assert_eq!(answer, status, "{self:?}");
         assert_eq!(u64::from(written), len + 1, "{self:?}");
         if self.kind == request::IN && status == request::OK {
             let mut at = self.sector * SECTOR;

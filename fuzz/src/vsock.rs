@@ -302,7 +302,7 @@ impl Packet {
         if trusted && connected && !self.addressed(port) {
             assert!(
                 peer.connected() || !world.transport.running(),
-                "somebody else's packet ended the connection: {self:?}"
+                "another connection's packet ended the connection: {self:?}"
             );
         }
     }

@@ -27,7 +27,7 @@ pub fn run(data: &[u8]) {
         }
         fs::remove_dir_all(&folder).expect("all in it is ours");
         let beside: Vec<_> = fs::read_dir(work.path()).expect("it is there").collect();
-        assert!(beside.is_empty(), "something lies outside: {beside:?}");
+        assert!(beside.is_empty(), "files outside of the folder: {beside:?}");
     });
 }
 

@@ -52,7 +52,7 @@ pub fn enter(identity: Option<Identity>) -> Result<Jail, JailError> {
     if getpid().as_raw() != 1 {
         missing.add(
             JailPart::Processes,
-            "whoever started this process gave it none",
+            "the process that started this sandbox made no process id namespace for it",
         );
     }
     // Without root, only a user namespace gives the right to create the other namespaces.
@@ -80,9 +80,7 @@ pub fn enter(identity: Option<Identity>) -> Result<Jail, JailError> {
     privileges::drop_bounding_set().map_err(part("the capability bounding set"))?;
     let own_user = match identity {
         Some(identity) => privileges::become_user(identity),
-        None => Err(io::Error::other(
-            "whoever started this process gave it none",
-        )),
+        None => Err(io::Error::other("no --uid and --gid were given")),
     };
     let processes = own_user.is_ok();
     missing.note(JailPart::User, own_user);

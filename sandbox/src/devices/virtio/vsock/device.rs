@@ -275,7 +275,7 @@ impl Vsock {
         memory: &GuestMemory,
     ) -> Result<bool, DeviceError> {
         let ring = DeviceError::ring(EVENT);
-        let mut told = false;
+        let mut delivered = false;
         if self.reset == Reset::Pending && queue.pop(memory, &mut self.chain).map_err(&ring)? {
             copy_to_guest(
                 memory,
@@ -287,14 +287,14 @@ impl Vsock {
             let avail_index = queue.avail_index(memory).map_err(&ring)?;
             queue.push_used(memory, &self.chain, 4).map_err(&ring)?;
             self.reset = Reset::Delivered { avail_index };
-            told = true;
+            delivered = true;
         }
         if self.reset_unacknowledged(queue, memory)? {
             queue.unmute(memory).map_err(&ring)?;
         } else {
             queue.mute(memory).map_err(&ring)?;
         }
-        Ok(told)
+        Ok(delivered)
     }
 
     /// Whether the guest has not yet handled the event that tells it that its connections are gone.
