@@ -49,7 +49,7 @@ fn disk() -> &'static File {
 }
 
 impl Subject for Block {
-    type Outside = ();
+    type OtherEnd = ();
 
     fn fresh() -> (Self, ()) {
         let file = disk().try_clone().expect("a descriptor is left");

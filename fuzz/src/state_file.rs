@@ -11,7 +11,7 @@ use hearth_sandbox::host::{HostIdentity, HostKind};
 use hearth_sandbox::mailbox::{Mailbox, MailboxSocket};
 use hearth_sandbox::memory::{self, GuestMemory, MemorySize};
 use hearth_sandbox::microvm::devices::{Devices, Images};
-use hearth_sandbox::microvm::shell::DeviceLines;
+use hearth_sandbox::microvm::shell::DeviceEventfds;
 use hearth_sandbox::microvm::state::{MicroVmState, VERSION};
 use hearth_sandbox::snapshot::state_file;
 use hearth_sandbox::vcpu::MmioAccess;
@@ -88,11 +88,11 @@ fn written_again(state: &MicroVmState, file: &File) {
 fn restored(state: &MicroVmState) {
     let size = MemorySize::from_mib(MIN_MEMORY_MIB).expect("the smallest there is");
     let memory = memory::anonymous(size).expect("address space");
-    let lines: Vec<DeviceLines> = (0..=DISK_COUNT).map(|_| lines()).collect();
+    let eventfds: Vec<DeviceEventfds> = (0..=DISK_COUNT).map(|_| eventfds()).collect();
     let images = Images::new((0..DISK_COUNT).map(|_| None).collect()).expect("empty drives");
     let (ours, _host) = UnixStream::pair().expect("a descriptor is left");
     mailbox(state, &memory);
-    let Ok(mut devices) = Devices::restore(images, ours, &state.devices, &memory, &lines) else {
+    let Ok(mut devices) = Devices::restore(images, ours, &state.devices, &memory, &eventfds) else {
         return;
     };
     devices.kick_all();
@@ -115,7 +115,7 @@ fn restored(state: &MicroVmState) {
     };
     let images = Images::new((0..DISK_COUNT).map(|_| None).collect()).expect("empty drives");
     let (ours, _host) = UnixStream::pair().expect("a descriptor is left");
-    Devices::restore(images, ours, &saved, &memory, &lines)
+    Devices::restore(images, ours, &saved, &memory, &eventfds)
         .expect("what was saved can be restored");
 }
 
@@ -131,9 +131,9 @@ fn mailbox(state: &MicroVmState, memory: &GuestMemory) {
     assert_eq!(mailbox.save().is_some(), state.mailbox.is_some());
 }
 
-fn lines() -> DeviceLines {
+fn eventfds() -> DeviceEventfds {
     let eventfd = || EventFd::new(EFD_NONBLOCK).expect("a descriptor is left");
-    DeviceLines {
+    DeviceEventfds {
         interrupt: eventfd(),
         queues: Vec::new(),
     }

@@ -88,7 +88,7 @@ impl Side {
 }
 
 impl Subject for Vsock {
-    type Outside = Side;
+    type OtherEnd = Side;
 
     fn fresh() -> (Self, Side) {
         let (ours, host) = UnixStream::pair().expect("a descriptor is left");

@@ -62,15 +62,15 @@ const REGISTERS: [u64; 25] = [
 /// A device under test.
 pub trait Subject: VirtioDevice {
     /// The device's other end.
-    type Outside;
+    type OtherEnd;
 
     /// A new device, as before its driver comes or before a restore.
-    fn fresh() -> (Self, Self::Outside)
+    fn fresh() -> (Self, Self::OtherEnd)
     where
         Self: Sized;
 
     /// The device was restored with another other end; the expectations for the old one go on.
-    fn carried(world: &mut World<Self>, new: Self::Outside)
+    fn carried(world: &mut World<Self>, new: Self::OtherEnd)
     where
         Self: Sized;
 
@@ -110,7 +110,7 @@ pub struct World<D: Subject> {
     /// The device.
     pub transport: MmioTransport<D>,
     /// The device's other end.
-    pub outside: D::Outside,
+    pub outside: D::OtherEnd,
     /// Whether the script has written to memory, rings or registers directly. Until then the driver
     /// is a correct one, and the device must work.
     pub tampered: bool,

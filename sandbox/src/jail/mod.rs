@@ -1,7 +1,7 @@
 //! The jail: what a sandbox process gives up before it reads its first command, so that a guest that
 //! takes the process over can do nothing with it. `SECURITY.md` describes the attackers.
 //!
-//! * [`outside`]: what the process reads and opens before it enters the jail.
+//! * [`host_resources`]: what the process reads and opens before it enters the jail.
 //! * [`descriptors`]: closes inherited descriptors.
 //! * [`environment`]: wipes inherited variables.
 //! * [`namespaces`]: an empty root directory, and namespaces of the process's own.
@@ -16,10 +16,10 @@
 pub mod descriptors;
 pub mod environment;
 pub mod filter;
+pub mod host_resources;
 pub mod landlock;
 pub mod limits;
 pub mod namespaces;
-pub mod outside;
 pub mod privileges;
 pub mod rules;
 
@@ -29,7 +29,7 @@ use hearth_protocol::jail::{Jail, JailPart, MissingPart};
 use nix::unistd::{geteuid, getpid};
 
 pub use filter::{FilterError, Filters, Mismatch, NO_MAILBOX, ThreadFilter};
-pub use outside::Outside;
+pub use host_resources::HostResources;
 pub use privileges::Identity;
 
 /// Why the process could not enter the jail. It must not go on.

@@ -68,7 +68,7 @@ fn unannounced_limit(queue: &VirtQueue) -> usize {
 
 /// A packet without payload for a connection that does not exist or no longer exists.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Note {
+pub(super) struct ControlPacket {
     pub(super) ports: Ports,
     /// The context id that the guest expects as the sender's.
     pub(super) from_cid: u64,
@@ -95,7 +95,7 @@ pub struct Vsock {
     config: [u8; 8],
     pub(super) host: Option<HostStream>,
     pub(super) connection: Option<Connection>,
-    pub(super) outbox: VecDeque<Note>,
+    pub(super) outbox: VecDeque<ControlPacket>,
     reset: Reset,
     drop_connection: bool,
     /// The receive queue was empty when there was something to send.
@@ -209,7 +209,7 @@ impl Vsock {
     pub(super) fn host_gone(&mut self) {
         if let Some(connection) = &self.connection {
             let ports = connection.ports();
-            self.note(Note {
+            self.queue_control_packet(ControlPacket {
                 ports,
                 from_cid: HOST_CID,
                 op: Op::Shutdown,
@@ -226,7 +226,7 @@ impl Vsock {
         }
         if let Some(connection) = &self.connection {
             let ports = connection.ports();
-            self.note(Note {
+            self.queue_control_packet(ControlPacket {
                 ports,
                 from_cid: HOST_CID,
                 op: Op::Reset,
@@ -245,7 +245,7 @@ impl Vsock {
     }
 
     pub(super) fn refuse(&mut self, header: &Header) {
-        self.note(Note {
+        self.queue_control_packet(ControlPacket {
             ports: Ports {
                 host: header.dst_port,
                 guest: header.src_port,
@@ -257,7 +257,7 @@ impl Vsock {
         });
     }
 
-    fn note(&mut self, note: Note) {
+    fn queue_control_packet(&mut self, note: ControlPacket) {
         if self.outbox.len() < OUTBOX {
             self.outbox.push_back(note);
         } else {
