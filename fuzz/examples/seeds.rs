@@ -1,7 +1,8 @@
-//! Writes the first inputs of the corpus: dialogues that an honest guest, host or controller has.
-//! From them a fuzzer finds its way to the dishonest ones.
+//! Writes the corpus's first inputs: dialogues of a correct guest, host or controller. A fuzzer
+//! derives the incorrect ones from them.
 //!
-//! `cargo run --example seeds -- CORPUS [STATE_FILE…]`: state files are taken from snapshots that a controller made.
+//! `cargo run --example seeds -- CORPUS [STATE_FILE…]`: the state files are those of a controller's
+//! snapshots.
 
 use std::error::Error;
 use std::fs;
@@ -19,7 +20,7 @@ use hearth_protocol::sandbox::{
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Steps of any device, as `world` numbers them.
+/// Steps of any device, with `world`'s numbers.
 const REGISTER: u8 = 2;
 const RESTART: u8 = 5;
 const KICK: u8 = 13;
@@ -38,12 +39,12 @@ const SETTLE: u8 = 13;
 const OTHER: u8 = 14;
 const RESET: u8 = 15;
 
-/// First bytes of a packet: which operation it is.
+/// First byte of a packet: selects its operation.
 const DATA: u8 = 0;
 const CREDIT: u8 = 1;
 const REQUEST: u8 = 96;
 const SHUTDOWN: u8 = 130;
-/// Nothing odd about it, one buffer.
+/// A packet without peculiarities, in one buffer.
 const PLAIN: u8 = 14;
 /// 256 KiB.
 const CREDIT_256K: u8 = 146;
@@ -73,7 +74,8 @@ fn write(corpus: &Path, target: &str, seeds: Vec<Vec<u8>>) -> Result<()> {
 }
 
 fn mmio() -> Vec<Vec<u8>> {
-    // Device, then registers by their number and a small value; the last is a driver's whole way.
+    // The device, then registers by number with a small value; the last is a driver's complete
+    // set-up.
     let way = |device: u8| {
         let mut script = vec![device];
         for status in [0, 1, 3] {
@@ -150,7 +152,7 @@ fn vsock() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Exchanges of a guest and an owner, an answer's head and headers, a function's output.
+/// Exchanges of a guest and a controller, an answer's head and headers, a function's output.
 fn mailbox() -> Vec<Vec<u8>> {
     const GUEST: u8 = 2;
     const REGISTER: [u8; 2] = [5, 0];

@@ -1,4 +1,4 @@
-//! Block requests: a driver that is up, and asks for anything in any shape.
+//! Block requests: a running driver that makes requests of any form.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,16 +13,16 @@ use crate::world::{BUFFERS, RAM, Subject, World};
 /// Sectors of the disk.
 pub const SECTORS: u64 = 24;
 const SECTOR: u64 = 512;
-/// Where a request's parts lie.
+/// Where a request's parts are.
 const HEADER: u64 = BUFFERS;
 const STATUS: u64 = BUFFERS + 0x100;
 const DATA: u64 = BUFFERS + 0x1000;
-/// Between the beginnings of two data buffers: more than a sectors' length that a script writes.
+/// Distance between two data buffers: more than the length in sectors that a script writes.
 const STRIDE: u64 = 0x8000;
 /// A status that no device writes.
 const UNTOUCHED: u8 = 0xee;
 
-/// A driver that is up, and the script.
+/// Runs the script on a device with a running driver.
 pub fn run(data: &[u8]) {
     let mut world = World::<Block>::up();
     world.play(&mut Script::new(data));
@@ -32,7 +32,7 @@ pub fn run(data: &[u8]) {
     );
 }
 
-/// Bytes of the disk: each tells its sector and its place in it.
+/// The byte at an offset of the disk. It depends on the sector and on the offset within it.
 fn content(at: u64) -> u8 {
     let [sector, place] = [at / SECTOR, at % SECTOR].map(|part| part.to_le_bytes()[0]);
     sector.wrapping_mul(31).wrapping_add(place)
@@ -49,7 +49,7 @@ fn disk() -> &'static File {
 }
 
 impl Subject for Block {
-    type Outside = ();
+    type OtherEnd = ();
 
     fn fresh() -> (Self, ()) {
         let file = disk().try_clone().expect("a descriptor is left");
@@ -66,14 +66,14 @@ impl Subject for Block {
     }
 }
 
-/// A request as a script has it.
+/// A request of the script.
 #[derive(Debug)]
 struct Request {
     kind: u32,
     sector: u64,
-    /// The header's bytes lie in one buffer, or in two split here.
+    /// Whether the header is in one buffer, or split in two here.
     split: u8,
-    /// Lengths of the data buffers, and whether the device writes them.
+    /// Lengths of the data buffers, and whether the device may write them.
     data: Vec<(u32, bool)>,
     status: bool,
 }
@@ -131,21 +131,18 @@ impl Request {
         world.notify(0);
         let used = world.take_used(0);
         if honest && self.well_formed() {
-            assert!(
-                world.transport.running(),
-                "an honest driver's device serves"
-            );
+            assert!(world.transport.running(), "a correct driver's device works");
             let [used] = used[..] else {
                 panic!("{} chains came back of one", used.len());
             };
             self.check(world, used.len);
         } else {
-            // Out of service, or its rings no longer in step with what is believed here.
+            // The device is out of service, or its rings are no longer as this driver expects.
             world.tampered = true;
         }
     }
 
-    /// Whether a driver may send it: then it gets an answer, though maybe that it can't be done.
+    /// Whether a driver may send this request. It then gets an answer, perhaps an error.
     fn well_formed(&self) -> bool {
         let readable_first = self.data.windows(2).all(|pair| pair[0].1 <= pair[1].1);
         let in_ram = |index: u64, len: u32| DATA + STRIDE * index + u64::from(len) <= RAM;
@@ -171,8 +168,8 @@ impl Request {
             request::IN | request::OUT | request::GET_ID => (request::IOERR, 0),
             _ => (request::UNSUPP, 0),
         };
-        let said = world.bytes(STATUS, 1)[0];
-        assert_eq!(said, status, "{self:?}");
+        let answer = world.bytes(STATUS, 1)[0];
+        assert_eq!(answer, status, "{self:?}");
         assert_eq!(u64::from(written), len + 1, "{self:?}");
         if self.kind == request::IN && status == request::OK {
             let mut at = self.sector * SECTOR;
@@ -185,7 +182,7 @@ impl Request {
         }
     }
 
-    /// Data buffers that the device writes: address and length.
+    /// Data buffers that the device may write: address and length.
     fn written(&self) -> impl Iterator<Item = (u64, u64)> {
         (0..)
             .zip(&self.data)

@@ -1,4 +1,4 @@
-//! The agent's connection, read by the host and by the agent, and the control channel between
+//! The agent's connection, read by the host or by the agent, and the control channel between
 //! controller and sandbox.
 
 use bytes::{Bytes, BytesMut};
@@ -10,10 +10,10 @@ use hearth_protocol::sandbox::{Message, Request, decode, encode};
 
 use crate::script::Script;
 
-/// Largest payload that the decoder takes here; a script has no room for the real limit.
+/// Maximum payload for the decoder here; a script is too short for the real limit.
 const LIMIT: usize = 4096;
 
-/// The first byte says who reads, the second how the stream is cut.
+/// The first byte selects the reader, the second how the stream is cut.
 pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
     let (Some(reader), Some(cut)) = (script.below(4), script.u8()) else {
@@ -28,7 +28,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Frames until the stream ends or turns out to be none, fed in pieces of `step` bytes.
+/// The frames until the stream ends or becomes invalid, read in pieces of `step` bytes.
 fn frames(stream: &[u8], step: usize) -> (Vec<Frame>, Option<FrameError>) {
     let decoder = FrameDecoder::new(LIMIT);
     let mut buffer = BytesMut::new();
@@ -81,7 +81,8 @@ where
     assert_eq!(messages::<M>(stream, usize::from(cut).max(1)), whole);
     for message in whole {
         let Ok(wire) = encode(&message) else {
-            // What is written may be longer than what was read: an escape, a number's shape.
+            // The encoded form may be longer than the decoded input, because of an escape or a
+            // number's form.
             continue;
         };
         let again = decode::<M>(&mut BytesMut::from(&wire[..]));

@@ -1,5 +1,5 @@
-//! The mailbox: a guest that writes what it likes into its pages and rings when it likes, an owner
-//! that sends what it likes; and the owner's end, which reads what such a guest says.
+//! The mailbox: a guest that writes anything into its pages and rings at any time, a controller
+//! that sends anything; and the controller's end, which reads what such a guest sends.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use hearth_protocol::mailbox::{
 };
 use hearth_protocol::output::{Lines, LogBuffer, MAX_LINE};
 use hearth_sandbox::devices::GuestMemory;
-use hearth_sandbox::mailbox::{Mailbox, MailboxSocket, MailboxError, AfterRing, WaitEnd};
+use hearth_sandbox::mailbox::{AfterRing, Mailbox, MailboxError, MailboxSocket, WaitEnd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -21,9 +21,9 @@ use crate::script::Script;
 /// Pages of RAM, in two regions.
 const RAM_PAGES: usize = 32;
 const SEAM_PAGE: usize = 15;
-/// Where an honest guest has its header. The other pages follow.
+/// The header's frame for a correct guest. The other pages follow it.
 const HEADER: u32 = 3;
-/// Fields that a script names by number.
+/// Header fields that a script selects by number.
 const FIELDS: [usize; 6] = [
     ANSWER_KIND,
     ANSWER_META,
@@ -33,11 +33,11 @@ const FIELDS: [usize; 6] = [
     FRAMES,
 ];
 
-/// The first byte says which side is looked at.
+/// The first byte selects the side under test.
 pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
     match script.below(4) {
-        Some(0) => owner(&data[1..]),
+        Some(0) => controller_end(&data[1..]),
         Some(1) => output(script),
         Some(_) => {
             let mut world = World::new();
@@ -50,18 +50,18 @@ pub fn run(data: &[u8]) {
 struct World {
     memory: GuestMemory,
     mailbox: Mailbox,
-    owner: Option<UnixStream>,
-    /// Whoever would wait is woken: nothing here may hang.
+    controller: Option<UnixStream>,
+    /// Wakes a thread that would wait: nothing here may hang.
     wake: EventFd,
     /// The pages of the mailbox, as the guest registered them.
     frames: Vec<u64>,
-    /// Bytes that the owner has sent and nobody has read.
+    /// Whether the controller has sent bytes that the mailbox has not read.
     unread: bool,
-    /// What has come, up to where a message ends.
-    come: Vec<u8>,
+    /// Bytes that the controller has received and that are no complete message yet.
+    received: Vec<u8>,
 }
 
-fn line() -> (MailboxSocket, UnixStream) {
+fn socket() -> (MailboxSocket, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
     ours.set_nonblocking(true).expect("a socket");
     (MailboxSocket::new(theirs).expect("an eventfd"), ours)
@@ -75,17 +75,17 @@ impl World {
             (GuestAddress(seam as u64), RAM_PAGES * PAGE - seam),
         ];
         let memory = GuestMemory::from_ranges(&ranges).expect("a little memory");
-        let (line, owner) = line();
-        let mailbox = Mailbox::new(line);
+        let (socket, controller) = socket();
+        let mailbox = Mailbox::new(socket);
         let wake = mailbox.waker().expect("a descriptor");
         let world = Self {
             memory,
             mailbox,
-            owner: Some(owner),
+            controller: Some(controller),
             wake,
             frames: Vec::new(),
             unread: false,
-            come: Vec::new(),
+            received: Vec::new(),
         };
         for page in 0..PAGES {
             world.frame(page, u64::from(HEADER) + page as u64);
@@ -112,7 +112,7 @@ impl World {
         bytes
     }
 
-    /// Bytes of pages of the mailbox.
+    /// The bytes of some of the mailbox's pages.
     fn pages(&self, ram: &[u8], from: usize, count: usize) -> Vec<u8> {
         self.frames[from..from + count]
             .iter()
@@ -124,7 +124,7 @@ impl World {
             .collect()
     }
 
-    /// Whether no two pages are the same.
+    /// Whether all pages of the mailbox are different.
     fn is_plain(&self) -> bool {
         let mut frames = self.frames.clone();
         frames.sort_unstable();
@@ -132,11 +132,11 @@ impl World {
         frames.len() == PAGES
     }
 
-    /// `None`: the script or the microVM is over.
+    /// Executes one step; `None` if the script or the microVM has ended.
     fn step(&mut self, script: &mut Script<'_>) -> Option<()> {
         let step = script.below(16)?;
         let before = match step {
-            // The guest's own, and the owner's: nothing is done about it yet.
+            // The guest writes its own memory, or the controller sends: no reaction yet.
             0..=4 | 6..=8 => Vec::new(),
             _ => self.ram(),
         };
@@ -186,29 +186,29 @@ impl World {
                 };
                 let mut message = head.encode().to_vec();
                 message.extend((0..sent.min(2 * DATA_SIZE)).map(|n| n.to_le_bytes()[0]));
-                self.tell(&message);
+                self.send(&message);
                 return Some(());
             }
             8 => {
                 let count = script.u8()?.into();
                 let bytes = script.bytes(count)?;
-                self.tell(bytes);
+                self.send(bytes);
                 return Some(());
             }
-            9 => self.look()?,
+            9 => self.try_receive()?,
             10 => {
-                self.call();
+                self.wake_thread();
                 let woken = self.mailbox.wait(&self.memory, None).ok()?;
-                assert_eq!(woken, WaitEnd::Stop, "who is woken does not wait");
+                assert_eq!(woken, WaitEnd::Stop, "a woken thread does not wait");
             }
             11 => {
-                self.call();
+                self.wake_thread();
                 self.mailbox.resume(&self.memory).ok()?;
-                self.forget_call();
+                self.clear_wake();
                 assert!(!self.mailbox.is_waiting(), "it runs");
             }
             12 => self.snapshot(),
-            13 => self.owner = None,
+            13 => self.controller = None,
             _ => {
                 let value = match script.u8()? {
                     byte @ 0..240 => u32::from(byte % 9),
@@ -222,12 +222,12 @@ impl World {
         Some(())
     }
 
-    fn call(&self) {
+    fn wake_thread(&self) {
         self.wake.write(1).expect("it was read before");
     }
 
-    fn forget_call(&self) {
-        // Nothing to read is what is wanted.
+    fn clear_wake(&self) {
+        // WouldBlock is the usual result.
         drop(self.wake.read());
     }
 
@@ -242,25 +242,25 @@ impl World {
         self.frames[0] = frame.into();
         assert!(
             self.frames.iter().all(|frame| *frame < RAM_PAGES as u64),
-            "what is taken is RAM"
+            "a registered page is RAM"
         );
         Ok(())
     }
 
-    fn tell(&mut self, bytes: &[u8]) {
-        if let Some(mut owner) = self.owner.as_ref() {
-            // A full socket takes a part.
-            self.unread |= matches!(owner.write(bytes), Ok(1..));
+    fn send(&mut self, bytes: &[u8]) {
+        if let Some(mut controller) = self.controller.as_ref() {
+            // A full socket takes only a part.
+            self.unread |= matches!(controller.write(bytes), Ok(1..));
         }
     }
 
-    fn look(&mut self) -> Option<()> {
-        self.call();
+    fn try_receive(&mut self) -> Option<()> {
+        self.wake_thread();
         let woken = self.mailbox.try_receive(&self.memory).ok()?;
-        self.forget_call();
+        self.clear_wake();
         assert!(
             !matches!(woken, Some(WaitEnd::Stop | WaitEnd::TimedOut)),
-            "a look does not wait"
+            "try_receive does not wait"
         );
         if woken == Some(WaitEnd::Event) && self.is_plain() {
             self.event_is_there();
@@ -268,7 +268,7 @@ impl World {
         Some(())
     }
 
-    /// The guest is told of no more than there can be.
+    /// The lengths that the guest sees are within the limits.
     fn event_is_there(&self) {
         let word = |field: usize| {
             let at = self.frames[0] * PAGE as u64 + field as u64;
@@ -281,25 +281,33 @@ impl World {
     }
 
     fn ring(&mut self, value: u32, quiet: bool, before: &[u8]) -> Option<()> {
-        self.call();
+        self.wake_thread();
         let rang = self.mailbox.ring(&self.memory, value, quiet);
-        self.forget_call();
-        let begun = self.come.is_empty();
-        self.hear();
+        self.clear_wake();
+        let begun = self.received.is_empty();
+        self.read_all();
         let rang = rang.ok()?;
         if self.frames.is_empty() {
-            assert_eq!(rang, AfterRing::RunGuest, "nobody is there");
-            assert!(self.come.is_empty(), "and nobody hears of it");
+            assert_eq!(rang, AfterRing::RunGuest, "no mailbox is registered");
+            assert!(
+                self.received.is_empty(),
+                "and the controller receives nothing"
+            );
         }
-        if self.owner.is_none() || rang != AfterRing::WaitForEvent {
+        if self.controller.is_none() || rang != AfterRing::WaitForEvent {
             return Some(());
         }
         assert!(self.mailbox.is_waiting());
         let messages = self.messages();
-        assert!(self.come.is_empty(), "an answer that was taken is whole");
+        assert!(
+            self.received.is_empty(),
+            "an answer that was taken is complete"
+        );
         let (head, rest) = messages.last().expect("an answer");
         match head.what {
-            What::Payload | What::Error => assert!(!head.goes_on, "who goes on does not wait"),
+            What::Payload | What::Error => {
+                assert!(!head.goes_on, "a guest that goes on does not wait")
+            }
             other => assert_eq!((other, head.rest()), (What::Waits, 0)),
         }
         let data = (head.meta + head.body) as usize;
@@ -308,47 +316,50 @@ impl World {
             expected.truncate(head.log as usize);
             let chunk = self.pages(before, 1 + LOG_PAGES, DATA_PAGES);
             expected.extend_from_slice(&chunk[..data]);
-            assert!(*rest == expected, "the owner has what the pages had");
+            assert!(
+                *rest == expected,
+                "the controller has the bytes of the pages"
+            );
         }
         Some(())
     }
 
-    /// The owner reads all there is.
-    fn hear(&mut self) {
-        let Some(mut owner) = self.owner.as_ref() else {
+    /// The controller reads everything that has arrived.
+    fn read_all(&mut self) {
+        let Some(mut controller) = self.controller.as_ref() else {
             return;
         };
         let mut chunk = [0; 0x1_0000];
         loop {
-            match owner.read(&mut chunk) {
+            match controller.read(&mut chunk) {
                 Ok(0) => return,
-                Ok(count) => self.come.extend_from_slice(&chunk[..count]),
+                Ok(count) => self.received.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => return,
             }
         }
         if !self.mailbox.is_waiting() {
-            // What is whole is taken with the answer, or here if there is much of it.
-            if self.come.len() > 8 << 20 {
+            // Complete messages are taken with the answer, or here if there are many bytes.
+            if self.received.len() > 8 << 20 {
                 self.messages();
             }
         }
     }
 
-    /// The messages that have come whole.
+    /// Takes the complete messages.
     fn messages(&mut self) -> Vec<(Head, Vec<u8>)> {
         let mut found = Vec::new();
         let mut at = 0;
-        while let Some(head) = self.come[at..].first_chunk::<HEAD>() {
+        while let Some(head) = self.received[at..].first_chunk::<HEAD>() {
             let head = Head::decode(head).expect("the sandbox keeps to the lengths");
-            assert_ne!(head.what, What::Agent, "that is the owner's to say");
-            let Some(rest) = self.come[at + HEAD..].get(..head.rest()) else {
+            assert_ne!(head.what, What::Agent, "only the controller sends this");
+            let Some(rest) = self.received[at + HEAD..].get(..head.rest()) else {
                 break;
             };
             found.push((head, rest.to_vec()));
             at += HEAD + head.rest();
         }
-        self.come.drain(..at);
+        self.received.drain(..at);
         found
     }
 
@@ -357,18 +368,18 @@ impl World {
         assert_eq!(state.is_some(), !self.frames.is_empty());
         let bytes = postcard::to_stdvec(&state).expect("a state can be written");
         let state: Option<_> = postcard::from_bytes(&bytes).expect("and read");
-        let (line, owner) = line();
+        let (socket, controller) = socket();
         let waits = self.mailbox.is_waiting();
-        self.mailbox = Mailbox::restore(line, state.as_ref(), &self.memory)
-            .expect("what was registered is there");
+        self.mailbox = Mailbox::restore(socket, state.as_ref(), &self.memory)
+            .expect("the registered pages are RAM");
         assert_eq!(self.mailbox.is_waiting(), waits);
         self.wake = self.mailbox.waker().expect("a descriptor");
-        self.owner = Some(owner);
+        self.controller = Some(controller);
         self.unread = false;
-        self.come.clear();
+        self.received.clear();
     }
 
-    /// No page changes but the mailbox's, and the pages for output never do.
+    /// No page except the mailbox's changes, and the pages for output never do.
     fn nothing_else_changed(&self, before: &[u8]) {
         let after = self.ram();
         for (page, (old, new)) in before
@@ -380,17 +391,23 @@ impl World {
             let ours = (0..self.frames.len())
                 .filter(written)
                 .any(|n| self.frames[n] == page as u64);
-            assert!(ours || old == new, "page {page} is none of the mailbox's");
+            assert!(
+                ours || old == new,
+                "page {page} does not belong to the mailbox"
+            );
         }
         if !self.unread && self.is_plain() {
             let data = |ram| self.pages(ram, 1 + LOG_PAGES, DATA_PAGES);
-            assert!(data(before) == data(&after), "nobody sent anything");
+            assert!(
+                data(before) == data(&after),
+                "the controller has sent nothing"
+            );
         }
     }
 }
 
-/// What the owner does with what comes.
-fn owner(bytes: &[u8]) {
+/// The controller's end: decodes what comes from a guest.
+fn controller_end(bytes: &[u8]) {
     if let Some(head) = bytes.first_chunk::<HEAD>()
         && let Ok(head) = Head::decode(head)
     {
@@ -411,7 +428,7 @@ fn owner(bytes: &[u8]) {
     }
 }
 
-/// The function's output, cut anywhere, with gaps.
+/// A function's output, cut anywhere, with gaps.
 fn output(mut script: Script<'_>) {
     let mut whole = LogBuffer::default();
     let mut cut = LogBuffer::default();

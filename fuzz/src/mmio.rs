@@ -1,4 +1,4 @@
-//! Registers: a driver that sets a device up in any order, at any width, again and again.
+//! Registers: a driver that sets a device up in any order, with any access width, again and again.
 
 use hearth_sandbox::devices::virtio::block::Block;
 use hearth_sandbox::devices::virtio::vsock::Vsock;
@@ -6,7 +6,7 @@ use hearth_sandbox::devices::virtio::vsock::Vsock;
 use crate::script::Script;
 use crate::world::World;
 
-/// The first byte chooses the device; neither has seen a driver.
+/// The first byte selects the device, which has no driver yet.
 pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
     match script.u8() {

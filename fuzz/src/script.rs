@@ -1,14 +1,15 @@
-//! A script for a guest, read from arbitrary bytes. Any bytes are a script: it ends where they do.
-//! Numbers are written so that most bytes make a plausible one and a few make any at all.
+//! A script for a guest, read from arbitrary bytes. All bytes are a valid script, which ends where
+//! they end. Numbers are encoded so that most bytes give a plausible number and a few give any
+//! number.
 
 use crate::world::{BUFFERS, RAM, SEAM};
 
-/// What is left of the script. `None` from any method: it is over.
+/// The rest of a script. Each method returns `None` when the script has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {
-    /// The whole of it.
+    /// A whole script.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
@@ -46,12 +47,12 @@ impl<'a> Script<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// One of `limit` choices.
+    /// A number below `limit`.
     pub fn below(&mut self, limit: u8) -> Option<u8> {
         self.u8().map(|byte| byte % limit)
     }
 
-    /// An address: a buffer's as a rule, else near an edge of RAM, or any.
+    /// An address: mostly a buffer's, else near an edge of RAM, or any.
     pub fn address(&mut self) -> Option<u64> {
         Some(match self.below(8)? {
             0..=4 => BUFFERS + u64::from(self.u16()?),
@@ -61,7 +62,7 @@ impl<'a> Script<'a> {
         })
     }
 
-    /// A length: short, in sectors, or any.
+    /// A length: short, a number of sectors, or any.
     pub fn length(&mut self) -> Option<u32> {
         Some(match self.u8()? {
             byte @ 0..200 => byte.into(),
@@ -70,7 +71,7 @@ impl<'a> Script<'a> {
         })
     }
 
-    /// A number whose size matters more than its value: small, or near a power of two.
+    /// A number whose magnitude matters more than its value: small, or near a power of two.
     pub fn magnitude(&mut self) -> Option<u32> {
         Some(match self.u8()? {
             byte @ 0..128 => byte.into(),

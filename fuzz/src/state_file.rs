@@ -1,4 +1,4 @@
-//! A snapshot's state file: any bytes, and any body behind a header that fits it.
+//! A snapshot's state file: arbitrary bytes, and an arbitrary body with a matching header.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,27 +11,27 @@ use hearth_sandbox::host::{HostIdentity, HostKind};
 use hearth_sandbox::mailbox::{Mailbox, MailboxSocket};
 use hearth_sandbox::memory::{self, GuestMemory, MemorySize};
 use hearth_sandbox::microvm::devices::{Devices, Images};
-use hearth_sandbox::microvm::shell::DeviceLines;
+use hearth_sandbox::microvm::shell::DeviceEventfds;
 use hearth_sandbox::microvm::state::{MicroVmState, VERSION};
 use hearth_sandbox::snapshot::state_file;
 use hearth_sandbox::vcpu::MmioAccess;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Offset of the body, and of what the header says of it.
+/// Offset of the body, and offsets of its length and checksum.
 const BODY: usize = 20;
 const LEN: usize = 12;
 const CHECKSUM: usize = 16;
 
 thread_local! {
-    /// In memory where the host has a place for that: each input is flushed.
+    /// In memory if the host has a folder for that, because each input is flushed.
     static FILE: File = tempfile::tempfile_in("/dev/shm")
         .or_else(|_| tempfile::tempfile())
         .expect("a place for a file");
 }
 
-/// The first byte says whether length and checksum are put right: nothing else would ever get
-/// past them.
+/// The first byte says whether to correct the length and the checksum; without that, hardly any
+/// input would get past them.
 pub fn run(data: &[u8]) {
     let Some((choice, bytes)) = data.split_first() else {
         return;
@@ -50,7 +50,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     for vcpus in [0, 1] {
-        // Refused or not, by a host that has nothing to do with it.
+        // The host here has another identity, so the check may refuse the state or not.
         let _ = state.check(&host(), "fingerprint", vcpus);
     }
     if MemorySize::from_mib(state.memory_mib).is_ok() {
@@ -75,7 +75,7 @@ fn host() -> HostIdentity {
     }
 }
 
-/// What can be read can be written, and is then the same to whoever reads it.
+/// A state that can be read can be written, and reads the same again.
 fn written_again(state: &MicroVmState, file: &File) {
     state_file::write(file, state).expect("it was small enough to be read");
     let again: MicroVmState = state_file::read(file).expect("just written");
@@ -83,16 +83,16 @@ fn written_again(state: &MicroVmState, file: &File) {
     assert_eq!(bytes(&again), bytes(state));
 }
 
-/// Devices are made of it, or it is refused. Devices that were made can be used, by a guest whose
-/// memory has nothing to do with them, and end in an orderly state.
+/// Devices are restored from the state, or it is refused. Restored devices can be used by a guest
+/// whose memory does not match, and end in a defined state.
 fn restored(state: &MicroVmState) {
     let size = MemorySize::from_mib(MIN_MEMORY_MIB).expect("the smallest there is");
     let memory = memory::anonymous(size).expect("address space");
-    let lines: Vec<DeviceLines> = (0..=DISK_COUNT).map(|_| lines()).collect();
+    let eventfds: Vec<DeviceEventfds> = (0..=DISK_COUNT).map(|_| eventfds()).collect();
     let images = Images::new((0..DISK_COUNT).map(|_| None).collect()).expect("empty drives");
     let (ours, _host) = UnixStream::pair().expect("a descriptor is left");
     mailbox(state, &memory);
-    let Ok(mut devices) = Devices::restore(images, ours, &state.devices, &memory, &lines) else {
+    let Ok(mut devices) = Devices::restore(images, ours, &state.devices, &memory, &eventfds) else {
         return;
     };
     devices.kick_all();
@@ -115,15 +115,15 @@ fn restored(state: &MicroVmState) {
     };
     let images = Images::new((0..DISK_COUNT).map(|_| None).collect()).expect("empty drives");
     let (ours, _host) = UnixStream::pair().expect("a descriptor is left");
-    Devices::restore(images, ours, &saved, &memory, &lines)
+    Devices::restore(images, ours, &saved, &memory, &eventfds)
         .expect("what was saved can be restored");
 }
 
-/// A mailbox that is taken can be used: its guest is let run, and saved as it is then.
+/// An accepted mailbox can be used: its guest is resumed and then saved.
 fn mailbox(state: &MicroVmState, memory: &GuestMemory) {
-    let (ours, _owner) = UnixStream::pair().expect("a descriptor is left");
-    let line = MailboxSocket::new(ours).expect("a descriptor is left");
-    let Ok(mut mailbox) = Mailbox::restore(line, state.mailbox.as_ref(), memory) else {
+    let (ours, _controller) = UnixStream::pair().expect("a descriptor is left");
+    let socket = MailboxSocket::new(ours).expect("a descriptor is left");
+    let Ok(mut mailbox) = Mailbox::restore(socket, state.mailbox.as_ref(), memory) else {
         return;
     };
     mailbox.resume(memory).expect("its pages are RAM");
@@ -131,9 +131,9 @@ fn mailbox(state: &MicroVmState, memory: &GuestMemory) {
     assert_eq!(mailbox.save().is_some(), state.mailbox.is_some());
 }
 
-fn lines() -> DeviceLines {
+fn eventfds() -> DeviceEventfds {
     let eventfd = || EventFd::new(EFD_NONBLOCK).expect("a descriptor is left");
-    DeviceLines {
+    DeviceEventfds {
         interrupt: eventfd(),
         queues: Vec::new(),
     }

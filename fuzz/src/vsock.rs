@@ -1,5 +1,5 @@
-//! vsock packets and credit: a guest that sends anything on a connection or beside it, and a host
-//! that writes, reads and closes when it likes.
+//! vsock packets and credit: a guest that sends anything on a connection or outside of it, and a
+//! host that writes, reads and closes at any time.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -18,18 +18,18 @@ use crate::world::{BUFFERS, Subject, Used, World};
 
 /// The guest's port.
 const PORT: u32 = 700;
-/// Where packets to the host lie, one at a time.
+/// Address of the packets to the host, one at a time.
 const OUT: u64 = BUFFERS;
-/// Largest payload that is sent.
-const MOST: usize = 0x4000;
-/// Where receive buffers lie, and how far apart: as many as the ring holds.
+/// Maximum payload that is sent.
+const MAX_PAYLOAD: usize = 0x4000;
+/// Addresses of the receive buffers: distance and number; as many as the ring holds.
 const IN: u64 = BUFFERS + 0x8000;
 const IN_STRIDE: u64 = 0x200;
 const IN_COUNT: u64 = 64;
-/// Where event buffers lie.
+/// Address of the event buffers.
 const EVENTS: u64 = BUFFERS + 0x1_0000;
 
-/// A driver that is up, and the script. At the end both sides read what there is.
+/// Runs the script on a device with a running driver. At the end both sides read everything.
 pub fn run(data: &[u8]) {
     let mut world = World::<Vsock>::up();
     world.play(&mut Script::new(data));
@@ -37,26 +37,26 @@ pub fn run(data: &[u8]) {
     settle(&mut world);
 }
 
-/// The host's end, and what must become of every byte.
+/// The host's end, and what must happen to each byte.
 #[derive(Debug)]
 pub struct Side {
-    /// `None`: the host has closed it.
+    /// `None` if the host has closed it.
     socket: Option<UnixStream>,
-    /// Bytes that the guest sent on the live connection, and those that the host has read.
+    /// Bytes that the guest has sent on the open connection, and that the host has read.
     sent: u64,
     read: u64,
-    /// Bytes that the host wrote, and those that the guest has got.
+    /// Bytes that the host has written, and that the guest has received.
     written: u64,
     delivered: u64,
-    /// The most that the guest ever granted, counted from the connection's beginning.
+    /// The most that the guest has ever granted, counted from the connection's beginning.
     granted: u64,
-    /// Receive buffers given so far.
+    /// Receive buffers made available so far.
     given: u64,
-    /// The guest's port, as the connection was opened from it.
+    /// The guest's port of the open connection.
     port: u32,
 }
 
-/// The byte at a place of a stream, in either direction.
+/// The byte at an offset of the stream, in either direction.
 fn pattern(at: u64) -> u8 {
     (at.wrapping_mul(0x9e37_79b9) >> 13).to_le_bytes()[0]
 }
@@ -66,7 +66,7 @@ fn stream(from: u64, len: usize) -> Vec<u8> {
 }
 
 impl Side {
-    /// Reads what is there, and checks that it is what comes next.
+    /// Reads what has arrived, and checks that it continues the stream.
     fn read(&mut self, trusted: bool) {
         let mut buffer = [0; 4096];
         while let Some(socket) = &mut self.socket {
@@ -80,7 +80,7 @@ impl Side {
                     assert!(!trusted || self.read <= self.sent, "more than was sent");
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Nothing more now, or the device has closed its end on bytes that it had not read.
+                // Nothing more for now, or the device has closed its end with unread bytes in it.
                 Err(_) => return,
             }
         }
@@ -88,7 +88,7 @@ impl Side {
 }
 
 impl Subject for Vsock {
-    type Outside = Side;
+    type OtherEnd = Side;
 
     fn fresh() -> (Self, Side) {
         let (ours, host) = UnixStream::pair().expect("a descriptor is left");
@@ -110,16 +110,17 @@ impl Subject for Vsock {
     }
 
     fn carried(world: &mut World<Self>, new: Side) {
-        // What is in the old socket is the host's. An open connection goes on in another one; else
-        // that one is good for a connection, whatever became of the old one.
+        // The bytes in the old socket belong to the host. An open connection goes on over the new
+        // socket. Otherwise the new socket is good for a connection, whatever happened to the old
+        // one.
         drain(world);
         let trusted = !world.tampered;
         world.outside.read(trusted);
         if world.transport.device().connected() {
             if world.outside.socket.is_none() {
-                // The host closed it on what it had not read, and without credit or buffers of the
-                // guest's the device can't tell. Those bytes are gone; the new socket begins
-                // behind them.
+                // The host closed it with unread bytes in it. Without credit or receive buffers of
+                // the guest the device can't notice. Those bytes are lost; the new socket's stream
+                // begins after them.
                 world.outside.read = world.outside.sent;
             }
             world.outside.socket = new.socket;
@@ -140,11 +141,11 @@ impl Subject for Vsock {
                 give(world, count, 44 + u32::from(size));
             }
             9 => {
-                let count = usize::try_from(script.length()?).ok()?.min(MOST);
+                let count = usize::try_from(script.length()?).ok()?.min(MAX_PAYLOAD);
                 let side = &mut world.outside;
                 let bytes = stream(side.written, count);
                 if let Some(socket) = &mut side.socket {
-                    // A full or closed socket takes less, or nothing.
+                    // A full or closed socket takes fewer bytes, or none.
                     side.written += socket.write(&bytes).unwrap_or(0) as u64;
                 }
             }
@@ -179,12 +180,12 @@ fn shut(side: &Side, how: Shutdown) {
     }
 }
 
-/// A packet as a script has it.
+/// A packet of the script.
 #[derive(Debug)]
 struct Packet {
     header: Header,
     payload: usize,
-    /// How it is cut into buffers.
+    /// How it is split into buffers.
     shape: u8,
 }
 
@@ -198,7 +199,7 @@ impl Packet {
         };
         let oddity = script.u8()?;
         let payload = match Op::parse(op) {
-            Some(Op::Data) => usize::try_from(script.length()?).ok()?.min(MOST),
+            Some(Op::Data) => usize::try_from(script.length()?).ok()?.min(MAX_PAYLOAD),
             _ => 0,
         };
         let honest = u32::try_from(side.delivered).unwrap_or(u32::MAX);
@@ -234,14 +235,14 @@ impl Packet {
         })
     }
 
-    /// Addressed to the connection, if there is one.
+    /// Whether it is addressed to the connection, if there is one.
     fn addressed(&self, port: u32) -> bool {
         let header = &self.header;
         (header.src_cid, header.dst_cid) == (GUEST_CID, HOST_CID)
             && (header.src_port, header.dst_port) == (port, AGENT_PORT)
     }
 
-    /// And of its type, so that it counts.
+    /// Whether it also has the connection's type, so that it counts.
     fn ours(&self, port: u32) -> bool {
         self.addressed(port) && self.header.kind == STREAM
     }
@@ -276,7 +277,7 @@ impl Packet {
             && world.transport.device().host_fd().is_some()
             && self.header.op == Op::Request.number();
         if opens && self.ours(self.header.src_port) {
-            // What it confirms counts for nothing: nothing was sent yet.
+            // Its confirmation has no effect, because nothing has been sent yet.
             world.outside.port = self.header.src_port;
             world.outside.granted = self.header.buf_alloc.into();
         }
@@ -301,7 +302,7 @@ impl Packet {
         if trusted && connected && !self.addressed(port) {
             assert!(
                 peer.connected() || !world.transport.running(),
-                "somebody else's packet ended the connection: {self:?}"
+                "another connection's packet ended the connection: {self:?}"
             );
         }
     }
@@ -316,7 +317,7 @@ fn give(world: &mut World<Vsock>, count: u8, size: u32) {
     world.notify(RX);
 }
 
-/// What the event loop does when the socket is ready: it asks what for.
+/// What the event loop does when the socket is ready for what the device wants to wait for.
 fn ready(world: &mut World<Vsock>) {
     if let Some(interest) = world.transport.device().interest() {
         assert!(world.transport.device().host_fd().is_some());
@@ -324,7 +325,7 @@ fn ready(world: &mut World<Vsock>) {
     }
 }
 
-/// The guest takes what it has received.
+/// The guest takes the received packets.
 fn drain(world: &mut World<Vsock>) {
     for used in world.take_used(RX) {
         if !world.tampered {
@@ -364,13 +365,14 @@ fn check(world: &mut World<Vsock>, used: Used) {
     );
 }
 
-/// The host reads until nothing comes any more: on a connection that lives, nothing is missing.
+/// The host reads until no more bytes come. On an open connection none may be missing.
 fn settle(world: &mut World<Vsock>) {
     if world.tampered || world.outside.socket.is_none() {
         return;
     }
     loop {
-        // First what waits for room, which the host may have made by reading before.
+        // First the bytes that wait for space in the socket, which the host may have made by
+        // reading.
         if world.transport.device().connected() {
             world.transport.on_host_event(EventSet::OUT);
         }
@@ -386,7 +388,7 @@ fn settle(world: &mut World<Vsock>) {
     }
 }
 
-/// The other kind of restore: the connection is dropped, and the guest told so.
+/// The other kind of restore: the connection is dropped, and the guest is told so.
 fn reset_by_restore(world: &mut World<Vsock>) {
     drain(world);
     world.transport.kick_all();

@@ -1,5 +1,5 @@
-//! A device with everything around it: memory, rings, an interrupt line, what is at its other
-//! side, and a guest that does what a script says.
+//! A device and its surroundings: memory, rings, an interrupt, the other end of the device, and a
+//! guest that executes a script.
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
@@ -14,23 +14,23 @@ use crate::script::Script;
 
 /// Bytes of RAM, in two regions.
 pub const RAM: u64 = 0x8_0000;
-/// Where the second region begins.
+/// Start of the second region.
 pub const SEAM: u64 = 0x4_0000;
-/// From here on RAM is for buffers; the rings lie below.
+/// RAM from here on is for buffers; the rings are below.
 pub const BUFFERS: u64 = 0x1_0000;
 
-/// A driver that is up: ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK.
+/// Status of a running driver: ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK.
 const UP: u32 = 0xf;
 /// DEVICE_NEEDS_RESET.
 const NEEDS_RESET: u32 = 0x40;
 /// Descriptor flags.
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
-/// More rounds than any amount of work takes here. A guest that chose what is on its disk can have a ring
-/// feed itself; on this disk is nothing of the kind, and a microVM that is stopped does no work.
-const MOST_ROUNDS: usize = 64;
+/// More rounds than any work takes here. A guest that could choose its disk's content could make a
+/// ring feed itself; this disk has no such content, and no work is done for a stopped microVM.
+const MAX_ROUNDS: usize = 64;
 
-/// Registers that a script names by number, and one that does not exist.
+/// Registers that a script selects by number, and one that does not exist.
 const REGISTERS: [u64; 25] = [
     register::MAGIC_VALUE,
     register::VERSION,
@@ -59,22 +59,22 @@ const REGISTERS: [u64; 25] = [
     0x0d0,
 ];
 
-/// A device that can be played with.
+/// A device under test.
 pub trait Subject: VirtioDevice {
-    /// What is at its other side.
-    type Outside;
+    /// The device's other end.
+    type OtherEnd;
 
-    /// A new one, as it is before a driver comes and before a restore.
-    fn fresh() -> (Self, Self::Outside)
+    /// A new device, as before its driver comes or before a restore.
+    fn fresh() -> (Self, Self::OtherEnd)
     where
         Self: Sized;
 
-    /// The device was restored, with another side: what was known of the old one goes on.
-    fn carried(world: &mut World<Self>, new: Self::Outside)
+    /// The device was restored with another other end; the expectations for the old one go on.
+    fn carried(world: &mut World<Self>, new: Self::OtherEnd)
     where
         Self: Sized;
 
-    /// One step of its own kind.
+    /// A step of the device's own kind.
     fn step(world: &mut World<Self>, script: &mut Script<'_>) -> Option<()>
     where
         Self: Sized;
@@ -84,19 +84,19 @@ pub trait Subject: VirtioDevice {
 #[derive(Debug, Clone, Copy)]
 pub struct Ring {
     base: u64,
-    /// Entries.
+    /// Number of entries.
     pub size: u16,
     available: u16,
     used_seen: u16,
     next: u16,
 }
 
-/// A chain that came back.
+/// A chain that the device has returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Used {
     /// Index of its first descriptor.
     pub head: u32,
-    /// Bytes that the device says it wrote.
+    /// Number of bytes that the device says it has written.
     pub len: u32,
 }
 
@@ -109,10 +109,10 @@ pub struct World<D: Subject> {
     pub rings: Vec<Ring>,
     /// The device.
     pub transport: MmioTransport<D>,
-    /// Its other side.
-    pub outside: D::Outside,
-    /// Whether the script has written to memory, rings or registers by itself. Until then the
-    /// driver is an honest one and the device must serve it well.
+    /// The device's other end.
+    pub outside: D::OtherEnd,
+    /// Whether the script has written to memory, rings or registers directly. Until then the driver
+    /// is a correct one, and the device must work.
     pub tampered: bool,
 }
 
@@ -133,7 +133,7 @@ impl Ring {
 }
 
 impl<D: Subject> World<D> {
-    /// A device that no driver has seen.
+    /// A device without a driver.
     pub fn new() -> Self {
         let half = usize::try_from(SEAM).expect("64 bits");
         let memory =
@@ -150,15 +150,18 @@ impl<D: Subject> World<D> {
         }
     }
 
-    /// A device whose driver is up.
+    /// A device with a running driver.
     pub fn up() -> Self {
         let mut world = Self::new();
         world.set_up();
-        assert!(world.transport.running(), "an honest driver comes up");
+        assert!(
+            world.transport.running(),
+            "a correct driver can start the device"
+        );
         world
     }
 
-    /// Plays a script to its end.
+    /// Executes a script to its end.
     pub fn play(&mut self, script: &mut Script<'_>) {
         while self.step(script).is_some() {
             self.work_ends();
@@ -187,7 +190,7 @@ impl<D: Subject> World<D> {
             2 | 3 => {
                 let register = REGISTERS[usize::from(script.below(25)?)];
                 let value = script.magnitude()?;
-                // Those are read-only, or an honest driver's to write at any time.
+                // These are read-only, or a correct driver may write them at any time.
                 self.tampered |= register != register::INTERRUPT_ACK;
                 self.write(register, value);
                 self.read(register);
@@ -258,10 +261,10 @@ impl<D: Subject> World<D> {
         Some(())
     }
 
-    /// Whatever the guest did, the device is at rest after a number of rounds that does not depend
-    /// on it; and out of service it looks at no ring any more.
+    /// Whatever the guest has done, the device comes to rest after a bounded number of rounds, and
+    /// out of service it does not look at a ring any more.
     fn work_ends(&mut self) {
-        for _ in 0..MOST_ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             if !self.transport.has_backlog() {
                 return self.out_of_service_is_final();
             }
@@ -295,7 +298,7 @@ impl<D: Subject> World<D> {
             .collect()
     }
 
-    /// Saves, if the device is quiet, and goes on with a restored one.
+    /// Saves the device if it is quiet, and goes on with a restored one.
     fn snapshot(&mut self) {
         self.transport.kick_all();
         let Ok(state) = self.transport.save() else {
@@ -315,7 +318,7 @@ impl<D: Subject> World<D> {
         self.transport.kick_all();
     }
 
-    /// Back to the beginning, as an honest driver does it.
+    /// Resets the device and sets it up again, as a correct driver does.
     fn restart(&mut self) {
         self.write(register::STATUS, 0);
         for ring in &mut self.rings {
@@ -330,7 +333,10 @@ impl<D: Subject> World<D> {
         self.outside = outside;
         self.tampered = false;
         self.set_up();
-        assert!(self.transport.running(), "an honest driver comes up");
+        assert!(
+            self.transport.running(),
+            "a correct driver can start the device"
+        );
     }
 
     fn set_up(&mut self) {
@@ -381,14 +387,14 @@ impl<D: Subject> World<D> {
         u32::from_le_bytes(bytes)
     }
 
-    /// Notifies a queue, there or not, as the event loop does.
+    /// Notifies a queue, which need not exist, as the event loop does.
     pub fn notify(&mut self, queue: usize) {
         self.transport.notify(queue);
     }
 
-    /// Writes to RAM; what does not fit is left out.
+    /// Writes to RAM; bytes outside of RAM are left out.
     pub fn fill(&self, address: u64, bytes: &[u8]) {
-        // A guest can't write where there is nothing.
+        // A guest can't write where there is no RAM.
         let _ = self.memory.write_slice(bytes, GuestAddress(address));
     }
 
@@ -445,7 +451,7 @@ impl<D: Subject> World<D> {
             .expect("rings are in RAM");
     }
 
-    /// Chains that came back since the last call.
+    /// Chains that the device has returned since the last call.
     pub fn take_used(&mut self, ring: usize) -> Vec<Used> {
         let ring = &mut self.rings[ring];
         let used = ring.addresses()[2];
@@ -466,7 +472,7 @@ impl<D: Subject> World<D> {
         chains
     }
 
-    /// Chains that an honest driver may still add.
+    /// Number of chains that a correct driver may still make available.
     pub fn room(&self, ring: usize) -> u16 {
         let ring = &self.rings[ring];
         let pending = ring.available.wrapping_sub(ring.used_seen);

@@ -1,4 +1,4 @@
-//! Code packages: any bytes, and what is made of those that are accepted.
+//! Code packages: arbitrary bytes, and what an accepted package unpacks to.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,17 +9,17 @@ use tempfile::TempDir;
 use walkdir::WalkDir;
 
 thread_local! {
-    /// Where packages are unpacked, in a folder of their own.
+    /// Packages are unpacked here, into a folder of their own.
     static WORK: TempDir = tempfile::tempdir().expect("a place to unpack");
 }
 
-/// Unpacks it, and looks at what lies there.
+/// Unpacks the package and checks the result.
 pub fn run(data: &[u8]) {
     WORK.with(|work| {
         let folder = work.path().join("task");
         match unpack_zip(data, &folder) {
             Ok(declared) => accepted(&folder, declared),
-            // A refusal says why, whatever the names in it are.
+            // A refusal has a message, whatever the names in the package are.
             Err(error) => assert!(!error.to_string().is_empty()),
         }
         if !folder.exists() {
@@ -27,7 +27,7 @@ pub fn run(data: &[u8]) {
         }
         fs::remove_dir_all(&folder).expect("all in it is ours");
         let beside: Vec<_> = fs::read_dir(work.path()).expect("it is there").collect();
-        assert!(beside.is_empty(), "something lies outside: {beside:?}");
+        assert!(beside.is_empty(), "files outside of the folder: {beside:?}");
     });
 }
 

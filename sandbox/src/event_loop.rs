@@ -32,13 +32,13 @@ const TOKEN_VSOCK: u64 = 2;
 const TOKEN_QUEUES: u64 = 16;
 
 /// What this process is at the moment.
-enum Life {
+enum ProcessState {
     /// Waits for `Boot` or `Restore`.
     Shell { shell: Box<Shell>, sockets: Sockets },
     /// Has a microVM.
-    Machine(Box<MicroVm>),
+    MicroVm(Box<MicroVm>),
     /// While the shell becomes a microVM, and after a failure in that.
-    Nothing,
+    Neither,
 }
 
 /// Work to finish when the vCPUs have stopped.
@@ -55,11 +55,11 @@ struct Stopping {
 /// The event loop and everything that it owns.
 pub struct EventLoop {
     control: ControlChannel,
-    /// Rust drops fields in this order, so this queue is dropped before the vCPUs in `life`, whose
+    /// Rust drops fields in this order, so this queue is dropped before the vCPUs in `process`, whose
     /// threads are then joined. A vCPU's thread that waits for the reply to a register access is
     /// released only by the end of this queue.
     incoming: Receiver<Notice>,
-    life: Life,
+    process: ProcessState,
     stopping: Stopping,
     freeze: Option<Freeze>,
     /// Whether the vCPUs run with a CPU budget. Only stopping them disarms it.
@@ -126,7 +126,7 @@ impl EventLoop {
         }
         Ok(Self {
             control,
-            life: Life::Shell {
+            process: ProcessState::Shell {
                 shell: Box::new(shell),
                 sockets,
             },
@@ -147,7 +147,7 @@ impl EventLoop {
     /// Runs until the microVM ends, reports the reason to the controller, and returns it.
     pub fn run(mut self) -> Exited {
         let end = loop {
-            if let Err(end) = self.turn() {
+            if let Err(end) = self.run_once() {
                 break end;
             }
         };
@@ -162,7 +162,7 @@ impl EventLoop {
         end
     }
 
-    fn turn(&mut self) -> Result<(), End> {
+    fn run_once(&mut self) -> Result<(), End> {
         let mut events = [EpollEvent::default(); BATCH];
         let count = match self.epoll.wait(self.timeout(), &mut events) {
             Ok(count) => count,
@@ -174,7 +174,7 @@ impl EventLoop {
                 TOKEN_CONTROL => self.serve_controller()?,
                 TOKEN_NOTICES => self.serve_vcpus()?,
                 TOKEN_VSOCK => {
-                    if let Life::Machine(machine) = &mut self.life {
+                    if let ProcessState::MicroVm(machine) = &mut self.process {
                         machine.devices().vsock_ready(event.event_set());
                     }
                 }
@@ -183,7 +183,7 @@ impl EventLoop {
         }
         // No work is done for a stopped microVM: a driver can make a ring that produces work
         // without end.
-        if let Life::Machine(machine) = &mut self.life
+        if let ProcessState::MicroVm(machine) = &mut self.process
             && machine.is_running()
         {
             machine.devices().run_backlog();
@@ -194,8 +194,8 @@ impl EventLoop {
 
     /// In milliseconds, rounded up: a look that comes too early would only be followed by another.
     fn timeout(&self) -> i32 {
-        match (&self.life, &self.freeze) {
-            (Life::Machine(machine), _)
+        match (&self.process, &self.freeze) {
+            (ProcessState::MicroVm(machine), _)
                 if machine.is_running() && machine.devices_ref().has_backlog() =>
             {
                 0
@@ -210,7 +210,8 @@ impl EventLoop {
 
     /// Stops the vCPUs if the guest has come to rest, or if the time for that is over.
     fn advance_freeze(&mut self) {
-        let (Life::Machine(machine), Some(freeze)) = (&self.life, &mut self.freeze) else {
+        let (ProcessState::MicroVm(machine), Some(freeze)) = (&self.process, &mut self.freeze)
+        else {
             return;
         };
         if freeze.is_due(|| machine.cpu_time(), Instant::now()) {
@@ -222,12 +223,12 @@ impl EventLoop {
     }
 
     fn serve_queue(&mut self, token: u64) -> Result<(), End> {
-        let Life::Machine(machine) = &mut self.life else {
+        let ProcessState::MicroVm(machine) = &mut self.process else {
             return Ok(());
         };
         let index = |n: u64| usize::try_from(n).expect("tokens are small");
         let (device, queue) = (index(token / 16), index(token % 16));
-        machine.lines()[device].queues[queue]
+        machine.eventfds()[device].queues[queue]
             .read()
             .map_err(|e| internal(format_args!("queue eventfd: {e}")))?;
         machine.devices().notify(device, queue);
@@ -245,7 +246,7 @@ impl EventLoop {
             };
             match notice {
                 Notice::Mmio(request) => {
-                    let Life::Machine(machine) = &mut self.life else {
+                    let ProcessState::MicroVm(machine) = &mut self.process else {
                         continue;
                     };
                     let data = machine.devices().access(request.address, request.access);
@@ -271,7 +272,7 @@ impl EventLoop {
     }
 
     fn vcpu_stopped(&mut self, reason: &StopReason) -> Result<(), End> {
-        let Life::Machine(machine) = &mut self.life else {
+        let ProcessState::MicroVm(machine) = &mut self.process else {
             return Ok(());
         };
         if *reason == StopReason::BudgetExhausted {
@@ -308,8 +309,8 @@ impl EventLoop {
                 .ctl(ControlOperation::Add, fd, EpollEvent::new(events, token))
                 .map_err(|e| internal(format_args!("epoll_ctl: {e}")))
         };
-        for (device, lines) in (0u64..).zip(machine.lines()) {
-            for (queue, notify) in (0u64..).zip(&lines.queues) {
+        for (device, eventfds) in (0u64..).zip(machine.eventfds()) {
+            for (queue, notify) in (0u64..).zip(&eventfds.queues) {
                 let token = TOKEN_QUEUES + device * 16 + queue;
                 add(notify.as_raw_fd(), token, EventSet::IN)?;
             }
@@ -320,7 +321,7 @@ impl EventLoop {
     /// Adds the vsock device's socket to the epoll only while there is something to wait for. epoll
     /// reports a closed peer even if no event is requested, so the loop would spin.
     fn update_vsock_interest(&mut self) -> Result<(), End> {
-        let Life::Machine(machine) = &mut self.life else {
+        let ProcessState::MicroVm(machine) = &mut self.process else {
             return Ok(());
         };
         let wanted = machine.devices().vsock_interest();

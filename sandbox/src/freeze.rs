@@ -11,11 +11,11 @@
 use std::time::{Duration, Instant};
 
 /// Interval between two looks.
-const LOOK: Duration = Duration::from_millis(2);
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 /// A guest that has used less CPU time than this between two looks is at rest. This is less than
 /// one interrupt takes where KVM interprets the guest's kernel, and more than the host spends on a
 /// halted vCPU.
-const REST: Duration = Duration::from_micros(250);
+const MAX_CPU_AT_REST: Duration = Duration::from_micros(250);
 
 /// A freeze in progress.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Freeze {
         Self {
             id,
             deadline: now + within,
-            next_look: now + LOOK,
+            next_look: now + LOOK_INTERVAL,
             cpu,
         }
     }
@@ -46,10 +46,10 @@ impl Freeze {
         if now < self.next_look {
             return false;
         }
-        self.next_look = now + LOOK;
+        self.next_look = now + LOOK_INTERVAL;
         let cpu = cpu();
         let used = cpu.saturating_sub(std::mem::replace(&mut self.cpu, cpu));
-        used < REST
+        used < MAX_CPU_AT_REST
     }
 
     /// Time until the next look.
@@ -71,7 +71,7 @@ mod tests {
         let start = Instant::now();
         let mut freeze = Freeze::new(1, WITHIN, Duration::ZERO, start);
         for step in 1..10 {
-            let passed = LOOK * step;
+            let passed = LOOK_INTERVAL * step;
             assert!(!freeze.is_due(|| passed, start + passed), "{passed:?}");
         }
         assert!(freeze.is_due(|| WITHIN, start + WITHIN));
@@ -81,11 +81,11 @@ mod tests {
     fn a_guest_at_rest_is_stopped_at_the_first_look_that_shows_it() {
         let start = Instant::now();
         let mut freeze = Freeze::new(1, WITHIN, Duration::ZERO, start);
-        assert_eq!(freeze.wait(start), LOOK);
-        assert!(!freeze.is_due(|| panic!("too early to look"), start + LOOK / 2));
-        assert!(!freeze.is_due(|| LOOK, start + LOOK));
-        let idle = LOOK + REST / 2;
-        assert!(freeze.is_due(|| idle, start + LOOK * 2));
+        assert_eq!(freeze.wait(start), LOOK_INTERVAL);
+        assert!(!freeze.is_due(|| panic!("too early to look"), start + LOOK_INTERVAL / 2));
+        assert!(!freeze.is_due(|| LOOK_INTERVAL, start + LOOK_INTERVAL));
+        let idle = LOOK_INTERVAL + MAX_CPU_AT_REST / 2;
+        assert!(freeze.is_due(|| idle, start + LOOK_INTERVAL * 2));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use clap::Parser;
 use hearth_protocol::jail::JailPart;
 use hearth_protocol::sandbox::{Event, ExitReason, Exited, Message, encode};
 use hearth_sandbox::event_loop::EventLoop;
-use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, NO_MAILBOX, Outside};
+use hearth_sandbox::jail::{self, Filters, HostResources, Identity, Mismatch, NO_MAILBOX};
 use hearth_sandbox::mailbox::MailboxSocket;
 use hearth_sandbox::microvm::machine::Sockets;
 use hearth_sandbox::microvm::shell::{MAX_VCPUS, Shell};
@@ -187,7 +187,7 @@ fn prepare(
         .map_err(|e| failed("closing inherited descriptors")(&e))?;
     // SAFETY: there is one thread, and nothing holds a reference into the environment.
     unsafe { jail::environment::wipe() };
-    let outside = Outside::gather(kvm).map_err(|e| failed("preparing")(&e))?;
+    let resources = HostResources::open(kvm).map_err(|e| failed("preparing")(&e))?;
     let jail = jail::enter(identity).map_err(|e| failed("preparing")(&e))?;
     if arguments.require_jail && !jail.is_complete() {
         return Err(failed("the jail is not complete")(&jail));
@@ -198,7 +198,7 @@ fn prepare(
         Mismatch::Kill
     };
     let filters = Filters::new(mismatch, own).map_err(|e| failed("preparing")(&e))?;
-    let shell = Shell::new(outside, arguments.vcpus, &filters.vcpu)
+    let shell = Shell::new(resources, arguments.vcpus, &filters.vcpu)
         .map_err(|e| failed("preparing a VM")(&e))?;
     let event_loop = EventLoop::new(control, Sockets { vsock, mailbox }, shell, jail)
         .map_err(|e| failed("preparing a VM")(&e))?;

@@ -51,12 +51,12 @@ const COUNT: &[u8] = &[
 fn ends_with(code: &[u8], reason: ExitReason) -> String {
     let guest = Guest::new(code);
     let mut sandbox = guest.run();
-    let Event::Exited(told) = sandbox.event() else {
+    let Event::Exited(exited) = sandbox.event() else {
         panic!("the sandbox should have ended")
     };
     let (status, line) = sandbox.end();
     assert_eq!(
-        told, line,
+        exited, line,
         "the controller and standard output get the same reason"
     );
     assert_eq!(line.reason, reason, "{}", line.detail);
@@ -105,10 +105,10 @@ fn a_spinning_guest_is_killed_at_once() {
             while sandbox.status().exits.mmio == 0 {}
         }
         sandbox.send(Command::Kill);
-        let Event::Exited(told) = sandbox.event() else {
+        let Event::Exited(exited) = sandbox.event() else {
             panic!("the sandbox should have ended")
         };
-        assert_eq!(told.reason, ExitReason::Killed);
+        assert_eq!(exited.reason, ExitReason::Killed);
         assert_eq!(sandbox.end().0, i32::from(ExitReason::Killed.code()));
     }
 }

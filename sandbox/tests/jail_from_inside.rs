@@ -3,7 +3,7 @@
 //!
 //! * Without a jail the attempt must succeed, or it would prove nothing.
 //! * With the jail but without a system call filter it must fail: the second line of defence works
-//! alone. (Some attempts are exempt: without a filter, starting a process is allowed.)
+//!   alone. (Some attempts are exempt: without a filter, starting a process is allowed.)
 //! * With the filter of either kind of thread the process must be killed.
 //!
 //! The same without root, where the jail has fewer parts: with the filter the process must be
@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 
 use hearth_protocol::jail::JailPart;
-use hearth_sandbox::jail::{self, Filters, Identity, Mismatch, NO_MAILBOX, Outside};
+use hearth_sandbox::jail::{self, Filters, HostResources, Identity, Mismatch, NO_MAILBOX};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
 
@@ -344,13 +344,13 @@ fn attempt(arguments: &[String]) -> ! {
         .into_iter()
         .find(|w| format!("{w:?}") == *walls)
         .unwrap();
-    let outside = Outside::gather(None).unwrap();
+    let resources = HostResources::open(None).unwrap();
     let scene = Scene {
         folder: folder.into(),
         port: port.parse().unwrap(),
         victim: victim.parse().unwrap(),
         victim_memory: first_mapping(victim),
-        kvm: outside.kvm.as_raw_fd(),
+        kvm: resources.kvm.as_raw_fd(),
     };
     if walls.without_root() {
         give_root_up();

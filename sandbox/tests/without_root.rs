@@ -81,13 +81,13 @@ fn it_has_every_part_of_the_jail_that_takes_no_root() {
 #[test]
 fn it_ends_before_its_first_command_where_the_whole_jail_is_required() {
     let mut sandbox = Sandbox::start_without_root(&kvm(), &["--require-jail"]);
-    let Event::Exited(told) = sandbox.event() else {
+    let Event::Exited(exited) = sandbox.event() else {
         panic!("an end was due")
     };
     assert!(
-        told.detail.contains("the jail is not complete: without"),
+        exited.detail.contains("the jail is not complete: without"),
         "{}",
-        told.detail
+        exited.detail
     );
     let (status, line) = sandbox.end();
     assert_eq!(line.reason, ExitReason::InternalError);

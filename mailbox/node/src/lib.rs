@@ -133,7 +133,7 @@ unsafe extern "C" fn event(env: napi_env, _: napi_callback_info) -> napi_value {
 
 unsafe fn pair(env: napi_env, meta: &[u8], body: &[u8]) -> Result<napi_value, Failed> {
     let mut array = ptr::null_mut();
-    // SAFETY: `env` is the caller's, the texts are as long as is said.
+    // SAFETY: `env` is the caller's, the texts have the given lengths.
     unsafe {
         done(napi_create_array_with_length(env, 2, &raw mut array))?;
         for (n, bytes) in (0..).zip([meta, body]) {
@@ -165,7 +165,13 @@ unsafe fn text(env: napi_env, value: napi_value) -> Result<Vec<u8>, Failed> {
 
 fn throw(env: napi_env) -> napi_value {
     // SAFETY: `env` is the caller's, the texts end with NUL.
-    unsafe { napi_throw_error(env, ptr::null(), c"the mailbox was called wrongly".as_ptr()) };
+    unsafe {
+        napi_throw_error(
+            env,
+            ptr::null(),
+            c"invalid arguments for the mailbox".as_ptr(),
+        )
+    };
     ptr::null_mut()
 }
 

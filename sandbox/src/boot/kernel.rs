@@ -24,7 +24,7 @@ pub enum KernelError {
     #[error("kernel: {0}")]
     Load(#[from] linux_loader::loader::Error),
     /// The entry point is outside of RAM.
-    #[error("kernel entry point {0:#x} lies outside of guest memory")]
+    #[error("kernel entry point {0:#x} is outside of guest memory")]
     Entry(u64),
     /// The boot parameters could not be written to guest memory.
     #[error("writing boot parameters: {0}")]
@@ -56,7 +56,7 @@ pub fn write_boot_params(
     params.hdr.boot_flag = BOOT_FLAG;
     params.hdr.header = HEADER_MAGIC;
     params.hdr.cmd_line_ptr =
-        u32::try_from(layout::COMMAND_LINE.0).expect("the command line lies below 1 MiB");
+        u32::try_from(layout::COMMAND_LINE.0).expect("the command line is below 1 MiB");
     params.hdr.cmdline_size =
         u32::try_from(command_line.len() + 1).expect("the command line is at most 2 KiB");
     params.hdr.kernel_alignment = KERNEL_ALIGNMENT;

@@ -82,7 +82,7 @@ pub fn write(memory: &GuestMemory, cpus: u8) -> Result<(), vm_memory::GuestMemor
     let table_address = GuestAddress(EBDA.0 + 16);
     let mut pointer = [0u8; 16];
     pointer[..4].copy_from_slice(b"_MP_");
-    let address = u32::try_from(table_address.0).expect("the EBDA lies below 1 MiB");
+    let address = u32::try_from(table_address.0).expect("the EBDA is below 1 MiB");
     pointer[4..8].copy_from_slice(&address.to_le_bytes());
     // Length in 16-byte units, revision.
     pointer[8] = 1;

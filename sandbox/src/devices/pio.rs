@@ -176,8 +176,8 @@ mod tests {
         let after = nanos();
         for _ in 0..2 {
             bus.read(CLOCK_HIGH, &mut high);
-            let told = u64::from_le_bytes([low, high].concat().try_into().unwrap());
-            assert!((before..=after).contains(&told), "{before} {told} {after}");
+            let time = u64::from_le_bytes([low, high].concat().try_into().unwrap());
+            assert!((before..=after).contains(&time), "{before} {time} {after}");
         }
         for width in [1, 2] {
             let mut data = vec![0; width];

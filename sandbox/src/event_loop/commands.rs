@@ -9,7 +9,7 @@ use hearth_protocol::sandbox::{
     Restore, Resume, Snapshot, State, Status,
 };
 
-use super::{End, EventLoop, Life, channel_end, internal};
+use super::{End, EventLoop, ProcessState, channel_end, internal};
 use crate::control::Received;
 use crate::files::{self, BootFiles, RestoreFiles, SnapshotFiles};
 use crate::freeze::Freeze;
@@ -59,7 +59,7 @@ impl EventLoop {
     }
 
     fn boot(&mut self, id: u64, boot: &Boot, descriptors: Vec<OwnedFd>) -> Result<(), End> {
-        let Life::Shell { shell, .. } = &self.life else {
+        let ProcessState::Shell { shell, .. } = &self.process else {
             return self.refuse(id, NOT_A_SHELL);
         };
         let plan = BootFiles::take(boot, descriptors)
@@ -81,7 +81,7 @@ impl EventLoop {
         restore: &Restore,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), End> {
-        let Life::Shell { shell, .. } = &self.life else {
+        let ProcessState::Shell { shell, .. } = &self.process else {
             return self.refuse(id, NOT_A_SHELL);
         };
         let plan = RestoreFiles::take(restore, descriptors)
@@ -105,10 +105,10 @@ impl EventLoop {
         make: impl FnOnce(Shell, Sockets, &NoticeSender) -> Result<MicroVm, MicroVmError>,
         resume: Option<Resume>,
     ) -> Result<(), End> {
-        let (shell, sockets) = match std::mem::replace(&mut self.life, Life::Nothing) {
-            Life::Shell { shell, sockets } => (shell, sockets),
+        let (shell, sockets) = match std::mem::replace(&mut self.process, ProcessState::Neither) {
+            ProcessState::Shell { shell, sockets } => (shell, sockets),
             other => {
-                self.life = other;
+                self.process = other;
                 return self.refuse(id, NOT_A_SHELL);
             }
         };
@@ -122,7 +122,7 @@ impl EventLoop {
             Ok(machine) => {
                 self.budgeted = resume.is_some_and(|resume| resume.cpu_budget_us.is_some());
                 self.watch_devices(&machine)?;
-                self.life = Life::Machine(Box::new(machine));
+                self.process = ProcessState::MicroVm(Box::new(machine));
                 self.reply(id, Outcome::Done)
             }
             Err(e) => {
@@ -133,7 +133,7 @@ impl EventLoop {
     }
 
     pub(super) fn resume(&mut self, id: u64, resume: Resume) -> Result<(), End> {
-        let Life::Machine(machine) = &mut self.life else {
+        let ProcessState::MicroVm(machine) = &mut self.process else {
             return self.refuse(id, NO_MACHINE);
         };
         if machine.is_running() {
@@ -166,21 +166,21 @@ impl EventLoop {
     }
 
     fn pause(&mut self, id: u64) -> Result<(), End> {
-        match &self.life {
-            Life::Machine(machine) if machine.is_running() => {
+        match &self.process {
+            ProcessState::MicroVm(machine) if machine.is_running() => {
                 if let Some(freeze) = self.freeze.take() {
                     self.stop_for(freeze.id);
                 }
                 self.stop_for(id);
                 Ok(())
             }
-            Life::Machine(_) => self.reply(id, Outcome::Done),
+            ProcessState::MicroVm(_) => self.reply(id, Outcome::Done),
             _ => self.refuse(id, NO_MACHINE),
         }
     }
 
     fn freeze(&mut self, id: u64, within_us: u64) -> Result<(), End> {
-        let Life::Machine(machine) = &self.life else {
+        let ProcessState::MicroVm(machine) = &self.process else {
             return self.refuse(id, NO_MACHINE);
         };
         if !machine.is_running() {
@@ -197,7 +197,7 @@ impl EventLoop {
 
     /// Stops the vCPUs. The loop answers the request when they have stopped.
     fn stop_for(&mut self, id: u64) {
-        if let Life::Machine(machine) = &self.life {
+        if let ProcessState::MicroVm(machine) = &self.process {
             machine.stop();
         }
         self.stopping.pauses.push(id);
@@ -209,7 +209,7 @@ impl EventLoop {
         unique: &Snapshot,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), End> {
-        let Life::Machine(machine) = &mut self.life else {
+        let ProcessState::MicroVm(machine) = &mut self.process else {
             return self.refuse(id, NO_MACHINE);
         };
         if machine.is_running() {
@@ -226,12 +226,12 @@ impl EventLoop {
     }
 
     fn status(&self) -> Status {
-        match &self.life {
-            Life::Machine(machine) => machine.status(&self.jail),
-            Life::Shell { .. } | Life::Nothing => Status {
+        match &self.process {
+            ProcessState::MicroVm(machine) => machine.status(&self.jail),
+            ProcessState::Shell { .. } | ProcessState::Neither => Status {
                 state: State::Shell,
-                host_kind: match &self.life {
-                    Life::Shell { shell, .. } => shell.host.kind.name().to_owned(),
+                host_kind: match &self.process {
+                    ProcessState::Shell { shell, .. } => shell.host.kind.name().to_owned(),
                     _ => String::new(),
                 },
                 vcpu_cpu_us: 0,

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 /// Nothing in this process may own or use a descriptor that is not in `keep`.
 pub unsafe fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     for (first, last) in gaps(keep) {
-        // SAFETY: the caller promises that nobody has these descriptors.
+        // SAFETY: the caller guarantees that nothing uses these descriptors.
         if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
             return Err(io::Error::last_os_error());
         }

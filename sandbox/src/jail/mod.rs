@@ -1,7 +1,7 @@
 //! The jail: what a sandbox process gives up before it reads its first command, so that a guest that
 //! takes the process over can do nothing with it. `SECURITY.md` describes the attackers.
 //!
-//! * [`outside`]: what the process reads and opens before it enters the jail.
+//! * [`host_resources`]: what the process reads and opens before it enters the jail.
 //! * [`descriptors`]: closes inherited descriptors.
 //! * [`environment`]: wipes inherited variables.
 //! * [`namespaces`]: an empty root directory, and namespaces of the process's own.
@@ -16,10 +16,10 @@
 pub mod descriptors;
 pub mod environment;
 pub mod filter;
+pub mod host_resources;
 pub mod landlock;
 pub mod limits;
 pub mod namespaces;
-pub mod outside;
 pub mod privileges;
 pub mod rules;
 
@@ -29,7 +29,7 @@ use hearth_protocol::jail::{Jail, JailPart, MissingPart};
 use nix::unistd::{geteuid, getpid};
 
 pub use filter::{FilterError, Filters, Mismatch, NO_MAILBOX, ThreadFilter};
-pub use outside::Outside;
+pub use host_resources::HostResources;
 pub use privileges::Identity;
 
 /// Why the process could not enter the jail. It must not go on.
@@ -52,7 +52,7 @@ pub fn enter(identity: Option<Identity>) -> Result<Jail, JailError> {
     if getpid().as_raw() != 1 {
         missing.add(
             JailPart::Processes,
-            "whoever started this process gave it none",
+            "the process that started this sandbox made no process id namespace for it",
         );
     }
     // Without root, only a user namespace gives the right to create the other namespaces.
@@ -80,9 +80,7 @@ pub fn enter(identity: Option<Identity>) -> Result<Jail, JailError> {
     privileges::drop_bounding_set().map_err(part("the capability bounding set"))?;
     let own_user = match identity {
         Some(identity) => privileges::become_user(identity),
-        None => Err(io::Error::other(
-            "whoever started this process gave it none",
-        )),
+        None => Err(io::Error::other("no --uid and --gid were given")),
     };
     let processes = own_user.is_ok();
     missing.note(JailPart::User, own_user);

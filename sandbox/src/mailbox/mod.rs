@@ -97,7 +97,7 @@ pub enum MailboxError {
     #[error("the mailbox's socket was closed")]
     Closed,
     /// The event loop stopped the vCPU in the middle of an exchange. It does so only to pause or
-    /// end a microVM whose exchange nobody needs any more.
+    /// end a microVM whose exchange is not needed any more.
     #[error("the vCPU was stopped in the middle of an exchange at the mailbox")]
     Stopped,
     /// The controller broke the protocol.

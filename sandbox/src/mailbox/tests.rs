@@ -77,7 +77,7 @@ impl Exchange {
         let mut this = Self::new();
         this.answer(KIND_RESPONSE, 0, 0, 0);
         assert_eq!(this.ring(DOORBELL_ANSWER).unwrap(), AfterRing::WaitForEvent);
-        this.told(HEAD);
+        this.received(HEAD);
         this
     }
 
@@ -131,13 +131,13 @@ impl Exchange {
         bytes
     }
 
-    fn told(&mut self, count: usize) -> Vec<u8> {
+    fn received(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.controller.read_exact(&mut bytes).unwrap();
         bytes
     }
 
-    fn told_nothing(&mut self) {
+    fn received_nothing(&mut self) {
         self.controller.set_nonblocking(true).unwrap();
         let read = self.controller.read(&mut [0]);
         assert_eq!(read.unwrap_err().kind(), ErrorKind::WouldBlock);
@@ -145,17 +145,17 @@ impl Exchange {
     }
 
     /// Sends an event's head, and as much of the event as `rest` has.
-    fn give(&mut self, meta: usize, body: usize, rest: &[u8]) {
+    fn send_event(&mut self, meta: usize, body: usize, rest: &[u8]) {
         let (meta, body) = (meta.try_into().unwrap(), body.try_into().unwrap());
         let head = Head {
             meta,
             body,
             ..Head::bare(What::Payload)
         };
-        self.say(&[&head.encode()[..], rest].concat());
+        self.send(&[&head.encode()[..], rest].concat());
     }
 
-    fn say(&mut self, bytes: &[u8]) {
+    fn send(&mut self, bytes: &[u8]) {
         self.controller.write_all(bytes).unwrap();
     }
 
@@ -190,9 +190,9 @@ fn an_answer_reaches_the_controller_with_its_output_and_the_guest_waits() {
         peak_kib: 77,
         goes_on: false,
     };
-    let all = it.told(HEAD + log.len() + data.len());
+    let all = it.received(HEAD + log.len() + data.len());
     assert_eq!(all, [&head.encode()[..], &log, &data].concat());
-    it.told_nothing();
+    it.received_nothing();
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn an_answer_in_chunks_arrives_whole() {
 }
 
 #[test]
-fn who_goes_on_behind_an_answer_waits_when_it_says_so_and_the_controller_is_told() {
+fn a_guest_that_runs_on_after_its_answer_waits_when_it_rings_for_that() {
     let mut it = Exchange::new();
     it.set(ANSWER_GOES_ON, 1);
     for body in [5, DATA_SIZE + 5] {
@@ -234,15 +234,15 @@ fn who_goes_on_behind_an_answer_waits_when_it_says_so_and_the_controller_is_told
             goes_on: true,
             ..Head::bare(What::Payload)
         };
-        assert_eq!(it.told(HEAD + body)[..HEAD], head.encode());
+        assert_eq!(it.received(HEAD + body)[..HEAD], head.encode());
     }
-    it.told_nothing();
+    it.received_nothing();
     it.set(COMMAND, COMMAND_UNHEARD);
     assert_eq!(it.ring(DOORBELL_WAIT).unwrap(), AfterRing::WaitForEvent);
     assert_eq!(it.get(COMMAND), COMMAND_WAIT);
     assert!(it.mailbox.is_waiting());
-    assert_eq!(it.told(HEAD), Head::bare(What::Waits).encode());
-    it.told_nothing();
+    assert_eq!(it.received(HEAD), Head::bare(What::Waits).encode());
+    it.received_nothing();
 }
 
 #[test]
@@ -292,16 +292,16 @@ fn lengths_out_of_bounds_and_unknown_kinds_end_it_and_the_controller_hears_nothi
             it.answer(kind, meta, body, log);
             let refused = it.ring(value).unwrap_err();
             assert!(matches!(refused, MailboxError::Answer { .. }), "{refused}");
-            it.told_nothing();
+            it.received_nothing();
         }
     }
     let mut it = Exchange::new();
     it.set(LOG_LEN, u32::try_from(LOG_SIZE + 1).unwrap());
     assert!(it.ring(DOORBELL_LOG).is_err());
-    it.told_nothing();
+    it.received_nothing();
     it.set(LOG_LEN, u32::try_from(LOG_SIZE).unwrap());
     assert_eq!(it.ring(DOORBELL_LOG).unwrap(), AfterRing::RunGuest);
-    it.told(HEAD + LOG_SIZE);
+    it.received(HEAD + LOG_SIZE);
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn what_is_rung_in_the_wrong_state_is_refused_or_means_nothing() {
             let mut it = Exchange::new();
             it.answer(KIND_RESPONSE, 0, 1, 0);
             it.mailbox.state = state;
-            it.say(&[0; 9]);
+            it.send(&[0; 9]);
             let rang = it.ring(value);
             let is_refused = matches!(rang, Err(MailboxError::Ring { .. }));
             assert_eq!(is_refused, refused.contains(&value), "{value} in {state:?}");
@@ -373,21 +373,21 @@ fn an_offer_is_an_answer_only_where_nothing_can_have_been_written() {
     assert_eq!(it.ring(DOORBELL_OFFER).unwrap(), AfterRing::RunGuest);
     assert_eq!(it.get(COMMAND), COMMAND_LOOK);
     assert!(!it.mailbox.is_waiting());
-    it.told_nothing();
+    it.received_nothing();
     let rang = it.mailbox.ring(&it.memory, DOORBELL_OFFER, true).unwrap();
     assert_eq!(rang, AfterRing::WaitForEvent);
-    assert_eq!(it.told(HEAD + 5)[HEAD..], *b"hello");
+    assert_eq!(it.received(HEAD + 5)[HEAD..], *b"hello");
 }
 
 #[test]
-fn nobody_hears_a_guest_that_has_no_mailbox() {
+fn rings_of_a_guest_without_a_mailbox_are_ignored() {
     for value in 0..9 {
         let mut it = Exchange::unregistered();
         it.answer(KIND_RESPONSE, 0, 1, 1);
         assert_eq!(it.ring(value).unwrap(), AfterRing::RunGuest);
         assert_eq!(it.get(COMMAND), COMMAND_UNHEARD);
         assert!(it.mailbox.save().is_none());
-        it.told_nothing();
+        it.received_nothing();
     }
 }
 
@@ -444,7 +444,7 @@ fn a_header_in_the_last_page_of_ram_is_one() {
         let at = |field: usize| GuestAddress(last * PAGE as u64 + field as u64);
         it.memory.write_obj(KIND_RESPONSE, at(ANSWER_KIND)).unwrap();
         assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), AfterRing::WaitForEvent);
-        it.told(HEAD);
+        it.received(HEAD);
     }
 }
 
@@ -454,10 +454,10 @@ fn the_same_page_for_everything_harms_only_the_guest() {
     it.register(HEADER, &[HEADER.into(); PAGES]).unwrap();
     it.answer(KIND_RESPONSE, MAX_META, DATA_SIZE - MAX_META, LOG_SIZE);
     assert_eq!(it.ring(DOORBELL_ANSWER).unwrap(), AfterRing::WaitForEvent);
-    it.told(HEAD + LOG_SIZE + DATA_SIZE);
+    it.received(HEAD + LOG_SIZE + DATA_SIZE);
     let mut before = vec![0; usize::try_from(HALF).unwrap() * PAGE];
     it.memory.read_slice(&mut before, GuestAddress(0)).unwrap();
-    it.give(MAX_META, DATA_SIZE - MAX_META, &[0xff; DATA_SIZE]);
+    it.send_event(MAX_META, DATA_SIZE - MAX_META, &[0xff; DATA_SIZE]);
     assert_eq!(it.wait().unwrap(), WaitEnd::Event);
     assert_eq!(it.get(COMMAND), COMMAND_EVENT);
     let mut after = vec![0; before.len()];
@@ -478,7 +478,7 @@ fn the_pages_are_those_that_were_registered_whatever_the_header_says_later() {
     it.memory
         .write_slice(&nowhere, Exchange::field(FRAMES))
         .unwrap();
-    it.give(0, 3, b"abc");
+    it.send_event(0, 3, b"abc");
     assert_eq!(it.wait().unwrap(), WaitEnd::Event);
     assert_eq!(it.data()[..3], *b"abc");
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::epoll::EventSet;
 
 use super::error::MicroVmError;
-use super::shell::DeviceLines;
+use super::shell::DeviceEventfds;
 use crate::boot::layout::{VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::devices::virtio::block::{Block, BlockState};
 use crate::devices::virtio::vsock::{Vsock, VsockState};
@@ -64,9 +64,9 @@ impl Devices {
         images: Images,
         vsock: UnixStream,
         memory: &GuestMemory,
-        lines: &[DeviceLines],
+        eventfds: &[DeviceEventfds],
     ) -> Result<Self, MicroVmError> {
-        let interrupts = interrupts(lines)?;
+        let interrupts = interrupts(eventfds)?;
         let disks = images
             .0
             .into_iter()
@@ -88,7 +88,7 @@ impl Devices {
         vsock: UnixStream,
         state: &DevicesState,
         memory: &GuestMemory,
-        lines: &[DeviceLines],
+        eventfds: &[DeviceEventfds],
     ) -> Result<Self, MicroVmError> {
         if state.disks.len() != DISK_COUNT {
             let given = state.disks.len();
@@ -97,7 +97,7 @@ impl Devices {
                 expected: DISK_COUNT,
             });
         }
-        let interrupts = interrupts(lines)?;
+        let interrupts = interrupts(eventfds)?;
         let disks = images
             .0
             .into_iter()
@@ -212,10 +212,10 @@ fn vsock_device(host: UnixStream) -> Result<Vsock, MicroVmError> {
     Vsock::new(GUEST_CID, host).map_err(|e| MicroVmError::Host("the vsock socket", e))
 }
 
-fn interrupts(lines: &[DeviceLines]) -> Result<Vec<Interrupt>, MicroVmError> {
-    let copies: io::Result<Vec<Interrupt>> = lines
+fn interrupts(eventfds: &[DeviceEventfds]) -> Result<Vec<Interrupt>, MicroVmError> {
+    let copies: io::Result<Vec<Interrupt>> = eventfds
         .iter()
-        .map(|line| Ok(Interrupt::new(line.interrupt.try_clone()?)))
+        .map(|fds| Ok(Interrupt::new(fds.interrupt.try_clone()?)))
         .collect();
     copies.map_err(|e| MicroVmError::Host("copying an eventfd", e))
 }

@@ -14,7 +14,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::devices::{Devices, Images};
 use super::error::MicroVmError;
-use super::shell::{DeviceLines, Shell};
+use super::shell::{DeviceEventfds, Shell};
 use super::state::{MicroVmState, VERSION, VmState, check_vcpus};
 use crate::boot::{command_line, cpuid, kernel, mptable, registers};
 use crate::devices::pio::PioBus;
@@ -63,7 +63,7 @@ pub struct MicroVm {
     // Rust drops fields in this order: the vCPU threads end before what they use.
     vcpus: Vec<Vcpu>,
     devices: Devices,
-    lines: Vec<DeviceLines>,
+    eventfds: Vec<DeviceEventfds>,
     memory: GuestMemory,
     memory_base: Option<File>,
     pagemap: File,
@@ -132,12 +132,12 @@ impl MicroVm {
         } = plan;
         let memory = memory::anonymous(size)?;
         let entry = kernel::load(&memory, kernel)?;
-        let line = command_line::build(shell.host.kind, shell.lines.len(), &boot.kernel_args)?;
+        let line = command_line::build(shell.host.kind, shell.eventfds.len(), &boot.kernel_args)?;
         kernel::write_boot_params(&memory, size, &line)?;
         mptable::write(&memory, boot.vcpus)?;
         unique::make_unique(&memory, &[]).map_err(|e| MicroVmError::Host(SEEDING, e))?;
         add_memory(&shell.vm, &memory)?;
-        let devices = Devices::new(images, sockets.vsock, &memory, &shell.lines)?;
+        let devices = Devices::new(images, sockets.vsock, &memory, &shell.eventfds)?;
         let mailbox = sockets.mailbox.map(Mailbox::new);
         let tsc_deadline = shell.kvm.check_extension(Cap::TscDeadlineTimer);
         for (id, (fd, _)) in (0..).zip(&shell.vcpus) {
@@ -151,7 +151,7 @@ impl MicroVm {
         let machine = Self {
             vcpus: Vec::new(),
             devices,
-            lines: shell.lines,
+            eventfds: shell.eventfds,
             memory,
             memory_base: None,
             pagemap: shell.pagemap,
@@ -190,17 +190,22 @@ impl MicroVm {
         state.vm.restore(&shell.vm)?;
         // Devices last: a pending interrupt is raised again, which needs the restored interrupt
         // controllers.
-        let mut devices =
-            Devices::restore(images, sockets.vsock, &state.devices, &memory, &shell.lines)?;
+        let mut devices = Devices::restore(
+            images,
+            sockets.vsock,
+            &state.devices,
+            &memory,
+            &shell.eventfds,
+        )?;
         devices.kick_all();
         let mailbox = sockets
             .mailbox
-            .map(|line| Mailbox::restore(line, state.mailbox.as_ref(), &memory))
+            .map(|socket| Mailbox::restore(socket, state.mailbox.as_ref(), &memory))
             .transpose()?;
         let machine = Self {
             vcpus: Vec::new(),
             devices,
-            lines: shell.lines,
+            eventfds: shell.eventfds,
             memory,
             memory_base: Some(memory_file),
             pagemap: shell.pagemap,
@@ -322,8 +327,8 @@ impl MicroVm {
     }
 
     /// Eventfds of the devices.
-    pub fn lines(&self) -> &[DeviceLines] {
-        &self.lines
+    pub fn eventfds(&self) -> &[DeviceEventfds] {
+        &self.eventfds
     }
 
     /// CPU time that the vCPUs have used.

@@ -17,7 +17,7 @@ use crate::devices::virtio::block::Block;
 use crate::devices::virtio::mmio::register;
 use crate::devices::virtio::vsock::Vsock;
 use crate::host::{HostIdentity, HostKind};
-use crate::jail::{Outside, ThreadFilter};
+use crate::jail::{HostResources, ThreadFilter};
 use crate::vcpu::{EmulationCounter, IdleVcpu};
 
 /// Maximum number of vCPUs of a microVM: what the MP table has room for.
@@ -29,7 +29,7 @@ const XSAVE_SIZE: i32 = 4096;
 /// The eventfds between one device's driver and the sandbox. KVM serves both directions without a
 /// vCPU exit to the vCPU's thread.
 #[derive(Debug)]
-pub struct DeviceLines {
+pub struct DeviceEventfds {
     /// Raises the device's interrupt (irqfd).
     pub interrupt: EventFd,
     /// Signalled when the driver notifies a queue (ioeventfd); one for each queue.
@@ -49,7 +49,7 @@ pub struct Shell {
     /// guest's kernel.
     pub emulation_counter: Option<EmulationCounter>,
     /// Eventfds of the devices in address order: the disks, then the vsock device.
-    pub lines: Vec<DeviceLines>,
+    pub eventfds: Vec<DeviceEventfds>,
     /// What identifies this host in snapshots.
     pub host: HostIdentity,
     /// `/proc/self/pagemap`, for snapshots.
@@ -58,8 +58,12 @@ pub struct Shell {
 
 impl Shell {
     /// Prepares a VM with `vcpus` vCPUs, whose threads install `filter`.
-    pub fn new(outside: Outside, vcpus: u8, filter: &ThreadFilter) -> Result<Self, MicroVmError> {
-        let Outside { kvm, host, pagemap } = outside;
+    pub fn new(
+        resources: HostResources,
+        vcpus: u8,
+        filter: &ThreadFilter,
+    ) -> Result<Self, MicroVmError> {
+        let HostResources { kvm, host, pagemap } = resources;
         for (cap, name) in [
             (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
             (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
@@ -103,20 +107,20 @@ impl Shell {
             ([(fd, _), ..], HostKind::Software) => EmulationCounter::of(fd),
             _ => None,
         };
-        let lines = device_lines(&vm)?;
+        let eventfds = device_eventfds(&vm)?;
         Ok(Self {
             kvm: Arc::new(kvm),
             vm,
             vcpus,
             emulation_counter,
-            lines,
+            eventfds,
             host,
             pagemap,
         })
     }
 }
 
-fn device_lines(vm: &VmFd) -> Result<Vec<DeviceLines>, MicroVmError> {
+fn device_eventfds(vm: &VmFd) -> Result<Vec<DeviceEventfds>, MicroVmError> {
     let queues = [Block::QUEUE_SIZES.len(); DISK_COUNT]
         .into_iter()
         .chain([Vsock::QUEUE_SIZES.len()]);
@@ -138,7 +142,7 @@ fn device_lines(vm: &VmFd) -> Result<Vec<DeviceLines>, MicroVmError> {
                     Ok(notify)
                 })
                 .collect::<Result<_, MicroVmError>>()?;
-            Ok(DeviceLines { interrupt, queues })
+            Ok(DeviceEventfds { interrupt, queues })
         })
         .collect()
 }

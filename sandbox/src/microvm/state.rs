@@ -152,7 +152,7 @@ mod tests {
     use crate::host::HostKind;
     use crate::memory::{self, MemorySize};
     use crate::microvm::devices::{Devices, Images};
-    use crate::microvm::shell::DeviceLines;
+    use crate::microvm::shell::DeviceEventfds;
 
     fn here() -> HostIdentity {
         HostIdentity {
@@ -165,14 +165,14 @@ mod tests {
     fn state() -> MicroVmState {
         let memory = memory::anonymous(MemorySize::from_mib(128).unwrap()).unwrap();
         let images = Images::new((0..DISK_COUNT).map(|_| None).collect()).unwrap();
-        let lines: Vec<_> = (0..=DISK_COUNT)
-            .map(|_| DeviceLines {
+        let eventfds: Vec<_> = (0..=DISK_COUNT)
+            .map(|_| DeviceEventfds {
                 interrupt: EventFd::new(EFD_NONBLOCK).unwrap(),
                 queues: Vec::new(),
             })
             .collect();
         let (vsock, _host) = UnixStream::pair().unwrap();
-        let mut devices = Devices::new(images, vsock, &memory, &lines).unwrap();
+        let mut devices = Devices::new(images, vsock, &memory, &eventfds).unwrap();
         MicroVmState {
             version: VERSION.into(),
             fingerprint: "kernel and image".into(),

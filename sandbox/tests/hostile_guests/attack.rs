@@ -92,11 +92,11 @@ fn run(attack: &Attack) {
             serves(sandbox);
         }
         Left::End(reason) => {
-            let Event::Exited(told) = sandbox.event() else {
+            let Event::Exited(exited) = sandbox.event() else {
                 panic!("{}: the sandbox should have ended", attack.what)
             };
-            assert_eq!(told.reason, reason, "{}: {}", attack.what, told.detail);
-            log.seen.push_str(&told.detail);
+            assert_eq!(exited.reason, reason, "{}: {}", attack.what, exited.detail);
+            log.seen.push_str(&exited.detail);
             log.seen.push('\n');
             // By itself and with that exit status; a signal would mean a crash.
             assert_eq!(sandbox.end().0, i32::from(reason.code()), "{}", attack.what);
@@ -144,10 +144,10 @@ fn serves(mut sandbox: Sandbox) {
     assert_eq!(sandbox.status().state, State::Paused);
     rests(sandbox.pid(), sandbox.pid());
     sandbox.send(Command::Kill);
-    let Event::Exited(told) = sandbox.event() else {
+    let Event::Exited(exited) = sandbox.event() else {
         panic!("the sandbox should have ended")
     };
-    assert_eq!(told.reason, ExitReason::Killed);
+    assert_eq!(exited.reason, ExitReason::Killed);
     assert_eq!(sandbox.end().0, i32::from(ExitReason::Killed.code()));
 }
 

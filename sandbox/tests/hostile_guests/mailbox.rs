@@ -29,13 +29,13 @@ const fn ends(what: &'static str, says: &'static str, guest: fn(&mut Attacker)) 
 }
 
 /// Reads this many bytes of what the guest sends.
-fn hear(sandbox: &mut Sandbox, count: usize) {
+fn receive(sandbox: &mut Sandbox, count: usize) {
     sandbox.mailbox.read_exact(&mut vec![0; count]).unwrap();
 }
 
 /// Receives an empty answer and sends an event whose second chunk is five bytes.
 fn give_two_chunks(sandbox: &mut Sandbox) {
-    hear(sandbox, HEAD);
+    receive(sandbox, HEAD);
     let size = DATA_SIZE + 5;
     give(sandbox, 0, u32::try_from(size).unwrap(), &vec![7; size]);
 }
@@ -99,7 +99,7 @@ fn rings_without_a_mailbox() {
             }
         }
         a.code.out_string(DOORBELL_PORT, HEADER, 64);
-        a.header_is(COMMAND, NOT_HEARD, "nobody is there");
+        a.header_is(COMMAND, NOT_HEARD, "no mailbox is registered");
     })]);
 }
 
@@ -211,7 +211,7 @@ fn answers_unasked_and_pages_that_change() {
         })
         .with_host(|sandbox| {
             for _ in 0..3 {
-                hear(sandbox, HEAD);
+                receive(sandbox, HEAD);
                 release(sandbox);
             }
         }),
@@ -233,9 +233,9 @@ fn answers_unasked_and_pages_that_change() {
             },
         )
         .with_host(|sandbox| {
-            hear(sandbox, 3 * HEAD);
+            receive(sandbox, 3 * HEAD);
             for _ in 0..3 {
-                hear(sandbox, HEAD);
+                receive(sandbox, HEAD);
                 release(sandbox);
             }
         }),
@@ -254,7 +254,7 @@ fn answers_unasked_and_pages_that_change() {
         })
         .with_host(|sandbox| {
             give_two_chunks(sandbox);
-            hear(sandbox, HEAD);
+            receive(sandbox, HEAD);
             release(sandbox);
         }),
         attack("registering again between exchanges", "", |a| {
@@ -308,7 +308,7 @@ fn pages_over_each_other_and_over_what_the_guest_needs() {
 fn a_process_that_was_stopped_and_continued_goes_on() {
     withstand(&[
         attack("while the guest waits", "", with_event).with_host(|sandbox| {
-            hear(sandbox, HEAD);
+            receive(sandbox, HEAD);
             let threads = [sandbox.pid(), vcpu_thread(sandbox)];
             let pid = Pid::from_raw(sandbox.pid().cast_signed());
             let all = |state| {
@@ -329,13 +329,13 @@ fn a_process_that_was_stopped_and_continued_goes_on() {
 #[test]
 fn controllers_that_close_or_cut_an_event_short() {
     let closed: fn(&mut Sandbox) = |sandbox| {
-        hear(sandbox, HEAD);
+        receive(sandbox, HEAD);
         sandbox.mailbox = UnixStream::pair().unwrap().0;
     };
     withstand(&[
         ends("while the guest waits", "closed", with_event).with_host(closed),
         ends("in an event", "closed", with_event).with_host(|sandbox| {
-            hear(sandbox, HEAD);
+            receive(sandbox, HEAD);
             give(sandbox, 0, 100, &[1; 99]);
             sandbox.mailbox = UnixStream::pair().unwrap().0;
         }),
@@ -345,7 +345,7 @@ fn controllers_that_close_or_cut_an_event_short() {
             a.ring(DOORBELL_ANSWER);
         })
         .with_host(|sandbox| {
-            hear(sandbox, HEAD + DATA_SIZE);
+            receive(sandbox, HEAD + DATA_SIZE);
             sandbox.mailbox = UnixStream::pair().unwrap().0;
         }),
     ]);
@@ -409,12 +409,12 @@ fn can_be_stopped(guest: fn(&mut Attacker), host: fn(&mut Sandbox), paused: bool
         return;
     }
     sandbox.send(Command::Pause);
-    let Event::Exited(told) = sandbox.event() else {
+    let Event::Exited(exited) = sandbox.event() else {
         panic!("an end was due")
     };
-    assert_eq!(told.reason, ExitReason::InternalError);
-    assert!(told.detail.contains("in the middle"), "{}", told.detail);
-    assert_eq!(sandbox.end().0, i32::from(told.reason.code()));
+    assert_eq!(exited.reason, ExitReason::InternalError);
+    assert!(exited.detail.contains("in the middle"), "{}", exited.detail);
+    assert_eq!(sandbox.end().0, i32::from(exited.reason.code()));
 }
 
 /// `jmp $`
@@ -429,7 +429,7 @@ fn a_storm_of_rings_at_a_controller_that_does_not_read_can_be_stopped() {
             code.out(Width::Double, DOORBELL_PORT, DOORBELL_LOG);
         });
     };
-    can_be_stopped(storm, |sandbox| hear(sandbox, HEAD), false);
+    can_be_stopped(storm, |sandbox| receive(sandbox, HEAD), false);
 }
 
 #[test]
@@ -437,7 +437,7 @@ fn a_guest_whose_event_never_comes_whole_can_be_stopped() {
     can_be_stopped(
         with_event,
         |sandbox| {
-            hear(sandbox, HEAD);
+            receive(sandbox, HEAD);
             give(sandbox, 0, 100, &[1; 50]);
         },
         false,
@@ -450,7 +450,7 @@ fn a_guest_that_waits_for_an_event_can_be_stopped() {
         with_event(a);
         a.code.put(SPIN);
     };
-    can_be_stopped(answers, |sandbox| hear(sandbox, HEAD), true);
+    can_be_stopped(answers, |sandbox| receive(sandbox, HEAD), true);
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn a_guest_that_never_answers_its_event_can_be_stopped() {
             a.code.put(SPIN);
         },
         |sandbox| {
-            hear(sandbox, HEAD);
+            receive(sandbox, HEAD);
             give(sandbox, 0, 3, b"abc");
         },
     );

@@ -133,7 +133,7 @@ fn addresses_types_and_operations_that_are_not_ours() {
         })
         .with_host(|sandbox| hears(sandbox, b"alive...")),
         attack(
-            "ports that nobody listens to, or that look like names",
+            "ports without a listener, or that look like names",
             "",
             |a| {
                 a.up(VSOCK);
@@ -224,7 +224,7 @@ fn lies_about_credit() {
 fn floods_of_connections_and_resets() {
     withstand(&[
         attack(
-            "requests that nobody hears the answers to",
+            "requests whose answers are not received",
             "one more left out",
             |a| {
                 a.up(VSOCK);
@@ -334,11 +334,15 @@ fn hosts_that_close_or_are_not_listened_to() {
                 }
             } {}
         }),
-        attack("a host that goes while nobody drains", "", |a| {
-            a.connect(1);
-            a.write(OUT + HEADER as u64, b"go ahead");
-            a.send(Attacker::packet(Op::Data, 8));
-        })
+        attack(
+            "a host that closes while the guest takes nothing",
+            "",
+            |a| {
+                a.connect(1);
+                a.write(OUT + HEADER as u64, b"go ahead");
+                a.send(Attacker::packet(Op::Data, 8));
+            },
+        )
         .with_host(|sandbox| {
             hears(sandbox, b"go ahead");
             sandbox.vsock.write_all(&[1; 4096]).unwrap();

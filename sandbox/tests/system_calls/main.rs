@@ -202,7 +202,10 @@ fn no_rule_is_missing_and_none_is_there_for_nothing() {
         .union(&assist)
         .filter(|p| !all.contains(p))
         .collect();
-    assert!(stale.is_empty(), "excuses for what is no rule: {stale:x?}");
+    assert!(
+        stale.is_empty(),
+        "reasons for rules that do not exist: {stale:x?}"
+    );
     if host == HostKind::Hardware {
         excused.extend(assist);
     }

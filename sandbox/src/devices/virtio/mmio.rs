@@ -301,12 +301,12 @@ impl<D: VirtioDevice> MmioTransport<D> {
                     self.backlog |= 1 << queue;
                 }
             }
-            Err(error) => self.give_up(&error),
+            Err(error) => self.take_out_of_service(&error),
         }
     }
 
     /// Ends the device's service until the driver resets it.
-    fn give_up(&mut self, error: &DeviceError) {
+    fn take_out_of_service(&mut self, error: &DeviceError) {
         self.status |= status::DEVICE_NEEDS_RESET;
         self.backlog = 0;
         // A device without service must not wait for host events either: nothing would handle them.

@@ -30,7 +30,7 @@ pub enum Step {
     /// Return to the initial state.
     Reset,
     /// Only record the new status.
-    Note,
+    Record,
     /// The driver proposes the features that it has written.
     ProposeFeatures,
     /// The driver has finished its set-up.
@@ -38,8 +38,8 @@ pub enum Step {
 }
 
 const TRANSITIONS: [(u8, u8, Step); 4] = [
-    (INITIAL, ACKNOWLEDGE, Step::Note),
-    (ACKNOWLEDGE, NEGOTIATING, Step::Note),
+    (INITIAL, ACKNOWLEDGE, Step::Record),
+    (ACKNOWLEDGE, NEGOTIATING, Step::Record),
     (NEGOTIATING, CONFIGURING, Step::ProposeFeatures),
     (CONFIGURING, RUNNING, Step::Activate),
 ];
@@ -53,7 +53,7 @@ pub fn step(current: u8, requested: u8) -> Option<Step> {
     // The driver adds bits to the status that it reads, so it may write back the device's own bit.
     let requested = requested & !DEVICE_NEEDS_RESET | current & DEVICE_NEEDS_RESET;
     if requested == current || requested == current | FAILED {
-        return Some(Step::Note);
+        return Some(Step::Record);
     }
     TRANSITIONS
         .iter()
@@ -67,8 +67,8 @@ mod tests {
 
     #[test]
     fn the_one_way_up_is_allowed() {
-        assert_eq!(step(0, 1), Some(Step::Note));
-        assert_eq!(step(1, 3), Some(Step::Note));
+        assert_eq!(step(0, 1), Some(Step::Record));
+        assert_eq!(step(1, 3), Some(Step::Record));
         assert_eq!(step(3, 0xb), Some(Step::ProposeFeatures));
         assert_eq!(step(0xb, 0xf), Some(Step::Activate));
     }
@@ -88,14 +88,14 @@ mod tests {
 
     #[test]
     fn a_second_activation_is_not_one() {
-        assert_eq!(step(RUNNING, RUNNING), Some(Step::Note));
+        assert_eq!(step(RUNNING, RUNNING), Some(Step::Record));
     }
 
     #[test]
     fn a_broken_device_only_fails_or_resets() {
         let broken = CONFIGURING | DEVICE_NEEDS_RESET;
         assert_eq!(step(broken, RUNNING | DEVICE_NEEDS_RESET), None);
-        assert_eq!(step(broken, broken | FAILED), Some(Step::Note));
+        assert_eq!(step(broken, broken | FAILED), Some(Step::Record));
         assert_eq!(step(broken, 0), Some(Step::Reset));
     }
 }

@@ -26,7 +26,7 @@ fn a_controller_that_breaks_the_rules_ends_it() {
         ),
     ] {
         let mut it = Exchange::waiting();
-        it.say(&bytes);
+        it.send(&bytes);
         assert!(it.wait().is_err(), "{what}");
         assert_eq!(
             it.get(COMMAND),
@@ -59,11 +59,11 @@ fn a_controller_that_goes_away_is_noticed_wherever_it_stands() {
     assert!(gone(it).ring(DOORBELL_ANSWER).is_err(), "in one");
 
     let mut it = Exchange::waiting();
-    it.give(0, DATA_SIZE, &[1; 100]);
+    it.send_event(0, DATA_SIZE, &[1; 100]);
     assert!(gone(it).wait().is_err(), "in an event's first chunk");
 
     let mut it = Exchange::waiting();
-    it.give(0, DATA_SIZE + 9, &[1; DATA_SIZE]);
+    it.send_event(0, DATA_SIZE + 9, &[1; DATA_SIZE]);
     assert_eq!(it.wait().unwrap(), WaitEnd::Event);
     assert!(gone(it).ring(DOORBELL_TAKEN).is_err(), "behind it");
 }
@@ -102,7 +102,7 @@ fn the_event_loop_can_wake_the_thread_from_every_wait() {
     assert!(matches!(sent, MailboxError::Stopped), "{sent}");
     // A controller that sends less than it has announced.
     let mut it = Exchange::waiting();
-    it.give(0, 100, &[1; 50]);
+    it.send_event(0, 100, &[1; 50]);
     assert!(matches!(
         woken(it, Exchange::wait),
         Err(MailboxError::Stopped)
@@ -131,7 +131,7 @@ fn a_guest_that_waits_waits_for_its_new_controller_after_a_restore() {
     let mut it = Exchange::waiting();
     (it.mailbox, it.controller) = restored(&it);
     assert!(it.mailbox.is_waiting());
-    it.give(0, 2, b"hi");
+    it.send_event(0, 2, b"hi");
     assert_eq!(it.wait().unwrap(), WaitEnd::Event);
     assert_eq!(it.data()[..2], *b"hi");
     // An exchange in progress is not continued.
@@ -163,16 +163,16 @@ fn a_guest_that_is_let_run_without_an_event_turns_to_its_agent() {
 #[test]
 fn what_the_controller_said_before_a_resume_is_not_left_for_later() {
     let mut it = Exchange::waiting();
-    it.say(&Head::bare(What::Agent).encode());
+    it.send(&Head::bare(What::Agent).encode());
     it.mailbox.resume(&it.memory).unwrap();
     assert_eq!(it.get(COMMAND), COMMAND_AGENT);
     it.answer(KIND_RESPONSE, 0, 0, 0);
     it.ring(DOORBELL_ANSWER).unwrap();
-    it.give(0, 2, b"hi");
+    it.send_event(0, 2, b"hi");
     assert_eq!(it.wait().unwrap(), WaitEnd::Event);
 
     let mut it = Exchange::waiting();
-    it.give(0, 2, b"hi");
+    it.send_event(0, 2, b"hi");
     it.mailbox.resume(&it.memory).unwrap();
     assert_eq!(it.get(COMMAND), COMMAND_EVENT);
     assert_eq!(it.data()[..2], *b"hi");

@@ -31,7 +31,7 @@ const SEG_MAX: u32 = QUEUE_SIZE as u32 / 2 - 2;
 
 /// A call stops after the request with which it has read this many bytes, so that other work gets
 /// its share.
-const MOST_BYTES: u64 = 16 << 20;
+const MAX_BYTES_PER_CALL: u64 = 16 << 20;
 
 /// Bytes of the configuration: capacity (u64), size_max (u32, unused), seg_max (u32).
 const CONFIG_SIZE: usize = 16;
@@ -116,7 +116,7 @@ impl VirtioDevice for Block {
         for _ in 0..queue.size() {
             // Without this limit, a queue of requests for a whole image would be gigabytes of
             // reading.
-            if bytes >= MOST_BYTES {
+            if bytes >= MAX_BYTES_PER_CALL {
                 break;
             }
             if !queue.pop(memory, &mut self.chain).map_err(&ring)? {

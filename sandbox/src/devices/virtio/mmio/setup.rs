@@ -89,7 +89,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             (false, 1) => {
                 if let Err(source) = self.set_queue_up(index) {
                     self.queues[index].reset();
-                    self.give_up(&DeviceError::ring(index)(source));
+                    self.take_out_of_service(&DeviceError::ring(index)(source));
                 }
             }
             (true, 0) => {
@@ -131,7 +131,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         };
         match step {
             Step::Reset => self.reset(),
-            Step::Note => {
+            Step::Record => {
                 let was_running = self.running();
                 // DEVICE_NEEDS_RESET belongs to the device: the driver can neither set nor clear
                 // it.
@@ -178,7 +178,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 // The driver believes that the device is running, so only an interrupt can tell it
                 // otherwise.
                 self.status = status::RUNNING;
-                self.give_up(&error);
+                self.take_out_of_service(&error);
             }
         }
     }

@@ -68,7 +68,7 @@ fn unannounced_limit(queue: &VirtQueue) -> usize {
 
 /// A packet without payload for a connection that does not exist or no longer exists.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Note {
+pub(super) struct ControlPacket {
     pub(super) ports: Ports,
     /// The context id that the guest expects as the sender's.
     pub(super) from_cid: u64,
@@ -95,7 +95,7 @@ pub struct Vsock {
     config: [u8; 8],
     pub(super) host: Option<HostStream>,
     pub(super) connection: Option<Connection>,
-    pub(super) outbox: VecDeque<Note>,
+    pub(super) outbox: VecDeque<ControlPacket>,
     reset: Reset,
     drop_connection: bool,
     /// The receive queue was empty when there was something to send.
@@ -209,7 +209,7 @@ impl Vsock {
     pub(super) fn host_gone(&mut self) {
         if let Some(connection) = &self.connection {
             let ports = connection.ports();
-            self.note(Note {
+            self.queue_control_packet(ControlPacket {
                 ports,
                 from_cid: HOST_CID,
                 op: Op::Shutdown,
@@ -226,7 +226,7 @@ impl Vsock {
         }
         if let Some(connection) = &self.connection {
             let ports = connection.ports();
-            self.note(Note {
+            self.queue_control_packet(ControlPacket {
                 ports,
                 from_cid: HOST_CID,
                 op: Op::Reset,
@@ -245,7 +245,7 @@ impl Vsock {
     }
 
     pub(super) fn refuse(&mut self, header: &Header) {
-        self.note(Note {
+        self.queue_control_packet(ControlPacket {
             ports: Ports {
                 host: header.dst_port,
                 guest: header.src_port,
@@ -257,7 +257,7 @@ impl Vsock {
         });
     }
 
-    fn note(&mut self, note: Note) {
+    fn queue_control_packet(&mut self, note: ControlPacket) {
         if self.outbox.len() < OUTBOX {
             self.outbox.push_back(note);
         } else {
@@ -275,7 +275,7 @@ impl Vsock {
         memory: &GuestMemory,
     ) -> Result<bool, DeviceError> {
         let ring = DeviceError::ring(EVENT);
-        let mut told = false;
+        let mut delivered = false;
         if self.reset == Reset::Pending && queue.pop(memory, &mut self.chain).map_err(&ring)? {
             copy_to_guest(
                 memory,
@@ -287,14 +287,14 @@ impl Vsock {
             let avail_index = queue.avail_index(memory).map_err(&ring)?;
             queue.push_used(memory, &self.chain, 4).map_err(&ring)?;
             self.reset = Reset::Delivered { avail_index };
-            told = true;
+            delivered = true;
         }
         if self.reset_unacknowledged(queue, memory)? {
             queue.unmute(memory).map_err(&ring)?;
         } else {
             queue.mute(memory).map_err(&ring)?;
         }
-        Ok(told)
+        Ok(delivered)
     }
 
     /// Whether the guest has not yet handled the event that tells it that its connections are gone.

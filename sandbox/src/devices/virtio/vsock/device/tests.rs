@@ -22,7 +22,7 @@ const PORT: u32 = 4711;
 const PEER_BUF: u32 = 256 * 1024;
 /// Where packets to transmit are put.
 const OUT: u64 = BUFFERS;
-/// Where receive buffers lie, and how large and many they are.
+/// Address, size and number of the receive buffers.
 const IN: u64 = 0x20_0000;
 const IN_SIZE: u32 = 4096;
 const IN_COUNT: u64 = 64;

@@ -12,7 +12,7 @@ use crate::host::HostIdentity;
 
 /// Values and descriptors from outside of the jail.
 #[derive(Debug)]
-pub struct Outside {
+pub struct HostResources {
     /// `/dev/kvm`.
     pub kvm: Kvm,
     /// What identifies this host.
@@ -23,7 +23,7 @@ pub struct Outside {
 
 /// Why one of them could not be read or opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OutsideError {
+pub enum HostResourcesError {
     /// `/dev/kvm` could not be opened.
     #[error("opening /dev/kvm: {0}")]
     Kvm(kvm_ioctls::Error),
@@ -32,20 +32,21 @@ pub enum OutsideError {
     Proc(&'static str, io::Error),
 }
 
-impl Outside {
+impl HostResources {
     /// Takes `/dev/kvm` from the controller, or opens it; reads and opens the rest.
-    pub fn gather(kvm: Option<OwnedFd>) -> Result<Self, OutsideError> {
+    pub fn open(kvm: Option<OwnedFd>) -> Result<Self, HostResourcesError> {
         let kvm = match kvm {
             // SAFETY: the descriptor is owned here, and passes to the Kvm, its only owner.
             Some(fd) => unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) },
-            None => Kvm::new().map_err(OutsideError::Kvm)?,
+            None => Kvm::new().map_err(HostResourcesError::Kvm)?,
         };
-        let host = HostIdentity::detect().map_err(|e| OutsideError::Proc("/proc/cpuinfo", e))?;
+        let host =
+            HostIdentity::detect().map_err(|e| HostResourcesError::Proc("/proc/cpuinfo", e))?;
         // A pagemap that was opened with CAP_SYS_ADMIN shows physical addresses for as long as it
         // is open. They are half of a Rowhammer attack, so it is opened without that capability.
         let pagemap =
             privileges::without_effective_capabilities(|| File::open("/proc/self/pagemap"))
-                .map_err(|e| OutsideError::Proc("/proc/self/pagemap", e))?;
+                .map_err(|e| HostResourcesError::Proc("/proc/self/pagemap", e))?;
         Ok(Self { kvm, host, pagemap })
     }
 }
@@ -58,11 +59,14 @@ mod tests {
 
     #[test]
     fn the_pagemap_tells_no_physical_address() {
-        let outside = Outside::gather(None).unwrap();
+        let resources = HostResources::open(None).unwrap();
         let here = Box::new(7u64);
         let page = (&raw const *here).addr() as u64 / 4096;
         let mut entry = [0; 8];
-        outside.pagemap.read_exact_at(&mut entry, page * 8).unwrap();
+        resources
+            .pagemap
+            .read_exact_at(&mut entry, page * 8)
+            .unwrap();
         let entry = u64::from_ne_bytes(entry);
         assert_ne!(entry >> 63, 0, "the page is present");
         assert_eq!(entry & ((1 << 55) - 1), 0, "its frame's number is shown");
