@@ -32,7 +32,9 @@ def shell_function(folder, answer="one"):
     program = folder / "bootstrap"
     program.write_text(SHELL.replace("ANSWER", answer))
     program.chmod(0o755)
-    (folder / "hearth.toml").write_text('runtime = "provided"\nhandler = "bootstrap"\n')
+    # Each program that the shell starts takes an interpreted kernel a third of a second of CPU time.
+    settings = 'runtime = "provided"\nhandler = "bootstrap"\ntimeout = 60\n'
+    (folder / "hearth.toml").write_text(settings)
     return folder
 
 

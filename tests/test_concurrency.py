@@ -10,6 +10,7 @@ from harness.deadline import until
 from harness.invocation import create, invoke, invoke_raw, lambda_client, wait_for
 
 
+@pytest.mark.alone
 def test_twenty_concurrent_invocations_use_as_many_instances_and_all_answer_right(
     controller, client
 ):

@@ -91,6 +91,7 @@ def test_logs_are_kept_in_order_and_belong_to_their_invocation(controller, clien
     assert newest[0]["message"].startswith("REPORT")
 
 
+@pytest.mark.alone
 def test_every_answer_reports_what_was_used(controller, client):
     controller.end_instances("guest")
     cold = invoke(client, "guest", {"op": "spin", "n": 200})

@@ -104,6 +104,7 @@ def switches_a_call(controller, function):
     return min(rounds)
 
 
+@pytest.mark.alone
 def test_a_warm_call_wakes_its_sandbox_once(both):
     """With the agent it is an interrupt, a few wake-ups of the event loop, and a freeze."""
     each = {setting: switches_a_call(controller, NAME) for setting, controller in both.items()}
@@ -111,6 +112,7 @@ def test_a_warm_call_wakes_its_sandbox_once(both):
     assert each["off"] > 2 * max(each["on"], each["agent"]), each
 
 
+@pytest.mark.alone
 def test_what_was_deployed_without_the_mailbox_uses_it_once_it_is_on(both):
     """And the other way round: the snapshots of one setting are none for the other."""
     controller = both["off"]
@@ -377,6 +379,7 @@ def test_calls_of_all_kinds_by_turns_are_answered_right_and_lose_no_instance(lin
         controller.end_instances(name)
 
 
+@pytest.mark.alone
 def test_a_provided_function_that_has_the_mailbox_wakes_its_sandbox_once(linked):
     assert switches_a_call(linked["on"], "linked") < 2
 
