@@ -39,9 +39,12 @@ fuzz: ## Fuzz what parses strangers' bytes, each target for FUZZ_SECONDS (60); T
 	@scripts/setup build
 	@scripts/fuzz $(TARGETS)
 
-lint: ## Formatting, clippy, shellcheck, ruff
-	@scripts/setup build lint tests
+lint: ## Formatting, clippy, rustdoc, shellcheck, ruff, dependencies: what CI checks before the tests
+	@scripts/setup build lint
 	@scripts/lint
+
+fmt: ## Format the Rust code, imports grouped
+	@scripts/fmt
 
 build: ## Compile the release binaries and the guest agent
 	@scripts/setup build
@@ -59,4 +62,4 @@ clean: ## Remove build results (the artefact cache in ~/.cache/hearth stays)
 	rm -rf functions-examples/*/target tests/.pytest_cache
 	find tests -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test bench side-by-side fuzz lint build images setup clean
+.PHONY: help demo test bench side-by-side fuzz lint fmt build images setup clean

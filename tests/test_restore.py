@@ -100,7 +100,7 @@ def test_a_hundred_clones_draw_nothing_alike(controller, client, restored):
     assert len({d["drawn_in_init"] for d in drawn}) == 1, "clones of one snapshot"
     for what in ("random", "urandom", "uuid4", "secrets", "boot_id"):
         assert len({d[what] for d in drawn}) == CLONES, what
-    # A generator that the function made itself is the function's to seed again: the README says so.
+    # A generator that the function made itself is the function's to seed again: docs/compatibility.md says so.
     assert len({d["own"] for d in drawn}) == 1
 
 

@@ -3,7 +3,7 @@
 //!
 //! * [`address`]: which function a request is for, by its path or its host
 //! * [`index`]: which function has the URL of an id
-//! * [`event`]: from a request to an event
+//! * [`mod@event`]: from a request to an event
 //! * [`answer`]: from a result to a response
 //! * [`prelude`]: from the beginning of a streamed result to that of a response
 //! * [`cors`]: what browsers ask before they ask, and are told with every answer
