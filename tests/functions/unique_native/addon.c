@@ -12,6 +12,7 @@ typedef napi_value (*napi_callback)(napi_env env, napi_callback_info info);
 int napi_create_function(
     napi_env env, const char *name, size_t length, napi_callback call, void *data, napi_value *made);
 int napi_create_string_utf8(napi_env env, const char *text, size_t length, napi_value *made);
+int napi_set_named_property(napi_env env, napi_value object, const char *name, napi_value value);
 
 static napi_value call(napi_env env, napi_callback_info info) {
     (void)info;
@@ -24,5 +25,6 @@ static napi_value call(napi_env env, napi_callback_info info) {
 
 napi_value napi_register_module_v1(napi_env env, napi_value exports) {
     napi_value made = NULL;
-    return napi_create_function(env, "draw", strlen("draw"), call, NULL, &made) ? exports : made;
+    if (napi_create_function(env, "draw", strlen("draw"), call, NULL, &made) != 0) return NULL;
+    return napi_set_named_property(env, exports, "draw", made) == 0 ? exports : NULL;
 }

@@ -6,6 +6,7 @@ Each library is a function that imports it and returns the function that draws: 
 which may be seen a second time in any instance.
 """
 
+import collections
 import os
 import subprocess
 import sys
@@ -21,8 +22,8 @@ for _ in sys.stdin:
 #: Seconds between two draws of the thread.
 PACE = 0.002
 
-#: What the thread has drawn: monotonic time before it, `ssl`, `random`.
-THREAD = []
+#: What the thread drew last: monotonic time before it, `ssl`, `random`.
+THREAD = collections.deque(maxlen=400)
 
 
 def system():
@@ -224,7 +225,7 @@ def answer(pipe):
 
 
 def thread():
-    """Of a thread that draws all the time; it tells what it drew last."""
+    """Of a thread that draws all the time; what it drew is told apart."""
     import random
     import ssl
 
@@ -276,7 +277,7 @@ if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
 
 
 def handler(event, context):
-    drawn = {"init": DRAWN, "now": twice(), "hooks": HOOKS, "thread": THREAD[-400:]}
+    drawn = {"init": DRAWN, "now": twice(), "hooks": HOOKS, "thread": list(THREAD)}
     # So that as many instances are at work as there are callers.
     time.sleep(event.get("seconds", 0))
     return drawn
