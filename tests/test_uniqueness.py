@@ -43,7 +43,7 @@ class Row:
     code: Callable[[Path], None]
     libraries: tuple[str, ...]
     starts: str
-    memory: int = 256
+    memory: int = 128
     instances: int = 12
 
     def deploy(self, client, folder: Path, **options) -> None:
@@ -100,7 +100,7 @@ def c(name: str, library: str, starts: str, link: Callable[..., None], *options:
     def code(folder: Path) -> None:
         link(folder, f"{library}.c", *options)
 
-    return Row(f"c-{name}", "provided", code, (library,), starts, memory=128)
+    return Row(f"c-{name}", "provided", code, (library,), starts)
 
 
 def rust(name: str, starts: str) -> Row:
@@ -110,7 +110,7 @@ def rust(name: str, starts: str) -> Row:
         program = packages.guest_program(layout.FUNCTIONS / "unique_rust", name)
         shutil.copy(program, folder / "bootstrap")
 
-    return Row(f"rust-{name}", "provided", code, (name,), starts, memory=128)
+    return Row(f"rust-{name}", "provided", code, (name,), starts)
 
 
 SYSTEM = python("system", "system", "random", "tempfile", "ssl", "tls", instances=100)

@@ -7,6 +7,7 @@ which may be seen a second time in any instance.
 """
 
 import collections
+import functools
 import os
 import subprocess
 import sys
@@ -181,38 +182,38 @@ def grpc():
 
 def child(place):
     """Of another process, which was started at import."""
+    return lambda: lambda: [ask_child()[place]]
 
-    def library():
-        command = [sys.executable, "-c", CHILD]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
 
-        def draw():
-            process.stdin.write("\n")
-            return [process.stdout.readline().split()[place]]
+@functools.cache
+def child_process():
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", CHILD], text=True, bufsize=1, **pipes)
 
-        return draw
 
-    return library
+def ask_child():
+    child_process().stdin.write("\n")
+    return child_process().stdout.readline().split()
 
 
 def forked(place):
     """Of a copy of this process, made at import by `multiprocessing`."""
+    return lambda: lambda: [ask_forked()[place]]
 
-    def library():
-        import multiprocessing
 
-        context = multiprocessing.get_context("fork")
-        here, there = context.Pipe()
-        context.Process(target=answer, args=(there,), daemon=True).start()
+@functools.cache
+def forked_process():
+    import multiprocessing
 
-        def draw():
-            here.send(None)
-            return [here.recv()[place]]
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    context.Process(target=answer, args=(there,), daemon=True).start()
+    return here
 
-        return draw
 
-    return library
+def ask_forked():
+    forked_process().send(None)
+    return forked_process().recv()
 
 
 def answer(pipe):
