@@ -345,7 +345,7 @@ def test_snapshots_of_restored_instances_give_instances_that_draw_nothing_alike(
                 answers.append(sandbox.invoke({}))
                 if last:
                     folder = tmp_path / f"generation-{generation}"
-                    sandbox.snapshot(folder)
+                    sandbox.snapshot(folder, sandbox.inspect())
     assert len({tuple(values_of([answer], "init")) for answer in answers}) == 1, "of one snapshot"
     assert not seen_twice(values_of(answers))
 

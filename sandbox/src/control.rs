@@ -160,7 +160,11 @@ mod tests {
         let (mut controller, ours) = UnixStream::pair().unwrap();
         let mut channel = ControlChannel::new(ours).unwrap();
         controller.write_all(&request(1, Command::Status)).unwrap();
-        send_with(&controller, &request(2, Command::Snapshot(Snapshot::default())), 2);
+        send_with(
+            &controller,
+            &request(2, Command::Snapshot(Snapshot::default())),
+            2,
+        );
         controller.write_all(&request(3, Command::Pause)).unwrap();
         let mut all = Vec::new();
         while all.len() < 3 {
@@ -183,7 +187,11 @@ mod tests {
                     .write_all(&request(1, Command::Snapshot(Snapshot::default())))
                     .unwrap();
             } else {
-                send_with(&controller, &request(1, Command::Snapshot(Snapshot::default())), count);
+                send_with(
+                    &controller,
+                    &request(1, Command::Snapshot(Snapshot::default())),
+                    count,
+                );
             }
             let received = channel.receive().unwrap();
             assert_eq!(received[0].descriptors.len(), count);

@@ -14,8 +14,8 @@ from . import layout
 from .deadline import until
 
 #: Kinds of frames; protocol/src/agent/encoding.rs has them all.
-PING, THAW, INVOKE = 0x01, 0x03, 0x04
-PONG, THAWED, READY, RESPONSE, LOG = 0x82, 0x83, 0x84, 0x86, 0x88
+PING, THAW, INVOKE, INSPECT = 0x01, 0x03, 0x04, 0x06
+PONG, THAWED, READY, RESPONSE, LOG, INSPECTED = 0x82, 0x83, 0x84, 0x86, 0x88, 0x90
 FRAME = struct.Struct("<BBHI")
 #: Longest wait for a word.
 SECONDS = 60
@@ -103,15 +103,21 @@ class Sandbox:
         for file in files:
             os.close(file)
 
-    def snapshot(self, folder: Path) -> None:
-        """Stops the guest once it rests, and saves it."""
+    def inspect(self) -> dict:
+        """What the agent says of the random generators in its guest."""
+        self.say(INSPECT)
+        return json.loads(self.hear_whole(INSPECTED)[0])
+
+    def snapshot(self, folder: Path, inspected: dict | None = None) -> None:
+        """Stops the guest once it rests, and saves it; clones differ in what the agent has said."""
+        unique = {key: (inspected or {}).get(key, []) for key in ("zero_pages", "random_ranges")}
         folder.mkdir()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         files = [os.open(folder / name, flags) for name in ("state", "memory")]
 
         def saved() -> bool:
             self.command({"command": "freeze", "within_us": 2_000_000})
-            outcome = self.outcome({"command": "snapshot"}, files)
+            outcome = self.outcome({"command": "snapshot", **unique}, files)
             if outcome == "done":
                 return True
             assert outcome["refused"]["kind"] == "not_quiet", outcome
@@ -128,12 +134,16 @@ class Sandbox:
 
     def hear(self, kind: int) -> bytes:
         """The payload of the next frame of this kind."""
+        return self.hear_whole(kind)[1]
+
+    def hear_whole(self, kind: int) -> tuple[bytes, bytes]:
+        """The next frame of this kind: its JSON and its payload."""
         while True:
             got, _, words, length = FRAME.unpack(exactly(self.agent, FRAME.size))
-            exactly(self.agent, words)
+            meta = exactly(self.agent, words)
             payload = exactly(self.agent, length)
             if got == kind:
-                return payload
+                return meta, payload
             # Log lines come when they like, and nobody waits for the thaw.
             assert got in (LOG, THAWED), f"frame of kind {got:#x}: {payload[:200]!r}"
 

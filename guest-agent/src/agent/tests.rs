@@ -2,6 +2,7 @@
 //! files are in a temporary folder. What needs PID 1, disks or a cgroup is tested in microVMs.
 
 mod extensions;
+mod generators;
 mod restoring;
 mod streaming;
 mod telemetry;

@@ -116,7 +116,11 @@ pub(crate) fn payload_too_long(limit: u64) -> Bytes {
 
 /// A registration of random generators that can't be understood.
 pub(crate) fn generators_refused(error: &RegistrationError) -> Bytes {
-    problem("400 Bad Request", "InvalidRequest", &format_args!("{error}"))
+    problem(
+        "400 Bad Request",
+        "InvalidRequest",
+        &format_args!("{error}"),
+    )
 }
 
 /// The bytes were not a request. The connection is closed after this reply.
