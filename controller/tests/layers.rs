@@ -44,6 +44,73 @@ const FOLDERS: &[Folder] = &[
         shared: &["VERSION"],
     },
     Folder {
+        package: "controller",
+        path: "api",
+        layers: &[
+            &["http"],
+            &["packages"],
+            &["app"],
+            &["target"],
+            &["access", "change"],
+            &["concurrency", "events", "layers"],
+            &["functions", "invocation", "policies"],
+            &["function_urls", "hearth", "qualifiers"],
+            &["operations"],
+            &["router"],
+        ],
+        shared: &[],
+    },
+    Folder {
+        package: "controller",
+        path: "api/access",
+        layers: &[&["action", "authenticate"], &["authorize"]],
+        shared: &[],
+    },
+    Folder {
+        package: "controller",
+        path: "api/function_urls",
+        layers: &[
+            &["config", "response"],
+            &["url_stream"],
+            &["function_url_layer"],
+        ],
+        shared: &[],
+    },
+    Folder {
+        package: "controller",
+        path: "api/functions",
+        layers: &[
+            &[
+                "configuration",
+                "fields",
+                "fixed_settings",
+                "logging_config",
+            ],
+            &["tags", "validate"],
+            &["crud"],
+        ],
+        shared: &[],
+    },
+    Folder {
+        package: "controller",
+        path: "api/http",
+        layers: &[
+            &["error", "request_id", "response", "trace", "unread"],
+            &["body", "parameters", "violations", "wire"],
+            &["page"],
+        ],
+        shared: &[],
+    },
+    Folder {
+        package: "controller",
+        path: "api/invocation",
+        layers: &[
+            &["event_stream", "request"],
+            &["invoke", "invoke_async", "invoke_stream"],
+        ],
+        shared: &[],
+    },
+    Folder {
         package: "guest-agent",
         path: "",
         layers: &[

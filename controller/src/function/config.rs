@@ -1,5 +1,5 @@
 //! A function's configuration: what its owner chose. Values are checked where they come in, see
-//! `api::validate`.
+//! `api::functions::validate`.
 
 use std::collections::BTreeMap;
 use std::fmt;

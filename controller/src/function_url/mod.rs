@@ -8,7 +8,7 @@
 //! * [`prelude`]: from the beginning of a streamed result to that of a response
 //! * [`cors`]: what browsers ask before they ask, and are told with every answer
 //!
-//! Nothing here waits or runs anything: `api::front` does.
+//! Nothing here waits or runs anything: `api::function_urls` does.
 
 mod address;
 mod answer;

@@ -1,0 +1,60 @@
+//! What the routes work with: the parts of the controller, and what callers share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_protocol::jail::Jail;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::http::error::ApiError;
+use super::packages::download::Downloads;
+use crate::deploy::{Builder, Deployer};
+use crate::events::Events;
+use crate::function::Place;
+use crate::limits::Isolation;
+use crate::logs::LogStore;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::registry::Catalog;
+
+/// Uploads that are read and unpacked at the same time: each may take 100 MB of memory.
+const UPLOADS: usize = 4;
+/// Longest wait for a turn.
+const UPLOAD_WAIT: Duration = Duration::from_secs(60);
+
+/// What the routes work with.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) place: Place,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) pool: Pool,
+    pub(crate) events: Events,
+    pub(crate) deployer: Deployer,
+    pub(crate) builder: Arc<Builder>,
+    pub(crate) logs: LogStore,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) isolation: Isolation,
+    pub(crate) jail: Jail,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) started: Instant,
+    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) downloads: Downloads,
+    /// Cancelled when the controller is about to end.
+    pub(crate) draining: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn upload_turns() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(UPLOADS))
+    }
+
+    /// A turn to read and unpack a package: it goes along to where that is done, which is done to its
+    /// end when the caller has gone.
+    pub(crate) async fn upload_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        match tokio::time::timeout(UPLOAD_WAIT, self.uploads.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(ApiError::unavailable("Too many uploads at once")),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Concurrency: reserved, provisioned, and the account's limits.
+
+pub(super) mod account;
+pub(super) mod provisioned;
+pub(super) mod reserved;

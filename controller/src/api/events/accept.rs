@@ -1,0 +1,60 @@
+//! Asynchronous invocations: accepted once they are stored, answered with 202 and nothing else.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+
+use crate::api::app::App;
+use crate::api::http::error::ApiError;
+use crate::api::target::names::Named;
+use crate::events::{EventLimits, EventRequest, NotAccepted};
+use crate::function::FunctionName;
+
+/// Largest payload of an asynchronous invocation, in bytes.
+const MAX_EVENT: usize = 1 << 20;
+
+/// Stores an event whose function was found and whose payload is JSON.
+pub(crate) async fn accept(
+    app: &App,
+    request_id: String,
+    named: Named,
+    trace_id: String,
+    payload: Bytes,
+    limits: EventLimits,
+) -> Result<Response, ApiError> {
+    if payload.len() > MAX_EVENT {
+        return Err(ApiError::too_large(
+            "RequestEntityTooLargeException",
+            format!(
+                "{} byte payload is too large for the Event invocation type (limit {MAX_EVENT} \
+                 bytes)",
+                payload.len()
+            ),
+        ));
+    }
+    let request = EventRequest {
+        trace_id: Some(trace_id),
+        request_id,
+        function: named.name,
+        qualifier: named.qualifier,
+        payload,
+        limits,
+    };
+    app.events.accept(request).await.map_err(refused)?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Drops the events of a function that was deleted.
+pub(crate) async fn forget(app: &App, function: &FunctionName) -> Result<(), ApiError> {
+    let dropped = app.events.forget(function).await;
+    dropped.map_err(|error| ApiError::service(format!("Its events were not dropped: {error}")))
+}
+
+fn refused(why: NotAccepted) -> ApiError {
+    match why {
+        NotAccepted::Full(full) => ApiError::queue_full(full.to_string()),
+        NotAccepted::Store(error) => {
+            ApiError::service(format!("The event could not be stored: {error}"))
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Function URLs as Lambda's API has them: create, read, change, delete, list. What comes in by
+//! them goes through [`front`](super::front).
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::app::App;
+use crate::api::change::to_the_end;
+use crate::api::http::body::read_small;
+use crate::api::http::error::ApiError;
+use crate::api::http::page;
+use crate::api::http::parameters::Parameters;
+use crate::api::http::response::json_response;
+use crate::api::http::violations::{Violations, checked, found};
+use crate::api::http::wire::parse;
+use crate::api::target::extract::Function;
+use crate::api::target::names::Named;
+use crate::deploy::{ControlError, UrlChange, UrlError};
+use crate::function::{AliasName, AuthType, Cors, FunctionUrl, InvokeMode, Place};
+
+/// Most items of a list in a CORS configuration, and the longest of each.
+const MAX_ORIGINS: (usize, usize) = (100, 253);
+const MAX_METHODS: usize = 6;
+const MAX_HEADERS: (usize, usize) = (100, 1024);
+/// Longest time that a browser may keep an answer, in seconds: a day.
+const MAX_AGE: u32 = 86_400;
+/// What a browser may ask for by itself, `OPTIONS`, is none of them.
+const METHODS: [&str; 7] = ["GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "*"];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct UrlInput {
+    auth_type: Option<String>,
+    cors: Option<CorsInput>,
+    invoke_mode: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CorsInput {
+    allow_credentials: Option<bool>,
+    allow_headers: Option<Vec<String>>,
+    allow_methods: Option<Vec<String>>,
+    allow_origins: Option<Vec<String>>,
+    expose_headers: Option<Vec<String>>,
+    max_age: Option<i64>,
+}
+
+impl UrlInput {
+    fn check(self, violations: &mut Violations) -> UrlChange {
+        if let Some(kind) = &self.auth_type {
+            violations.one_of(kind, &["NONE", "AWS_IAM"], "authType");
+        }
+        let cors = self.cors.map(|cors| cors.check(violations));
+        if let Some(mode) = &self.invoke_mode {
+            violations.one_of(mode, &["RESPONSE_STREAM", "BUFFERED"], "invokeMode");
+        }
+        UrlChange {
+            auth: self.auth_type.map(|kind| match kind.as_str() {
+                "NONE" => AuthType::None,
+                _ => AuthType::Iam,
+            }),
+            cors,
+            mode: self.invoke_mode.map(|mode| match mode.as_str() {
+                "BUFFERED" => InvokeMode::Buffered,
+                _ => InvokeMode::ResponseStream,
+            }),
+        }
+    }
+}
+
+impl CorsInput {
+    fn check(self, violations: &mut Violations) -> Cors {
+        let methods = self.allow_methods.as_deref().unwrap_or_default();
+        violations.length(methods, 0..=MAX_METHODS, "cors.allowMethods");
+        for method in methods {
+            violations.one_of(method, &METHODS, "cors.allowMethods");
+        }
+        let mut list = |items: &Option<Vec<String>>, limits, field| {
+            check_list(
+                violations,
+                items.as_deref().unwrap_or_default(),
+                limits,
+                field,
+            );
+        };
+        list(&self.allow_headers, MAX_HEADERS, "cors.allowHeaders");
+        list(&self.allow_origins, MAX_ORIGINS, "cors.allowOrigins");
+        list(&self.expose_headers, MAX_HEADERS, "cors.exposeHeaders");
+        let max_age = self.max_age;
+        let max_age = max_age.and_then(|age| violations.in_range(age, 0..=MAX_AGE, "cors.maxAge"));
+        Cors {
+            allow_credentials: self.allow_credentials,
+            allow_headers: self.allow_headers,
+            allow_methods: self.allow_methods,
+            allow_origins: self.allow_origins,
+            expose_headers: self.expose_headers,
+            max_age,
+        }
+    }
+}
+
+/// A list of what can stand in a header.
+fn check_list(
+    violations: &mut Violations,
+    items: &[String],
+    (most, longest): (usize, usize),
+    field: &str,
+) {
+    violations.length(items, 0..=most, field);
+    for item in items {
+        let printable = item.bytes().all(|b| b.is_ascii_graphic() && b != b',');
+        if item.is_empty() || item.len() > longest || !printable {
+            let constraint =
+                format!("Member must have 1 to {longest} printable characters and no comma");
+            violations.add(item, field, &constraint);
+        }
+    }
+}
+
+/// The alias that the qualifier names; nothing for `$LATEST`, which may not be written out.
+fn alias(named: &Named) -> Result<String, ApiError> {
+    let Some(qualifier) = &named.qualifier else {
+        return Ok(String::new());
+    };
+    match AliasName::parse(qualifier) {
+        Ok(alias) => Ok(alias.to_string()),
+        Err(_) => Err(ApiError::constraint(
+            qualifier,
+            "qualifier",
+            "Member must satisfy regular expression pattern: ((?!^\\d+$)^[0-9a-zA-Z-_]+$)",
+        )),
+    }
+}
+
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let alias = alias(&named)?;
+    let body = read_small(&headers, body, "CreateFunctionUrlConfig").await?;
+    let input: UrlInput = parse(&body)?;
+    let (auth, change) = found(|violations| {
+        violations.given(input.auth_type.as_ref(), "authType");
+        let change = input.check(violations);
+        Some((change.auth?, change))
+    })?;
+    let mode_given = change.mode.is_some();
+    let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
+    let made = to_the_end(async move { deployer.create_url(&name, &of, auth, change).await });
+    let url = made
+        .await?
+        .map_err(|error| refused(error, &named, &app.place))?;
+    let mut answer = written(&url, mode_given, &named, &alias, &headers, &app.place);
+    if let Some(answer) = answer.as_object_mut() {
+        answer.remove("LastModifiedTime");
+    }
+    Ok(json_response(StatusCode::CREATED, &answer))
+}
+
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let alias = alias(&named)?;
+    let function = app.catalog.get(&named.name);
+    let url = function
+        .as_ref()
+        .and_then(|function| function.record.urls.get(&alias))
+        .ok_or_else(|| refused(UrlError::None, &named, &app.place))?;
+    let answer = shown(url, &named, &alias, &headers, &app.place);
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(crate) async fn update(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let alias = alias(&named)?;
+    let body = read_small(&headers, body, "UpdateFunctionUrlConfig").await?;
+    let input: UrlInput = parse(&body)?;
+    let change = checked(|violations| input.check(violations))?;
+    let mode_given = change.mode.is_some();
+    let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
+    let changed = to_the_end(async move { deployer.update_url(&name, &of, change).await });
+    let url = changed
+        .await?
+        .map_err(|error| refused(error, &named, &app.place))?;
+    let answer = written(&url, mode_given, &named, &alias, &headers, &app.place);
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+) -> Result<Response, ApiError> {
+    let alias = alias(&named)?;
+    let (deployer, name) = (app.deployer.clone(), named.name.clone());
+    let deleted = to_the_end(async move { deployer.delete_url(&name, &alias).await }).await?;
+    deleted.map_err(|error| match error {
+        UrlError::Control(ControlError::NotFound) => refused(UrlError::None, &named, &app.place),
+        error => refused(error, &named, &app.place),
+    })?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(crate) async fn list_all(
+    State(app): State<Arc<App>>,
+    Function(named): Function,
+    parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let function = app
+        .catalog
+        .get(&named.name)
+        .ok_or_else(|| ApiError::not_found("Function does not exist"))?;
+    let urls = function.record.urls.iter();
+    let (urls, next) = page::cut(urls, &parameters, |(alias, _)| (*alias).clone())?;
+    let shown: Vec<Value> = urls
+        .iter()
+        .map(|(alias, url)| shown(url, &named, alias, &headers, &app.place))
+        .collect();
+    Ok(page::answer("FunctionUrlConfigs", shown, next))
+}
+
+/// What the one sees who has just written it: the mode only if it was given.
+fn written(
+    url: &FunctionUrl,
+    mode_given: bool,
+    named: &Named,
+    alias: &str,
+    headers: &HeaderMap,
+    place: &Place,
+) -> Value {
+    let mut answer = shown(url, named, alias, headers, place);
+    if let Some(answer) = answer.as_object_mut().filter(|_| !mode_given) {
+        answer.remove("InvokeMode");
+    }
+    answer
+}
+
+/// As clients see it. Its address is the host by which the caller has come here.
+fn shown(
+    url: &FunctionUrl,
+    named: &Named,
+    alias: &str,
+    headers: &HeaderMap,
+    place: &Place,
+) -> Value {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or("localhost");
+    let called = Named {
+        name: named.name.clone(),
+        qualifier: (!alias.is_empty()).then(|| alias.to_owned()),
+    };
+    let separator = if alias.is_empty() { "" } else { ":" };
+    let mut answer = json!({
+        "FunctionUrl": format!("http://{host}/fn/{}{separator}{alias}/", named.name),
+        "FunctionArn": called.arn(place),
+        "AuthType": url.auth,
+        "CreationTime": url.created,
+        "LastModifiedTime": url.modified,
+        "InvokeMode": url.mode,
+    });
+    if let Some(cors) = &url.cors {
+        answer["Cors"] = json!(cors);
+    }
+    answer
+}
+
+fn refused(error: UrlError, named: &Named, place: &Place) -> ApiError {
+    let arn = named.arn(place);
+    match error {
+        UrlError::Control(ControlError::NotFound) => ApiError::not_found("Function does not exist"),
+        UrlError::Control(error) => ApiError::control(error, &arn),
+        UrlError::Exists => ApiError::conflict(format!(
+            "Failed to create function url config for [functionArn = {arn}]. Error message:  \
+             FunctionUrlConfig exists for this Lambda function"
+        )),
+        UrlError::None => ApiError::not_found("The resource you requested does not exist."),
+    }
+}

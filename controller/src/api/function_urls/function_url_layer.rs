@@ -1,0 +1,217 @@
+//! What comes in by a function's URL: found by its path or host, let in as the URL has it, run, and
+//! answered.
+//!
+//! This layer runs before the routes and their authentication, because a URL with `AuthType: NONE`
+//! is public. Links to packages carry a code of their own and are served here as well.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Response, header};
+use axum::middleware::Next;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use hearth_protocol::guest::MAX_PAYLOAD;
+use percent_encoding::percent_decode_str;
+use time::OffsetDateTime;
+
+use super::response::{bad_gateway, has_prelude};
+use super::url_stream;
+use crate::api::access::authenticate::{Caller, Entrance, Unchecked};
+use crate::api::app::App;
+use crate::api::http::body;
+use crate::api::http::error::ApiError;
+use crate::api::http::request_id::RequestId;
+use crate::api::http::trace::trace_id;
+use crate::api::invocation::request::too_large;
+use crate::api::packages::download;
+use crate::api::target::names::{NameForm, Named};
+use crate::function::{AuthType, FunctionUrl, InvokeMode};
+use crate::function_url::{
+    self, Address, Incoming, SplitError, address_of, is_preflight, preflight, tell, with_prelude,
+};
+use crate::pool::{Invocation, Limits, NotRun};
+
+/// The other end of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// What this layer works with.
+#[derive(Debug, Clone)]
+pub(crate) struct FunctionUrlLayer {
+    pub(crate) app: Arc<App>,
+    /// None if signatures are not looked at.
+    pub(crate) entrance: Option<Arc<Entrance>>,
+    pub(crate) unchecked: Unchecked,
+}
+
+/// Takes what is for a function's URL, and what has a link of its own; the rest goes on.
+pub(crate) async fn serve(
+    State(layer): State<FunctionUrlLayer>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let Some(address) = address_of(host, request.uri().path()) else {
+        if download::is_link(request.uri().path()) {
+            let (parts, _) = request.into_parts();
+            return download::serve(
+                &layer.app.downloads,
+                &layer.app.builder,
+                &parts.method,
+                &parts.uri,
+            )
+            .await;
+        }
+        return next.run(request).await;
+    };
+    let Some((named, url, path)) = layer.find(&address, request.uri().path()) else {
+        return ApiError::other_account().into_response();
+    };
+    let asked = request.headers().clone();
+    if let Some(cors) = &url.cors
+        && is_preflight(request.method(), &asked)
+    {
+        return preflight(cors, &asked);
+    }
+    let mut response = match layer.run(&named, &url, &path, request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    if let Some(cors) = &url.cors {
+        tell(cors, &asked, response.headers_mut());
+    }
+    response
+}
+
+impl FunctionUrlLayer {
+    /// The function, its URL, and the function's part of the path.
+    fn find(&self, address: &Address<'_>, whole: &str) -> Option<(Named, FunctionUrl, String)> {
+        let (named, path) = match address {
+            Address::Path { named, path } => {
+                let text = percent_decode_str(named).decode_utf8().ok()?;
+                let named = Named::parse(&text, None, NameForm::Function, &self.app.place);
+                (named.ok()?, *path)
+            }
+            Address::Host { id } => {
+                let (name, alias) = self.app.catalog.by_url(id)?;
+                let qualifier = (!alias.is_empty()).then_some(alias);
+                (Named { name, qualifier }, whole)
+            }
+        };
+        let function = self.app.catalog.get(&named.name)?;
+        let alias = named.qualifier.as_deref().unwrap_or_default();
+        let url = function.record.urls.get(alias)?.clone();
+        Some((named, url, path.to_owned()))
+    }
+
+    async fn run(
+        &self,
+        named: &Named,
+        url: &FunctionUrl,
+        path: &str,
+        request: Request,
+    ) -> Result<Response<Body>, ApiError> {
+        let accepted = Instant::now();
+        let mut share = None;
+        let request = match (&self.entrance, url.auth) {
+            (Some(entrance), AuthType::Iam) => {
+                let signed = entrance.admit(request).await.map_err(forbidden)?;
+                let caller = signed.extensions().get::<Caller>();
+                if !caller.is_some_and(|caller| caller.may_invoke(named.name.as_str())) {
+                    return Err(ApiError::forbidden());
+                }
+                signed
+            }
+            _ => {
+                share = self.unchecked.share(request.headers(), MAX_PAYLOAD).await?;
+                request
+            }
+        };
+        let (parts, sent) = request.into_parts();
+        let body = body::read(&parts.headers, sent, MAX_PAYLOAD, too_large).await?;
+        let RequestId(request_id) = parts
+            .extensions
+            .get()
+            .cloned()
+            .ok_or_else(|| ApiError::service("The request has no id"))?;
+        let account = &self.app.place.account;
+        let caller = parts.extensions.get::<Caller>();
+        let event = function_url::event(&Incoming {
+            method: &parts.method,
+            version: parts.version,
+            path,
+            query: parts.uri.query().unwrap_or_default(),
+            headers: &parts.headers,
+            body: &body,
+            peer: parts.extensions.get::<Peer>().map(|Peer(peer)| *peer),
+            id: &url.id,
+            request_id: &request_id,
+            caller: caller.map(|caller| caller.described(account)),
+            now: OffsetDateTime::now_utc(),
+        });
+        drop((body, share));
+        let event = Bytes::from(event.to_string());
+        if event.len() > MAX_PAYLOAD {
+            return Err(too_large());
+        }
+        let version = self.app.find_active(named)?;
+        let invocation = Invocation {
+            trace_id: Some(trace_id(&parts.headers, &request_id)),
+            request_id,
+            limits: Limits {
+                timeout: version.timeout(),
+                memory_mib: None,
+                cpu: None,
+            },
+            version,
+            event,
+            function_arn: named.arn(&self.app.place),
+            client_context: None,
+            tail: false,
+            background: false,
+            accepted,
+        };
+        if url.mode == InvokeMode::ResponseStream {
+            return url_stream::run(&self.app.pool, invocation).await;
+        }
+        let completed = self.app.pool.submit(invocation).await;
+        let completed = match completed {
+            Ok(completed) => completed,
+            Err(error) => return not_run(&error),
+        };
+        if completed.failed {
+            return Ok(bad_gateway());
+        }
+        let response = if has_prelude(completed.content_type.as_deref()) {
+            with_prelude(&completed.payload)
+        } else {
+            function_url::response(completed.payload).map_err(SplitError::from)
+        };
+        Ok(response.unwrap_or_else(|malformed| {
+            tracing::debug!(function = %named.name, %malformed, "answer to a function URL");
+            bad_gateway()
+        }))
+    }
+}
+
+/// Whatever is wrong with a signature: who is not let in hears no more.
+fn forbidden(error: ApiError) -> ApiError {
+    if error.is_forbidden() {
+        ApiError::forbidden()
+    } else {
+        error
+    }
+}
+
+/// What keeps a function from running at all is told, but not that its own code failed before.
+pub(crate) fn not_run(error: &NotRun) -> Result<Response<Body>, ApiError> {
+    match error {
+        NotRun::RestoreHook(_) | NotRun::RestoreTimeout(_) => Ok(bad_gateway()),
+        _ => Err(ApiError::not_run(error)),
+    }
+}

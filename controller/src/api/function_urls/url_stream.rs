@@ -1,0 +1,92 @@
+//! What a function's URL answers when its mode is `RESPONSE_STREAM`: status and headers as soon as
+//! they are known, then the body as the function writes it.
+//!
+//! What fails before there is a status is 502; what fails later ends the connection before its
+//! time, which is all that HTTP leaves.
+
+use std::io;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, header};
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::response::{bad_gateway, has_prelude};
+use crate::api::http::error::ApiError;
+use crate::function_url::Prelude;
+use crate::pool::{Invocation, Next, Opened, Pool, Streamed};
+
+/// What a body is if nobody says what it is.
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+pub(crate) async fn run(pool: &Pool, invocation: Invocation) -> Result<Response<Body>, ApiError> {
+    let function = invocation.version.name.clone();
+    let opened = pool.open(invocation).await;
+    let (content_type, mut rest) = match opened.map_err(|error| ApiError::not_run(&error))? {
+        Opened::Whole(completed) if completed.failed => return Ok(bad_gateway()),
+        // As it is: in this mode only a prelude describes a response.
+        Opened::Whole(completed) => {
+            let json = HeaderValue::from_static("application/json");
+            return Ok(with_type(json, Body::from(completed.payload)));
+        }
+        Opened::Stream { content_type, rest } => (content_type, rest),
+    };
+    if has_prelude(content_type.as_deref()) {
+        let mut prelude = Prelude::default();
+        loop {
+            let chunk = match rest.next().await {
+                Next::Chunk(chunk) => chunk,
+                Next::End(Ok(_)) => return Ok(bad_gateway()),
+                Next::End(Err(error)) => return Err(ApiError::not_run(&error)),
+            };
+            match prelude.push(&chunk) {
+                Ok(None) => {}
+                Ok(Some((head, first))) => return Ok(head.map(|()| body(first, Some(rest)))),
+                Err(malformed) => {
+                    tracing::debug!(%function, %malformed, "answer to a function URL");
+                    return Ok(bad_gateway());
+                }
+            }
+        }
+    }
+    let content_type = content_type
+        .and_then(|text| HeaderValue::try_from(text).ok())
+        .unwrap_or(OCTETS);
+    // With the first bytes in hand it is known that it has not failed before them.
+    Ok(match rest.next().await {
+        Next::Chunk(first) => with_type(content_type, body(first, Some(rest))),
+        Next::End(Ok(completed)) if completed.failed => bad_gateway(),
+        Next::End(Ok(_)) => with_type(content_type, Body::empty()),
+        Next::End(Err(error)) => return Err(ApiError::not_run(&error)),
+    })
+}
+
+fn with_type(content_type: HeaderValue, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn body(first: Bytes, rest: Option<Streamed>) -> Body {
+    Body::from_stream(stream::unfold(
+        (Some(first), rest),
+        async |(first, rest)| {
+            if let Some(first) = first.filter(|first| !first.is_empty()) {
+                return Some((Ok(first), (None, rest)));
+            }
+            let mut rest = rest?;
+            match rest.next().await {
+                Next::Chunk(bytes) => Some((Ok(bytes), (None, Some(rest)))),
+                Next::End(Ok(completed)) if !completed.failed => None,
+                Next::End(_) => {
+                    // An error drops what the connection has not written yet: status, headers and
+                    // the bytes before it, if the function failed at once. It writes when there is
+                    // nothing to take at the moment.
+                    tokio::task::yield_now().await;
+                    Some((Err(io::Error::other("the function failed")), (None, None)))
+                }
+            }
+        },
+    ))
+}

@@ -1,0 +1,205 @@
+//! What Lambda says about a function.
+
+use serde_json::{Value, json};
+
+use crate::api::target::names::Named;
+use crate::function::{
+    Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging, Place, State, Status,
+    UpdateStatus, VersionId,
+};
+use crate::registry::{Function, Published, Target};
+
+/// One version as it is shown.
+#[derive(Debug)]
+pub(crate) struct Shown<'a> {
+    name: &'a FunctionName,
+    version: VersionId,
+    /// What the ARN ends with.
+    qualifier: Option<String>,
+    config: &'a FunctionConfig,
+    code: &'a Code,
+    description: &'a str,
+    revision_id: &'a str,
+    last_modified: &'a str,
+    state: &'a Status<State>,
+    last_update: Update<'a>,
+}
+
+/// What became of the last change.
+#[derive(Debug, Clone, Copy)]
+enum Update<'a> {
+    /// Of `$LATEST`; none while it is made.
+    Latest(Option<&'a Status<UpdateStatus>>),
+    /// A published version is never changed. It is shown as if that had gone well.
+    Never,
+}
+
+impl<'a> Shown<'a> {
+    /// `$LATEST`, by the function's own name.
+    pub(crate) fn latest(record: &'a FunctionRecord) -> Self {
+        Self {
+            name: &record.name,
+            version: VersionId::Latest,
+            qualifier: None,
+            config: &record.config,
+            code: &record.code,
+            description: &record.config.description,
+            revision_id: &record.revision_id,
+            last_modified: &record.last_modified,
+            state: &record.state,
+            last_update: Update::Latest(record.last_update.as_ref()),
+        }
+    }
+
+    /// A published version, by its number.
+    pub(crate) fn published(function: &'a Function, published: &'a Published) -> Self {
+        let record = &published.record;
+        Self {
+            name: &function.record.name,
+            version: VersionId::Number(record.number),
+            qualifier: Some(record.number.to_string()),
+            config: &record.config,
+            code: &record.code,
+            description: &record.description,
+            revision_id: &record.revision_id,
+            last_modified: &record.last_modified,
+            state: &record.state,
+            last_update: Update::Never,
+        }
+    }
+
+    /// Every version, `$LATEST` first, each by its own ARN.
+    pub(crate) fn all(function: &'a Function) -> impl Iterator<Item = Self> {
+        let latest = Self::latest(&function.record).called(Some(VersionId::Latest.to_string()));
+        let published = function.versions.values();
+        std::iter::once(latest).chain(published.map(|version| Self::published(function, version)))
+    }
+
+    /// The same, by the qualifier that it was asked for.
+    pub(crate) fn called(mut self, qualifier: Option<String>) -> Self {
+        self.qualifier = qualifier;
+        self
+    }
+
+    /// The same, with another's revision.
+    pub(crate) fn of_revision(mut self, revision_id: &'a str) -> Self {
+        self.revision_id = revision_id;
+        self
+    }
+
+    pub(crate) fn code(&self) -> &'a Code {
+        self.code
+    }
+
+    /// What tells it from every other in a list.
+    pub(crate) fn key(&self) -> String {
+        format!("{}:{}", self.name, self.version)
+    }
+
+    /// What Lambda says about it in a list: nothing of its state, nor of its runtime's version.
+    pub(crate) fn listed(&self, place: &Place) -> Value {
+        let config = self.config;
+        let arn = match &self.qualifier {
+            Some(qualifier) => place.qualified_arn(self.name, qualifier),
+            None => place.arn(self.name),
+        };
+        let optimized = config.snap_starts(self.version);
+        let mut out = json!({
+            "FunctionName": self.name,
+            "FunctionArn": arn,
+            "Runtime": config.runtime.id(),
+            "Role": config.role,
+            "Handler": config.handler,
+            "CodeSize": self.code.size,
+            "Description": self.description,
+            "Timeout": config.timeout_seconds,
+            "MemorySize": config.memory_mib,
+            "LastModified": self.last_modified,
+            "CodeSha256": self.code.sha256_base64(),
+            "Version": self.version,
+            "TracingConfig": { "Mode": config.tracing_mode },
+            "RevisionId": self.revision_id,
+            "PackageType": "Zip",
+            "Architectures": ["x86_64"],
+            "EphemeralStorage": { "Size": config.ephemeral_storage_mib },
+            "SnapStart": {
+                "ApplyOn": config.snap_start,
+                "OptimizationStatus": if optimized { "On" } else { "Off" },
+            },
+            "LoggingConfig": logging(&config.logging, self.name.as_str()),
+        });
+        if let Some(environment) = &config.environment {
+            out["Environment"] = json!({ "Variables": environment });
+        }
+        if !config.layers.is_empty() {
+            let layers = config.layers.iter();
+            out["Layers"] = layers
+                .map(|layer| json!({ "Arn": layer.arn, "CodeSize": layer.code.size }))
+                .collect();
+        }
+        out
+    }
+
+    /// What Lambda says about it, with everything that is always present.
+    pub(crate) fn configuration(&self, place: &Place) -> Value {
+        let runtime = self.config.runtime.id();
+        let mut out = self.listed(place);
+        let (partition, region) = (place.partition(), &place.region);
+        out["RuntimeVersionConfig"] = json!({
+            "RuntimeVersionArn":
+                format!("arn:{partition}:lambda:{region}::runtime:hearth-{runtime}"),
+        });
+        let mut put = |key: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                out[key] = value.into();
+            }
+        };
+        put("State", Some(self.state.is.name()));
+        put("StateReason", self.state.reason.as_deref());
+        put("StateReasonCode", self.state.reason_code.as_deref());
+        match self.last_update {
+            Update::Latest(None) => {}
+            Update::Latest(Some(update)) => {
+                put("LastUpdateStatus", Some(update.is.name()));
+                put("LastUpdateStatusReason", update.reason.as_deref());
+                put("LastUpdateStatusReasonCode", update.reason_code.as_deref());
+            }
+            Update::Never if self.state.is == State::Active => {
+                put("LastUpdateStatus", Some(UpdateStatus::Successful.name()));
+            }
+            Update::Never => {}
+        }
+        out
+    }
+}
+
+fn logging(logging: &Logging, function: &str) -> Value {
+    let group = logging.group_of(function);
+    match &logging.format {
+        LogFormat::Text => json!({ "LogFormat": "Text", "LogGroup": group }),
+        LogFormat::Json {
+            application_level,
+            system_level,
+        } => json!({
+            "LogFormat": "JSON",
+            "ApplicationLogLevel": application_level,
+            "SystemLogLevel": system_level.name(),
+            "LogGroup": group,
+        }),
+    }
+}
+
+impl<'a> Target<'a> {
+    /// How it is shown, by the name that was asked for.
+    pub(crate) fn shown(&self, function: &'a Function, named: &Named) -> Shown<'a> {
+        let shown = match self {
+            Self::Latest => Shown::latest(&function.record),
+            Self::Published(published) => Shown::published(function, published),
+            Self::Alias(alias) => match function.published(alias.version) {
+                Some(published) => Shown::published(function, published),
+                None => Shown::latest(&function.record),
+            },
+        };
+        shown.called(named.qualifier.clone())
+    }
+}

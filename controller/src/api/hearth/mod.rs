@@ -1,0 +1,9 @@
+//! Hearth's own API.
+//!
+//! * [`logs`]: a function's log, by the page or followed
+//! * [`status`]: instances, status, pings
+//! * [`probes`]: health, readiness, metrics
+
+pub(super) mod logs;
+pub(super) mod probes;
+pub(super) mod status;

@@ -1,0 +1,65 @@
+//! The header that ties what a request causes together, in functions and what they call.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::http::HeaderMap;
+
+/// Longest header of a caller that is handed on.
+const MAX_TRACE_ID: usize = 1024;
+
+/// What the function is told: the caller's, if it is short and printable. Without one a trace begins
+/// here, as on Lambda, where libraries rely on it; nobody records it.
+pub(crate) fn trace_id(headers: &HeaderMap, request_id: &str) -> String {
+    headers
+        .get("x-amzn-trace-id")
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| value.len() <= MAX_TRACE_ID)
+        .map_or_else(|| begin(request_id), ToOwned::to_owned)
+}
+
+/// A trace of its own, told from others by what is random in the request's id.
+fn begin(request_id: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = now.unwrap_or_default().as_secs();
+    let digits: String = request_id.chars().filter(|&c| c != '-').collect();
+    let (root, parent) = (&digits[..24], &digits[digits.len() - 16..]);
+    format!("Root=1-{seconds:08x}-{root};Parent={parent};Sampled=0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "01234567-89ab-4cde-8f01-23456789abcd";
+
+    fn told(header: &str) -> String {
+        let headers =
+            HeaderMap::from_iter([("x-amzn-trace-id".parse().unwrap(), header.parse().unwrap())]);
+        trace_id(&headers, ID)
+    }
+
+    #[test]
+    fn a_callers_trace_goes_on() {
+        assert_eq!(told("Root=1-2-3"), "Root=1-2-3");
+    }
+
+    #[test]
+    fn a_trace_begins_where_there_is_none_that_can_be_handed_on() {
+        for header in ["a".repeat(MAX_TRACE_ID + 1).as_str(), "\u{e9}"] {
+            assert!(told(header).starts_with("Root=1-"), "{header}");
+        }
+        let begun = trace_id(&HeaderMap::new(), ID);
+        let (root, rest) = begun.split_once(';').unwrap();
+        let [version, seconds, unique] = root
+            .strip_prefix("Root=")
+            .unwrap()
+            .splitn(3, '-')
+            .collect::<Vec<_>>()[..]
+        else {
+            panic!("{begun}");
+        };
+        assert_eq!((version, unique), ("1", "0123456789ab4cde8f012345"));
+        assert!(u64::from_str_radix(seconds, 16).unwrap() > 1_700_000_000);
+        assert_eq!(rest, "Parent=8f0123456789abcd;Sampled=0");
+    }
+}

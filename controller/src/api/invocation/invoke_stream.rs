@@ -1,0 +1,140 @@
+//! `POST …/response-streaming-invocations`: an invocation whose result is sent on while it comes.
+//!
+//! A function that does not stream is answered too. Once the invocation has begun, the status is
+//! 200 whatever comes of it; the last event tells.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::stream;
+use hearth_protocol::guest::MAX_CHUNK;
+use serde_json::{Map, Value};
+
+use super::event_stream::event;
+use super::request::InvokeRequest;
+use crate::api::app::App;
+use crate::api::http::error::ApiError;
+use crate::api::http::request_id::RequestId;
+use crate::api::target::extract::Namespaced;
+use crate::function::VersionId;
+use crate::pool::{Completed, Next, NotRun, Opened, Streamed};
+
+pub(crate) async fn invoke(
+    State(app): State<Arc<App>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    Namespaced(named): Namespaced,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let accepted = Instant::now();
+    let version = app.find_active(&named)?;
+    let executed = version.id;
+    let dry_run = dry_run(&headers)?;
+    let asked = InvokeRequest::read(version, &request_id, &headers, body).await?;
+    if dry_run {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let invocation = asked.invocation(request_id, named.arn(&app.place), accepted);
+    let opened = app.pool.open(invocation).await.map_err(|error| {
+        tracing::debug!(%error, "not run");
+        ApiError::not_run(&error)
+    })?;
+    let body = match opened {
+        Opened::Whole(completed) => whole(completed),
+        Opened::Stream { rest, .. } => in_pieces(rest),
+    };
+    Ok(respond(body, executed))
+}
+
+fn dry_run(headers: &HeaderMap) -> Result<bool, ApiError> {
+    match headers
+        .get("x-amz-invocation-type")
+        .map(HeaderValue::as_bytes)
+    {
+        None | Some(b"RequestResponse") => Ok(false),
+        Some(b"DryRun") => Ok(true),
+        Some(other) => Err(ApiError::constraint(
+            &String::from_utf8_lossy(other),
+            "invocationType",
+            "Member must satisfy enum value set: [RequestResponse, DryRun]",
+        )),
+    }
+}
+
+/// A result that came all at once, as events of a size that clients are used to.
+fn whole(mut completed: Completed) -> Body {
+    let mut payload = match completed.failed {
+        true => Bytes::new(),
+        false => std::mem::take(&mut completed.payload),
+    };
+    let chunks = std::iter::from_fn(move || {
+        let piece = payload.split_to(payload.len().min(MAX_CHUNK));
+        (!piece.is_empty()).then(|| chunk(&piece))
+    });
+    let end = complete(Ok(completed));
+    let events = chunks.chain(std::iter::once(end));
+    Body::from_stream(stream::iter(events.map(Ok::<_, Infallible>)))
+}
+
+fn in_pieces(rest: Streamed) -> Body {
+    Body::from_stream(stream::unfold(Some(rest), async |rest| {
+        let mut rest = rest?;
+        let (event, rest) = match rest.next().await {
+            Next::Chunk(bytes) => (chunk(&bytes), Some(rest)),
+            Next::End(ended) => (complete(ended), None),
+        };
+        Some((Ok::<_, Infallible>(event), rest))
+    }))
+}
+
+fn chunk(payload: &[u8]) -> Bytes {
+    event("PayloadChunk", "application/octet-stream", payload)
+}
+
+/// The last event: how it ended, and the end of the log for those who asked for it.
+fn complete(ended: Result<Completed, NotRun>) -> Bytes {
+    let mut told = Map::new();
+    match ended {
+        Ok(completed) => {
+            if completed.failed {
+                let details = String::from_utf8_lossy(&completed.payload);
+                let code = completed.error_type.as_deref().unwrap_or("Unhandled");
+                told.insert("ErrorCode".into(), code.into());
+                told.insert("ErrorDetails".into(), details.into());
+            }
+            if let Some(tail) = completed.tail {
+                told.insert("LogResult".into(), STANDARD.encode(tail).into());
+            }
+        }
+        Err(error) => {
+            told.insert("ErrorCode".into(), "ServiceException".into());
+            told.insert("ErrorDetails".into(), error.to_string().into());
+        }
+    }
+    let told = Value::from(told).to_string();
+    event("InvokeComplete", "application/json", told.as_bytes())
+}
+
+fn respond(body: Body, executed: VersionId) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/vnd.amazon.eventstream"),
+    );
+    match HeaderValue::try_from(executed.to_string()) {
+        Ok(value) => drop(headers.insert("x-amz-executed-version", value)),
+        // Versions are always fine in a header.
+        Err(error) => tracing::error!(%error, "response header"),
+    }
+    response
+}

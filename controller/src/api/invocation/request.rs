@@ -1,0 +1,262 @@
+//! What a request to run a function says: its headers and its payload, checked, as an [`Invocation`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hearth_protocol::guest::MAX_PAYLOAD;
+use serde::de::IgnoredAny;
+
+use crate::api::http::body;
+use crate::api::http::error::ApiError;
+use crate::api::http::trace::trace_id;
+use crate::function::Version;
+use crate::pool::{Invocation, Limits};
+
+/// Longest client context, in bytes of base64.
+const MAX_CLIENT_CONTEXT: usize = 3583;
+/// Least memory that a runtime may be limited to, in MiB.
+const MIN_MEMORY_MIB: u64 = 16;
+
+/// What a request to run a version says.
+#[derive(Debug)]
+pub(crate) struct InvokeRequest {
+    pub(super) version: Arc<Version>,
+    tail: bool,
+    client_context: Option<String>,
+    pub(super) trace_id: String,
+    pub(super) limits: Limits,
+    pub(super) event: Bytes,
+}
+
+impl InvokeRequest {
+    pub(crate) async fn read(
+        version: Arc<Version>,
+        request_id: &str,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Self, ApiError> {
+        Ok(Self {
+            tail: tail(headers)?,
+            client_context: client_context(headers)?,
+            trace_id: trace_id(headers, request_id),
+            limits: limits(headers, &version)?,
+            event: payload(headers, body).await?,
+            version,
+        })
+    }
+
+    /// Of a caller that waits for what comes of it.
+    pub(crate) fn invocation(
+        self,
+        request_id: String,
+        function_arn: String,
+        accepted: Instant,
+    ) -> Invocation {
+        Invocation {
+            request_id,
+            version: self.version,
+            event: self.event,
+            function_arn,
+            trace_id: Some(self.trace_id),
+            client_context: self.client_context,
+            limits: self.limits,
+            tail: self.tail,
+            background: false,
+            accepted,
+        }
+    }
+}
+
+/// The payload as the function gets it.
+pub(crate) async fn payload(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    event(body::read(headers, body, MAX_PAYLOAD, too_large).await?)
+}
+
+pub(crate) fn too_large() -> ApiError {
+    ApiError::too_large(
+        "RequestTooLargeException",
+        format!(
+            "Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"
+        ),
+    )
+}
+
+fn tail(headers: &HeaderMap) -> Result<bool, ApiError> {
+    match headers.get("x-amz-log-type").map(HeaderValue::as_bytes) {
+        None | Some(b"None") => Ok(false),
+        Some(b"Tail") => Ok(true),
+        Some(other) => Err(ApiError::constraint(
+            &String::from_utf8_lossy(other),
+            "logType",
+            "Member must satisfy enum value set: [None, Tail]",
+        )),
+    }
+}
+
+fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(context) = headers.get("x-amz-client-context") else {
+        return Ok(None);
+    };
+    if context.len() > MAX_CLIENT_CONTEXT {
+        return Err(ApiError::invalid(format!(
+            "Client context must be at most {MAX_CLIENT_CONTEXT} bytes, it has {}",
+            context.len()
+        )));
+    }
+    let decoded = STANDARD
+        .decode(context.as_bytes())
+        .ok()
+        .and_then(|json| String::from_utf8(json).ok())
+        .filter(|json| serde_json::from_str::<IgnoredAny>(json).is_ok());
+    match decoded {
+        // It becomes a header in the guest, which has to be one line.
+        Some(json) => Ok(Some(json.replace(['\r', '\n'], " "))),
+        None => Err(ApiError::bad_content(
+            "Client context must be a valid Base64-encoded JSON object.",
+        )),
+    }
+}
+
+/// The function's limits, tightened by the request's headers.
+pub(crate) fn limits(headers: &HeaderMap, version: &Version) -> Result<Limits, ApiError> {
+    let own_ms = u64::from(version.config.timeout_seconds) * 1000;
+    let own_mib = u64::from(version.config.memory_mib);
+    let timeout = whole(headers, "X-Hearth-Timeout-Ms", 1, own_ms)?;
+    let memory = whole(headers, "X-Hearth-Memory-MiB", MIN_MEMORY_MIB, own_mib)?;
+    let cpu = whole(headers, "X-Hearth-Cpu-Ms", 1, own_ms)?;
+    Ok(Limits {
+        timeout: timeout.map_or(version.timeout(), Duration::from_millis),
+        memory_mib: memory.and_then(|mib| u32::try_from(mib).ok()),
+        cpu: cpu.map(Duration::from_millis),
+    })
+}
+
+fn whole(
+    headers: &HeaderMap,
+    name: &'static str,
+    least: u64,
+    most: u64,
+) -> Result<Option<u64>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let digits = value.as_bytes();
+    let number = std::str::from_utf8(digits)
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .filter(|number| (least..=most).contains(number));
+    match number {
+        Some(number) if values.next().is_none() => Ok(Some(number)),
+        _ => Err(ApiError::invalid(format!(
+            "{name} must be one whole number from {least} to {most}, it was {:?}",
+            String::from_utf8_lossy(&digits[..digits.len().min(40)])
+        ))),
+    }
+}
+
+/// The payload as the function gets it: JSON, and `{}` when there is none.
+fn event(payload: Bytes) -> Result<Bytes, ApiError> {
+    if payload.is_empty() {
+        return Ok(Bytes::from_static(b"{}"));
+    }
+    let checked = match std::str::from_utf8(&payload) {
+        Ok(text) => serde_json::from_str::<IgnoredAny>(text).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match checked {
+        Ok(_) => Ok(payload),
+        Err(why) => Err(ApiError::bad_content(format!(
+            "Could not parse request body into json: Could not parse payload into json: {why}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &'static str, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn a_limit_is_a_whole_number_within_the_functions_own() {
+        let ask = |value: &str| {
+            whole(
+                &with("x-hearth-timeout-ms", value),
+                "X-Hearth-Timeout-Ms",
+                1,
+                3000,
+            )
+        };
+        assert_eq!(ask("1").unwrap(), Some(1));
+        assert_eq!(ask("3000").unwrap(), Some(3000));
+        for bad in [
+            "0",
+            "3001",
+            "-1",
+            "+1",
+            "1.5",
+            "1e2",
+            "0x10",
+            "soon",
+            "",
+            "18446744073709551616",
+        ] {
+            assert!(ask(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            whole(&HeaderMap::new(), "X-Hearth-Timeout-Ms", 1, 3000).unwrap(),
+            None
+        );
+        let mut twice = with("x-hearth-timeout-ms", "1");
+        twice.append("x-hearth-timeout-ms", "2".parse().unwrap());
+        assert!(whole(&twice, "X-Hearth-Timeout-Ms", 1, 3000).is_err());
+    }
+
+    #[test]
+    fn a_payload_is_json_and_nothing_is_an_empty_object() {
+        assert_eq!(event(Bytes::new()).unwrap(), "{}");
+        for good in ["null", "1", "\"x\"", " {\"a\": [1]} "] {
+            assert_eq!(event(Bytes::from(good)).unwrap(), good);
+        }
+        for bad in [&b"{"[..], b"nope", b"{} {}", b"\"\xff\""] {
+            assert!(event(Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_payload_nested_a_million_deep_is_checked_without_a_million_frames() {
+        let deep = [vec![b'['; 1 << 20], vec![b']'; 1 << 20]].concat();
+        // Accepted or refused, but not a crash.
+        drop(event(deep.into()));
+    }
+
+    #[test]
+    fn a_client_context_is_base64_of_json_on_one_line() {
+        let context =
+            |text: &[u8]| client_context(&with("x-amz-client-context", &STANDARD.encode(text)));
+        assert_eq!(
+            context(b"{\"a\":\n1}").unwrap().as_deref(),
+            Some("{\"a\": 1}")
+        );
+        assert!(context(b"{").is_err());
+        assert!(client_context(&with("x-amz-client-context", "%%%")).is_err());
+        assert!(context(&[b' '; 3000]).is_err());
+    }
+
+    #[test]
+    fn log_types_are_lambdas_and_case_matters() {
+        assert!(tail(&with("x-amz-log-type", "Tail")).unwrap());
+        assert!(tail(&with("x-amz-log-type", "tail")).is_err());
+    }
+}

@@ -1,0 +1,47 @@
+//! The whole of the API: the operations' routes, and the layers that a request goes through before
+//! them and an answer after them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use tower::util::MapRequest;
+
+use super::access::authenticate::{Entrance, Unchecked, authenticated};
+use super::access::authorize::authorized;
+use super::app::App;
+use super::function_urls::function_url_layer::{self, FunctionUrlLayer};
+use super::http::error::ApiError;
+use super::http::{request_id, unread};
+use super::operations;
+use crate::auth::Gate;
+
+/// Every route, behind the gate.
+pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
+    let behind_urls = app.clone();
+    let routes = authorized(operations::routes(), &app, gate)
+        .fallback(async || ApiError::unknown_path())
+        .method_not_allowed_fallback(async || ApiError::method())
+        .with_state(app);
+    // Outside of the router, so that what no route takes has its request id as well, and is signed.
+    let whole =
+        Router::new().fallback_service(MapRequest::new(routes, request_id::without_trailing_slash));
+    let unchecked = Unchecked::new();
+    let entrance = Entrance::of(gate, &unchecked);
+    let urls = FunctionUrlLayer {
+        app: behind_urls,
+        entrance: entrance.clone(),
+        unchecked,
+    };
+    authenticated(whole, entrance)
+        .layer(from_fn_with_state(urls, function_url_layer::serve))
+        .layer(from_fn(request_id::assign))
+        .layer(from_fn(unread::settle))
+}
+
+/// What a monitor asks for, behind no gate: for an address of its own.
+pub(crate) fn monitoring(app: Arc<App>) -> Router {
+    operations::probes()
+        .with_state(app)
+        .layer(from_fn(unread::settle))
+}

@@ -1,0 +1,44 @@
+//! What routes take out of a request's line: the function that it names.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::names::{NameForm, Named};
+use crate::api::app::App;
+use crate::api::http::error::ApiError;
+use crate::api::http::parameters::{Parameters, Segments};
+
+/// The function that the path names, with the query's qualifier.
+#[derive(Debug)]
+pub(crate) struct Function(pub(crate) Named);
+
+/// The same, where the API takes longer names: for reading and for running one.
+#[derive(Debug)]
+pub(crate) struct Namespaced(pub(crate) Named);
+
+impl FromRequestParts<Arc<App>> for Function {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        named(parts, app, NameForm::Function).await.map(Self)
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Namespaced {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        named(parts, app, NameForm::Namespaced).await.map(Self)
+    }
+}
+
+async fn named(parts: &mut Parts, app: &Arc<App>, form: NameForm) -> Result<Named, ApiError> {
+    let segments = Segments::from_request_parts(parts, app).await?;
+    let parameters = Parameters::from_request_parts(parts, app).await?;
+    let qualifier = parameters
+        .get("Qualifier")
+        .filter(|qualifier| !qualifier.is_empty());
+    Named::parse(segments.get("name"), qualifier, form, &app.place)
+}
