@@ -1,7 +1,7 @@
 //! Every operation of the API: its name, its method and path, and the handler that serves it.
 //!
-//! What comes in by a function's URL and links to packages are no operations: `function_url_layer`
-//! takes them before the routes.
+//! `docs/api.md` describes each of them; a test below compares the two. What comes in by a function's
+//! URL and links to packages are no operations: `function_url_layer` takes them before the routes.
 
 use std::sync::Arc;
 
@@ -404,6 +404,51 @@ impl Operations {
 mod tests {
     use super::super::access::action::Action;
     use super::*;
+
+    /// What the tables of `docs/api.md` say: rows that begin with a method and a path.
+    fn documented() -> Vec<(String, String, String)> {
+        let text = include_str!("../../../docs/api.md");
+        let code = |cell: &str| cell.trim().trim_matches('`').to_owned();
+        text.lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| ")?.split(" | ");
+                let (method, path) = cells.next()?.strip_prefix('`')?.split_once(' ')?;
+                Some((method.to_owned(), code(path), code(cells.next()?)))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_document_describes_every_operation_and_no_other() {
+        let mut documented = documented();
+        let mut served: Vec<(String, String, String)> = operations()
+            .all
+            .into_iter()
+            .map(|operation| {
+                let Operation { name, method, path } = operation;
+                (method.to_string(), path.to_owned(), name.to_owned())
+            })
+            .collect();
+        documented.sort();
+        served.sort();
+        let missing: Vec<_> = served
+            .iter()
+            .filter(|row| !documented.contains(row))
+            .collect();
+        let strange: Vec<_> = documented
+            .iter()
+            .filter(|row| !served.contains(row))
+            .collect();
+        assert!(
+            missing.is_empty() && strange.is_empty(),
+            "docs/api.md has no row for {missing:#?}, and rows for what is not served: {strange:#?}"
+        );
+        assert_eq!(
+            documented.len(),
+            served.len(),
+            "docs/api.md has a row twice"
+        );
+    }
 
     #[test]
     fn permissions_know_every_operation_by_its_name() {
