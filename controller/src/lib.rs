@@ -19,6 +19,7 @@ mod function_url;
 mod hex;
 mod instance;
 mod limits;
+mod locks;
 mod logs;
 mod metrics;
 mod pool;

@@ -32,7 +32,7 @@ const FOLDERS: &[Folder] = &[
         package: "controller",
         path: "",
         layers: &[
-            &["hex", "repoll", "sqlite"],
+            &["hex", "locks", "repoll", "sqlite"],
             &["data_dir", "function", "limits"],
             &["function_url", "instance", "logs", "metrics"],
             &["pool", "registry", "settings"],

@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use super::key::AccessKey;
 use super::key_file::{KeyFile, KeysError};
+use crate::locks::{read, write};
 
 /// What tells one file from another that took its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,18 +58,14 @@ impl KeyRing {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.loaded
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys
-            .is_empty()
+        read(&self.loaded).keys.is_empty()
     }
 
     /// The key with this id. Fails if the keys changed and can't be read: an old copy could hold
     /// what was revoked.
     pub(crate) fn find(&self, id: &str) -> Result<Option<Arc<AccessKey>>, KeysError> {
         self.refresh()?;
-        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        let loaded = read(&self.loaded);
         Ok(loaded.keys.get(id).cloned())
     }
 
@@ -78,11 +75,7 @@ impl KeyRing {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(KeysError::io("look at", self.file.path())(error)),
         };
-        let known = self
-            .loaded
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stamp;
+        let known = read(&self.loaded).stamp;
         if now == known {
             return Ok(());
         }
@@ -104,7 +97,7 @@ impl KeyRing {
                 }
             }
         };
-        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        *write(&self.loaded) = fresh;
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use super::group_commit::{EventsError, GroupCommit};
 use super::retry::{RetryRules, RetrySettings};
 use super::rows;
 use crate::function::{FunctionName, LATEST};
+use crate::locks::{read, write};
 
 /// Of one function and qualifier. What is `None` is as for every event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,7 +134,7 @@ impl Configs {
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Book> {
-        self.book.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.book)
     }
 }
 
@@ -198,7 +199,7 @@ impl ConfigWriter<'_> {
         let book = self.configs.book.clone();
         let then = move |written: Result<&(), &EventsError>| {
             if written.is_ok() {
-                in_memory(&mut book.write().unwrap_or_else(PoisonError::into_inner));
+                in_memory(&mut write(&book));
             }
         };
         self.configs

@@ -1,8 +1,10 @@
 //! Whether the host's CPUs have time left: what decides if more events at a time would get more
 //! done, or would only keep each other, and callers that wait, waiting.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::locks::lock;
 
 /// How long an answer is good for.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -42,7 +44,7 @@ impl HostCpus {
 
     /// Whether they have been idle for a good part of the last moments.
     pub(crate) fn have_time(&self) -> bool {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         if last.at.elapsed() >= PERIOD {
             // Where that can't be read nothing grows.
             let now = read().unwrap_or_default();

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::Connection;
 use tokio::sync::Notify;
@@ -16,6 +16,7 @@ use super::group_commit::{EventsError, GroupCommit};
 use super::rows;
 use super::schedule::{Obstacle, QueueFull, Schedule, Turn};
 use crate::function::FunctionName;
+use crate::locks::lock;
 
 /// Events of a deleted function that are removed in one transaction: others need not wait long.
 const REMOVED_AT_ONCE: u32 = 1000;
@@ -49,7 +50,7 @@ struct Shared {
 
 impl Shared {
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.schedule)
     }
 }
 
@@ -313,12 +314,10 @@ impl Queue {
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, EventsError> {
         let reader = self.reader.clone();
-        tokio::task::spawn_blocking(move || {
-            read(&reader.lock().unwrap_or_else(PoisonError::into_inner))
-        })
-        .await
-        .map_err(|_| EventsError::Closed)?
-        .map_err(|error| EventsError::sqlite(&self.path, error))
+        tokio::task::spawn_blocking(move || read(&lock(&reader)))
+            .await
+            .map_err(|_| EventsError::Closed)?
+            .map_err(|error| EventsError::sqlite(&self.path, error))
     }
 }
 

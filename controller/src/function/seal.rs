@@ -19,7 +19,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
+use crate::locks::lock;
 
 /// Name of the seal in a snapshot's folder.
 const NAME: &str = "seal";
@@ -170,7 +171,7 @@ impl Sealed {
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Option<Vec<Stamp>>> {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.verified)
     }
 
     fn stamps(&self) -> io::Result<Vec<Stamp>> {
@@ -258,7 +259,7 @@ static PLAIN_SUMS: Sums = Sums {
 impl Sums {
     /// The sum of a file. One file is read at a time: whoever waits for the same one finds it done.
     fn of(&self, path: &Path) -> io::Result<String> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         let file = File::open(path)?;
         let stamp = Stamp::of(&file)?;
         if let Some((of, sum)) = known.get(path)

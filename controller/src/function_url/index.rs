@@ -1,9 +1,10 @@
 //! Which function has the URL of an id: hosts name ids, not functions.
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::RwLock;
 
 use crate::function::{FunctionName, FunctionUrls};
+use crate::locks::{read, write};
 
 /// By id, a function and the qualifier that its URL is for; an empty one is `$LATEST`.
 #[derive(Debug, Default)]
@@ -11,7 +12,7 @@ pub(crate) struct UrlIndex(RwLock<HashMap<String, (FunctionName, String)>>);
 
 impl UrlIndex {
     pub(crate) fn find(&self, id: &str) -> Option<(FunctionName, String)> {
-        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let index = read(&self.0);
         index.get(id).cloned()
     }
 
@@ -25,7 +26,7 @@ impl UrlIndex {
         if before == after {
             return;
         }
-        let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = write(&self.0);
         for url in before.into_iter().flat_map(FunctionUrls::values) {
             index.remove(&url.id);
         }

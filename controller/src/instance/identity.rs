@@ -2,7 +2,9 @@
 //! itself keeps one from touching another. An id is in use until its process has been reaped.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::locks::lock;
 
 /// Ids in a controller's range: more than sandboxes that it may have.
 pub(crate) const COUNT: u32 = 1 << 14;
@@ -65,7 +67,7 @@ impl Identities {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken)
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,6 +23,7 @@ use super::record::{Filter, Kind, Query, Record};
 use super::segments::{self, Appender, Kept};
 use super::text::Text;
 use crate::function::{FunctionName, Version, VersionId};
+use crate::locks::lock;
 
 /// Batches that may wait for the writer.
 const QUEUE: usize = 4096;
@@ -82,10 +83,6 @@ enum Order {
 
 /// Who waits for a function's records: a number that changes with each write.
 type Followers = Arc<Mutex<HashMap<FunctionName, watch::Sender<u64>>>>;
-
-fn lock(followers: &Followers) -> MutexGuard<'_, HashMap<FunctionName, watch::Sender<u64>>> {
-    followers.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The writer's face.
 #[derive(Debug, Clone)]

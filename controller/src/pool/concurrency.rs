@@ -6,9 +6,10 @@
 //! all. An invocation counts from its acceptance to its answer, whichever version it runs on.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::function::FunctionName;
+use crate::locks::lock;
 
 /// What a function has for itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -147,7 +148,7 @@ impl Concurrency {
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ledger)
     }
 }
 

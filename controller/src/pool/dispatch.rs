@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
@@ -19,6 +19,7 @@ use super::state::State;
 use super::streaming::Sink;
 use crate::function::{Artefacts, FunctionName, Version};
 use crate::instance::pss_kib;
+use crate::locks::lock;
 use crate::logs::LogStore;
 use crate::metrics::{Census, Metrics};
 
@@ -113,7 +114,7 @@ async fn verified(artefacts: Arc<Artefacts>) -> Result<(), String> {
 impl Shared {
     /// The book-keeping. Never held across an `await`.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Files to start from, made anew if need be; once, however many wait for them.

@@ -5,7 +5,7 @@
 //! it. A shell that dies is noticed and replaced.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::instance::{LaunchError, Launcher, MicroVm, VmError};
+use crate::locks::lock;
 
 /// Longest time for a new process to answer its first command.
 const READY_LIMIT: Duration = Duration::from_secs(20);
@@ -127,6 +128,6 @@ impl Shells {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<MicroVm>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ready)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -11,6 +11,7 @@ use crate::function::{
     FunctionName, FunctionRecord, LayerName, LayerRecord, Version, VersionId, VersionRecord,
 };
 use crate::function_url::UrlIndex;
+use crate::locks::{read, write};
 
 /// One function. Replaced as a whole on every change, so a reader never sees half of one.
 #[derive(Debug, Clone)]
@@ -160,7 +161,7 @@ impl Catalog {
     }
 
     fn read_layers(&self) -> RwLockReadGuard<'_, BTreeMap<LayerName, Arc<LayerRecord>>> {
-        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.layers)
     }
 
     /// Takes the right to change functions: one change at a time, each on disk before it is seen.
@@ -172,9 +173,7 @@ impl Catalog {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<FunctionName, Arc<Function>>> {
-        self.functions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        read(&self.functions)
     }
 }
 
@@ -196,11 +195,7 @@ impl Writer<'_> {
 
     pub(crate) async fn put_layer(&self, layer: LayerRecord) -> Result<(), RegistryError> {
         self.catalog.database.put_layer(&layer).await?;
-        self.catalog
-            .layers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(layer.name.clone(), Arc::new(layer));
+        write(&self.catalog.layers).insert(layer.name.clone(), Arc::new(layer));
         Ok(())
     }
 
@@ -237,11 +232,7 @@ impl Writer<'_> {
             .put(&function.record, written, removed)
             .await?;
         let function = Arc::new(function);
-        self.catalog
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(function.record.name.clone(), function.clone());
+        write(&self.catalog.functions).insert(function.record.name.clone(), function.clone());
         let known = before.as_ref().map(|before| &before.record.urls);
         let now = &function.record;
         self.catalog.urls.change(&now.name, known, Some(&now.urls));
@@ -253,12 +244,7 @@ impl Writer<'_> {
         name: &FunctionName,
     ) -> Result<Option<Arc<Function>>, RegistryError> {
         self.catalog.database.delete(name).await?;
-        let deleted = self
-            .catalog
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        let deleted = write(&self.catalog.functions).remove(name);
         let urls = deleted.as_ref().map(|deleted| &deleted.record.urls);
         self.catalog.urls.change(name, urls, None);
         Ok(deleted)

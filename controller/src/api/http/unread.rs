@@ -9,7 +9,7 @@
 //! has sent along.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::locks::lock;
 
 /// What is read before the answer leaves, so that the connection can go on.
 const LITTLE: u64 = 64 * 1024;
@@ -109,11 +111,11 @@ struct Left(Arc<Mutex<Option<Body>>>);
 
 impl Left {
     fn take(&self) -> Option<Body> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.0).take()
     }
 
     fn put(&self, body: Body) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        *lock(&self.0) = Some(body);
     }
 }
 
