@@ -7,7 +7,7 @@ use hearth_controller::auth::KeysError;
 
 use crate::client::ClientError;
 use crate::deployment::DeploymentError;
-use crate::dev::DevError;
+use crate::dev_error::DevError;
 use crate::event::EventError;
 use crate::package::PackageError;
 use crate::project::ProjectError;

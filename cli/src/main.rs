@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod deployment;
 mod dev;
+mod dev_error;
 mod doctor;
 mod event;
 mod failure;

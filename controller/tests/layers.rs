@@ -1,5 +1,5 @@
-//! Which module may import which: the layers of the controller and the guest agent, from bottom to
-//! top, written down once.
+//! Which module may import which: the layers of the controller, the guest agent and the command
+//! line, from bottom to top, written down once.
 //!
 //! A module imports modules of lower layers only. Modules of one layer do not know each other. So
 //! there are no cycles, a module can be read and tested with what is below it, and what a module
@@ -138,6 +138,21 @@ const FOLDERS: &[Folder] = &[
             &["extensions"],
             &["runtime_api"],
             &["agent"],
+        ],
+        shared: &[],
+    },
+    Folder {
+        package: "cli",
+        path: "",
+        layers: &[
+            &["event", "function_name", "output", "variable"],
+            &["args", "client"],
+            &["project"],
+            &["package"],
+            &["deployment", "dev_error"],
+            &["failure"],
+            &["commands", "doctor"],
+            &["dev"],
         ],
         shared: &[],
     },

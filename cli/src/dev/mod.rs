@@ -11,83 +11,28 @@ mod fingerprint;
 mod front;
 mod gate;
 
-use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_controller::{ServeError, Settings};
+use hearth_controller::Settings;
 use notify::{RecursiveMode, Watcher};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::args::Dev;
-use crate::client::{Client, ClientError};
+use crate::client::Client;
 use crate::commands::serve::{log_to_stderr, told_to_end};
+use crate::dev_error::DevError;
 use crate::failure::Failure;
 use crate::output::{Output, Stream, Tone};
-use crate::project::{Project, ProjectError};
+use crate::project::Project;
 use deployer::Deployer;
 use front::Front;
 use gate::Gate;
 
 /// How long requests that are being answered get when the server is told to end.
 const DRAIN: Duration = Duration::from_secs(3);
-
-/// Why the development server does not serve.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DevError {
-    /// The address is taken, or not this machine's.
-    #[error("can't listen on {address}: {source}; --listen ADDRESS:PORT takes another")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The address is open to other machines.
-    #[error(
-        "{0} is reachable from other machines and whoever reaches it can run code; listen on 127.0.0.1"
-    )]
-    Exposed(SocketAddr),
-    /// The controller's own settings, from the environment.
-    #[error("settings of the controller: {0}")]
-    Settings(String),
-    /// The controller in this process.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
-    /// The controller ended without a reason.
-    #[error("the controller in this process ended; its log is above")]
-    ControllerGone,
-    /// The controller's address can't be used.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The folder can't be watched.
-    #[error("can't watch {path}: {source}; the limit fs.inotify.max_user_watches may be too low")]
-    Watch {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        source: notify::Error,
-    },
-    /// The folder changed and can't be read any more.
-    #[error(transparent)]
-    Project(#[from] ProjectError),
-    /// Threads, signals, the server's sockets.
-    #[error("the development server: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl DevError {
-    /// Whether the caller can mend it.
-    pub(crate) fn is_callers(&self) -> bool {
-        matches!(
-            self,
-            Self::Listen { .. } | Self::Exposed(_) | Self::Settings(_) | Self::Project(_)
-        )
-    }
-}
 
 /// Runs the command until SIGINT or SIGTERM.
 pub(crate) fn run(dev: Dev, output: Output) -> Result<(), Failure> {
