@@ -8,10 +8,10 @@ use std::sync::{Arc, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::builder::Source;
 use super::control::{Deployer, new_revision};
 use super::error::DeployError;
 use super::intake::ImageGuard;
+use super::source::Source;
 use crate::function::{
     Artefacts, Code, Deployed, FunctionConfig, FunctionName, Made, State, Status, UpdateStatus,
     Version, VersionId,

@@ -15,16 +15,14 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use super::error::DeployError;
-use super::host::{Base, Host, function_fingerprint};
+use super::host::{Base, Host, function_fingerprint, reading};
 use super::packages::Packages;
 use super::snapshot;
+use super::source::Source;
 use crate::data_dir::DataDir;
-use crate::function::{
-    Artefacts, Code, Fingerprints, FunctionConfig, FunctionName, Place, SealError, Sealed,
-    SnapshotFiles, VersionId, snapshot_files,
-};
+use crate::function::{Artefacts, Fingerprints, Place, Sealed, SnapshotFiles, snapshot_files};
 use crate::instance::{BootFrom, MailboxUse, RestoreFrom, VmError};
-use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Text};
+use crate::logs::{Kind, LogStore, PlatformEvent, Text};
 use crate::metrics::Metrics;
 use crate::pool::Shells;
 
@@ -49,28 +47,6 @@ pub(crate) struct Builder {
     metrics: Arc<Metrics>,
     permits: Semaphore,
     bases: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// What to make a version of.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Source<'a> {
-    pub(crate) name: &'a FunctionName,
-    pub(crate) version: VersionId,
-    pub(crate) config: &'a FunctionConfig,
-    pub(crate) code: &'a Code,
-    /// Names the files.
-    pub(crate) key: &'a str,
-}
-
-impl Source<'_> {
-    /// Whose the log records of its init are.
-    fn origin(&self) -> Origin {
-        Origin {
-            function: self.name.clone(),
-            version: self.version,
-            request_id: None,
-        }
-    }
 }
 
 impl Builder {
@@ -352,16 +328,6 @@ impl Builder {
             layers: !config.layers.is_empty(),
             mailbox: self.mailbox == MailboxUse::On,
         }
-    }
-}
-
-/// Reads files, which takes as long as they are large.
-pub(super) async fn reading(
-    work: impl FnOnce() -> Result<(), SealError> + Send + 'static,
-) -> Result<(), DeployError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(DeployError::Cancelled),
     }
 }
 

@@ -8,9 +8,9 @@ use hearth_rootfs::Artefact;
 use hearth_rootfs::cache::Cache;
 use sha2::{Digest, Sha256};
 
-use super::builder::{Source, reading};
 use super::error::DeployError;
-use crate::function::{Runtime, check_artefact};
+use super::source::Source;
+use crate::function::{Runtime, SealError, check_artefact};
 use crate::hex::hex;
 use crate::instance::MailboxUse;
 
@@ -148,6 +148,16 @@ fn hash_file(path: &Path) -> io::Result<String> {
             return Ok(hex(&hash.finalize()));
         }
         hash.update(&buffer[..read]);
+    }
+}
+
+/// Reads files, which takes as long as they are large.
+pub(super) async fn reading(
+    work: impl FnOnce() -> Result<(), SealError> + Send + 'static,
+) -> Result<(), DeployError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(DeployError::Cancelled),
     }
 }
 
