@@ -10,12 +10,13 @@ pub(crate) mod policy;
 mod qualifier;
 mod record;
 mod seal;
+mod shared_generators;
 mod version;
 
 pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use layer::{LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion};
-pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel};
+pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel, new_log_stream};
 pub(crate) use name::{FunctionName, Place, is_account};
 pub(crate) use policy::{
     Conditions, MAX_POLICY, Policies, PolicyError, Statement, document as policy_document,
@@ -26,4 +27,9 @@ pub(crate) use record::{
     VersionRecord,
 };
 pub(crate) use seal::{SealError, Sealed, check_artefact};
-pub(crate) use version::{Artefacts, Fingerprints, SnapshotFiles, Version, snapshot_files};
+pub(crate) use shared_generators::SharedGenerators;
+#[cfg(test)]
+pub(crate) use shared_generators::tests::found as shared_generator;
+pub(crate) use version::{
+    Artefacts, Fingerprints, InstanceInit, SnapshotFiles, StartsFrom, Version, snapshot_files,
+};

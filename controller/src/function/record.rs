@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{Aliases, FunctionConfig, FunctionName, Policies};
+use super::{Aliases, FunctionConfig, FunctionName, Policies, SharedGenerators};
 use crate::function_url::FunctionUrls;
 use crate::hex::unhex;
 
@@ -108,6 +108,10 @@ pub(crate) struct Made {
     pub(crate) key: String,
     /// What the snapshot was bound to when it was made.
     pub(crate) fingerprint: String,
+    /// Why there is no snapshot of after its init, and init runs in each instance; `None` if there is
+    /// one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shared_generators: Option<SharedGenerators>,
 }
 
 /// A state with its reason.
