@@ -118,7 +118,8 @@ impl Host {
 pub(crate) fn function_fingerprint(base: &Base, source: Source<'_>, region: &str) -> String {
     let config = serde_json::to_string(source.config).expect("a configuration is plain JSON");
     fingerprint(&[
-        "function 3",
+        // 4: before that, nothing looked for random generators that clones would share.
+        "function 4",
         &base.fingerprint,
         source.name.as_str(),
         &source.version.to_string(),

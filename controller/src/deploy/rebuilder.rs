@@ -34,10 +34,7 @@ impl Rebuilder {
             key: &key,
         };
         let artefacts = self.builder.build(source).await?;
-        let made = Made {
-            key: key.clone(),
-            fingerprint: artefacts.fingerprints.deployed.clone(),
-        };
+        let made = artefacts.made();
         let writer = self.catalog.write().await;
         match writer
             .get(name)
