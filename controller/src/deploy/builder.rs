@@ -28,6 +28,10 @@ use crate::logs::{Kind, LogStore, PlatformEvent, Text};
 use crate::metrics::Metrics;
 use crate::pool::Shells;
 
+/// How often a snapshot is made again because threads of the function have changed what the agent had
+/// reported of its processes.
+const SNAPSHOT_TRIES: u32 = 4;
+
 /// Longest times.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
@@ -225,7 +229,6 @@ impl Builder {
                 resume: Some(Resume::default()),
             };
             let (mut vm, _) = self.shells.launch().await?;
-            let log = |text| self.logs.append(source.origin(), Kind::Function, text);
             let init = match self.init(&mut vm, restore, source).await {
                 Ok(init) => init,
                 Err(VmError::Refused(refusal))
@@ -241,23 +244,52 @@ impl Builder {
             self.report_init(source, init.took, init.result.as_ref().err());
             init.result?;
             self.metrics.init(source.name.as_str(), init.took);
-            let inspected = snapshot::inspect(&mut vm, log).await?;
+            return self.unique_snapshot(&mut vm, source, artefacts).await;
+        }
+        unreachable!("the second try returns")
+    }
+
+    /// Saves a microVM whose function has run its init, unless clones would share random generators; see
+    /// [`Self::function_snapshot`].
+    ///
+    /// What the agent reports has to be true at the moment of the snapshot: a thread may map another
+    /// library, or another page, between the two. So the agent looks once more after it, and a snapshot
+    /// for which that was not so is made again.
+    async fn unique_snapshot(
+        &self,
+        vm: &mut MicroVm,
+        source: Source<'_>,
+        artefacts: &Artefacts,
+    ) -> Result<Option<SharedGenerators>, DeployError> {
+        let log = |text| self.logs.append(source.origin(), Kind::Function, text);
+        let opted_in = source.config.snap_starts(source.version);
+        let work = self.data.tmp().join(source.key);
+        let mut inspected = snapshot::inspect(vm, log).await?;
+        for _ in 0..SNAPSHOT_TRIES {
             if let Some(generators) = SharedGenerators::of_guest(&inspected.shared_generators) {
-                let opted_in = source.config.snap_starts(source.version);
                 self.report_generators(source, &generators, opted_in);
                 if !opted_in {
                     return Ok(Some(generators));
                 }
             }
             let unique = Snapshot {
-                zero_pages: inspected.zero_pages,
-                random_ranges: inspected.random_ranges,
+                zero_pages: inspected.zero_pages.clone(),
+                random_ranges: inspected.random_ranges.clone(),
             };
-            let work = self.data.tmp().join(source.key);
-            snapshot::save(&mut vm, &unique, &work, &artefacts.folder).await?;
-            return Ok(None);
+            snapshot::save(vm, &unique, &work, &artefacts.folder).await?;
+            if inspected.settled || opted_in {
+                return Ok(None);
+            }
+            let after = snapshot::inspect_again(vm, log).await?;
+            if after == inspected {
+                return Ok(None);
+            }
+            inspected = after;
+            remove_folder(&artefacts.folder)?;
         }
-        unreachable!("the second try returns")
+        let generators = SharedGenerators::of_threads_that_do_not_rest();
+        self.report_generators(source, &generators, opted_in);
+        Ok(Some(generators))
     }
 
     async fn init(

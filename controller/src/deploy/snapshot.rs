@@ -105,6 +105,18 @@ pub(crate) async fn inspect(
     }
 }
 
+/// The same of a microVM that was saved, and is paused since then.
+pub(crate) async fn inspect_again(
+    vm: &mut MicroVm,
+    log: impl Fn(Text),
+) -> Result<Inspected, DeployError> {
+    let resume = Command::Resume(Resume::default());
+    command(vm, resume, COMMAND_LIMIT)
+        .await
+        .map_err(DeployError::vm("going on after a snapshot"))?;
+    inspect(vm, log).await
+}
+
 /// Pauses the microVM and writes its snapshot into `folder`, which appears whole or not at all. Clones
 /// differ in what `unique` says.
 pub(crate) async fn save(

@@ -31,6 +31,14 @@ impl SharedGenerators {
         (!checked.is_empty()).then_some(Self(checked))
     }
 
+    /// For a function whose threads change what they have mapped faster than a snapshot can be taken.
+    pub(crate) fn of_threads_that_do_not_rest() -> Self {
+        Self(vec![SharedGenerator {
+            library: "a thread that goes on loading code or memory after init".into(),
+            file: "all processes".into(),
+        }])
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &SharedGenerator> {
         self.0.iter()
     }
