@@ -69,7 +69,7 @@ pub enum AgentMessage {
     Fatal(Bytes),
 }
 
-/// How to start a function. Names end in the unit: MiB or milliseconds.
+/// How to start a function. Sizes are in MiB, as the fields' names say.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configure {
     /// `AWS_LAMBDA_FUNCTION_NAME`.
