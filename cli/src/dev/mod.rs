@@ -111,8 +111,10 @@ fn settings(dev: &Dev) -> Result<Settings, DevError> {
     let mut settings = Settings::defaults().map_err(|error| bad(error.to_string()))?;
     settings.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     // What the environment says of these is for the controller that serves others.
+    settings.insecure = false;
     settings.require_signatures = false;
     settings.metrics_listen = None;
+    settings.jail_first_id = None;
     let cache = settings
         .cache_dir()
         .map_err(|error| bad(error.to_string()))?;
