@@ -5,6 +5,7 @@ use std::io;
 use hearth_controller::ServeError;
 use hearth_controller::auth::KeysError;
 
+use crate::check::CheckError;
 use crate::client::ClientError;
 use crate::deployment::DeploymentError;
 use crate::dev::DevError;
@@ -29,6 +30,9 @@ pub(crate) enum Failure {
     /// The folder's content.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The function's code.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// The event to invoke with.
     #[error(transparent)]
     Event(#[from] EventError),
@@ -72,7 +76,8 @@ impl Failure {
             Self::Settings(_) => YOURS,
             // `hearth logs f | head` is done when head is.
             Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Project(_) | Self::Package(_) | Self::Event(_) | Self::Function => YOURS,
+            Self::Project(_) | Self::Package(_) | Self::Check(_) => YOURS,
+            Self::Event(_) | Self::Function => YOURS,
             Self::Client(_)
             | Self::Deployment(_)
             | Self::Dev(_)
@@ -81,6 +86,23 @@ impl Failure {
             | Self::Runtime(_)
             | Self::Stdout(_)
             | Self::Unfit => PLATFORMS,
+        }
+    }
+
+    /// What to do about it, where the error itself does not say.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Project(error) => error.hint(),
+            Self::Check(error) => error.hint(),
+            _ => None,
+        }
+    }
+
+    /// Error and hint on one line, for an answer that has room for one text.
+    pub(crate) fn told(&self) -> String {
+        match self.hint() {
+            Some(hint) => format!("{self} (hint: {hint})"),
+            None => self.to_string(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! in this process.
 
 mod args;
+mod check;
 mod client;
 mod commands;
 mod deployment;
@@ -75,14 +76,23 @@ fn tell(failure: &Failure, output: Output) {
         } else {
             "platform"
         };
-        let error =
-            serde_json::json!({ "error": { "side": side, "message": failure.to_string() } });
-        output.note(&error.to_string());
+        let mut error = serde_json::json!({ "side": side, "message": failure.to_string() });
+        if let Some(hint) = failure.hint() {
+            error["hint"] = hint.into();
+        }
+        output.note(&serde_json::json!({ "error": error }).to_string());
     } else {
         let label = output.paint(Stream::Stderr, Tone::Bad, "error:");
         output.note(&format!(
             "{label} {}",
             output.foreign(Stream::Stderr, &failure.to_string())
         ));
+        if let Some(hint) = failure.hint() {
+            let label = output.paint(Stream::Stderr, Tone::Strong, "hint:");
+            output.note(&format!(
+                "{label} {}",
+                output.foreign(Stream::Stderr, &hint)
+            ));
+        }
     }
 }

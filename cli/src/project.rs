@@ -111,22 +111,47 @@ pub(crate) enum ProjectError {
     #[error("environment: {0}")]
     Variable(#[from] VariableError),
     /// The folder's files do not tell.
-    #[error(
-        "can't tell the runtime of {0}: no Cargo.toml, bootstrap, *.py or *.js in it; give \
-         --runtime, or runtime = \"…\" in {PROJECT_FILE}"
-    )]
+    #[error("can't tell the runtime of {0}: no Cargo.toml, bootstrap, *.py or *.js in it")]
     Runtime(PathBuf),
     /// Nothing says what to call.
     #[error(
-        "no handler for {dir} ({runtime}): give --handler, such as app.handler for the function \
-         handler in app.py, or handler = \"…\" in {PROJECT_FILE}"
+        "no handler for {dir} ({runtime}){}",
+        if found.is_empty() { String::new() } else { format!(": it could be {}", found.join(" or ")) }
     )]
     Handler {
         /// The folder.
         dir: PathBuf,
         /// Its runtime.
         runtime: String,
+        /// Functions that are called like handlers.
+        found: Vec<String>,
     },
+}
+
+impl ProjectError {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Runtime(dir) => Some(to_compile(dir).map_or_else(
+                || format!("give --runtime, or runtime = \"…\" in {PROJECT_FILE}"),
+                str::to_owned,
+            )),
+            Self::Handler { dir, runtime, .. } => Some(
+                to_compile(dir)
+                    .filter(|_| runtime.starts_with("nodejs"))
+                    .map_or_else(
+                        || {
+                            format!(
+                                "give --handler, such as app.handler for the function handler in \
+                                 app.py, or handler = \"…\" in {PROJECT_FILE}"
+                            )
+                        },
+                        str::to_owned,
+                    ),
+            ),
+            _ => None,
+        }
+    }
 }
 
 impl Project {
@@ -159,12 +184,11 @@ impl Project {
         };
         let handler = match flags.handler.clone().or(file.handler) {
             Some(handler) => handler,
-            None => tell_handler(&dir, &runtime)
-                .ok_or_else(|| ProjectError::Handler {
-                    dir: dir.clone(),
-                    runtime: runtime.clone(),
-                })?
-                .to_owned(),
+            None => tell_handler(&dir, &runtime).map_err(|found| ProjectError::Handler {
+                dir: dir.clone(),
+                runtime: runtime.clone(),
+                found,
+            })?,
         };
         Ok(Self {
             name,
@@ -265,21 +289,94 @@ fn tell_runtime(dir: &Path) -> Option<&'static str> {
 }
 
 /// Lambda's console calls a new Python function `lambda_function.lambda_handler` and one for Node.js
-/// `index.handler`; a program of the `provided` runtimes gets the text and may ignore it.
-fn tell_handler(dir: &Path, runtime: &str) -> Option<&'static str> {
+/// `index.handler`; a program of the `provided` runtimes gets the text and may ignore it. Otherwise the
+/// only function of the folder that is called like a handler is one. The error lists those there are.
+fn tell_handler(dir: &Path, runtime: &str) -> Result<String, Vec<String>> {
     if runtime.starts_with("provided") {
-        Some("bootstrap")
-    } else if dir.join("lambda_function.py").is_file() {
-        Some("lambda_function.lambda_handler")
-    } else if runtime.starts_with("nodejs")
-        && ["js", "mjs", "cjs"]
-            .iter()
-            .any(|extension| dir.join("index").with_extension(extension).is_file())
-    {
-        Some("index.handler")
-    } else {
-        None
+        return Ok("bootstrap".to_owned());
     }
+    let node = runtime.starts_with("nodejs");
+    if !node && dir.join("lambda_function.py").is_file() {
+        return Ok("lambda_function.lambda_handler".to_owned());
+    }
+    let is_index = |own: &&str| dir.join("index").with_extension(own).is_file();
+    if node && JAVASCRIPT.iter().any(|own| is_index(&own)) {
+        return Ok("index.handler".to_owned());
+    }
+    let mut found = handlers(dir, node);
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        _ => Err(found),
+    }
+}
+
+const JAVASCRIPT: [&str; 3] = ["js", "mjs", "cjs"];
+
+/// Every `handler` and `lambda_handler` in the folder's own files, by what a line begins with.
+fn handlers(dir: &Path, node: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = path.path();
+        let (Some(stem), Some(extension)) = (
+            path.file_stem().and_then(|stem| stem.to_str()),
+            path.extension().and_then(|own| own.to_str()),
+        ) else {
+            continue;
+        };
+        let is_source = if node {
+            JAVASCRIPT.contains(&extension)
+        } else {
+            extension == "py"
+        };
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        if !is_source || stem.contains('.') {
+            continue;
+        }
+        for name in ["handler", "lambda_handler"] {
+            let begins: &[&str] = if node {
+                &[
+                    "exports.",
+                    "module.exports.",
+                    "export const ",
+                    "export function ",
+                    "export async function ",
+                ]
+            } else {
+                &["def ", "async def "]
+            };
+            let ends = if node { &[' ', '=', '('][..] } else { &['('] };
+            let defines = |line: &str| {
+                begins.iter().any(|begin| {
+                    let rest = line
+                        .strip_prefix(begin)
+                        .and_then(|rest| rest.strip_prefix(name));
+                    rest.is_some_and(|rest| rest.starts_with(ends))
+                })
+            };
+            if text.lines().any(defines) {
+                found.push(format!("{stem}.{name}"));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// How a folder of source code that no runtime takes becomes one that one does.
+fn to_compile(dir: &Path) -> Option<&'static str> {
+    if dir.join("go.mod").is_file() {
+        return Some(
+            "GOOS=linux GOARCH=amd64 CGO_ENABLED=0 go build -o bootstrap . (then the runtime is provided)",
+        );
+    }
+    let mut entries = std::fs::read_dir(dir).ok()?.flatten();
+    let typescript = entries.any(|entry| entry.path().extension().is_some_and(|own| own == "ts"));
+    typescript.then_some(
+        "TypeScript is compiled first: npx esbuild index.ts --bundle --platform=node --outfile=dist/index.js, \
+         then deploy the folder dist",
+    )
 }
 
 #[cfg(test)]
@@ -358,9 +455,59 @@ mod tests {
                 ("nodejs22.x", "index.handler")
             );
         }
+        let named = folder(&[("app.mjs", "export const handler = async () => 1;")]);
+        let project = Project::load(named.path(), &flags).unwrap();
+        assert_eq!(project.handler, "app.handler");
         let other = folder(&[("app.mjs", "")]);
         let error = Project::load(other.path(), &flags).unwrap_err();
         assert!(matches!(error, ProjectError::Handler { .. }), "{error}");
+    }
+
+    /// The README's own convention was not guessed.
+    #[test]
+    fn the_only_function_that_is_called_handler_is_one() {
+        let flags = Settings {
+            name: Some("f".parse().unwrap()),
+            ..Settings::default()
+        };
+        let app = (
+            "app.py",
+            "import os\n\nasync def handler(event, context):\n    pass\n",
+        );
+        let dir = folder(&[app, ("test_app.py", "def test_it(): pass")]);
+        assert_eq!(
+            Project::load(dir.path(), &flags).unwrap().handler,
+            "app.handler"
+        );
+        let two = folder(&[
+            app,
+            ("other.py", "def lambda_handler(event, context): pass"),
+        ]);
+        let error = Project::load(two.path(), &flags).unwrap_err().to_string();
+        assert!(
+            error.ends_with("it could be app.handler or other.lambda_handler"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn source_code_that_has_to_be_compiled_is_told_how() {
+        let flags = Settings {
+            name: Some("f".parse().unwrap()),
+            ..Settings::default()
+        };
+        for (file, words) in [
+            ("index.ts", "esbuild"),
+            ("go.mod", "go build"),
+            ("x.txt", "--runtime"),
+        ] {
+            let dir = folder(&[(file, "")]);
+            let hint = Project::load(dir.path(), &flags)
+                .unwrap_err()
+                .hint()
+                .unwrap();
+            assert!(hint.contains(words), "{hint}");
+        }
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub(crate) struct Configuration {
     pub(crate) last_modified: String,
     #[serde(default)]
     pub(crate) environment: Environment,
+    /// Only how many there are is looked at.
+    #[serde(default)]
+    pub(crate) layers: Vec<serde::de::IgnoredAny>,
     #[serde(default)]
     pub(crate) state: String,
     pub(crate) state_reason: Option<String>,

@@ -5,13 +5,14 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::args::Deploy;
+use crate::check::{self, CheckError};
 use crate::client::Client;
 use crate::client::log::LogQuery;
 use crate::deployment::{self, Deployed, DeploymentError};
 use crate::failure::Failure;
 use crate::function_name::{AliasName, FunctionName, FunctionRef};
 use crate::output::{Output, Stream, Tone, count, size, span};
-use crate::package::{self, Vendor};
+use crate::package::{self, Package, Vendor};
 use crate::project::Project;
 
 /// How many lines of a function's log are shown when its init failed.
@@ -24,7 +25,9 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
     // A package may take minutes to build: that nobody is there to take it is told before.
     client.is_there()?;
     output.progress(&format!("packaging {}", project.dir.display()));
-    let package = package::build(&project, &Vendor::new())?;
+    let vendor = Vendor::new();
+    let package = package::build(&project, &vendor)?;
+    check_code(client, &project, &package)?;
     output.progress(&format!(
         "{}, {}",
         count(package.files, "file"),
@@ -82,6 +85,24 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Refuses code that can't come up. What a layer may bring is not missed if the function has layers.
+pub(crate) fn check_code(
+    client: &Client,
+    project: &Project,
+    package: &Package,
+) -> Result<(), CheckError> {
+    match check::check(project, package) {
+        Err(error) if error.may_be_in_a_layer() => {
+            let current = client.configuration(&project.name);
+            if current.is_ok_and(|function| !function.layers.is_empty()) {
+                return Ok(());
+            }
+            Err(error)
+        }
+        other => other,
+    }
 }
 
 /// What the function wrote while it failed to come up, as far as there is anything.

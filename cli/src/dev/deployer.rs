@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::args::{Dev, Settings};
 use crate::client::Client;
-use crate::commands::deploy::show_log;
+use crate::commands::deploy::{check_code, show_log};
 use crate::deployment::{self, Deployed, DeploymentError};
 use crate::failure::Failure;
 use crate::function_name::FunctionName;
@@ -132,6 +132,7 @@ impl Deployer {
     }
 
     fn deploy(&self, package: &Package, start: Instant) -> Result<(), Failure> {
+        check_code(&self.client, &self.project, package)?;
         let name = &self.project.name;
         let files = format!(
             "{}, {}",
@@ -162,7 +163,7 @@ impl Deployer {
 
     /// Says why there is no deploy, and gives it on for the requests that wait.
     fn told(&self, failure: &Failure) -> String {
-        let why = failure.to_string();
+        let why = failure.told();
         let label = self
             .output
             .paint(Stream::Stderr, Tone::Bad, "not deployed:");
