@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::deploy::Progress;
 use crate::function::{
     Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging, Place, State, Status,
     UpdateStatus, VersionId,
@@ -22,6 +23,8 @@ pub(super) struct Shown<'a> {
     last_modified: &'a str,
     state: &'a Status<State>,
     last_update: Update<'a>,
+    /// The key of the deploy that makes it.
+    pending: Option<&'a str>,
 }
 
 /// What became of the last change.
@@ -47,6 +50,7 @@ impl<'a> Shown<'a> {
             last_modified: &record.last_modified,
             state: &record.state,
             last_update: Update::Latest(record.last_update.as_ref()),
+            pending: record.pending_deploy.as_deref(),
         }
     }
 
@@ -64,6 +68,7 @@ impl<'a> Shown<'a> {
             last_modified: &record.last_modified,
             state: &record.state,
             last_update: Update::Never,
+            pending: record.pending_deploy.as_deref(),
         }
     }
 
@@ -167,6 +172,25 @@ impl<'a> Shown<'a> {
                 put("LastUpdateStatus", Some(UpdateStatus::Successful.name()));
             }
             Update::Never => {}
+        }
+        out
+    }
+}
+
+impl Shown<'_> {
+    /// The same, with what its deploy does at the moment.
+    pub(super) fn configuration_now(&self, place: &Place, progress: &Progress) -> Value {
+        let mut out = self.configuration(place);
+        if let Some(doing) = self.pending.and_then(|key| progress.describe(key)) {
+            let updates = matches!(self.last_update, Update::Latest(Some(_)));
+            let key = if updates {
+                "LastUpdateStatusReason"
+            } else {
+                "StateReason"
+            };
+            if let Some(reason) = out[key].as_str() {
+                out[key] = format!("{reason} Now: {doing}").into();
+            }
         }
         out
     }

@@ -17,10 +17,11 @@ use tokio::sync::Semaphore;
 use super::error::DeployError;
 use super::host::{Base, Host, function_fingerprint};
 use super::packages::Packages;
+use super::progress::{Phase, Progress, Running};
 use super::snapshot;
 use crate::data_dir::DataDir;
 use crate::function::{
-    Artefacts, Code, Fingerprints, FunctionConfig, FunctionName, Place, SealError, Sealed,
+    Artefacts, Code, Fingerprints, FunctionConfig, FunctionName, Place, Runtime, SealError, Sealed,
     SnapshotFiles, VersionId, snapshot_files,
 };
 use crate::instance::{BootFrom, RestoreFrom, VmError};
@@ -42,6 +43,7 @@ pub(crate) struct Builder {
     pub(crate) data: Arc<DataDir>,
     pub(crate) host: Host,
     pub(crate) packages: Packages,
+    pub(crate) progress: Progress,
     place: Place,
     times: Times,
     mailbox: Mailbox,
@@ -95,6 +97,7 @@ impl Builder {
             data,
             host,
             packages,
+            progress: Progress::default(),
             place,
             times,
             mailbox,
@@ -108,6 +111,7 @@ impl Builder {
 
     /// Makes image and snapshot of a version. On failure nothing is left of them.
     pub(crate) async fn build(&self, source: Source<'_>) -> Result<Arc<Artefacts>, DeployError> {
+        let running = self.progress.begin(source.key);
         let _permit = self
             .permits
             .acquire()
@@ -120,9 +124,11 @@ impl Builder {
         // Until it is whole, whoever lets go of it removes what there is of it.
         artefacts.doom();
         base.check().await?;
+        running.enter(Phase::Image);
         self.image(source).await?;
         self.layers_image(source).await?;
-        self.function_snapshot(&base, source, &artefacts).await?;
+        self.function_snapshot(&base, source, &artefacts, &running)
+            .await?;
         let made = artefacts.clone();
         reading(move || made.sealed().seal()).await?;
         artefacts.keep();
@@ -202,11 +208,13 @@ impl Builder {
         base: &Base,
         source: Source<'_>,
         artefacts: &Artefacts,
+        running: &Running,
     ) -> Result<(), DeployError> {
         for last in [false, true] {
             let folder = self
-                .runtime_snapshot(base, source.config.runtime.image_name())
+                .runtime_snapshot(base, source.config.runtime, running)
                 .await?;
+            running.enter(Phase::Init);
             let restore = RestoreFrom {
                 snapshot: snapshot_files(&folder),
                 disks: artefacts.disks(),
@@ -234,6 +242,7 @@ impl Builder {
             init.result?;
             self.metrics.init(source.name.as_str(), init.took);
             let work = self.data.tmp().join(source.key);
+            running.enter(Phase::Save);
             return snapshot::save(&mut vm, &work, &artefacts.folder).await;
         }
         unreachable!("the second try returns")
@@ -257,14 +266,30 @@ impl Builder {
     }
 
     /// The folder of the snapshot that functions of this base start from.
-    async fn runtime_snapshot(&self, base: &Base, runtime: &str) -> Result<PathBuf, DeployError> {
+    async fn runtime_snapshot(
+        &self,
+        base: &Base,
+        runtime: Runtime,
+        running: &Running,
+    ) -> Result<PathBuf, DeployError> {
+        let booting = Phase::Boot {
+            runtime: runtime.id(),
+        };
+        let runtime = runtime.image_name();
         let short = &base.fingerprint[..16];
         let key = format!("{runtime}-{}-{short}", base.memory_mib);
         let turn = {
             let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
             bases.entry(key.clone()).or_default().clone()
         };
-        let _turn = turn.lock().await;
+        let _turn = match turn.try_lock() {
+            Ok(turn) => turn,
+            // Another deploy boots it.
+            Err(_) => {
+                running.enter(booting);
+                turn.lock().await
+            }
+        };
         let folder = self.data.runtime_snapshot(&key);
         let SnapshotFiles { state, memory } = snapshot_files(&folder);
         let sealed = Arc::new(Sealed::new(
@@ -282,6 +307,7 @@ impl Builder {
             }
             Err(_) => {}
         }
+        running.enter(booting);
         tracing::info!(
             runtime,
             memory_mib = base.memory_mib,
