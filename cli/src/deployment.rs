@@ -51,6 +51,12 @@ pub(crate) enum DeploymentError {
         /// Whether an earlier version is still there.
         serving: bool,
     },
+    /// It went while its deploy was waited for.
+    #[error("{name} was deleted while it was being deployed")]
+    Deleted {
+        /// The function.
+        name: FunctionName,
+    },
     /// It takes too long.
     #[error("{name} is not ready after {} s; `hearth ls` shows its state", PATIENCE.as_secs())]
     Slow {
@@ -68,6 +74,7 @@ impl DeploymentError {
             Self::Failed { code, .. } => {
                 code.starts_with("FunctionError") || code.starts_with("InvalidZipFile")
             }
+            Self::Deleted { .. } => true,
             Self::Slow { .. } => false,
         }
     }
@@ -93,7 +100,7 @@ pub(crate) fn deploy(
         Err(error) => return Err(error.into()),
     };
     let change = change(project, &current);
-    let new_code = current.code_sha256 != package.sha256 || is_failed(&current);
+    let new_code = current.code_sha256 != package.sha256 || current.is_failed();
     if !new_code && change.is_empty() {
         return Ok((Deployed::Unchanged, current));
     }
@@ -129,7 +136,7 @@ pub(crate) fn release(
     let mut published = client.publish(name)?;
     let version = published.version.clone();
     tell(&format!("publishing version {version} of {name}"));
-    while is_under_way(&published) {
+    while published.is_under_way() {
         if Instant::now() >= deadline {
             return Err(DeploymentError::Slow { name: name.clone() });
         }
@@ -175,15 +182,6 @@ fn change<'a>(project: &'a Project, current: &Configuration) -> Change<'a> {
     }
 }
 
-fn is_failed(configuration: &Configuration) -> bool {
-    configuration.state == "Failed" || configuration.last_update_status.as_deref() == Some("Failed")
-}
-
-fn is_under_way(configuration: &Configuration) -> bool {
-    configuration.state == "Pending"
-        || configuration.last_update_status.as_deref() == Some("InProgress")
-}
-
 /// Waits until nothing is being done to the function.
 fn settled(
     client: &Client,
@@ -191,8 +189,13 @@ fn settled(
     deadline: Instant,
 ) -> Result<Configuration, DeploymentError> {
     loop {
-        let configuration = client.configuration(name)?;
-        if !is_under_way(&configuration) {
+        let configuration = match client.configuration(name) {
+            Err(error) if error.is_not_found() => {
+                return Err(DeploymentError::Deleted { name: name.clone() });
+            }
+            other => other?,
+        };
+        if !configuration.is_under_way() {
             return Ok(configuration);
         }
         if Instant::now() >= deadline {
@@ -225,7 +228,7 @@ fn succeeded(
     name: &FunctionName,
     configuration: Configuration,
 ) -> Result<Configuration, DeploymentError> {
-    if !is_failed(&configuration) {
+    if !configuration.is_failed() {
         return Ok(configuration);
     }
     let created = configuration.state == "Failed";
@@ -310,6 +313,19 @@ mod tests {
         assert!(
             !failed("InvalidRuntime").is_callers(),
             "an image that nobody built"
+        );
+    }
+
+    /// The waiting deploy ended with "Function not found: arn:…".
+    #[test]
+    fn a_function_that_is_deleted_while_it_is_deployed_is_told_as_that() {
+        let client = crate::client::testing::client_of(&[]);
+        let name: FunctionName = "f".parse().unwrap();
+        let error = settled(&client, &name, Instant::now() + PATIENCE).unwrap_err();
+        assert!(error.is_callers());
+        assert_eq!(
+            error.to_string(),
+            "f was deleted while it was being deployed"
         );
     }
 

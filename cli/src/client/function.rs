@@ -46,6 +46,38 @@ pub(crate) struct Configuration {
     pub(crate) last_update_status_reason_code: Option<String>,
 }
 
+impl Configuration {
+    /// Whether what was asked for last is not what serves, because its deploy failed.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.state == "Failed" || self.last_update_status.as_deref() == Some("Failed")
+    }
+
+    /// Whether a deploy of it is under way.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.state == "Pending" || self.last_update_status.as_deref() == Some("InProgress")
+    }
+
+    /// What its deploy does at the moment, if the controller says it.
+    pub(crate) fn phase(&self) -> Option<&str> {
+        let reason = match self.last_update_status.as_deref() {
+            Some("InProgress") => &self.last_update_status_reason,
+            _ => &self.state_reason,
+        };
+        Some(reason.as_deref()?.split_once(" Now: ")?.1)
+    }
+
+    /// Why it, or its last update, failed.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        if self.state == "Failed" {
+            self.state_reason.as_deref()
+        } else if self.is_failed() {
+            self.last_update_status_reason.as_deref()
+        } else {
+            None
+        }
+    }
+}
+
 /// A function's variables; their values are never shown.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Environment {

@@ -15,6 +15,8 @@ pub(crate) mod log;
 pub(crate) mod observe;
 mod release;
 pub(crate) mod signing;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transport;
 
-pub(crate) use transport::{Client, ClientError};
+pub(crate) use transport::{Client, ClientError, RESERVED};

@@ -21,6 +21,9 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest answer read, in bytes: a listing of ten thousand functions fits.
 const MAX_ANSWER: u64 = 64 << 20;
 
+/// Lambda's reason of a throttle at the function's reserved concurrency.
+pub(crate) const RESERVED: &str = "ReservedFunctionConcurrentInvocationLimitExceeded";
+
 /// A connection to one controller.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -59,12 +62,17 @@ pub(crate) enum ClientError {
         message: String,
     },
     /// The controller said no.
-    #[error("{kind}: {message} (HTTP {status}, request {request_id})")]
+    #[error(
+        "{kind}: {message} ({}HTTP {status}, request {request_id})",
+        reason.as_ref().map_or_else(String::new, |reason| format!("{reason}, "))
+    )]
     Refused {
         /// HTTP status.
         status: u16,
         /// Lambda's name of the error.
         kind: String,
+        /// Which limit a throttled request met.
+        reason: Option<String>,
         /// The controller's words.
         message: String,
         /// To be found in the controller's log.
@@ -91,6 +99,8 @@ impl ClientError {
     pub(crate) fn is_callers(&self) -> bool {
         match self {
             Self::Endpoint(_) => true,
+            // What the owner of the function has reserved for it, the owner can change.
+            Self::Refused { reason, .. } if reason.as_deref() == Some(RESERVED) => true,
             Self::Refused { status, .. } => (400..500).contains(status) && *status != 429,
             _ => false,
         }
@@ -345,10 +355,15 @@ impl Client {
         struct Refusal {
             #[serde(alias = "message", rename = "Message")]
             message: String,
+            #[serde(rename = "Reason")]
+            reason: Option<String>,
         }
-        let mut message = match serde_json::from_slice::<Refusal>(&body) {
-            Ok(refusal) => refusal.message,
-            Err(_) => String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(),
+        let (mut message, reason) = match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => (refusal.message, refusal.reason),
+            Err(_) => {
+                let start = &body[..body.len().min(500)];
+                (String::from_utf8_lossy(start).into_owned(), None)
+            }
         };
         if kind.as_deref() == Some("MissingAuthenticationTokenException") {
             message.push_str(signing::HINT);
@@ -356,6 +371,7 @@ impl Client {
         ClientError::Refused {
             status,
             kind: kind.unwrap_or_else(|| "error".to_owned()),
+            reason,
             message,
             request_id,
         }
@@ -401,12 +417,24 @@ mod tests {
         let refused = |status| ClientError::Refused {
             status,
             kind: String::new(),
+            reason: None,
             message: String::new(),
             request_id: String::new(),
         };
         assert!(refused(404).is_callers() && refused(404).is_not_found());
         assert!(refused(409).is_callers() && refused(409).is_conflict());
         assert!(!refused(429).is_callers());
+        let reserved = ClientError::Refused {
+            status: 429,
+            kind: "TooManyRequestsException".into(),
+            reason: Some(RESERVED.into()),
+            message: "Rate Exceeded.".into(),
+            request_id: "r".into(),
+        };
+        assert!(
+            reserved.is_callers() && reserved.to_string().contains(RESERVED),
+            "{reserved}"
+        );
         assert!(!refused(502).is_callers());
     }
 }
