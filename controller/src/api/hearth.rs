@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::App;
 use super::error::ApiError;
-use super::extract::Parameters;
+use super::extract::{Namespaced, Parameters};
 use super::fields::number;
 use super::functions::json_response;
 use super::names::{NameForm, Named};
@@ -36,6 +36,17 @@ pub(super) async fn instances(
         StatusCode::OK,
         &json!({ "instances": instances }),
     ))
+}
+
+/// Ends the deploy of a function that is under way: its owner has something newer to deploy.
+pub(super) async fn give_up(
+    State(app): State<Arc<App>>,
+    Namespaced(named): Namespaced,
+) -> Result<Response, ApiError> {
+    app.deployer
+        .give_up(&named.name)
+        .map_err(|error| ApiError::control(error, &app.place.arn(&named.name)))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Result<Response, ApiError> {

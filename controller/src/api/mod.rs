@@ -103,6 +103,7 @@
 //! | --- | --- |
 //! | `GET /hearth/v1/functions/{name}/logs?since=&until=&request_id=&contains=&after=&before=&limit=` | 200, `application/x-ndjson`, see below |
 //! | `GET /hearth/v1/functions/{name}/logs/follow?request_id=&contains=&after=` | 200, `text/event-stream`, see below |
+//! | `DELETE /hearth/v1/functions/{name}/deploy` | 204; the deploy of `$LATEST` that is under way ends, and its state becomes `Failed` |
 //! | `GET /hearth/v1/instances?function=` | 200, `{"instances": […]}`, see below |
 //! | `GET /hearth/v1/status` | 200, see below |
 //! | `POST /hearth/v1/bench/agent-ping?function=NAME&count=N` | 200, `{"function","count","micros":[…]}`; 409 when no instance of it is idle |
@@ -298,6 +299,7 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     let own = Router::new()
         .route("/functions/{name}/logs", get(logs::read))
         .route("/functions/{name}/logs/follow", get(logs::follow))
+        .route("/functions/{name}/deploy", delete(hearth::give_up))
         .route("/instances", get(hearth::instances))
         .route("/status", get(hearth::status))
         .route("/bench/agent-ping", post(hearth::agent_ping));

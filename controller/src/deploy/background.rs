@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::builder::Source;
-use super::control::{Deployer, new_revision};
+use super::control::{ControlError, Deployer, new_revision};
 use super::error::DeployError;
 use super::intake::ImageGuard;
 use crate::function::{
@@ -112,6 +112,17 @@ impl Deployer {
         }
     }
 
+    /// Ends the deploy of `$LATEST` that is under way, if one is: it fails as given up. Its entry stays
+    /// until the task has ended, so that no second one begins with the same files.
+    pub(crate) fn give_up(&self, name: &FunctionName) -> Result<(), ControlError> {
+        let function = self.catalog.get(name).ok_or(ControlError::NotFound)?;
+        let pending = function.record.pending_deploy.as_ref();
+        if let Some(token) = pending.and_then(|key| self.running().get(key).cloned()) {
+            token.cancel();
+        }
+        Ok(())
+    }
+
     async fn build(
         &self,
         name: &FunctionName,
@@ -168,6 +179,11 @@ impl Deployer {
             Ok(_) => {
                 tracing::info!(function = %name, %version, "deploy done");
                 self.metrics.deploy("successful");
+            }
+            Err(DeployError::Cancelled) => {
+                tracing::info!(function = %name, %version, "deploy given up");
+                self.metrics.deploy("superseded");
+                drop(ImageGuard(Some(self.builder.data.image(key))));
             }
             Err(error) => {
                 // Quoted: a guest may have a hand in it, and a line break would begin a line of its own.
