@@ -50,10 +50,18 @@ pub(crate) enum DeploymentError {
         reason: String,
         /// Whether an earlier version is still there.
         serving: bool,
+        /// The newest record of the function's log when its deploy began, or 0.
+        log_before: u64,
     },
     /// It went while its deploy was waited for.
     #[error("{name} was deleted while it was being deployed")]
     Deleted {
+        /// The function.
+        name: FunctionName,
+    },
+    /// It was given up because there is something newer to deploy.
+    #[error("the deploy of {name} was given up for a newer one")]
+    Outdated {
         /// The function.
         name: FunctionName,
     },
@@ -75,26 +83,38 @@ impl DeploymentError {
                 code.starts_with("FunctionError") || code.starts_with("InvalidZipFile")
             }
             Self::Deleted { .. } => true,
-            Self::Slow { .. } => false,
+            Self::Outdated { .. } | Self::Slow { .. } => false,
         }
     }
 }
 
-/// Deploys and waits until the function is active with it. `tell` hears what is going on.
+/// Told about a deploy while it goes on.
+pub(crate) trait Watch {
+    /// Something begins.
+    fn step(&self, text: &str);
+    /// The controller has a change, which it goes on with whatever becomes of this process.
+    fn accepted(&self, deployed: Deployed);
+    /// What the controller does at the moment. With `false` the deploy is given up.
+    fn phase(&self, text: &str) -> bool;
+}
+
+/// Deploys and waits until the function is active with it.
 pub(crate) fn deploy(
     client: &Client,
     project: &Project,
     package: &Package,
-    tell: &dyn Fn(&str),
+    watch: &dyn Watch,
 ) -> Result<(Deployed, Configuration), DeploymentError> {
     let name = &project.name;
     let deadline = Instant::now() + PATIENCE;
     let current = match client.configuration(name) {
-        Ok(_) => settled(client, name, deadline)?,
+        Ok(_) => settled(client, name, deadline, watch)?,
         Err(error) if error.is_not_found() => {
-            tell(&format!("creating {name}"));
+            watch.step(&format!("creating {name}"));
             client.create(&create(project, package))?;
-            let created = succeeded(name, settled(client, name, deadline)?)?;
+            watch.accepted(Deployed::Created);
+            let created = settled(client, name, deadline, watch)?;
+            let created = succeeded(name, created, 0)?;
             return Ok((Deployed::Created, created));
         }
         Err(error) => return Err(error.into()),
@@ -105,24 +125,29 @@ pub(crate) fn deploy(
         return Ok((Deployed::Unchanged, current));
     }
     let mut result = current;
+    let log_before = client.newest_record(name).unwrap_or(0);
     if new_code {
-        tell(&format!("updating the code of {name}"));
+        watch.step(&format!("updating the code of {name}"));
         let code = Code {
             zip_file: STANDARD.encode(&package.zip),
         };
-        retry_conflicts(client, name, deadline, || client.update_code(name, &code))?;
-        result = settled(client, name, deadline)?;
+        retry_conflicts(client, name, deadline, watch, || {
+            client.update_code(name, &code)
+        })?;
+        watch.accepted(Deployed::Updated);
+        result = settled(client, name, deadline, watch)?;
     }
     // New code may need the new settings to come up (another handler): its failure counts only if
     // there are none to follow.
     if !change.is_empty() {
-        tell(&format!("updating the settings of {name}"));
-        retry_conflicts(client, name, deadline, || {
+        watch.step(&format!("updating the settings of {name}"));
+        retry_conflicts(client, name, deadline, watch, || {
             client.update_configuration(name, &change)
         })?;
-        result = settled(client, name, deadline)?;
+        watch.accepted(Deployed::Updated);
+        result = settled(client, name, deadline, watch)?;
     }
-    Ok((Deployed::Updated, succeeded(name, result)?))
+    Ok((Deployed::Updated, succeeded(name, result, log_before)?))
 }
 
 /// Publishes what is deployed, and points an alias there once it serves. Returns the version.
@@ -130,20 +155,22 @@ pub(crate) fn release(
     client: &Client,
     name: &FunctionName,
     alias: &AliasName,
-    tell: &dyn Fn(&str),
+    watch: &dyn Watch,
 ) -> Result<String, DeploymentError> {
     let deadline = Instant::now() + PATIENCE;
     let mut published = client.publish(name)?;
     let version = published.version.clone();
-    tell(&format!("publishing version {version} of {name}"));
+    let log_before = client.newest_record(name).unwrap_or(0);
+    watch.step(&format!("publishing version {version} of {name}"));
     while published.is_under_way() {
         if Instant::now() >= deadline {
             return Err(DeploymentError::Slow { name: name.clone() });
         }
+        watch.phase(&doing(&published));
         sleep(POLL);
         published = client.version(name, &version)?;
     }
-    succeeded(name, published)?;
+    succeeded(name, published, log_before)?;
     client.point(name, alias, &version)?;
     Ok(version)
 }
@@ -187,7 +214,9 @@ fn settled(
     client: &Client,
     name: &FunctionName,
     deadline: Instant,
+    watch: &dyn Watch,
 ) -> Result<Configuration, DeploymentError> {
+    let mut given_up = false;
     loop {
         let configuration = match client.configuration(name) {
             Err(error) if error.is_not_found() => {
@@ -196,12 +225,28 @@ fn settled(
             other => other?,
         };
         if !configuration.is_under_way() {
+            if given_up {
+                return Err(DeploymentError::Outdated { name: name.clone() });
+            }
             return Ok(configuration);
         }
         if Instant::now() >= deadline {
             return Err(DeploymentError::Slow { name: name.clone() });
         }
+        if !watch.phase(&doing(&configuration)) && !given_up {
+            // A controller that can't give it up goes on with it.
+            given_up = client.give_up(name).is_ok();
+        }
         sleep(POLL);
+    }
+}
+
+/// In words.
+fn doing(configuration: &Configuration) -> String {
+    let name = &configuration.function_name;
+    match configuration.phase() {
+        Some(phase) => format!("{name}: {phase}"),
+        None => format!("{name}: the controller deploys it"),
     }
 }
 
@@ -210,6 +255,7 @@ fn retry_conflicts(
     client: &Client,
     name: &FunctionName,
     deadline: Instant,
+    watch: &dyn Watch,
     update: impl Fn() -> Result<Configuration, ClientError>,
 ) -> Result<(), DeploymentError> {
     loop {
@@ -217,7 +263,7 @@ fn retry_conflicts(
             Ok(_) => return Ok(()),
             Err(error) if error.is_conflict() && Instant::now() < deadline => {
                 sleep(POLL);
-                settled(client, name, deadline)?;
+                settled(client, name, deadline, watch)?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -227,6 +273,7 @@ fn retry_conflicts(
 fn succeeded(
     name: &FunctionName,
     configuration: Configuration,
+    log_before: u64,
 ) -> Result<Configuration, DeploymentError> {
     if !configuration.is_failed() {
         return Ok(configuration);
@@ -245,12 +292,79 @@ fn succeeded(
         code: code.unwrap_or_default(),
         reason: reason.unwrap_or_else(|| "the controller gives no reason; see its log".to_owned()),
         serving: !created,
+        log_before,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Remembers what it is told.
+    #[derive(Default)]
+    struct Heard {
+        words: std::cell::RefCell<Vec<String>>,
+        gives_up: bool,
+    }
+
+    impl Watch for Heard {
+        fn step(&self, text: &str) {
+            self.words.borrow_mut().push(text.to_owned());
+        }
+
+        fn accepted(&self, deployed: Deployed) {
+            self.words.borrow_mut().push(format!("{deployed:?}"));
+        }
+
+        fn phase(&self, text: &str) -> bool {
+            self.words.borrow_mut().push(text.to_owned());
+            !self.gives_up
+        }
+    }
+
+    /// A function that is pending when it is looked at first, and active after that.
+    fn becomes_active() -> Client {
+        let mut looks = 0;
+        crate::client::testing::client_by(move |request| {
+            if request.starts_with("DELETE ") {
+                return request
+                    .contains("/hearth/v1/functions/f/deploy")
+                    .then(|| "{}".into());
+            }
+            looks += 1;
+            let state = match looks {
+                1 => {
+                    r#""State":"Pending","StateReason":"The function is being created. Now: init of the function: 4 s""#
+                }
+                _ => r#""State":"Active""#,
+            };
+            Some(format!(
+                r#"{{"FunctionName":"f","MemorySize":128,"Timeout":3,{state}}}"#
+            ))
+        })
+    }
+
+    /// Between "creating f" and the end nothing was told.
+    #[test]
+    fn who_waits_hears_what_the_controller_does() {
+        let heard = Heard::default();
+        let name: FunctionName = "f".parse().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        settled(&becomes_active(), &name, deadline, &heard).unwrap();
+        assert_eq!(heard.words.take(), ["f: init of the function: 4 s"]);
+    }
+
+    #[test]
+    fn a_deploy_that_is_outdated_is_given_up() {
+        let heard = Heard {
+            gives_up: true,
+            ..Heard::default()
+        };
+        let name: FunctionName = "f".parse().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let error = settled(&becomes_active(), &name, deadline, &heard).unwrap_err();
+        assert!(matches!(error, DeploymentError::Outdated { .. }), "{error}");
+    }
 
     fn project(environment: Option<&[(&str, &str)]>) -> Project {
         let pairs = environment.map(|pairs| {
@@ -305,7 +419,7 @@ mod tests {
         let failed = |code: &str| {
             let extra =
                 format!(r#","State":"Failed","StateReason":"why","StateReasonCode":"{code}""#);
-            succeeded(&name, configuration(&extra)).unwrap_err()
+            succeeded(&name, configuration(&extra), 0).unwrap_err()
         };
         assert!(failed("FunctionError.InitTimeout").is_callers());
         assert!(failed("FunctionError").to_string().contains("why"));
@@ -321,7 +435,8 @@ mod tests {
     fn a_function_that_is_deleted_while_it_is_deployed_is_told_as_that() {
         let client = crate::client::testing::client_of(&[]);
         let name: FunctionName = "f".parse().unwrap();
-        let error = settled(&client, &name, Instant::now() + PATIENCE).unwrap_err();
+        let error =
+            settled(&client, &name, Instant::now() + PATIENCE, &Heard::default()).unwrap_err();
         assert!(error.is_callers());
         assert_eq!(
             error.to_string(),
@@ -334,7 +449,7 @@ mod tests {
         let name: FunctionName = "f".parse().unwrap();
         let extra = r#","State":"Active","LastUpdateStatus":"Failed","LastUpdateStatusReason":"why",
             "LastUpdateStatusReasonCode":"FunctionError""#;
-        let error = succeeded(&name, configuration(extra)).unwrap_err();
+        let error = succeeded(&name, configuration(extra), 0).unwrap_err();
         assert!(error.to_string().contains("still serves"), "{error}");
     }
 }

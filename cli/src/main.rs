@@ -11,8 +11,10 @@ mod doctor;
 mod event;
 mod failure;
 mod function_name;
+mod interrupt;
 mod output;
 mod package;
+mod progress;
 mod project;
 mod variable;
 

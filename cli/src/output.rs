@@ -125,6 +125,19 @@ impl Output {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
+    /// Whether a person reads standard error as it is written.
+    pub(crate) fn is_interactive(&self) -> bool {
+        self.stderr_terminal
+    }
+
+    /// `text` in place of what the terminal's line shows. It is cut where the line ends: a longer one
+    /// could not be taken back.
+    pub(crate) fn in_place(&self, text: &str) {
+        // Auto-wrap off, to the left, clear the line, the text, auto-wrap on.
+        // As for a note: there is nothing to do about a standard error that can't be written.
+        let _ = write!(io::stderr().lock(), "\x1b[?7l\r\x1b[K{text}\x1b[?7h");
+    }
+
     /// What is being done, for whoever waits at a terminal.
     pub(crate) fn progress(&self, text: &str) {
         if self.stderr_terminal && !self.json {

@@ -198,6 +198,12 @@ impl Client {
         Ok(())
     }
 
+    /// The deploy of the function that is under way ends without a result.
+    pub(crate) fn give_up(&self, name: &FunctionName) -> Result<(), ClientError> {
+        let path = format!("/hearth/v1/functions/{name}/deploy");
+        self.bytes(Method::DELETE, &path, b"").map(drop)
+    }
+
     /// All functions, as the controller wrote them. Listings say nothing of a function's state, so
     /// each is asked for by itself; what was deleted meanwhile is left out.
     pub(crate) fn functions(&self) -> Result<Vec<serde_json::Value>, ClientError> {

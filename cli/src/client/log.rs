@@ -8,7 +8,7 @@ use ureq::{Body, BodyReader};
 
 use super::function::percent_encode;
 use super::{Client, ClientError};
-use crate::function_name::FunctionRef;
+use crate::function_name::{FunctionName, FunctionRef};
 
 /// Longest line of a stream of events, in bytes: a record has at most six times 256 KiB.
 const MAX_LINE: u64 = 4 << 20;
@@ -103,6 +103,18 @@ impl Client {
             .map(|line| self.parse(&path, line))
             .collect::<Result<_, _>>()?;
         Ok(LogPage { records, more })
+    }
+
+    /// The number of a function's newest record, if it has any.
+    pub(crate) fn newest_record(&self, name: &FunctionName) -> Option<u64> {
+        let function = FunctionRef {
+            name: name.clone(),
+            qualifier: None,
+        };
+        let path = LogQuery::all(&function).path("", &[("limit", "1".to_owned())]);
+        let body = self.bytes(Method::GET, &path, b"").ok()?;
+        let record: LogRecord = self.parse(&path, body.trim_ascii()).ok()?;
+        Some(record.seq)
     }
 
     /// Follows a log from behind record `after` on.

@@ -1,5 +1,6 @@
 //! Deploys one state of the folder after another, on a thread of its own, and tells the gate.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::thread::sleep;
@@ -8,11 +9,12 @@ use std::time::{Duration, Instant};
 use crate::args::{Dev, Settings};
 use crate::client::Client;
 use crate::commands::deploy::{check_code, show_log};
-use crate::deployment::{self, Deployed, DeploymentError};
+use crate::deployment::{self, Deployed, DeploymentError, Watch};
 use crate::failure::Failure;
 use crate::function_name::FunctionName;
 use crate::output::{Output, Stream, Tone, count, size, span};
 use crate::package::{self, Package, Selection, Vendor};
+use crate::progress::Progress;
 use crate::project::{Project, ProjectError};
 
 use super::fingerprint::{Fingerprint, Seen, look};
@@ -44,6 +46,32 @@ pub(super) fn state_of(files: &Files) -> Seen {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
         .clone();
     look(&selection)
+}
+
+/// Ends a deploy when the folder is not in the state any more that is being deployed.
+struct Watcher<'a> {
+    progress: Progress,
+    gate: &'a Gate,
+    files: &'a Files,
+    state: Fingerprint,
+    /// How often the gate had been asked when the folder was looked at last.
+    looked: Cell<u64>,
+}
+
+impl Watch for Watcher<'_> {
+    fn step(&self, _: &str) {}
+
+    fn accepted(&self, _: Deployed) {}
+
+    fn phase(&self, text: &str) -> bool {
+        self.progress.phase(text);
+        // A runtime that boots is needed by the next deploy too.
+        if text.contains(": booting ") {
+            return true;
+        }
+        let asked = self.gate.asked();
+        self.looked.replace(asked) == asked || state_of(self.files).fingerprint == self.state
+    }
 }
 
 impl Deployer {
@@ -103,7 +131,13 @@ impl Deployer {
                 self.gate.changed();
                 continue;
             }
-            let result = package.and_then(|package| self.deploy(&package, start));
+            let result = package.and_then(|package| self.deploy(&package, now, start));
+            if let Err(Failure::Deployment(DeploymentError::Outdated { .. })) = &result {
+                self.output
+                    .note(&self.quiet("a file changed: deploying again"));
+                self.gate.changed();
+                continue;
+            }
             self.gate
                 .settle(now, result.map_err(|failure| self.told(&failure)));
         }
@@ -131,7 +165,7 @@ impl Deployer {
         }
     }
 
-    fn deploy(&self, package: &Package, start: Instant) -> Result<(), Failure> {
+    fn deploy(&self, package: &Package, state: Fingerprint, start: Instant) -> Result<(), Failure> {
         check_code(&self.client, &self.project, package)?;
         let name = &self.project.name;
         let files = format!(
@@ -141,12 +175,15 @@ impl Deployer {
         );
         self.output
             .note(&self.quiet(&format!("deploying {name} ({files})")));
-        let (deployed, _) = deployment::deploy(&self.client, &self.project, package, &|_| {})
-            .inspect_err(|error| {
-                if matches!(error, DeploymentError::Failed { .. }) {
-                    show_log(&self.client, name, self.output);
-                }
-            })?;
+        let watch = Watcher {
+            progress: Progress::in_lines(self.output),
+            gate: &self.gate,
+            files: &self.files,
+            state,
+            looked: Cell::new(self.gate.asked()),
+        };
+        let (deployed, _) = deployment::deploy(&self.client, &self.project, package, &watch)
+            .inspect_err(|error| show_log(&self.client, error, self.output))?;
         let what = match deployed {
             Deployed::Created | Deployed::Updated => "deployed",
             Deployed::Unchanged => "unchanged",
@@ -172,5 +209,42 @@ impl Deployer {
             self.output.foreign(Stream::Stderr, &why)
         ));
         why
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The deploy of older code ran to its end, and requests waited for it and then for the next one.
+    #[test]
+    fn a_newer_save_ends_the_deploy_of_older_code_but_not_the_boot_of_a_runtime() {
+        let dir = tempfile::Builder::new().prefix("fn").tempdir().unwrap();
+        let file = dir.path().join("lambda_function.py");
+        std::fs::write(&file, "one").unwrap();
+        let flags = Settings {
+            name: Some("f".parse().unwrap()),
+            ..Settings::default()
+        };
+        let project = Project::load(dir.path(), &flags).unwrap();
+        let files = Arc::new(RwLock::new(Selection::of(&project)));
+        let gate = Gate::new();
+        let watch = Watcher {
+            progress: Progress::in_lines(Output::new(true)),
+            gate: &gate,
+            files: &files,
+            state: state_of(&files).fingerprint,
+            looked: Cell::new(gate.asked()),
+        };
+        assert!(watch.phase("f: init of the function: 1 s"));
+        gate.changed();
+        assert!(
+            watch.phase("f: init of the function: 2 s"),
+            "an event without a change"
+        );
+        std::fs::write(&file, "other").unwrap();
+        gate.changed();
+        assert!(watch.phase("f: booting python3.11, once: 1 s"));
+        assert!(!watch.phase("f: init of the function: 3 s"));
     }
 }

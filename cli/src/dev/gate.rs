@@ -103,6 +103,11 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// How often it has been asked for a look at the folder so far.
+    pub(super) fn asked(&self) -> u64 {
+        self.lock().asked
+    }
+
     /// Nobody passes any more, and nobody waits.
     pub(super) fn close(&self) {
         self.lock().closed = true;
