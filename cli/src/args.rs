@@ -77,10 +77,13 @@ Examples:
   hearth serve
   hearth serve --listen 127.0.0.1:9999 --data-dir /tmp/hearth
 
-Everything hearthd takes is taken here. The log goes to standard error; RUST_LOG sets its level.")]
+The options are those of hearthd. The log goes to standard error: RUST_LOG=debug has a line for each
+request, --log-format json one JSON object a line.")]
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) settings: hearth_controller::Settings,
+    #[command(flatten)]
+    pub(crate) log: hearth_controller::LogSettings,
 }
 
 /// What a function is to be; everything left out comes from `hearth.toml`, then from the function
@@ -235,6 +238,8 @@ pub(crate) struct Dev {
     /// start is quick
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) log: hearth_controller::LogSettings,
 }
 
 /// A controller takes its callers' signatures for these keys' wherever it listens beyond loopback.

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use hearth_controller::ServeError;
 use hearth_controller::auth::KeysError;
+use hearth_controller::{LogError, ServeError};
 
 use crate::check::CheckError;
 use crate::client::ClientError;
@@ -48,6 +48,9 @@ pub(crate) enum Failure {
     /// The access keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The log's settings.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// Settings from the environment.
     #[error("{0}")]
     Settings(String),
@@ -73,7 +76,7 @@ impl Failure {
             Self::Deployment(error) if error.is_callers() => YOURS,
             Self::Dev(error) if error.is_callers() => YOURS,
             Self::Keys(error) if error.is_callers() => YOURS,
-            Self::Settings(_) => YOURS,
+            Self::Settings(_) | Self::Log(_) => YOURS,
             // `hearth logs f | head` is done when head is.
             Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Project(_) | Self::Package(_) | Self::Check(_) => YOURS,

@@ -56,7 +56,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
             .map(|client| client.signing(signing::from_environment()))
     };
     match cli.command {
-        Command::Serve(serve) => commands::serve::run(serve.settings, output.json),
+        Command::Serve(serve) => commands::serve::run(serve.settings, serve.log),
         Command::Deploy(deploy) => commands::deploy::run(&client()?, &deploy, output),
         Command::Invoke(invoke) => commands::invoke::run(&client()?, &invoke, output),
         Command::Logs(logs) => commands::logs::run(&client()?, &logs, output),

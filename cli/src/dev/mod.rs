@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 use crate::args::Dev;
 use crate::client::{Client, ClientError};
-use crate::commands::serve::{log_to_stderr, told_to_end};
+use crate::commands::serve::told_to_end;
 use crate::failure::Failure;
 use crate::output::{Output, Stream, Tone};
 use crate::project::{Project, ProjectError};
@@ -96,7 +96,7 @@ pub(crate) fn run(dev: Dev, output: Output) -> Result<(), Failure> {
     if !dev.listen.ip().is_loopback() {
         return Err(DevError::Exposed(dev.listen).into());
     }
-    log_to_stderr("warn", output.json);
+    dev.log.start("warn")?;
     let settings = settings(&dev)?;
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::Runtime)?;
     let ended = runtime.block_on(serve(dev, settings, output));
