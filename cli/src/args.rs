@@ -12,9 +12,13 @@ use crate::variable::UncheckedVariable;
 /// Where `hearth serve` listens and every other command looks.
 pub(crate) const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:9070";
 
+/// Where else the endpoint comes from.
+const ENDPOINT: &str = "HEARTH_ENDPOINT";
+const ENDPOINT_HELP: &str = "The controller to talk to [env: HEARTH_ENDPOINT] [default: http://127.0.0.1:9070]";
+
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 yours to mend (a function error, a wrong argument, a folder that does not
-build); 3 the platform's (no controller, no /dev/kvm, an internal error).";
+Exit codes: 0 success; 1 error in the function, its folder or the arguments; 3 error of Hearth or this
+machine.";
 
 /// Functions on your own microVMs.
 #[derive(Debug, Parser)]
@@ -28,24 +32,69 @@ Examples:
   hearth logs python-hello -f
   hearth dev functions-examples/python-hello
 
-Exit codes: 0 done; 1 yours to mend (a function error, a wrong argument, a folder that does not
-build); 3 the platform's (no controller, no /dev/kvm, an internal error).")]
+Exit codes: 0 success; 1 error in the function, its folder or the arguments; 3 error of Hearth or this
+machine.")]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) global: Global,
+    /// What commands that talk to a controller take may also stand before them.
+    #[arg(long, hide = true)]
+    endpoint_url: Option<String>,
+    #[arg(long, hide = true)]
+    json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// Options that every command takes.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Global {
-    /// The controller to talk to
-    #[arg(long, global = true, env = "HEARTH_ENDPOINT", default_value = DEFAULT_ENDPOINT, value_name = "URL")]
-    pub(crate) endpoint_url: String,
+impl Cli {
+    /// The controller to talk to: of the command line, else of the environment.
+    pub(crate) fn endpoint(&self) -> String {
+        let own = self.command.remote().and_then(|remote| remote.endpoint_url.clone());
+        let variable = || std::env::var(ENDPOINT).ok();
+        own.or_else(|| self.endpoint_url.clone())
+            .or_else(variable)
+            .filter(|url| !url.is_empty())
+            .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned())
+    }
+
+    /// Whether to answer with JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.json || self.command.json()
+    }
+
+    /// Options before a command that it does not take.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let refuse = |option: &str| {
+            let message = format!("this command takes no {option}");
+            Err(<Self as clap::CommandFactory>::command()
+                .error(clap::error::ErrorKind::ArgumentConflict, message))
+        };
+        if self.endpoint_url.is_some() && self.command.remote().is_none() {
+            return refuse("--endpoint-url");
+        }
+        if self.json && matches!(self.command, Command::Serve(_) | Command::Dev(_)) {
+            return refuse("--json");
+        }
+        Ok(())
+    }
+}
+
+/// Options of the commands that talk to a controller.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Remote {
+    // The variable is read by hand: clap would list the option as required once it is set, and take an
+    // empty value for an endpoint.
+    #[arg(long, value_name = "URL", help = ENDPOINT_HELP)]
+    endpoint_url: Option<String>,
     /// Answer with JSON on standard output, for programs
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
+    #[arg(long)]
+    json: bool,
+}
+
+/// Option of a command that works on files.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Json {
+    /// Answer with JSON on standard output, for programs
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,8 +108,10 @@ pub(crate) enum Command {
     /// Print what a function wrote
     Logs(Logs),
     /// List functions, or the microVMs that serve them
+    #[command(alias = "list", alias = "status", alias = "list-functions")]
     Ls(Ls),
     /// Delete functions
+    #[command(alias = "delete", alias = "remove", alias = "delete-function")]
     Rm(Rm),
     /// Serve a folder while you work on it; every request sees the newest code
     Dev(Dev),
@@ -69,6 +120,29 @@ pub(crate) enum Command {
     Keys(Keys),
     /// Check whether this machine can run Hearth, and say what to do where it can't
     Doctor(Doctor),
+}
+
+impl Command {
+    fn remote(&self) -> Option<&Remote> {
+        match self {
+            Self::Deploy(deploy) => Some(&deploy.remote),
+            Self::Invoke(invoke) => Some(&invoke.remote),
+            Self::Logs(logs) => Some(&logs.remote),
+            Self::Ls(ls) => Some(&ls.remote),
+            Self::Rm(rm) => Some(&rm.remote),
+            Self::Doctor(doctor) => Some(&doctor.remote),
+            Self::Serve(_) | Self::Dev(_) | Self::Keys(_) => None,
+        }
+    }
+
+    fn json(&self) -> bool {
+        match self {
+            Self::Keys(Keys::Create(create)) => create.of.output.json,
+            Self::Keys(Keys::List(of)) => of.output.json,
+            Self::Keys(Keys::Revoke(revoke)) => revoke.of.output.json,
+            other => other.remote().is_some_and(|remote| remote.json),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -136,6 +210,8 @@ pub(crate) struct Deploy {
     #[arg(long, value_name = "ALIAS")]
     pub(crate) alias: Option<AliasName>,
     #[command(flatten)]
+    pub(crate) remote: Remote,
+    #[command(flatten)]
     pub(crate) settings: Settings,
 }
 
@@ -167,6 +243,8 @@ pub(crate) struct Invoke {
     /// Nothing on standard error but errors
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
 }
 
 #[derive(Debug, Args)]
@@ -193,6 +271,8 @@ pub(crate) struct Logs {
     /// Only what has this text in it
     #[arg(long, value_name = "TEXT")]
     pub(crate) contains: Option<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
 }
 
 #[derive(Debug, Args)]
@@ -205,6 +285,8 @@ pub(crate) struct Ls {
     /// Each microVM: its function, state, age, memory and process
     #[arg(long)]
     pub(crate) instances: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +298,8 @@ pub(crate) struct Rm {
     /// The functions
     #[arg(required = true)]
     pub(crate) functions: Vec<FunctionName>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
 }
 
 #[derive(Debug, Args)]
@@ -249,7 +333,7 @@ pub(crate) enum Keys {
     Create(CreateKey),
     /// List the keys, without their secrets
     List(KeysOf),
-    /// End keys: from the next request on they are worth nothing
+    /// Revoke keys. They stop working immediately.
     Revoke(RevokeKeys),
 }
 
@@ -259,6 +343,8 @@ pub(crate) struct KeysOf {
     /// The controller's data directory; by default the one that `hearth serve` takes
     #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Json,
 }
 
 #[derive(Debug, Args)]
@@ -311,6 +397,8 @@ pub(crate) struct Doctor {
     /// The artefact cache to look at
     #[arg(long, env = "HEARTH_CACHE", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
 }
 
 #[cfg(test)]
@@ -329,18 +417,54 @@ mod tests {
     }
 
     #[test]
-    fn global_options_may_follow_the_command() {
-        let cli = parse(&[
-            "ls",
-            "--instances",
-            "--json",
-            "--endpoint-url",
-            "http://h:1",
-        ])
-        .unwrap();
-        assert!(cli.global.json);
-        assert_eq!(cli.global.endpoint_url, "http://h:1");
-        assert!(matches!(cli.command, Command::Ls(Ls { instances: true })));
+    fn the_endpoint_and_json_may_stand_before_the_command_and_after_it() {
+        for line in [
+            ["ls", "--instances", "--json", "--endpoint-url", "http://h:1"],
+            ["--endpoint-url", "http://h:1", "--json", "ls", "--instances"],
+        ] {
+            let cli = parse(&line).unwrap();
+            cli.check().unwrap();
+            assert!(cli.json());
+            assert_eq!(cli.endpoint(), "http://h:1");
+            let Command::Ls(ls) = cli.command else {
+                panic!("not a listing");
+            };
+            assert!(ls.instances);
+        }
+        assert!(parse(&["keys", "list", "--json"]).unwrap().json());
+    }
+
+    /// They were taken by every command, and meant nothing to some.
+    #[test]
+    fn a_command_refuses_options_that_mean_nothing_to_it() {
+        for line in [
+            ["serve", "--json"],
+            ["serve", "--endpoint-url=http://h:1"],
+            ["--json", "serve"],
+            ["--endpoint-url=http://h:1", "serve"],
+        ] {
+            let refused = parse(&line).and_then(|cli| cli.check());
+            assert!(refused.is_err(), "{line:?}");
+        }
+        for line in [
+            &["dev", "d", "--json"][..],
+            &["dev", "d", "--endpoint-url", "http://h:1"],
+            &["keys", "list", "--endpoint-url", "http://h:1"],
+        ] {
+            assert!(parse(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn usage_names_no_option_that_may_be_left_out() {
+        let refused = parse(&["deploy"]).unwrap_err().to_string();
+        assert!(refused.contains("Usage: hearth deploy <DIR>"), "{refused}");
+    }
+
+    #[test]
+    fn what_other_tools_call_a_command_is_understood() {
+        assert!(matches!(parse(&["delete", "f"]).unwrap().command, Command::Rm(_)));
+        assert!(matches!(parse(&["list"]).unwrap().command, Command::Ls(_)));
     }
 
     #[test]

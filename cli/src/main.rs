@@ -28,7 +28,7 @@ use crate::failure::Failure;
 use crate::output::{Output, Stream, Tone};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().and_then(|cli| cli.check().map(|()| cli)) {
         Ok(cli) => cli,
         Err(help_or_error) => {
             // Help on a closed pipe: nothing to do about it.
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
             });
         }
     };
-    let output = Output::new(cli.global.json);
+    let output = Output::new(cli.json());
     match run(cli, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -51,9 +51,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, output: Output) -> Result<(), Failure> {
+    let endpoint = cli.endpoint();
     let client = || {
-        Client::new(&cli.global.endpoint_url)
-            .map(|client| client.signing(signing::from_environment()))
+        Client::new(&endpoint).map(|client| client.signing(signing::from_environment()))
     };
     match cli.command {
         Command::Serve(serve) => commands::serve::run(serve.settings, serve.log),
