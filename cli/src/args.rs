@@ -14,7 +14,8 @@ pub(crate) const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:9070";
 
 /// Where else the endpoint comes from.
 const ENDPOINT: &str = "HEARTH_ENDPOINT";
-const ENDPOINT_HELP: &str = "The controller to talk to [env: HEARTH_ENDPOINT] [default: http://127.0.0.1:9070]";
+const ENDPOINT_HELP: &str =
+    "The controller to talk to [env: HEARTH_ENDPOINT] [default: http://127.0.0.1:9070]";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 success; 1 error in the function, its folder or the arguments; 3 error of Hearth or this
@@ -47,7 +48,10 @@ pub(crate) struct Cli {
 impl Cli {
     /// The controller to talk to: of the command line, else of the environment.
     pub(crate) fn endpoint(&self) -> String {
-        let own = self.command.remote().and_then(|remote| remote.endpoint_url.clone());
+        let own = self
+            .command
+            .remote()
+            .and_then(|remote| remote.endpoint_url.clone());
         let variable = || std::env::var(ENDPOINT).ok();
         own.or_else(|| self.endpoint_url.clone())
             .or_else(variable)
@@ -223,10 +227,12 @@ Examples:
   hearth invoke python-hello -d @event.json > result.json
   jq -n '{n: 1}' | hearth invoke python-hello -d -
 
-The result goes to standard output as it is; what the invocation took goes to standard error.
+The result goes to standard output as it is; what the invocation took goes to standard error: the
+duration is the function's own, from its event to its answer; what it took in the controller includes
+waiting for an instance, restoring one, and handing event and answer over.
 Exits with 1 if the function failed.")]
 pub(crate) struct Invoke {
-    /// Function, or function:qualifier
+    /// Function, function:qualifier or the function's ARN
     pub(crate) function: FunctionRef,
     /// The event: JSON, @FILE, or - for standard input
     #[arg(short, long, default_value = "{}", value_name = "JSON|@FILE|-")]
@@ -251,24 +257,30 @@ pub(crate) struct Invoke {
 #[command(after_help = "\
 Examples:
   hearth logs python-hello
+  hearth logs python-hello -n 50
   hearth logs python-hello:3 --since 2h --contains Traceback
-  hearth logs python-hello -f")]
+  hearth logs python-hello -f
+
+Times are UTC.")]
 pub(crate) struct Logs {
     /// Function, or function:qualifier for one version's alone
     pub(crate) function: FunctionRef,
     /// Go on with new records as they come
     #[arg(short, long, conflicts_with = "until")]
     pub(crate) follow: bool,
-    /// Not what is older: a time like 2026-11-22T08:00:00Z, or a span like 90s, 15m, 2h, 1d
+    /// Show the newest N records only
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) tail: Option<u32>,
+    /// Show records since this time (2026-11-22T08:00:00Z) or span (90s, 15m, 2h, 1d)
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
-    /// Only what is older: a time or a span
+    /// Show records until this time or span
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
-    /// Only one invocation's
+    /// Show the records of this invocation only
     #[arg(long, value_name = "ID")]
     pub(crate) request_id: Option<String>,
-    /// Only what has this text in it
+    /// Show only records that contain this text
     #[arg(long, value_name = "TEXT")]
     pub(crate) contains: Option<String>,
     #[command(flatten)]
@@ -419,8 +431,20 @@ mod tests {
     #[test]
     fn the_endpoint_and_json_may_stand_before_the_command_and_after_it() {
         for line in [
-            ["ls", "--instances", "--json", "--endpoint-url", "http://h:1"],
-            ["--endpoint-url", "http://h:1", "--json", "ls", "--instances"],
+            [
+                "ls",
+                "--instances",
+                "--json",
+                "--endpoint-url",
+                "http://h:1",
+            ],
+            [
+                "--endpoint-url",
+                "http://h:1",
+                "--json",
+                "ls",
+                "--instances",
+            ],
         ] {
             let cli = parse(&line).unwrap();
             cli.check().unwrap();
@@ -463,7 +487,10 @@ mod tests {
 
     #[test]
     fn what_other_tools_call_a_command_is_understood() {
-        assert!(matches!(parse(&["delete", "f"]).unwrap().command, Command::Rm(_)));
+        assert!(matches!(
+            parse(&["delete", "f"]).unwrap().command,
+            Command::Rm(_)
+        ));
         assert!(matches!(parse(&["list"]).unwrap().command, Command::Ls(_)));
     }
 

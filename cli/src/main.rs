@@ -52,9 +52,8 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, output: Output) -> Result<(), Failure> {
     let endpoint = cli.endpoint();
-    let client = || {
-        Client::new(&endpoint).map(|client| client.signing(signing::from_environment()))
-    };
+    let client =
+        || Client::new(&endpoint).map(|client| client.signing(signing::from_environment()));
     match cli.command {
         Command::Serve(serve) => commands::serve::run(serve.settings, serve.log),
         Command::Deploy(deploy) => commands::deploy::run(&client()?, &deploy, output),

@@ -110,6 +110,7 @@ impl Client {
         let function = FunctionRef {
             name: name.clone(),
             qualifier: None,
+            arn: None,
         };
         let path = LogQuery::all(&function).path("", &[("limit", "1".to_owned())]);
         let body = self.bytes(Method::GET, &path, b"").ok()?;

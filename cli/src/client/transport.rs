@@ -1,6 +1,7 @@
 //! One request and its answer, and what can be wrong with either.
 
-use std::time::{Duration, SystemTime};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use hearth_controller::auth::{Credentials, signed_headers};
 use serde::Deserialize;
@@ -12,6 +13,10 @@ use super::signing;
 
 /// Longest wait for a connection. The controller is near, or it isn't there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a controller on this machine that is only just being started.
+const START_WAIT: Duration = Duration::from_secs(2);
+/// How often it is looked for.
+const START_POLL: Duration = Duration::from_millis(50);
 /// Longest wait for anything but an invocation.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for an invocation: Lambda's longest timeout, and time to queue and restore.
@@ -30,6 +35,8 @@ pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
     credentials: Option<Credentials>,
+    /// Whether the controller is on this machine.
+    local: bool,
 }
 
 /// Why a call has no answer.
@@ -122,11 +129,13 @@ impl Client {
     pub(crate) fn new(endpoint: &str) -> Result<Self, ClientError> {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let uri: Option<Uri> = endpoint.parse().ok();
-        let usable =
-            uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
-        if !usable {
+        let Some(uri) = uri.filter(|uri| uri.scheme_str() == Some("http")) else {
             return Err(ClientError::Endpoint(endpoint));
-        }
+        };
+        let Some(host) = uri.host() else {
+            return Err(ClientError::Endpoint(endpoint));
+        };
+        let local = is_loopback(host);
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -141,6 +150,7 @@ impl Client {
             agent,
             endpoint,
             credentials: None,
+            local,
         })
     }
 
@@ -246,26 +256,45 @@ impl Client {
         timeout: Duration,
     ) -> Result<Response<Body>, ClientError> {
         let endpoint = || ClientError::Endpoint(self.endpoint.clone());
-        let mut request = request
+        let request = request
             .uri(format!("{}{path}", self.endpoint))
             .body(())
             .map_err(|_| endpoint())?;
         let method = request.method().clone();
         let has_body = matches!(method, Method::POST | Method::PUT | Method::PATCH);
+        let give_up = Instant::now() + START_WAIT;
+        loop {
+            match self.try_once(request.clone(), has_body.then_some(body), timeout)? {
+                // Nothing of the request was sent: it may be sent again.
+                Err(error)
+                    if self.local && is_refused_connection(&error) && Instant::now() < give_up =>
+                {
+                    sleep(START_POLL);
+                }
+                answer => return answer.map_err(|error| self.failed(method, path, error)),
+            }
+        }
+    }
+
+    fn try_once(
+        &self,
+        mut request: Request<()>,
+        body: Option<&[u8]>,
+        timeout: Duration,
+    ) -> Result<Result<Response<Body>, ureq::Error>, ClientError> {
+        let endpoint = || ClientError::Endpoint(self.endpoint.clone());
         if let Some(credentials) = &self.credentials {
-            let (uri, headers) = (request.uri(), request.headers());
-            let sent = if has_body { body } else { b"" };
+            let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+            let sent = body.unwrap_or_default();
             let now = SystemTime::now();
-            let signed = signed_headers(credentials, &method, uri, headers, sent, now)
+            let signed = signed_headers(credentials, method, uri, headers, sent, now)
                 .ok_or_else(endpoint)?;
             request.headers_mut().extend(signed);
         }
-        let answer = if has_body {
-            self.run_with(request.map(|()| body), timeout)
-        } else {
-            self.run_with(request, timeout)
-        };
-        answer.map_err(|error| self.failed(method, path, error))
+        Ok(match body {
+            Some(body) => self.run_with(request.map(|()| body), timeout),
+            None => self.run_with(request, timeout),
+        })
     }
 
     fn run_with(
@@ -378,9 +407,44 @@ impl Client {
     }
 }
 
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+fn is_refused_connection(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(source)
+        if source.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `hearth serve & hearth ls` failed when the second was faster.
+    #[test]
+    fn a_controller_on_this_machine_that_is_being_started_is_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let server = std::thread::spawn(move || {
+            sleep(START_POLL * 4);
+            let listener = std::net::TcpListener::bind(address).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let length = std::io::Read::read(&mut stream, &mut request).unwrap();
+            assert!(length > 0);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+            std::io::Write::write_all(&mut stream, answer).unwrap();
+        });
+        let client = Client::new(&format!("http://{address}")).unwrap();
+        client.is_there().unwrap();
+        server.join().unwrap();
+        assert!(is_loopback("localhost") && is_loopback("[::1]") && !is_loopback("10.0.0.1"));
+    }
 
     #[test]
     fn an_endpoint_is_a_url_with_a_host() {

@@ -166,6 +166,7 @@ pub(crate) fn show_log(client: &Client, error: &DeploymentError, output: Output)
     let function = FunctionRef {
         name: name.clone(),
         qualifier: None,
+        arn: None,
     };
     // The failure itself is what will be told; without a log it is told without one.
     let Ok(page) = client.log_page(LogQuery::all(&function), Some(*log_before)) else {

@@ -156,11 +156,11 @@ fn report_lines(report: &Report) -> Vec<String> {
     if let Some(phases) = report.phases {
         let ms = |us: u64| format!("{}.{} ms", us / 1000, us % 1000 / 100);
         lines.push(format!(
-            "phases: queue {}, restore {}, run {}; total {}",
+            "in the controller {}: queue {}, restore {}, run {} (the duration, and handing over)",
+            ms(phases.total_us),
             ms(phases.queue_us),
             ms(phases.restore_us),
             ms(phases.run_us),
-            ms(phases.total_us),
         ));
     }
     lines
@@ -191,7 +191,8 @@ mod tests {
             report_lines(&report),
             [
                 "request r, cold start, duration 12.3 ms, CPU 3.0 ms, memory 14 MiB",
-                "phases: queue 0.1 ms, restore 52.2 ms, run 12.3 ms; total 64.7 ms",
+                "in the controller 64.7 ms: queue 0.1 ms, restore 52.2 ms, run 12.3 ms (the duration, \
+                 and handing over)",
             ]
         );
     }

@@ -1,5 +1,6 @@
 //! `hearth logs`: what a function wrote, oldest first, and with `-f` whatever comes.
 
+use std::collections::VecDeque;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -25,23 +26,44 @@ pub(crate) fn run(client: &Client, logs: &Logs, output: Output) -> Result<(), Fa
     };
     // From a given time on everything, else what is newest.
     let mut last = query.since.map(|_| 0);
+    let tail = logs.tail.map(|tail| tail as usize);
+    let mut newest = VecDeque::new();
+    let mut found = false;
     loop {
         let page = client.log_page(query, last)?;
+        found |= !page.records.is_empty();
         for record in &page.records {
-            show(record, output)?;
+            match tail {
+                None => show(record, output)?,
+                Some(tail) => keep(&mut newest, tail, record.clone()),
+            }
         }
         last = page.records.last().map(|record| record.seq).or(last);
-        if query.since.is_none() && page.more {
+        if query.since.is_none() && tail.is_none() && page.more {
             output.note("(there are older records: --since shows them)");
         }
         if query.since.is_none() || !page.more {
             break;
         }
     }
+    for record in &newest {
+        show(record, output)?;
+    }
+    if !found && !logs.follow {
+        output.note("no records");
+    }
     if logs.follow {
         follow(client, query, last.unwrap_or(0), output)?;
     }
     Ok(())
+}
+
+/// Keeps the last `most` of what comes.
+fn keep<T>(newest: &mut VecDeque<T>, most: usize, next: T) {
+    if newest.len() == most {
+        newest.pop_front();
+    }
+    newest.push_back(next);
 }
 
 /// Shows what comes, over as many streams as it takes.
@@ -70,6 +92,9 @@ fn follow(
             Err(ClientError::Unreachable { .. } | ClientError::Transport { .. })
                 if tries < TRIES =>
             {
+                if tries == 0 {
+                    output.note("connection lost, trying again");
+                }
                 tries += 1;
             }
             Err(error) => return Err(error.into()),
@@ -90,7 +115,7 @@ fn show(record: &LogRecord, output: Output) -> Result<(), Failure> {
 fn line(record: &LogRecord, output: Output) -> String {
     // Seconds to thousandths are enough to read; the date and the fraction are ASCII.
     let time = record.time.get(..23).unwrap_or(&record.time);
-    let time = output.paint(Stream::Stdout, Tone::Quiet, time);
+    let time = output.paint(Stream::Stdout, Tone::Quiet, &format!("{time}Z"));
     let message = output.foreign(Stream::Stdout, &record.message);
     if record.kind == "platform" {
         format!(
@@ -118,10 +143,19 @@ mod tests {
     }
 
     #[test]
+    fn only_the_newest_are_kept() {
+        let mut newest = VecDeque::new();
+        for n in 0..5 {
+            keep(&mut newest, 2, n);
+        }
+        assert_eq!(newest, [3, 4]);
+    }
+
+    #[test]
     fn a_line_has_its_time_to_the_millisecond() {
         let text = line(&record(1), Output::new(false));
         assert!(
-            text.contains("2026-11-22T08:00:00.123") && text.ends_with("hello"),
+            text.contains("2026-11-22T08:00:00.123Z") && text.ends_with("hello"),
             "{text}"
         );
         assert!(!text.contains("123456"));

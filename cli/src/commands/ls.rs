@@ -74,7 +74,14 @@ fn understood<T: serde::de::DeserializeOwned>(
 }
 
 const FUNCTION_HEADINGS: &[&str] = &[
-    "FUNCTION", "STATE", "RUNTIME", "HANDLER", "MEMORY", "TIMEOUT", "PACKAGE", "MODIFIED",
+    "FUNCTION",
+    "STATE",
+    "RUNTIME",
+    "HANDLER",
+    "MEMORY",
+    "TIMEOUT",
+    "PACKAGE",
+    "MODIFIED (UTC)",
 ];
 
 fn function_row(function: &Configuration) -> Vec<String> {
