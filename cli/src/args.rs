@@ -81,6 +81,14 @@ impl Cli {
     }
 }
 
+/// A whole number in a range.
+fn whole(text: &str, low: u32, high: u32) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|number| (low..=high).contains(number))
+        .ok_or_else(|| format!("expected a whole number from {low} to {high}"))
+}
+
 /// Options of the commands that talk to a controller.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Remote {
@@ -178,10 +186,10 @@ pub(crate) struct Settings {
     #[arg(long)]
     pub(crate) handler: Option<String>,
     /// Memory in MiB, 128 to 10240
-    #[arg(long, value_parser = clap::value_parser!(u32).range(128..=10_240), value_name = "MIB")]
+    #[arg(long, value_parser = |text: &str| whole(text, 128, 10_240), value_name = "MIB")]
     pub(crate) memory: Option<u32>,
     /// Seconds that an invocation may take, 1 to 900
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=900), value_name = "SECONDS")]
+    #[arg(long, value_parser = |text: &str| whole(text, 1, 900), value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
     /// An environment variable; may be given many times
     #[arg(long = "env", value_name = "NAME=VALUE")]
@@ -328,7 +336,7 @@ pub(crate) struct Dev {
     #[command(flatten)]
     pub(crate) settings: Settings,
     /// Address and port of the development server
-    #[arg(long, default_value = "127.0.0.1:9080", value_name = "ADDRESS:PORT")]
+    #[arg(long, default_value = "127.0.0.1:9080", value_name = "ADDRESS:PORT", value_parser = hearth_controller::address)]
     pub(crate) listen: SocketAddr,
     /// Where functions and snapshots are kept; by default a folder in the cache, so that the next
     /// start is quick
@@ -546,6 +554,29 @@ mod tests {
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_expected_is_told() {
+        let refused = parse(&["deploy", "d", "--memory", "lots"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("expected a whole number from 128 to 10240"),
+            "{refused}"
+        );
+        let refused = parse(&["dev", "d", "--listen", "9482"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("expected ADDRESS:PORT, such as 127.0.0.1:9482"),
+            "{refused}"
+        );
+        let cli = parse(&["dev", "d", "--listen", "localhost:9482"]).unwrap();
+        let Command::Dev(dev) = cli.command else {
+            panic!("not a development server");
+        };
+        assert_eq!(dev.listen.to_string(), "127.0.0.1:9482");
     }
 
     #[test]

@@ -53,7 +53,7 @@ struct ProjectFile {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProjectError {
     /// The argument names no folder.
-    #[error("{path}: {source}; expected the folder of a function")]
+    #[error("no folder {path}: {}", cause(source))]
     Folder {
         /// As it was given.
         path: PathBuf,
@@ -126,6 +126,22 @@ pub(crate) enum ProjectError {
         /// Functions that are called like handlers.
         found: Vec<String>,
     },
+}
+
+/// Without the number that the system has for it.
+fn cause(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+/// What the parser expects, in words that are not the program's own.
+fn in_words(message: &str) -> String {
+    message
+        .replace("expected u32", "expected a whole number")
+        .replace("expected a sequence", "expected a list such as [\"docs\"]")
 }
 
 impl ProjectError {
@@ -222,7 +238,7 @@ impl ProjectFile {
             ProjectError::Toml {
                 path: path.to_owned(),
                 line: text[..start].matches('\n').count() + 1,
-                message: error.message().to_owned(),
+                message: in_words(error.message()),
             }
         })?;
         let range = |what, value: Option<u32>, low, high| match value {
@@ -534,6 +550,23 @@ mod tests {
         let dir = folder(&[("hearth.toml", "memroy = 128\n")]);
         let error = Project::load(dir.path(), &Settings::default()).unwrap_err();
         assert!(error.to_string().contains("memroy"), "{error}");
+    }
+
+    #[test]
+    fn what_is_expected_is_told_in_words() {
+        let dir = folder(&[("hearth.toml", "memory = \"lots\"")]);
+        let error = Project::load(dir.path(), &Settings::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("expected a whole number"), "{error}");
+        let missing = dir.path().join("missing");
+        let error = Project::load(&missing, &Settings::default())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("no folder ") && !error.contains("os error"),
+            "{error}"
+        );
     }
 
     #[test]

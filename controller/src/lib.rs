@@ -36,7 +36,7 @@ pub use events::EventsError;
 pub use process_log::{LogError, LogFormat, LogSettings};
 pub use registry::{KeyError, NotOpened, RegistryError};
 pub use serve::{ServeError, serve};
-pub use settings::{CpuLimit, Settings, SettingsError};
+pub use settings::{CpuLimit, Settings, SettingsError, address};
 
 /// This build's version, as `/hearth/v1/status` and logs say it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -15,7 +15,8 @@ pub struct Settings {
         long,
         env = "HEARTH_LISTEN",
         default_value = "127.0.0.1:9070",
-        value_name = "ADDR:PORT"
+        value_name = "ADDR:PORT",
+        value_parser = address
     )]
     pub listen: SocketAddr,
 
@@ -30,7 +31,7 @@ pub struct Settings {
 
     /// Second address, with /metrics, /healthz and /readyz alone and without signatures: for a
     /// Prometheus where the first address takes signatures.
-    #[arg(long, env = "HEARTH_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "HEARTH_METRICS_LISTEN", value_name = "ADDR:PORT", value_parser = address)]
     pub metrics_listen: Option<SocketAddr>,
 
     /// Everything that outlives the process: registry, packages, images, snapshots, logs
@@ -126,6 +127,11 @@ pub struct Settings {
         value_name = "SECONDS"
     )]
     pub drain_timeout: u64,
+
+    /// Seconds after SIGTERM during which new connections are still accepted and /readyz answers 503, so
+    /// that a load balancer sends its requests elsewhere before the port closes.
+    #[arg(long, env = "HEARTH_DRAIN_DELAY", default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub drain_delay: u64,
 
     /// How a function's CPU share (1,769 MB is one vCPU) is enforced. A share is work-conserving:
     /// it counts only when CPUs are contended. A cap is a hard limit at any time.
@@ -224,6 +230,22 @@ pub enum SettingsError {
     /// Not a region's form.
     #[error("region {0:?}: expected a form like us-east-1")]
     Region(String),
+}
+
+/// An address to listen on, for a command line.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let local = text.strip_prefix("localhost:");
+    let numeric = local.map(|port| format!("127.0.0.1:{port}"));
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        let port = text
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse::<u16>().ok());
+        format!(
+            "expected ADDRESS:PORT, such as 127.0.0.1:{}",
+            port.unwrap_or(9070)
+        )
+    })
 }
 
 impl Settings {
