@@ -183,7 +183,8 @@ impl Deployer {
             looked: Cell::new(self.gate.asked()),
         };
         let (deployed, _) = deployment::deploy(&self.client, &self.project, package, &watch)
-            .inspect_err(|error| show_log(&self.client, error, self.output))?;
+            .inspect_err(|error| show_log(&self.client, error, self.output))
+            .map_err(DeploymentError::without_older)?;
         let what = match deployed {
             Deployed::Created | Deployed::Updated => "deployed",
             Deployed::Unchanged => "unchanged",
