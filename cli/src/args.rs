@@ -113,11 +113,11 @@ pub(crate) struct Json {
 pub(crate) enum Command {
     /// Start a controller on this machine
     Serve(Serve),
-    /// Package a folder and make a function of it, or update the one there is
+    /// Package a folder and create or update its function
     Deploy(Deploy),
     /// Run a function and print its result
     Invoke(Invoke),
-    /// Print what a function wrote
+    /// Print a function's log
     Logs(Logs),
     /// List functions, or the microVMs that serve them
     #[command(alias = "list", alias = "status", alias = "list-functions")]
@@ -130,7 +130,7 @@ pub(crate) enum Command {
     /// Make, list and revoke the access keys of a controller on this machine
     #[command(subcommand)]
     Keys(Keys),
-    /// Check whether this machine can run Hearth, and say what to do where it can't
+    /// Check whether this machine can run Hearth, and say what to do if it can't
     Doctor(Doctor),
 }
 
@@ -176,13 +176,13 @@ pub(crate) struct Serve {
 /// as it is, then from defaults.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Settings {
-    /// Name of the function; by default the folder's
+    /// Name of the function; default: the folder's name
     #[arg(long)]
     pub(crate) name: Option<FunctionName>,
-    /// Such as python3.11, nodejs22.x or provided; by default told from the folder's files
+    /// Such as python3.11, nodejs22.x or provided; default: detected from the files
     #[arg(long)]
     pub(crate) runtime: Option<String>,
-    /// What the runtime calls, such as app.handler
+    /// What the runtime calls, such as app.handler; default: detected from the files
     #[arg(long)]
     pub(crate) handler: Option<String>,
     /// Memory in MiB, 128 to 10240
@@ -203,7 +203,7 @@ Examples:
   hearth deploy . --name mail --handler app.handler --memory 512 --timeout 30 --env STAGE=test
   hearth deploy . --alias live && hearth invoke mail:live
 
-A hearth.toml in the folder says the same once and for all; flags win over it:
+A hearth.toml in the folder sets the same options; flags override it:
   name = \"mail\"
   runtime = \"python3.11\"
   handler = \"app.handler\"
@@ -213,8 +213,10 @@ A hearth.toml in the folder says the same once and for all; flags win over it:
   [environment]
   STAGE = \"production\"
 
-A requirements.txt is vendored into the package by pip; a folder with a Cargo.toml is built with
-Cargo, and its program becomes the bootstrap.")]
+pip installs the dependencies of a requirements.txt into the package. Cargo builds a folder with a
+Cargo.toml, and its program becomes the bootstrap. Before the deploy begins, python3 or node check the
+code's syntax and hearth looks for the handler; no code is run. A deploy that is interrupted by Ctrl-C
+goes on in the controller.")]
 pub(crate) struct Deploy {
     /// The function's folder
     pub(crate) dir: PathBuf,

@@ -1,4 +1,4 @@
-//! Every way a command fails, and whose it is to mend: that decides the exit code.
+//! Every way a command fails, and whose error it is: that decides the exit code.
 
 use std::io;
 
@@ -13,12 +13,12 @@ use crate::event::EventError;
 use crate::package::PackageError;
 use crate::project::ProjectError;
 
-/// Exit code for what the caller can mend.
+/// Exit code of an error in the function, its folder or the arguments.
 pub(crate) const YOURS: u8 = 1;
-/// Exit code for what the platform or this machine lacks.
+/// Exit code of an error of Hearth or this machine.
 pub(crate) const PLATFORMS: u8 = 3;
 
-/// Why a command did not do what it was told.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// The controller, or the way to it.
@@ -69,7 +69,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Whose it is to mend.
+    /// Whose error it is.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(error) if error.is_callers() => YOURS,
@@ -95,17 +95,11 @@ impl Failure {
     /// What to do about it, where the error itself does not say.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
+            Self::Client(error) | Self::Deployment(DeploymentError::Client(error)) => error.hint(),
             Self::Project(error) => error.hint(),
             Self::Check(error) => error.hint(),
+            Self::Dev(error) => error.hint(),
             _ => None,
-        }
-    }
-
-    /// Error and hint on one line, for an answer that has room for one text.
-    pub(crate) fn told(&self) -> String {
-        match self.hint() {
-            Some(hint) => format!("{self} (hint: {hint})"),
-            None => self.to_string(),
         }
     }
 

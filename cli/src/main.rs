@@ -11,11 +11,12 @@ mod doctor;
 mod event;
 mod failure;
 mod function_name;
-mod interrupt;
+mod init_log;
 mod output;
 mod package;
 mod progress;
 mod project;
+mod signals;
 mod variable;
 
 use std::process::ExitCode;
@@ -61,7 +62,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Logs(logs) => commands::logs::run(&client()?, &logs, output),
         Command::Ls(ls) => commands::ls::run(&client()?, &ls, output),
         Command::Rm(rm) => commands::rm::run(&client()?, &rm, output),
-        Command::Dev(dev) => dev::run(dev, output),
+        Command::Dev(dev) => Ok(dev::run(dev, output)?),
         Command::Keys(keys) => commands::keys::run(&keys, output),
         Command::Doctor(doctor) => doctor::run(&client()?, &doctor, output),
     }

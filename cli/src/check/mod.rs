@@ -12,6 +12,7 @@ mod python;
 
 use std::path::{Path, PathBuf};
 
+use crate::client::Client;
 use crate::package::Package;
 use crate::project::{PROJECT_FILE, Project};
 
@@ -96,13 +97,31 @@ impl CheckError {
     }
 
     /// Whether a layer could bring what is missing.
-    pub(crate) fn may_be_in_a_layer(&self) -> bool {
+    fn may_be_in_a_layer(&self) -> bool {
         matches!(self, Self::NoModule { .. } | Self::NoDependency { .. })
     }
 }
 
+/// Refuses code that can't come up. What a layer may bring is not missed if the function has layers.
+pub(crate) fn check(
+    client: &Client,
+    project: &Project,
+    package: &Package,
+) -> Result<(), CheckError> {
+    match look(project, package) {
+        Err(error) if error.may_be_in_a_layer() => {
+            let current = client.configuration(&project.name);
+            if current.is_ok_and(|function| !function.layers.is_empty()) {
+                return Ok(());
+            }
+            Err(error)
+        }
+        other => other,
+    }
+}
+
 /// Looks at the code that `package` holds.
-pub(crate) fn check(project: &Project, package: &Package) -> Result<(), CheckError> {
+fn look(project: &Project, package: &Package) -> Result<(), CheckError> {
     if project.runtime.starts_with("python") {
         python::check(project, package)
     } else if project.runtime.starts_with("nodejs") {
@@ -154,7 +173,7 @@ mod tests {
     fn result(handler: &str, files: &[(&str, &str)]) -> Result<(), CheckError> {
         let (_dir, project) = project(handler, files);
         let package = build(&project, &Vendor::new()).unwrap();
-        check(&project, &package)
+        look(&project, &package)
     }
 
     /// The error's words, or nothing.
@@ -164,5 +183,16 @@ mod tests {
 
     pub(super) fn hint(handler: &str, files: &[(&str, &str)]) -> Option<String> {
         result(handler, files).unwrap_err().hint()
+    }
+
+    #[test]
+    fn what_a_layer_may_bring_is_not_missed() {
+        let (_dir, project) = project("elsewhere.handler", &[("app.py", "")]);
+        let package = build(&project, &Vendor::new()).unwrap();
+        let layered = r#"{"FunctionName":"f","MemorySize":128,"Timeout":3,"Layers":[{"Arn":"a"}]}"#;
+        let client = crate::client::testing::client_of(&[("/f/configuration", layered)]);
+        check(&client, &project, &package).unwrap();
+        let client = crate::client::testing::client_of(&[]);
+        assert!(check(&client, &project, &package).is_err());
     }
 }

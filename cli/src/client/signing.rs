@@ -3,8 +3,12 @@
 use hearth_controller::auth::Credentials;
 
 /// Said when a controller takes signed requests only and this one was not.
-pub(super) const HINT: &str = ": this controller takes signed requests; set AWS_ACCESS_KEY_ID and \
+pub(super) const UNSIGNED: &str = "this controller takes signed requests; set AWS_ACCESS_KEY_ID and \
     AWS_SECRET_ACCESS_KEY to a key made by `hearth keys create`";
+
+/// Said when the signature is for another region than the controller's.
+pub(super) const OTHER_REGION: &str =
+    "set AWS_REGION to the controller's region: us-east-1, unless it was started with --region";
 
 /// The region that a controller has unless told otherwise.
 const REGION: &str = "us-east-1";

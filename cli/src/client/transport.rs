@@ -46,10 +46,7 @@ pub(crate) enum ClientError {
     #[error("endpoint {0:?}: expected a URL such as http://127.0.0.1:9070 (http only)")]
     Endpoint(String),
     /// Nobody listens.
-    #[error(
-        "no controller at {endpoint}: {source}; is `hearth serve` (or hearthd) running there? \
-         --endpoint-url or HEARTH_ENDPOINT says where to look"
-    )]
+    #[error("no controller at {endpoint}: {source}")]
     Unreachable {
         /// Where it was looked for.
         endpoint: String,
@@ -57,7 +54,7 @@ pub(crate) enum ClientError {
         source: std::io::Error,
     },
     /// The connection broke or took too long.
-    #[error("{method} {path} at {endpoint}: {message}; `hearth doctor` checks this machine")]
+    #[error("{method} {path} at {endpoint}: {message}")]
     Transport {
         /// The controller.
         endpoint: String,
@@ -86,9 +83,7 @@ pub(crate) enum ClientError {
         request_id: String,
     },
     /// The answer is not what the API promises.
-    #[error(
-        "{path} answered what is not {expected}: {message}; is {endpoint} a Hearth controller?"
-    )]
+    #[error("the answer to {path} is not {expected}: {message}")]
     Answer {
         /// Where it came from.
         endpoint: String,
@@ -110,6 +105,25 @@ impl ClientError {
             Self::Refused { reason, .. } if reason.as_deref() == Some(RESERVED) => true,
             Self::Refused { status, .. } => (400..500).contains(status) && *status != 429,
             _ => false,
+        }
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreachable { .. } => Some(
+                "is `hearth serve` (or hearthd) running there? --endpoint-url or HEARTH_ENDPOINT says \
+                 where to look"
+                    .to_owned(),
+            ),
+            Self::Answer { endpoint, .. } => Some(format!("is {endpoint} a Hearth controller?")),
+            Self::Refused { kind, .. } if kind == "MissingAuthenticationTokenException" => {
+                Some(signing::UNSIGNED.to_owned())
+            }
+            Self::Refused { message, .. } if message.contains("scoped to a valid region") => {
+                Some(signing::OTHER_REGION.to_owned())
+            }
+            _ => None,
         }
     }
 
@@ -354,6 +368,7 @@ impl Client {
             {
                 unreachable(source)
             }
+            ureq::Error::Io(source) if source.to_string().contains("lookup") => unreachable(source),
             ureq::Error::HostNotFound => unreachable(std::io::Error::other("host not found")),
             ureq::Error::ConnectionFailed => {
                 unreachable(std::io::Error::other("connection failed"))
@@ -387,16 +402,13 @@ impl Client {
             #[serde(rename = "Reason")]
             reason: Option<String>,
         }
-        let (mut message, reason) = match serde_json::from_slice::<Refusal>(&body) {
+        let (message, reason) = match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) => (refusal.message, refusal.reason),
             Err(_) => {
                 let start = &body[..body.len().min(500)];
                 (String::from_utf8_lossy(start).into_owned(), None)
             }
         };
-        if kind.as_deref() == Some("MissingAuthenticationTokenException") {
-            message.push_str(signing::HINT);
-        }
         ClientError::Refused {
             status,
             kind: kind.unwrap_or_else(|| "error".to_owned()),
@@ -471,9 +483,27 @@ mod tests {
         drop(listener);
         let client = Client::new(&endpoint).unwrap();
         let error = client.bytes(Method::GET, "/healthz", b"").unwrap_err();
-        assert!(error.to_string().contains("hearth serve"), "{error}");
+        assert!(error.hint().unwrap().contains("hearth serve"), "{error}");
         assert!(error.to_string().contains(&endpoint), "{error}");
         assert!(!error.is_callers());
+    }
+
+    #[test]
+    fn a_wrong_region_or_no_signature_is_told_with_what_to_set() {
+        let hint = |kind: &str, message: &str| {
+            let refused = ClientError::Refused {
+                status: 403,
+                kind: kind.into(),
+                reason: None,
+                message: message.into(),
+                request_id: "r".into(),
+            };
+            refused.hint().unwrap_or_default()
+        };
+        assert!(hint("MissingAuthenticationTokenException", "").contains("hearth keys create"));
+        let region = "Credential should be scoped to a valid region, not 'eu-west-1'. ";
+        assert!(hint("InvalidSignatureException", region).contains("AWS_REGION"));
+        assert_eq!(hint("AccessDeniedException", ""), "");
     }
 
     #[test]

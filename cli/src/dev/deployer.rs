@@ -7,13 +7,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::args::{Dev, Settings};
+use crate::check::{self, CheckError};
 use crate::client::Client;
-use crate::commands::deploy::{check_code, show_log};
 use crate::deployment::{self, Deployed, DeploymentError, Watch};
-use crate::failure::Failure;
 use crate::function_name::FunctionName;
+use crate::init_log;
 use crate::output::{Output, Stream, Tone, count, size, span};
-use crate::package::{self, Package, Selection, Vendor};
+use crate::package::{self, Package, PackageError, Selection, Vendor};
 use crate::progress::Progress;
 use crate::project::{Project, ProjectError};
 
@@ -46,6 +46,34 @@ pub(super) fn state_of(files: &Files) -> Seen {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
         .clone();
     look(&selection)
+}
+
+/// Why a state of the folder is not deployed.
+#[derive(Debug, thiserror::Error)]
+enum NotDeployed {
+    #[error(transparent)]
+    Project(#[from] ProjectError),
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error(transparent)]
+    Deployment(#[from] DeploymentError),
+}
+
+impl NotDeployed {
+    /// The error, and what to do about it, on one line.
+    fn told(&self) -> String {
+        let hint = match self {
+            Self::Project(error) => error.hint(),
+            Self::Check(error) => error.hint(),
+            Self::Package(_) | Self::Deployment(_) => None,
+        };
+        match hint {
+            Some(hint) => format!("{self} (hint: {hint})"),
+            None => self.to_string(),
+        }
+    }
 }
 
 /// Ends a deploy when the folder is not in the state any more that is being deployed.
@@ -124,7 +152,7 @@ impl Deployer {
             let start = Instant::now();
             let package = described
                 .and_then(|()| self.describe())
-                .map_err(Failure::from)
+                .map_err(NotDeployed::from)
                 .and_then(|()| Ok(package::build(&self.project, &self.vendor)?));
             if state_of(&self.files).fingerprint != now {
                 // It changed while it was packed, and nothing is known of it: once more.
@@ -132,7 +160,7 @@ impl Deployer {
                 continue;
             }
             let result = package.and_then(|package| self.deploy(&package, now, start));
-            if let Err(Failure::Deployment(DeploymentError::Outdated { .. })) = &result {
+            if let Err(NotDeployed::Deployment(DeploymentError::Outdated { .. })) = &result {
                 self.output
                     .note(&self.quiet("a file changed: deploying again"));
                 self.gate.changed();
@@ -165,8 +193,13 @@ impl Deployer {
         }
     }
 
-    fn deploy(&self, package: &Package, state: Fingerprint, start: Instant) -> Result<(), Failure> {
-        check_code(&self.client, &self.project, package)?;
+    fn deploy(
+        &self,
+        package: &Package,
+        state: Fingerprint,
+        start: Instant,
+    ) -> Result<(), NotDeployed> {
+        check::check(&self.client, &self.project, package)?;
         let name = &self.project.name;
         let files = format!(
             "{}, {}",
@@ -183,7 +216,7 @@ impl Deployer {
             looked: Cell::new(self.gate.asked()),
         };
         let (deployed, _) = deployment::deploy(&self.client, &self.project, package, &watch)
-            .inspect_err(|error| show_log(&self.client, error, self.output))
+            .inspect_err(|error| init_log::show(&self.client, error, self.output))
             .map_err(DeploymentError::without_older)?;
         let what = match deployed {
             Deployed::Created | Deployed::Updated => "deployed",
@@ -200,7 +233,7 @@ impl Deployer {
     }
 
     /// Says why there is no deploy, and gives it on for the requests that wait.
-    fn told(&self, failure: &Failure) -> String {
+    fn told(&self, failure: &NotDeployed) -> String {
         let why = failure.told();
         let label = self
             .output

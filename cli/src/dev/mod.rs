@@ -17,17 +17,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_controller::{ServeError, Settings};
+use hearth_controller::{LogError, ServeError, Settings};
 use notify::{RecursiveMode, Watcher};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::args::Dev;
 use crate::client::{Client, ClientError};
-use crate::commands::serve::told_to_end;
-use crate::failure::Failure;
 use crate::output::{Output, Stream, Tone};
 use crate::project::{Project, ProjectError};
+use crate::signals::told_to_end;
 use deployer::Deployer;
 use front::Front;
 use gate::Gate;
@@ -39,7 +38,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DevError {
     /// The address is taken, or not this machine's.
-    #[error("can't listen on {address}: {source}; --listen ADDRESS:PORT takes another")]
+    #[error("can't listen on {address}: {source}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -54,6 +53,9 @@ pub(crate) enum DevError {
     /// The controller's own settings, from the environment.
     #[error("settings of the controller: {0}")]
     Settings(String),
+    /// The log's settings, from the environment.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The controller in this process.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -64,7 +66,7 @@ pub(crate) enum DevError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The folder can't be watched.
-    #[error("can't watch {path}: {source}; the limit fs.inotify.max_user_watches may be too low")]
+    #[error("can't watch {path}: {source}")]
     Watch {
         /// The folder.
         path: PathBuf,
@@ -84,25 +86,42 @@ impl DevError {
     pub(crate) fn is_callers(&self) -> bool {
         matches!(
             self,
-            Self::Listen { .. } | Self::Exposed(_) | Self::Settings(_) | Self::Project(_)
+            Self::Listen { .. }
+                | Self::Exposed(_)
+                | Self::Settings(_)
+                | Self::Log(_)
+                | Self::Project(_)
         )
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Project(error) => error.hint(),
+            Self::Client(error) => error.hint(),
+            Self::Listen { .. } => Some("--listen ADDRESS:PORT takes another".to_owned()),
+            Self::Watch { .. } => {
+                Some("the limit fs.inotify.max_user_watches may be too low".to_owned())
+            }
+            _ => None,
+        }
     }
 }
 
 /// Runs the command until SIGINT or SIGTERM.
-pub(crate) fn run(dev: Dev, output: Output) -> Result<(), Failure> {
+pub(crate) fn run(dev: Dev, output: Output) -> Result<(), DevError> {
     // A folder that is no function is told before anything is started.
     Project::load(&dev.dir, &dev.settings)?;
     if !dev.listen.ip().is_loopback() {
-        return Err(DevError::Exposed(dev.listen).into());
+        return Err(DevError::Exposed(dev.listen));
     }
     dev.log.start("warn")?;
     let settings = settings(&dev)?;
-    let runtime = tokio::runtime::Runtime::new().map_err(Failure::Runtime)?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let ended = runtime.block_on(serve(dev, settings, output));
     // Whatever still waits for a function on a thread of its own is not waited for.
     runtime.shutdown_background();
-    Ok(ended?)
+    ended
 }
 
 /// The controller's settings: as for `hearth serve`, but on a port and with data of its own.

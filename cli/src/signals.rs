@@ -1,6 +1,9 @@
-//! Ctrl-C while something goes on in the controller: the command says what goes on, and ends.
+//! SIGINT and SIGTERM. A server ends in order. A command that waits for something in the controller says
+//! that it goes on there, and ends.
 
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::Output;
 
@@ -44,4 +47,16 @@ impl LastWords {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
+
+/// Completes at SIGTERM or SIGINT. From its creation on neither ends the process by itself.
+pub(crate) fn told_to_end() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
