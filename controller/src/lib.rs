@@ -23,6 +23,7 @@ mod logs;
 mod metrics;
 mod pool;
 mod process_log;
+mod process_metrics;
 mod registry;
 mod repoll;
 mod revival;

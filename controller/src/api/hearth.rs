@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use nix::sys::statvfs::statvfs;
 use serde_json::json;
 
 use super::App;
@@ -124,6 +125,11 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, &'static
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     app.events.take_census().await;
+    let (running, waiting) = app.builder.progress.count();
+    let free = statvfs(app.builder.data.root()).ok().map(|disk| {
+        u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size()))
+    });
+    app.metrics.set_current(running, waiting, free);
     let text = app
         .metrics
         .text(app.pool.census(), app.pool.shells())

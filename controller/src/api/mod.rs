@@ -363,7 +363,9 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .route("/readyz", get(hearth::readyz))
         .route("/metrics", get(hearth::metrics));
     let behind_urls = app.clone();
+    let metrics = app.metrics.clone();
     let routes = access::authorized(routes, &app, gate)
+        .route_layer(axum::middleware::from_fn(request_id::note_route))
         .fallback(async || ApiError::unknown_path())
         .method_not_allowed_fallback(async || ApiError::method())
         .with_state(app);
@@ -381,7 +383,10 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     };
     access::authenticated(whole, entrance)
         .layer(axum::middleware::from_fn_with_state(front, front::serve))
-        .layer(axum::middleware::from_fn(request_id::assign))
+        .layer(axum::middleware::from_fn_with_state(
+            metrics,
+            request_id::assign,
+        ))
         .layer(axum::middleware::from_fn(unread::settle))
 }
 

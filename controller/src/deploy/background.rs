@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,7 @@ impl Deployer {
         for function in functions {
             self.provision(&function);
             if function.pending().next().is_some() {
-                tracing::info!(function = %function.record.name, "taking up its deploy again");
+                tracing::info!(function = %function.record.name, "resuming the deploy that the restart interrupted");
                 self.start_all(&function);
             }
             versions.extend(function.all_live().cloned());
@@ -89,12 +90,16 @@ impl Deployer {
         let cancel = self.stop.child_token();
         self.running().insert(key.clone(), cancel.clone());
         let this = self.clone();
+        let began = Instant::now();
         self.tasks.spawn(async move {
             let built = tokio::select! {
                 built = this.build(&name, version, &key) => built,
                 () = cancel.cancelled() => Err(DeployError::Cancelled),
             };
             this.running().remove(&key);
+            if built.is_ok() {
+                this.metrics.deployed(began.elapsed());
+            }
             if let Err(error) = this.finish(&name, version, &key, built).await {
                 // It stays pending, and the next start takes it up again.
                 tracing::error!(function = %name, %error, "result of a deploy not registered");
