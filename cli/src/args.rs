@@ -209,7 +209,7 @@ A hearth.toml in the folder sets the same options; flags override it:
   handler = \"app.handler\"
   memory = 512
   timeout = 30
-  exclude = [\"docs\"]
+  exclude = [\"docs\", \"*.log\"]
   [environment]
   STAGE = \"production\"
 

@@ -28,6 +28,12 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
     watch.step(&format!("packaging {}", project.dir.display()));
     let vendor = Vendor::new();
     let package = package::build(&project, &vendor)?;
+    if !output.json {
+        for remark in &package.remarks {
+            let label = output.paint(Stream::Stderr, Tone::Careful, "warning:");
+            output.note(&format!("{label} {remark}"));
+        }
+    }
     check::check(client, &project, &package)?;
     watch.step(&format!(
         "{}, {}",

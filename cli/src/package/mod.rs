@@ -32,6 +32,8 @@ pub(crate) struct Package {
     pub(crate) zip: Vec<u8>,
     /// How many files are in it.
     pub(crate) files: usize,
+    /// What the folder's owner may not have meant.
+    pub(crate) remarks: Vec<String>,
     /// Their names.
     names: Vec<String>,
     /// Where pip put the dependencies, as long as the [`Vendor`] is there.
@@ -175,6 +177,7 @@ pub(crate) fn build(project: &Project, vendor: &Vendor) -> Result<Package, Packa
     Ok(Package {
         sha256: STANDARD.encode(Sha256::digest(&zip)),
         files: entries.len(),
+        remarks: Selection::of(project).remarks(),
         names: entries.into_iter().map(|entry| entry.name).collect(),
         vendored: dependencies_in,
         zip,
