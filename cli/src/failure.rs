@@ -103,6 +103,16 @@ impl Failure {
         }
     }
 
+    /// HTTP status, kind of error and request id, if a controller refused.
+    pub(crate) fn refusal(&self) -> Option<(u16, &str, &str)> {
+        match self {
+            Self::Client(error) | Self::Deployment(DeploymentError::Client(error)) => {
+                error.refusal()
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the command has already said all there is to say.
     pub(crate) fn is_told(&self) -> bool {
         matches!(self, Self::Function | Self::Unfit) || self.exit_code() == 0

@@ -82,6 +82,11 @@ fn tell(failure: &Failure, output: Output) {
         if let Some(hint) = failure.hint() {
             error["hint"] = hint.into();
         }
+        if let Some((status, code, request_id)) = failure.refusal() {
+            error["status"] = status.into();
+            error["code"] = code.into();
+            error["request_id"] = request_id.into();
+        }
         output.note(&serde_json::json!({ "error": error }).to_string());
     } else {
         let label = output.paint(Stream::Stderr, Tone::Bad, "error:");

@@ -43,7 +43,7 @@ pub(crate) struct Client {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// `--endpoint-url` is no URL.
-    #[error("endpoint {0:?}: expected a URL such as http://127.0.0.1:9070 (http only)")]
+    #[error("endpoint {0:?}: expected a URL such as http://127.0.0.1:9070")]
     Endpoint(String),
     /// Nobody listens.
     #[error("no controller at {endpoint}: {source}")]
@@ -116,6 +116,11 @@ impl ClientError {
                  where to look"
                     .to_owned(),
             ),
+            Self::Endpoint(endpoint) if endpoint.starts_with("https:") => Some(
+                "hearth speaks no TLS: forward a port of this machine to the controller's, for example \
+                 with ssh -L 9070:127.0.0.1:9070 HOST"
+                    .to_owned(),
+            ),
             Self::Answer { endpoint, .. } => Some(format!("is {endpoint} a Hearth controller?")),
             Self::Refused { kind, .. } if kind == "MissingAuthenticationTokenException" => {
                 Some(signing::UNSIGNED.to_owned())
@@ -123,6 +128,19 @@ impl ClientError {
             Self::Refused { message, .. } if message.contains("scoped to a valid region") => {
                 Some(signing::OTHER_REGION.to_owned())
             }
+            _ => None,
+        }
+    }
+
+    /// What a program can tell the refusal by.
+    pub(crate) fn refusal(&self) -> Option<(u16, &str, &str)> {
+        match self {
+            Self::Refused {
+                status,
+                kind,
+                request_id,
+                ..
+            } => Some((*status, kind, request_id)),
             _ => None,
         }
     }
@@ -473,6 +491,8 @@ mod tests {
         ] {
             assert!(Client::new(bad).is_err(), "{bad}");
         }
+        let https = Client::new("https://h").unwrap_err();
+        assert!(https.hint().unwrap().contains("ssh -L"));
     }
 
     #[test]

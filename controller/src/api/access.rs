@@ -45,6 +45,11 @@ const HASH_PIECE: usize = 256 * 1024;
 pub(super) struct Caller(Arc<AccessKey>);
 
 impl Caller {
+    /// The key's name.
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
     pub(super) fn may_invoke(&self, function: &str) -> bool {
         self.0.permissions.may_invoke(function)
     }

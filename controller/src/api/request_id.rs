@@ -10,6 +10,9 @@ use axum::http::{HeaderValue, Method, Response};
 use axum::middleware::Next;
 use uuid::Uuid;
 
+use super::access::Caller;
+use super::action::Action;
+use super::front::Peer;
 use crate::metrics::Metrics;
 
 /// The id of a request: what a function sees, what the log says, what the response carries.
@@ -20,14 +23,50 @@ pub(crate) struct RequestId(pub(crate) String);
 #[derive(Debug, Clone)]
 struct Route(MatchedPath);
 
-/// Notes the route on the response, for the count of requests.
+/// Notes the route on the response, for the count of requests, and writes down who changed what: one
+/// line for each request that is neither a look nor an invocation, refused or not.
 pub(crate) async fn note_route(request: Request, next: Next) -> Response<Body> {
-    let route = request.extensions().get::<MatchedPath>().cloned();
+    let extensions = request.extensions();
+    let route = extensions.get::<MatchedPath>().cloned();
+    let change = route.as_ref().and_then(|route| {
+        let action = changes(request.method(), route.as_str())?;
+        let caller = extensions.get::<Caller>();
+        let peer = extensions.get::<Peer>();
+        Some((
+            action,
+            request.uri().path().to_owned(),
+            caller.map(|caller| caller.name().to_owned()),
+            peer.map(|peer| peer.0.ip().to_string()),
+            extensions.get::<RequestId>().cloned(),
+        ))
+    });
     let mut response = next.run(request).await;
+    if let Some((action, path, key, from, id)) = change {
+        tracing::info!(
+            action,
+            path,
+            key,
+            from,
+            status = response.status().as_u16(),
+            request_id = id.map(|id| id.0),
+            "change requested"
+        );
+    }
     if let Some(route) = route {
         response.extensions_mut().insert(Route(route));
     }
     response
+}
+
+/// What a request would change, in IAM's words.
+fn changes(method: &Method, route: &str) -> Option<&'static str> {
+    if matches!(*method, Method::GET | Method::HEAD) || route.ends_with("/bench/agent-ping") {
+        return None;
+    }
+    match Action::of(method, route) {
+        action @ Action::Administer(_) => Some(action.name()),
+        Action::Invoke | Action::Probe => None,
+    }
 }
 
 /// Gives the request an id, and its response the same, and counts it.
@@ -135,6 +174,27 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+    }
+
+    /// After keys, tags and five functions had changed, the log had not one line about it.
+    #[test]
+    fn changes_are_written_down_and_looks_and_invocations_are_not() {
+        let function = "/2015-03-31/functions/{name}";
+        assert_eq!(
+            changes(&Method::DELETE, function),
+            Some("lambda:DeleteFunction")
+        );
+        let code = format!("{function}/code");
+        assert_eq!(
+            changes(&Method::PUT, &code),
+            Some("lambda:UpdateFunctionCode")
+        );
+        assert_eq!(changes(&Method::GET, function), None);
+        assert_eq!(
+            changes(&Method::POST, &format!("{function}/invocations")),
+            None
+        );
+        assert_eq!(changes(&Method::POST, "/hearth/v1/bench/agent-ping"), None);
     }
 
     #[tokio::test]
