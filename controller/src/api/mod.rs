@@ -366,7 +366,7 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     let metrics = app.metrics.clone();
     let routes = access::authorized(routes, &app, gate)
         .route_layer(axum::middleware::from_fn(request_id::note_route))
-        .fallback(async || ApiError::unknown_path())
+        .fallback(async |uri: axum::http::Uri| ApiError::unknown_path(uri.path()))
         .method_not_allowed_fallback(async || ApiError::method())
         .with_state(app);
     // Outside of the router, so that what no route takes has its request id as well, and is signed.
