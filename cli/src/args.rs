@@ -1,5 +1,5 @@
-//! The command line: what can be typed, with its help. Values are parsed here, once, into types
-//! that the commands can trust.
+//! The command line: commands, options and their help. Values are parsed here, once, into types that
+//! the commands can trust.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -172,8 +172,8 @@ pub(crate) struct Serve {
     pub(crate) log: hearth_controller::LogSettings,
 }
 
-/// What a function is to be; everything left out comes from `hearth.toml`, then from the function
-/// as it is, then from defaults.
+/// Settings of a function. A setting that is left out comes from `hearth.toml`, then from the existing
+/// function, then from the defaults.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Settings {
     /// Name of the function; default: the folder's name
@@ -256,7 +256,7 @@ pub(crate) struct Invoke {
     /// A limit on CPU time for this invocation, in milliseconds
     #[arg(long, value_name = "MS")]
     pub(crate) cpu_ms: Option<u64>,
-    /// Nothing on standard error but errors
+    /// Write errors only to standard error
     #[arg(short, long)]
     pub(crate) quiet: bool,
     #[command(flatten)]
@@ -275,7 +275,7 @@ Times are UTC.")]
 pub(crate) struct Logs {
     /// Function, or function:qualifier for one version's alone
     pub(crate) function: FunctionRef,
-    /// Go on with new records as they come
+    /// Wait for new records and show them
     #[arg(short, long, conflicts_with = "until")]
     pub(crate) follow: bool,
     /// Show the newest N records only
@@ -304,7 +304,7 @@ Examples:
   hearth ls --instances
   hearth ls --json | jq -r '.[].FunctionName'")]
 pub(crate) struct Ls {
-    /// Each microVM: its function, state, age, memory and process
+    /// List each microVM with its function, state, age, memory and process
     #[arg(long)]
     pub(crate) instances: bool,
     #[command(flatten)]
@@ -340,18 +340,18 @@ pub(crate) struct Dev {
     /// Address and port of the development server
     #[arg(long, default_value = "127.0.0.1:9080", value_name = "ADDRESS:PORT", value_parser = hearth_controller::address)]
     pub(crate) listen: SocketAddr,
-    /// Where functions and snapshots are kept; by default a folder in the cache, so that the next
-    /// start is quick
+    /// Where functions and snapshots are kept; default: a folder in the cache, so that the next start
+    /// is quick
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) log: hearth_controller::LogSettings,
 }
 
-/// A controller takes its callers' signatures for these keys' wherever it listens beyond loopback.
+/// Access keys: a controller that listens beyond loopback checks that requests are signed by one.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
-    /// Make a key and print its secret, this once
+    /// Create a key and print its secret; it is not shown again
     Create(CreateKey),
     /// List the keys, without their secrets
     List(KeysOf),
@@ -362,7 +362,7 @@ pub(crate) enum Keys {
 /// Whose keys.
 #[derive(Debug, Args)]
 pub(crate) struct KeysOf {
-    /// The controller's data directory; by default the one that `hearth serve` takes
+    /// The controller's data directory; default: that of `hearth serve`
     #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -374,12 +374,12 @@ pub(crate) struct KeysOf {
 Examples:
   hearth keys create anna --admin
   hearth keys create shop --invoke 'image-*' --invoke mail
-  export $(hearth keys create ci --admin)
+  hearth keys create ci --admin >ci.env && set -a && . ./ci.env && set +a
 
 The secret is printed once and can't be printed again. Clients take it as AWS_SECRET_ACCESS_KEY.")]
 #[command(group(clap::ArgGroup::new("permissions").required(true).multiple(true).args(["admin", "invoke"])))]
 pub(crate) struct CreateKey {
-    /// Whose key it is
+    /// Name of the key
     pub(crate) name: String,
     /// Permit everything
     #[arg(long)]
@@ -411,12 +411,12 @@ Examples:
   hearth doctor
   hearth doctor --json | jq '.checks[] | select(.verdict != \"ok\")'
 
-Exits with 3 if something is missing that Hearth can't do without.")]
+Exits with 3 if Hearth can't run here.")]
 pub(crate) struct Doctor {
-    /// The data directory to look at; by default the one that `hearth serve` takes
+    /// The data directory to check; default: that of `hearth serve`
     #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// The artefact cache to look at
+    /// The artefact cache to check
     #[arg(long, env = "HEARTH_CACHE", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
     #[command(flatten)]

@@ -1,5 +1,5 @@
-//! Makes the controller's function what a project and its package say, and waits until it serves.
-//! Nothing is sent that is there already: an unchanged folder costs one request.
+//! Creates or updates the function of a project, and waits until it serves. Only differences are sent:
+//! an unchanged folder costs one request.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub(crate) enum DeploymentError {
     /// The controller, or the way to it.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The controller tried and the function did not come up.
+    /// The deploy failed in the controller.
     #[error("{name} did not come up: {reason}{}", if *serving { " (what was deployed before still serves)" } else { "" })]
     Failed {
         /// The function.
@@ -53,19 +53,19 @@ pub(crate) enum DeploymentError {
         /// The newest record of the function's log when its deploy began, or 0.
         log_before: u64,
     },
-    /// It went while its deploy was waited for.
+    /// The function was deleted during its deploy.
     #[error("{name} was deleted while it was being deployed")]
     Deleted {
         /// The function.
         name: FunctionName,
     },
-    /// It was given up because there is something newer to deploy.
+    /// The caller gave it up for a newer deploy.
     #[error("the deploy of {name} was given up for a newer one")]
     Outdated {
         /// The function.
         name: FunctionName,
     },
-    /// It takes too long.
+    /// The deploy exceeds the maximum time.
     #[error("{name} is not ready after {} s; `hearth ls` shows its state", PATIENCE.as_secs())]
     Slow {
         /// The function.
@@ -74,7 +74,7 @@ pub(crate) enum DeploymentError {
 }
 
 impl DeploymentError {
-    /// The same, where nobody is answered from what was deployed before.
+    /// The same error, for `hearth dev`, which never answers from older code.
     pub(crate) fn without_older(mut self) -> Self {
         if let Self::Failed { serving, .. } = &mut self {
             *serving = false;
@@ -96,7 +96,7 @@ impl DeploymentError {
     }
 }
 
-/// Told about a deploy while it goes on.
+/// Observes a deploy.
 pub(crate) trait Watch {
     /// Something begins.
     fn step(&self, text: &str);
@@ -258,7 +258,7 @@ fn doing(configuration: &Configuration) -> String {
     }
 }
 
-/// Sends an update again when somebody else's was in the way.
+/// Sends an update again if another update was in progress.
 fn retry_conflicts(
     client: &Client,
     name: &FunctionName,
@@ -308,7 +308,7 @@ fn succeeded(
 mod tests {
     use super::*;
 
-    /// Remembers what it is told.
+    /// Keeps all that it hears.
     #[derive(Default)]
     struct Heard {
         words: std::cell::RefCell<Vec<String>>,
@@ -352,7 +352,7 @@ mod tests {
         })
     }
 
-    /// Between "creating f" and the end nothing was told.
+    /// After "creating f" nothing was printed until the deploy had ended.
     #[test]
     fn who_waits_hears_what_the_controller_does() {
         let heard = Heard::default();
@@ -434,7 +434,7 @@ mod tests {
         assert!(!failed("InternalError").is_callers());
         assert!(
             !failed("InvalidRuntime").is_callers(),
-            "an image that nobody built"
+            "an image that is not built"
         );
     }
 

@@ -1,4 +1,4 @@
-//! Names of functions as Lambda allows them, so that what reaches a URL needs no second look.
+//! Names of functions as Lambda allows them: a parsed name needs no escaping in a URL.
 
 use std::fmt;
 use std::str::FromStr;

@@ -22,7 +22,7 @@ pub(crate) fn show(client: &Client, error: &DeploymentError, output: Output) {
         qualifier: None,
         arn: None,
     };
-    // The failure itself is what will be told; without a log it is told without one.
+    // The caller reports the failure itself, with or without a log above it.
     let Ok(page) = client.log_page(LogQuery::all(&function), Some(*log_before)) else {
         return;
     };

@@ -1,5 +1,5 @@
-//! `hearth`: what people type. Talks to a controller over its HTTP API; `serve` and `dev` start one
-//! in this process.
+//! `hearth`, the command line. Uses a controller's HTTP API; `serve` and `dev` start a controller in this
+//! process.
 
 mod args;
 mod check;
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse().and_then(|cli| cli.check().map(|()| cli)) {
         Ok(cli) => cli,
         Err(help_or_error) => {
-            // Help on a closed pipe: nothing to do about it.
+            // Help that can't be written, as to a closed pipe, is dropped.
             let _ = help_or_error.print();
             return ExitCode::from(if help_or_error.use_stderr() {
                 failure::YOURS

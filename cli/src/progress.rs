@@ -1,12 +1,12 @@
-//! What a person who waits for a deploy sees: on a terminal one line that changes in place, elsewhere a
-//! line from time to time, with `--json` nothing.
+//! The progress of a deploy: on a terminal one line that changes in place, otherwise a line every ten
+//! seconds, with `--json` nothing.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use crate::output::{Output, Stream, Tone};
 
-/// How often a wait is spoken of where lines can't be taken back.
+/// Interval between lines where a line can't be replaced.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Of one command.
@@ -70,7 +70,7 @@ impl Progress {
         }
     }
 
-    /// What is waited for at the moment. May be called as often as one likes.
+    /// What the command waits for now. Cheap to call in a polling loop.
     pub(crate) fn phase(&self, text: &str) {
         if let Some(line) = self.due(text, Instant::now()) {
             match self.mode {

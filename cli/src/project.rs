@@ -1,5 +1,5 @@
-//! What a folder is to become: `hearth.toml`, the flags, and what the folder's files tell, made
-//! into one [`Project`].
+//! The function that a folder describes: `hearth.toml`, the flags, and what is detected from its files
+//! become one [`Project`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -110,10 +110,10 @@ pub(crate) enum ProjectError {
     /// A variable, from wherever it came.
     #[error("environment: {0}")]
     Variable(#[from] VariableError),
-    /// The folder's files do not tell.
-    #[error("can't tell the runtime of {0}: no Cargo.toml, bootstrap, *.py or *.js in it")]
+    /// The runtime can't be detected from the folder's files.
+    #[error("can't detect the runtime of {0}: no Cargo.toml, bootstrap, *.py or *.js in it")]
     Runtime(PathBuf),
-    /// Nothing says what to call.
+    /// The handler is neither given nor detected.
     #[error(
         "no handler for {dir} ({runtime}){}",
         if found.is_empty() { String::new() } else { format!(": it could be {}", found.join(" or ")) }

@@ -96,7 +96,7 @@ impl CheckError {
         }
     }
 
-    /// Whether a layer could bring what is missing.
+    /// Whether a layer could contain the missing file.
     fn may_be_in_a_layer(&self) -> bool {
         matches!(self, Self::NoModule { .. } | Self::NoDependency { .. })
     }

@@ -91,7 +91,7 @@ impl std::fmt::Debug for Environment {
     }
 }
 
-/// What `POST …/functions` takes.
+/// Body of `POST …/functions`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Create<'a> {
@@ -108,7 +108,7 @@ pub(crate) struct Create<'a> {
     pub(crate) environment: Option<Variables<'a>>,
 }
 
-/// What `PUT …/code` takes, and the part of a create that is the package.
+/// Body of `PUT …/code`, and the package in the body of a create.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Code {
@@ -116,7 +116,7 @@ pub(crate) struct Code {
     pub(crate) zip_file: String,
 }
 
-/// What `PUT …/configuration` takes; what is left out stays as it is.
+/// Body of `PUT …/configuration`; fields that are left out keep their value.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Change<'a> {
@@ -243,7 +243,7 @@ impl Client {
                     .map(|listed| listed.function_name),
             );
             match page.next_marker {
-                // An empty page with a marker would have this go round for ever.
+                // An empty page with a marker would make this loop endless.
                 Some(marker) if !marker.is_empty() && !empty => {
                     path = format!("{FUNCTIONS}?Marker={}", percent_encode(&marker));
                 }

@@ -1,4 +1,4 @@
-//! Running a function: the request's limits, and the answer with everything told about it.
+//! Invoking a function: the limits of a request, and its answer with the controller's report.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,4 +1,4 @@
-//! Hearth's own API: what functions wrote, a page at a time or as it comes.
+//! Hearth's own API: the logs of functions, page by page or as a stream.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -172,7 +172,7 @@ impl<R: Read> LogStream<R> {
                 if gap {
                     return Some(LogNews::Gap);
                 }
-                // What is no record is nothing that this version knows.
+                // Other events are of a newer version: they are skipped.
                 if let Ok(record) = serde_json::from_slice(data) {
                     return Some(LogNews::Record(record));
                 }

@@ -10,7 +10,7 @@ pub(super) const UNSIGNED: &str = "this controller takes signed requests; set AW
 pub(super) const OTHER_REGION: &str =
     "set AWS_REGION to the controller's region: us-east-1, unless it was started with --region";
 
-/// The region that a controller has unless told otherwise.
+/// The default region of a controller.
 const REGION: &str = "us-east-1";
 
 /// The key in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, if both are there, for the region in

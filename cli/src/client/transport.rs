@@ -1,4 +1,4 @@
-//! One request and its answer, and what can be wrong with either.
+//! Sends one request and reads its answer, and names what can fail.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,19 +11,20 @@ use ureq::{Agent, Body};
 
 use super::signing;
 
-/// Longest wait for a connection. The controller is near, or it isn't there.
+/// Maximum time to connect: a controller is on this machine or this network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a controller on this machine that is only just being started.
 const START_WAIT: Duration = Duration::from_secs(2);
 /// How often it is looked for.
 const START_POLL: Duration = Duration::from_millis(50);
-/// Longest wait for anything but an invocation.
+/// Maximum time of any request but an invocation.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest wait for an invocation: Lambda's longest timeout, and time to queue and restore.
+/// Maximum time of an invocation: Lambda's longest timeout, and time to queue and restore.
 const INVOCATION_TIMEOUT: Duration = Duration::from_secs(900 + 120);
-/// A stream is begun anew after this long: one whose other end has vanished is noticed in the end.
+/// Maximum time of a stream; the caller opens another one then. Without it a stream whose other end has
+/// vanished would never end.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
-/// Largest answer read, in bytes: a listing of ten thousand functions fits.
+/// Maximum size of an answer in bytes: a listing of ten thousand functions fits.
 const MAX_ANSWER: u64 = 64 << 20;
 
 /// Lambda's reason of a throttle at the function's reserved concurrency.
@@ -45,7 +46,7 @@ pub(crate) enum ClientError {
     /// `--endpoint-url` is no URL.
     #[error("endpoint {0:?}: expected a URL such as http://127.0.0.1:9070")]
     Endpoint(String),
-    /// Nobody listens.
+    /// Nothing listens there, or the host can't be reached.
     #[error("no controller at {endpoint}: {source}")]
     Unreachable {
         /// Where it was looked for.

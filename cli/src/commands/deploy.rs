@@ -22,7 +22,7 @@ use crate::signals::LastWords;
 pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<(), Failure> {
     let start = Instant::now();
     let project = Project::load(&deploy.dir, &deploy.settings)?;
-    // A package may take minutes to build: that nobody is there to take it is told before.
+    // A package may take minutes to build: a missing controller is reported before.
     client.is_there()?;
     let watch = Watcher::new(&project.name, output);
     watch.step(&format!("packaging {}", project.dir.display()));
@@ -126,7 +126,7 @@ impl Watch for Watcher {
     }
 }
 
-/// What becomes of a deploy that nobody waits for any more.
+/// What the controller does after Ctrl-C.
 fn going_on(name: &FunctionName, deployed: Deployed) -> String {
     match deployed {
         Deployed::Created => format!(

@@ -67,7 +67,7 @@ fn explained(client: &Client, function: &FunctionRef, refused: ClientError) -> C
     };
     let name = &function.name;
     let qualifier = function.qualifier.as_deref().unwrap_or("$LATEST");
-    // Whatever can't be asked, the refusal is told as it is.
+    // If the controller can't answer these questions, the refusal stays as it is.
     match status {
         409 => {
             if let Some(state) = client.version(name, qualifier).ok().and_then(|f| state(&f)) {
@@ -131,7 +131,7 @@ fn show_report(invocation: &Invocation, output: Output) {
     }
 }
 
-/// What is known of the invocation, in at most two lines.
+/// The report of the invocation, in at most two lines.
 fn report_lines(report: &Report) -> Vec<String> {
     let mut facts = Vec::new();
     if let Some(id) = &report.request_id {
@@ -197,7 +197,7 @@ mod tests {
         );
     }
 
-    /// Only the state was told, although the controller knows the reason.
+    /// The refusal named the state only, although the controller knows the reason.
     #[test]
     fn a_refusal_is_told_with_the_reason_that_the_controller_has() {
         let answers = [

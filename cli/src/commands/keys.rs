@@ -1,5 +1,5 @@
-//! `hearth keys`: who may call a controller. Works on its data directory, not on the controller:
-//! the first key has to be there before it starts.
+//! `hearth keys`: the access keys of a controller. Works on its data directory, not over its API: a
+//! controller that checks signatures starts only with a key.
 
 use hearth_controller::Settings;
 use hearth_controller::auth::{AccessKey, KeyFile, Permissions};

@@ -1,4 +1,4 @@
-//! `hearth logs`: what a function wrote, oldest first, and with `-f` whatever comes.
+//! `hearth logs`: a function's log, oldest record first; `-f` follows it.
 
 use std::collections::VecDeque;
 use std::thread::sleep;
@@ -10,9 +10,9 @@ use crate::client::{Client, ClientError};
 use crate::failure::Failure;
 use crate::output::{Output, Stream, Tone};
 
-/// From the end of a stream to the next.
+/// Interval between two streams.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Tries in a row without any answer after which it is given up.
+/// Maximum number of attempts in a row without an answer.
 const TRIES: u32 = 10;
 
 /// Runs the command.
@@ -24,7 +24,7 @@ pub(crate) fn run(client: &Client, logs: &Logs, output: Output) -> Result<(), Fa
         request_id: logs.request_id.as_deref(),
         contains: logs.contains.as_deref(),
     };
-    // From a given time on everything, else what is newest.
+    // With --since all records from then on, otherwise the newest page.
     let mut last = query.since.map(|_| 0);
     let tail = logs.tail.map(|tail| tail as usize);
     let mut newest = VecDeque::new();
@@ -66,7 +66,7 @@ fn keep<T>(newest: &mut VecDeque<T>, most: usize, next: T) {
     newest.push_back(next);
 }
 
-/// Shows what comes, over as many streams as it takes.
+/// Shows new records, from one stream after another.
 fn follow(
     client: &Client,
     query: LogQuery<'_>,
@@ -88,7 +88,7 @@ fn follow(
                     }
                 }
             }
-            // A controller that is started again goes on where it was.
+            // A controller that was restarted continues the stream after `last`.
             Err(ClientError::Unreachable { .. } | ClientError::Transport { .. })
                 if tries < TRIES =>
             {

@@ -1,4 +1,4 @@
-//! `hearth serve`: the controller in this process, until it is told to end.
+//! `hearth serve`: runs the controller in this process until SIGINT or SIGTERM.
 
 use hearth_controller::{LogSettings, Settings};
 

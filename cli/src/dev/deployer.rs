@@ -1,4 +1,4 @@
-//! Deploys one state of the folder after another, on a thread of its own, and tells the gate.
+//! Deploys one state of the folder after another, on its own thread, and reports each outcome to the gate.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -23,10 +23,10 @@ use super::gate::Gate;
 /// How soon a folder that has just changed is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Which files count, for everybody who looks at the folder.
+/// The files that go into the package; shared by the deployer, the requests and the watcher.
 pub(super) type Files = Arc<RwLock<Selection>>;
 
-/// The thread's belongings.
+/// State of the deployer's thread.
 #[derive(Debug)]
 pub(super) struct Deployer {
     client: Client,

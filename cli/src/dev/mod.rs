@@ -31,7 +31,7 @@ use deployer::Deployer;
 use front::Front;
 use gate::Gate;
 
-/// How long requests that are being answered get when the server is told to end.
+/// Maximum time for requests in progress after SIGINT or SIGTERM.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Why the development server does not serve.
@@ -47,7 +47,7 @@ pub(crate) enum DevError {
     },
     /// The address is open to other machines.
     #[error(
-        "{0} is reachable from other machines and whoever reaches it can run code; listen on 127.0.0.1"
+        "{0} is reachable from other machines, and every client that reaches it can run code; listen on 127.0.0.1"
     )]
     Exposed(SocketAddr),
     /// The controller's own settings, from the environment.
@@ -110,7 +110,7 @@ impl DevError {
 
 /// Runs the command until SIGINT or SIGTERM.
 pub(crate) fn run(dev: Dev, output: Output) -> Result<(), DevError> {
-    // A folder that is no function is told before anything is started.
+    // An unusable folder is reported before a controller starts.
     Project::load(&dev.dir, &dev.settings)?;
     if !dev.listen.ip().is_loopback() {
         return Err(DevError::Exposed(dev.listen));
@@ -204,7 +204,7 @@ async fn serve_front(
     let server = axum::serve(listener, front::router(front)).with_graceful_shutdown(async move {
         signal.await;
         gate.close();
-        // Nobody counts the time any more if the server has ended already.
+        // The receiver is gone if the server has ended already.
         let _ = closed.send(());
     });
     let too_long = async {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::Check;
 
 const NAME: &str = "jail";
-/// A user that is nobody's, for a process that ends at once: the last one of the controllers'.
+/// The last user id of the range that controllers use: no account has it. The process ends at once.
 const PROBE_USER: &str = "2147483647";
 
 #[derive(Debug, Deserialize)]

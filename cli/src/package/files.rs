@@ -45,7 +45,7 @@ pub(crate) enum FilesError {
     Walk {
         /// Where.
         path: PathBuf,
-        /// What the system said; a link that leads to a folder above it is told here too.
+        /// The system's error, or a symbolic link to a folder above itself.
         source: walkdir::Error,
     },
     /// A symbolic link out of the folder.
@@ -233,8 +233,8 @@ impl Selection {
         })
     }
 
-    /// A link within the folder stands for what it leads to; one that leads out would take files
-    /// along that nobody meant to deploy.
+    /// A link to a target inside the folder is followed. A link out of the folder is refused: it would
+    /// add files to the package that are not part of the function.
     fn check_link(&self, found: &DirEntry) -> Result<(), FilesError> {
         if !found.path_is_symlink() || found.depth() == 0 {
             return Ok(());

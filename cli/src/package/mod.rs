@@ -26,7 +26,7 @@ pub(crate) const MAX_ZIPPED: u64 = 52_428_800;
 /// Largest content of a package in bytes (Lambda: 250 MiB).
 pub(crate) const MAX_UNZIPPED: u64 = 262_144_000;
 
-/// What is uploaded.
+/// A package, ready to be uploaded.
 pub(crate) struct Package {
     /// The ZIP.
     pub(crate) zip: Vec<u8>,
