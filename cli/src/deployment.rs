@@ -166,9 +166,9 @@ pub(crate) fn release(
     watch: &dyn Watch,
 ) -> Result<String, DeploymentError> {
     let deadline = Instant::now() + PATIENCE;
+    let log_before = client.newest_record(name).unwrap_or(0);
     let mut published = client.publish(name)?;
     let version = published.version.clone();
-    let log_before = client.newest_record(name).unwrap_or(0);
     watch.step(&format!("publishing version {version} of {name}"));
     while published.is_under_way() {
         if Instant::now() >= deadline {

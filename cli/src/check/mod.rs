@@ -164,6 +164,12 @@ mod tests {
         let flags = Settings {
             name: Some("f".parse().unwrap()),
             handler: Some(handler.into()),
+            // What lies in folders only is not detected.
+            runtime: Some(if files.iter().any(|(name, _)| name.ends_with(".py")) {
+                "python3.11".into()
+            } else {
+                "nodejs22.x".into()
+            }),
             ..Settings::default()
         };
         let project = Project::load(dir.path(), &flags).unwrap();

@@ -126,9 +126,8 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, &'static
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     app.events.take_census().await;
     let (running, waiting) = app.builder.progress.count();
-    let free = statvfs(app.builder.data.root()).ok().map(|disk| {
-        u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size()))
-    });
+    let disk = statvfs(app.builder.data.root()).ok();
+    let free = disk.map(|disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
     app.metrics.set_current(running, waiting, free);
     let text = app
         .metrics
