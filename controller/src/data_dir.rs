@@ -209,7 +209,7 @@ impl DataDir {
                     continue;
                 }
                 let path = entry.path();
-                tracing::info!(path = %path.display(), "removing what an earlier controller left");
+                tracing::info!(path = %path.display(), "deleting files that no function in the registry uses");
                 remove(&path).map_err(DataDirError::io("remove", &path))?;
             }
         }

@@ -9,6 +9,7 @@
 //! * [`target`]: from a function's name to a function and its version
 //! * [`change`]: changes that are done to their end, also when the client goes away
 //! * [`access`]: who calls, and what they may do
+//! * [`traffic`]: requests counted by their route, and changes in the log
 //! * [`concurrency`], [`events`], [`layers`], [`functions`], [`policies`], [`invocation`],
 //!   [`qualifiers`] (versions and aliases), [`function_urls`]: the operations of Lambda's API
 //! * [`hearth`]: the operations of Hearth's own API
@@ -37,8 +38,9 @@ mod policies;
 mod qualifiers;
 mod router;
 mod target;
+mod traffic;
 
 pub(crate) use app::App;
-pub(crate) use function_urls::function_url_layer::Peer;
+pub(crate) use http::peer::Peer;
 pub(crate) use packages::download::Downloads;
 pub(crate) use router::{monitoring, router};

@@ -64,7 +64,7 @@ impl EventMetrics {
         let queued = IntGaugeVec::new(
             Opts::new(
                 "hearth_async_events",
-                "Events that are stored and not over: waiting for their turn or retry, or running.",
+                "Unfinished events: waiting for their turn or for a retry, or running.",
             ),
             &["state"],
         )?;
@@ -106,13 +106,10 @@ impl EventMetrics {
             )?,
             age,
             queued,
-            bytes: gauge(
-                "hearth_async_queue_bytes",
-                "Size of all events that are stored.",
-            )?,
+            bytes: gauge("hearth_async_queue_bytes", "Size of all stored events.")?,
             oldest: gauge(
                 "hearth_async_oldest_event_age_seconds",
-                "Age of the event that was accepted first of those that are not over.",
+                "Age of the oldest unfinished event in seconds, 0 if there is none.",
             )?,
         })
     }

@@ -4,7 +4,6 @@
 //! This layer runs before the routes and their authentication, because a URL with `AuthType: NONE`
 //! is public. Links to packages carry a code of their own and are served here as well.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +23,7 @@ use crate::api::access::authenticate::{Caller, Entrance, Unchecked};
 use crate::api::app::App;
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
+use crate::api::http::peer::Peer;
 use crate::api::http::request_id::RequestId;
 use crate::api::http::trace::trace_id;
 use crate::api::invocation::request::too_large;
@@ -34,10 +34,6 @@ use crate::function_url::{
     self, Address, Incoming, SplitError, address_of, is_preflight, preflight, tell, with_prelude,
 };
 use crate::pool::{Invocation, Limits, NotRun};
-
-/// The other end of a request's connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// What this layer works with.
 #[derive(Debug, Clone)]
