@@ -1,5 +1,5 @@
-//! Function URLs as Lambda's API has them: create, read, change, delete, list. What comes in by
-//! them goes through [`front`](super::front).
+//! Function URLs as Lambda's API has them: create, read, change, delete, list. Requests to such a URL
+//! go through [`function_url_layer`](super::function_url_layer).
 
 use std::sync::Arc;
 
