@@ -405,9 +405,9 @@ def test_a_function_without_the_mailbox_may_not_ring(both):
 
 
 def hostile(controller, event):
-    """The function may hit on an answer that is well formed. Otherwise the host finds it out, or its
-    time ends. In each case its call ends within its time, every other function is answered right
-    meanwhile and afterwards, and an instance that has failed serves nothing more."""
+    """The function may hit on an answer that is well formed. Otherwise the host finds it out, or
+    its time ends. In each case its call ends within its time, every other function is answered
+    right meanwhile and afterwards, and an instance that has failed serves nothing more."""
     client = lambda_client(controller.url)
     call(client, "echo").ok()
     limit = 1.5
