@@ -236,9 +236,10 @@ mod tests {
 
     #[test]
     fn a_payload_nested_a_million_deep_is_checked_without_a_million_frames() {
-        let deep = [vec![b'['; 1 << 20], vec![b']'; 1 << 20]].concat();
-        // Accepted or refused, but not a crash.
-        drop(event(deep.into()));
+        let open = vec![b'['; 1 << 20];
+        let deep = Bytes::from([open.clone(), vec![b']'; 1 << 20]].concat());
+        assert_eq!(event(deep.clone()).unwrap(), deep);
+        assert!(event(open.into()).is_err(), "never closed");
     }
 
     #[test]
