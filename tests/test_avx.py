@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from harness.invocation import invoke
 
 
+@pytest.mark.alone
 def test_avx_state_survives_context_switches(controller, client):
     report = invoke(client, "guest", {"op": "avx", "n": 8}).ok()
     assert report["avx"] == ("avx2" in Path("/proc/cpuinfo").read_text())

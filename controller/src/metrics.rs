@@ -113,7 +113,7 @@ impl Metrics {
             )?,
             init: histograms(
                 "hearth_init_duration_seconds",
-                "Time of a function's init at deploy.",
+                "Time of a function's init, at deploy or in an instance.",
                 &function,
             )?,
             starts: counters(

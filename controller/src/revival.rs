@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Source};
-use crate::function::{Deployed, Version, VersionId};
+use crate::function::{Deployed, Made, Version, VersionId};
 use crate::registry::{Contents, Function, Published, Stored};
 
 /// Removes files that nothing speaks of.
@@ -52,7 +52,7 @@ pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
             code,
             key: &made.key,
         };
-        let live = revive_version(builder, source, &made.fingerprint, &record.revision_id);
+        let live = revive_version(builder, source, made, &record.revision_id);
         function.live = Some(live);
     }
     for version in stored.versions {
@@ -64,7 +64,7 @@ pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
                 code: &version.code,
                 key: &made.key,
             };
-            revive_version(builder, source, &made.fingerprint, &version.revision_id)
+            revive_version(builder, source, made, &version.revision_id)
         });
         let number = version.number;
         let record = version;
@@ -77,10 +77,10 @@ pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
 fn revive_version(
     builder: &Builder,
     source: Source<'_>,
-    fingerprint: &str,
+    made: &Made,
     revision: &str,
 ) -> Arc<Version> {
-    let artefacts = builder.find(source, fingerprint);
+    let artefacts = builder.find(source, made);
     if artefacts.is_none() {
         tracing::warn!(
             function = %source.name,

@@ -463,8 +463,7 @@ impl Source {
     fn take_path(&mut self, tokens: &[Token], mut at: usize, before: &[String]) -> usize {
         let line = tokens[at].line;
         let mut path = before.to_vec();
-        loop {
-            let Some(token) = tokens.get(at) else { break };
+        while let Some(token) = tokens.get(at) {
             match token.text.as_str() {
                 "{" => {
                     at += 1;

@@ -27,18 +27,42 @@ use hearth_protocol::sandbox::{MAX_RANDOM_RANGES, MAX_ZERO_PAGES};
 
 use self::frames::Frames;
 use self::libraries::Scanner;
-use self::registered::Registered;
+use self::registered::{Registered, RegistrationError};
 
 /// Most shared generators that the host is told of: one is enough for its decision.
 const MAX_SHARED: usize = 16;
 
-/// Looks through all processes but the agent's own.
-pub(crate) fn inspect(registered: &Registered) -> io::Result<Inspected> {
+/// What is known of the generators in the function's processes.
+#[derive(Debug, Default)]
+pub(crate) struct Generators {
+    registered: Registered,
+    /// Knows the files that it has seen.
+    scanner: Option<Scanner>,
+}
+
+impl Generators {
+    /// Takes in what a runtime reports of its process.
+    pub(crate) fn register(&mut self, body: &[u8]) -> Result<(), RegistrationError> {
+        self.registered.take(body)
+    }
+
+    /// Looks through all processes but the agent's own.
+    pub(crate) fn inspect(&mut self) -> io::Result<Inspected> {
+        let scanner = match &mut self.scanner {
+            Some(scanner) => scanner,
+            None => self.scanner.insert(Scanner::new()?),
+        };
+        inspect(&self.registered, scanner)
+    }
+}
+
+fn inspect(registered: &Registered, scanner: &mut Scanner) -> io::Result<Inspected> {
     let mut shared = BTreeSet::new();
     let mut zero_pages = BTreeSet::new();
-    let mut scanner = Scanner::new()?;
+    let mut threads = 0;
     for process in processes::all()? {
         let pid = process.pid;
+        threads += process.threads;
         for file in &process.code {
             let own_generator = registered.knows(pid);
             let found = scanner.look_at(file, own_generator);
@@ -83,5 +107,6 @@ pub(crate) fn inspect(registered: &Registered) -> io::Result<Inspected> {
         shared_generators: shared.into_iter().take(MAX_SHARED).collect(),
         zero_pages: zero_pages.into_iter().collect(),
         random_ranges,
+        settled: threads <= 1,
     })
 }

@@ -26,8 +26,8 @@
 //! runtime works on an event.
 //!
 //! A payload that is longer than the data pages is sent in chunks, all of them full except the last. The
-//! runtime rings [`DOORBELL_MORE`] for each further chunk of its answer, and [`DOORBELL_TAKEN`] when it
-//! has copied a chunk of an event that has more.
+//! runtime rings [`DOORBELL_MORE`] for each chunk of its answer except the last, for which it rings
+//! [`DOORBELL_ANSWER`]. It rings [`DOORBELL_TAKEN`] when it has copied a chunk of an event that has more.
 //!
 //! All numbers are little-endian.
 //!

@@ -39,7 +39,7 @@ Math.random = function random() {
 // for it is filled anew; any other may be a secret that the function keeps, which nobody may change:
 // then the function is not started from a snapshot.
 const STORE = 128;
-const KNOWN = /[\\/]node_modules[\\/](?:\.pnpm[\\/][^\\/]+[\\/]node_modules[\\/])?(?:uuid|nanoid|ws|@lukeed[\\/]uuid)[\\/]/;
+const KNOWN = /[\\/]node_modules[\\/](?:\.pnpm[\\/][^\\/]+[\\/]node_modules[\\/])?(?:(?:uuid|nanoid|ws)\d*|@lukeed[\\/]uuid)[\\/]/;
 const stores = [];
 const crypt = Object.getPrototypeOf(crypto.webcrypto);
 const originals = [

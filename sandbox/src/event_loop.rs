@@ -1,6 +1,6 @@
 //! The sandbox's main thread. It owns the microVM and its devices, and waits for all of its sources
 //! at once: the controller's commands, the vCPUs' notices, the drivers' notifications and the vsock
-//! device's host socket. [`commands`] has what each command does.
+//! device's host socket. `commands` executes the commands.
 
 mod commands;
 

@@ -11,8 +11,9 @@ class TooLate(AssertionError):
     """It did not happen in time."""
 
 
-def until(what: str, ask: Callable[[], T], seconds: float = 15.0) -> T:
-    """Returns the first truthy answer of `ask`; `what` names it in the failure."""
+def until(what: str, ask: Callable[[], T], seconds: float = 30.0) -> T:
+    """Returns the first truthy answer of `ask`; `what` names it in the failure. Where the time is part of
+    the promise it is given; by default it is long enough for a machine that others use as well."""
     end = time.monotonic() + seconds
     while True:
         answer = ask()

@@ -41,6 +41,52 @@ pub(crate) struct Configuration {
     pub(crate) last_update_status: Option<String>,
     pub(crate) last_update_status_reason: Option<String>,
     pub(crate) last_update_status_reason_code: Option<String>,
+    #[serde(default)]
+    pub(crate) hearth: Hearth,
+}
+
+/// What only Hearth says of a function.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Hearth {
+    /// Why its init runs in each instance; empty if instances start from a snapshot of after it.
+    #[serde(default)]
+    pub(crate) init_in_each_instance: Vec<SharedGenerator>,
+}
+
+/// A library with a random generator that all instances would share if they started from a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all(deserialize = "PascalCase"))]
+pub(crate) struct SharedGenerator {
+    pub(crate) library: String,
+    pub(crate) file: String,
+}
+
+impl Hearth {
+    /// The names of those libraries; `None` if there are none.
+    pub(crate) fn libraries(&self) -> Option<String> {
+        let names = self.init_in_each_instance.iter();
+        let names: Vec<&str> = names.map(|found| found.library.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// Why init runs in each instance, for people.
+    pub(crate) fn notice(&self) -> Option<String> {
+        let found = self.init_in_each_instance.iter();
+        let found: Vec<String> = found
+            .map(|SharedGenerator { library, file }| format!("{library} ({file})"))
+            .collect();
+        let have = match found.len() {
+            0 => return None,
+            1 => "has a random generator",
+            _ => "have random generators",
+        };
+        Some(format!(
+            "init runs in each instance: {} {have} that can't be reseeded in a snapshot. SnapStart opts in \
+             to the snapshot.",
+            found.join(", ")
+        ))
+    }
 }
 
 /// A function's variables; their values are never shown.
@@ -248,6 +294,23 @@ mod tests {
         assert_eq!(configuration.code_sha256, "x=");
         assert_eq!(configuration.state, "Pending");
         assert!(!format!("{configuration:?}").contains("\"s\""));
+    }
+
+    #[test]
+    fn why_init_runs_in_each_instance_is_said_with_every_library() {
+        let text = r#"{"FunctionName":"f","MemorySize":128,"Timeout":3,"Hearth":{"InitInEachInstance":[
+            {"Library":"GnuTLS","File":"/opt/lib/libgnutls.so.30"},
+            {"Library":"NSS","File":"/opt/lib/libnss3.so"}]}}"#;
+        let configuration: Configuration = serde_json::from_str(text).unwrap();
+        let hearth = configuration.hearth;
+        assert_eq!(hearth.libraries().as_deref(), Some("GnuTLS, NSS"));
+        let notice = hearth.notice().unwrap();
+        assert!(
+            notice.contains("GnuTLS (/opt/lib/libgnutls.so.30), NSS (/opt/lib/libnss3.so) have"),
+            "{notice}"
+        );
+        assert_eq!(Hearth::default().notice(), None);
+        assert_eq!(Hearth::default().libraries(), None);
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
             "package_bytes": package.zip.len(),
             "code_sha256": package.sha256,
             "seconds": seconds.as_secs_f64(),
+            "init_in_each_instance": configuration.hearth.init_in_each_instance,
         }))?;
     } else {
         let change = match deployed {
@@ -77,6 +78,9 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
             count(package.files, "file"),
             size(package.zip.len() as u64),
         ))?;
+        if let Some(notice) = configuration.hearth.notice() {
+            output.line(&output.foreign(Stream::Stdout, &notice))?;
+        }
         if let (Some(version), Some(alias)) = (version, &deploy.alias) {
             output.line(&format!("{}:{alias} is version {version}", project.name))?;
         }

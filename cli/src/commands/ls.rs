@@ -65,6 +65,10 @@ fn function_row(function: &Configuration) -> Vec<String> {
         }
         _ => function.state.clone(),
     };
+    let state = match function.hearth.libraries() {
+        Some(libraries) => format!("{state} (starts from: init, {libraries})"),
+        None => state,
+    };
     vec![
         function.function_name.clone(),
         state,
@@ -122,6 +126,14 @@ mod tests {
         assert_eq!(row.len(), FUNCTION_HEADINGS.len());
         assert_eq!(row[1], "Updating");
         assert_eq!(row[6..], ["2.0 KiB", "2026-11-22 08:00:00"]);
+    }
+
+    #[test]
+    fn a_function_that_does_not_start_from_a_snapshot_names_the_library() {
+        let text = r#"{"FunctionName":"f","MemorySize":128,"Timeout":3,"State":"Active",
+            "Hearth":{"InitInEachInstance":[{"Library":"GnuTLS","File":"/opt/lib/x"}]}}"#;
+        let row = function_row(&serde_json::from_str(text).unwrap());
+        assert_eq!(row[1], "Active (starts from: init, GnuTLS)");
     }
 
     #[test]

@@ -140,12 +140,14 @@ impl Deployer {
         );
         self.output
             .note(&self.quiet(&format!("deploying {name} ({files})")));
-        let (deployed, _) = deployment::deploy(&self.client, &self.project, package, &|_| {})
-            .inspect_err(|error| {
-                if matches!(error, DeploymentError::Failed { .. }) {
-                    show_log(&self.client, name, self.output);
-                }
-            })?;
+        let (deployed, configuration) =
+            deployment::deploy(&self.client, &self.project, package, &|_| {}).inspect_err(
+                |error| {
+                    if matches!(error, DeploymentError::Failed { .. }) {
+                        show_log(&self.client, name, self.output);
+                    }
+                },
+            )?;
         let what = match deployed {
             Deployed::Created | Deployed::Updated => "deployed",
             Deployed::Unchanged => "unchanged",
@@ -153,6 +155,10 @@ impl Deployer {
         let what = self.output.paint(Stream::Stderr, Tone::Good, what);
         self.output
             .note(&format!("{what} in {}", span(start.elapsed())));
+        if let Some(notice) = configuration.hearth.notice() {
+            let notice = self.output.foreign(Stream::Stderr, &notice);
+            self.output.note(&notice);
+        }
         Ok(())
     }
 

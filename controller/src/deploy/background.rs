@@ -8,13 +8,13 @@ use std::sync::{Arc, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::builder::Source;
 use super::control::{Deployer, new_revision};
 use super::error::DeployError;
 use super::intake::ImageGuard;
+use super::source::Source;
 use crate::function::{
-    Artefacts, Code, Deployed, FunctionConfig, FunctionName, Made, State, Status, UpdateStatus,
-    Version, VersionId,
+    Artefacts, Code, Deployed, FunctionConfig, FunctionName, State, Status, UpdateStatus, Version,
+    VersionId,
 };
 use crate::registry::{Function, RegistryError};
 
@@ -26,13 +26,6 @@ struct Built {
 }
 
 impl Built {
-    fn made(&self) -> Made {
-        Made {
-            key: self.artefacts.key.clone(),
-            fingerprint: self.artefacts.fingerprints.deployed.clone(),
-        }
-    }
-
     fn version(self, name: &FunctionName, id: VersionId, revision: &str) -> Arc<Version> {
         let (config, code) = (self.config, self.code);
         let artefacts = Some(self.artefacts);
@@ -205,7 +198,7 @@ fn settle_latest(function: &mut Function, built: Result<Built, DeployError>) {
             record.deployed = Some(Deployed {
                 config: built.config.clone(),
                 code: built.code.clone(),
-                made: built.made(),
+                made: built.artefacts.made(),
             });
             record.state = Status::plain(State::Active);
             record.last_update = Some(Status::plain(UpdateStatus::Successful));
@@ -235,7 +228,7 @@ fn settle_version(function: &mut Function, number: u32, built: Result<Built, Dep
     record.pending_deploy = None;
     match built {
         Ok(built) => {
-            record.made = Some(built.made());
+            record.made = Some(built.artefacts.made());
             record.state = Status::plain(State::Active);
             let id = VersionId::Number(number);
             published.live = Some(built.version(&name, id, &record.revision_id));

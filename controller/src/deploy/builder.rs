@@ -8,25 +8,29 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hearth_protocol::agent::Configure;
-use hearth_protocol::sandbox::{RefusalKind, Snapshot};
+use hearth_protocol::agent::{Configure, Log};
+use hearth_protocol::sandbox::{RefusalKind, Resume, Snapshot};
 use hearth_rootfs::function::{FunctionError, FunctionImage};
-use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use super::error::DeployError;
-use super::host::{Base, Host, function_fingerprint};
+use super::host::{Base, Host, function_fingerprint, reading};
 use super::packages::Packages;
 use super::snapshot;
+use super::source::Source;
 use crate::data_dir::DataDir;
 use crate::function::{
-    Artefacts, Code, Fingerprints, FunctionConfig, FunctionName, Place, SealError, Sealed,
-    SnapshotFiles, VersionId, snapshot_files,
+    Artefacts, Fingerprints, InstanceInit, Made, Place, Sealed, SharedGenerators, SnapshotFiles,
+    StartsFrom, new_log_stream, snapshot_files,
 };
-use crate::instance::{BootFrom, MailboxUse, RestoreFrom, VmError};
-use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Text};
+use crate::instance::{BootFrom, Init, InitError, MailboxUse, MicroVm, RestoreFrom, VmError, init};
+use crate::logs::{Kind, LogStore, PlatformEvent, Text};
 use crate::metrics::Metrics;
 use crate::pool::Shells;
+
+/// How often a snapshot is made again because threads of the function have changed what the agent had
+/// reported of its processes.
+const SNAPSHOT_TRIES: u32 = 4;
 
 /// Longest times.
 #[derive(Debug, Clone, Copy)]
@@ -49,28 +53,6 @@ pub(crate) struct Builder {
     metrics: Arc<Metrics>,
     permits: Semaphore,
     bases: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// What to make a version of.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Source<'a> {
-    pub(crate) name: &'a FunctionName,
-    pub(crate) version: VersionId,
-    pub(crate) config: &'a FunctionConfig,
-    pub(crate) code: &'a Code,
-    /// Names the files.
-    pub(crate) key: &'a str,
-}
-
-impl Source<'_> {
-    /// Whose the log records of its init are.
-    fn origin(&self) -> Origin {
-        Origin {
-            function: self.name.clone(),
-            version: self.version,
-            request_id: None,
-        }
-    }
 }
 
 impl Builder {
@@ -115,13 +97,18 @@ impl Builder {
         let base = self
             .host
             .base(source.config.runtime, source.config.memory_mib)?;
-        let artefacts = self.artefacts(&base, source);
+        let mut artefacts = self.artefacts(&base, source, None);
         // Until it is whole, whoever lets go of it removes what there is of it.
         artefacts.doom();
         base.check().await?;
         self.image(source).await?;
         self.layers_image(source).await?;
-        self.function_snapshot(&base, source, &artefacts).await?;
+        if let Some(generators) = self.function_snapshot(&base, source, &artefacts).await? {
+            own_folder(&artefacts.folder)?;
+            Arc::get_mut(&mut artefacts)
+                .expect("nobody else has it yet")
+                .starts_from = self.starts_from(&base, source, Some(generators));
+        }
         let made = artefacts.clone();
         reading(move || made.sealed().seal()).await?;
         artefacts.keep();
@@ -129,11 +116,11 @@ impl Builder {
     }
 
     /// The files of a deploy of earlier, if they are whole and fit this host as it is now.
-    pub(crate) fn find(&self, source: Source<'_>, fingerprint: &str) -> Option<Arc<Artefacts>> {
+    pub(crate) fn find(&self, source: Source<'_>, made: &Made) -> Option<Arc<Artefacts>> {
         let config = source.config;
         let base = self.host.base(config.runtime, config.memory_mib).ok()?;
-        let artefacts = self.artefacts(&base, source);
-        (fingerprint == artefacts.fingerprints.deployed && artefacts.complete())
+        let artefacts = self.artefacts(&base, source, made.shared_generators.clone());
+        (made.fingerprint == artefacts.fingerprints.deployed && artefacts.complete())
             .then_some(artefacts)
     }
 
@@ -146,12 +133,18 @@ impl Builder {
             Some(self.data.layers_image(key)),
             self.data.function_snapshot(key),
             Fingerprints::default(),
+            StartsFrom::FunctionSnapshot,
         );
         unused.doom();
     }
 
     /// Where the files of a version are, or will be.
-    fn artefacts(&self, base: &Base, source: Source<'_>) -> Arc<Artefacts> {
+    fn artefacts(
+        &self,
+        base: &Base,
+        source: Source<'_>,
+        generators: Option<SharedGenerators>,
+    ) -> Arc<Artefacts> {
         let layers = !source.config.layers.is_empty();
         Artefacts::new(
             source.key.into(),
@@ -160,7 +153,27 @@ impl Builder {
             layers.then(|| self.data.layers_image(source.key)),
             self.data.function_snapshot(source.key),
             self.fingerprints(base, source),
+            self.starts_from(base, source, generators),
         )
+    }
+
+    /// What instances of a version start from, by the generators that clones of it would share.
+    fn starts_from(
+        &self,
+        base: &Base,
+        source: Source<'_>,
+        generators: Option<SharedGenerators>,
+    ) -> StartsFrom {
+        let Some(generators) = generators else {
+            return StartsFrom::FunctionSnapshot;
+        };
+        let key = runtime_key(base, source.config.runtime.image_name());
+        StartsFrom::RuntimeSnapshot(Box::new(InstanceInit {
+            runtime_snapshot: self.data.runtime_snapshot(&key),
+            configure: self.configure(source),
+            limit: self.times.init,
+            generators,
+        }))
     }
 
     fn fingerprints(&self, base: &Base, source: Source<'_>) -> Fingerprints {
@@ -196,12 +209,14 @@ impl Builder {
             .map(drop)
     }
 
+    /// Runs a version's init, and makes its snapshot unless clones would share random generators and the
+    /// author did not opt in to that: then those are returned, and init has to run in each instance.
     async fn function_snapshot(
         &self,
         base: &Base,
         source: Source<'_>,
         artefacts: &Artefacts,
-    ) -> Result<(), DeployError> {
+    ) -> Result<Option<SharedGenerators>, DeployError> {
         for last in [false, true] {
             let folder = self
                 .runtime_snapshot(base, source.config.runtime.image_name())
@@ -211,13 +226,10 @@ impl Builder {
                 disks: artefacts.disks(),
                 // The new snapshot will carry the same: it is that of the boot.
                 fingerprint: base.fingerprint.clone(),
-                resume: None,
+                resume: Some(Resume::default()),
             };
             let (mut vm, _) = self.shells.launch().await?;
-            let log = |text| self.logs.append(source.origin(), Kind::Function, text);
-            let configure = self.configure(source);
-            let init = match snapshot::init(&mut vm, restore, configure, self.times.init, log).await
-            {
+            let init = match self.init(&mut vm, restore, source).await {
                 Ok(init) => init,
                 Err(VmError::Refused(refusal))
                     if refusal.kind == RefusalKind::SnapshotUnusable && !last =>
@@ -232,28 +244,97 @@ impl Builder {
             self.report_init(source, init.took, init.result.as_ref().err());
             init.result?;
             self.metrics.init(source.name.as_str(), init.took);
-            let inspected = snapshot::inspect(&mut vm, log).await?;
-            let unique = Snapshot {
-                zero_pages: inspected.zero_pages,
-                random_ranges: inspected.random_ranges,
-            };
-            let work = self.data.tmp().join(source.key);
-            return snapshot::save(&mut vm, &unique, &work, &artefacts.folder).await;
+            return self.unique_snapshot(&mut vm, source, artefacts).await;
         }
         unreachable!("the second try returns")
     }
 
-    fn report_init(&self, source: Source<'_>, took: Duration, error: Option<&DeployError>) {
-        let kind = error.map(|error| match error {
-            DeployError::InitTimeout(_) => "timeout",
-            DeployError::Init { kind, .. }
-                if kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.') =>
-            {
-                kind
+    /// Saves a microVM whose function has run its init, unless clones would share random generators; see
+    /// [`Self::function_snapshot`].
+    ///
+    /// What the agent reports has to be true at the moment of the snapshot: a thread may map another
+    /// library, or another page, between the two. So the agent looks once more after it, and a snapshot
+    /// for which that was not so is made again.
+    async fn unique_snapshot(
+        &self,
+        vm: &mut MicroVm,
+        source: Source<'_>,
+        artefacts: &Artefacts,
+    ) -> Result<Option<SharedGenerators>, DeployError> {
+        let log = |text| self.logs.append(source.origin(), Kind::Function, text);
+        let opted_in = source.config.snap_starts(source.version);
+        let work = self.data.tmp().join(source.key);
+        let mut inspected = snapshot::inspect(vm, log).await?;
+        for _ in 0..SNAPSHOT_TRIES {
+            if let Some(generators) = SharedGenerators::of_guest(&inspected.shared_generators) {
+                self.report_generators(source, &generators, opted_in);
+                if !opted_in {
+                    return Ok(Some(generators));
+                }
             }
-            _ => "Unknown",
-        });
-        let event = PlatformEvent::Init { took, failed: kind };
+            let unique = Snapshot {
+                zero_pages: inspected.zero_pages.clone(),
+                random_ranges: inspected.random_ranges.clone(),
+            };
+            snapshot::save(vm, &unique, &work, &artefacts.folder).await?;
+            if inspected.settled || opted_in {
+                return Ok(None);
+            }
+            let after = snapshot::inspect_again(vm, log).await?;
+            if after == inspected {
+                return Ok(None);
+            }
+            inspected = after;
+            remove_folder(&artefacts.folder)?;
+        }
+        let generators = SharedGenerators::of_threads_that_do_not_rest();
+        self.report_generators(source, &generators, opted_in);
+        Ok(Some(generators))
+    }
+
+    async fn init(
+        &self,
+        vm: &mut MicroVm,
+        restore: RestoreFrom,
+        source: Source<'_>,
+    ) -> Result<Init, VmError> {
+        let (configure, limit) = (self.configure(source), self.times.init);
+        let log = |of: &Log, text| {
+            let text = Text::of_guest(of, text);
+            self.logs.append(source.origin(), Kind::Function, text);
+        };
+        init(vm, restore.errand()?, configure, limit, log).await
+    }
+
+    fn report_init(&self, source: Source<'_>, took: Duration, error: Option<&InitError>) {
+        let failed = error.map(InitError::report_status);
+        self.report(source, PlatformEvent::Init { took, failed });
+    }
+
+    /// Says that clones would share random generators, and what follows from it.
+    fn report_generators(&self, source: Source<'_>, generators: &SharedGenerators, opted_in: bool) {
+        let (function, version, libraries) = (source.name, source.version, generators);
+        if opted_in {
+            tracing::info!(
+                %function, %version, %libraries,
+                "instances would share random generators; the author opted in to the snapshot with \
+                 SnapStart and has to reseed them in an after-restore hook"
+            );
+        } else {
+            tracing::info!(
+                %function, %version, %libraries,
+                "instances would share random generators: init runs in each instance"
+            );
+        }
+        let event = PlatformEvent::SharedGenerators {
+            generators,
+            opted_in,
+        };
+        self.report(source, event);
+    }
+
+    /// Writes into the function's log what the platform has to say.
+    fn report(&self, source: Source<'_>, event: PlatformEvent<'_>) {
         for record in event.records(&source.config.logging.format) {
             let text = Text::whole(record.into());
             self.logs.append(source.origin(), Kind::Platform, text);
@@ -262,8 +343,7 @@ impl Builder {
 
     /// The folder of the snapshot that functions of this base start from.
     async fn runtime_snapshot(&self, base: &Base, runtime: &str) -> Result<PathBuf, DeployError> {
-        let short = &base.fingerprint[..16];
-        let key = format!("{runtime}-{}-{short}", base.memory_mib);
+        let key = runtime_key(base, runtime);
         let turn = {
             let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
             bases.entry(key.clone()).or_default().clone()
@@ -324,7 +404,6 @@ impl Builder {
         } = source;
         let mut environment = config.environment.clone().unwrap_or_default().0;
         environment.extend(config.logging.variables());
-        let today = OffsetDateTime::now_utc().date();
         Configure {
             function_name: name.to_string(),
             function_version: version.to_string(),
@@ -334,14 +413,9 @@ impl Builder {
             ephemeral_storage_mib: config.ephemeral_storage_mib,
             region: self.place.region.clone(),
             log_group: config.logging.group_of(name.as_str()),
-            log_stream: format!(
-                "{:04}/{:02}/{:02}/[{version}]{}",
-                today.year(),
-                u8::from(today.month()),
-                today.day(),
-                uuid::Uuid::new_v4().simple()
-            ),
-            // Whether an instance will be provisioned is not known when its snapshot is made.
+            log_stream: new_log_stream(version),
+            // Whether an instance will be provisioned is not known when its snapshot is made. Where
+            // there is none it is the same, so that a function does not see which it is.
             initialization_type: if config.snap_starts(version) {
                 "snap-start".into()
             } else {
@@ -355,14 +429,17 @@ impl Builder {
     }
 }
 
-/// Reads files, which takes as long as they are large.
-pub(super) async fn reading(
-    work: impl FnOnce() -> Result<(), SealError> + Send + 'static,
-) -> Result<(), DeployError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(DeployError::Cancelled),
-    }
+/// Names the snapshot of a runtime.
+fn runtime_key(base: &Base, runtime: &str) -> String {
+    let short = &base.fingerprint[..16];
+    format!("{runtime}-{}-{short}", base.memory_mib)
+}
+
+/// Makes the folder of a version without a snapshot: its seal goes there. What an earlier try has left of
+/// it is removed.
+fn own_folder(folder: &Path) -> Result<(), DeployError> {
+    remove_folder(folder)?;
+    std::fs::create_dir(folder).map_err(DeployError::io("create", folder))
 }
 
 /// Makes the image of a package, checked in full.
@@ -398,3 +475,7 @@ pub(crate) fn new_key(name: impl std::fmt::Display) -> String {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("{name}-{}", &unique[..12])
 }
+
+#[cfg(test)]
+#[path = "builder_tests.rs"]
+mod tests;

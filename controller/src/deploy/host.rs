@@ -8,9 +8,9 @@ use hearth_rootfs::Artefact;
 use hearth_rootfs::cache::Cache;
 use sha2::{Digest, Sha256};
 
-use super::builder::{Source, reading};
 use super::error::DeployError;
-use crate::function::{Runtime, check_artefact};
+use super::source::Source;
+use crate::function::{Runtime, SealError, check_artefact};
 use crate::hex::hex;
 use crate::instance::MailboxUse;
 
@@ -118,7 +118,8 @@ impl Host {
 pub(crate) fn function_fingerprint(base: &Base, source: Source<'_>, region: &str) -> String {
     let config = serde_json::to_string(source.config).expect("a configuration is plain JSON");
     fingerprint(&[
-        "function 3",
+        // 4: before that, nothing looked for random generators that clones would share.
+        "function 4",
         &base.fingerprint,
         source.name.as_str(),
         &source.version.to_string(),
@@ -148,6 +149,16 @@ fn hash_file(path: &Path) -> io::Result<String> {
             return Ok(hex(&hash.finalize()));
         }
         hash.update(&buffer[..read]);
+    }
+}
+
+/// Reads files, which takes as long as they are large.
+pub(super) async fn reading(
+    work: impl FnOnce() -> Result<(), SealError> + Send + 'static,
+) -> Result<(), DeployError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(DeployError::Cancelled),
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a code package to a version that can run.
 //!
 //! * [`packages`]: uploaded packages, by content hash.
+//! * [`source`]: what a version is made of.
 //! * [`host`]: what snapshots are bound to: kernel, images, sandbox, kind of host.
 //! * [`snapshot`]: talking a microVM into a state worth keeping, and keeping it.
 //! * [`builder`]: runtime snapshots and function snapshots, made when needed.
@@ -30,14 +31,16 @@ mod provisioning;
 mod publish;
 mod rebuilder;
 mod snapshot;
+mod source;
 mod urls;
 
 pub(crate) use aliases::AliasChange;
-pub(crate) use builder::{Builder, Source, Times};
+pub(crate) use builder::{Builder, Times};
 pub(crate) use control::{CodeUpdate, ControlError, Deployer};
 pub(crate) use error::DeployError;
 pub(crate) use host::Host;
 pub(crate) use packages::Packages;
 pub(crate) use publish::Publish;
 pub(crate) use rebuilder::Rebuilder;
+pub(crate) use source::Source;
 pub(crate) use urls::{UrlChange, UrlError};

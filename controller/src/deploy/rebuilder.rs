@@ -4,8 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::builder::{Builder, Source, new_key};
+use super::builder::{Builder, new_key};
 use super::error::DeployError;
+use super::source::Source;
 use crate::function::{Artefacts, Deployed, Made, Version, VersionId};
 use crate::pool::ArtefactSource;
 use crate::registry::{Catalog, Function};
@@ -33,10 +34,7 @@ impl Rebuilder {
             key: &key,
         };
         let artefacts = self.builder.build(source).await?;
-        let made = Made {
-            key: key.clone(),
-            fingerprint: artefacts.fingerprints.deployed.clone(),
-        };
+        let made = artefacts.made();
         let writer = self.catalog.write().await;
         match writer
             .get(name)

@@ -4,14 +4,14 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hearth_protocol::agent::{AgentMessage, Configure, HostMessage, Inspected};
+use hearth_protocol::agent::{AgentMessage, HostMessage, Inspected};
 use hearth_protocol::sandbox::{Command, Freeze, RefusalKind, Resume, Snapshot};
 use tokio::time::{timeout, timeout_at};
 
 use super::error::DeployError;
 use crate::function::snapshot_files;
 use crate::instance::{
-    BootFrom, Errand, MicroVm, RestoreFrom, SnapshotOutput, VmError, VmEvent, thaw,
+    BootFrom, Errand, InitError, MicroVm, SnapshotOutput, VmError, VmEvent, unexpected,
 };
 use crate::logs::Text;
 
@@ -77,73 +77,6 @@ pub(crate) async fn boot(
     }
 }
 
-/// What a function's init came to.
-#[derive(Debug)]
-pub(crate) struct Init {
-    pub(crate) result: Result<(), DeployError>,
-    /// How long it took, well or not.
-    pub(crate) took: Duration,
-}
-
-/// Restores a runtime snapshot and starts a function in it; `log` gets what it writes, as it comes.
-/// An error is the platform's; the function's own is in [`Init`].
-pub(crate) async fn init(
-    vm: &mut MicroVm,
-    restore: RestoreFrom,
-    configure: Configure,
-    limit: Duration,
-    log: impl Fn(Text),
-) -> Result<Init, VmError> {
-    let began = Instant::now();
-    let restore = RestoreFrom {
-        resume: Some(Resume::default()),
-        ..restore
-    };
-    command(vm, restore.errand()?, COMMAND_LIMIT).await?;
-    vm.send([thaw()?, HostMessage::Configure(configure)])?;
-    let mut thawed = false;
-    let deadline = began + limit;
-    let mut init_us = None;
-    let result = loop {
-        let event = timeout_at(deadline.into(), vm.next()).await;
-        if Instant::now() >= deadline {
-            break Err(DeployError::InitTimeout(limit));
-        }
-        let Ok(event) = event else {
-            break Err(DeployError::InitTimeout(limit));
-        };
-        let message = match event? {
-            VmEvent::Agent(message) => message,
-            other => return Err(unexpected(other)),
-        };
-        match message {
-            AgentMessage::Thawed if !thawed => thawed = true,
-            AgentMessage::Log(of, text) if thawed => log(Text::of_guest(&of, text)),
-            AgentMessage::Ready(ready) if thawed => {
-                // The guest's figure leaves the restore out; it can't be more than passed here.
-                init_us = ready.init_us;
-                break Ok(());
-            }
-            AgentMessage::InitFailed(failed, body) => {
-                break Err(DeployError::Init {
-                    message: error_message(&body),
-                    kind: failed.error_type.chars().take(128).collect(),
-                });
-            }
-            AgentMessage::RuntimeExited(exited) => {
-                break Err(DeployError::Init {
-                    kind: "Runtime.ExitError".into(),
-                    message: format!("the runtime ended in init: {:?}", exited.exit),
-                });
-            }
-            other => return Err(unexpected(VmEvent::Agent(other))),
-        }
-    };
-    let passed = began.elapsed();
-    let took = init_us.map_or(passed, Duration::from_micros).min(passed);
-    Ok(Init { result, took })
-}
-
 /// Asks the agent, after a successful init, what the clones of this guest would share. `log` gets what
 /// the function's threads write meanwhile.
 pub(crate) async fn inspect(
@@ -170,6 +103,18 @@ pub(crate) async fn inspect(
             Err(error) => return Err(doing(error)),
         }
     }
+}
+
+/// The same of a microVM that was saved, and is paused since then.
+pub(crate) async fn inspect_again(
+    vm: &mut MicroVm,
+    log: impl Fn(Text),
+) -> Result<Inspected, DeployError> {
+    let resume = Command::Resume(Resume::default());
+    command(vm, resume, COMMAND_LIMIT)
+        .await
+        .map_err(DeployError::vm("going on after a snapshot"))?;
+    inspect(vm, log).await
 }
 
 /// Pauses the microVM and writes its snapshot into `folder`, which appears whole or not at all. Clones
@@ -244,14 +189,19 @@ async fn command(
         .map(drop)
 }
 
-fn unexpected(event: VmEvent) -> VmError {
-    match event {
-        VmEvent::Exited(exited) => VmError::Exited(exited),
-        VmEvent::Agent(AgentMessage::Fatal(reason)) => VmError::Unexpected(format!(
-            "the agent can't go on: {}",
-            String::from_utf8_lossy(&reason[..reason.len().min(500)])
-        )),
-        other => VmError::Unexpected(format!("in init it said {other}")),
+impl From<InitError> for DeployError {
+    fn from(error: InitError) -> Self {
+        match error {
+            InitError::Reported { kind, body } => Self::Init {
+                message: error_message(&body),
+                kind,
+            },
+            InitError::Exited { exit, .. } => Self::Init {
+                kind: "Runtime.ExitError".into(),
+                message: format!("the runtime ended in init: {exit:?}"),
+            },
+            InitError::TimedOut(limit) => Self::InitTimeout(limit),
+        }
     }
 }
 
@@ -279,7 +229,7 @@ mod tests {
     use hearth_protocol::sandbox::{Message, Outcome, Reply, encode};
 
     use super::*;
-    use crate::instance::SandboxProcess;
+    use crate::instance::{RestoreFrom, SandboxProcess, init};
 
     #[derive(Debug)]
     struct NoProcess;
@@ -337,10 +287,10 @@ mod tests {
         let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
         let init = init(
             &mut vm,
-            restore,
+            restore.errand().unwrap(),
             configure.unwrap(),
             Duration::from_secs(60),
-            |text| heard.send(text).unwrap(),
+            |_, text| heard.send(text).unwrap(),
         );
         let ready = async {
             hears.recv().await.unwrap();

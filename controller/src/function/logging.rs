@@ -1,6 +1,9 @@
 //! How a function logs: `LoggingConfig`.
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::VersionId;
 
 /// Format, levels and group.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,4 +81,16 @@ impl Logging {
             ],
         }
     }
+}
+
+/// A name for a log stream that no other instance has, as Lambda writes it.
+pub(crate) fn new_log_stream(version: VersionId) -> String {
+    let today = OffsetDateTime::now_utc().date();
+    format!(
+        "{:04}/{:02}/{:02}/[{version}]{}",
+        today.year(),
+        u8::from(today.month()),
+        today.day(),
+        uuid::Uuid::new_v4().simple()
+    )
 }

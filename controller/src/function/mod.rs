@@ -11,6 +11,7 @@ pub(crate) mod policy;
 mod qualifier;
 mod record;
 mod seal;
+mod shared_generators;
 mod url;
 mod version;
 
@@ -18,7 +19,7 @@ pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use arn::{is_account, is_partition, is_region};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use layer::{LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion};
-pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel};
+pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel, new_log_stream};
 pub(crate) use name::{FunctionName, Place};
 pub(crate) use policy::{
     Conditions, MAX_POLICY, Policies, PolicyError, Statement, document as policy_document,
@@ -29,5 +30,10 @@ pub(crate) use record::{
     VersionRecord,
 };
 pub(crate) use seal::{SealError, Sealed, check_artefact};
+pub(crate) use shared_generators::SharedGenerators;
+#[cfg(test)]
+pub(crate) use shared_generators::tests::found as shared_generator;
 pub(crate) use url::{AuthType, Cors, FunctionUrl, FunctionUrls, InvokeMode};
-pub(crate) use version::{Artefacts, Fingerprints, SnapshotFiles, Version, snapshot_files};
+pub(crate) use version::{
+    Artefacts, Fingerprints, InstanceInit, SnapshotFiles, StartsFrom, Version, snapshot_files,
+};

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{Aliases, FunctionConfig, FunctionName, FunctionUrls, Policies};
+use super::{Aliases, FunctionConfig, FunctionName, FunctionUrls, Policies, SharedGenerators};
 use crate::hex::unhex;
 
 /// Everything about one function that outlives the process.
@@ -107,6 +107,10 @@ pub(crate) struct Made {
     pub(crate) key: String,
     /// What the snapshot was bound to when it was made.
     pub(crate) fingerprint: String,
+    /// Why there is no snapshot of after its init, and init runs in each instance; `None` if there is
+    /// one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shared_generators: Option<SharedGenerators>,
 }
 
 /// A state with its reason.

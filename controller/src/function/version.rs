@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Code, FunctionConfig, FunctionName, Sealed, VersionId};
+use hearth_protocol::agent::Configure;
+
+use super::{Code, FunctionConfig, FunctionName, Made, Sealed, SharedGenerators, VersionId};
 
 /// A version of a function. Invocations, instances and the catalog share it; an instance never
 /// serves another one than the one it was started from.
@@ -107,6 +109,29 @@ pub(crate) struct Fingerprints {
     pub(crate) deployed: String,
 }
 
+/// What an instance of a version is started from.
+#[derive(Debug)]
+pub(crate) enum StartsFrom {
+    /// The snapshot that was taken after the function's init.
+    FunctionSnapshot,
+    /// The snapshot of the runtime; the function's init then runs in the instance.
+    RuntimeSnapshot(Box<InstanceInit>),
+}
+
+/// How an instance is started whose function's init runs in it.
+#[derive(Debug)]
+pub(crate) struct InstanceInit {
+    /// Folder of the runtime's snapshot. Every function of that runtime and memory size shares it: it
+    /// stays when a version's files are removed.
+    pub(crate) runtime_snapshot: PathBuf,
+    /// The function, but for the log stream: each instance has its own.
+    pub(crate) configure: Configure,
+    /// Longest time for init.
+    pub(crate) limit: Duration,
+    /// Why there is no snapshot of after init.
+    pub(crate) generators: SharedGenerators,
+}
+
 /// Image and snapshot of one deploy. Each deploy has its own, by names of its own (an image of the same
 /// code may be the same file): nothing can be taken from under another. Files that are doomed disappear
 /// with the last one who may still open them.
@@ -120,9 +145,10 @@ pub(crate) struct Artefacts {
     pub(crate) code_image: PathBuf,
     /// Its layers, if it has any.
     pub(crate) layers_image: Option<PathBuf>,
-    /// Folder of the snapshot's files.
+    /// Folder of the deploy's own files: its snapshot, if it has one, and the seal.
     pub(crate) folder: PathBuf,
     pub(crate) fingerprints: Fingerprints,
+    pub(crate) starts_from: StartsFrom,
     sealed: OnceLock<Sealed>,
     doomed: AtomicBool,
 }
@@ -135,10 +161,12 @@ impl Artefacts {
         layers_image: Option<PathBuf>,
         folder: PathBuf,
         fingerprints: Fingerprints,
+        starts_from: StartsFrom,
     ) -> Arc<Self> {
         Arc::new(Self {
             key,
             sealed: OnceLock::new(),
+            starts_from,
             runtime_image,
             code_image,
             layers_image,
@@ -148,8 +176,24 @@ impl Artefacts {
         })
     }
 
+    /// What a restore needs of a snapshot, the function's own or its runtime's.
     pub(crate) fn snapshot(&self) -> SnapshotFiles {
-        snapshot_files(&self.folder)
+        match &self.starts_from {
+            StartsFrom::FunctionSnapshot => snapshot_files(&self.folder),
+            StartsFrom::RuntimeSnapshot(init) => snapshot_files(&init.runtime_snapshot),
+        }
+    }
+
+    /// What the registry keeps of them.
+    pub(crate) fn made(&self) -> Made {
+        Made {
+            key: self.key.clone(),
+            fingerprint: self.fingerprints.deployed.clone(),
+            shared_generators: match &self.starts_from {
+                StartsFrom::FunctionSnapshot => None,
+                StartsFrom::RuntimeSnapshot(init) => Some(init.generators.clone()),
+            },
+        }
     }
 
     pub(crate) fn disks(&self) -> Vec<Option<PathBuf>> {
@@ -160,7 +204,8 @@ impl Artefacts {
         ]
     }
 
-    /// What shows that no file has changed that a restore is given.
+    /// What shows that no file has changed that a restore is given. A runtime's snapshot is among them:
+    /// when that was made again, the version has to be made again too.
     pub(crate) fn sealed(&self) -> &Sealed {
         self.sealed.get_or_init(|| {
             let SnapshotFiles { state, memory } = self.snapshot();
@@ -247,6 +292,7 @@ mod tests {
             None,
             folder.clone(),
             Fingerprints::default(),
+            StartsFrom::FunctionSnapshot,
         );
         let second = first.clone();
         first.doom();

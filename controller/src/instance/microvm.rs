@@ -144,7 +144,8 @@ struct Memory {
     pages: OwnPages,
     /// The peak that the agent knew of last.
     peak: u64,
-    /// What the process had of its own when that became known; nothing when it was restored.
+    /// What the process had of its own when that became known; nothing when it was restored after its
+    /// function's init.
     own: u64,
 }
 
@@ -270,6 +271,13 @@ impl MicroVm {
             (memory.peak, memory.own) = (known, own);
         }
         memory.peak + own.saturating_sub(memory.own)
+    }
+
+    /// Says that the function's init has just ended in this process. What it has of its own by now is
+    /// part of the peak that the agent knows of, and would be counted twice.
+    pub(crate) fn has_initialized(&mut self) {
+        let memory = &mut self.memory;
+        memory.own = memory.pages.bytes(self.process.pid()).unwrap_or(0);
     }
 
     /// Waits for what the microVM says next. Nothing is lost when the future is dropped.

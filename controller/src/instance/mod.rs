@@ -6,6 +6,7 @@
 //! * [`mailbox`]: events and answers that need no agent.
 //! * [`process`]: starting, measuring and ending sandbox processes.
 //! * [`microvm`]: commands to the sandbox and frames to the agent, as one stream of events.
+//! * [`init`]: a function's init.
 //! * [`entropy`]: what a restored guest's generator is reseeded with.
 //!
 //! Everything that comes out of a microVM is hostile. A microVM that says what it should not is
@@ -15,6 +16,7 @@ mod cpu_clock;
 mod entropy;
 mod errand;
 mod identity;
+mod init;
 mod mailbox;
 mod memory;
 mod microvm;
@@ -25,6 +27,7 @@ mod stream;
 pub(crate) use entropy::{realtime_ns, thaw};
 pub(crate) use errand::{BootFrom, Errand, RestoreFrom, SnapshotOutput};
 pub(crate) use identity::Identities;
+pub(crate) use init::{Init, InitError, init, unexpected};
 pub(crate) use mailbox::{MailboxAnswer, MailboxUse, MailboxWord};
 pub(crate) use memory::{private_bytes, pss_kib};
 pub(crate) use microvm::{MicroVm, VmError, VmEvent, outcome};

@@ -3,14 +3,18 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::function::SharedGenerators;
+
 /// The values of an invocation's `REPORT` line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Report<'a> {
     pub(crate) duration: Duration,
     pub(crate) memory_mib: u32,
     pub(crate) max_memory_mib: u64,
-    /// Only for a cold invocation.
+    /// Only when the function's snapshot was restored for it.
     pub(crate) restore: Option<Duration>,
+    /// Only when init ran in its instance for it.
+    pub(crate) init: Option<Duration>,
     pub(crate) status: ReportStatus<'a>,
 }
 
@@ -51,6 +55,9 @@ pub(crate) fn report(request_id: &str, report: &Report<'_>) -> String {
         None => Ok(()),
     };
     written.expect("a String takes any text");
+    if let Some(init) = report.init {
+        write!(line, "Init Duration: {:.2} ms\t", millis(init)).expect("a String takes any text");
+    }
     match report.status {
         ReportStatus::Success => {}
         ReportStatus::Timeout => line.push_str("Status: timeout"),
@@ -62,7 +69,7 @@ pub(crate) fn report(request_id: &str, report: &Report<'_>) -> String {
     line
 }
 
-/// The line of an init, at deploy.
+/// The line of an init, at deploy or in an instance.
 pub(crate) fn init_report(duration: Duration, failed: Option<&str>) -> String {
     let line = format!(
         "INIT_REPORT Init Duration: {:.2} ms\tPhase: init",
@@ -72,6 +79,19 @@ pub(crate) fn init_report(duration: Duration, failed: Option<&str>) -> String {
         None => line,
         Some("timeout") => format!("{line}\tStatus: timeout"),
         Some(kind) => format!("{line}\tStatus: error\tError Type: {kind}"),
+    }
+}
+
+/// The line about random generators that clones of a function's process would share.
+pub(crate) fn shared_generators(generators: &SharedGenerators, opted_in: bool) -> String {
+    let reason = generators.reason();
+    if opted_in {
+        format!(
+            "Instances start from a snapshot after init, because SnapStart is on: {reason}. Reseed it \
+             in an after-restore hook."
+        )
+    } else {
+        format!("Init runs in each instance: {reason}. SnapStart opts in to the snapshot.")
     }
 }
 
@@ -105,6 +125,7 @@ mod tests {
         memory_mib: 128,
         max_memory_mib: 38,
         restore: None,
+        init: None,
         status: ReportStatus::Success,
     };
 
@@ -115,6 +136,15 @@ mod tests {
             "REPORT RequestId: r\tDuration: 1.23 ms\tBilled Duration: 2 ms\tMemory Size: 128 MB\t\
              Max Memory Used: 38 MB\t"
         );
+    }
+
+    #[test]
+    fn an_init_in_its_instance_is_part_of_the_report() {
+        let started = Report {
+            init: Some(Duration::from_micros(90_120)),
+            ..WARM
+        };
+        assert!(report("r", &started).ends_with("38 MB\tInit Duration: 90.12 ms\t"));
     }
 
     #[test]

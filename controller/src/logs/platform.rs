@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::lines::{self, Report, ReportStatus, billed, millis};
-use crate::function::{LogFormat, SystemLevel};
+use crate::function::{LogFormat, SharedGenerators, SystemLevel};
 
 /// A platform event.
 #[derive(Debug, Clone, Copy)]
@@ -24,10 +24,16 @@ pub(crate) enum PlatformEvent<'a> {
         /// the status.
         also: Option<&'a str>,
     },
-    /// Init has ended, at deploy.
+    /// Init has ended, at deploy or in an instance.
     Init {
         took: Duration,
         failed: Option<&'a str>,
+    },
+    /// Clones of the function's process would share random generators, found at deploy. Either init
+    /// runs in each instance, or the author opted in to the snapshot.
+    SharedGenerators {
+        generators: &'a SharedGenerators,
+        opted_in: bool,
     },
     /// A runtime has run its hooks after a restore.
     Restore {
@@ -66,6 +72,10 @@ impl PlatformEvent<'_> {
                 .chain([lines::end(request_id), lines::report(request_id, report)])
                 .collect(),
             Self::Init { took, failed } => vec![lines::init_report(took, failed)],
+            Self::SharedGenerators {
+                generators,
+                opted_in,
+            } => vec![lines::shared_generators(generators, opted_in)],
             Self::Restore { took, failed } => vec![lines::restore_report(took, failed)],
         }
     }
@@ -104,6 +114,9 @@ impl PlatformEvent<'_> {
                     metrics["restoreDurationMs"] = rounded(restore).into();
                     metrics["billedRestoreDurationMs"] = billed(restore).into();
                 }
+                if let Some(init) = report.init {
+                    metrics["initDurationMs"] = rounded(init).into();
+                }
                 let mut summary = json!({ "requestId": request_id, "metrics": metrics });
                 put_status(&mut summary, report.status);
                 let status = &report.status;
@@ -118,6 +131,20 @@ impl PlatformEvent<'_> {
                 put_status(&mut record, status);
                 let level = well(&status, SystemLevel::Debug);
                 vec![(level, event("restoreReport", record))]
+            }
+            Self::SharedGenerators {
+                generators,
+                opted_in,
+            } => {
+                let libraries = generators
+                    .iter()
+                    .map(|found| json!({ "library": found.library, "file": found.file }));
+                let record = json!({
+                    "message": lines::shared_generators(generators, opted_in),
+                    "libraries": libraries.collect::<Value>(),
+                    "initInEachInstance": !opted_in,
+                });
+                vec![(SystemLevel::Warn, event("sharedGenerators", record))]
             }
             Self::Init { took, failed } => {
                 let status = status_of(failed);
@@ -193,6 +220,7 @@ mod tests {
         memory_mib: 128,
         max_memory_mib: 38,
         restore: None,
+        init: None,
         status: ReportStatus::Success,
     };
 
@@ -249,6 +277,21 @@ mod tests {
         };
         assert_eq!(kinds(init, Info), [""; 0]);
         assert_eq!(kinds(init, Debug), ["platform.initReport"]);
+    }
+
+    #[test]
+    fn shared_generators_are_said_at_every_level() {
+        let gnutls = crate::function::shared_generator("GnuTLS", "/opt/lib/libgnutls.so.30");
+        let generators = SharedGenerators::of_guest(&[gnutls]).unwrap();
+        let found = |opted_in| PlatformEvent::SharedGenerators {
+            generators: &generators,
+            opted_in,
+        };
+        let said = kinds(found(false), SystemLevel::Warn);
+        assert_eq!(said, ["platform.sharedGenerators"]);
+        let record = &found(true).json(SystemTime::UNIX_EPOCH)[0].1["record"];
+        assert_eq!(record["initInEachInstance"], false);
+        assert_eq!(record["libraries"][0]["library"], "GnuTLS");
     }
 
     #[test]

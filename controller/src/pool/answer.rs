@@ -6,11 +6,13 @@ use bytes::Bytes;
 use hearth_protocol::agent::Exit;
 use serde_json::json;
 
+use crate::instance::InitError;
 use crate::logs::lines::ReportStatus;
 
 /// Values of the label `error` in metrics.
-pub(crate) const ERROR_KINDS: [&str; 6] = [
+pub(crate) const ERROR_KINDS: [&str; 7] = [
     "function",
+    "init",
     "timeout",
     "exit",
     "out_of_memory",
@@ -28,6 +30,12 @@ pub(crate) enum Answer {
         body: Bytes,
         /// As the runtime named it.
         kind: Option<String>,
+    },
+    /// The function's own account of why its init failed in this instance.
+    InitFailed {
+        body: Bytes,
+        /// As the runtime or the agent named it.
+        kind: String,
     },
     /// The runtime's process ended instead of answering.
     Exited(Exit),
@@ -50,6 +58,8 @@ impl Answer {
         };
         match self {
             Self::Response(body) | Self::FunctionError { body, .. } => body.clone(),
+            Self::InitFailed { body, .. } if is_object(body) => body.clone(),
+            Self::InitFailed { .. } => say(self.kind(), "init failed".into()),
             Self::Exited(exit) => say(self.kind(), exited(*exit)),
             Self::Extension { exit, .. } => say(self.kind(), ending(*exit)),
             Self::TimedOut(limit) => say(
@@ -64,6 +74,15 @@ impl Answer {
                 self.kind(),
                 format!("the execution environment ended: {why}"),
             ),
+        }
+    }
+
+    /// The function's init failed in this instance, before it was given the event.
+    pub(crate) fn of_init(error: InitError) -> Self {
+        match error {
+            InitError::Reported { kind, body } => Self::InitFailed { body, kind },
+            InitError::Exited { exit, error_type } => Self::ended(exit, error_type.as_deref()),
+            InitError::TimedOut(limit) => Self::TimedOut(limit),
         }
     }
 
@@ -97,9 +116,11 @@ impl Answer {
     }
 
     /// Lambda's name of the error.
-    fn kind(&self) -> &'static str {
+    fn kind(&self) -> &str {
         match self {
             Self::Response(_) | Self::FunctionError { .. } => "Unhandled",
+            Self::InitFailed { kind, .. } if is_name(kind) => kind,
+            Self::InitFailed { .. } => "Runtime.Unknown",
             Self::Exited(Exit::OutOfMemory) => "Runtime.OutOfMemory",
             Self::Exited(_) => "Runtime.ExitError",
             Self::Extension { kind, .. } => kind,
@@ -140,6 +161,7 @@ impl Answer {
         Some(match self {
             Self::Response(_) => return None,
             Self::FunctionError { .. } => "function",
+            Self::InitFailed { .. } => "init",
             Self::TimedOut(_) => "timeout",
             Self::Exited(Exit::OutOfMemory) => "out_of_memory",
             Self::Exited(_) | Self::Extension { .. } => "exit",
@@ -169,9 +191,15 @@ impl Answer {
                 let body = self.body(request_id);
                 Some(String::from_utf8_lossy(&body).into_owned())
             }
-            Self::Response(_) | Self::FunctionError { .. } => None,
+            Self::Response(_) | Self::FunctionError { .. } | Self::InitFailed { .. } => None,
         }
     }
+}
+
+/// Whether a body is a JSON object, as Lambda's clients expect of an error.
+fn is_object(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
+        && body.trim_ascii_start().starts_with(b"{")
 }
 
 /// A guest's word goes into a log line only if it is one.
@@ -265,6 +293,31 @@ mod tests {
         };
         assert_eq!(hostile.report_status(), ReportStatus::Error("Unhandled"));
         assert_eq!(hostile.error_type(), None);
+    }
+
+    #[test]
+    fn an_init_error_is_the_runtimes_own_if_it_is_json_and_no_line_of_the_log() {
+        let failed = |kind: &str, body: &'static [u8]| {
+            Answer::of_init(InitError::Reported {
+                kind: kind.into(),
+                body: Bytes::from_static(body),
+            })
+        };
+        let own = br#"{"errorType":"E","errorMessage":"why"}"#;
+        let answer = failed("Runtime.ImportModuleError", own);
+        assert_eq!(&answer.body("r")[..], own);
+        assert_eq!(answer.error_type(), Some("Runtime.ImportModuleError"));
+        assert!(answer.failed() && !answer.reusable());
+        assert!(ERROR_KINDS.contains(&answer.metric().unwrap()));
+        for body in [&b"no JSON"[..], b"\"text\"", b"{", b""] {
+            let hostile = failed("x\nREPORT RequestId: other", body);
+            let said: serde_json::Value = serde_json::from_slice(&hostile.body("r")).unwrap();
+            assert_eq!(said["errorType"], "Runtime.Unknown");
+            assert_eq!(
+                hostile.report_status(),
+                ReportStatus::Error("Runtime.Unknown")
+            );
+        }
     }
 
     #[test]

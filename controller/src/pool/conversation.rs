@@ -15,7 +15,7 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, is_name};
-use super::job::{Invocation, NotRun, Start};
+use super::job::{Invocation, NotRun};
 use super::output::Output;
 use super::streaming::{Incoming, Part, Sink};
 use super::warm_up::restore_errand;
@@ -41,14 +41,14 @@ pub(crate) enum Begin<'a> {
     Waiting,
     /// Nothing: it runs.
     Running,
+    /// Its init has just ended in it. Let its vCPU run if it is `paused`, else nothing.
+    Initialized { paused: bool },
 }
 
 impl Begin<'_> {
-    pub(crate) fn start(self) -> Start {
-        match self {
-            Self::Restore(_) => Start::Cold,
-            Self::Resume | Self::Waiting | Self::Running => Start::Warm,
-        }
+    /// Whether the guest serves already: there is no restore and no thaw to wait for.
+    fn serves(self) -> bool {
+        !matches!(self, Self::Restore(_))
     }
 }
 
@@ -59,6 +59,8 @@ pub(crate) struct Ran {
     /// See [`Completed`](super::Completed).
     pub(crate) content_type: Option<String>,
     pub(crate) restore: Duration,
+    /// How long the function's init took in this instance, if this was its first invocation.
+    pub(crate) init: Option<Duration>,
     pub(crate) run: Duration,
     /// As the function saw it.
     pub(crate) duration: Duration,
@@ -98,7 +100,7 @@ pub(crate) async fn converse(
             told: None,
         });
     }
-    if begin.start() == Start::Warm {
+    if begin.serves() {
         talk.vcpu_runs(talk.began, vm, output);
     }
     loop {
@@ -201,7 +203,7 @@ impl<'a> Talk<'a> {
             awaited: None,
             by_mailbox: false,
             heard: false,
-            thawed: begin.start() == Start::Warm,
+            thawed: begin.serves(),
             ran_since: None,
             limit: began + START_LIMIT,
             cpu_before: Duration::ZERO,
@@ -235,7 +237,7 @@ impl<'a> Talk<'a> {
                 self.awaited = Some(vm.submit(restore_errand(artefacts, resume)?)?);
                 vm.send([thaw()?, HostMessage::Invoke(invoke, event)])
             }
-            Begin::Resume => {
+            Begin::Resume | Begin::Initialized { paused: true } => {
                 self.awaited = Some(vm.submit(Command::Resume(resume))?);
                 vm.send([HostMessage::Invoke(invoke, event)])
             }
@@ -243,7 +245,9 @@ impl<'a> Talk<'a> {
                 self.by_mailbox = true;
                 vm.give(&invoke.headers(), event)
             }
-            Begin::Running => vm.send([HostMessage::Invoke(invoke, event)]),
+            Begin::Running | Begin::Initialized { paused: false } => {
+                vm.send([HostMessage::Invoke(invoke, event)])
+            }
         }
     }
 
@@ -477,6 +481,7 @@ impl<'a> Talk<'a> {
             answer,
             content_type: self.content_type.clone(),
             restore: self.ran_since.unwrap_or(now) - self.began,
+            init: None,
             run,
             duration: run,
             max_memory_bytes: 0,

@@ -2,6 +2,7 @@
 //! sockets, with a "guest" that does what the event tells it to.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,8 +10,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hearth_protocol::agent::{
-    AgentMessage, Exit, Frame, FrameDecoder, Hello, HostMessage, Invoke, Log, Ready, Response,
-    ResponseEnd, ResponseStart, RuntimeExited, Usage,
+    AgentMessage, Configure, Exit, Frame, FrameDecoder, Hello, HostMessage, InitFailed, Inspected,
+    Invoke, Log, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited, SharedGenerator,
+    Usage,
 };
 use hearth_protocol::guest::MAX_PAYLOAD;
 use hearth_protocol::jail::Jail;
@@ -23,7 +25,9 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 use super::dispatch::ArtefactSource;
-use crate::function::{Artefacts, Fingerprints, Version};
+use crate::function::{
+    Artefacts, Fingerprints, InstanceInit, SharedGenerators, StartsFrom, Version, shared_generator,
+};
 use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess, socket_pair};
 
 /// How long the event `slow` takes its guest.
@@ -31,6 +35,13 @@ pub(crate) const SLOW: Duration = Duration::from_millis(30);
 
 /// How long the event `late` takes: longer than its invocation may.
 const LATE: Duration = Duration::from_millis(400);
+
+/// How long an init that hangs may take, and any other that runs in each instance.
+const INIT_HANGS: Duration = Duration::from_millis(200);
+const INIT_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long an init takes that is slow.
+pub(crate) const SLOW_INIT: Duration = Duration::from_millis(1200);
 
 /// How long the pieces are that it streams.
 pub(crate) const CHUNK: usize = 64 * 1024;
@@ -46,6 +57,12 @@ pub(crate) struct Stage {
     pub(crate) stale: AtomicBool,
     /// How often files were made anew.
     pub(crate) rebuilt: AtomicUsize,
+    /// What the init does of files that are made anew; `None` if they have a snapshot of after it.
+    pub(crate) rebuilt_with: Mutex<Option<String>>,
+    /// Log streams of the functions whose init ran in their instance.
+    pub(crate) inits: Mutex<Vec<String>>,
+    /// What guests say when they are asked what their clones would share.
+    pub(crate) generators: Mutex<Vec<SharedGenerator>>,
     /// Invocations of `"gate"` answer when they get a permit.
     pub(crate) gate: Semaphore,
     /// Events in the order in which guests saw them.
@@ -60,6 +77,9 @@ impl Stage {
             launched: AtomicUsize::new(0),
             stale: AtomicBool::new(false),
             rebuilt: AtomicUsize::new(0),
+            rebuilt_with: Mutex::default(),
+            inits: Mutex::default(),
+            generators: Mutex::default(),
             gate: Semaphore::new(0),
             seen: Mutex::default(),
             folder: tempfile::tempdir().unwrap(),
@@ -68,6 +88,41 @@ impl Stage {
 
     /// Files that exist, so that they are not taken for missing.
     pub(crate) fn artefacts(&self) -> Arc<Artefacts> {
+        self.artefacts_of(StartsFrom::FunctionSnapshot)
+    }
+
+    /// The same of a function whose init runs in each instance, and does what `handler` says.
+    pub(crate) fn artefacts_with_init(&self, handler: &str) -> Arc<Artefacts> {
+        let runtime_snapshot = self.runtime_snapshot();
+        std::fs::create_dir_all(&runtime_snapshot).unwrap();
+        for name in ["state", "memory"] {
+            std::fs::write(runtime_snapshot.join(name), "x").unwrap();
+        }
+        let configure = serde_json::from_value(serde_json::json!({
+            "function_name": "f", "function_version": "$LATEST", "runtime": "provided",
+            "handler": handler, "memory_mib": 128, "ephemeral_storage_mib": 512, "region": "r",
+            "log_group": "g", "log_stream": "s", "initialization_type": "on-demand",
+            "environment": {}, "bootstrap": [], "layers": false,
+        }));
+        let gnutls = shared_generator("GnuTLS", "/opt/lib/libgnutls.so.30");
+        self.artefacts_of(StartsFrom::RuntimeSnapshot(Box::new(InstanceInit {
+            runtime_snapshot,
+            configure: configure.unwrap(),
+            limit: if handler == "hang" {
+                INIT_HANGS
+            } else {
+                INIT_LIMIT
+            },
+            generators: SharedGenerators::of_guest(&[gnutls]).unwrap(),
+        })))
+    }
+
+    /// Where the snapshot is that instances are restored from before their init.
+    pub(crate) fn runtime_snapshot(&self) -> PathBuf {
+        self.folder.path().join("runtime")
+    }
+
+    fn artefacts_of(&self, starts_from: StartsFrom) -> Arc<Artefacts> {
         // Each its own: the files of those that are given up are removed.
         let folder = self.folder.path().join(uuid::Uuid::new_v4().to_string());
         std::fs::create_dir(&folder).unwrap();
@@ -82,6 +137,7 @@ impl Stage {
             None,
             folder,
             Fingerprints::default(),
+            starts_from,
         );
         artefacts.sealed().seal().unwrap();
         artefacts
@@ -114,7 +170,10 @@ impl ArtefactSource for Stage {
         Box::pin(async {
             self.rebuilt.fetch_add(1, Ordering::SeqCst);
             self.stale.store(false, Ordering::SeqCst);
-            let artefacts = self.artefacts();
+            let artefacts = match &*self.rebuilt_with.lock().unwrap() {
+                None => self.artefacts(),
+                Some(handler) => self.artefacts_with_init(handler),
+            };
             version.set_artefacts(artefacts.clone());
             Ok(artefacts)
         })
@@ -146,7 +205,7 @@ impl Drop for Double {
 async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) {
     let (mut commands, mut frames) = (BytesMut::new(), BytesMut::new());
     let decoder = FrameDecoder::new(MAX_PAYLOAD);
-    let mut thawed = false;
+    let (mut booted, mut thawed) = (false, false);
     loop {
         tokio::select! {
             // A guest runs once its sandbox has said so.
@@ -160,6 +219,14 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
             if control.write_all(&reply).await.is_err() {
                 return;
             }
+            booted |= matches!(command, Command::Boot(_));
+            if matches!(command, Command::Resume(_)) && std::mem::take(&mut booted) {
+                let (version, kernel) = (String::new(), String::new());
+                let hello = AgentMessage::Hello(Hello { version, kernel });
+                if say(&mut agent, [hello]).await.is_err() {
+                    return;
+                }
+            }
         }
         while let Some(frame) = decoder.decode(&mut frames).unwrap() {
             let done = match HostMessage::try_from(frame).unwrap() {
@@ -169,6 +236,17 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
                 HostMessage::Thaw(..) => {
                     thawed = true;
                     Ok(())
+                }
+                HostMessage::Configure(configure) => {
+                    assert!(std::mem::take(&mut thawed), "init without a thaw");
+                    initialize(&stage, &mut agent, &configure).await
+                }
+                HostMessage::Inspect => {
+                    let inspected = Inspected {
+                        shared_generators: stage.generators.lock().unwrap().clone(),
+                        ..Inspected::default()
+                    };
+                    say(&mut agent, [AgentMessage::Inspected(inspected)]).await
                 }
                 HostMessage::Ping(bytes) => say(&mut agent, [AgentMessage::Pong(bytes)]).await,
                 // Never says that it thawed.
@@ -212,6 +290,49 @@ fn answer(stage: &Stage, command: &Command) -> Outcome {
             message: "made by another version".into(),
         }),
         _ => Outcome::Done,
+    }
+}
+
+/// Runs a function's init, which does what its handler says.
+async fn initialize(
+    stage: &Stage,
+    agent: &mut UnixStream,
+    configure: &Configure,
+) -> std::io::Result<()> {
+    let stream = configure.log_stream.clone();
+    stage.inits.lock().unwrap().push(stream);
+    let line = AgentMessage::Log(Log::default(), Bytes::from_static(b"in init\n"));
+    say(agent, [AgentMessage::Thawed, line]).await?;
+    match configure.handler.as_str() {
+        "hang" => Ok(()),
+        "die" => Err(std::io::ErrorKind::BrokenPipe.into()),
+        "exit" => {
+            let exited = RuntimeExited {
+                request_id: None,
+                error_type: None,
+                exit: Exit::Code(1),
+                usage: Usage::default(),
+            };
+            say(agent, [AgentMessage::RuntimeExited(exited)]).await
+        }
+        "raise" => {
+            let failed = InitFailed {
+                error_type: "Runtime.ImportModuleError".into(),
+            };
+            let body = br#"{"errorType":"Runtime.ImportModuleError","errorMessage":"no module x"}"#;
+            let body = Bytes::from_static(body);
+            say(agent, [AgentMessage::InitFailed(failed, body)]).await
+        }
+        handler => {
+            if handler == "slow" {
+                tokio::time::sleep(SLOW_INIT).await;
+            }
+            let ready = Ready {
+                init_us: Some(1000),
+                extensions_us: None,
+            };
+            say(agent, [AgentMessage::Ready(ready)]).await
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Job {
 /// How the instance was come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// Restored from the function's snapshot.
+    /// Restored from the function's snapshot, or from its runtime's with init after that.
     Cold,
     /// Had served before.
     Warm,
@@ -85,6 +85,7 @@ pub(crate) enum Start {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Phases {
     pub(crate) queue: Duration,
+    /// Init included, where that runs in each instance.
     pub(crate) restore: Duration,
     pub(crate) run: Duration,
     pub(crate) total: Duration,

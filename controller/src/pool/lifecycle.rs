@@ -19,7 +19,7 @@ use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
 
 use super::warm_up::warm_up;
-use crate::function::{Artefacts, Version};
+use crate::function::{Artefacts, StartsFrom, Version};
 use crate::instance::{MailboxWord, MicroVm, VmError, VmEvent, outcome};
 use crate::logs::lines::Report;
 use crate::logs::{Kind, Origin, PlatformEvent, Tail, Text};
@@ -74,6 +74,15 @@ enum Settled {
     Mailbox,
 }
 
+/// Why an instance that is to be kept ready is not.
+#[derive(Debug)]
+enum NotReady {
+    /// It could not be started.
+    Start(String),
+    /// Its function's init failed in it.
+    Init(String),
+}
+
 pub(super) struct Instance {
     id: u64,
     pub(super) version: Arc<Version>,
@@ -106,8 +115,10 @@ impl Instance {
             }
             Taken::Ready => {
                 vm.process().set_memory(self.version.config.memory_mib);
-                if let Err(why) = self.warm(&mut vm, &artefacts).await {
-                    return self.start_failed(&why);
+                match self.warm(&mut vm, &artefacts).await {
+                    Ok(()) => {}
+                    Err(NotReady::Start(why)) => return self.start_failed(&why),
+                    Err(NotReady::Init(why)) => return self.init_failed(&why),
                 }
                 let next = self.pool.state().warmed(self.id, Instant::now());
                 self.pool.start(next);
@@ -147,12 +158,14 @@ impl Instance {
         Ok((vm, artefacts))
     }
 
-    /// Restores the snapshot and lets the guest thaw, without an invocation.
-    async fn warm(&self, vm: &mut MicroVm, artefacts: &Arc<Artefacts>) -> Result<(), String> {
-        let hooks = self.version.snap_starts();
-        let warmed = tokio::select! {
-            warmed = warm_up(vm, artefacts, hooks, |text| self.log(text)) => warmed,
-            () = self.pool.stop.cancelled() => return Err("the controller is ending".into()),
+    /// Brings a shell to where it waits for an invocation.
+    async fn warm(&self, vm: &mut MicroVm, artefacts: &Arc<Artefacts>) -> Result<(), NotReady> {
+        let warmed = match &artefacts.starts_from {
+            StartsFrom::FunctionSnapshot => self.thaw(vm, artefacts).await,
+            StartsFrom::RuntimeSnapshot(how) => match self.initialize(vm, artefacts, how).await {
+                Ok(init) => return init.result.map_err(|e| NotReady::Init(e.to_string())),
+                Err(error) => Err(error),
+            },
         };
         if let Err(VmError::Refused(refusal)) = &warmed
             && refusal.kind == RefusalKind::SnapshotUnusable
@@ -160,7 +173,26 @@ impl Instance {
             // The next start makes it anew.
             self.version.discard_artefacts(artefacts);
         }
-        warmed.map_err(|error| error.to_string())
+        warmed.map_err(|error| NotReady::Start(error.to_string()))
+    }
+
+    /// Restores the function's snapshot and lets the guest thaw, without an invocation.
+    async fn thaw(&self, vm: &mut MicroVm, artefacts: &Artefacts) -> Result<(), VmError> {
+        let hooks = self.version.snap_starts();
+        tokio::select! {
+            warmed = warm_up(vm, artefacts, hooks, |text| self.log(text)) => warmed,
+            () = self.pool.stop.cancelled() => {
+                Err(VmError::Unexpected("the controller is ending".into()))
+            }
+        }
+    }
+
+    /// The function's init failed where no invocation waits for it. One that waits in the queue is left
+    /// there: it gets an instance of its own, and the error if init fails in that too.
+    fn init_failed(&self, why: &str) {
+        tracing::warn!(function = %self.version.name, why, "init failed in an instance");
+        self.pool.metrics.instance_failure("init");
+        self.pool.state().provision_failed(self.version.serial, why);
     }
 
     fn start_failed(&self, why: &str) {
@@ -184,11 +216,9 @@ impl Instance {
     /// One invocation, from its event to its caller's answer. Breaks when the microVM is of no more
     /// use.
     async fn serve(&self, vm: &mut MicroVm, state: &Vm, job: Job) -> ControlFlow<(), Rest> {
-        let begin = match state {
-            Vm::Shell(artefacts) => Begin::Restore(artefacts),
-            Vm::Frozen => Begin::Resume,
-            Vm::Waiting => Begin::Waiting,
-            Vm::Running => Begin::Running,
+        let start = match state {
+            Vm::Shell(_) => Start::Cold,
+            Vm::Frozen | Vm::Waiting | Vm::Running => Start::Warm,
         };
         let queue = job.invocation.accepted.elapsed();
         let tail = job.invocation.tail.then(Tail::default);
@@ -197,18 +227,9 @@ impl Instance {
             invocation: &job.invocation,
             tail,
         };
-        let ran = converse(
-            vm,
-            &job.invocation,
-            job.sink.as_ref(),
-            begin,
-            &mut output,
-            &self.pool.stop,
-        )
-        .await;
-        match ran {
+        match self.give(vm, state, &job, &mut output).await {
             Ok(ran) => {
-                let completed = self.complete(&ran, begin.start(), queue, output);
+                let completed = self.complete(&ran, start, queue, output);
                 let reusable = ran.answer.reusable();
                 let budgeted = job.invocation.limits.cpu.is_some();
                 if reusable {
@@ -248,6 +269,30 @@ impl Instance {
         }
     }
 
+    /// Gives the microVM the event, in the way that it needs, and waits for the answer.
+    async fn give(
+        &self,
+        vm: &mut MicroVm,
+        state: &Vm,
+        job: &Job,
+        output: &mut Output<'_>,
+    ) -> Result<Ran, NotStarted> {
+        let begin = match state {
+            Vm::Shell(artefacts) => match &artefacts.starts_from {
+                StartsFrom::FunctionSnapshot => Begin::Restore(artefacts),
+                StartsFrom::RuntimeSnapshot(how) => {
+                    let run = self.initialize_and_run(vm, artefacts, how, job, output);
+                    return run.await;
+                }
+            },
+            Vm::Frozen => Begin::Resume,
+            Vm::Waiting => Begin::Waiting,
+            Vm::Running => Begin::Running,
+        };
+        let (sink, stop) = (job.sink.as_ref(), &self.pool.stop);
+        converse(vm, &job.invocation, sink, begin, output, stop).await
+    }
+
     fn not_started(&self, state: &Vm, job: Job, not_started: &NotStarted) {
         let why = not_started.to_string();
         tracing::warn!(function = %self.version.name, why, "an instance did not start");
@@ -282,7 +327,9 @@ impl Instance {
             duration: ran.duration,
             memory_mib: self.version.config.memory_mib,
             max_memory_mib,
-            restore: (start == Start::Cold).then_some(ran.restore),
+            // Lambda's report has one of the two.
+            restore: (start == Start::Cold && ran.init.is_none()).then_some(ran.restore),
+            init: ran.init,
             status: ran.answer.report_status(),
         };
         output.event(PlatformEvent::Done {
@@ -309,7 +356,7 @@ impl Instance {
             max_memory_mib,
             phases: Phases {
                 queue,
-                restore: ran.restore,
+                restore: ran.restore + ran.init.unwrap_or_default(),
                 run: ran.run,
                 total: invocation.accepted.elapsed(),
             },

@@ -9,6 +9,7 @@
 //! * [`shells`]: sandbox processes built ahead of need.
 //! * [`lifecycle`]: the task that an instance is, from shell to end.
 //! * [`warm_up`]: a restore without an invocation.
+//! * [`initialize`]: a start by init, of functions that must not start from a snapshot of after it.
 //! * [`streaming`]: results that come in pieces.
 //! * [`conversation`]: one invocation's messages.
 //! * [`output`]: where what it writes goes.
@@ -19,8 +20,9 @@ mod concurrency;
 mod conversation;
 mod dispatch;
 #[cfg(test)]
-mod double;
+pub(crate) mod double;
 mod entry;
+mod initialize;
 mod job;
 mod leave;
 mod lifecycle;

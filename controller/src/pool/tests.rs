@@ -1,5 +1,6 @@
 //! The pool's promises, with doubles that speak the real protocol.
 
+mod init;
 mod streaming;
 
 use std::sync::Arc;

@@ -164,6 +164,7 @@ mod tests {
             made: Made {
                 key: "k".into(),
                 fingerprint: "f".into(),
+                shared_generators: None,
             },
         });
         let mut document = serde_json::to_value(&old).unwrap();

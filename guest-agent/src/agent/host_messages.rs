@@ -10,7 +10,7 @@ use super::{Agent, AgentError, Flow};
 use crate::environment::FunctionIdentity;
 use crate::lifecycle::{Accepted, AfterRestore, ConnectionId, Invocation};
 use crate::runtime_api::reply;
-use crate::{bootstrap, code, environment, exit, generators};
+use crate::{bootstrap, code, environment, exit};
 
 /// The initialization type of a runtime that may act before its snapshot and after each restore.
 const SNAP_START: &str = "snap-start";
@@ -68,8 +68,11 @@ impl Agent {
 
     /// Reports what clones of this guest would share.
     fn inspect(&mut self) -> Result<(), AgentError> {
-        let inspected =
-            generators::inspect(&self.runtime.generators).map_err(AgentError::Generators)?;
+        let inspected = self
+            .runtime
+            .generators
+            .inspect()
+            .map_err(AgentError::Generators)?;
         self.host.queue(AgentMessage::Inspected(inspected))
     }
 

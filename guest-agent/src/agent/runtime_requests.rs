@@ -88,7 +88,7 @@ impl Agent {
     /// Takes what a runtime reports of the random generators of its process.
     fn register_generators(&mut self, request: &Request) -> Bytes {
         let result = match &request.body {
-            Body::Whole(body) if body.len() <= MAX_BODY => self.runtime.generators.take(body),
+            Body::Whole(body) if body.len() <= MAX_BODY => self.runtime.generators.register(body),
             _ => return reply::payload_too_long(MAX_BODY as u64),
         };
         match result {

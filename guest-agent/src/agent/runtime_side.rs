@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::response_stream::ResponseStream;
 use crate::cgroup::{CgroupError, RuntimeCgroup};
-use crate::generators::registered::Registered;
+use crate::generators::Generators;
 use crate::lifecycle::{ConnectionId, Lifecycle};
 use crate::mailbox::Descriptors;
 use crate::spawn::{self, SpawnError};
@@ -74,7 +74,7 @@ pub(super) struct RuntimeSide {
     pub(super) lifecycle: Lifecycle,
     pub(super) stream: ResponseStream,
     /// What runtimes have reported of their random generators.
-    pub(super) generators: Registered,
+    pub(super) generators: Generators,
     process: Process,
     readiness: Readiness,
     cgroup: RuntimeCgroup,
@@ -86,7 +86,7 @@ impl RuntimeSide {
         Self {
             lifecycle: Lifecycle::new(),
             stream: ResponseStream::default(),
-            generators: Registered::default(),
+            generators: Generators::default(),
             process: Process::Absent,
             readiness: Readiness::Initializing,
             cgroup,

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: i32,
+    pub(super) threads: usize,
     /// Files that it has mapped to execute, each once.
     pub(super) code: Vec<CodeFile>,
     /// Addresses marked with `MADV_WIPEONFORK`, which `MAP_DROPPABLE` implies.
@@ -41,8 +42,11 @@ pub(super) fn all() -> io::Result<Vec<Process>> {
             continue;
         }
         let pid = i32::try_from(pid).map_err(io::Error::other)?;
-        let read = File::open(format!("/proc/{pid}/smaps"))
-            .and_then(|smaps| parse(pid, BufReader::new(smaps)));
+        let read = File::open(format!("/proc/{pid}/smaps")).and_then(|smaps| {
+            let process = parse(pid, BufReader::new(smaps))?;
+            let threads = fs::read_dir(format!("/proc/{pid}/task"))?.count();
+            Ok(Process { threads, ..process })
+        });
         match read {
             Ok(process) if process.code.is_empty() && process.wipe_on_fork.is_empty() => {}
             Ok(process) => processes.push(process),
@@ -91,6 +95,7 @@ fn parse(pid: i32, smaps: impl BufRead) -> io::Result<Process> {
     }
     Ok(Process {
         pid,
+        threads: 1,
         code: code.into_values().collect(),
         wipe_on_fork,
     })

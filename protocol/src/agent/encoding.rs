@@ -231,6 +231,7 @@ mod tests {
                 }],
                 zero_pages: vec![4096],
                 random_ranges: vec![RandomRange { address: 5, len: 6 }],
+                settled: true,
             }),
             AgentMessage::Left,
             AgentMessage::Ready(Ready::default()),

@@ -69,7 +69,7 @@ pub enum AgentMessage {
     Fatal(Bytes),
 }
 
-/// How to start a function. Names end in the unit: MiB or milliseconds.
+/// How to start a function. Sizes are in MiB, as the fields' names say.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configure {
     /// `AWS_LAMBDA_FUNCTION_NAME`.
@@ -221,6 +221,10 @@ pub struct Inspected {
     /// State of generators that each restore fills with random bytes.
     #[serde(default)]
     pub random_ranges: Vec<RandomRange>,
+    /// Whether nothing of this can change before a snapshot: the function is one process of one
+    /// thread, and it waits for its event.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// A random generator that all clones of a process would share.

@@ -11,7 +11,7 @@
 //! * `xsave`/`xrstor` in standard format: user code runs natively, sees the host's CPUID and uses
 //!   AVX. A kernel that saved only SSE state would mix up the registers of two processes.
 //!
-//! In addition, [`strings`] does quickly what the interpreter does too slowly.
+//! In addition, `strings` does quickly what the interpreter does too slowly.
 //!
 //! On a hardware host nothing here is ever called.
 

@@ -1,4 +1,4 @@
-//! Compiles the [`rules`](super::rules) into the BPF programs that the kernel runs at each system
+//! Compiles the [`rules`] into the BPF programs that the kernel runs at each system
 //! call.
 
 use std::collections::BTreeMap;

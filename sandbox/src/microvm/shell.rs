@@ -26,8 +26,8 @@ pub const MAX_VCPUS: u8 = 32;
 /// Maximum size of a vCPU's XSAVE state; KVM_CAP_XSAVE2 returns the size.
 const XSAVE_SIZE: i32 = 4096;
 
-/// The eventfds between one device's driver and the sandbox. KVM serves both directions without a
-/// vCPU exit to the vCPU's thread.
+/// The eventfds between one device's driver and the sandbox. KVM serves both directions, without an
+/// exit to the vCPU's thread.
 #[derive(Debug)]
 pub struct DeviceEventfds {
     /// Raises the device's interrupt (irqfd).

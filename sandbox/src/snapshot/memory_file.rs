@@ -25,7 +25,7 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const FILE_BACKED: u64 = 1 << 61;
 
-/// Where [`write`] looks up the pages that may have content.
+/// Where [`write()`] looks up the pages that may have content.
 #[derive(Debug, Clone, Copy)]
 pub struct Sources<'a> {
     /// This process's `/proc/self/pagemap`.

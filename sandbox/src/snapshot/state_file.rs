@@ -39,7 +39,7 @@ pub enum StateFileError {
         /// Bytes that the header announces.
         expected: usize,
     },
-    /// No state file.
+    /// The file is no state file.
     #[error("not a snapshot state file")]
     Magic,
     /// A state file of another format.

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::api::target::names::Named;
 use crate::function::{
-    Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging, Place, State, Status,
-    UpdateStatus, VersionId,
+    Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging, Place,
+    SharedGenerators, State, Status, UpdateStatus, VersionId,
 };
 use crate::registry::{Function, Published, Target};
 
@@ -23,6 +23,8 @@ pub(crate) struct Shown<'a> {
     last_modified: &'a str,
     state: &'a Status<State>,
     last_update: Update<'a>,
+    /// Why init runs in each instance of what serves; `None` if it does not.
+    shared_generators: Option<&'a SharedGenerators>,
 }
 
 /// The result of the last change.
@@ -48,6 +50,10 @@ impl<'a> Shown<'a> {
             last_modified: &record.last_modified,
             state: &record.state,
             last_update: Update::Latest(record.last_update.as_ref()),
+            shared_generators: record
+                .deployed
+                .as_ref()
+                .and_then(|deployed| deployed.made.shared_generators.as_ref()),
         }
     }
 
@@ -65,6 +71,10 @@ impl<'a> Shown<'a> {
             last_modified: &record.last_modified,
             state: &record.state,
             last_update: Update::Never,
+            shared_generators: record
+                .made
+                .as_ref()
+                .and_then(|made| made.shared_generators.as_ref()),
         }
     }
 
@@ -169,6 +179,13 @@ impl<'a> Shown<'a> {
             }
             Update::Never => {}
         }
+        // No member of Lambda's: its clients ignore those that they don't know.
+        if let Some(generators) = self.shared_generators {
+            let libraries = generators
+                .iter()
+                .map(|found| json!({ "Library": found.library, "File": found.file }));
+            out["Hearth"] = json!({ "InitInEachInstance": libraries.collect::<Value>() });
+        }
         out
     }
 }
@@ -201,5 +218,39 @@ impl<'a> Target<'a> {
             },
         };
         shown.called(named.qualifier.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::function::{Deployed, Made, shared_generator};
+    use crate::registry::test_record;
+
+    #[test]
+    fn a_function_whose_init_runs_in_each_instance_says_why() {
+        let place = Place {
+            region: "us-east-1".into(),
+            account: "000000000000".into(),
+        };
+        let mut record = test_record("f");
+        let gnutls = shared_generator("GnuTLS", "/opt/lib/libgnutls.so.30");
+        let mut made = Made {
+            key: "k".into(),
+            fingerprint: "f".into(),
+            shared_generators: None,
+        };
+        let mut shown = |made: &Made| {
+            record.deployed = Some(Deployed {
+                config: record.config.clone(),
+                code: record.code.clone(),
+                made: made.clone(),
+            });
+            Shown::latest(&record).configuration(&place)["Hearth"].clone()
+        };
+        assert_eq!(shown(&made), Value::Null);
+        made.shared_generators = SharedGenerators::of_guest(&[gnutls]);
+        let found = json!({ "Library": "GnuTLS", "File": "/opt/lib/libgnutls.so.30" });
+        assert_eq!(shown(&made), json!({ "InitInEachInstance": [found] }));
     }
 }

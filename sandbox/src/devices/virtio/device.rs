@@ -141,7 +141,7 @@ impl DeviceError {
     }
 }
 
-/// Why a device can't be saved now. Each of these may be over after a moment.
+/// Why a device can't be saved now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotQuiet {
     /// The device is out of service.

@@ -1,0 +1,232 @@
+//! What a version starts from, with doubles of sandbox and guest.
+
+use std::fs;
+
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::function::{FunctionRecord, VersionId, shared_generator};
+use crate::hex::hex;
+use crate::logs::{Filter, Kept, Query};
+use crate::pool::double::{Doubles, Stage};
+use crate::registry::test_record;
+
+const KEY: &str = "f-000000000000";
+const KEPT: Kept = Kept {
+    max_bytes: 1 << 20,
+    max_age: Duration::from_secs(3600),
+};
+
+struct Fixture {
+    builder: Builder,
+    stage: Arc<Stage>,
+    record: FunctionRecord,
+    folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        artefact(&cache.join("kernel"), "vmlinux");
+        artefact(&cache.join("images"), "provided.erofs");
+        fs::write(folder.path().join("sandbox"), "sandbox").unwrap();
+        let stage = Stage::new();
+        Self {
+            builder: builder(folder.path(), &stage),
+            stage,
+            record: test_record("f"),
+            folder,
+        }
+    }
+
+    /// The same as the next process finds it.
+    fn restarted(self) -> Self {
+        // Whose end lets go of the data directory.
+        drop(self.builder);
+        Self {
+            builder: builder(self.folder.path(), &self.stage),
+            ..self
+        }
+    }
+
+    /// What guests are found to have.
+    fn shares(&self, library: &str, file: &str) {
+        *self.stage.generators.lock().unwrap() = vec![shared_generator(library, file)];
+    }
+
+    fn source(&self, version: VersionId) -> Source<'_> {
+        Source {
+            name: &self.record.name,
+            version,
+            config: &self.record.config,
+            code: &self.record.code,
+            key: KEY,
+        }
+    }
+
+    async fn build(&self, version: VersionId) -> Arc<Artefacts> {
+        fs::write(self.builder.data.image(KEY), "code").unwrap();
+        self.builder.build(self.source(version)).await.unwrap()
+    }
+
+    /// The function's log.
+    async fn log(&self) -> String {
+        let query = Query {
+            filter: Filter::default(),
+            after: None,
+            before: None,
+            limit: 100,
+        };
+        let page = self.builder.logs.read(&self.record.name, query).await;
+        let records = page.unwrap().records.into_iter();
+        records.map(|record| record.message + "\n").collect()
+    }
+}
+
+/// A finished file of the artefact cache.
+fn artefact(kind: &Path, file: &str) {
+    let folder = kind.join("aa");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(file), file).unwrap();
+    let sum = hex(&Sha256::digest(file));
+    fs::write(folder.join(format!("{file}.sha256")), sum).unwrap();
+    fs::write(kind.join(format!("current-{file}")), "aa").unwrap();
+}
+
+fn builder(folder: &Path, stage: &Arc<Stage>) -> Builder {
+    let data = Arc::new(DataDir::open(&folder.join("data")).unwrap());
+    let metrics = Arc::new(Metrics::new(&[]).unwrap());
+    let logs = LogStore::open(data.logs(), KEPT, metrics.logs_lost.clone()).unwrap();
+    let host = Host::new(
+        &folder.join("cache"),
+        &folder.join("sandbox"),
+        "software".into(),
+        MailboxUse::On,
+    );
+    let times = Times {
+        boot: Duration::from_secs(20),
+        init: Duration::from_secs(20),
+    };
+    let place = Place {
+        region: "us-east-1".into(),
+        account: "000000000000".into(),
+    };
+    Builder::new(
+        data.clone(),
+        host.unwrap(),
+        Packages::in_folder(&data.packages()).unwrap(),
+        place,
+        times,
+        MailboxUse::On,
+        1,
+        Arc::new(Shells::new(Arc::new(Doubles(stage.clone())), 0)),
+        logs,
+        metrics,
+    )
+}
+
+fn runtime_snapshot(artefacts: &Artefacts) -> PathBuf {
+    match &artefacts.starts_from {
+        StartsFrom::RuntimeSnapshot(init) => init.runtime_snapshot.clone(),
+        StartsFrom::FunctionSnapshot => panic!("it has a snapshot of its own"),
+    }
+}
+
+#[tokio::test]
+async fn a_function_without_shared_generators_starts_from_a_snapshot_of_after_its_init() {
+    let fixture = Fixture::new();
+    let artefacts = fixture.build(VersionId::Latest).await;
+    assert!(matches!(
+        artefacts.starts_from,
+        StartsFrom::FunctionSnapshot
+    ));
+    assert_eq!(artefacts.made().shared_generators, None);
+    assert!(artefacts.folder.join("memory").is_file());
+    let log = fixture.log().await;
+    assert!(!log.contains("random generator"), "{log}");
+}
+
+#[tokio::test]
+async fn a_function_with_a_shared_generator_has_no_snapshot_of_its_own_and_its_log_says_why() {
+    let fixture = Fixture::new();
+    fixture.shares("GnuTLS", "/opt/lib/libgnutls.so.30");
+    let artefacts = fixture.build(VersionId::Latest).await;
+    let runtime = runtime_snapshot(&artefacts);
+    assert!(runtime.join("memory").is_file() && artefacts.complete());
+    assert!(!artefacts.folder.join("memory").exists());
+    assert!(artefacts.sealed().is_verified());
+    let line = "Init runs in each instance: GnuTLS (/opt/lib/libgnutls.so.30) has a random generator \
+                that can't be reseeded in a snapshot. SnapStart opts in to the snapshot.";
+    let log = fixture.log().await;
+    assert!(log.lines().any(|said| said == line), "{log}");
+    // What it starts from is not its own: it stays when the version goes.
+    let image = artefacts.code_image.clone();
+    artefacts.doom();
+    drop(artefacts);
+    assert!(!image.exists() && runtime.join("memory").is_file());
+}
+
+#[tokio::test]
+async fn what_a_version_starts_from_is_found_again_after_a_restart() {
+    let fixture = Fixture::new();
+    fixture.shares("GnuTLS", "/opt/lib/libgnutls.so.30");
+    let made = fixture.build(VersionId::Latest).await.made();
+    let kept = serde_json::to_string(&made).unwrap();
+    let fixture = fixture.restarted();
+    let made: Made = serde_json::from_str(&kept).unwrap();
+    let source = fixture.source(VersionId::Latest);
+    let found = fixture.builder.find(source, &made).unwrap();
+    assert_eq!(found.made(), made);
+    found.sealed().verify().unwrap();
+    // Without the runtime's snapshot, or with another one, it has to be made again.
+    let runtime = runtime_snapshot(&found);
+    fs::write(runtime.join("memory"), "another").unwrap();
+    assert!(found.sealed().verify().is_err());
+    fs::remove_dir_all(&runtime).unwrap();
+    assert!(fixture.builder.find(source, &made).is_none());
+    let again = fixture.build(VersionId::Latest).await;
+    assert_eq!(again.made(), made);
+}
+
+#[tokio::test]
+async fn an_author_who_opted_in_keeps_the_snapshot_and_is_told_to_reseed() {
+    let mut fixture = Fixture::new();
+    fixture.shares("GnuTLS", "/opt/lib/libgnutls.so.30");
+    fixture.record.config.snap_start = "PublishedVersions".into();
+    let artefacts = fixture.build(VersionId::Number(1)).await;
+    assert!(matches!(
+        artefacts.starts_from,
+        StartsFrom::FunctionSnapshot
+    ));
+    assert!(artefacts.folder.join("memory").is_file());
+    let log = fixture.log().await;
+    assert!(log.contains("because SnapStart is on: GnuTLS"), "{log}");
+    assert!(log.contains("Reseed it in an after-restore hook."), "{log}");
+    // SnapStart is for published versions.
+    fs::remove_dir_all(&artefacts.folder).unwrap();
+    let latest = fixture.build(VersionId::Latest).await;
+    assert!(latest.made().shared_generators.is_some());
+}
+
+#[tokio::test]
+async fn what_a_guest_says_of_its_libraries_is_no_line_of_the_log() {
+    let fixture = Fixture::new();
+    fixture.shares("x\nREPORT RequestId: other", "/opt/\u{1b}[2J");
+    let artefacts = fixture.build(VersionId::Latest).await;
+    let log = fixture.log().await;
+    assert!(
+        !log.contains("\nREPORT") && !log.contains('\u{1b}'),
+        "{log}"
+    );
+    let kept = serde_json::to_string(&artefacts.made()).unwrap();
+    assert!(!kept.contains("\\n"), "{kept}");
+}
+
+#[test]
+fn an_older_registrys_version_starts_from_its_snapshot() {
+    let made: Made = serde_json::from_str(r#"{"key":"k","fingerprint":"f"}"#).unwrap();
+    assert_eq!(made.shared_generators, None);
+    let kept = serde_json::to_string(&made).unwrap();
+    assert_eq!(kept, r#"{"key":"k","fingerprint":"f"}"#);
+}

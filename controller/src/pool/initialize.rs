@@ -1,0 +1,128 @@
+//! The start of an instance whose function's init runs in it: its runtime's snapshot, then init.
+//!
+//! Init has a limit of its own. The function's time begins when it is given the event, as with any other
+//! instance. An init that fails is the function's error: its caller gets it as the result, and the next
+//! invocation tries again in another instance.
+
+use std::time::{Duration, Instant};
+
+use hearth_protocol::agent::{Configure, Log};
+use hearth_protocol::sandbox::{Command, RefusalKind, Resume};
+
+use super::answer::Answer;
+use super::conversation::{Begin, NotStarted, Ran, converse};
+use super::job::{Job, NotRun};
+use super::lifecycle::Instance;
+use super::output::Output;
+use super::warm_up::restore_errand;
+use crate::function::{Artefacts, InstanceInit, new_log_stream};
+use crate::instance::{Init, MicroVm, VmError, init, private_bytes};
+use crate::logs::{Kind, Origin, PlatformEvent, Text};
+
+impl Instance {
+    /// Restores the runtime's snapshot into a shell and runs the function's init in it.
+    pub(super) async fn initialize(
+        &self,
+        vm: &mut MicroVm,
+        artefacts: &Artefacts,
+        how: &InstanceInit,
+    ) -> Result<Init, VmError> {
+        let restore = restore_errand(artefacts, Resume::default())?;
+        let configure = Configure {
+            log_stream: new_log_stream(self.version.id),
+            ..how.configure.clone()
+        };
+        let log = |of: &Log, text| self.log(Text::of_guest(of, text));
+        let init = tokio::select! {
+            init = init(vm, restore, configure, how.limit, log) => init?,
+            () = self.pool.stop.cancelled() => {
+                return Err(VmError::Unexpected("the controller is ending".into()));
+            }
+        };
+        let failed = init.result.as_ref().err();
+        if failed.is_none() {
+            vm.has_initialized();
+            let function = self.version.name.as_str();
+            self.pool.metrics.init(function, init.took);
+        }
+        let event = PlatformEvent::Init {
+            took: init.took,
+            failed: failed.map(|error| error.report_status()),
+        };
+        for record in event.records(&self.version.config.logging.format) {
+            let origin = Origin::of(&self.version, None);
+            let text = Text::whole(record.into());
+            self.pool.logs.append(origin, Kind::Platform, text);
+        }
+        Ok(init)
+    }
+
+    /// The first invocation of an instance, and its init before it.
+    pub(super) async fn initialize_and_run(
+        &self,
+        vm: &mut MicroVm,
+        artefacts: &Artefacts,
+        how: &InstanceInit,
+        job: &Job,
+        output: &mut Output<'_>,
+    ) -> Result<Ran, NotStarted> {
+        let not_started = |why| self.not_begun(why);
+        let init = self.initialize(vm, artefacts, how).await;
+        let init = init.map_err(not_started)?;
+        let ran = match init.result {
+            Ok(()) => {
+                // A budget of CPU time is armed by a resume.
+                let paused = job.invocation.limits.cpu.is_some();
+                if paused {
+                    let pause = self.command(vm, Command::Pause).await;
+                    pause.map_err(not_started)?;
+                }
+                converse(
+                    vm,
+                    &job.invocation,
+                    job.sink.as_ref(),
+                    Begin::Initialized { paused },
+                    output,
+                    &self.pool.stop,
+                )
+                .await?
+            }
+            Err(error) => {
+                output.start();
+                let memory = u64::from(self.version.config.memory_mib) << 20;
+                let used = private_bytes(vm.process().pid()).unwrap_or(0);
+                Ran {
+                    answer: Answer::of_init(error),
+                    content_type: None,
+                    restore: Duration::ZERO,
+                    init: None,
+                    run: Duration::ZERO,
+                    duration: Duration::ZERO,
+                    cpu: Duration::ZERO,
+                    max_memory_bytes: used.min(memory),
+                    deadline: Instant::now(),
+                    waits: false,
+                }
+            }
+        };
+        Ok(Ran {
+            restore: init.restore,
+            init: Some(init.took),
+            ..ran
+        })
+    }
+
+    /// The microVM failed before it was given the event.
+    fn not_begun(&self, why: VmError) -> NotStarted {
+        let snapshot_unusable = matches!(
+            &why,
+            VmError::Refused(refusal) if refusal.kind == RefusalKind::SnapshotUnusable
+        );
+        let ending = self.pool.stop.is_cancelled();
+        NotStarted {
+            why,
+            snapshot_unusable,
+            told: ending.then_some(NotRun::Ending),
+        }
+    }
+}
