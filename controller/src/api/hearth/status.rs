@@ -1,4 +1,4 @@
-//! What the controller says of itself: its instances, its status, how long a ping to a guest takes.
+//! The controller's instances, its status, and how long a ping to a guest takes.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(crate) async fn instances(
         .get("function")
         .map(|name| Named::parse(name, None, NameForm::Function, &app.place))
         .transpose()?;
-    // Asks the kernel about each process's pages: not on a thread that serves requests.
+    // The kernel counts each process's pages, which takes long: not on a thread that serves requests.
     let list = move || pool.instances(named.as_ref().map(|named| &named.name));
     let instances = tokio::task::spawn_blocking(list)
         .await

@@ -1,4 +1,4 @@
-//! What happens to every request before it is routed and to every response after it.
+//! Request ids, and paths with a trailing slash.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -7,11 +7,11 @@ use axum::http::{HeaderValue, Response};
 use axum::middleware::Next;
 use uuid::Uuid;
 
-/// The id of a request: what a function sees, what the log says, what the response carries.
+/// The id of a request. The function, the log and the response's `x-amzn-RequestId` have the same.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) String);
 
-/// Gives the request an id, and its response the same.
+/// Gives each request an id, and its response the same.
 pub(crate) async fn assign(mut request: Request, next: Next) -> Response<Body> {
     let id = Uuid::new_v4().to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -22,7 +22,7 @@ pub(crate) async fn assign(mut request: Request, next: Next) -> Response<Body> {
     response
 }
 
-/// Older SDKs end some paths with a slash.
+/// Removes a slash at the path's end, because older SDKs send one on some paths.
 pub(crate) fn without_trailing_slash(mut request: Request) -> Request {
     let path = request.uri().path();
     if path.len() < 2 || !path.ends_with('/') {
