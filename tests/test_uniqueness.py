@@ -86,6 +86,7 @@ def node(
     files: tuple[str, ...] = (),
     addon: bool = False,
     starts: str = SNAPSHOT,
+    **options,
 ) -> Row:
     """The Node.js function, with those files of its pinned packages that it needs: a package with
     programs brings them for every system."""
@@ -102,7 +103,7 @@ def node(
         if addon:
             native.addon(folder, "openssl.c", "-l:libcrypto.a")
 
-    return Row(f"node-{name}", "nodejs22.x", code, libraries, starts)
+    return Row(f"node-{name}", "nodejs22.x", code, libraries, starts, **options)
 
 
 def c(name: str, library: str, starts: str, link: Callable[..., None], *options: str) -> Row:
@@ -131,7 +132,14 @@ ROWS = [
     SYSTEM,
     # An interpreter that the runtime does not see to.
     python(
-        "processes", "child_ssl", "child_random", "forked_ssl", "forked_random", starts=INIT
+        "processes",
+        "child_ssl",
+        "child_random",
+        "forked_ssl",
+        "forked_random",
+        starts=INIT,
+        # Each has an init of its own, which takes half a minute where the kernel is interpreted.
+        instances=3,
     ),
     python("numpy", "numpy", wheels="numpy"),
     python("cryptography-old", "cryptography", "nacl", wheels="cryptography-old"),
@@ -145,7 +153,7 @@ ROWS = [
     ),
     python("grpc", "grpc", wheels="grpc"),
     node("own", "math", "crypto", "webcrypto", "tls"),
-    node("workers", "worker_crypto", "worker_math", starts=INIT),
+    node("workers", "worker_crypto", "worker_math", starts=INIT, instances=3),
     node(
         "stores",
         "uuid9",
