@@ -53,10 +53,8 @@ def test_beyond_the_limit_waits_briefly_then_429_with_retry_after(own_controller
         assert int(refused.headers["retry-after"]) >= 1
         body = refused.value
         assert body["message"] == "Rate Exceeded."
-        assert body["Reason"] in (
-            "ReservedFunctionConcurrentInvocationLimitExceeded",
-            "ConcurrentInvocationLimitExceeded",
-        )
+        # The function has no concurrency reserved, so this is not what has run out.
+        assert body["Reason"] == "ConcurrentInvocationLimitExceeded"
         for future in running:
             future.result().ok()
     assert invoke(client, "guest", {"op": "echo"}).ok() == {"op": "echo"}
@@ -122,7 +120,7 @@ def test_two_functions_deployed_at_once_both_work(controller, client, guest_pack
         assert invoke(client, name, {"op": "who"}).ok()["name"] == name
 
 
-def test_a_delete_during_an_invocation_leaves_nothing_of_the_function(
+def test_a_delete_lets_an_invocation_finish_and_leaves_nothing_of_the_function(
     controller, client, guest_package
 ):
     create(client, "doomed", guest_package)
@@ -130,11 +128,10 @@ def test_a_delete_during_an_invocation_leaves_nothing_of_the_function(
         running = pool.submit(
             invoke_raw, controller, "doomed", json.dumps({"op": "sleep", "n": 5000}).encode()
         )
-        until("it runs", lambda: controller.instances("doomed")[:1])
+        until("it runs", lambda: [i["state"] for i in controller.instances("doomed")] == ["busy"])
         client.delete_function(FunctionName="doomed")
         answer = running.result()
-    # Either it was let finish, or it was ended and says so; never a hang, never another's answer.
-    assert answer.status in (200, 404, 409, 500, 502, 503)
+    assert answer.ok() == {"slept": 5000}
     until("its instances are gone", lambda: controller.instances("doomed") == [])
     with pytest.raises(client.exceptions.ResourceNotFoundException):
         invoke(client, "doomed", {"op": "echo"})

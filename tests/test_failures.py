@@ -137,7 +137,9 @@ def test_a_handler_that_can_not_be_imported_fails_its_deploy_with_the_reason(con
     assert "no_such_module" in settings["StateReason"]
     with pytest.raises(client.exceptions.ClientError) as refused:
         invoke(client, "unimportable", {})
-    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 502)
+    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 409
+    assert refused.value.response["Error"]["Code"] == "ResourceConflictException"
+    assert refused.value.response["Error"]["Message"].endswith("in the following state: Failed")
 
 
 def test_a_package_without_a_bootstrap_fails_its_deploy_with_the_reason(controller, client):

@@ -46,7 +46,7 @@ def test_the_controller_says_that_nothing_is_missing(controller):
     metrics = controller.metrics()
     parts = {name: value for name, value in metrics.items() if name.startswith("hearth_jail{")}
     assert len(parts) == 9 and set(parts.values()) == {1.0}, parts
-    assert "locked up" not in controller.log_text()
+    assert "jail of sandboxes is incomplete" not in controller.log_text()
 
 
 def test_no_two_sandboxes_share_a_user_and_none_is_anybody_elses(sandboxes):

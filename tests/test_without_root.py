@@ -79,7 +79,7 @@ def test_it_says_which_parts_of_the_jail_are_missing(controller):
     for part in missing:
         assert metrics[f'hearth_jail{{part="{part}"}}'] == 0
     assert metrics['hearth_jail{part="seccomp"}'] == 1
-    assert "sandboxes are locked up without" in controller.log_text()
+    assert "the jail of sandboxes is incomplete: without" in controller.log_text()
 
 
 def test_doctor_says_which_parts_of_the_jail_are_missing_and_what_to_do(controller, unprivileged):

@@ -1,5 +1,5 @@
-//! Putting a controller together: what is opened, checked and cleaned up before it serves, and the
-//! order in which it is taken apart.
+//! Starts and stops a controller: opens, checks and cleans up everything before it serves, and closes
+//! everything in order.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,64 +26,64 @@ use crate::registry::{Catalog, Contents, Database, RegistryError};
 use crate::revival::{revive, sweep};
 use crate::settings::{Settings, SettingsError};
 
-/// Part of the host's memory that instances may have unless told otherwise.
+/// Default share of the host's memory for instances, as a fraction.
 const MEMORY_SHARE: (u64, u64) = (7, 10);
-/// Part of instances and of their memory that events may have.
+/// Share of all instances, and of their memory, that events may use, as a fraction.
 const EVENTS_SHARE: (u64, u64) = (9, 10);
-/// Events of a function that run at a time, for each CPU, until it has shown that more are better.
+/// First window of a function's events for each CPU: how many of them run at once.
 const EVENTS_PER_CPU: usize = 2;
-/// Default limit of init on hardware: Lambda's.
+/// Default timeout of init with hardware KVM, in seconds: Lambda's.
 const INIT_HARDWARE: u64 = 10;
-/// Default limit of init where the guest's kernel is interpreted.
+/// Default timeout of init with software KVM, in seconds.
 const INIT_SOFTWARE: u64 = 300;
-/// Time for a runtime to come back for the next event after its answer: about what a new instance
-/// would take. Many times longer where the guest's kernel is interpreted.
+/// Time in which a runtime that has sent a result is expected to ask for its next event: about as long
+/// as the start of another instance takes. With software KVM both take many times longer.
 const GRACE_HARDWARE: Duration = Duration::from_millis(50);
 const GRACE_SOFTWARE: Duration = Duration::from_secs(1);
-/// Longest time for killed sandboxes to be reaped.
+/// Maximum time until killed sandboxes have ended.
 const REAP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a controller could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A setting.
+    /// A setting is wrong.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// How callers are taken.
+    /// Clients can't be authenticated as the settings require it.
     #[error(transparent)]
     Gate(#[from] GateError),
-    /// The data directory.
+    /// The data directory can't be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The registry.
+    /// The registry can't be opened.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The event queue.
+    /// The event queue can't be opened.
     #[error(transparent)]
     Events(#[from] EventsError),
-    /// The sandbox program is not there.
-    #[error("there is no sandbox program at {}: build it (`make`), or say --sandbox-bin FILE", .0.display())]
+    /// There is no sandbox program.
+    #[error("there is no sandbox program at {}: build it (`make`), or name it with --sandbox-bin FILE", .0.display())]
     NoSandbox(PathBuf),
-    /// The sandbox program does not work here.
+    /// The sandbox program could not start a microVM.
     #[error(
-        "no microVM can be made on this host: {0}. Is /dev/kvm there and open to this user? `hearth doctor` tells more"
+        "the sandbox program can't start a microVM on this host: {0}. Does /dev/kvm exist, and may this user open it? Run `hearth doctor` for a check"
     )]
     NoMicroVm(String),
-    /// The guest's kernel or images.
+    /// The guest kernel or a runtime image is missing or damaged.
     #[error("{0}")]
     Artefacts(String),
-    /// Something that the host should have had.
+    /// An operation of the host has failed.
     #[error("{doing}: {source}")]
     Host {
-        /// What was going on.
+        /// The operation.
         doing: &'static str,
-        /// What the host said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// Two metrics of one name: a mistake in this program.
+    /// Two metrics have the same name: a bug in this program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The package store.
+    /// The package store can't be opened.
     #[error("package store: {0}")]
     Packages(#[from] object_store::Error),
 }
@@ -98,7 +98,7 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
-    /// Opens everything. Must run in a tokio runtime.
+    /// Opens and starts all parts. Must run in a tokio runtime.
     pub(crate) async fn start(settings: &Settings) -> Result<Self, StartError> {
         settings.check()?;
         let started = Instant::now();
@@ -268,7 +268,7 @@ impl Controller {
             jail,
             warnings,
             started,
-            uploads: App::upload_turns(),
+            uploads: App::upload_permits(),
             downloads,
             leaving: CancellationToken::new(),
             draining,
@@ -281,13 +281,13 @@ impl Controller {
         })
     }
 
-    /// Ends deploys, instances and processes; nothing of them is left afterwards.
+    /// Ends all deploys, instances and sandbox processes.
     pub(crate) async fn stop(&self) {
         let goodbyes = self.app.pool.has_layers();
         self.app.pool.close();
         self.app.deployer.close().await;
         if goodbyes {
-            // Extensions of idle instances get their time. What does not end in it is killed.
+            // Extensions of idle instances have this time to shut down. All that still run are killed.
             let _ = tokio::time::timeout(GOODBYES, self.app.pool.drained()).await;
         }
         self.app.pool.kill();
@@ -298,20 +298,21 @@ impl Controller {
     }
 }
 
-/// Longest wait for extensions at the end: a little longer than an instance has for it.
+/// Maximum time to wait for extensions at the end: a little longer than the timeout of an instance's
+/// shutdown.
 const GOODBYES: Duration = Duration::from_secs(5);
 
-/// CPUs that this process may use.
+/// The number of CPUs that this process may use.
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// What events may have of something, so that some is left for callers that wait.
+/// The part of a limit that events may use, so that the rest is left for synchronous invocations.
 fn for_events(all: u64) -> u64 {
     (all * EVENTS_SHARE.0 / EVENTS_SHARE.1).max(1)
 }
 
-/// The event queue, as the settings want it.
+/// Starts the event queue with the limits of the settings.
 async fn start_events(
     settings: &Settings,
     data: &DataDir,
@@ -354,19 +355,19 @@ async fn start_events(
     })
 }
 
-/// Waits until every process is buried, and removes the folder of their groups.
+/// Waits until all sandbox processes have been reaped, and removes the folder of their cgroups.
 async fn clear_away(cgroups: &CpuCgroups, reaper: &TaskTracker) {
     reaper.close();
     if tokio::time::timeout(REAP_LIMIT, reaper.wait())
         .await
         .is_err()
     {
-        tracing::error!("some sandboxes did not end");
+        tracing::error!("some sandbox processes did not end");
     }
     cgroups.close();
 }
 
-/// Only root can give away users.
+/// The settings of jails. Only a controller that runs as root can give each sandbox a user of its own.
 fn jail_settings(settings: &Settings, data: &DataDir) -> JailSettings {
     let first = settings.jail_first_id.unwrap_or_else(|| {
         let number = u32::from_str_radix(&data.tag(), 16).expect("a tag is eight digits");
@@ -380,8 +381,8 @@ fn jail_settings(settings: &Settings, data: &DataDir) -> JailSettings {
     }
 }
 
-/// Starts a first sandbox: shows that microVMs can be made here, what kind of host this is, and how
-/// far sandboxes can be locked up.
+/// Starts a first shell. This checks that microVMs can be started on this host, and returns the kind of
+/// host and the parts of the jail that work.
 async fn first_shell(shells: &Shells) -> Result<(String, Jail), StartError> {
     let (vm, status) = shells
         .launch()
@@ -394,20 +395,20 @@ async fn first_shell(shells: &Shells) -> Result<(String, Jail), StartError> {
 fn warnings(settings: &Settings, cgroups: &CpuCgroups, host: &Host, jail: &Jail) -> Vec<String> {
     let mut warnings = cgroups.warnings().to_vec();
     if cgroups.isolation() == Isolation::None {
-        warnings.push("functions share the CPU without regard to their memory size".into());
+        warnings.push("CPU shares do not depend on the memory size of functions".into());
     }
     if !jail.is_complete() {
-        warnings.push(format!("sandboxes are locked up {jail}"));
+        warnings.push(format!("the jail of sandboxes is incomplete: {jail}"));
     }
     if host.is_software() {
         warnings.push(
-            "this host has no virtualization extensions: guest kernels are interpreted, and slow"
+            "this host has no virtualization extensions: KVM interprets guest kernels, which is slow"
                 .into(),
         );
     }
     if !settings.listen.ip().is_loopback() && settings.insecure && !settings.require_signatures {
         warnings.push(format!(
-            "listening on {} without authentication: whoever reaches it can run code",
+            "listening on {} without authentication: every client that reaches it can run code",
             settings.listen
         ));
     }

@@ -1,13 +1,13 @@
-//! The data directory: its layout, its lock, and the removal of what a killed controller left.
+//! The data directory: its layout, its lock, and the removal of files that a killed controller has left.
 //!
 //! ```text
-//! registry.db             functions
-//! events.db               events that were accepted and are not over
-//! access-keys.json        who may call, secrets included; its owner's alone
-//! secrets.key             what the environment variables in it are encrypted with
-//! packages/<sha256>       code packages as they were uploaded
-//! images/<key>.erofs      the code of one deploy as a disk
-//! images/<key>.layers.erofs  its layers, if it has any
+//! registry.db             functions and layers
+//! events.db               accepted events that are not over
+//! access-keys.json        access keys with their secrets; only its owner may read it
+//! secrets.key             the key of environment variables in registry.db
+//! packages/<sha256>       packages as they were uploaded
+//! images/<key>.erofs      the function image of one deploy: its code
+//! images/<key>.layers.erofs  the layers of that deploy, if it has any
 //! snapshots/function/<key>/{state,memory,seal}
 //! snapshots/runtime/<key>/{state,memory,seal}
 //! logs/<function>/        log segments
@@ -29,29 +29,29 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::hex::hex;
 
-/// How long a lock is waited for whose owner has ended. A controller that is killed while it starts a
-/// sandbox leaves its open files, the lock among them, to that one until it has become its program.
+/// Maximum time to wait for a lock whose owner has ended. If a controller is killed while it starts a
+/// sandbox, the child process inherits its open files, including the lock, until it has called `exec`.
 const INHERITED: Duration = Duration::from_secs(10);
 
 /// Why the data directory can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// A file or folder in it.
+    /// An operation on a file or folder has failed.
     #[error("data directory: can't {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// What the host said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// Another controller has it.
-    #[error("data directory {} is in use by another controller (process {owner}): end that one, or say --data-dir", path.display())]
+    /// Another controller uses it.
+    #[error("data directory {} is in use by another controller (process {owner}): end that one, or name another directory with --data-dir", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
-        /// Its owner's process id, as far as it can be told.
+        /// The process id in the lock file.
         owner: String,
     },
 }
@@ -66,7 +66,7 @@ impl DataDirError {
     }
 }
 
-/// A data directory that belongs to this process.
+/// A data directory that this process has locked.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     root: PathBuf,
@@ -74,7 +74,7 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes or opens it, for this user alone, and locks it.
+    /// Opens the directory, or creates it, so that only this user can read it, and locks it.
     pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
         let io = DataDirError::io;
         private(root).map_err(io("create", root))?;
@@ -154,13 +154,13 @@ impl DataDir {
         self.root.join("tmp")
     }
 
-    /// A name for things outside of the directory that belong to it.
+    /// Eight digits for the names of things outside of the directory that belong to it.
     pub(crate) fn tag(&self) -> String {
         use sha2::{Digest, Sha256};
         hex(&Sha256::digest(self.root.as_os_str().as_encoded_bytes())[..4])
     }
 
-    /// Writes the address file, whole or not at all.
+    /// Writes the address file, completely or not at all.
     pub(crate) fn write_address(&self, address: &str) -> Result<(), DataDirError> {
         let path = self.address_file();
         let beside = self.tmp().join("hearthd.addr");
@@ -171,7 +171,7 @@ impl DataDir {
 
     pub(crate) fn remove_address(&self) {
         if let Err(error) = fs::remove_file(self.address_file()) {
-            tracing::debug!(%error, "address file");
+            tracing::debug!(%error, "the controller could not remove its address file");
         }
     }
 
@@ -179,8 +179,8 @@ impl DataDir {
         self.root.join("hearthd.addr")
     }
 
-    /// Removes images, snapshots, packages and logs that nothing in the registry speaks of. Only before
-    /// anything is deployed.
+    /// Removes images, snapshots, packages and logs to which the registry has no reference. Must be called
+    /// before the first deploy.
     pub(crate) fn sweep(
         &self,
         keys: &HashSet<&str>,
@@ -209,7 +209,10 @@ impl DataDir {
                     continue;
                 }
                 let path = entry.path();
-                tracing::info!(path = %path.display(), "deleting files that no function in the registry uses");
+                tracing::info!(
+                    path = %path.display(),
+                    "the controller removes a file to which the registry has no reference"
+                );
                 remove(&path).map_err(DataDirError::io("remove", &path))?;
             }
         }
@@ -284,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_a_killed_controller_left_to_its_child_is_waited_for() {
+    fn a_start_waits_for_a_lock_that_the_child_of_a_killed_controller_holds() {
         let dir = tempfile::tempdir().unwrap();
         drop(DataDir::open(dir.path()).unwrap());
         let path = dir.path().join("hearthd.lock");
@@ -309,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn half_made_and_forgotten_files_are_gone_after_a_start() {
+    fn temporary_and_unreferenced_files_are_removed_at_a_start() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
         for key in ["kept", "left"] {
@@ -332,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_may_look_into_it() {
+    fn only_the_owner_may_read_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("a/b");
         DataDir::open(&root).unwrap();

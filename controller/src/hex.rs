@@ -1,6 +1,6 @@
 //! Bytes in hexadecimal.
 
-/// In lower case.
+/// Encodes bytes, in lower case.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(bytes.len() * 2);
@@ -11,7 +11,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes that twice as many digits stand for. Lower case only, as AWS writes them.
+/// Decodes exactly `2 * N` digits. Accepts only lower case, as AWS does.
 pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hexadecimal_goes_both_ways_and_nothing_else_is_taken() {
+    fn digits_are_decoded_to_the_bytes_they_came_from_and_all_else_is_refused() {
         let bytes: [u8; 32] = std::array::from_fn(|n| u8::try_from(n * 8 + 7).unwrap());
         assert_eq!(unhex(&hex(&bytes)), Some(bytes));
         for bad in ["", "0", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64)] {

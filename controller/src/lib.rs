@@ -1,12 +1,11 @@
 //! Hearth's controller: Lambda's HTTP API in front of functions that run in microVMs.
 //!
 //! Data flows one way: [`api`] parses a request, `pool` finds or starts an instance, `instance`
-//! talks to its sandbox process and to the agent in its guest. `registry` knows which functions
-//! exist, `deploy` turns their packages into snapshots, `events` keeps the invocations whose callers
-//! do not wait.
+//! talks to its sandbox process and to the agent in its guest. `registry` stores the functions, `deploy`
+//! turns their packages into snapshots, `events` queues the invocations whose clients do not wait.
 //!
-//! The controller never links the VMM: each microVM is a `hearth-sandbox` process, which ends by
-//! itself when the controller does.
+//! The controller does not link the VMM: each microVM is a `hearth-sandbox` process, which ends when its
+//! controller ends.
 
 pub mod api;
 mod assembly;
@@ -41,5 +40,5 @@ pub use registry::{KeyError, NotOpened, RegistryError};
 pub use serve::{ServeError, serve};
 pub use settings::{Settings, SettingsError, address};
 
-/// This build's version, as `/hearth/v1/status` and logs say it.
+/// This build's version, as in `/hearth/v1/status` and the log.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,21 +1,21 @@
-//! Locks that are taken also after a thread has panicked while it held them.
+//! Takes locks even if a thread has panicked while it held them.
 //!
 //! A panic ends one request or one task. If a lock that it poisoned could not be taken again, every
 //! later request that needs the lock would fail too.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// The value of a mutex.
+/// Locks a mutex.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A shared value, to read.
+/// Locks a value for reading.
 pub(crate) fn read<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A shared value, to change.
+/// Locks a value for writing.
 pub(crate) fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_panicking_thread_held_can_be_taken_again() {
+    fn a_lock_that_a_panicking_thread_has_held_can_be_taken_again() {
         let mutex = Mutex::new(1);
         let shared = RwLock::new(2);
         let panicked = catch_unwind(AssertUnwindSafe(|| {

@@ -1,4 +1,4 @@
-//! `hearthd`: the controller as a program of its own.
+//! `hearthd`: the controller as a program.
 
 use clap::Parser;
 use hearth_controller::{LogSettings, Settings};
@@ -26,8 +26,8 @@ fn main() -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let shutdown = async move {
             tokio::select! {
-                _ = terminate.recv() => tracing::info!("SIGTERM"),
-                _ = interrupt.recv() => tracing::info!("SIGINT"),
+                _ = terminate.recv() => tracing::info!("the controller ends: it has received SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("the controller ends: it has received SIGINT"),
             }
         };
         hearth_controller::serve(arguments.settings, None, shutdown).await?;

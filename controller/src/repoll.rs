@@ -1,10 +1,10 @@
-//! A future that is polled again at once if it woke itself.
+//! A future that is polled again at once if it has woken itself.
 //!
-//! hyper hands a request's body to its handler through a channel, both ends of which belong to the
-//! connection's task: the handler that asks for the body wakes the very task that runs it. For the
-//! runtime that is a task with more to do while its thread goes on with another, so it wakes a second
-//! thread to take it. That thread finds nothing, or takes the connection to another CPU, and costs
-//! more than the handler does. Polled again at once, the task has its body and sleeps.
+//! hyper passes a request's body to its handler through a channel, and both ends of that channel belong
+//! to the connection's task. So a handler that asks for the body wakes the task in which it runs itself.
+//! tokio then sees a runnable task on a busy thread, and wakes a second thread to run it. That thread
+//! finds nothing to do, or moves the connection to another CPU, and costs more than the handler does.
+//! Polled again at once, the task gets its body and sleeps.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-/// Rounds after which other tasks have their turn.
+/// Maximum number of polls in a row, after which other tasks may run.
 const ROUNDS: usize = 4;
 
 const IDLE: u8 = 0;
 const POLLED: u8 = 1;
 const WOKEN: u8 = 2;
 
-/// Wraps a future so.
+/// Polls a future again if it has woken itself.
 #[derive(Debug)]
 pub(crate) struct Repoll<F> {
     future: Pin<Box<F>>,
@@ -29,7 +29,7 @@ pub(crate) struct Repoll<F> {
     waker: Waker,
 }
 
-/// Who is to be woken, and whether that is needed.
+/// The waker of the future: wakes the task only if the future is not being polled.
 #[derive(Debug)]
 struct Wakes {
     state: AtomicU8,
@@ -83,7 +83,7 @@ impl Wake for Wakes {
         let polled = self
             .state
             .compare_exchange(POLLED, WOKEN, Ordering::SeqCst, Ordering::SeqCst);
-        // Who polls it sees that, or has seen it already.
+        // In the other states, `poll` sees the new state after the future has returned.
         if polled == Err(IDLE) {
             self.task.wake();
         }
@@ -105,7 +105,7 @@ mod tests {
         }
     }
 
-    /// Wakes itself while it is polled, so many times, and then gives its waker away.
+    /// Wakes itself in each of its first `rounds` polls, and then stores its waker.
     struct Eager {
         rounds: usize,
         given: Option<Waker>,
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_future_that_wakes_itself_wakes_nobody_else() {
+    fn a_future_that_wakes_itself_does_not_wake_its_task() {
         let (mut future, count) = eager(ROUNDS - 1);
         assert_eq!(polled(&mut future, &count), (false, 0));
         let given = future.future.given.clone().unwrap();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_goes_on_waking_itself_lets_others_have_their_turn() {
+    fn a_future_that_keeps_waking_itself_lets_other_tasks_run() {
         let (mut future, count) = eager(2 * ROUNDS);
         assert_eq!(polled(&mut future, &count), (false, 1));
         assert_eq!(polled(&mut future, &count), (false, 2));

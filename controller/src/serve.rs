@@ -163,9 +163,9 @@ async fn drain_connections(controller: &Controller, graceful: GracefulShutdown, 
     }
 }
 
-/// How a client's connection sends.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    setsockopt(stream, sockopt::TcpUserTimeout, &UNTAKEN)?;
+/// How a client's connection sends. It ends when the client takes nothing for `untaken` milliseconds.
+fn prepare(stream: &TcpStream, untaken: u32) -> io::Result<()> {
+    setsockopt(stream, sockopt::TcpUserTimeout, &untaken)?;
     stream.set_nodelay(true)
 }
 
@@ -199,7 +199,7 @@ async fn accept(
             },
             () = &mut shutdown => break,
         };
-        if let Err(error) = prepare(&stream) {
+        if let Err(error) = prepare(&stream, UNTAKEN) {
             tracing::debug!(%error, "socket options");
         }
         let told = move |mut request: Request<Incoming>| {
@@ -220,6 +220,8 @@ async fn accept(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     /// The port closed at once, so that /readyz never said 503 to a load balancer.
@@ -239,10 +241,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, accepted) = tokio::join!(client, listener.accept());
-        let (stream, _) = accepted.unwrap();
-        prepare(&stream).unwrap();
-        let limit = nix::sys::socket::getsockopt(&stream, sockopt::TcpUserTimeout);
-        assert_eq!(limit, Ok(UNTAKEN));
+        let (mut stream, _) = accepted.unwrap();
+        prepare(&stream, 300).unwrap();
+        // More than the sockets' buffers hold.
+        let answer = vec![0; 64 << 20];
+        let sent = tokio::time::timeout(Duration::from_secs(30), stream.write_all(&answer)).await;
+        let error = sent.expect("the kernel gives up").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(client);
     }
 }

@@ -1,4 +1,4 @@
-//! What the routes work with: the parts of the controller, and what callers share.
+//! The state that all handlers share: the parts of the controller, and a limit on uploads at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +20,10 @@ use crate::registry::Catalog;
 
 /// Uploads that are read and unpacked at the same time: each may take 100 MB of memory.
 const UPLOADS: usize = 4;
-/// Longest wait for a turn.
+/// Longest time that an upload waits until it may begin.
 const UPLOAD_WAIT: Duration = Duration::from_secs(60);
 
-/// What the routes work with.
+/// The state that all handlers share.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) place: Place,
@@ -47,13 +47,14 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn upload_turns() -> Arc<Semaphore> {
+    /// Permits for [`Self::upload_permit`].
+    pub(crate) fn upload_permits() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(UPLOADS))
     }
 
-    /// A turn to read and unpack a package: it goes along to where that is done, which is done to its
-    /// end when the caller has gone.
-    pub(crate) async fn upload_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    /// A permit to read and unpack a package. The task that unpacks holds it to its end, also after
+    /// the client has disconnected: the memory is in use until then.
+    pub(crate) async fn upload_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         match tokio::time::timeout(UPLOAD_WAIT, self.uploads.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(ApiError::unavailable("Too many uploads at once")),

@@ -1,4 +1,4 @@
-//! Changes: once begun, they are done to their end, also when the client goes away.
+//! Changes run in a task of their own, so that they reach their end even if the client disconnects.
 
 use super::app::App;
 use super::http::error::ApiError;
@@ -7,7 +7,7 @@ use crate::deploy::{ControlError, Deployer};
 use crate::function::FunctionName;
 
 impl App {
-    /// Has a function changed, to the end.
+    /// Runs a change of a function to its end.
     pub(crate) async fn change_function<T, F>(
         &self,
         named: &Named,
@@ -23,7 +23,8 @@ impl App {
     }
 }
 
-/// Does a change to its end, also when the client goes away in the middle of it.
+/// Runs a change to its end. hyper drops the handler when its client disconnects, and a change that
+/// is dropped half-way would leave the registry and the files apart.
 pub(crate) async fn to_the_end<T: Send + 'static>(
     change: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -32,14 +33,14 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
         .map_err(|_| ApiError::service("The change was not finished"))
 }
 
-/// Why a change that looks at what is there was refused.
+/// Why a change was refused that checks its request against the current configuration.
 pub(crate) enum ChangeError {
     Api(ApiError),
     Control(ControlError),
 }
 
 impl ChangeError {
-    pub(crate) fn shown(self, arn: &str) -> ApiError {
+    pub(crate) fn into_api_error(self, arn: &str) -> ApiError {
         match self {
             Self::Api(error) => error,
             Self::Control(error) => ApiError::control(error, arn),

@@ -1,7 +1,7 @@
 //! Every operation of the API: its name, its method and path, and the handler that serves it.
 //!
-//! `docs/api.md` describes each of them; a test below compares the two. What comes in by a function's
-//! URL and links to packages are no operations: `function_url_layer` takes them before the routes.
+//! `docs/api.md` describes each of them; a test below compares the two. Requests to function URLs and
+//! download links are not operations: `function_url_layer` serves them before the routes.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
     router
 }
 
-/// The routes that monitors ask for.
+/// The routes for monitors.
 pub(super) fn probes() -> Router<Arc<App>> {
     Operations::default().probes().router
 }
@@ -446,7 +446,7 @@ mod tests {
             .collect();
         assert!(
             missing.is_empty() && strange.is_empty(),
-            "docs/api.md has no row for {missing:#?}, and rows for what is not served: {strange:#?}"
+            "docs/api.md has no row for {missing:#?}, and rows for unknown operations: {strange:#?}"
         );
         assert_eq!(
             documented.len(),
@@ -458,7 +458,7 @@ mod tests {
     #[test]
     fn permissions_know_every_operation_by_its_name() {
         for Operation { name, method, path } in operations().all {
-            // By its path alone a list can't be told from one of its items.
+            // The path alone does not distinguish a list from one of its items.
             if path.contains('?') {
                 continue;
             }

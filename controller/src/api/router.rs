@@ -1,5 +1,4 @@
-//! The whole of the API: the operations' routes, and the layers that a request goes through before
-//! them and an answer after them.
+//! The whole API: the operations' routes, and the layers around them.
 
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tower::util::MapRequest;
 
-use super::access::authenticate::{Entrance, Unchecked, authenticated};
+use super::access::authenticate::{Authenticator, UncheckedBodies, authenticated};
 use super::access::authorize::authorized;
 use super::app::App;
 use super::function_urls::function_url_layer::{self, FunctionUrlLayer};
@@ -17,7 +16,7 @@ use super::http::{request_id, unread};
 use super::{operations, traffic};
 use crate::auth::Gate;
 
-/// Every route, behind the gate.
+/// Every route, behind authentication and authorization.
 pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     let behind_urls = app.clone();
     let metrics = app.metrics.clone();
@@ -26,24 +25,25 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
         .fallback(async |uri: Uri| ApiError::unknown_path(uri.path()))
         .method_not_allowed_fallback(async || ApiError::method())
         .with_state(app);
-    // Outside of the router, so that what no route takes has its request id as well, and is signed.
+    // The layers are outside of the router, so that a request without a route is authenticated too
+    // and its response has a request id.
     let whole =
         Router::new().fallback_service(MapRequest::new(routes, request_id::without_trailing_slash));
-    let unchecked = Unchecked::new();
-    let entrance = Entrance::of(gate, &unchecked);
+    let unchecked = UncheckedBodies::new();
+    let authenticator = Authenticator::of(gate, &unchecked);
     let urls = FunctionUrlLayer {
         app: behind_urls,
-        entrance: entrance.clone(),
+        authenticator: authenticator.clone(),
         unchecked,
     };
-    authenticated(whole, entrance)
+    authenticated(whole, authenticator)
         .layer(from_fn_with_state(urls, function_url_layer::serve))
         .layer(from_fn(request_id::assign))
         .layer(from_fn_with_state(metrics, traffic::count))
         .layer(from_fn(unread::settle))
 }
 
-/// What a monitor asks for, behind no gate: for an address of its own.
+/// Probes and metrics without authentication, for an address that only monitors reach.
 pub(crate) fn monitoring(app: Arc<App>) -> Router {
     operations::probes()
         .with_state(app)

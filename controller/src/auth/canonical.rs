@@ -1,5 +1,4 @@
-//! The canonical request: the one text for which a request is signed, whichever of its equal
-//! spellings went over the wire.
+//! The canonical request: the text that is signed. All spellings of the same request have the same one.
 //!
 //! ```text
 //! method
@@ -15,18 +14,18 @@
 use axum::http::{HeaderMap, Method};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-/// What is escaped: everything but RFC 3986's unreserved characters.
+/// All characters except RFC 3986's unreserved ones.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// The query parameter that can't be part of what it signs.
+/// The query parameter of the signature itself, which the signature can't cover.
 pub(super) const SIGNATURE_PARAMETER: &str = "X-Amz-Signature";
 
-/// Everything but the body's hash, which follows. `names` are the signed headers, in the order in
-/// which they were named; `None` if one of them is not in the request.
+/// The canonical request without the body's hash, which is its last line. `names` are the signed
+/// headers, in the order in which the client names them; `None` if the request lacks one of them.
 pub(super) fn head(
     method: &Method,
     sent_path: &str,
@@ -101,13 +100,13 @@ fn query(sent: &str) -> String {
     canonical
 }
 
-/// The one escaped form of a text that may be escaped in another.
+/// Decodes a text and escapes it in the canonical way.
 fn escaped_once(text: &str) -> String {
     let bytes: Vec<u8> = percent_decode_str(text).collect();
     percent_encode(&bytes, ESCAPED).to_string()
 }
 
-/// Without blanks around, and with one where there are several.
+/// Appends a header's value, trimmed, with each run of blanks replaced by one space.
 fn push_value(text: &mut Vec<u8>, value: &[u8]) {
     let words = value
         .split(|byte| matches!(byte, b' ' | b'\t'))

@@ -1,4 +1,5 @@
-//! Every refusal, with AWS's names and sentences: clients and people search for these.
+//! The errors of authentication and authorization. Types and messages are AWS's, because clients match
+//! them and people search for them.
 
 use std::fmt;
 
@@ -6,18 +7,18 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-/// Why a request is not let in.
+/// Why a request was refused.
 #[derive(Debug)]
 pub(crate) enum AuthError {
     /// It is not signed.
     Missing,
-    /// Parts of the signature are missing or can't be read.
+    /// Parts of the signature are missing or can't be parsed.
     Incomplete(String),
-    /// The signature is complete and does not hold.
+    /// The signature is complete but not valid.
     Invalid(String),
-    /// No such key.
+    /// There is no such key.
     Unrecognized,
-    /// The key permits other things.
+    /// The key does not permit the action.
     Denied {
         /// ARN of the caller.
         caller: String,
@@ -26,12 +27,12 @@ pub(crate) enum AuthError {
         /// ARN, or `*`.
         resource: String,
     },
-    /// The keys can't be read: nobody is let in.
+    /// The controller can't read the keys, so it refuses all requests.
     Keys,
 }
 
 impl AuthError {
-    /// The error's type, as clients know it.
+    /// The error's type in `x-amzn-ErrorType`.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Missing => "MissingAuthenticationTokenException",
@@ -43,7 +44,7 @@ impl AuthError {
         }
     }
 
-    /// The HMAC is another than the request's.
+    /// The HMAC does not match the request.
     pub(super) fn mismatch() -> Self {
         Self::Invalid(
             "The request signature we calculated does not match the signature you provided. Check \
@@ -77,14 +78,14 @@ impl fmt::Display for AuthError {
                 "User: {caller} is not authorized to perform: {action} on resource: {resource} \
                  because no identity-based policy allows the {action} action"
             ),
-            // Where they are and why is for the log, not for whoever asks.
+            // The log has the path and the cause. The client must not learn them.
             Self::Keys => f.write_str("The access keys could not be read"),
         }
     }
 }
 
-/// What stands in a message for an `Authorization` header: it may hold somebody's secret, put there
-/// by mistake.
+/// The hash that a message shows in place of an `Authorization` header, which may hold a secret by
+/// mistake.
 pub(super) fn hashed(header: &str) -> String {
     STANDARD.encode(Sha256::digest(header))
 }

@@ -1,4 +1,4 @@
-//! Whether callers have to sign: decided once, at the start.
+//! Decides once, at the start of the controller, whether clients have to sign their requests.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,32 +9,32 @@ use super::key_ring::KeyRing;
 use super::verify::Verifier;
 use crate::settings::{Settings, SettingsError};
 
-/// How a controller takes its callers.
+/// Whether the controller authenticates its clients.
 #[derive(Debug, Clone)]
 pub(crate) enum Gate {
-    /// For whoever they say they are: signatures are not looked at.
+    /// It ignores signatures and accepts all requests.
     Open,
-    /// By their signatures.
+    /// It accepts only requests with a valid signature.
     Signed(Arc<Verifier>),
 }
 
-/// Why it is not known how to take callers.
+/// Why the controller refuses to start.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
-    /// A setting.
+    /// A setting is wrong.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The access keys can't be read.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// Nobody could sign for an address beyond loopback.
+    /// The address is not a loopback address, and there is no key to sign with.
     #[error(
         "{0} is reachable from other machines and there is no access key: make one with \
          `hearth keys create NAME --admin --data-dir {path}`, or listen on 127.0.0.1, or add \
-         --insecure if whoever reaches the port may run code", path = .1.display()
+         --insecure if every client that reaches the port may run code", path = .1.display()
     )]
     Exposed(SocketAddr, PathBuf),
-    /// Signatures are to be checked and nobody could make one.
+    /// Signatures are required, and there is no key to sign with.
     #[error(
         "signatures are required and there is no access key: make one with \
          `hearth keys create NAME --admin --data-dir {path}`", path = .0.display()
@@ -43,8 +43,8 @@ pub enum GateError {
 }
 
 impl Gate {
-    /// Loopback is open unless told otherwise, any other address is not. Refuses an address beyond
-    /// loopback as long as nobody could sign for it.
+    /// A loopback address needs no signatures unless the settings require them; every other address
+    /// needs them unless the settings say `insecure`. Fails if signatures are needed and there is no key.
     pub(crate) fn of(settings: &Settings) -> Result<Self, GateError> {
         let reachable = !settings.listen.ip().is_loopback();
         let signed = settings.require_signatures || (reachable && !settings.insecure);
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_beyond_loopback_takes_a_key_or_a_loud_word() {
+    fn an_address_beyond_loopback_needs_a_key_or_insecure() {
         let dir = tempfile::tempdir().unwrap();
         for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:127.0.0.1]:0"] {
             let mut settings = settings(listen, dir.path());
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_open_unless_it_is_not_to_be() {
+    fn loopback_needs_no_signatures_unless_they_are_required() {
         let dir = tempfile::tempdir().unwrap();
         for listen in ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0"] {
             let mut settings = settings(listen, dir.path());
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_can_not_be_read_keep_it_closed() {
+    fn keys_that_can_not_be_read_are_an_error() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(KeyFile::of(dir.path()).path(), "x").unwrap();
         assert!(Gate::of(&settings("0.0.0.0:0", dir.path())).is_err());

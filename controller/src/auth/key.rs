@@ -1,29 +1,29 @@
-//! One access key: its id, its secret and what it permits.
+//! One access key: its id, its secret and its permissions.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest name and longest pattern, in bytes: a function's name is no longer.
+/// Longest name and longest pattern, in bytes: as long as a function's name may be.
 const MAX_NAME: usize = 64;
 
-/// What is wrong with what a key is to be.
+/// Why a key can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The name.
+    /// The name is not valid.
     #[error("key name {0:?}: expected 1 to 64 of a-z A-Z 0-9 + = , . @ _ -")]
     Name(String),
-    /// A pattern of function names.
+    /// A pattern of function names is not valid.
     #[error(
         "pattern {0:?}: expected 1 to 64 of a-z A-Z 0-9 - _, * for any text, ? for one character"
     )]
     Pattern(String),
-    /// It would be good for nothing.
+    /// The key would permit nothing.
     #[error("a key must permit something: --admin, or --invoke PATTERN")]
     NoPermission,
 }
 
-/// A secret access key. Not shown by `Debug`.
+/// A secret access key. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Secret(String);
@@ -44,7 +44,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the holder of a key may do.
+/// The permissions of a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Permissions {
@@ -63,7 +63,7 @@ impl Permissions {
         }
     }
 
-    /// Refuses patterns that no function's name could fit, and permissions that permit nothing.
+    /// Refuses patterns that can't match any function's name, and permissions that permit nothing.
     pub fn check(&self) -> Result<(), KeyError> {
         let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_*?".contains(&b);
         for pattern in &self.invoke {
@@ -91,18 +91,18 @@ impl Permissions {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessKey {
-    /// Public: it travels with every request.
+    /// Public: every signed request contains it.
     pub id: String,
-    /// Whose it is, for people.
+    /// A name for people.
     pub name: String,
     /// When it was made: RFC 3339, UTC.
     pub created: String,
-    /// What it permits.
+    /// Its permissions.
     pub permissions: Permissions,
     pub(super) secret: Secret,
 }
 
-/// 1 to 64 of the characters that IAM takes in a user's name.
+/// Accepts 1 to 64 of the characters that IAM allows in a user's name.
 pub(super) fn check_name(name: &str) -> Result<(), KeyError> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b);
     if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(fine) {
@@ -111,8 +111,8 @@ pub(super) fn check_name(name: &str) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// Whether `pattern` is all of `text`. After a mismatch only the last `*` takes one more character:
-/// at most the product of both lengths in steps.
+/// Whether `pattern` matches the whole `text`. After a mismatch only the last `*` takes one more
+/// character, so the number of steps is at most the product of both lengths.
 fn fits(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star = None;
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_made_to_be_slow_is_not() {
+    fn a_pattern_with_many_stars_is_not_slow() {
         let pattern = "*a".repeat(32);
         assert!(!fits(pattern.as_bytes(), "b".repeat(64).as_bytes()));
         assert!(!fits(pattern.as_bytes(), &[b'a'; 31]));

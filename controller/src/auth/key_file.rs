@@ -1,10 +1,10 @@
-//! The access keys: `access-keys.json` in the data directory, for its owner alone.
+//! The access keys: `access-keys.json` in the data directory.
 //!
-//! Checking a signature takes the secret itself, so the file holds secrets that can be read. What
-//! protects them is the host: the directory is its owner's alone (0700), the file as well (0600),
-//! and a file that others may read is refused.
+//! Checking a signature needs the secret itself, so the file contains secrets in plain text. File
+//! permissions protect them: only the owner may read the directory (0700) and the file (0600), and a
+//! file that others may read is refused.
 //!
-//! The file is replaced as a whole, never changed: that is what [`super::key_ring`] sees changes by.
+//! The file is always replaced, never changed in place: [`super::key_ring`] notices changes by that.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -21,40 +21,40 @@ use super::random;
 
 const FILE: &str = "access-keys.json";
 const LOCK: &str = "access-keys.lock";
-/// Form of the file that this version writes and reads.
+/// The version of the file's format that this program reads and writes.
 const FORM: u32 = 1;
-/// Starts every id, so that one that leaked is known for what it is.
+/// Every id starts with this, so that a leaked id is recognized as one of Hearth's.
 const PREFIX: &str = "HRTH";
 const ID_ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-/// No character that a shell or a URL takes for something else.
+/// No characters with a meaning in shells or URLs.
 const SECRET_ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-/// With the prefix as long as AWS's.
+/// Length without the prefix. With it an id is as long as AWS's.
 const ID_LENGTH: usize = 16;
-/// 238 bits.
+/// Of this alphabet: 238 bits.
 const SECRET_LENGTH: usize = 40;
 
 /// Why keys can't be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// The file or its folder.
+    /// An operation on the file or its folder has failed.
     #[error("access keys: can't {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// What the host said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// Not the JSON that it should be.
+    /// The file is not valid.
     #[error("access keys {}: {source}", path.display())]
     Document {
         /// The file.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// Written by a newer version of this program.
+    /// A newer version of this program has written the file.
     #[error("access keys {} have form {found}, this version knows {FORM}: use a newer hearth", path.display())]
     TooNew {
         /// The file.
@@ -62,24 +62,24 @@ pub enum KeysError {
         /// Its form.
         found: u32,
     },
-    /// Secrets that others may read.
-    #[error("access keys {} can be read or written by others (mode {mode:o}): chmod 600 it, and revoke what may have leaked", path.display())]
+    /// Other users may read the file.
+    #[error("access keys {} can be read or written by others (mode {mode:o}): chmod 600 it, and revoke keys that may have leaked", path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// What the key is to be.
+    /// The name or the permissions of a new key are not valid.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// Two keys of one name could not be told apart.
-    #[error("there is a key named {0:?} already: revoke it, or take another name")]
+    /// There is a key with this name.
+    #[error("there is a key named {0:?} already: revoke it, or use another name")]
     Exists(String),
-    /// No key to revoke.
-    #[error("there is no key {0:?}: `hearth keys list` shows what there is")]
+    /// There is no such key to revoke.
+    #[error("there is no key {0:?}: `hearth keys list` shows all keys")]
     NotFound(String),
-    /// No randomness to make a secret of.
+    /// The kernel gives no random numbers for a secret.
     #[error("the host has no random numbers: {0}")]
     Random(#[from] getrandom::Error),
 }
@@ -96,7 +96,7 @@ impl KeysError {
         }
     }
 
-    /// Whether whoever asked can mend it.
+    /// Whether the command's arguments are wrong, rather than the file or the host.
     pub fn is_callers(&self) -> bool {
         matches!(self, Self::Key(_) | Self::Exists(_) | Self::NotFound(_))
     }
@@ -108,7 +108,7 @@ struct Document {
     keys: Vec<AccessKey>,
 }
 
-/// A key that was just made: the only time that its secret is shown.
+/// A new key, whose secret is shown only now.
 #[derive(Debug)]
 pub struct NewKey {
     /// The key.
@@ -138,7 +138,7 @@ impl KeyFile {
         }
     }
 
-    /// Where they are.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -175,7 +175,7 @@ impl KeyFile {
     pub fn revoke(&self, id_or_name: &str) -> Result<AccessKey, KeysError> {
         let _lock = self.lock()?;
         let mut keys = self.list()?;
-        // An id first: a name may look like one.
+        // Ids first: a name may look like an id.
         let at = keys
             .iter()
             .position(|key| key.id == id_or_name)
@@ -230,7 +230,7 @@ impl KeyFile {
             })?;
         let beside = self.path.with_extension("json.new");
         let write = || -> io::Result<()> {
-            // What a killed command left; with its mode, whatever that was.
+            // A command that was killed may have left one, with any mode.
             match fs::remove_file(&beside) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -246,7 +246,8 @@ impl KeyFile {
         write().map_err(KeysError::io("write", &self.path))
     }
 
-    /// Root may make keys for a controller that runs as another user, who has to read them.
+    /// When root makes keys for a controller that runs as another user, that user must be able to read
+    /// them.
     fn give_to_owner(&self, file: &File) -> io::Result<()> {
         let folder = fs::metadata(&self.folder)?;
         if nix::unistd::geteuid().is_root() && folder.uid() != 0 {
@@ -255,7 +256,7 @@ impl KeyFile {
         Ok(())
     }
 
-    /// One change at a time.
+    /// Allows one change at a time.
     fn lock(&self) -> Result<Flock<File>, KeysError> {
         DirBuilder::new()
             .recursive(true)
@@ -275,7 +276,7 @@ impl KeyFile {
     }
 }
 
-/// A new file that is its owner's alone from the start.
+/// Creates a file that only its owner may read, from the start.
 fn private(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
@@ -291,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_newer_version_may_have_narrowed_is_not_widened_by_this_one() {
+    fn a_key_with_restrictions_of_a_newer_version_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(dir.path());
         file.create("k", Permissions::admin()).unwrap();
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_their_owners_alone_and_refused_when_they_are_not() {
+    fn the_file_is_readable_by_its_owner_only_and_refused_if_it_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(&dir.path().join("data"));
         file.create("k", Permissions::admin()).unwrap();
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_revoking_what_is_not_there_says_so() {
+    fn names_are_unique_and_revoking_an_unknown_key_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(dir.path());
         let key = file.create("k", Permissions::admin()).unwrap();

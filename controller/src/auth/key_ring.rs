@@ -1,6 +1,5 @@
-//! The access keys as a running controller has them: it looks at their file for every signed request,
-//! and reads it again when it is another file. A key that was revoked is worth nothing from the next
-//! request on.
+//! The access keys of a running controller. For every signed request it checks whether the file of keys
+//! has changed, and reads it again if so. A revoked key is refused from the next request on.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -12,7 +11,7 @@ use super::key::AccessKey;
 use super::key_file::{KeyFile, KeysError};
 use crate::locks::{read, write};
 
-/// What tells one file from another that took its name.
+/// Identifies a file, to notice when another has replaced it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -36,11 +35,12 @@ impl Stamp {
 struct Loaded {
     stamp: Option<Stamp>,
     keys: HashMap<String, Arc<AccessKey>>,
-    /// Held open, or its inode could come back as another file's and look unchanged.
+    /// Kept open, so that the kernel does not give its inode to a new file: that file could have the
+    /// same stamp and look unchanged.
     _file: Option<File>,
 }
 
-/// The keys as they are now, for a running controller.
+/// The current keys.
 #[derive(Debug)]
 pub(crate) struct KeyRing {
     file: KeyFile,
@@ -61,8 +61,8 @@ impl KeyRing {
         read(&self.loaded).keys.is_empty()
     }
 
-    /// The key with this id. Fails if the keys changed and can't be read: an old copy could hold
-    /// what was revoked.
+    /// The key with this id. Fails if the file has changed and can't be read: the old copy could
+    /// contain a revoked key.
     pub(crate) fn find(&self, id: &str) -> Result<Option<Arc<AccessKey>>, KeysError> {
         self.refresh()?;
         let loaded = read(&self.loaded);
@@ -82,11 +82,11 @@ impl KeyRing {
         let fresh = match self.file.read()? {
             None => Loaded::default(),
             Some((keys, file)) => {
-                // Of the file that was read, which may be newer than the one looked at.
+                // The stamp of the file that was read, which may be newer than the one of `now`.
                 let metadata = file
                     .metadata()
                     .map_err(KeysError::io("look at", self.file.path()))?;
-                tracing::info!(keys = keys.len(), "access keys read");
+                tracing::info!(keys = keys.len(), "the controller has read the access keys");
                 Loaded {
                     stamp: Some(Stamp::of(&metadata)),
                     keys: keys
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_comes_into_force_and_goes_without_reopening() {
+    fn new_and_revoked_keys_are_seen_without_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(dir.path());
         let ring = KeyRing::open(file.clone()).unwrap();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_can_not_be_read_let_nobody_in() {
+    fn no_key_is_found_while_the_file_can_not_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let file = KeyFile::of(dir.path());
         let key = file.create("k", Permissions::admin()).unwrap().key;

@@ -1,21 +1,21 @@
-//! Who calls, and what they may do: access keys, and AWS's Signature Version 4 checked in full.
+//! Authentication and permissions: access keys, and AWS's Signature Version 4 checked in full.
 //!
-//! A request is signed with an access key's secret, which never travels. Both sides write the
-//! request down in one canonical text and compute an HMAC of it; a request that was changed on the
-//! way, or signed with another secret, has another HMAC. What is in the way of a replay is the
-//! signature's date: as on AWS there is no memory of signatures seen, but each is worth nothing
+//! A client signs a request with its access key's secret, which it never sends. Client and controller
+//! both turn the request into the same canonical text and compute an HMAC of it; a request that was
+//! changed on the way, or signed with another secret, has another HMAC. The signature's date limits
+//! replays: as on AWS, the controller does not remember signatures, but accepts each for no more than
 //! five minutes before and after its date (a presigned URL: until it expires).
 //!
-//! * [`key`]: one key, and what it permits
-//! * [`key_file`]: the keys in the data directory, made and revoked
-//! * [`key_ring`]: how a running controller sees them change
-//! * [`presented`]: what a request says of itself, in its header or in its query
+//! * [`key`]: one key, and its permissions
+//! * [`key_file`]: the keys in the data directory; creates and revokes them
+//! * [`key_ring`]: the keys in a running controller, which follows changes of the file
+//! * [`presented`]: parses the signature in a request's header or query
 //! * [`canonical`]: the text that is signed
-//! * [`signature`]: the HMAC over it
-//! * [`verify`]: the order in which all of it is checked
-//! * [`gate`]: whether callers have to sign at all
-//! * [`sign`]: the other side, for the command line
-//! * [`error`]: every refusal, in AWS's words
+//! * [`signature`]: the HMAC of that text
+//! * [`verify`]: all checks of a request, in AWS's order
+//! * [`gate`]: whether clients have to sign at all
+//! * [`sign`]: signs a request, for the command line
+//! * [`error`]: the errors, with AWS's types and messages
 //!
 //! Nothing here reads a body or knows a route: `api::access` does.
 
@@ -43,9 +43,9 @@ pub use sign::{Credentials, signed_headers};
 pub(crate) use signature::BodyHash;
 pub(crate) use verify::Verifier;
 
-/// The service that callers sign for.
+/// The service in a credential's scope.
 const SERVICE: &str = "lambda";
-/// The only algorithm.
+/// The only supported algorithm.
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// The last part of every credential's scope.
 const TERMINATOR: &str = "aws4_request";

@@ -1,7 +1,7 @@
-//! What a request says of who sent it: the `Authorization` header, or the query of a presigned URL.
+//! Parses the signature of a request: the `Authorization` header, or the query of a presigned URL.
 //!
-//! Parsing is all that happens here, in the order and with the sentences of AWS: what is missing,
-//! then the date, then the parts of the credential. Whether any of it is true is not asked.
+//! Order and messages are AWS's: first missing parameters, then the date, then the parts of the
+//! credential. Nothing is verified here.
 
 use axum::http::{HeaderMap, Uri, header};
 use percent_encoding::percent_decode_str;
@@ -12,21 +12,21 @@ use super::signature::LENGTH;
 use super::timestamp::Timestamp;
 use crate::hex::unhex;
 
-/// Seconds that a presigned URL may be good for: a week.
+/// Maximum validity of a presigned URL, in seconds: a week.
 const MAX_EXPIRES: u32 = 604_800;
 
-/// A signature with everything that it claims.
+/// A signature and its parameters, not verified yet.
 #[derive(Debug)]
 pub(super) struct Presented {
     pub(super) key_id: String,
     /// The credential's scope: day, region, service, terminator.
     pub(super) scope: [String; 4],
-    /// As they were sent, separated by semicolons.
+    /// As the client sent them, separated by semicolons.
     pub(super) signed_headers: String,
-    /// `None` if it is not 64 hexadecimal digits, which no signature can equal.
+    /// `None` if it is not 64 hexadecimal digits: then it can't match.
     pub(super) signature: Option<[u8; LENGTH]>,
     pub(super) date: Timestamp,
-    /// Of a presigned URL: seconds from its date that it is good for.
+    /// For a presigned URL: how long after its date it is valid, in seconds.
     pub(super) expires: Option<u32>,
     /// Whether there is a session token.
     pub(super) token: bool,
@@ -168,7 +168,7 @@ fn check_algorithm(algorithm: &str) -> Result<(), AuthError> {
     if algorithm == ALGORITHM {
         return Ok(());
     }
-    // AWS's own words, "for now" included.
+    // AWS's message, including "for now".
     Err(AuthError::Incomplete(format!(
         "Unsupported AWS 'algorithm': '{algorithm}' (only {ALGORITHM} for now). "
     )))
@@ -195,7 +195,7 @@ fn no_date(given: &str) -> AuthError {
     ))
 }
 
-/// The decoded value of a query parameter, which may be there once.
+/// The decoded value of a query parameter. It is an error if the query has it twice.
 fn parameter(query: &str, name: &str) -> Result<Option<String>, AuthError> {
     let mut found = None;
     for pair in query.split('&') {

@@ -1,18 +1,18 @@
-//! Text that nobody can guess.
+//! Random text for ids and secrets of keys.
 
-/// `length` characters of `alphabet`, each as likely as the others.
+/// `length` random characters of `alphabet`, uniformly distributed.
 pub(super) fn text(alphabet: &[u8], length: usize) -> Result<String, getrandom::Error> {
     let choices = u8::try_from(alphabet.len()).expect("alphabets have less than 256 characters");
-    // Bytes from here on would make the first characters likelier.
+    // Bytes above this one are discarded: they would make the first characters likelier.
     let end = u8::MAX - (u8::MAX % choices + 1) % choices;
     let mut text = String::with_capacity(length);
     while text.len() < length {
         let mut bytes = [0; 64];
         getrandom::fill(&mut bytes)?;
         let fair = bytes.into_iter().filter(|byte| *byte <= end);
-        let room = length - text.len();
+        let missing = length - text.len();
         text.extend(
-            fair.take(room)
+            fair.take(missing)
                 .map(|byte| char::from(alphabet[usize::from(byte % choices)])),
         );
     }

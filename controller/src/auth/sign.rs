@@ -1,4 +1,4 @@
-//! Signing a request, for the command line: the other side of [`verify`](super::verify).
+//! Signs requests, for the command line. [`verify`](super::verify) checks them.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use super::timestamp::Timestamp;
 use super::{ALGORITHM, canonical};
 use crate::hex::hex;
 
-/// What a client signs with.
+/// What a client needs to sign.
 #[derive(Clone)]
 pub struct Credentials {
     id: String,
@@ -36,8 +36,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The headers that sign a request to `uri`, `host` among them. `headers` are those that it has
-/// already; the ones that start with `x-amz-` are signed with it.
+/// The headers to add to a request to `uri` so that it is signed, including `host`. `headers` are those
+/// that the request has already; those that start with `x-amz-` are signed too.
 pub fn signed_headers(
     credentials: &Credentials,
     method: &Method,

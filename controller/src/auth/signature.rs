@@ -1,4 +1,4 @@
-//! The HMAC over a canonical request, with a key that is good for one day, region and service.
+//! The HMAC of a canonical request, with a signing key for one day, region and service.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -12,7 +12,7 @@ type HmacSha256 = Hmac<Sha256>;
 /// Length of a signature in bytes.
 pub(super) const LENGTH: usize = 32;
 
-/// What a signature is made with besides the request.
+/// The scope of a signature.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope<'a> {
     /// `20261122`.
@@ -21,7 +21,7 @@ pub(super) struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// As it stands in a credential, behind the key's id.
+    /// The scope as it follows the key's id in a credential.
     pub(super) fn text(self) -> String {
         format!("{}/{}/{SERVICE}/{TERMINATOR}", self.day, self.region)
     }
@@ -40,8 +40,8 @@ pub(super) fn sign(
         .into()
 }
 
-/// Whether `given` is the signature of a canonical request. Takes the same time wherever it differs.
-pub(super) fn holds(
+/// Whether `given` is the signature of a canonical request. Compares in constant time.
+pub(super) fn is_signature_of(
     secret: &Secret,
     scope: Scope<'_>,
     timestamp: &str,
@@ -79,12 +79,12 @@ fn start(key: &[u8]) -> HmacSha256 {
     HmacSha256::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
-/// SHA-256 of a body, as it stands in a canonical request.
+/// SHA-256 of a body, as the canonical request contains it.
 #[derive(Debug, Default)]
 pub(crate) struct BodyHash(Sha256);
 
 impl BodyHash {
-    /// Of a body in one piece.
+    /// The hash of a body in one piece.
     pub(crate) fn of(body: &[u8]) -> String {
         let mut hash = Self::default();
         hash.update(body);
@@ -113,7 +113,7 @@ mod tests {
         };
         let signature = sign(&secret, scope, "20150830T123600Z", b"request");
         let holds = |given: &[u8; LENGTH], canonical: &[u8]| {
-            holds(&secret, scope, "20150830T123600Z", canonical, given)
+            is_signature_of(&secret, scope, "20150830T123600Z", canonical, given)
         };
         assert!(holds(&signature, b"request"));
         assert!(!holds(&signature, b"Request"));

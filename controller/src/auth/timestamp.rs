@@ -4,7 +4,7 @@ use time::format_description::well_known::Rfc2822;
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime, UtcOffset};
 
-/// A moment to the second, and its text as it is signed.
+/// A time, exact to the second, and its text as it is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Timestamp {
     pub(super) time: OffsetDateTime,
@@ -29,7 +29,7 @@ impl Timestamp {
     /// ISO 8601's basic form, in UTC.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let form = format_description!("[year][month][day]T[hour][minute][second]Z");
-        // The parser would take a sign and more digits in the year.
+        // The parser would accept a sign and more digits in the year.
         if text.len() != 16 || !text.as_bytes()[0].is_ascii_digit() {
             return None;
         }
@@ -40,7 +40,7 @@ impl Timestamp {
         })
     }
 
-    /// The same, or the form that HTTP and mail use.
+    /// The same, or the format of HTTP's `Date` header.
     pub(super) fn parse_http(text: &str) -> Option<Self> {
         Self::parse(text).or_else(|| OffsetDateTime::parse(text, &Rfc2822).ok().map(Self::of))
     }
@@ -50,7 +50,7 @@ impl Timestamp {
         &self.text[..8]
     }
 
-    /// The text of the moment `by` later.
+    /// The text of the time `by` later.
     pub(super) fn shifted(&self, by: Duration) -> String {
         self.time
             .checked_add(by)
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_are_one_moment() {
+    fn both_formats_of_a_time_are_equal() {
         let basic = Timestamp::parse("20150830T123600Z").unwrap();
         for text in [
             "Sun, 30 Aug 2015 12:36:00 GMT",
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_is_none() {
+    fn invalid_dates_are_refused() {
         for text in [
             "",
             "20150830T123600",

@@ -1,4 +1,4 @@
-//! The checks of one request, in AWS's order: what needs no secret first, then the key, then the
+//! The checks of one request, in AWS's order: first those that need no secret, then the key, then the
 //! signature, then the body.
 
 use std::collections::BTreeSet;
@@ -17,11 +17,11 @@ use super::timestamp::Timestamp;
 use super::{SERVICE, TERMINATOR, canonical};
 use crate::hex::unhex;
 
-/// How far a client's clock may be off.
+/// Maximum difference between a client's clock and ours.
 const SKEW: Duration = Duration::minutes(5);
 const SKEW_TEXT: &str = "5 min.";
 
-/// The header in which a client says what it signed for a body.
+/// The header with the hash of the body that the client has signed.
 const CONTENT_HASH: &str = "x-amz-content-sha256";
 
 /// Checks signatures for one region.
@@ -31,19 +31,19 @@ pub(crate) struct Verifier {
     region: String,
 }
 
-/// A request of which all was found true that can be told without its body.
+/// A request that has passed all checks that need no body.
 #[derive(Debug)]
 pub(crate) struct Claim {
     key: Arc<AccessKey>,
     body: Body,
 }
 
-/// What is still to be found about the body.
+/// The check of the body that is still missing.
 #[derive(Debug)]
 enum Body {
-    /// The signature holds for a body of this hash.
+    /// The signature is valid for a body with this hash.
     Declared(String),
-    /// Whether the signature holds depends on the body's hash.
+    /// The signature can be checked only with the body's hash.
     Unknown {
         presented: Box<Presented>,
         canonical_head: Vec<u8>,
@@ -55,7 +55,7 @@ impl Verifier {
         Self { keys, region }
     }
 
-    /// Everything but the body.
+    /// All checks that need no body.
     pub(crate) fn examine(
         &self,
         method: &Method,
@@ -71,11 +71,11 @@ impl Verifier {
             .keys
             .find(&presented.key_id)
             .map_err(|error: KeysError| {
-                tracing::error!(%error, "nobody is let in");
+                tracing::error!(%error, "all requests are refused: the access keys can't be read");
                 AuthError::Keys
             })?
             .ok_or(AuthError::Unrecognized)?;
-        // Keys here have no sessions, so no token can belong to one.
+        // There are no temporary credentials here, so every session token is unknown.
         if presented.token {
             return Err(AuthError::Unrecognized);
         }
@@ -127,12 +127,12 @@ impl Verifier {
 }
 
 impl Claim {
-    /// Whether the signature was found good already, for a body that the client named by its hash.
+    /// Whether the signature has been checked already, because the client has sent the body's hash.
     pub(crate) fn is_signed(&self) -> bool {
         matches!(self.body, Body::Declared(_))
     }
 
-    /// The last check: `hash` is the body's.
+    /// The last check, with the body's hash.
     pub(crate) fn settle(self, hash: &str) -> Result<Arc<AccessKey>, AuthError> {
         match self.body {
             Body::Declared(declared) if declared == hash => {}
@@ -160,13 +160,16 @@ fn check_signature(
     let [day, region, ..] = &presented.scope;
     let holds = presented.signature.is_some_and(|given| {
         let scope = Scope { day, region };
-        signature::holds(&key.secret, scope, &presented.date.text, &canonical, &given)
+        signature::is_signature_of(&key.secret, scope, &presented.date.text, &canonical, &given)
     });
     if holds {
         return Ok(());
     }
-    // For whoever writes a signer. Nothing of the secret is in it.
-    tracing::debug!(canonical = %String::from_utf8_lossy(&canonical), "another was signed");
+    // Helps authors of clients. The canonical request contains no secret.
+    tracing::debug!(
+        canonical = %String::from_utf8_lossy(&canonical),
+        "the signature is not that of this canonical request"
+    );
     Err(AuthError::mismatch())
 }
 
@@ -199,8 +202,8 @@ fn check_date(presented: &Presented, now: &Timestamp) -> Result<(), AuthError> {
     Ok(())
 }
 
-/// The names of the signed headers, without doubt about what they cover: the host, so that a
-/// request can't be sent elsewhere, and every header by which AWS's clients say what they want.
+/// The names of the signed headers, without duplicates. They must contain the host, so that a request
+/// can't be replayed to another one, and every `x-amz-` header, because these change the operation.
 fn check_signed_headers<'a>(
     names: &'a str,
     headers: &HeaderMap,
@@ -225,7 +228,7 @@ fn check_signed_headers<'a>(
     Ok(list)
 }
 
-/// What the client says that the body's hash is. Lambda takes no unsigned bodies.
+/// The body's hash according to the client. As on Lambda, `UNSIGNED-PAYLOAD` is refused.
 fn declared_hash(headers: &HeaderMap) -> Result<Option<String>, AuthError> {
     let mut values = headers.get_all(CONTENT_HASH).iter();
     let Some(value) = values.next() else {
@@ -238,8 +241,8 @@ fn declared_hash(headers: &HeaderMap) -> Result<Option<String>, AuthError> {
     match (hash, values.next()) {
         (Some(hash), None) => Ok(Some(hash.into())),
         _ => Err(AuthError::Invalid(format!(
-            "'{CONTENT_HASH}' must be the SHA-256 of the body in hexadecimal: bodies that are not \
-             signed are not taken."
+            "'{CONTENT_HASH}' must be the SHA-256 of the body in hexadecimal: unsigned bodies are \
+             refused."
         ))),
     }
 }

@@ -1,5 +1,5 @@
-//! Requests that botocore signed are taken; whatever is changed in them is noticed; and what was
-//! never a signature is refused in AWS's words.
+//! Requests that botocore has signed are accepted; every change of them is noticed; and requests without
+//! a signature are refused with AWS's messages.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use base64::Engine;
@@ -49,7 +49,7 @@ impl Case {
             .method(self.method.as_str())
             .uri(&self.target);
         for (name, value) in &self.headers {
-            // As a server finds it: hyper takes off the blanks around a value.
+            // hyper removes blanks around a value before a handler sees it.
             request = request.header(name, value.trim());
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
@@ -73,7 +73,7 @@ fn setting() -> Setting {
     let recorded: Recorded = serde_json::from_str(include_str!("botocore.json")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = KeyFile::of(dir.path());
-    // A key that was not drawn here.
+    // In the file, the key that botocore has signed with takes the place of a new one.
     file.create("k", super::Permissions::admin())
         .map(|made| {
             let text = std::fs::read_to_string(file.path()).unwrap();
@@ -141,7 +141,7 @@ fn authorization(arrived: &Arrived) -> String {
 }
 
 #[test]
-fn what_botocore_signed_is_let_in() {
+fn requests_that_botocore_signed_are_accepted() {
     let setting = setting();
     assert!(setting.recorded.cases.len() >= 17);
     for case in &setting.recorded.cases {
@@ -151,7 +151,7 @@ fn what_botocore_signed_is_let_in() {
 }
 
 #[test]
-fn what_our_own_command_signs_is_let_in() {
+fn requests_that_our_own_command_signs_are_accepted() {
     let setting = setting();
     let credentials = Credentials::new(
         setting.recorded.id.clone(),
@@ -190,7 +190,7 @@ fn what_our_own_command_signs_is_let_in() {
 }
 
 #[test]
-fn a_changed_request_is_another_request() {
+fn a_changed_request_is_refused() {
     let setting = setting();
     for case in &setting.recorded.cases {
         let arrived = case.arrive();
@@ -234,7 +234,7 @@ fn a_changed_request_is_another_request() {
 }
 
 #[test]
-fn another_spelling_of_the_same_request_is_the_same_request() {
+fn another_spelling_of_the_same_request_is_accepted() {
     let setting = setting();
     let arrived = setting.case("a query with escapes");
     setting
@@ -321,7 +321,7 @@ fn a_presigned_url_is_good_until_it_expires() {
 }
 
 #[test]
-fn a_request_without_a_signature_is_told_so() {
+fn a_request_without_a_signature_is_refused() {
     let setting = setting();
     let mut arrived = setting.case("a list");
     arrived.headers.remove("authorization");
@@ -335,7 +335,7 @@ fn a_request_without_a_signature_is_told_so() {
 }
 
 #[test]
-fn an_incomplete_header_is_told_what_it_lacks() {
+fn the_message_about_an_incomplete_header_names_what_is_missing() {
     let setting = setting();
     let arrived = setting.case("a list");
     let given = authorization(&arrived);
@@ -480,7 +480,7 @@ fn the_host_and_every_amz_header_must_be_signed() {
 }
 
 #[test]
-fn unsigned_bodies_and_other_hashes_are_not_taken() {
+fn unsigned_bodies_and_other_hashes_are_refused() {
     let setting = setting();
     let arrived = setting.case("the body's hash in a header");
     for hash in [
@@ -521,7 +521,7 @@ fn a_declared_hash_lets_the_signature_be_checked_before_the_body_is_read() {
 }
 
 #[test]
-fn a_query_that_is_no_presigned_url_is_told_why() {
+fn the_message_about_a_query_that_is_no_presigned_url_says_why() {
     let setting = setting();
     let arrived = setting.case("a presigned URL");
     let target = arrived.uri.to_string();
@@ -583,7 +583,7 @@ fn a_query_that_is_no_presigned_url_is_told_why() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_refused_and_end_nothing() {
+fn headers_that_are_not_text_are_refused_without_a_panic() {
     let setting = setting();
     let arrived = setting.case("a list");
     let garbage: Vec<Vec<u8>> = vec![

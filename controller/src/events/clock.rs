@@ -1,15 +1,16 @@
-//! The time by which events age. What has to survive a restart can't be told by a monotonic clock.
+//! The clock that measures the age of events. It is the wall clock, because ages have to survive a
+//! restart, which a monotonic clock does not.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::retry::millis;
 
-/// Where the time comes from.
+/// The source of the time.
 #[derive(Debug, Clone)]
 pub(crate) enum Clock {
     /// The host's clock.
     Host,
-    /// Time that passes when a test says so.
+    /// A time that a test sets.
     #[cfg(test)]
     Test(std::sync::Arc<std::sync::atomic::AtomicI64>),
 }

@@ -1,5 +1,4 @@
-//! What functions want done with their events: Lambda's event invoke configuration, for each
-//! qualifier that events are sent to.
+//! Lambda's event invoke configurations, one for each function and qualifier.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -15,7 +14,7 @@ use super::rows;
 use crate::function::{FunctionName, LATEST};
 use crate::locks::{read, write};
 
-/// Of one function and qualifier. What is `None` is as for every event.
+/// The configuration of one function and qualifier. `None` is the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EventInvokeConfig {
     pub(crate) maximum_retry_attempts: Option<u32>,
@@ -27,7 +26,7 @@ pub(crate) struct EventInvokeConfig {
 }
 
 impl EventInvokeConfig {
-    /// The rules that follow from it, or from there being none.
+    /// The retry rules of a configuration, or the defaults if there is none.
     pub(crate) fn rules(config: Option<&Self>, settings: &RetrySettings) -> RetryRules {
         let seconds = |s: u32| Duration::from_secs(s.into());
         RetryRules::new(
@@ -40,10 +39,10 @@ impl EventInvokeConfig {
     }
 }
 
-/// The function that is told how an event ended.
+/// The function that gets the invocation record when an event is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Destination {
-    /// As it was given.
+    /// As the client has given it.
     pub(crate) arn: String,
     pub(crate) function: FunctionName,
     pub(crate) qualifier: Option<String>,
@@ -51,7 +50,7 @@ pub(crate) struct Destination {
 
 type Book = BTreeMap<(FunctionName, String), Arc<EventInvokeConfig>>;
 
-/// All of them. Readers never wait; a change is on disk before it is seen.
+/// All configurations. Reads come from memory. A change is on disk before reads see it.
 #[derive(Debug)]
 pub(crate) struct Configs {
     commits: GroupCommit,
@@ -60,7 +59,7 @@ pub(crate) struct Configs {
 }
 
 impl Configs {
-    /// From the documents that the file has.
+    /// Parses the documents in the file.
     pub(crate) fn new(
         commits: GroupCommit,
         documents: Vec<rows::ConfigRow>,
@@ -84,7 +83,7 @@ impl Configs {
         })
     }
 
-    /// `None` as qualifier is the latest version's.
+    /// The configuration of a qualifier; `None` is `$LATEST`.
     pub(crate) fn get(
         &self,
         function: &FunctionName,
@@ -94,7 +93,8 @@ impl Configs {
         self.read().get(&key).cloned()
     }
 
-    /// Up to `limit` of a function's after the qualifier `marker`, and whether there are more.
+    /// Up to `limit` configurations of a function after the qualifier `marker`, and whether there are
+    /// more.
     pub(crate) fn list(
         &self,
         function: &FunctionName,
@@ -117,7 +117,7 @@ impl Configs {
         (page, rest.next().is_some())
     }
 
-    /// Functions that have any.
+    /// The functions that have a configuration.
     pub(crate) fn functions(&self) -> Vec<FunctionName> {
         let mut names: Vec<FunctionName> =
             self.read().keys().map(|(name, _)| name.clone()).collect();
@@ -125,7 +125,7 @@ impl Configs {
         names
     }
 
-    /// Takes the right to change them: one change at a time.
+    /// Locks the configurations for changes: one change at a time.
     pub(crate) async fn write(&self) -> ConfigWriter<'_> {
         ConfigWriter {
             configs: self,
@@ -138,7 +138,7 @@ impl Configs {
     }
 }
 
-/// The right to change configurations.
+/// Changes configurations, while it holds their lock.
 #[derive(Debug)]
 pub(crate) struct ConfigWriter<'a> {
     configs: &'a Configs,
@@ -181,7 +181,7 @@ impl ConfigWriter<'_> {
         .await
     }
 
-    /// Removes a deleted function's.
+    /// Deletes the configurations of a deleted function.
     pub(crate) async fn forget(&self, function: &FunctionName) -> Result<(), EventsError> {
         let (row, name) = (function.clone(), function.clone());
         self.change(
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_put_is_there_after_reopening_and_what_was_deleted_is_not() {
+    async fn configurations_survive_reopening_and_deleted_ones_stay_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.db");
         let configs = open(&path);

@@ -1,7 +1,6 @@
-//! The record that tells another function how an event ended.
+//! The invocation record that a destination function gets when an event is over.
 //!
-//! Its members are those that Lambda sends, in Lambda's order. The two payloads are carried over
-//! byte for byte.
+//! It has Lambda's members in Lambda's order. The two payloads are copied byte for byte.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
@@ -15,7 +14,7 @@ use super::event::{Event, EventLimits, EventRequest};
 use super::retry::Condition;
 use super::target::Ran;
 
-/// Largest record: that of any other event.
+/// Largest record, in bytes: the same as for every other event.
 const MAX_RECORD: usize = 1 << 20;
 
 #[derive(Serialize)]
@@ -41,10 +40,10 @@ struct ResponseContext<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ending<'a> {
     pub(crate) event: &'a Event,
-    /// The function's, with the qualifier that the event was sent to.
+    /// The function's ARN, with the qualifier that the event was sent to.
     pub(crate) function_arn: &'a str,
     pub(crate) condition: Condition,
-    /// Its last run; `None` when the last attempt was not one.
+    /// The last run; `None` if the function did not run in the last attempt.
     pub(crate) ran: Option<&'a Ran>,
     pub(crate) now_ms: i64,
 }
@@ -54,12 +53,12 @@ pub(crate) struct Ending<'a> {
 pub(crate) enum Undeliverable {
     #[error("the record has {0} bytes, it may have {MAX_RECORD}")]
     TooLarge(usize),
-    #[error("it could not be written: {0}")]
+    #[error("the record could not be serialized: {0}")]
     Unwritable(String),
 }
 
 impl Ending<'_> {
-    /// Where its function wants the record sent.
+    /// The configured destination for this condition.
     pub(crate) fn destination(self, config: &EventInvokeConfig) -> Option<&Destination> {
         match self.condition {
             Condition::Success => config.on_success.as_ref(),
@@ -67,7 +66,7 @@ impl Ending<'_> {
         }
     }
 
-    /// The event that brings the record to a destination.
+    /// The event that carries the record to a destination.
     pub(crate) fn event_for(self, to: &Destination) -> Result<EventRequest, Undeliverable> {
         let payload = self
             .record()
@@ -99,9 +98,9 @@ impl Ending<'_> {
                 executed_version: Some(&ran.executed_version),
                 function_error: ran.failed.then_some("Unhandled"),
             }),
-            // Nobody tried to run it.
+            // There was no attempt.
             (None, Condition::ZeroReservedConcurrency) => None,
-            // It found no instance until it was too old.
+            // All attempts were throttled until the event was too old.
             (None, _) => Some(ResponseContext {
                 status_code: 429,
                 executed_version: None,
@@ -131,7 +130,7 @@ impl Ending<'_> {
     }
 }
 
-/// A function's answer as a JSON value: as it is, if it is one, and else as a string.
+/// A function's result as a JSON value: unchanged if it is JSON, or else as a string.
 fn as_json(payload: &Bytes) -> Result<Bytes, serde_json::Error> {
     if payload.is_empty() {
         return Ok(Bytes::from_static(b"null"));
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_is_told_as_lambda_tells_it_to_the_byte() {
+    fn the_record_of_a_success_is_lambdas_to_the_byte() {
         let (event, ran) = (event(r#"{"b":1.0,"a":2}"#, 1), ran(b"[ 3 ]", false));
         let record = ending(&event, Condition::Success, Some(&ran))
             .record()
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_no_json_is_a_string_and_none_is_null() {
+    fn a_result_that_is_no_json_becomes_a_string_and_an_empty_one_null() {
         for (payload, expected) in [
             (&b"plain"[..], json!("plain")),
             (b"{\"a\":1} x", json!("{\"a\":1} x")),
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_record_goes_where_the_function_wants_it_if_it_is_not_too_large() {
+    fn the_record_goes_to_the_configured_destination_if_it_is_not_too_large() {
         let to = |name: &str| Destination {
             arn: name.into(),
             function: FunctionName::parse(name).unwrap(),

@@ -1,7 +1,7 @@
-//! Takes events from the queue to their functions, and writes down what came of it.
+//! Runs the functions of queued events, and records the outcomes.
 //!
-//! An event keeps its place in the schedule until its outcome is on disk. So at most as many events
-//! as run at a time can be run again after this process was killed; no other can.
+//! An event stays in the schedule until its outcome is on disk. So if this process is killed, only the
+//! events that were running can run a second time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,12 @@ use super::schedule::{Obstacle, Turn};
 use super::target::{Attempt, Functions, Ran};
 use crate::function::LATEST;
 
-/// Longest sleep: the host's clock may be set meanwhile.
+/// Maximum sleep, because the host's clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// From a failure to write an outcome down to the next try.
+/// Interval between two attempts to store an outcome.
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the runs of events share.
+/// The state that all runs of events share.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub(crate) queue: Arc<Queue>,
@@ -36,15 +36,15 @@ pub(crate) struct Dispatcher {
     pub(crate) metrics: Arc<EventMetrics>,
     pub(crate) cpus: HostCpus,
     pub(crate) clock: Clock,
-    /// No event is begun from here on.
+    /// Once cancelled, no further event begins.
     pub(crate) closing: CancellationToken,
-    /// What runs is being killed: its failure says nothing about the function.
+    /// Once cancelled, running invocations are killed, so their failures don't count as function errors.
     pub(crate) abandoned: CancellationToken,
     pub(crate) runs: TaskTracker,
 }
 
 impl Dispatcher {
-    /// Runs events until told to end.
+    /// Runs events until `closing` is cancelled.
     pub(crate) async fn dispatch(self: Arc<Self>) {
         while !self.closing.is_cancelled() {
             let (turns, wake_at) = {
@@ -68,13 +68,17 @@ impl Dispatcher {
         }
     }
 
-    /// One event, from its turn to what came of it.
+    /// Runs one event and records its outcome.
     async fn take(self: Arc<Self>, turn: Turn) {
         let event = match self.queue.read(turn.id).await {
             Ok(Some(event)) => event,
-            Ok(None) => return self.queue.leave(&turn),
+            Ok(None) => return self.queue.abandon(&turn),
             Err(error) => {
-                tracing::error!(function = %turn.function, %error, "an event can't be read");
+                tracing::error!(
+                    function = %turn.function,
+                    %error,
+                    "the controller can't read an event"
+                );
                 return self.put_back(&turn, Obstacle::Failure, i64::MAX);
             }
         };
@@ -101,7 +105,7 @@ impl Dispatcher {
                     function = %turn.function,
                     request_id = event.request.request_id,
                     why,
-                    "an event was not run"
+                    "an event could not run; the controller tries again later"
                 );
                 self.put_back(&turn, Obstacle::Failure, expires_ms);
             }
@@ -109,7 +113,7 @@ impl Dispatcher {
                 tracing::info!(
                     function = %turn.function,
                     request_id = event.request.request_id,
-                    "an event's function does not exist any more"
+                    "an event is dropped: its function has been deleted"
                 );
                 self.record(&event, &Outcome::Over { record: None }).await;
             }
@@ -117,7 +121,7 @@ impl Dispatcher {
                 let why = Condition::ZeroReservedConcurrency;
                 self.over(&event, why, None, config).await;
             }
-            Attempt::Ending => self.queue.leave(&turn),
+            Attempt::Ending => self.queue.abandon(&turn),
         }
     }
 
@@ -129,7 +133,7 @@ impl Dispatcher {
         config: Option<&EventInvokeConfig>,
     ) {
         if ran.failed && self.abandoned.is_cancelled() {
-            return self.queue.leave(turn);
+            return self.queue.abandon(turn);
         }
         let now_ms = self.clock.now_ms();
         let idle_cpus = self.cpus.have_time();
@@ -150,7 +154,7 @@ impl Dispatcher {
         }
     }
 
-    /// There will be no other run of it.
+    /// Records that the event is over.
     async fn over(
         &self,
         event: &Event,
@@ -165,18 +169,19 @@ impl Dispatcher {
                 request_id = event.request.request_id,
                 runs = event.runs,
                 condition = condition.name(),
-                "an event is dropped"
+                "an event is dropped without a successful run"
             );
         }
         self.metrics.over(function, condition);
-        let record = config.and_then(|config| self.tell(event, condition, ran, config));
+        let record =
+            config.and_then(|config| self.invocation_record(event, condition, ran, config));
         if self.record(event, &Outcome::Over { record }).await {
             self.metrics.delivered(function, condition);
         }
     }
 
-    /// The event that tells another function of this one's end, if its own wants that.
-    fn tell(
+    /// The event with the invocation record for the destination, if the configuration has one.
+    fn invocation_record(
         &self,
         event: &Event,
         condition: Condition,
@@ -212,8 +217,8 @@ impl Dispatcher {
             .put_back(turn, why, until_ms, self.clock.now_ms());
     }
 
-    /// Writes an outcome down, however often that takes: until then the event is not begun again.
-    /// Returns whether a record tells of it.
+    /// Stores an outcome, and tries again until that succeeds: the event can't run again before. Returns
+    /// whether an invocation record was stored.
     async fn record(&self, event: &Event, outcome: &Outcome) -> bool {
         loop {
             let now_ms = self.clock.now_ms();
@@ -225,7 +230,7 @@ impl Dispatcher {
                 function = %event.request.function,
                 request_id = event.request.request_id,
                 %error,
-                "an event's outcome can't be written down; it is tried again"
+                "the controller can't store an event's outcome; it tries again"
             );
             tokio::select! {
                 () = tokio::time::sleep(RECORD_AGAIN) => {}

@@ -1,4 +1,4 @@
-//! The whole way of an event, with functions that answer as a test says and a clock that it sets.
+//! Tests of the dispatcher with its queue, with scripted functions and a clock that the test sets.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -25,21 +25,21 @@ use super::retry::RetrySettings;
 use super::target::{Attempt, Functions, Ran};
 use crate::function::FunctionName;
 
-/// Longest wait for something that has to happen.
+/// Maximum time to wait for something that must happen.
 const SOON: Duration = Duration::from_secs(20);
 const SETTINGS: RetrySettings = RetrySettings {
     base: Duration::from_secs(60),
     max_age: Duration::from_secs(21_600),
 };
 
-/// Functions whose attempts come to what is next in a list, and to success after its end.
+/// Functions whose attempts have the results of a list, and succeed after its end.
 #[derive(Debug, Default)]
 struct Scripted {
     script: Mutex<VecDeque<Attempt>>,
     seen: Mutex<Vec<(String, u32)>>,
     /// Each event's function and payload.
-    told: Mutex<Vec<(String, serde_json::Value)>>,
-    /// Attempts wait for it while it is there.
+    records: Mutex<Vec<(String, serde_json::Value)>>,
+    /// If set, attempts wait for it.
     gate: Option<Notify>,
 }
 
@@ -50,7 +50,7 @@ impl Functions for Scripted {
                 .lock()
                 .unwrap()
                 .push((event.request.request_id.clone(), event.runs));
-            self.told.lock().unwrap().push((
+            self.records.lock().unwrap().push((
                 event.request.function.to_string(),
                 serde_json::from_slice(&event.request.payload).unwrap(),
             ));
@@ -132,7 +132,7 @@ impl Fixture {
         self.queue.accept(request("f", id), now).await.unwrap();
     }
 
-    /// Lets time pass; who sleeps looks at the clock.
+    /// Advances the clock, and wakes the dispatcher so that it looks at it.
     fn pass(&self, ms: i64) {
         self.now.fetch_add(ms, Ordering::SeqCst);
         self.queue.nudge();
@@ -146,7 +146,7 @@ impl Fixture {
         }
     }
 
-    /// Waits for that many attempts, all of them over.
+    /// Waits until that many attempts have ended.
     async fn attempts(&self, count: usize) {
         self.until("attempts", |this| {
             this.seen().len() == count && this.queue.schedule().running() == 0
@@ -176,7 +176,7 @@ fn place() -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 #[tokio::test]
-async fn an_event_runs_once_and_is_gone() {
+async fn an_event_runs_once_and_leaves_the_queue() {
     let (_dir, path) = place();
     let fixture = Fixture::scripted(&path, []);
     fixture.accept("r").await;
@@ -223,7 +223,7 @@ async fn a_retry_is_still_due_after_a_restart() {
 }
 
 #[tokio::test]
-async fn what_was_not_run_costs_no_attempt_and_is_tried_until_it_is_too_old() {
+async fn an_event_that_could_not_run_loses_no_retry_and_is_tried_until_it_is_too_old() {
     let (_dir, path) = place();
     let failed = || Attempt::Failed("no snapshot".into());
     let fixture = Fixture::scripted(&path, [Attempt::Throttled, failed(), Attempt::Throttled]);
@@ -274,7 +274,7 @@ async fn configure(fixture: &Fixture, retries: u32, success: &str, failure: &str
 }
 
 #[tokio::test]
-async fn an_end_is_told_to_the_destination_of_its_kind_once() {
+async fn the_destination_for_an_events_outcome_gets_one_record() {
     let (_dir, path) = place();
     let fixture = Fixture::scripted(&path, [ran(false), ran(false), ran(true)]);
     configure(&fixture, 0, "good", "bad").await;
@@ -283,8 +283,8 @@ async fn an_end_is_told_to_the_destination_of_its_kind_once() {
     fixture.accept("r2").await;
     fixture.attempts(4).await;
     assert_eq!(fixture.queued(), 0);
-    let told = fixture.functions.told.lock().unwrap().clone();
-    let summary: Vec<(&str, &str, &str)> = told
+    let records = fixture.functions.records.lock().unwrap().clone();
+    let summary: Vec<(&str, &str, &str)> = records
         .iter()
         .filter_map(|(function, payload)| {
             let context = &payload["requestContext"];
@@ -299,7 +299,7 @@ async fn an_end_is_told_to_the_destination_of_its_kind_once() {
         summary,
         [("good", "r1", "Success"), ("bad", "r2", "RetriesExhausted"),]
     );
-    assert_eq!(told[1].1["requestContext"]["functionArn"], "arn:f:live");
+    assert_eq!(records[1].1["requestContext"]["functionArn"], "arn:f:live");
     fixture.end().await;
 }
 
@@ -310,16 +310,16 @@ async fn an_event_of_a_function_without_concurrency_goes_to_the_failure_destinat
     configure(&fixture, 2, "good", "bad").await;
     fixture.accept("r").await;
     fixture.attempts(2).await;
-    let told = fixture.functions.told.lock().unwrap().clone();
-    assert_eq!(told[1].0, "bad");
-    let context = &told[1].1["requestContext"];
+    let records = fixture.functions.records.lock().unwrap().clone();
+    assert_eq!(records[1].0, "bad");
+    let context = &records[1].1["requestContext"];
     assert_eq!(context["condition"], "ZeroReservedConcurrency");
     assert_eq!(context["approximateInvokeCount"], 0);
     fixture.end().await;
 }
 
 #[tokio::test]
-async fn a_functions_own_age_and_retries_count_and_a_destination_that_is_gone_holds_up_nothing() {
+async fn a_functions_own_age_and_retries_count_and_a_deleted_destination_holds_up_nothing() {
     let (_dir, path) = place();
     let fixture = Fixture::scripted(&path, [ran(true), ran(true), ran(true)]);
     configure(&fixture, 1, "nobody", "nobody").await;
@@ -334,7 +334,7 @@ async fn a_functions_own_age_and_retries_count_and_a_destination_that_is_gone_ho
 }
 
 #[tokio::test]
-async fn events_of_a_function_that_is_gone_are_dropped() {
+async fn events_of_a_deleted_function_are_dropped() {
     let (_dir, path) = place();
     let fixture = Fixture::scripted(&path, [Attempt::Gone]);
     fixture.accept("r").await;
@@ -344,7 +344,7 @@ async fn events_of_a_function_that_is_gone_are_dropped() {
 }
 
 #[tokio::test]
-async fn what_is_cut_off_by_the_end_runs_again_at_the_next_start_and_its_failure_does_not_count() {
+async fn an_event_that_the_end_cuts_off_runs_again_at_the_next_start_without_losing_a_retry() {
     let (_dir, path) = place();
     let fixture = Fixture::new(
         &path,
@@ -370,7 +370,7 @@ async fn what_is_cut_off_by_the_end_runs_again_at_the_next_start_and_its_failure
     fixture.end().await;
     let fixture = Fixture::scripted(&path, []);
     fixture.attempts(2).await;
-    // The third was a success, which is one whenever it comes.
+    // The third has succeeded, which counts even during the end.
     assert!(fixture.seen().iter().all(|(_, runs)| *runs == 0));
     assert_eq!(fixture.queued(), 0);
     fixture.end().await;

@@ -1,4 +1,4 @@
-//! An event: an invocation whose caller does not wait for its result.
+//! An event: an invocation whose client does not wait for its result.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use bytes::Bytes;
 use crate::function::{FunctionName, Version};
 use crate::pool::Limits;
 
-/// What an event takes besides its payload, about: its row, its place in two indexes.
+/// Approximate size of an event without its payload, in bytes: its row and its entries in two indexes.
 const OVERHEAD: u64 = 256;
 
-/// An event as its caller sent it. Checked where it came in.
+/// An event as its client has sent it. The API has checked it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EventRequest {
-    /// The same at every attempt.
+    /// The same in every run.
     pub(crate) request_id: String,
     pub(crate) function: FunctionName,
-    /// As the caller gave it: what it stands for is asked anew at every attempt.
+    /// As the client has given it. Every attempt resolves it again, because an alias may have changed.
     pub(crate) qualifier: Option<String>,
     pub(crate) payload: Bytes,
     pub(crate) trace_id: Option<String>,
@@ -24,13 +24,13 @@ pub(crate) struct EventRequest {
 }
 
 impl EventRequest {
-    /// Bytes that it is counted with.
+    /// The size with which it counts in the queue, in bytes.
     pub(crate) fn cost(&self) -> u64 {
         cost(self.payload.len() as u64)
     }
 }
 
-/// Bytes that an event with a payload of this length is counted with.
+/// The size with which an event with a payload of this length counts in the queue, in bytes.
 pub(crate) fn cost(payload: u64) -> u64 {
     payload + OVERHEAD
 }
@@ -44,7 +44,7 @@ pub(crate) struct EventLimits {
 }
 
 impl EventLimits {
-    /// What of `limits` is below the version's own.
+    /// Those of `limits` that are below the version's own.
     pub(crate) fn of(limits: &Limits, version: &Version) -> Self {
         let millis = |time: Duration| u32::try_from(time.as_millis()).ok();
         Self {
@@ -54,7 +54,7 @@ impl EventLimits {
         }
     }
 
-    /// These limits on a version, whose own may have become lower since.
+    /// These limits for a version, whose own limits may be lower by now.
     pub(crate) fn on(self, version: &Version) -> Limits {
         let millis = |ms: u32| Duration::from_millis(ms.into());
         let own = version.timeout();

@@ -1,8 +1,8 @@
-//! The one who writes: a thread that puts whatever changes have gathered into one transaction.
+//! Group commit: a thread that writes all waiting changes in one transaction.
 //!
-//! A commit waits for the disk, and on most disks it waits as long for one row as for hundreds. So
-//! whoever comes while a commit is under way goes into the next one, together with all the others.
-//! Nobody is told before the disk has it, and a batch that fails has changed nothing.
+//! A commit waits for the disk, and on most disks it waits as long for one row as for hundreds. So all
+//! changes that arrive during a commit share the next one. A change is reported as done only when it is
+//! on disk, and a batch that fails has changed nothing.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
-/// Most changes in one transaction.
+/// Maximum number of changes in one transaction.
 const MAX_CHANGES: usize = 1024;
-/// Most bytes in one transaction, about: what a commit holds in memory and in the log.
+/// Approximate maximum size of one transaction, in bytes: in memory and in the write-ahead log.
 const MAX_BYTES: u64 = 16 << 20;
 
 /// Why events could not be read or written.
@@ -24,7 +24,7 @@ pub enum EventsError {
     Sqlite {
         /// The file.
         path: PathBuf,
-        /// What SQLite said.
+        /// SQLite's error.
         source: Arc<rusqlite::Error>,
     },
     /// The file was written by a newer version of this program.
@@ -40,12 +40,12 @@ pub enum EventsError {
     /// A stored event invoke configuration can't be read.
     #[error("event queue: event invoke configuration of function {function:?}: {why}")]
     Config {
-        /// Whose.
+        /// The function's name.
         function: String,
-        /// What the parser said.
+        /// The parser's error.
         why: String,
     },
-    /// The thread is gone.
+    /// The writer's thread has ended.
     #[error("the event queue's thread has ended")]
     Closed,
 }
@@ -59,12 +59,12 @@ impl EventsError {
     }
 }
 
-/// One change on its way into a transaction.
+/// A change that waits for its transaction.
 trait Change: Send {
-    /// Bytes that it writes, about.
+    /// Approximate number of bytes that it writes.
     fn weight(&self) -> u64;
     fn apply(&mut self, transaction: &Transaction<'_>) -> rusqlite::Result<()>;
-    /// It is on disk, or has not happened.
+    /// Called when the change is on disk, or has failed.
     fn done(self: Box<Self>, result: Result<(), EventsError>);
 }
 
@@ -99,12 +99,12 @@ where
         } = *self;
         let result = result.and_then(|()| value.ok_or(EventsError::Closed));
         then(result.as_ref());
-        // A caller that is gone does not need to know; `then` has done what has to be done.
+        // The caller may have been dropped. `then` has done everything that must be done.
         let _ = reply.send(result);
     }
 }
 
-/// The way to the thread. When the last one is dropped, the thread ends.
+/// Sends changes to the writer's thread, which ends when the last clone of this is dropped.
 #[derive(Clone)]
 pub(crate) struct GroupCommit {
     changes: mpsc::UnboundedSender<Box<dyn Change>>,
@@ -127,9 +127,8 @@ impl GroupCommit {
         Ok(Self { changes })
     }
 
-    /// Does `work` in the next transaction. `then` is called on the writer's thread once that is on
-    /// disk, or is known never to be, also when the caller does not wait any more; what `then` sees
-    /// comes in the order of the changes.
+    /// Runs `work` in the next transaction. After the commit has succeeded or failed, the writer's thread
+    /// calls `then`, even if the caller has been dropped. Calls of `then` have the order of the changes.
     pub(crate) async fn commit<T: Send + 'static>(
         &self,
         weight: u64,
@@ -167,7 +166,11 @@ fn write(
         let result =
             commit(&mut connection, &mut batch).map_err(|source| EventsError::sqlite(path, source));
         if let Err(error) = &result {
-            tracing::error!(changes = batch.len(), %error, "changes not written");
+            tracing::error!(
+                changes = batch.len(),
+                %error,
+                "the controller could not write changes of the event queue"
+            );
         }
         for change in batch {
             change.done(result.clone());
@@ -204,7 +207,7 @@ mod tests {
         move |rows| rows.execute("INSERT INTO t VALUES (?1)", [n]).map(|_| n)
     }
 
-    /// Holds the thread inside a transaction until told to go on.
+    /// Blocks the thread inside a transaction until the sender is used.
     async fn hold(
         commits: &GroupCommit,
     ) -> (
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_gathers_during_a_commit_is_one_transaction() {
+    async fn changes_that_arrive_during_a_commit_share_one_transaction() {
         let dir = tempfile::tempdir().unwrap();
         let (commits, path) = table(dir.path());
         let (go, held) = hold(&commits).await;
@@ -247,7 +250,7 @@ mod tests {
                 })
             })
             .collect();
-        // The runtime runs some tasks at a time; each has to have come to its commit.
+        // The runtime polls a few tasks at a time; each must have reached its commit.
         for _ in 0..waiting.len() {
             tokio::task::yield_now().await;
         }
@@ -256,12 +259,12 @@ mod tests {
         for (n, task) in (0..).zip(waiting) {
             assert_eq!(task.await.unwrap().unwrap(), n);
         }
-        // Whoever is told first sees all the others on disk already.
+        // Already the first call of `then` sees all changes on disk.
         assert_eq!(*seen.lock().unwrap(), [100; 100]);
     }
 
     #[tokio::test]
-    async fn a_batch_that_fails_tells_everybody_and_leaves_nothing() {
+    async fn a_batch_that_fails_is_an_error_for_each_change_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (commits, _) = table(dir.path());
         commits.commit(1, insert(7), |_| {}).await.unwrap();
@@ -285,16 +288,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_to_follow_follows_also_when_the_caller_has_gone() {
+    async fn then_is_called_even_if_the_caller_has_been_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let (commits, _) = table(dir.path());
         let (go, held) = hold(&commits).await;
-        let (told, hear) = oneshot::channel();
+        let (called, was_called) = oneshot::channel();
         let caller = tokio::spawn({
             let commits = commits.clone();
             async move {
                 let then = move |result: Result<&i64, &EventsError>| {
-                    told.send(result.is_ok()).unwrap();
+                    called.send(result.is_ok()).unwrap();
                 };
                 commits.commit(1, insert(1), then).await
             }
@@ -303,6 +306,6 @@ mod tests {
         caller.abort();
         go.send(()).unwrap();
         held.await.unwrap().unwrap();
-        assert!(hear.await.unwrap());
+        assert!(was_called.await.unwrap());
     }
 }

@@ -1,14 +1,14 @@
-//! Whether the host's CPUs have time left: what decides if more events at a time would get more
-//! done, or would only keep each other, and callers that wait, waiting.
+//! Measures whether the host's CPUs are idle. Only then do more events at once get more done; otherwise
+//! they would slow down each other and synchronous invocations.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::locks::lock;
 
-/// How long an answer is good for.
+/// Interval between two measurements.
 const PERIOD: Duration = Duration::from_millis(250);
-/// Part of their time that CPUs have to be idle for there to be some left.
+/// The part of their time, as a fraction, that the CPUs must be idle.
 const IDLE_PART: (u64, u64) = (1, 4);
 
 /// Time of all CPUs together since the host started, in clock ticks.
@@ -25,7 +25,7 @@ struct Sample {
     time_left: bool,
 }
 
-/// The host's CPUs, whoever uses them.
+/// The host's CPUs, with the load of all processes.
 #[derive(Debug)]
 pub(crate) struct HostCpus {
     last: Mutex<Sample>,
@@ -42,11 +42,11 @@ impl HostCpus {
         }
     }
 
-    /// Whether they have been idle for a good part of the last moments.
+    /// Whether the CPUs were idle enough in the last period.
     pub(crate) fn have_time(&self) -> bool {
         let mut last = lock(&self.last);
         if last.at.elapsed() >= PERIOD {
-            // Where that can't be read nothing grows.
+            // If `/proc/stat` can't be read, no window grows.
             let now = read().unwrap_or_default();
             last.time_left = time_left(last.ticks, now);
             last.ticks = now;
@@ -66,8 +66,8 @@ fn read() -> Option<Ticks> {
     parse(&std::fs::read_to_string("/proc/stat").ok()?)
 }
 
-/// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and then
-/// guests, whose time is in that of users already.
+/// Parses the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, then
+/// guests, whose time `user` and `nice` already include.
 fn parse(stat: &str) -> Option<Ticks> {
     let times: Vec<u64> = stat
         .lines()
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_and_waiting_for_disks_is_time_left_and_what_was_stolen_is_not() {
+    fn idle_and_iowait_are_time_left_and_steal_is_not() {
         let ticks = parse("cpu  100 1 20 500 30 2 3 44 90 0\ncpu0 1 2").unwrap();
         assert_eq!(
             ticks,
@@ -108,6 +108,6 @@ mod tests {
         let after = |idle, all| time_left(before, Ticks { idle, all });
         assert!(after(60, 300));
         assert!(!after(59, 300));
-        assert!(!after(10, 100), "nothing is known yet");
+        assert!(!after(10, 100), "no time has passed");
     }
 }

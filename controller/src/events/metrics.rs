@@ -1,4 +1,4 @@
-//! The event queue's numbers. Those of a function are named after Lambda's in CloudWatch.
+//! The event queue's metrics. Those of a function are named after Lambda's in CloudWatch.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use prometheus::{
 use super::retry::Condition;
 use super::schedule::Obstacle;
 
-/// From a queue that is empty to the greatest age that Lambda allows, six hours.
+/// From milliseconds, in an empty queue, to Lambda's maximum age of six hours.
 const AGE_SECONDS: [f64; 14] = [
     0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 120.0, 300.0, 1800.0, 7200.0, 21600.0,
 ];
@@ -27,7 +27,7 @@ const DROP_REASONS: [&str; 4] = [
 /// Values of the label `outcome` of deliveries.
 const OUTCOMES: [&str; 2] = ["success", "failure"];
 
-/// Every number of the event queue.
+/// All metrics of the event queue.
 #[derive(Debug)]
 pub(crate) struct EventMetrics {
     received: IntCounterVec,
@@ -41,7 +41,7 @@ pub(crate) struct EventMetrics {
     oldest: IntGauge,
 }
 
-/// The queue as it is at the moment.
+/// The current state of the queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct QueueCensus {
     pub(crate) events: u64,
@@ -64,7 +64,7 @@ impl EventMetrics {
         let queued = IntGaugeVec::new(
             Opts::new(
                 "hearth_async_events",
-                "Unfinished events: waiting for their turn or for a retry, or running.",
+                "Unfinished events: waiting for a run or a retry, or running.",
             ),
             &["state"],
         )?;
@@ -72,7 +72,7 @@ impl EventMetrics {
         let age = HistogramVec::new(
             HistogramOpts::new(
                 "hearth_async_event_age_seconds",
-                "Time from an event's acceptance to a run of its function, retries included.",
+                "Time from an event's acceptance to a run of its function, for first runs and retries.",
             )
             .buckets(AGE_SECONDS.to_vec()),
             &function,
@@ -81,7 +81,7 @@ impl EventMetrics {
         Ok(Self {
             received: counters(
                 "hearth_async_events_received_total",
-                "Events that were stored and answered with 202.",
+                "Events that were stored and acknowledged with status 202.",
                 &function,
             )?,
             retries: counters(
@@ -96,17 +96,20 @@ impl EventMetrics {
             )?,
             delivered: counters(
                 "hearth_async_destination_deliveries_total",
-                "Records of ended events that were sent to another function, by the events' outcome.",
+                "Invocation records of events that were sent to a destination, by the events' outcome.",
                 &["function", "outcome"],
             )?,
             undelivered: counters(
                 "hearth_async_destination_failures_total",
-                "Records of ended events that could not be sent.",
+                "Invocation records of events that could not be sent to their destination.",
                 &function,
             )?,
             age,
             queued,
-            bytes: gauge("hearth_async_queue_bytes", "Size of all stored events.")?,
+            bytes: gauge(
+                "hearth_async_queue_bytes",
+                "Size of all stored events in bytes.",
+            )?,
             oldest: gauge(
                 "hearth_async_oldest_event_age_seconds",
                 "Age of the oldest unfinished event in seconds, 0 if there is none.",
@@ -118,7 +121,7 @@ impl EventMetrics {
         self.received.with_label_values(&[function]).inc();
     }
 
-    /// The function is run with an event of this age.
+    /// A run of the function begins with an event of this age.
     pub(crate) fn run(&self, function: &str, age: Duration) {
         self.age
             .with_label_values(&[function])
@@ -149,20 +152,20 @@ impl EventMetrics {
         self.dropped.with_label_values(&[function, reason]).inc();
     }
 
-    /// A record of a function's event is on its way.
+    /// The invocation record of a function's event is stored as an event for its destination.
     pub(crate) fn delivered(&self, function: &str, condition: Condition) {
         let outcome = OUTCOMES[usize::from(condition != Condition::Success)];
         self.delivered.with_label_values(&[function, outcome]).inc();
     }
 
-    /// A record of a function's event can't be sent.
+    /// The invocation record of a function's event can't be sent.
     pub(crate) fn undelivered(&self, function: &str) {
         self.undelivered.with_label_values(&[function]).inc();
     }
 
-    /// A deleted function's series go, but for how many of its events went with it.
+    /// Removes a deleted function's series, and counts its dropped events in a series without its name.
     pub(crate) fn forget(&self, function: &str, dropped: u64) {
-        // An error says that there is no such series: nothing to forget.
+        // An error means that there is no such series, so there is nothing to remove.
         let _ = self.received.remove_label_values(&[function]);
         let _ = self.age.remove_label_values(&[function]);
         let _ = self.undelivered.remove_label_values(&[function]);
@@ -209,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_is_in_the_text_and_a_deleted_functions_events_are_counted_without_it() {
+    fn all_counts_are_in_the_text_and_a_deleted_functions_events_are_counted_without_its_name() {
         let registry = Registry::new();
         let metrics = EventMetrics::new(&registry).unwrap();
         metrics.received("f");

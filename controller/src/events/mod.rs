@@ -1,19 +1,20 @@
-//! Events: invocations whose callers do not wait (`InvocationType: Event`).
+//! Events: invocations whose clients do not wait (`InvocationType: Event`).
 //!
-//! Accepted means stored: the caller's 202 comes after the disk has the event. From there it goes to
-//! its function in the background, again after errors, until it has run, was tried often enough, or
-//! is too old. All of that survives the process.
+//! An accepted event is a stored event: the client's 202 is sent after the event is on disk. The
+//! dispatcher then runs its function in the background, and again after errors, until a run succeeds,
+//! all retries have failed, or the event is too old. All of that survives the end of the process.
 //!
-//! * [`event`]: what an event is.
-//! * [`group_commit`]: the writer, many changes in one transaction. [`rows`]: the changes.
-//! * [`schedule`]: which event runs next. [`retry`]: what follows a run. Decisions without I/O.
-//! * [`host_cpus`]: whether more of them at a time would get more done.
-//! * [`queue`]: disk and schedule, kept in step.
-//! * [`target`]: the functions that events are for.
-//! * [`config`]: what functions want done with their events.
-//! * [`dispatcher`]: from the queue to the function, and what came of it.
-//! * [`destinations`]: the record that tells another function of it.
-//! * [`metrics`]: its numbers.
+//! * [`event`]: the types of an event.
+//! * [`group_commit`]: writes many changes in one transaction. [`rows`]: the changes.
+//! * [`schedule`]: which event runs next. [`retry`]: when a failed event runs again. Both decide without
+//!   I/O.
+//! * [`host_cpus`]: whether the host has CPU time for more events at once.
+//! * [`queue`]: the events on disk and their schedule, kept consistent.
+//! * [`target`]: runs an event's function in the pool.
+//! * [`config`]: event invoke configurations: retries, maximum age, destinations.
+//! * [`dispatcher`]: takes events from the queue, runs them and records the outcome.
+//! * [`destinations`]: the invocation record for another function.
+//! * [`metrics`]: the metrics of the queue.
 
 mod clock;
 mod config;
@@ -56,7 +57,7 @@ pub(crate) use schedule::Bounds;
 use schedule::Schedule;
 pub(crate) use target::{Functions, PooledFunctions};
 
-/// The queue and what drains it.
+/// The event queue and its dispatcher.
 #[derive(Debug)]
 pub(crate) struct Events {
     queue: Arc<Queue>,
@@ -68,8 +69,8 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Opens the queue and begins to drain it, until `closing`. `exists` tells which functions there
-    /// are: the events of others are dropped. Must run in a tokio runtime.
+    /// Opens the queue and runs its events until `closing`. Events of functions for which `exists` is
+    /// false are deleted. Must run in a tokio runtime.
     pub(crate) async fn start(
         path: &Path,
         bounds: Bounds,
@@ -94,12 +95,12 @@ impl Events {
         let mut stored = queue.schedule().functions();
         stored.extend(configs.functions());
         for function in stored.iter().filter(|function| !exists(function)) {
-            tracing::info!(%function, "dropping the events of a deleted function");
+            tracing::info!(%function, "the controller deletes the events of a deleted function");
             this.forget(function).await?;
         }
         let waiting = queue.schedule().events();
         if waiting > 0 {
-            tracing::info!(waiting, "events of an earlier process go on");
+            tracing::info!(waiting, "the event queue has events from before the start");
         }
         let dispatcher = Arc::new(Dispatcher {
             queue,
@@ -117,7 +118,7 @@ impl Events {
         Ok(this)
     }
 
-    /// Takes an event; when this returns it is on disk.
+    /// Accepts an event. When this returns, the event is on disk.
     pub(crate) async fn accept(&self, request: EventRequest) -> Result<(), NotAccepted> {
         let function = request.function.clone();
         self.queue.accept(request, self.clock.now_ms()).await?;
@@ -125,7 +126,7 @@ impl Events {
         Ok(())
     }
 
-    /// What functions want done with their events.
+    /// The event invoke configurations.
     pub(crate) fn configs(&self) -> &Configs {
         &self.configs
     }
@@ -135,7 +136,7 @@ impl Events {
         self.clock.now_ms()
     }
 
-    /// Drops everything of a deleted function.
+    /// Deletes the events and configurations of a deleted function.
     pub(crate) async fn forget(&self, function: &FunctionName) -> Result<(), EventsError> {
         self.configs.write().await.forget(function).await?;
         let dropped = self.queue.forget(function).await?;
@@ -143,10 +144,10 @@ impl Events {
         Ok(())
     }
 
-    /// Brings the gauges up to date.
+    /// Updates the gauges.
     pub(crate) async fn take_census(&self) {
         let oldest = self.queue.oldest_ms().await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the oldest event can't be read");
+            tracing::error!(%error, "the controller can't read the oldest event");
             None
         });
         let age = oldest.map_or(0, |accepted| self.clock.now_ms() - accepted);
@@ -162,13 +163,13 @@ impl Events {
         self.metrics.set_census(census);
     }
 
-    /// Waits, after `closing`, until the events that run have run and are written down.
+    /// Waits, after `closing`, until running events have ended and their outcomes are on disk.
     pub(crate) async fn drained(&self) {
         self.runs.close();
         self.runs.wait().await;
     }
 
-    /// What still runs is about to be killed: it will run again at the next start.
+    /// Running events are about to be killed. They will run again at the next start.
     pub(crate) fn abandon(&self) {
         self.abandoned.cancel();
     }

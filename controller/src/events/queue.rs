@@ -1,8 +1,8 @@
-//! The queue: events on disk, and their schedule, kept in step.
+//! The queue: events on disk and their schedule, kept consistent.
 //!
-//! The disk is always first. An event enters the schedule once it is stored, and leaves it once its
-//! outcome is; both in the writer's thread, so that it does not matter whether whoever asked for it
-//! still waits.
+//! The disk always changes first. An event enters the schedule once it is stored, and leaves it once its
+//! outcome is stored. The writer's thread changes the schedule, so that it is changed even if the task
+//! that has called is dropped meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -18,13 +18,14 @@ use super::schedule::{Obstacle, QueueFull, Schedule, Turn};
 use crate::function::FunctionName;
 use crate::locks::lock;
 
-/// Events of a deleted function that are removed in one transaction: others need not wait long.
+/// Maximum number of events of a deleted function that one transaction removes, so that other changes
+/// do not wait long.
 const REMOVED_AT_ONCE: u32 = 1000;
 
 /// Why an event was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum NotAccepted {
-    /// There is no room for it.
+    /// The queue is full.
     #[error(transparent)]
     Full(#[from] QueueFull),
     /// It could not be stored.
@@ -32,16 +33,16 @@ pub(crate) enum NotAccepted {
     Store(#[from] EventsError),
 }
 
-/// What a run led to.
+/// The outcome of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// There will be no other. What tells of it is accepted in the same transaction.
+    /// The event is over. The invocation record for its destination is stored in the same transaction.
     Over { record: Option<EventRequest> },
     /// Another run is due later.
     Again { runs: u32, due_ms: i64 },
 }
 
-/// What the writer's thread needs after a commit.
+/// The state that the writer's thread changes after a commit.
 #[derive(Debug)]
 struct Shared {
     schedule: Mutex<Schedule>,
@@ -54,7 +55,7 @@ impl Shared {
     }
 }
 
-/// Numbers for events, in the order in which they are stored: only the writer's thread takes them.
+/// Ids of events, in the order in which they are stored. Only the writer's thread takes new ones.
 #[derive(Debug, Clone)]
 struct Ids(Arc<AtomicI64>);
 
@@ -67,13 +68,13 @@ impl Ids {
         self.0.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Above all that were taken.
+    /// Above all ids that were taken.
     fn end(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// All events that were accepted and are not over.
+/// All accepted events that are not over.
 #[derive(Debug)]
 pub(crate) struct Queue {
     shared: Arc<Shared>,
@@ -84,7 +85,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Opens the file, with whatever an earlier process has left in it.
+    /// Opens the file and schedules the events in it.
     pub(crate) fn open(path: &Path, mut schedule: Schedule) -> Result<Self, EventsError> {
         let connection = rows::open(path)?;
         let stored = rows::all(&connection).map_err(|error| EventsError::sqlite(path, error))?;
@@ -110,7 +111,7 @@ impl Queue {
         })
     }
 
-    /// The writer of the file, for whatever else is kept in it.
+    /// The writer of the file, which also holds the event invoke configurations.
     pub(crate) fn commits(&self) -> GroupCommit {
         self.commits.clone()
     }
@@ -125,18 +126,18 @@ impl Queue {
         self.shared.schedule()
     }
 
-    /// Waits until the schedule may have something new to run.
+    /// Waits for a change of the schedule.
     pub(crate) async fn changed(&self) {
         self.shared.changed.notified().await;
     }
 
-    /// Has whoever waits look at the clock.
+    /// Wakes the dispatcher, so that it looks at the clock.
     #[cfg(test)]
     pub(crate) fn nudge(&self) {
         self.shared.changed.notify_one();
     }
 
-    /// Stores an event; when this returns it is on disk.
+    /// Stores an event. When this returns, the event is on disk.
     pub(crate) async fn accept(
         &self,
         request: EventRequest,
@@ -167,18 +168,18 @@ impl Queue {
         Ok(())
     }
 
-    /// An event with all that its run needs; `None` when it was forgotten meanwhile.
+    /// Reads an event; `None` if it was deleted meanwhile.
     pub(crate) async fn read(&self, id: i64) -> Result<Option<Event>, EventsError> {
         self.with_reader(move |rows| rows::read(rows, id)).await
     }
 
-    /// When the event that has waited longest was accepted.
+    /// When the oldest event was accepted.
     pub(crate) async fn oldest_ms(&self) -> Result<Option<i64>, EventsError> {
         self.with_reader(rows::oldest).await
     }
 
-    /// Writes down what came of an event's run, and returns whether a record tells of it; both are
-    /// on disk then.
+    /// Stores the outcome of an event's run, and the invocation record if there is one. Returns whether
+    /// a record was stored.
     pub(crate) async fn record(
         &self,
         event: &Event,
@@ -187,8 +188,8 @@ impl Queue {
     ) -> Result<bool, EventsError> {
         let turn = turn(event);
         if !self.schedule().holds(&turn) {
-            // Its function was deleted, and its events with it.
-            self.leave(&turn);
+            // Its function was deleted, and so were its events.
+            self.abandon(&turn);
             return Ok(false);
         }
         let (id, cost) = (event.id, event.request.cost());
@@ -228,7 +229,7 @@ impl Queue {
                     move |schedule, sent| {
                         schedule.finish(&turn, cost);
                         if let Some(id) = sent {
-                            // Full or not: it takes the place of the one that it tells of.
+                            // Even if the queue is full: the record takes the place of its event.
                             schedule.hold(weight);
                             schedule.add(&to, id, weight, None);
                         }
@@ -239,8 +240,8 @@ impl Queue {
         }
     }
 
-    /// A change of the file, and then what follows for the schedule: with the id of the record that
-    /// it has stored. Returns whether there is one.
+    /// Changes the file and then the schedule. `on_disk` returns the id of the record that it has
+    /// stored; `after` gets it. Returns whether there is one.
     async fn settle(
         &self,
         weight: u64,
@@ -261,21 +262,21 @@ impl Queue {
         Ok(sent.is_some())
     }
 
-    /// Nothing was run: the event is the next of its function again, after a pause that ends at
-    /// `until_ms` at the latest.
+    /// The event did not run. It becomes the next of its function, after a pause that ends at `until_ms`
+    /// at the latest.
     pub(crate) fn put_back(&self, turn: &Turn, why: Obstacle, until_ms: i64, now_ms: i64) {
         self.schedule().put_back(turn, why, until_ms, now_ms);
         self.shared.changed.notify_one();
     }
 
-    /// The event stays as it is on disk, for the next start.
-    pub(crate) fn leave(&self, turn: &Turn) {
-        self.schedule().leave(turn);
+    /// Ends a run without an outcome: on disk the event stays as it is, for the next start.
+    pub(crate) fn abandon(&self, turn: &Turn) {
+        self.schedule().abandon(turn);
         self.shared.changed.notify_one();
     }
 
-    /// Drops a deleted function's events; returns how many waited or ran. What is accepted for a new
-    /// function of that name meanwhile is not among them.
+    /// Deletes a deleted function's events and returns their number. Events that are accepted meanwhile
+    /// for a new function of the same name stay.
     pub(crate) async fn forget(&self, function: &FunctionName) -> Result<u64, EventsError> {
         let mut forgotten = 0;
         let mut before = None;
@@ -292,8 +293,8 @@ impl Queue {
                         rows::remove_some(rows, of.as_str(), end, REMOVED_AT_ONCE)
                             .map(|removed| (removed, end))
                     },
-                    // In the order of the commits: what was accepted before is in the schedule now,
-                    // what is accepted after it is not yet.
+                    // The schedule changes in the order of the commits. So now it contains all events
+                    // that were stored before this commit, and none that is stored after it.
                     move |removed| {
                         if first && removed.is_ok() {
                             shared.schedule().forget(&name);

@@ -55,7 +55,7 @@ async fn take(queue: &Queue, now_ms: i64) -> Event {
 }
 
 #[tokio::test]
-async fn what_was_accepted_comes_back_byte_for_byte_in_order_after_reopening() {
+async fn accepted_events_come_back_byte_for_byte_in_order_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
     let queue = open(&path);
@@ -63,7 +63,7 @@ async fn what_was_accepted_comes_back_byte_for_byte_in_order_after_reopening() {
         let now = 1000 + i64::try_from(n).unwrap();
         queue.accept(request("f", id), now).await.unwrap();
     }
-    // In flight when the process ends.
+    // Running when the process ends.
     next(&queue, 2000).unwrap();
     drop(queue);
     let queue = open(&path);
@@ -78,7 +78,7 @@ async fn what_was_accepted_comes_back_byte_for_byte_in_order_after_reopening() {
 }
 
 #[tokio::test]
-async fn what_was_recorded_as_over_is_not_there_after_reopening_and_a_retry_keeps_its_time() {
+async fn events_that_are_over_are_gone_after_reopening_and_a_retry_keeps_its_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
     let queue = open(&path);
@@ -105,7 +105,7 @@ async fn what_was_recorded_as_over_is_not_there_after_reopening_and_a_retry_keep
 }
 
 #[tokio::test]
-async fn an_end_and_the_record_of_it_are_on_disk_together_and_a_full_queue_takes_the_record() {
+async fn an_outcome_and_its_record_are_stored_together_and_a_full_queue_accepts_the_record() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
     let bounds = Bounds {
@@ -128,7 +128,7 @@ async fn an_end_and_the_record_of_it_are_on_disk_together_and_a_full_queue_takes
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_and_takes_again_when_there_is_room() {
+async fn a_full_queue_refuses_events_until_one_is_over() {
     let dir = tempfile::tempdir().unwrap();
     let bounds = Bounds {
         events: 1,
@@ -156,7 +156,7 @@ async fn a_deleted_functions_events_are_gone_from_the_disk_and_others_are_not() 
     let running = take(&queue, 0).await;
     let name = FunctionName::parse("f").unwrap();
     assert_eq!(queue.forget(&name).await.unwrap(), many.unsigned_abs());
-    // What ran meanwhile comes to nothing, and brings nothing back.
+    // The outcome of an event that ran meanwhile is ignored.
     let again = Outcome::Again { runs: 1, due_ms: 0 };
     queue.record(&running, &again, 0).await.unwrap();
     queue.accept(request("f", "new"), 0).await.unwrap();
@@ -171,8 +171,8 @@ async fn a_deleted_functions_events_are_gone_from_the_disk_and_others_are_not() 
     assert_eq!(left, ["kept", "new"]);
 }
 
-/// A function is deleted, made anew and sent an event while the events of the old one are removed:
-/// the new one's has a 202 and was in the schedule no more, until the next start.
+/// A function is deleted, created again and gets an event, while the events of the old one are being
+/// removed. The new event was acknowledged with 202, but left the schedule until the next start.
 #[tokio::test]
 async fn an_event_of_a_new_function_stays_while_those_of_a_deleted_one_of_that_name_go() {
     let dir = tempfile::tempdir().unwrap();
@@ -183,7 +183,7 @@ async fn an_event_of_a_new_function_stays_while_those_of_a_deleted_one_of_that_n
         queue.accept(request("f", &n.to_string()), 0).await.unwrap();
     }
     let name = FunctionName::parse("f").unwrap();
-    // In this order into the writer's inbox; the second round of removals comes behind both.
+    // The writer gets them in this order; the second round of removals comes after both.
     let (forgotten, accepted) =
         tokio::join!(biased; queue.forget(&name), queue.accept(request("f", "new"), 0));
     assert_eq!(forgotten.unwrap(), many.unsigned_abs());
@@ -192,10 +192,9 @@ async fn an_event_of_a_new_function_stays_while_those_of_a_deleted_one_of_that_n
     assert_eq!(take(&queue, 0).await.request.request_id, "new");
 }
 
-/// Both go into one transaction, after which the first thing that happens is that the event enters
-/// the schedule.
+/// Both changes go into one transaction. After its commit, the event enters the schedule first.
 #[tokio::test]
-async fn an_event_that_is_removed_with_the_commit_that_stores_it_takes_no_room() {
+async fn an_event_that_is_removed_by_the_commit_that_stores_it_does_not_count() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
     let queue = open(&path);

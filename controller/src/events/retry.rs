@@ -1,29 +1,28 @@
-//! What becomes of an event after a run, and how long after it: Lambda's rules, as a function of
-//! times that are passed in.
+//! Decides whether and when an event runs again: Lambda's rules, as pure functions of times.
 //!
-//! A function error is tried again one and two minutes later, twice at most. What did not run at
-//! all, for want of an instance, costs no attempt: it is tried again after ever longer pauses. Both
-//! end at the event's greatest age.
+//! After a function error the event runs again one minute later, then two minutes later, then no more.
+//! If the function did not run at all, because it was throttled or the host failed, that does not count
+//! as a retry: the event is tried again after pauses that double. Both end at the event's maximum age.
 
 use std::time::Duration;
 
-/// Attempts after the first, unless the function's configuration says otherwise.
+/// Default number of retries after the first run.
 const RETRIES: u32 = 2;
-/// First pause after a throttle or a failure of the host's.
+/// First pause after a throttle or a failure of the host.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest such pause.
+/// Maximum of such a pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// What holds for every event.
+/// The settings for all events.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetrySettings {
-    /// From the first function error to the second run; after the second error twice as long.
+    /// Time from the first function error to the second run. After the second error it is twice as long.
     pub(crate) base: Duration,
-    /// Greatest age unless the function's configuration says otherwise.
+    /// Default maximum age.
     pub(crate) max_age: Duration,
 }
 
-/// What holds for the events of one function or version.
+/// The rules for the events of one function and qualifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RetryRules {
     retries: u32,
@@ -31,7 +30,7 @@ pub(crate) struct RetryRules {
     max_age_ms: i64,
 }
 
-/// Why an event is over, in the words of Lambda's invocation records.
+/// Why an event is over, by the names in Lambda's invocation records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
     Success,
@@ -51,10 +50,10 @@ impl Condition {
     }
 }
 
-/// What follows a function error.
+/// The decision after a function error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterError {
-    /// Another run, at this time.
+    /// Run again at this time.
     Again {
         due_ms: i64,
     },
@@ -62,7 +61,7 @@ pub(crate) enum AfterError {
 }
 
 impl RetryRules {
-    /// `retries` and `max_age` are the function's own, if it has any.
+    /// `retries` and `max_age` are those of the event invoke configuration, if there is one.
     pub(crate) fn new(
         settings: &RetrySettings,
         retries: Option<u32>,
@@ -75,13 +74,13 @@ impl RetryRules {
         }
     }
 
-    /// When an event that was accepted at `accepted_ms` is too old.
+    /// The time from which an event that was accepted at `accepted_ms` is too old.
     pub(crate) fn expires_ms(&self, accepted_ms: i64) -> i64 {
         accepted_ms.saturating_add(self.max_age_ms)
     }
 
-    /// After the function has failed with it for the `runs`th time. A retry that would come too late
-    /// is not waited for.
+    /// Decides after the `runs`th run has failed. If the event would be too old at its next run, it is
+    /// over at once.
     pub(crate) fn after_error(&self, runs: u32, accepted_ms: i64, now_ms: i64) -> AfterError {
         if runs > self.retries {
             return AfterError::Over(Condition::RetriesExhausted);
@@ -94,7 +93,7 @@ impl RetryRules {
     }
 }
 
-/// How long nothing is tried after the `failures`th time in a row that nothing could be run.
+/// The pause of a function after `failures` attempts in a row in which it could not run.
 pub(crate) fn pause(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     FIRST_PAUSE
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_that_would_come_too_late_is_not_waited_for() {
+    fn an_event_that_would_be_too_old_at_its_retry_is_over_at_once() {
         let rules = RetryRules::new(&LAMBDAS, None, Some(Duration::from_secs(60)));
         // Accepted at 1000, so too old at 61,000; the retry would be at 61,001.
         assert_eq!(

@@ -1,6 +1,7 @@
-//! The queue's file: its schema, and each thing that is done to its rows.
+//! The queue's file: its schema and its statements.
 //!
-//! Payloads lie last in their rows, so that a start, which reads all the others, passes by them.
+//! The payload is the last column of a row, so that a start, which reads the other columns of all rows,
+//! does not read payloads.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use super::group_commit::EventsError;
 use crate::function::FunctionName;
 use crate::sqlite::{BUSY, make_durable};
 
-/// Schema changes in order. A file's `user_version` is how many of them it has.
+/// Schema changes in order. A file's `user_version` is the number of those that were applied.
 const MIGRATIONS: [&str; 2] = [
     "CREATE TABLE events (
     id INTEGER PRIMARY KEY NOT NULL,
@@ -37,10 +38,10 @@ CREATE INDEX events_of_function ON events (function, id)",
 ) STRICT, WITHOUT ROWID",
 ];
 
-/// Pages of the log that are collected before they are moved into the file, 4 KiB each.
+/// Number of pages of 4 KiB in the write-ahead log after which SQLite writes them into the file.
 const CHECKPOINT_PAGES: i64 = 4000;
 
-/// What the schedule has to know of a stored event.
+/// The columns of a stored event that the schedule needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) id: i64,
@@ -49,15 +50,16 @@ pub(crate) struct Stored {
     pub(crate) payload_len: u64,
 }
 
-/// Opens the file for writing, making or migrating it.
+/// Opens the file for writing; creates or migrates it if needed.
 pub(crate) fn open(path: &Path) -> Result<Connection, EventsError> {
     let sqlite = |source| EventsError::sqlite(path, source);
     let mut connection = Connection::open(path).map_err(sqlite)?;
-    // Takes effect in a new file only: room that a long queue took is given back at later starts.
+    // Takes effect only in a new file. Later starts then give the space of a long queue back to the
+    // file system.
     connection
         .pragma_update(None, "auto_vacuum", "INCREMENTAL")
         .map_err(sqlite)?;
-    // An event is accepted when it is on the disk.
+    // An event is accepted only when it is on disk.
     make_durable(&connection).map_err(sqlite)?;
     connection
         .pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)
@@ -69,7 +71,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection, EventsError> {
     Ok(connection)
 }
 
-/// Opens a file that [`open`] has made for reading beside the writer.
+/// Opens for reading a file that [`open`] has created.
 pub(crate) fn open_reader(path: &Path) -> Result<Connection, EventsError> {
     let sqlite = |source| EventsError::sqlite(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -101,7 +103,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), EventsError> 
     Ok(())
 }
 
-/// Every event, oldest first, without what only its run needs.
+/// All events, oldest first, with only the columns that the schedule needs.
 pub(crate) fn all(connection: &Connection) -> rusqlite::Result<Vec<Stored>> {
     let mut select = connection
         .prepare("SELECT id, function, due_ms, length(payload) FROM events ORDER BY id")?;
@@ -178,7 +180,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
-/// When the event that has waited longest was accepted.
+/// When the oldest event was accepted.
 pub(crate) fn oldest(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("SELECT accepted_ms FROM events ORDER BY id LIMIT 1")?
@@ -186,7 +188,7 @@ pub(crate) fn oldest(connection: &Connection) -> rusqlite::Result<Option<i64>> {
         .optional()
 }
 
-/// Whether it was there.
+/// Removes an event; returns whether there was one.
 pub(crate) fn remove(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("DELETE FROM events WHERE id = ?1")?
@@ -194,7 +196,7 @@ pub(crate) fn remove(connection: &Connection, id: i64) -> rusqlite::Result<bool>
         .map(|removed| removed > 0)
 }
 
-/// Another run is due later.
+/// Stores that another run is due later.
 pub(crate) fn postpone(
     connection: &Connection,
     id: i64,
@@ -207,7 +209,7 @@ pub(crate) fn postpone(
         .map(drop)
 }
 
-/// Removes up to `most` of a function's events with ids below `before`; returns how many it were.
+/// Removes up to `most` of a function's events with ids below `before`; returns their number.
 pub(crate) fn remove_some(
     connection: &Connection,
     function: &str,
@@ -222,7 +224,7 @@ pub(crate) fn remove_some(
         .execute(params![function, before, most])
 }
 
-/// An event invoke configuration: its fields belong to [`super::config`], not to SQL.
+/// An event invoke configuration. Its document is JSON that only [`super::config`] reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConfigRow {
     pub(crate) function: String,
@@ -268,7 +270,7 @@ pub(crate) fn remove_config(
         .map(drop)
 }
 
-/// Removes all of a function's.
+/// Removes all configurations of a function.
 pub(crate) fn remove_configs(connection: &Connection, function: &str) -> rusqlite::Result<()> {
     connection
         .prepare_cached("DELETE FROM configs WHERE function = ?1")?

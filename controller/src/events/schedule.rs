@@ -1,33 +1,33 @@
-//! Which event runs next: pure decisions about ids and times, no I/O, no clock of its own.
+//! Decides which event runs next: pure decisions about ids and times, without I/O or a clock.
 //!
 //! Each function has a lane. Its events become ready in the order of their acceptance, or when their
-//! retry is due; as many of them run at a time as the lane's window is wide. The window opens while
-//! runs succeed, events wait and the host's CPUs have time left, and closes when the function is
-//! throttled. When nothing of it could be run at all the lane pauses, ever longer. Lanes take turns.
+//! retry is due. At most as many of them run at once as the lane's window allows. The window grows while
+//! runs succeed, events wait and the host's CPUs are idle; it is halved when the function is throttled.
+//! If none of a function's events could run, its lane pauses, for longer each time. Lanes take turns.
 //!
-//! Only ids are held here, so that a long queue costs little memory.
+//! The schedule holds only ids, so that a long queue needs little memory.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::retry;
 use crate::function::FunctionName;
 
-/// Limits of all lanes.
+/// Limits of the queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Most events that run at a time.
+    /// Maximum number of events that run at once.
     pub(crate) running: usize,
-    /// Most of one function that run at a time.
+    /// Maximum number of events of one function that run at once.
     pub(crate) per_function: usize,
-    /// Window of a lane that has not shown yet what it can take.
+    /// Window of a new lane.
     pub(crate) first_window: usize,
-    /// Most events in the queue.
+    /// Maximum number of events in the queue.
     pub(crate) events: u64,
-    /// Most bytes in the queue.
+    /// Maximum size of all events in the queue, in bytes.
     pub(crate) bytes: u64,
 }
 
-/// The queue has no room.
+/// The queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("The event queue is full: it holds {events} events, {bytes} bytes")]
 pub(crate) struct QueueFull {
@@ -42,10 +42,10 @@ pub(crate) struct Turn {
     pub(crate) function: FunctionName,
 }
 
-/// Why nothing of an event was run.
+/// Why an event could not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// Every instance that its function may have is busy.
+    /// A limit of concurrency or instances is reached.
     Throttle,
     /// The host could not start an instance.
     Failure,
@@ -55,14 +55,14 @@ pub(crate) enum Obstacle {
 #[derive(Debug)]
 struct Lane {
     ready: VecDeque<i64>,
-    /// Those whose retry is due later, by that time.
+    /// Events whose retry is due later: the time and the id.
     delayed: BTreeSet<(i64, i64)>,
     running: HashSet<i64>,
     window: usize,
-    /// Times in a row that nothing could be run.
+    /// Number of attempts in a row in which nothing could run.
     obstacles: u32,
     paused_until_ms: Option<i64>,
-    /// Its place among the timers.
+    /// The lane's entry in [`Schedule::timers`].
     timer_ms: Option<i64>,
     in_ring: bool,
     events: u64,
@@ -90,14 +90,14 @@ impl Lane {
     }
 }
 
-/// All events' places.
+/// The schedule of all events.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     bounds: Bounds,
     lanes: HashMap<FunctionName, Lane>,
-    /// Lanes that may run something, in turn; some of them may not any more.
+    /// Lanes that could run an event when they were added, in turn.
     ring: VecDeque<FunctionName>,
-    /// When lanes have to be looked at again.
+    /// When a retry is due or a pause ends, for each lane that waits for either.
     timers: BTreeSet<(i64, FunctionName)>,
     running: usize,
     events: u64,
@@ -117,7 +117,7 @@ impl Schedule {
         }
     }
 
-    /// Takes room in the queue for an event that is about to be stored.
+    /// Reserves space in the queue for an event that is about to be stored.
     pub(crate) fn reserve(&mut self, cost: u64) -> Result<(), QueueFull> {
         if self.events >= self.bounds.events || self.bytes + cost > self.bounds.bytes {
             return Err(QueueFull {
@@ -129,19 +129,19 @@ impl Schedule {
         Ok(())
     }
 
-    /// Takes room that is taken already on disk, full or not.
+    /// Counts an event that is already on disk, even if the queue is full.
     pub(crate) fn hold(&mut self, cost: u64) {
         self.events += 1;
         self.bytes += cost;
     }
 
-    /// Gives room back that no event came to take.
+    /// Releases space that was reserved for an event that could not be stored.
     pub(crate) fn release(&mut self, cost: u64) {
         self.events -= 1;
         self.bytes -= cost;
     }
 
-    /// A stored event, whose room is reserved. It is due at `due_ms`, or at once.
+    /// Adds a stored event whose space is reserved. It is due at `due_ms`, or at once.
     pub(crate) fn add(&mut self, function: &FunctionName, id: i64, cost: u64, due_ms: Option<i64>) {
         let first_window = self.bounds.first_window.min(self.bounds.per_function);
         let lane = self
@@ -157,7 +157,7 @@ impl Schedule {
         self.offer(function);
     }
 
-    /// The next event to run, if there is one that may.
+    /// The next event to run, if one may run now.
     pub(crate) fn next(&mut self, now_ms: i64) -> Option<Turn> {
         self.elapse(now_ms);
         if self.running >= self.bounds.running {
@@ -182,12 +182,12 @@ impl Schedule {
         None
     }
 
-    /// When [`Schedule::next`] may find something without anything having happened.
+    /// The next time at which [`Schedule::next`] may return an event without any other change.
     pub(crate) fn wake_at_ms(&self) -> Option<i64> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// The function ran with an event: well, or with an error that is somebody else's business.
+    /// The function has run with an event, successfully or with a function error.
     pub(crate) fn ran(&mut self, function: &FunctionName, idle_cpus: bool) {
         if let Some(lane) = self.lanes.get_mut(function) {
             lane.obstacles = 0;
@@ -199,7 +199,7 @@ impl Schedule {
         self.offer(function);
     }
 
-    /// It is not in the queue any more.
+    /// Removes an event that is over.
     pub(crate) fn finish(&mut self, turn: &Turn, cost: u64) {
         if self.end_run(turn)
             && let Some(lane) = self.lanes.get_mut(&turn.function)
@@ -212,7 +212,7 @@ impl Schedule {
         self.settle(&turn.function);
     }
 
-    /// Another run is due later.
+    /// Ends a run; another one is due later.
     pub(crate) fn retry(&mut self, turn: &Turn, due_ms: i64) {
         if self.end_run(turn)
             && let Some(lane) = self.lanes.get_mut(&turn.function)
@@ -222,8 +222,8 @@ impl Schedule {
         self.settle(&turn.function);
     }
 
-    /// Nothing was run: it is the next of its lane again. The lane pauses, but not beyond
-    /// `until_ms`, unless others of it run: then it waits for them.
+    /// The event did not run; it becomes the next of its lane. If other events of a throttled lane run,
+    /// the lane waits for one of them to end. Otherwise it pauses, until `until_ms` at the latest.
     pub(crate) fn put_back(&mut self, turn: &Turn, why: Obstacle, until_ms: i64, now_ms: i64) {
         if self.end_run(turn)
             && let Some(lane) = self.lanes.get_mut(&turn.function)
@@ -242,12 +242,12 @@ impl Schedule {
         self.settle(&turn.function);
     }
 
-    /// It stays where it is, on disk, and is not looked at again.
-    pub(crate) fn leave(&mut self, turn: &Turn) {
+    /// Ends a run without an outcome. This process does not run the event again.
+    pub(crate) fn abandon(&mut self, turn: &Turn) {
         self.end_run(turn);
     }
 
-    /// Forgets a function's events; those that run are nobody's from here on.
+    /// Removes a function's events, also those that run: when their runs end, nothing changes.
     pub(crate) fn forget(&mut self, function: &FunctionName) -> u64 {
         let Some(lane) = self.lanes.remove(function) else {
             return 0;
@@ -283,7 +283,7 @@ impl Schedule {
         self.bytes
     }
 
-    /// Whether the run was one of a lane that still is.
+    /// Ends a run. Returns whether the event is still in the queue.
     fn end_run(&mut self, turn: &Turn) -> bool {
         self.running -= 1;
         self.lanes
@@ -291,7 +291,7 @@ impl Schedule {
             .is_some_and(|lane| lane.running.remove(&turn.id))
     }
 
-    /// Moves what has become due, and ends pauses.
+    /// Makes due events ready and ends pauses.
     fn elapse(&mut self, now_ms: i64) {
         while self.timers.first().is_some_and(|(at, _)| *at <= now_ms) {
             let Some((_, function)) = self.timers.pop_first() else {
@@ -314,7 +314,7 @@ impl Schedule {
         }
     }
 
-    /// After a run: the lane goes if nothing is left of it.
+    /// After a run: removes the lane if it is empty.
     fn settle(&mut self, function: &FunctionName) {
         if self
             .lanes
@@ -327,7 +327,7 @@ impl Schedule {
         }
     }
 
-    /// Gives a lane its place among those that may run, and among the timers.
+    /// Updates a lane's entries in the ring and among the timers.
     fn offer(&mut self, function: &FunctionName) {
         let Some(lane) = self.lanes.get_mut(function) else {
             return;

@@ -51,7 +51,7 @@ fn events_run_in_the_order_of_their_acceptance_and_functions_take_turns() {
 }
 
 #[test]
-fn a_window_opens_with_success_up_to_the_limit_and_everything_runs_once() {
+fn a_window_grows_with_success_up_to_the_limit_and_everything_runs_once() {
     let mut schedule = schedule(Bounds {
         per_function: 8,
         ..BOUNDS
@@ -76,7 +76,7 @@ fn a_window_opens_with_success_up_to_the_limit_and_everything_runs_once() {
 }
 
 #[test]
-fn a_window_does_not_open_while_the_cpus_are_busy() {
+fn a_window_does_not_grow_while_the_cpus_are_busy() {
     let mut schedule = schedule(BOUNDS);
     add(&mut schedule, "a", 1..=100);
     for _ in 0..10 {
@@ -149,7 +149,7 @@ fn a_pause_ends_when_the_event_would_be_too_old() {
 }
 
 #[test]
-fn a_throttle_beside_running_events_closes_the_window_to_them_and_waits_for_one() {
+fn a_throttle_beside_running_events_shrinks_the_window_to_their_number_and_waits_for_one() {
     let mut schedule = schedule(Bounds {
         first_window: 4,
         ..BOUNDS
@@ -184,7 +184,7 @@ fn the_queue_is_bounded_in_events_and_in_bytes() {
 }
 
 #[test]
-fn a_forgotten_function_has_no_events_and_what_ran_of_it_counts_no_more() {
+fn a_forgotten_function_has_no_events_and_the_end_of_its_runs_changes_nothing() {
     let mut schedule = schedule(BOUNDS);
     add(&mut schedule, "a", 1..=4);
     add(&mut schedule, "b", [5]);

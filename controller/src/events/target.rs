@@ -1,4 +1,4 @@
-//! Where events go: the function they are for, as it is at the moment, and the pool.
+//! Runs events: resolves the function and version at the time of the run, and submits to the pool.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,39 +12,39 @@ use crate::function::{FunctionName, Place, Version};
 use crate::pool::{Invocation, NotRun, Pool};
 use crate::registry::Catalog;
 
-/// What came of an attempt to run a function with an event.
+/// The result of an attempt to run a function with an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Attempt {
     Ran(Ran),
-    /// Every instance that there may be is busy.
+    /// A limit of concurrency or instances is reached.
     Throttled,
-    /// The host could not run it; for people.
+    /// The controller could not run the function. The text is the reason, for the log.
     Failed(String),
-    /// There is no such function, or no such version or alias of it.
+    /// The function, version or alias does not exist.
     Gone,
-    /// The function is not to run at all: it has a concurrency of 0 reserved.
+    /// The function has a reserved concurrency of 0: it must not run at all.
     NoConcurrency,
     /// The controller is ending.
     Ending,
 }
 
-/// The function ran, well or not.
+/// The function has run, successfully or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ran {
     pub(crate) payload: Bytes,
-    /// Whether `payload` tells of a function error.
+    /// Whether `payload` is a function error.
     pub(crate) failed: bool,
     pub(crate) executed_version: String,
 }
 
-/// Who runs functions.
+/// Runs functions. Tests have an implementation of their own.
 pub(crate) trait Functions: std::fmt::Debug + Send + Sync {
     fn run<'a>(&'a self, event: &'a Event) -> Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
-    /// Whether events can be sent to it.
+    /// Whether there is such a function.
     fn exists(&self, function: &FunctionName) -> bool;
 
-    /// Its ARN with a qualifier.
+    /// The function's ARN with a qualifier.
     fn arn(&self, function: &FunctionName, qualifier: &str) -> String;
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct PooledFunctions {
     catalog: Arc<Catalog>,
     pool: Pool,
     place: Place,
-    /// MiB that events' instances may have together.
+    /// A permit for each MiB that instances of running events may have together.
     memory: Semaphore,
     memory_mib: u32,
 }
@@ -71,7 +71,7 @@ impl PooledFunctions {
         }
     }
 
-    /// What the event runs on at the moment.
+    /// The version that the event's qualifier names now.
     fn resolve(&self, event: &Event) -> Result<Arc<Version>, Attempt> {
         let function = self.catalog.get(&event.request.function);
         let function = function.ok_or(Attempt::Gone)?;

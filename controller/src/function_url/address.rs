@@ -1,28 +1,28 @@
-//! Which function a request is for: `/fn/<name>/…` on any host, or any path on the host
+//! The forms of a function URL: `/fn/<name>/…` on any host, or any path on the host
 //! `<id>.lambda-url.…`.
 
-/// What a request's line and host name.
+/// The address of a function URL in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address<'a> {
-    /// `/fn/<name>` or `/fn/<name>:<alias>`: what stands there, as it was sent, and the path behind it.
+    /// `/fn/<name>` or `/fn/<name>:<alias>`, and the path after it.
     Path {
-        /// Percent-encoded as it came.
+        /// Name and alias, percent-encoded as the client has sent them.
         named: &'a str,
         /// At least `/`.
         path: &'a str,
     },
-    /// The id in a host's name.
+    /// The id in a host name.
     Host {
         /// In lower case.
         id: String,
     },
 }
 
-/// Where functions' URLs begin.
+/// The beginning of the path of function URLs.
 const PREFIX: &str = "/fn/";
 
-/// The function's URL that a request is for, if it is for one. A host that names one wins: whatever
-/// its paths are, they are the function's.
+/// The address of a function URL, if the request is for one. A host name with an id has precedence: all
+/// paths on it, also `/fn/…`, belong to that function.
 pub(crate) fn of<'a>(host: Option<&str>, path: &'a str) -> Option<Address<'a>> {
     if let Some((id, rest)) = host.and_then(|host| host.split_once('.'))
         && has_label(rest, "lambda-url")
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_a_function_and_what_follows_is_its_own() {
+    fn a_path_names_a_function_and_the_rest_is_the_functions_path() {
         for (path, named, rest) in [
             ("/fn/f", "f", "/"),
             ("/fn/f/", "f", "/"),

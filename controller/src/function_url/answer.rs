@@ -1,7 +1,7 @@
-//! From what a function answers to a response.
+//! Turns a function's result into an HTTP response.
 //!
-//! An object with a `statusCode` describes the response; anything else is the body itself, as JSON,
-//! with status 200.
+//! A JSON object with a `statusCode` describes the response; any other result is itself the body, with
+//! status 200 and type JSON.
 
 use axum::body::Body;
 use axum::http::header::{
@@ -13,21 +13,21 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-/// The answer describes no response: why not, for the log.
+/// The result does not describe a valid response. The text is the reason, for the log.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Malformed(pub(super) &'static str);
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Headers that belong to the connection, which is not the function's.
+/// Headers of the connection, which the controller sets itself. A function's are dropped.
 const OF_THE_CONNECTION: [HeaderName; 4] = [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE];
 
-/// The response that `answer` stands for.
-pub(crate) fn response(answer: Bytes) -> Result<Response<Body>, Malformed> {
-    // Most bodies that are no description need not be taken apart.
-    let described = match answer.first() {
-        Some(b'{' | b' ' | b'\t' | b'\r' | b'\n') => serde_json::from_slice::<Value>(&answer).ok(),
+/// The response for a function's result.
+pub(crate) fn response(result: Bytes) -> Result<Response<Body>, Malformed> {
+    // A result with another first byte is no JSON object, so it need not be parsed.
+    let described = match result.first() {
+        Some(b'{' | b' ' | b'\t' | b'\r' | b'\n') => serde_json::from_slice::<Value>(&result).ok(),
         _ => None,
     };
     match described {
@@ -35,7 +35,7 @@ pub(crate) fn response(answer: Bytes) -> Result<Response<Body>, Malformed> {
             describe(described)
         }
         _ => {
-            let mut response = Response::new(Body::from(answer));
+            let mut response = Response::new(Body::from(result));
             response.headers_mut().insert(CONTENT_TYPE, JSON);
             Ok(response)
         }
@@ -56,7 +56,7 @@ fn describe(mut described: Map<String, Value>) -> Result<Response<Body>, Malform
             .map_err(|_| Malformed("body is not base64"))?
             .into(),
         Some(Value::String(text)) => text.into(),
-        // Not what the format says, but what people write: shown as JSON.
+        // The format wants a string, but functions return objects too. They become JSON, as on Lambda.
         Some(other) => other.to_string().into(),
     };
     let mut response = Response::new(Body::from(body));
@@ -67,7 +67,7 @@ fn describe(mut described: Map<String, Value>) -> Result<Response<Body>, Malform
     Ok(response)
 }
 
-/// An HTTP status that ends a request.
+/// Parses a final HTTP status.
 pub(super) fn status(given: &Value) -> Result<StatusCode, Malformed> {
     let status = match given {
         Value::Number(number) => number.as_u64(),
@@ -78,10 +78,12 @@ pub(super) fn status(given: &Value) -> Result<StatusCode, Malformed> {
         .and_then(|status| u16::try_from(status).ok())
         .filter(|status| (200..=599).contains(status))
         .and_then(|status| StatusCode::from_u16(status).ok())
-        .ok_or(Malformed("statusCode is no HTTP status from 200 to 599"))
+        .ok_or(Malformed(
+            "statusCode is not an HTTP status from 200 to 599",
+        ))
 }
 
-/// `headers` and `cookies` of a description.
+/// Adds `headers` and `cookies` of a description.
 pub(super) fn put_headers(
     headers: &mut HeaderMap,
     described: &Map<String, Value>,
@@ -91,14 +93,14 @@ pub(super) fn put_headers(
         Some(Value::Object(given)) => {
             for (name, value) in given {
                 let name = HeaderName::try_from(name.as_str())
-                    .map_err(|_| Malformed("a header's name is none"))?;
+                    .map_err(|_| Malformed("a header's name is not valid"))?;
                 let value = header_value(value)?;
                 if !is_of_the_connection(&name) {
                     headers.insert(name, value);
                 }
             }
         }
-        Some(_) => return Err(Malformed("headers is no object")),
+        Some(_) => return Err(Malformed("headers is not an object")),
     }
     match described.get("cookies") {
         None | Some(Value::Null) => {}
@@ -107,16 +109,16 @@ pub(super) fn put_headers(
                 let cookie = cookie
                     .as_str()
                     .and_then(|cookie| HeaderValue::try_from(cookie).ok())
-                    .ok_or(Malformed("a cookie can't be sent"))?;
+                    .ok_or(Malformed("a cookie is not a valid header value"))?;
                 headers.append(SET_COOKIE, cookie);
             }
         }
-        Some(_) => return Err(Malformed("cookies is no array")),
+        Some(_) => return Err(Malformed("cookies is not an array")),
     }
     Ok(())
 }
 
-/// Whether a header is about the connection, which is not the function's.
+/// Whether a header belongs to the connection.
 pub(super) fn is_of_the_connection(name: &HeaderName) -> bool {
     OF_THE_CONNECTION.contains(name)
 }
@@ -125,9 +127,9 @@ pub(super) fn header_value(value: &Value) -> Result<HeaderValue, Malformed> {
     let value = match value {
         Value::String(text) => HeaderValue::try_from(text.as_str()),
         Value::Number(_) | Value::Bool(_) => HeaderValue::try_from(value.to_string()),
-        _ => return Err(Malformed("a header's value is no text")),
+        _ => return Err(Malformed("a header's value is not text")),
     };
-    value.map_err(|_| Malformed("a header's value can't be sent"))
+    value.map_err(|_| Malformed("a header's value is not valid"))
 }
 
 #[cfg(test)]
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_describes_no_response_is_the_body() {
+    async fn a_result_that_describes_no_response_is_the_body() {
         let json = vec![("content-type".to_owned(), "application/json".to_owned())];
         for answer in [
             "{\"message\":\"hello\"}",

@@ -1,5 +1,5 @@
-//! Cross-origin requests of browsers, answered by the URL's configuration: a preflight never reaches
-//! the function, and what the function says about origins itself is replaced.
+//! CORS as a URL's configuration says. The controller answers preflights itself, without the function,
+//! and replaces CORS headers that the function sends.
 
 use axum::body::Body;
 use axum::http::header::{
@@ -11,14 +11,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 
 use crate::function::Cors;
 
-/// Whether a browser asks if it may ask.
+/// Whether a request is a preflight: a browser asks for permission before the actual request.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS
         && headers.contains_key(ORIGIN)
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The answer to a preflight. Without the headers in it a browser goes no further.
+/// The response to a preflight. Without CORS headers in it a browser does not send its request.
 pub(crate) fn preflight(cors: &Cors, asked: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let answer = response.headers_mut();
@@ -37,8 +37,8 @@ pub(crate) fn preflight(cors: &Cors, asked: &HeaderMap) -> Response<Body> {
     response
 }
 
-/// Tells a browser what it may do with an answer.
-pub(crate) fn tell(cors: &Cors, asked: &HeaderMap, answer: &mut HeaderMap) {
+/// Replaces the CORS headers of a response by those of the configuration.
+pub(crate) fn add_cors_headers(cors: &Cors, asked: &HeaderMap, answer: &mut HeaderMap) {
     for name in [
         ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_ALLOW_CREDENTIALS,
@@ -52,7 +52,8 @@ pub(crate) fn tell(cors: &Cors, asked: &HeaderMap, answer: &mut HeaderMap) {
     }
 }
 
-/// Names the origin if it may ask. With credentials a browser takes no `*`.
+/// Adds `Access-Control-Allow-Origin` if the origin is allowed, and returns whether it is. With
+/// credentials it must name the origin, because browsers then reject `*`.
 fn allow_origin(cors: &Cors, asked: &HeaderMap, answer: &mut HeaderMap) -> bool {
     let Some(origin) = asked.get(ORIGIN) else {
         return false;
@@ -81,7 +82,8 @@ fn allow_origin(cors: &Cors, asked: &HeaderMap, answer: &mut HeaderMap) -> bool 
     true
 }
 
-/// `*` stands for what was asked for: with credentials a browser takes it for a name.
+/// Adds a list as a header. `*` in it is replaced by what the browser has asked for, because with
+/// credentials browsers take `*` for a name.
 fn put_list(
     answer: &mut HeaderMap,
     name: HeaderName,
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_that_is_named_is_told_and_another_is_not() {
+    fn only_an_origin_that_is_named_gets_cors_headers() {
         let cors = Cors {
             allow_origins: list(&["https://a"]),
             allow_methods: list(&["GET", "PUT"]),
@@ -137,13 +139,13 @@ mod tests {
             max_age: Some(60),
             ..Cors::default()
         };
-        let told = preflight(&cors, &asked("https://a"));
-        let told = told.headers();
-        assert_eq!(told[ACCESS_CONTROL_ALLOW_ORIGIN], "https://a");
-        assert_eq!(told[ACCESS_CONTROL_ALLOW_METHODS], "GET,PUT");
-        assert_eq!(told[ACCESS_CONTROL_ALLOW_HEADERS], "x-a");
-        assert_eq!(told[ACCESS_CONTROL_MAX_AGE], "60");
-        assert_eq!(told[VARY], "Origin");
+        let response = preflight(&cors, &asked("https://a"));
+        let headers = response.headers();
+        assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], "https://a");
+        assert_eq!(headers[ACCESS_CONTROL_ALLOW_METHODS], "GET,PUT");
+        assert_eq!(headers[ACCESS_CONTROL_ALLOW_HEADERS], "x-a");
+        assert_eq!(headers[ACCESS_CONTROL_MAX_AGE], "60");
+        assert_eq!(headers[VARY], "Origin");
         for other in ["https://b", "https://a.b", "https://", "null"] {
             assert!(preflight(&cors, &asked(other)).headers().is_empty());
         }
@@ -158,24 +160,24 @@ mod tests {
         };
         let mut answer = HeaderMap::new();
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, "https://own".parse().unwrap());
-        tell(&cors, &asked("https://a"), &mut answer);
+        add_cors_headers(&cors, &asked("https://a"), &mut answer);
         assert_eq!(answer[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
         assert_eq!(answer[ACCESS_CONTROL_EXPOSE_HEADERS], "x-a,x-b");
         cors.allow_credentials = Some(true);
-        tell(&cors, &asked("https://a"), &mut answer);
+        add_cors_headers(&cors, &asked("https://a"), &mut answer);
         assert_eq!(answer[ACCESS_CONTROL_ALLOW_ORIGIN], "https://a");
         assert_eq!(answer[ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
     }
 
     #[test]
-    fn what_the_function_says_of_origins_is_not_handed_on_to_those_not_allowed() {
+    fn cors_headers_of_the_function_are_removed_for_origins_that_are_not_allowed() {
         let cors = Cors {
             allow_origins: list(&["https://a"]),
             ..Cors::default()
         };
         let mut answer = HeaderMap::new();
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, "*".parse().unwrap());
-        tell(&cors, &asked("https://b"), &mut answer);
+        add_cors_headers(&cors, &asked("https://b"), &mut answer);
         assert!(answer.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! From a request to an event in payload format 2.0.
+//! Turns an HTTP request into an event in payload format 2.0.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,27 +11,27 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-/// What an event is made of.
+/// The parts of a request that become its event.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
     pub(crate) method: &'a Method,
     pub(crate) version: Version,
-    /// The function's part of the path, as it was sent.
+    /// The path without `/fn/<name>`, as the client has sent it.
     pub(crate) path: &'a str,
     pub(crate) query: &'a str,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) body: &'a [u8],
-    /// The other end of the connection.
+    /// The client's address.
     pub(crate) peer: Option<SocketAddr>,
-    /// Of the URL.
+    /// The id of the function URL.
     pub(crate) id: &'a str,
     pub(crate) request_id: &'a str,
-    /// Who signed the request, where that is asked.
+    /// The signer of the request, if the URL's `AuthType` is `AWS_IAM`.
     pub(crate) caller: Option<Caller<'a>>,
     pub(crate) now: OffsetDateTime,
 }
 
-/// Whoever signed.
+/// The signer of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caller<'a> {
     pub(crate) key_id: &'a str,
@@ -39,7 +39,7 @@ pub(crate) struct Caller<'a> {
     pub(crate) account: &'a str,
 }
 
-/// The event.
+/// The event of a request.
 pub(crate) fn event(incoming: &Incoming<'_>) -> Value {
     let mut event = Map::new();
     event.insert("version".into(), "2.0".into());
@@ -69,7 +69,8 @@ pub(crate) fn event(incoming: &Incoming<'_>) -> Value {
     event.into()
 }
 
-/// Names in lower case, several values of one joined by commas. Cookies have a place of their own.
+/// `headers` of the event: names in lower case, several values of one name joined by commas. Cookies are
+/// left out, because the event has them in `cookies`.
 fn headers(incoming: &Incoming<'_>) -> Map<String, Value> {
     let mut joined: BTreeMap<&str, String> = BTreeMap::new();
     for (name, value) in incoming.headers {
@@ -100,7 +101,7 @@ fn add<'a>(joined: &mut BTreeMap<&'a str, String>, name: &'a str, value: &str) {
         .or_insert_with(|| value.to_owned());
 }
 
-/// Headers may hold any bytes; as text they are what the first 256 characters are.
+/// A header's value as text: UTF-8, or else Latin-1, which gives a character to every byte.
 fn text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
@@ -118,7 +119,7 @@ fn cookies(headers: &HeaderMap) -> Vec<String> {
     cookies
 }
 
-/// Decoded; several values of one name joined by commas.
+/// `queryStringParameters` of the event: decoded, several values of one name joined by commas.
 fn parameters(query: &str) -> Map<String, Value> {
     let mut joined: BTreeMap<String, String> = BTreeMap::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -195,7 +196,7 @@ fn context(incoming: &Incoming<'_>) -> Value {
     context
 }
 
-/// Whether a body of this type is handed over as it is; all others are base64.
+/// Whether the event has a body of this type as text; all others are base64.
 fn is_text(headers: &HeaderMap) -> bool {
     if headers.contains_key(header::CONTENT_ENCODING) {
         return false;
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_left_out() {
+    fn members_without_a_value_are_left_out() {
         let event = made("/", &[], b"");
         for name in ["cookies", "queryStringParameters", "body"] {
             assert!(event.get(name).is_none(), "{name}");

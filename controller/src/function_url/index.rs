@@ -1,4 +1,4 @@
-//! Which function has the URL of an id: hosts name ids, not functions.
+//! Finds the function of a URL's id, because a host name contains only the id.
 
 use std::collections::HashMap;
 use std::sync::RwLock;
@@ -6,7 +6,7 @@ use std::sync::RwLock;
 use crate::function::{FunctionName, FunctionUrls};
 use crate::locks::{read, write};
 
-/// By id, a function and the qualifier that its URL is for; an empty one is `$LATEST`.
+/// For each id the function and the qualifier of its URL; an empty qualifier is `$LATEST`.
 #[derive(Debug, Default)]
 pub(crate) struct UrlIndex(RwLock<HashMap<String, (FunctionName, String)>>);
 
@@ -16,7 +16,7 @@ impl UrlIndex {
         index.get(id).cloned()
     }
 
-    /// A function has other URLs from now on.
+    /// Replaces a function's URLs.
     pub(crate) fn change(
         &self,
         name: &FunctionName,

@@ -1,14 +1,14 @@
-//! Function URLs: HTTP requests become events in Lambda's payload format 2.0, and what a function
-//! answers becomes a response.
+//! Function URLs: HTTP requests become events in Lambda's payload format 2.0, and a function's result
+//! becomes an HTTP response.
 //!
-//! * [`address`]: which function a request is for, by its path or its host
-//! * [`index`]: which function has the URL of an id
+//! * [`address`]: recognizes a function URL by path or host
+//! * [`index`]: finds the function of a URL's id
 //! * [`mod@event`]: from a request to an event
 //! * [`answer`]: from a result to a response
-//! * [`prelude`]: from the beginning of a streamed result to that of a response
-//! * [`cors`]: what browsers ask before they ask, and are told with every answer
+//! * [`prelude`]: from the prelude of a streamed result to a response's status and headers
+//! * [`cors`]: preflights and CORS headers
 //!
-//! Nothing here waits or runs anything: `api::function_urls` does.
+//! All of this is pure. `api::function_urls` reads requests and runs functions.
 
 mod address;
 mod answer;
@@ -19,7 +19,7 @@ mod prelude;
 
 pub(crate) use address::{Address, of as address_of};
 pub(crate) use answer::response;
-pub(crate) use cors::{is_preflight, preflight, tell};
+pub(crate) use cors::{add_cors_headers, is_preflight, preflight};
 pub(crate) use event::{Caller, Incoming, event};
 pub(crate) use index::UrlIndex;
 pub(crate) use prelude::{INTEGRATION_RESPONSE, Prelude, SplitError, with_prelude};

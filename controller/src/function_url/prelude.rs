@@ -1,7 +1,7 @@
-//! The beginning of a streamed HTTP response: JSON with status, headers and cookies, eight NUL
-//! bytes, and then the body.
+//! The prelude of a streamed HTTP response: JSON with status, headers and cookies, then eight NUL bytes,
+//! then the body.
 //!
-//! A runtime says that a result begins so by its `Content-Type`, [`INTEGRATION_RESPONSE`].
+//! A result has a prelude if the runtime gives it the `Content-Type` [`INTEGRATION_RESPONSE`].
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
@@ -14,35 +14,35 @@ use super::answer::{Malformed, header_value, put_headers, status};
 /// `Content-Type` of a result with a prelude.
 pub(crate) const INTEGRATION_RESPONSE: &str = "application/vnd.awslambda.http-integration-response";
 
-/// What a streamed body is if nobody says what it is.
+/// The content type of a streamed body for which the function gives none.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const SEPARATOR: [u8; 8] = [0; 8];
 /// Longest prelude, in bytes: more headers than any client takes.
 const MAX_PRELUDE: usize = 256 * 1024;
 
-/// A prelude that is being collected.
+/// The bytes of a prelude so far.
 #[derive(Debug, Default)]
 pub(crate) struct Prelude(BytesMut);
 
-/// There is no prelude where there should be one.
+/// A result has no valid prelude.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SplitError {
-    /// It does not end.
+    /// It is too long.
     #[error("the prelude is longer than {MAX_PRELUDE} bytes")]
     TooLong,
-    /// It can't be followed.
+    /// It does not describe a valid response.
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
 
 impl Prelude {
-    /// Takes more bytes; once the prelude is complete, the response without a body, and what of the
-    /// body has come.
+    /// Adds bytes. Once the prelude is complete, returns the response without its body, and the bytes of
+    /// the body that have been added.
     pub(crate) fn push(
         &mut self,
         bytes: &[u8],
     ) -> Result<Option<(Response<()>, Bytes)>, SplitError> {
-        // The separator may have begun in what was there before.
+        // The separator may have begun in earlier bytes.
         let seen = self.0.len().saturating_sub(SEPARATOR.len() - 1);
         self.0.extend_from_slice(bytes);
         let found = self.0[seen..]
@@ -63,7 +63,7 @@ impl Prelude {
     }
 }
 
-/// The response that a whole result with a prelude stands for.
+/// The response for a whole result with a prelude.
 pub(crate) fn with_prelude(result: &Bytes) -> Result<Response<Body>, SplitError> {
     match Prelude::default().push(result)? {
         Some((response, body)) => Ok(response.map(|()| Body::from(body))),
@@ -73,7 +73,7 @@ pub(crate) fn with_prelude(result: &Bytes) -> Result<Response<Body>, SplitError>
 
 fn parse(json: &[u8]) -> Result<Response<()>, Malformed> {
     let mut described: Map<String, Value> =
-        serde_json::from_slice(json).map_err(|_| Malformed("the prelude is no JSON object"))?;
+        serde_json::from_slice(json).map_err(|_| Malformed("the prelude is not a JSON object"))?;
     let mut response = Response::new(());
     *response.status_mut() = match described.get("statusCode") {
         None | Some(Value::Null) => StatusCode::OK,
@@ -89,8 +89,8 @@ fn parse(json: &[u8]) -> Result<Response<()>, Malformed> {
     Ok(response)
 }
 
-/// Takes out the headers that have a list of values, which runtimes write here for headers that
-/// occur more than once.
+/// Removes and returns the headers whose value is a list: runtimes write a header with several values
+/// like that.
 fn several(described: &mut Map<String, Value>) -> Result<HeaderMap, Malformed> {
     let mut several = HeaderMap::new();
     let Some(Value::Object(headers)) = described.get_mut("headers") else {
@@ -100,8 +100,8 @@ fn several(described: &mut Map<String, Value>) -> Result<HeaderMap, Malformed> {
     for (name, value) in std::mem::take(headers) {
         match value {
             Value::Array(values) => {
-                let name =
-                    HeaderName::try_from(name).map_err(|_| Malformed("a header's name is none"))?;
+                let name = HeaderName::try_from(name)
+                    .map_err(|_| Malformed("a header's name is not valid"))?;
                 if super::answer::is_of_the_connection(&name) {
                     continue;
                 }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_prelude_is_refused_and_does_not_grow() {
+    fn an_invalid_prelude_is_refused_and_an_endless_one_does_not_grow() {
         for bad in [
             &b"[]\0\0\0\0\0\0\0\0"[..],
             b"{\"statusCode\":99}\0\0\0\0\0\0\0\0",

@@ -1,14 +1,14 @@
-//! CPU shares proportional to memory, by a cgroup for each sandbox process.
+//! CPU shares in proportion to memory, with a cgroup for each sandbox process.
 //!
-//! On Lambda 1,769 MB of memory come with one vCPU. Here the same ratio becomes a weight:
-//! work-conserving, so an instance alone on the host runs at full speed, and what it costs others
-//! is bounded when they contend. `--cpu-limit cap` adds a hard quota for those who want an instance
-//! to run at the same speed whatever its neighbours do; it is not the default because a function of
-//! 128 MB would get 7 % of a CPU, also for its init at deploy.
+//! On Lambda, a function with 1,769 MB of memory has one vCPU. Here the same ratio becomes a weight. It
+//! limits an instance only while instances contend for CPUs; an instance that is alone on the host runs
+//! at full speed. `--cpu-limit cap` adds a hard quota, so that an instance runs at the same speed
+//! whatever other instances do. It is not the default because a function with 128 MB would get 7 % of a
+//! CPU, also for its init at deploy.
 //!
-//! Version 2 (`cpu.weight`, `cpu.max`) is used where its cpu controller can be had, else version 1
-//! (`cpu.shares`, `cpu.cfs_quota_us`). Groups lie in one folder named after the data directory, so
-//! that the next start finds and removes what a killed controller left.
+//! Version 2 of cgroups (`cpu.weight`, `cpu.max`) is used if its cpu controller is usable, or else
+//! version 1 (`cpu.shares`, `cpu.cfs_quota_us`). All groups are in one folder with the data directory's
+//! tag in its name, so that the next start finds and removes the groups of a controller that was killed.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-/// Memory that comes with one vCPU, in MiB.
+/// Memory of a function that has one vCPU, in MiB.
 const MIB_PER_VCPU: u64 = 1769;
 /// Period of a hard quota, in microseconds: the kernel's default.
 const PERIOD_US: u64 = 100_000;
@@ -34,14 +34,14 @@ pub enum CpuLimit {
     Cap,
 }
 
-/// Which cgroup version gives instances their CPU share.
+/// The cgroup version that enforces CPU shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isolation {
     /// The unified hierarchy.
     V2,
     /// The cpu controller's own hierarchy.
     V1,
-    /// Neither could be used: every sandbox counts the same.
+    /// Neither version is usable: all sandboxes have the same weight.
     None,
 }
 
@@ -57,7 +57,7 @@ impl Isolation {
     }
 }
 
-/// Where the groups of this controller's sandboxes are made.
+/// Makes the groups of this controller's sandboxes.
 #[derive(Debug)]
 pub(crate) struct CpuCgroups {
     folder: Option<(Isolation, PathBuf)>,
@@ -66,8 +66,8 @@ pub(crate) struct CpuCgroups {
 }
 
 impl CpuCgroups {
-    /// Finds a usable hierarchy below `mount` (`/sys/fs/cgroup`) and makes the folder `name` in it,
-    /// after removing groups that an earlier controller left there.
+    /// Finds a usable hierarchy below `mount` (`/sys/fs/cgroup`), removes groups that an earlier
+    /// controller has left there, and makes the folder `name` in it.
     pub(crate) fn open(mount: &Path, name: &str, limit: CpuLimit) -> Self {
         let mut warnings = Vec::new();
         for (isolation, parent) in candidates(mount) {
@@ -103,12 +103,12 @@ impl CpuCgroups {
             .map_or(Isolation::None, |(isolation, _)| *isolation)
     }
 
-    /// What an administrator should know.
+    /// Warnings for the administrator.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Puts a process into a group of its own. A failure costs isolation, not the process.
+    /// Puts a process into a group of its own. If that fails, the process runs without a CPU share.
     pub(crate) fn enter(&self, pid: u32) -> Option<CpuCgroup> {
         let (isolation, folder) = self.folder.as_ref()?;
         let path = folder.join(pid.to_string());
@@ -120,18 +120,27 @@ impl CpuCgroups {
         let entered = fs::create_dir(&group.path)
             .and_then(|()| fs::write(group.path.join("cgroup.procs"), pid.to_string()));
         if let Err(error) = entered {
-            tracing::warn!(pid, group = %group.path.display(), %error, "no CPU share for a sandbox");
+            tracing::warn!(
+                pid,
+                group = %group.path.display(),
+                %error,
+                "a sandbox runs without a CPU share: the controller could not make its cgroup"
+            );
             return None;
         }
         Some(group)
     }
 
-    /// Removes the folder, once every sandbox is gone.
+    /// Removes the folder. All sandboxes must have ended.
     pub(crate) fn close(&self) {
         if let Some((_, folder)) = &self.folder
             && let Err(error) = remove(folder)
         {
-            tracing::warn!(folder = %folder.display(), %error, "cgroup folder not removed");
+            tracing::warn!(
+                folder = %folder.display(),
+                %error,
+                "the controller could not remove its folder of cgroups"
+            );
         }
     }
 }
@@ -145,7 +154,7 @@ pub(crate) struct CpuCgroup {
 }
 
 impl CpuCgroup {
-    /// Sets the share, and the cap if there is to be one, that go with a memory size.
+    /// Sets the share, and with `--cpu-limit cap` the quota, of a function with this memory size.
     pub(crate) fn set_memory(&self, memory_mib: u32) -> io::Result<()> {
         let memory = u64::from(memory_mib);
         let part = |whole: u64| memory * whole / MIB_PER_VCPU;
@@ -176,12 +185,16 @@ impl CpuCgroup {
 impl Drop for CpuCgroup {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir(&self.path) {
-            tracing::warn!(group = %self.path.display(), %error, "cgroup not removed");
+            tracing::warn!(
+                group = %self.path.display(),
+                %error,
+                "the controller could not remove the cgroup of a sandbox"
+            );
         }
     }
 }
 
-/// Places where a folder of groups may be possible, best first.
+/// Groups in which the folder may be made, best first.
 fn candidates(mount: &Path) -> Vec<(Isolation, PathBuf)> {
     let mut places = Vec::new();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -201,7 +214,8 @@ fn candidates(mount: &Path) -> Vec<(Isolation, PathBuf)> {
         if !has_cpu(&unified) {
             continue;
         }
-        // A service manager's delegated group first: there groups are ours to make.
+        // A group that a service manager has delegated to this process comes first: this process may
+        // make groups there.
         if let Some(own) = own_path(":").filter(|own| !own.is_empty()) {
             places.push((Isolation::V2, unified.join(own)));
         }
@@ -220,7 +234,7 @@ fn candidates(mount: &Path) -> Vec<(Isolation, PathBuf)> {
     places
 }
 
-/// Makes `folder` in `parent` and tries it out.
+/// Makes `folder` in `parent`, and checks that shares can be set in it.
 fn prepare(isolation: Isolation, parent: &Path, folder: &Path) -> io::Result<()> {
     remove(folder)?;
     if isolation == Isolation::V2 {
@@ -247,8 +261,8 @@ fn prepare(isolation: Isolation, parent: &Path, folder: &Path) -> io::Result<()>
     tried
 }
 
-/// Outside of the folder all sandboxes together count as one: as much as one ordinary process if
-/// nothing is said. They get the weight of as many as there are CPUs.
+/// Sets the weight of the folder. For the groups beside it all sandboxes together count as one, by
+/// default with the weight of one process. They get the weight of as many processes as there are CPUs.
 fn weigh_folder(isolation: Isolation, folder: &Path) -> io::Result<()> {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     match isolation {
@@ -264,8 +278,8 @@ fn weigh_folder(isolation: Isolation, folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Hands the cpu controller on to the groups below `parent`. Version 2 allows that only when no
-/// process is in `parent` itself, so this one moves to a group beside the sandboxes'.
+/// Enables the cpu controller for the groups below `parent`. Version 2 allows that only if there is no
+/// process in `parent` itself, so this process moves to a group beside that of the sandboxes.
 fn delegate(parent: &Path) -> io::Result<()> {
     let control = parent.join("cgroup.subtree_control");
     if fs::read_to_string(&control)?
@@ -282,13 +296,13 @@ fn delegate(parent: &Path) -> io::Result<()> {
     }
     fs::write(leaf.join("cgroup.procs"), std::process::id().to_string())?;
     fs::write(control, "+cpu").inspect_err(|_| {
-        // Other processes are in there too. Back to where this one came from.
+        // There are other processes in `parent` too. Move back.
         let _ = fs::write(parent.join("cgroup.procs"), std::process::id().to_string());
         let _ = fs::remove_dir(&leaf);
     })
 }
 
-/// Removes a folder of groups. Processes that are still in one are stale sandboxes: killed.
+/// Removes a folder of groups. Kills the processes in them, which are sandboxes of an earlier controller.
 fn remove(folder: &Path) -> io::Result<()> {
     let groups = match fs::read_dir(folder) {
         Ok(groups) => groups,
@@ -307,8 +321,11 @@ fn remove(folder: &Path) -> io::Result<()> {
 fn remove_group(group: &Path) -> io::Result<()> {
     for pid in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
         if let Ok(pid) = pid.parse() {
-            tracing::warn!(pid, "killing a sandbox that an earlier controller left");
-            // ESRCH: it ended by itself meanwhile.
+            tracing::warn!(
+                pid,
+                "the controller kills a sandbox of an earlier controller"
+            );
+            // An error means that it has ended meanwhile.
             let _ = nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(pid),
                 nix::sys::signal::Signal::SIGKILL,
@@ -318,7 +335,7 @@ fn remove_group(group: &Path) -> io::Result<()> {
     remove_empty(group)
 }
 
-/// Removes a group whose last process may still be on its way out.
+/// Removes a group whose last process may still be ending.
 fn remove_empty(group: &Path) -> io::Result<()> {
     let mut tries = 0;
     loop {
@@ -327,7 +344,7 @@ fn remove_empty(group: &Path) -> io::Result<()> {
                 tries += 1;
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
-            // Whoever killed its last process has removed it meanwhile.
+            // The owner of its last process has removed it meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => return other,
         }
@@ -380,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_cgroups_is_said_to_be_one() {
+    fn a_host_without_cgroups_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let cgroups = CpuCgroups::open(dir.path(), "hearth-x", CpuLimit::Share);
         assert_eq!(cgroups.isolation(), Isolation::None);

@@ -1,4 +1,4 @@
-//! Limits that the host enforces on sandbox processes.
+//! Limits that the host's kernel enforces on sandbox processes.
 
 mod cgroup;
 

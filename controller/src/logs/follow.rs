@@ -1,8 +1,8 @@
 //! Follows one function's log as it grows.
 //!
-//! A follower reads the files at its own speed, on from where it was: what it has not taken yet is
-//! on disk and not in memory, however slow it is. One that is so slow that files were removed
-//! before it came to them is told of the gap.
+//! A follower reads the files at its own speed and remembers its position. Records that it has not read
+//! yet are on disk, not in memory, so a slow follower costs nothing. If files are removed before it has
+//! read them, it reports a gap.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::page::{self, Place, Step};
 use super::record::{Filter, Record};
 
-/// Looks are at least this far apart: a busy log is followed in batches.
+/// Minimum interval between two reads, so that a busy log is read in batches.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What came.
+/// New records.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct News {
     pub(crate) records: Vec<Record>,
@@ -24,16 +24,16 @@ pub(crate) struct News {
     pub(crate) gap: bool,
 }
 
-/// A place in a log, and word of changes.
+/// A position in a log, and notifications of changes.
 #[derive(Debug)]
 pub(crate) struct Follower {
     folder: PathBuf,
     place: Place,
-    /// Records up to this number have been seen, whatever the place.
+    /// Records up to this number are skipped: the client has them.
     after: u64,
     filter: Filter,
     changes: watch::Receiver<u64>,
-    /// There may be more than the last look had room for.
+    /// Whether the last read has ended at its limit, so that there may be more records already.
     more: bool,
     _seat: OwnedSemaphorePermit,
 }
@@ -60,7 +60,7 @@ impl Follower {
         })
     }
 
-    /// The next records; `None` when the log is gone, or there is no writer any more.
+    /// The next records; `None` when the log was removed or the writer has ended.
     pub(crate) async fn next(&mut self) -> io::Result<Option<News>> {
         loop {
             if !self.more {

@@ -1,11 +1,11 @@
-//! Lambda's own log lines, to the byte.
+//! Lambda's log lines, byte for byte.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use crate::function::SharedGenerators;
 
-/// How an invocation went, for its `REPORT`.
+/// The values of an invocation's `REPORT` line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Report<'a> {
     pub(crate) duration: Duration,
@@ -35,7 +35,7 @@ pub(crate) fn end(request_id: &str) -> String {
     format!("END RequestId: {request_id}")
 }
 
-/// Lambda bills whole milliseconds, rounded up.
+/// The `REPORT` line. Lambda bills whole milliseconds, rounded up.
 pub(crate) fn report(request_id: &str, report: &Report<'_>) -> String {
     let mut line = format!(
         "REPORT RequestId: {request_id}\tDuration: {:.2} ms\tBilled Duration: {} ms\t\

@@ -1,13 +1,13 @@
-//! Function logs: what functions write, and Lambda's lines around it.
+//! Function logs: the output of functions, and Lambda's lines about their invocations.
 //!
 //! * [`lines`]: the texts of `START`, `END`, `REPORT` and `INIT_REPORT`.
-//! * [`platform`]: these, or the events that stand for them in the JSON format.
+//! * [`platform`]: these lines, or the same as platform events in the JSON format.
 //! * [`tail`]: the last 4 KB of one invocation's log, for `X-Amz-Log-Result`.
-//! * [`text`]: what functions wrote, cut into records.
-//! * [`record`]: what is stored, and which of it a reader wants.
-//! * [`store`]: the one writer, off the invocations' way, and its face.
-//! * [`segments`]: a log's files, bounded in size and age.
-//! * [`page`] and [`follow`]: reading, a page at a time and as it comes.
+//! * [`text`]: splits a function's output into records.
+//! * [`record`]: a stored record, and the filters of readers.
+//! * [`store`]: appends records through one writer thread, so that invocations never wait.
+//! * [`segments`]: a log's files, with a maximum size and age.
+//! * [`page`] and [`follow`]: reading in pages, and following a log as it grows.
 
 mod follow;
 pub(crate) mod lines;

@@ -1,4 +1,4 @@
-//! Reads a function's log: a page at a time, or on from a place.
+//! Reads a function's log: in pages, or onwards from a position.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -8,10 +8,10 @@ use std::path::Path;
 use super::record::{MAX_PAGE_BYTES, Query, Record};
 use super::segments::{self, Segment};
 
-/// Longest line read; a longer one is nothing that was written here.
+/// Longest line, in bytes. The store writes none that is longer.
 const MAX_LINE: u64 = 4 << 20;
 
-/// Some records, oldest first.
+/// A page of records, oldest first.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) records: Vec<Record>,
@@ -19,7 +19,7 @@ pub(crate) struct Page {
     pub(crate) more: bool,
 }
 
-/// The page that `query` asks for.
+/// Reads the page of a query.
 pub(super) fn read(folder: &Path, query: &Query) -> io::Result<Page> {
     let least = query.filter.least_seq();
     let least = least.max(query.after.map_or(0, |after| after.saturating_add(1)));
@@ -45,7 +45,7 @@ pub(super) fn read(folder: &Path, query: &Query) -> io::Result<Page> {
     Ok(found.page())
 }
 
-/// The segments that may hold a record numbered `least` or above.
+/// The segments that may contain a record with a number of at least `least`.
 fn from(segments: &[Segment], least: u64) -> &[Segment] {
     let later = segments.partition_point(|segment| segment.first <= least);
     &segments[later.saturating_sub(1)..]
@@ -64,7 +64,7 @@ impl Found {
             && (self.records.len() >= limit || self.bytes + next > MAX_PAGE_BYTES)
     }
 
-    /// Adds a record; those that are then too many go from the front.
+    /// Adds a record, and removes the oldest ones while the page is too full.
     fn push(&mut self, record: Record, size: usize, limit: usize) {
         while self.is_full(limit, size) {
             self.bytes -= self.records.pop_front().map_or(0, |(_, size)| size);
@@ -82,25 +82,25 @@ impl Found {
     }
 }
 
-/// A place in a log: all records before it have been read.
+/// A position in a log: all records before it have been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Place {
     segment: u64,
     offset: u64,
 }
 
-/// What reading on came to.
+/// The result of reading onwards.
 #[derive(Debug, Default)]
 pub(super) struct Step {
     pub(super) records: Vec<Record>,
     pub(super) place: Place,
-    /// Records between the last place and these may be gone: their file was removed.
+    /// Whether records between the last position and these may be lost, because their file was removed.
     pub(super) gap: bool,
-    /// There may be more already.
+    /// Whether there may be more records already.
     pub(super) more: bool,
 }
 
-/// Reads on from `place`, as much as a page holds, before any filter.
+/// Reads onwards from `place`, up to a limit and without a filter.
 pub(super) fn read_on(folder: &Path, place: Place) -> io::Result<Step> {
     let segments = segments::list(folder)?;
     let mut step = Step {
@@ -140,7 +140,7 @@ pub(super) fn read_on(folder: &Path, place: Place) -> io::Result<Step> {
     Ok(step)
 }
 
-/// The place after which the first record numbered above `seq` comes; the end if there is none.
+/// The position of the first record with a number above `seq`; the end if there is none.
 pub(super) fn place_after(folder: &Path, seq: u64) -> io::Result<Place> {
     let segments = segments::list(folder)?;
     let mut place = Place::default();
@@ -162,16 +162,16 @@ pub(super) fn place_after(folder: &Path, seq: u64) -> io::Result<Place> {
     Ok(place)
 }
 
-/// A file's whole records.
+/// Reads the complete records of a file.
 struct Lines {
     file: BufReader<File>,
-    /// Behind the last line that was read.
+    /// Offset after the last line that was read.
     offset: u64,
     line: Vec<u8>,
 }
 
 impl Lines {
-    /// `None` if it was removed in this moment.
+    /// `None` if the file has just been removed.
     fn open(segment: &Segment, offset: u64) -> io::Result<Option<Self>> {
         let mut file = match File::open(&segment.path) {
             Ok(file) => file,
@@ -186,7 +186,7 @@ impl Lines {
         }))
     }
 
-    /// The next record and its size as stored.
+    /// The next record and its size in the file.
     fn next(&mut self) -> io::Result<Option<(Record, usize)>> {
         loop {
             self.line.clear();
@@ -194,11 +194,11 @@ impl Lines {
             let size = part.read_until(b'\n', &mut self.line)?;
             let whole = self.line.last() == Some(&b'\n');
             if size == 0 || (!whole && (size as u64) < MAX_LINE) {
-                // The end, or a line that is being written.
+                // The end of the file, or a line that is being written.
                 return Ok(None);
             }
             self.offset += size as u64;
-            // A line cut short by a crash is no record.
+            // A line that a crash has cut off is not valid JSON. Skip it.
             if let Ok(record) = serde_json::from_slice(&self.line) {
                 return Ok(Some((record, size)));
             }

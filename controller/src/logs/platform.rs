@@ -1,4 +1,4 @@
-//! What the platform writes into a function's log: Lambda's lines, or its events as JSON.
+//! Platform events in a function's log: Lambda's lines, or its events as JSON.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::lines::{self, Report, ReportStatus, billed, millis};
 use crate::function::{LogFormat, SharedGenerators, SystemLevel};
 
-/// What happened.
+/// A platform event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum PlatformEvent<'a> {
     /// An invocation begins.
@@ -16,11 +16,12 @@ pub(crate) enum PlatformEvent<'a> {
         request_id: &'a str,
         version: &'a str,
     },
-    /// It has ended.
+    /// An invocation has ended.
     Done {
         request_id: &'a str,
         report: &'a Report<'a>,
-        /// What Lambda says besides, in the text format alone: its JSON has it in the status.
+        /// An additional line of Lambda's about an error, in the text format only: in JSON it is part of
+        /// the status.
         also: Option<&'a str>,
     },
     /// Init has ended, at deploy or in an instance.
@@ -42,7 +43,7 @@ pub(crate) enum PlatformEvent<'a> {
 }
 
 impl PlatformEvent<'_> {
-    /// The records of it.
+    /// The records of the event.
     pub(crate) fn records(&self, format: &LogFormat) -> Vec<String> {
         match format {
             LogFormat::Text => self.lines(),
@@ -79,7 +80,8 @@ impl PlatformEvent<'_> {
         }
     }
 
-    /// With the level that each has on Lambda: what went well is for debugging, but for reports.
+    /// The events with their levels on Lambda: successes have level `DEBUG`, except start and report,
+    /// which have `INFO`.
     fn json(&self, now: SystemTime) -> Vec<(SystemLevel, Value)> {
         let well = |status: &ReportStatus<'_>, level| match status {
             ReportStatus::Success => level,
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_level_decides_what_is_said() {
+    fn the_system_level_decides_which_events_are_written() {
         use SystemLevel::{Debug, Info, Warn};
         let both = ["platform.runtimeDone", "platform.report"];
         assert_eq!(kinds(done(&WELL), Debug), both);
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn in_text_it_is_lines() {
+    fn in_the_text_format_an_event_is_lines() {
         let lines = done(&WELL).records(&LogFormat::Text);
         assert_eq!((lines.len(), lines[0].as_str()), (3, "more"));
         assert!(lines[2].starts_with("REPORT RequestId: r"));

@@ -1,4 +1,4 @@
-//! One log record, and which records a reader wants.
+//! A log record, and the filters of readers.
 
 use std::time::SystemTime;
 
@@ -6,27 +6,27 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Most records of one page, and how many it has unless the reader says.
+/// Maximum number of records on a page, and the default.
 pub(crate) const MAX_PAGE: usize = 10_000;
 pub(crate) const PAGE: usize = 1000;
-/// Largest page, in bytes as stored. A page has one record at least, whatever its size.
+/// Maximum size of a page, in bytes as stored. A page has at least one record, of any size.
 pub(crate) const MAX_PAGE_BYTES: usize = 4 << 20;
 
-/// Where a record comes from.
+/// The source of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// The function's output.
     Function,
-    /// `START`, `END`, `REPORT` and the like.
+    /// Platform events: `START`, `END`, `REPORT` and others.
     Platform,
 }
 
 /// One record, as it is stored and as the API returns it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// Grows from record to record of a function, also over restarts; at least the microseconds
-    /// of its time.
+    /// Increases from record to record of a function, also over restarts. At least the record's time in
+    /// microseconds since 1970.
     pub(crate) seq: u64,
     /// RFC 3339, UTC.
     pub(crate) time: String,
@@ -38,26 +38,26 @@ pub(crate) struct Record {
     pub(crate) message: String,
 }
 
-/// Which records.
+/// Selects records.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
-    /// Not older.
+    /// Records from this time on.
     pub(crate) since: Option<SystemTime>,
-    /// Older.
+    /// Records before this time.
     pub(crate) until: Option<SystemTime>,
     pub(crate) version: Option<String>,
     pub(crate) request_id: Option<String>,
-    /// Text that the message has, letter by letter.
+    /// Records whose message contains this text. Case matters.
     pub(crate) contains: Option<String>,
 }
 
-/// Which records, and which part of them.
+/// Selects a page of records.
 #[derive(Debug, Clone)]
 pub(crate) struct Query {
     pub(crate) filter: Filter,
-    /// The first records whose number is greater. Without it, the last ones.
+    /// The first records with a greater number. Without it, the last records.
     pub(crate) after: Option<u64>,
-    /// Only records whose number is smaller.
+    /// Only records with a smaller number.
     pub(crate) before: Option<u64>,
     pub(crate) limit: usize,
 }
@@ -86,13 +86,13 @@ impl Filter {
         self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
     }
 
-    /// The smallest number that a record of this time range can have.
+    /// The smallest number that a record in this time range can have.
     pub(super) fn least_seq(&self) -> u64 {
         self.since.map_or(0, micros)
     }
 }
 
-/// Microseconds since the epoch.
+/// Microseconds since 1970.
 pub(super) fn micros(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| {
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_lets_through_what_fits_in_every_respect() {
+    fn a_filter_selects_records_that_match_all_its_conditions() {
         let record = Record {
             seq: 1,
             time: "1970-01-01T00:00:10Z".into(),

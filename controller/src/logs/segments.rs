@@ -1,7 +1,7 @@
 //! A function's log on disk: files of JSON lines, each named by the number of its first record.
 //!
-//! They are only ever appended to, and removed whole, the oldest first: when all of them are larger
-//! than a log may be, or when the newest record of one is older than logs are kept.
+//! Files are appended to and removed as a whole, oldest first: when all of them together are larger than
+//! a log's maximum size, or when the newest record of a file is older than the maximum age.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -11,21 +11,21 @@ use std::time::{Duration, SystemTime};
 
 use super::record::{Record, micros};
 
-/// Files that a log of its full size has.
+/// Number of files of a log that has its maximum size.
 const FILES: u64 = 8;
 const EXTENSION: &str = "jsonl";
 
-/// How much is kept.
+/// The limits of each function's log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kept {
-    /// Bytes of one function's log.
+    /// Maximum size of one function's log, in bytes.
     pub(crate) max_bytes: u64,
-    /// Older records are not shown any more, and soon gone.
+    /// Maximum age. Readers do not get older records, and their files are removed.
     pub(crate) max_age: Duration,
 }
 
 impl Kept {
-    /// Bytes that may be gathered before they are written: a small part of a file.
+    /// Maximum number of bytes that are collected before they are written: a small part of a file.
     pub(super) fn at_once(&self) -> u64 {
         (self.max_bytes / FILES / 4).min(1 << 20)
     }
@@ -39,7 +39,7 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
 }
 
-/// The files of a folder, oldest first. A folder that is not there has none.
+/// The files of a folder, oldest first; none if the folder does not exist.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -63,7 +63,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// The writing end of a function's log.
+/// Appends to a function's log.
 #[derive(Debug)]
 pub(super) struct Appender {
     folder: PathBuf,
@@ -72,14 +72,14 @@ pub(super) struct Appender {
     size: u64,
     /// When the newest file was begun.
     began: SystemTime,
-    /// First record and size of the files before it.
+    /// The older files and their sizes.
     older: VecDeque<(Segment, u64)>,
     newest: Option<Segment>,
     last_seq: u64,
 }
 
 impl Appender {
-    /// Goes on with a log, or begins one.
+    /// Opens a log to append to it; creates it if needed.
     pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
         let mut appender = Self {
@@ -101,7 +101,7 @@ impl Appender {
                 break;
             }
         }
-        // What a crash left half a line at its end is not written on to.
+        // A file that a crash has left with half a line at its end is not appended to.
         if let Some((segment, size)) = appender.older.pop_back() {
             if size == 0 || ends_with_a_line(&segment.path)? {
                 let file = OpenOptions::new().append(true).open(&segment.path)?;
@@ -116,24 +116,23 @@ impl Appender {
         Ok(appender)
     }
 
-    /// The number of a record that is written now. The clock may stand still or be set back: order
-    /// must not depend on it.
+    /// The number of the next record. It increases even if the clock stands still or is set back.
     pub(super) fn number(&mut self, at: SystemTime) -> u64 {
         self.last_seq = micros(at).max(self.last_seq + 1);
         self.last_seq
     }
 
-    /// Writes whole lines, of which `first` is the first record's number.
+    /// Writes complete lines. `first` is the number of the first record.
     pub(super) fn append(&mut self, first: u64, lines: &[u8], kept: Kept) -> io::Result<()> {
         let full = self.size + lines.len() as u64 > kept.max_bytes / FILES;
-        // A file is removed as a whole: none may be the home of the newest and of records that
-        // should have gone long ago.
+        // A file is removed as a whole. So it must not contain new records beside records that are much
+        // older.
         let old = self.began.elapsed().is_ok_and(|age| age > kept.max_age / 4);
         if self.file.is_none() || (self.size > 0 && (full || old)) {
             self.begin(first)?;
         }
         let file = self.file.as_mut().expect("begun above");
-        // One write: a reader sees all of it, or a line's beginning, which it leaves for later.
+        // One write, so that a reader sees all lines, or the beginning of one, which it reads later.
         file.write_all(lines)?;
         self.size += lines.len() as u64;
         self.trim(kept.max_bytes)
@@ -168,7 +167,7 @@ impl Appender {
     }
 }
 
-/// Removes the files whose newest record is older than `max_age`; whether any went.
+/// Removes the files whose newest record is older than `max_age`. Returns whether there were any.
 pub(super) fn prune(folder: &Path, max_age: Duration, now: SystemTime) -> io::Result<bool> {
     let mut removed = false;
     for segment in list(folder)? {
@@ -188,9 +187,9 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The number of the last whole record of a file; 0 if there is none near its end.
+/// The number of the last complete record of a file; 0 if there is none near its end.
 fn last_number(path: &Path) -> io::Result<u64> {
-    // The second is longer than any record.
+    // The second size is larger than any record.
     for near in [1 << 16, 4 << 20] {
         let end = end_of(path, near)?;
         let records = end.rsplit(|byte| *byte == b'\n');

@@ -1,6 +1,6 @@
-//! The log store: one thread writes; invocations hand records over and never wait. When the thread
-//! can't keep up, records are lost and counted, which is better than a function that slows down
-//! others by its output.
+//! The log store. Invocations append records and never wait; one thread writes them to files. If the
+//! thread can't keep up, records are dropped and counted, because otherwise one function's output would
+//! slow down all others.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,27 +25,27 @@ use super::text::Text;
 use crate::function::{FunctionName, Version, VersionId};
 use crate::locks::lock;
 
-/// Batches that may wait for the writer.
+/// Maximum number of batches that wait for the writer.
 const QUEUE: usize = 4096;
-/// Bytes that may wait for it in them, about, as they will be in the files: a guest decides how large
-/// a batch is. What functions write gets half of it; the other half is for the platform's own lines,
-/// of all functions, which nobody's output may displace.
+/// Maximum size of the waiting batches, approximately as in the files, in bytes: a guest decides how
+/// large a batch is. Output of functions may use half of it; the other half is for platform events, so
+/// that no function's output displaces them.
 const QUEUE_BYTES: usize = 64 << 20;
-/// What a batch counts for at least, so that small ones can't take up all places either.
+/// The size with which a small batch counts, so that small batches can't use up the whole queue either.
 const LEAST: usize = QUEUE_BYTES / QUEUE;
-/// How long the writer gathers after it was woken. Waking it for each record would cost an invocation
-/// that takes a fraction of a millisecond a tenth of it.
+/// How long the writer collects records after it has woken up. Waking it for each record would take a
+/// tenth of a short invocation's time.
 const GATHER: Duration = Duration::from_millis(5);
-/// Logs kept open.
+/// Maximum number of logs that are kept open.
 const MAX_OPEN: usize = 64;
-/// How often logs are looked through for what is too old.
+/// Interval between two removals of old files.
 const PRUNE: Duration = Duration::from_secs(600);
-/// Readers at work at the same time: each reads through files.
+/// Maximum number of reads at once, because each reads through files.
 const READERS: usize = 4;
-/// Most followers at once, of all functions.
+/// Maximum number of followers of all functions.
 const MAX_FOLLOWERS: usize = 256;
 
-/// Whose record it is.
+/// The function, version and invocation that a record belongs to.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) function: FunctionName,
@@ -69,22 +69,22 @@ struct Batch {
     at: SystemTime,
     kind: Kind,
     text: Text,
-    /// What it counts for among those that wait.
+    /// The size with which it counts in the queue.
     size: usize,
 }
 
 #[derive(Debug)]
 enum Order {
     Write(Batch),
-    /// Answer when everything before this is in the files.
+    /// Reply when everything before this is in the files.
     Flush(oneshot::Sender<()>),
     Remove(FunctionName),
 }
 
-/// Who waits for a function's records: a number that changes with each write.
+/// For each function with followers, a number that changes with each write.
 type Followers = Arc<Mutex<HashMap<FunctionName, watch::Sender<u64>>>>;
 
-/// The writer's face.
+/// Appends to logs and reads them.
 #[derive(Debug, Clone)]
 pub(crate) struct LogStore {
     orders: SyncSender<Order>,
@@ -100,7 +100,7 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    /// Opens the store in `folder`. `lost` counts batches that the writer had no room for.
+    /// Opens the store in `folder`. `lost` counts batches that were dropped.
     pub(crate) fn open(folder: PathBuf, kept: Kept, lost: IntCounter) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
         let (orders, inbox) = sync_channel(QUEUE);
@@ -130,15 +130,15 @@ impl LogStore {
         })
     }
 
-    /// Hands records over.
+    /// Appends records, without waiting. Drops them if the queue is full.
     pub(crate) fn append(&self, origin: Origin, kind: Kind, text: Text) {
         let size = text.written_size().max(LEAST);
-        let room = match kind {
+        let limit = match kind {
             Kind::Function => QUEUE_BYTES / 2,
             Kind::Platform => QUEUE_BYTES,
         };
-        // The batch that there is no more room for is lost, and not the one that takes the last of it.
-        if self.waiting.load(Ordering::Relaxed) >= room {
+        // One batch may exceed the limit: otherwise a large one would be dropped even if none waits.
+        if self.waiting.load(Ordering::Relaxed) >= limit {
             return self.lost.inc();
         }
         let batch = Batch {
@@ -148,7 +148,7 @@ impl LogStore {
             text: text.detached(),
             size,
         };
-        // Before the writer can have taken it off again.
+        // Before the batch is sent: the writer subtracts the size when it takes the batch.
         self.waiting.fetch_add(size, Ordering::Relaxed);
         match self.orders.try_send(Order::Write(batch)) {
             Ok(()) => {}
@@ -159,15 +159,18 @@ impl LogStore {
         }
     }
 
-    /// Throws a function's log away: whatever was appended before this call, and as soon as the
+    /// Removes a function's log with everything that was appended before this call, as soon as the
     /// writer gets to it.
     pub(crate) async fn remove(&self, function: &FunctionName) {
         let (store, order) = (self.clone(), Order::Remove(function.clone()));
-        // There may be no room for an order, which must not be left out: a function of the same name
-        // would find the log.
+        // If the queue is full, this waits: the order must not be dropped, because a new function of
+        // the same name would get the old log.
         let sent = tokio::task::spawn_blocking(move || store.order(order)).await;
         if !matches!(sent, Ok(true)) {
-            tracing::warn!(%function, "log of a deleted function not removed: there is no writer");
+            tracing::warn!(
+                %function,
+                "the log of a deleted function was not removed: the log's thread has ended"
+            );
         }
     }
 
@@ -176,20 +179,20 @@ impl LogStore {
         let (done, flushed) = oneshot::channel();
         let store = self.clone();
         let sent = tokio::task::spawn_blocking(move || store.order(Order::Flush(done)));
-        // Without a writer there is nothing to wait for.
+        // If the writer has ended, there is nothing to wait for.
         if matches!(sent.await, Ok(true)) {
             let _ = flushed.await;
         }
     }
 
-    /// Waits for room; then the writer gathers no longer. `false`: there is no writer.
+    /// Sends an order, waiting if the queue is full, and wakes the writer. `false`: the writer has ended.
     fn order(&self, order: Order) -> bool {
         let sent = self.orders.send(order).is_ok();
         self.writer.unpark();
         sent
     }
 
-    /// The page that `query` asks for, everything appended before this call included.
+    /// Reads the page of a query, including everything that was appended before this call.
     pub(crate) async fn read(&self, function: &FunctionName, mut query: Query) -> io::Result<Page> {
         let kept = SystemTime::now().checked_sub(self.kept.max_age);
         query.filter.since = query.filter.since.max(kept);
@@ -199,7 +202,7 @@ impl LogStore {
         let turn = self.readers.clone().acquire_owned().await;
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            // Without a writer there is nothing to wait for.
+            // If the writer has ended, there is nothing to wait for.
             if store.order(Order::Flush(done)) {
                 let _ = flushed.blocking_recv();
             }
@@ -209,8 +212,8 @@ impl LogStore {
         .map_err(io::Error::other)?
     }
 
-    /// Follows a function's log from behind record `after` on, or from its end; `None` when there
-    /// are too many followers already.
+    /// Follows a function's log after the record `after`, or from its end. `None` if there are too many
+    /// followers already.
     pub(crate) async fn follow(
         &self,
         function: &FunctionName,
@@ -221,10 +224,10 @@ impl LogStore {
             return Ok(None);
         };
         if after.is_none() {
-            // What was appended before is not seen, be it in the file yet or not.
+            // Records that were appended before this call must not be seen, so they must be in the file.
             self.flush().await;
         }
-        // Before the first look: what is written in between is then not missed.
+        // Subscribe before the first read, so that a write in between is not missed.
         let changes = lock(&self.followers)
             .entry(function.clone())
             .or_default()
@@ -245,10 +248,10 @@ struct Writer {
     followers: Followers,
 }
 
-/// Records of one log that are not in its file yet.
+/// Collected records of one log that are not in its file yet.
 struct Gathered {
     function: FunctionName,
-    /// Number of the first.
+    /// Number of the first record.
     first: u64,
     lines: Vec<u8>,
 }
@@ -285,13 +288,13 @@ impl Writer {
                 self.waiting.fetch_sub(batch.size, Ordering::Relaxed);
                 if let Err(error) = self.gather(&batch) {
                     let function = &batch.origin.function;
-                    tracing::warn!(%function, %error, "log not written");
+                    tracing::warn!(%function, %error, "the controller could not write a function's log");
                     self.open.remove(function);
                 }
             }
             Order::Flush(done) => {
                 self.write();
-                // Whoever asked may have gone.
+                // The caller may have been dropped.
                 let _ = done.send(());
             }
             Order::Remove(function) => {
@@ -299,17 +302,21 @@ impl Writer {
                 self.open.remove(&function);
                 match fs::remove_dir_all(self.folder.join(function.as_str())) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        tracing::warn!(%function, %error, "log not removed");
+                        tracing::warn!(
+                            %function,
+                            %error,
+                            "the controller could not remove the log of a deleted function"
+                        );
                     }
                     _ => {}
                 }
-                // Its followers see that nobody tells them anything any more.
+                // Dropping the sender ends the followers.
                 lock(&self.followers).remove(&function);
             }
         }
     }
 
-    /// Writes what has been gathered.
+    /// Writes the collected records.
     fn write(&mut self) {
         let Some(gathered) = self.gathered.take() else {
             return;
@@ -318,13 +325,13 @@ impl Writer {
         if let Some(appender) = self.open.get_mut(function)
             && let Err(error) = appender.append(gathered.first, &gathered.lines, self.kept)
         {
-            tracing::warn!(%function, %error, "log not written");
+            tracing::warn!(%function, %error, "the controller could not write a function's log");
             self.open.remove(function);
         }
-        self.tell(function);
+        self.notify_followers(function);
     }
 
-    fn tell(&self, function: &FunctionName) {
+    fn notify_followers(&self, function: &FunctionName) {
         let mut followers = lock(&self.followers);
         if let Some(changes) = followers.get(function) {
             if changes.receiver_count() == 0 {
@@ -337,8 +344,8 @@ impl Writer {
 
     fn gather(&mut self, batch: &Batch) -> io::Result<()> {
         let function = &batch.origin.function;
-        let room = self.kept.at_once();
-        let goes_on = |g: &Gathered| g.function == *function && (g.lines.len() as u64) < room;
+        let limit = self.kept.at_once();
+        let goes_on = |g: &Gathered| g.function == *function && (g.lines.len() as u64) < limit;
         if !self.gathered.as_ref().is_some_and(goes_on) {
             self.write();
         }
@@ -353,7 +360,7 @@ impl Writer {
             .format(&Rfc3339)
             .map_err(io::Error::other)?;
         for line in batch.text.records() {
-            // Closed where it could not be written to, which was told.
+            // A write has failed and has closed the log.
             let Some(appender) = self.open.get_mut(function) else {
                 break;
             };
@@ -373,8 +380,8 @@ impl Writer {
             };
             serde_json::to_writer(&mut gathered.lines, &record)?;
             gathered.lines.push(b'\n');
-            // A line break is a byte of the guest's and a record of more than a hundred here.
-            if gathered.lines.len() as u64 >= room {
+            // A guest's line break is one byte, but a record of more than a hundred bytes here.
+            if gathered.lines.len() as u64 >= limit {
                 self.write();
             }
         }
@@ -384,18 +391,24 @@ impl Writer {
     fn prune(&mut self) {
         let folders = match fs::read_dir(&self.folder) {
             Ok(folders) => folders,
-            Err(error) => return tracing::warn!(%error, "logs not looked through"),
+            Err(error) => {
+                return tracing::warn!(%error, "the controller could not list the logs");
+            }
         };
         let now = SystemTime::now();
         for folder in folders.flatten() {
             match segments::prune(&folder.path(), self.kept.max_age, now) {
                 Ok(false) => {}
-                // The files that are open may be among those that went.
+                // Open files may be among those that were removed.
                 Ok(true) => self
                     .open
                     .retain(|function, _| folder.file_name() != *function.as_str()),
                 Err(error) => {
-                    tracing::warn!(folder = %folder.path().display(), %error, "log not pruned");
+                    tracing::warn!(
+                        folder = %folder.path().display(),
+                        %error,
+                        "the controller could not remove a log's old files"
+                    );
                 }
             }
         }

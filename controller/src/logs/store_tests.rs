@@ -78,25 +78,24 @@ async fn each_line_is_a_record_and_readers_see_what_was_appended_before() {
     assert!(records.windows(2).all(|pair| pair[0].seq < pair[1].seq));
 }
 
-/// The writer had room for so many batches, however large: as many of a guest's largest frames are
-/// 24 GiB.
+/// The limit was a number of batches of any size. That many of a guest's largest frames are 24 GiB.
 #[tokio::test]
-async fn what_waits_for_a_writer_that_stands_still_has_bounds() {
+async fn batches_that_wait_for_a_writer_that_stands_still_are_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let (store, f) = store(dir.path(), KEPT);
     store.append(f.clone(), Kind::Function, Text::lines(Bytes::from("first")));
     store.flush().await;
-    // Which the writer takes for each write.
+    // The writer takes this lock for each write.
     let standing_still = lock(&store.followers);
     let large = Bytes::from(vec![b'x'; QUEUE_BYTES / 16]);
     for _ in 0..32 {
         store.append(f.clone(), Kind::Function, Text::lines(large.clone()));
     }
     assert!(store.waiting.load(Ordering::Relaxed) <= QUEUE_BYTES / 2);
-    // The writer may have taken a few before it came to a standstill.
+    // The writer may have taken a few batches before it stood still.
     let lost = store.lost.get();
     assert!((18..=24).contains(&lost), "{lost}");
-    // There is room for what the platform has to say.
+    // There is room for platform events.
     let report = Text::lines(Bytes::from("REPORT"));
     store.append(f.clone(), Kind::Platform, report);
     assert_eq!(store.lost.get(), lost);
@@ -108,8 +107,8 @@ async fn what_waits_for_a_writer_that_stands_still_has_bounds() {
     assert_eq!(messages(&page.records).last(), Some(&"last"));
 }
 
-/// A line break is a byte of a guest's, and a record of 150 in the file: a megabyte of them was written
-/// at once, past every limit.
+/// A guest's line break is one byte, but a record of 150 bytes in the file: a megabyte of them was
+/// written at once, past every limit.
 #[tokio::test]
 async fn line_breaks_by_the_megabyte_stay_within_a_logs_limit() {
     let dir = tempfile::tempdir().unwrap();
@@ -121,20 +120,20 @@ async fn line_breaks_by_the_megabyte_stay_within_a_logs_limit() {
     let page = store.read(&f.function, all()).await.unwrap();
     assert_eq!(messages(&page.records).last(), Some(&"last"));
     assert!(size(dir.path()) <= KEPT.max_bytes);
-    // And they count as what they become.
+    // In the queue they count with their size in the file.
     let breaks = Text::lines(Bytes::from(vec![b'\n'; 1 << 10]));
     assert!(breaks.written_size() > 100 << 10);
 }
 
 #[tokio::test]
-async fn a_line_that_waits_for_the_writer_holds_nothing_of_what_it_came_with() {
+async fn a_line_that_waits_for_the_writer_does_not_keep_its_buffer_in_memory() {
     let dir = tempfile::tempdir().unwrap();
     let (store, f) = store(dir.path(), KEPT);
     let append = |bytes| store.append(f.clone(), Kind::Function, Text::lines(bytes));
     append(Bytes::from("first"));
     store.flush().await;
     let standing_still = lock(&store.followers);
-    // The second is more than is gathered, so what follows it is not taken.
+    // The second is more than the writer collects, so it does not take the next one.
     for _ in 0..2 {
         append(Bytes::from(vec![b'x'; 1 << 20]));
     }
@@ -226,13 +225,13 @@ async fn a_log_never_grows_past_its_limit_and_keeps_the_newest() {
     }
     let records = store.read(&f.function, all()).await.unwrap().records;
     assert!(records.last().unwrap().message.starts_with("199 "));
-    // Of its limit it uses most.
+    // It uses most of its limit.
     assert!(size(dir.path()) <= 8192 && size(dir.path()) > 8192 / 2);
     assert!(records.len() < 200);
 }
 
 #[tokio::test]
-async fn records_beyond_their_age_are_not_shown_and_their_files_go() {
+async fn records_beyond_the_maximum_age_are_not_returned_and_their_files_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let hour_ago = SystemTime::now() - Duration::from_secs(7200);
     let old = Record {
@@ -274,7 +273,7 @@ async fn a_log_goes_on_after_a_crash_in_mid_line_and_numbers_never_fall() {
         );
         store.read(&f.function, all()).await.unwrap().records
     };
-    // As if the clock had been ahead, and the power had gone.
+    // As if the clock had been ahead, and the power had failed.
     let ahead = Record {
         seq: before[0].seq + 3_600_000_000,
         message: "two".into(),
@@ -297,7 +296,7 @@ async fn a_log_goes_on_after_a_crash_in_mid_line_and_numbers_never_fall() {
 }
 
 #[tokio::test]
-async fn a_removed_log_is_gone_and_its_followers_hear_of_it() {
+async fn a_removed_log_is_gone_and_its_followers_end() {
     let dir = tempfile::tempdir().unwrap();
     let (store, f) = store(dir.path(), KEPT);
     store.append(
@@ -317,7 +316,7 @@ async fn a_removed_log_is_gone_and_its_followers_hear_of_it() {
 }
 
 #[tokio::test]
-async fn a_log_is_removed_also_when_the_writer_has_no_room_for_another_order() {
+async fn a_log_is_removed_even_if_the_queue_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let (store, f) = store(dir.path(), KEPT);
     store.append(f.clone(), Kind::Function, Text::lines(Bytes::from("first")));
@@ -350,7 +349,7 @@ async fn a_follower_gets_each_record_once_also_one_that_comes_back_or_is_slow() 
     write(0);
     let (mut seen, mut last) = (Vec::new(), 0);
     for round in 1..4 {
-        // Written while nobody takes anything, and before it comes back.
+        // Written while the follower does not read, and before it comes back.
         write(round * 300);
         let follow = store.follow(&f.function, Some(last), Filter::default());
         let mut follower = follow.await.unwrap().unwrap();
@@ -372,7 +371,7 @@ async fn a_follower_gets_each_record_once_also_one_that_comes_back_or_is_slow() 
 }
 
 #[tokio::test]
-async fn a_follower_that_comes_too_late_is_told_of_the_gap() {
+async fn a_follower_that_is_too_slow_reports_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let kept = Kept {
         max_bytes: 8192,
@@ -392,7 +391,7 @@ async fn a_follower_that_comes_too_late_is_told_of_the_gap() {
 }
 
 #[tokio::test]
-async fn followers_are_few_enough() {
+async fn the_number_of_followers_is_limited() {
     let dir = tempfile::tempdir().unwrap();
     let (store, f) = store(dir.path(), KEPT);
     let mut followers = vec![];

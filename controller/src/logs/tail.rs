@@ -1,6 +1,6 @@
-//! The end of one invocation's log, as `X-Amz-Log-Type: Tail` asks for it.
+//! The end of one invocation's log, for `X-Amz-Log-Type: Tail`.
 
-/// What Lambda returns at most, in bytes, before base64.
+/// Lambda's maximum, in bytes before base64.
 const MAX_TAIL: usize = 4096;
 
 /// Collects log text and keeps the last 4 KB of it.

@@ -1,18 +1,18 @@
-//! What a function wrote, and how it falls into records.
+//! A function's output, and how it is split into records.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 use hearth_protocol::agent::Log;
 
-/// What a record takes besides its text: its number, its time, whose it is.
+/// Approximate size of a stored record without its text, in bytes: number, time, version, request id.
 const RECORD: usize = 150;
 
-/// Records as they come from a guest, each with a newline at its end.
+/// Output as it comes from a guest. Each record ends with a newline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Text {
     bytes: Bytes,
-    /// Records that have line breaks inside, in order and apart from each other.
+    /// Records of several lines, in order and without overlaps.
     multiline: Vec<Range<usize>>,
 }
 
@@ -35,7 +35,8 @@ impl Text {
         }
     }
 
-    /// As a guest says. What can't be so is lines.
+    /// With the records of several lines that the guest reports. Ranges that are not valid are ignored:
+    /// their bytes become one record for each line.
     pub(crate) fn of_guest(log: &Log, bytes: Bytes) -> Self {
         let mut multiline = Vec::new();
         let mut end = 0;
@@ -49,13 +50,14 @@ impl Text {
         Self { bytes, multiline }
     }
 
-    /// The same in memory of its own: it came as a part of a buffer, which may be megabytes for a line.
+    /// A copy in memory of its own. A text shares a receive buffer, of which one line could keep
+    /// megabytes in memory.
     pub(super) fn detached(self) -> Self {
         let bytes = Bytes::copy_from_slice(&self.bytes);
         Self { bytes, ..self }
     }
 
-    /// Bytes that its records will take in a file, about, and no less than it takes by itself.
+    /// Approximate size of its records in a file, in bytes; at least the size of the text.
     pub(super) fn written_size(&self) -> usize {
         let lines = self.bytes.iter().filter(|byte| **byte == b'\n').count();
         self.bytes.len() + (lines + self.multiline.len()) * RECORD
@@ -71,7 +73,7 @@ impl Text {
         let last = self.multiline.len();
         gaps.enumerate().flat_map(move |(index, (from, to))| {
             let lines = &self.bytes[from..to];
-            // The newline that ended the record before.
+            // Without the newline that ends the record before.
             let lines = match index {
                 0 => lines,
                 _ => lines.strip_prefix(b"\n").unwrap_or(lines),
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_records_and_so_is_what_has_several() {
+    fn each_line_is_a_record_unless_a_record_has_several() {
         assert_eq!(records("a\n\nb\n", &[]), ["a", "", "b"]);
         assert_eq!(records("a\nb\nc\nd\n", &[(2, 3)]), ["a", "b\nc", "d"]);
         assert_eq!(records("a\nb\nc\nd\n", &[(0, 3), (4, 3)]), ["a\nb", "c\nd"]);
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_lies_gets_lines() {
+    fn invalid_ranges_of_a_guest_are_split_into_lines() {
         for multiline in [
             &[(0, 100)][..],
             &[(u32::MAX, u32::MAX)],

@@ -1,4 +1,4 @@
-//! Functions in memory: records, and the version of each that invocations run on.
+//! Functions and layers in memory: their records, and the versions that run invocations.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -17,9 +17,9 @@ use crate::locks::{read, write};
 #[derive(Debug, Clone)]
 pub(crate) struct Function {
     pub(crate) record: FunctionRecord,
-    /// What serves; `None` before the first deploy has succeeded.
+    /// The version that serves `$LATEST`; `None` until the first deploy has succeeded.
     pub(crate) live: Option<Arc<Version>>,
-    /// By number.
+    /// The published versions by number.
     pub(crate) versions: BTreeMap<u32, Arc<Published>>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Function {
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
     pub(crate) record: VersionRecord,
-    /// What serves; `None` until its deploy has succeeded.
+    /// The version that serves; `None` until its deploy has succeeded.
     pub(crate) live: Option<Arc<Version>>,
 }
 
@@ -41,7 +41,7 @@ impl Function {
         }
     }
 
-    /// A published version, to be changed.
+    /// A published version, for a change.
     pub(crate) fn published_mut(&mut self, number: u32) -> Option<&mut Published> {
         self.versions.get_mut(&number).map(Arc::make_mut)
     }
@@ -52,7 +52,7 @@ impl Function {
         self.live.iter().chain(published)
     }
 
-    /// Every code package that its records speak of, some more than once.
+    /// The hashes of all packages that its records refer to, some more than once.
     pub(crate) fn packages(&self) -> impl Iterator<Item = &str> {
         let deployed = self.record.deployed.as_ref().map(|deployed| &deployed.code);
         let versions = self.versions.values().map(|version| &version.record.code);
@@ -73,7 +73,7 @@ impl Function {
             .map(|code| code.sha256.as_str())
     }
 
-    /// Every deploy that is under way.
+    /// The versions with a running deploy, and the deploys' keys.
     pub(crate) fn pending(&self) -> impl Iterator<Item = (VersionId, &str)> {
         let latest = self.record.pending_deploy.as_deref();
         let versions = self.versions.iter().filter_map(|(number, version)| {
@@ -87,7 +87,7 @@ impl Function {
     }
 }
 
-/// All functions.
+/// All functions and layers.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     database: Database,
@@ -128,7 +128,7 @@ impl Catalog {
         self.read().get(name).cloned()
     }
 
-    /// The function that has the URL of this id, and the qualifier that it is for.
+    /// The function and qualifier of the URL with this id.
     pub(crate) fn by_url(&self, id: &str) -> Option<(FunctionName, String)> {
         self.urls.find(id)
     }
@@ -164,7 +164,7 @@ impl Catalog {
         read(&self.layers)
     }
 
-    /// Takes the right to change functions: one change at a time, each on disk before it is seen.
+    /// Locks the catalog for a change: one at a time, each on disk before reads see it.
     pub(crate) async fn write(&self) -> Writer<'_> {
         Writer {
             catalog: self,
@@ -177,7 +177,7 @@ impl Catalog {
     }
 }
 
-/// The right to change functions.
+/// Changes functions and layers, while it holds the catalog's lock.
 #[derive(Debug)]
 pub(crate) struct Writer<'a> {
     catalog: &'a Catalog,
@@ -199,7 +199,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Whether any function's or layer's record speaks of this code package.
+    /// Whether the record of any function or layer refers to this package.
     pub(crate) fn uses_code(&self, sha256: &str) -> bool {
         let layers = self.catalog.layers();
         let mut versions = layers.iter().flat_map(|layer| layer.versions.values());
@@ -221,7 +221,7 @@ impl Writer<'_> {
             .map(|(number, _)| *number)
             .collect();
         let known: BTreeMap<_, _> = known.collect();
-        // What was not touched is the same value still.
+        // A version that was not changed is still the same `Arc`.
         let written = function
             .versions
             .iter()
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_version_is_written_once_and_its_removal_as_well() {
+    async fn versions_are_written_and_removed_with_their_function() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.db");
         let (database, _) = Database::open(&path, &dir.path().join("key")).unwrap();

@@ -1,8 +1,7 @@
-//! The registry's file: SQLite in WAL mode, every write on disk before it is answered.
+//! The registry's file: SQLite in WAL mode. A write is on disk when its call returns.
 //!
-//! One thread owns the connection; callers wait for it without blocking theirs. A record is stored
-//! as one JSON document beside the columns that lists are made of: the document's fields belong to
-//! [`FunctionRecord`], not to SQL.
+//! One thread owns the connection; callers await its replies. A record is stored as one JSON document
+//! beside the columns of its key: only [`FunctionRecord`] knows the document's fields, not SQL.
 
 use std::path::{Path, PathBuf};
 
@@ -23,15 +22,15 @@ pub enum RegistryError {
     Sqlite {
         /// The file.
         path: PathBuf,
-        /// What SQLite said.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
     /// A stored document can't be read.
     #[error("registry: record of function {name:?}: {source}")]
     Document {
-        /// Whose.
+        /// The function's name.
         name: String,
-        /// What the parser said.
+        /// The parser's error.
         source: serde_json::Error,
     },
     /// The file was written by a newer version of this program.
@@ -44,23 +43,23 @@ pub enum RegistryError {
         /// The newest that this program knows.
         known: usize,
     },
-    /// The key that environment variables are encrypted with.
+    /// The key of environment variables can't be used.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A stored document's secrets can't be read.
+    /// A stored document's environment variables can't be decrypted.
     #[error("registry: function {name:?}: {source}")]
     Sealed {
-        /// Whose.
+        /// The function's name.
         name: String,
-        /// What is wrong with them.
+        /// The reason.
         source: NotOpened,
     },
-    /// The thread is gone.
+    /// The registry's thread has ended.
     #[error("the registry's thread has ended")]
     Closed,
 }
 
-/// Everything that is stored.
+/// All stored records.
 #[derive(Debug)]
 pub(crate) struct Contents {
     /// In the order of their names.
@@ -68,7 +67,7 @@ pub(crate) struct Contents {
     pub(crate) layers: Vec<LayerRecord>,
 }
 
-/// A function with its versions, as they are stored.
+/// The stored records of a function and its versions.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stored {
     pub(crate) record: FunctionRecord,
@@ -78,7 +77,7 @@ pub(crate) struct Stored {
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// The connection's thread.
+/// Sends work to the thread that owns the connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
     jobs: mpsc::UnboundedSender<Job>,
@@ -87,8 +86,8 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Opens the file, making or migrating it, and returns it with all that it holds. `key` is the
-    /// file with the key for secrets; it is made where nothing was encrypted yet.
+    /// Opens the file, creating or migrating it if needed, and returns it with all records. `key` is the
+    /// file of the encryption key; it is made if the registry has no encrypted values yet.
     pub(crate) fn open(path: &Path, key: &Path) -> Result<(Self, Contents), RegistryError> {
         let sqlite = |source| RegistryError::Sqlite {
             path: path.into(),
@@ -118,8 +117,8 @@ impl Database {
         ))
     }
 
-    /// Writes a function, new or changed, the versions of it that are new or changed, and the
-    /// removal of others: all of it or nothing.
+    /// Writes a new or changed function with its new or changed versions, and removes other versions, in
+    /// one transaction.
     pub(crate) async fn put(
         &self,
         record: &FunctionRecord,
@@ -156,7 +155,7 @@ impl Database {
         .await
     }
 
-    /// Writes a layer, new or changed.
+    /// Writes a new or changed layer.
     pub(crate) async fn put_layer(&self, layer: &LayerRecord) -> Result<(), RegistryError> {
         let name = layer.name.to_string();
         let document = to_document(&self.sealer, &name, layer)?;
@@ -190,7 +189,7 @@ impl Database {
     ) -> Result<(), RegistryError> {
         let (done, result) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
-            // A caller that is gone does not need to know.
+            // The caller may have been dropped.
             let _ = done.send(work(connection));
         });
         self.jobs.send(job).map_err(|_| RegistryError::Closed)?;
@@ -232,7 +231,8 @@ fn read_all(
     {
         let version = from_document(sealer, &name, &document)?;
         let at = functions.binary_search_by(|known| known.record.name.as_str().cmp(&name));
-        // Both are written and removed together: one without the other is not ours.
+        // A function and its versions are written and removed in one transaction, so a version without
+        // its function was not written by us: skip it.
         if let Ok(at) = at {
             functions[at].versions.push(version);
         }

@@ -1,4 +1,4 @@
-//! What is written stays, what is secret stays so.
+//! Tests of the registry's file: records survive, and environment variables are encrypted.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ async fn put(database: &Database, record: &FunctionRecord) {
 }
 
 #[tokio::test]
-async fn what_was_written_is_there_after_reopening_and_what_was_deleted_is_not() {
+async fn records_survive_reopening_and_deleted_ones_stay_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("registry.db");
     let (database, none) = Database::open(&path, &path.with_extension("key")).unwrap();
@@ -88,7 +88,7 @@ async fn what_was_written_is_there_after_reopening_and_what_was_deleted_is_not()
 }
 
 #[tokio::test]
-async fn versions_come_back_with_their_function_and_go_with_it() {
+async fn versions_are_read_and_deleted_with_their_function() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("registry.db");
     let (database, _) = Database::open(&path, &path.with_extension("key")).unwrap();
@@ -138,7 +138,7 @@ fn a_file_that_is_no_database_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn variables_are_nowhere_in_the_file_and_open_with_their_key_alone() {
+async fn variables_are_nowhere_in_the_file_and_only_their_key_decrypts_them() {
     let dir = tempfile::tempdir().unwrap();
     let (path, key) = (dir.path().join("registry.db"), dir.path().join("key"));
     let (database, _) = Database::open(&path, &key).unwrap();
@@ -169,7 +169,7 @@ async fn variables_are_nowhere_in_the_file_and_open_with_their_key_alone() {
 }
 
 #[tokio::test]
-async fn a_layer_is_there_after_reopening() {
+async fn a_layer_survives_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let (path, key) = (dir.path().join("registry.db"), dir.path().join("key"));
     let (database, _) = Database::open(&path, &key).unwrap();

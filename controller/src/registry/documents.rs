@@ -1,4 +1,4 @@
-//! Records as the JSON documents that are stored, with what is secret in them encrypted.
+//! Records as JSON documents, with their environment variables encrypted.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::database::RegistryError;
 use super::sealing::{NotOpened, Sealer};
 
-/// Where environment variables are in documents of functions and versions.
+/// JSON pointers to the environment variables in documents of functions and versions.
 const SECRETS: [&str; 2] = ["/config/environment", "/deployed/config/environment"];
 
-/// The document of a record that belongs to function `name`.
+/// The document of a record of function `name`.
 pub(super) fn to_document(
     sealer: &Sealer,
     name: &str,
@@ -22,7 +22,7 @@ pub(super) fn to_document(
     Ok(document.to_string())
 }
 
-/// The record that a document of function `name` holds.
+/// The record in a document of function `name`.
 pub(super) fn from_document<T: DeserializeOwned>(
     sealer: &Sealer,
     name: &str,
@@ -37,7 +37,7 @@ pub(super) fn from_document<T: DeserializeOwned>(
     serde_json::from_value(document).map_err(|source| unreadable(name, source))
 }
 
-/// Encrypts the secrets of a document that has them in the clear.
+/// Encrypts the environment variables in a document.
 pub(super) fn seal(sealer: &Sealer, name: &str, document: &mut Value) {
     for place in SECRETS {
         if let Some(secret) = document.pointer_mut(place) {

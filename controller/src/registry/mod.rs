@@ -1,7 +1,7 @@
-//! Which functions exist.
+//! The registry of functions and layers.
 //!
-//! [`database`] is what survives; [`catalog`] is the same in memory, together with what can run.
-//! Reads never touch the database: an invocation finds its function with one look into a map.
+//! [`database`] stores the records on disk; [`catalog`] holds the same records in memory, together with
+//! the versions that can run. Reads never use the database: an invocation finds its function in a map.
 
 mod catalog;
 mod database;

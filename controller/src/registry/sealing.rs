@@ -1,8 +1,8 @@
-//! Secrets at rest: environment variables are stored encrypted, with a key that lies in a file of
-//! its own and is made at the first start.
+//! Encrypts environment variables at rest, with a key in a file of its own that is made at the first
+//! start.
 //!
-//! XChaCha20-Poly1305 with a random nonce for each text. What it belongs to is authenticated with
-//! it, so that a text that was copied to another function does not open there.
+//! XChaCha20-Poly1305 with a random nonce for each text. The function's name is authenticated with the
+//! text, so that a text that was copied to another function can't be decrypted there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use chacha20poly1305::aead::{Aead, Generate, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use serde_json::Value;
 
-/// In front of what is encrypted: how it is.
+/// The prefix of encrypted texts.
 const SCHEME: &str = "xchacha20poly1305:";
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
@@ -23,40 +23,40 @@ const NONCE_BYTES: usize = 24;
 /// Why a key can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file.
+    /// The file can't be read or created.
     #[error("key file {}: {source}", path.display())]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What the host said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// There should be one.
+    /// The registry has encrypted values, but there is no key file.
     #[error(
         "there is no key file {}, and the registry's environment variables can't be read without \
-         it: put it back, or say --key-file", .0.display()
+         it: put it back, or name another one with --key-file", .0.display()
     )]
     Missing(PathBuf),
-    /// Others may read it.
+    /// Other users may read the file.
     #[error(
-        "key file {} has mode {mode:o}: nobody but its owner may read it (chmod 600)", path.display()
+        "key file {} has mode {mode:o}: only its owner may read it (chmod 600)", path.display()
     )]
     Exposed {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Its permissions.
         mode: u32,
     },
-    /// Not a key.
-    #[error("key file {} is none: expected {KEY_BYTES} bytes in base64", .0.display())]
+    /// The file does not contain a key.
+    #[error("key file {} is not valid: expected {KEY_BYTES} bytes in base64", .0.display())]
     Malformed(PathBuf),
 }
 
-/// A text that does not open: another key, another function, or damage.
+/// A text can't be decrypted: it is damaged, or was encrypted with another key or for another function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its environment variables do not open with this key: the key file is not the one that they \
-     were written with, or the registry is damaged"
+    "its environment variables can't be decrypted with this key: the key file is not the one that \
+     they were encrypted with, or the registry is damaged"
 )]
 pub struct NotOpened;
 
@@ -71,7 +71,7 @@ impl std::fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// Reads the key in `path`; where there is none it is made, if `may_make`.
+    /// Reads the key in `path`. If there is none, makes one if `may_make`.
     pub(super) fn open(path: &Path, may_make: bool) -> Result<Self, KeyError> {
         match read_key(path) {
             Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -82,7 +82,10 @@ impl Sealer {
                     path: path.into(),
                     source,
                 })?;
-                tracing::info!(path = %path.display(), "key for environment variables made");
+                tracing::info!(
+                    path = %path.display(),
+                    "the controller has made a key for environment variables"
+                );
                 read_key(path)
             }
             other => other,
@@ -103,7 +106,7 @@ impl Sealer {
         format!("{SCHEME}{text}").into()
     }
 
-    /// Decrypts what [`Sealer::seal`] made for the same owner.
+    /// Decrypts a value that [`Sealer::seal`] has encrypted for the same owner.
     pub(super) fn open_sealed(&self, sealed: &Value, owner: &str) -> Result<Value, NotOpened> {
         let text = sealed.as_str().and_then(|text| text.strip_prefix(SCHEME));
         let bytes = STANDARD
@@ -134,7 +137,7 @@ fn read_key(path: &Path) -> Result<Sealer, KeyError> {
         });
     }
     let mut text = String::new();
-    // A key is short, whatever the file is.
+    // A key is short; the file may be anything.
     file.take(1024).read_to_string(&mut text).map_err(io)?;
     let key: [u8; KEY_BYTES] = STANDARD
         .decode(text.trim())
@@ -144,7 +147,7 @@ fn read_key(path: &Path) -> Result<Sealer, KeyError> {
     Ok(Sealer(XChaCha20Poly1305::new(&key.into())))
 }
 
-/// Whole or not at all, and on disk before anything is encrypted with it.
+/// Makes a key file: complete or not at all, and on disk before anything is encrypted with the key.
 fn make_key(path: &Path) -> io::Result<()> {
     let key = <[u8; KEY_BYTES]>::generate();
     let beside = path.with_extension("new");
@@ -179,7 +182,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_sealed_value_opens_for_its_owner_and_shows_nothing() {
+    fn an_encrypted_value_is_decrypted_for_its_owner_and_shows_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let sealer = sealer(dir.path());
         let value = json!({ "PASSWORD": "hunter2" });
@@ -192,7 +195,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_was_damaged_or_cut_off_does_not_open() {
+    fn a_text_that_was_damaged_or_cut_off_is_not_decrypted() {
         let dir = tempfile::tempdir().unwrap();
         let sealer = sealer(dir.path());
         let sealed = sealer.seal(&json!({ "A": "b" }), "f");
@@ -213,7 +216,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_key_is_made_once_for_its_owner_alone_and_another_opens_nothing() {
+    fn the_key_is_made_once_readable_by_its_owner_only_and_another_decrypts_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         let first = Sealer::open(&one, true).unwrap();
@@ -226,7 +229,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_key_that_is_missing_exposed_or_none_is_refused_with_its_name() {
+    fn a_key_file_that_is_missing_exposed_or_invalid_is_refused_with_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("the-key");
         let refused = |expected: &str| {

@@ -1,11 +1,11 @@
-//! What a qualifier stands for: `$LATEST`, a published version, or an alias of one or two of them.
+//! Resolves qualifiers: `$LATEST`, a published version, or an alias for one or two versions.
 
 use std::sync::Arc;
 
 use super::{Function, Published};
 use crate::function::{AliasRecord, State, Version, VersionId};
 
-/// What a qualifier stands for.
+/// What a qualifier names.
 #[derive(Debug)]
 pub(crate) enum Target<'a> {
     Latest,
@@ -14,7 +14,7 @@ pub(crate) enum Target<'a> {
 }
 
 impl Function {
-    /// What a qualifier stands for, if it is there; none is `$LATEST`.
+    /// Resolves a qualifier; no qualifier is `$LATEST`. `None` if there is no such version or alias.
     pub(crate) fn target(&self, qualifier: Option<&str>) -> Option<Target<'_>> {
         let Some(qualifier) = qualifier else {
             return Some(Target::Latest);
@@ -26,7 +26,8 @@ impl Function {
         }
     }
 
-    /// A published version; `None` is `$LATEST`. What an alias points to can't be deleted.
+    /// The published version with this number. For the version of an alias, `None` means `$LATEST`,
+    /// because a version to which an alias points can't be deleted.
     pub(crate) fn published(&self, version: VersionId) -> Option<&Arc<Published>> {
         match version {
             VersionId::Latest => None,
@@ -36,8 +37,8 @@ impl Function {
 }
 
 impl Target<'_> {
-    /// What an invocation runs on, or the state that it is in instead. An alias with weights draws
-    /// anew each time.
+    /// The version that runs an invocation, or the state of one that can't. An alias with weights
+    /// chooses at random in each call.
     pub(crate) fn live(&self, function: &Function) -> Result<Arc<Version>, State> {
         let chosen = match self {
             Self::Latest => None,

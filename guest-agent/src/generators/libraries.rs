@@ -130,6 +130,11 @@ impl Scanner {
         })
     }
 
+    /// The runtime image's device.
+    pub(super) fn image(&self) -> &str {
+        &self.image
+    }
+
     /// What a mapped file brings of generators that can't be reseeded. An interpreter whose process has
     /// registered its generators brings none.
     pub(super) fn look_at(&mut self, file: &CodeFile, registered: bool) -> Vec<&'static str> {

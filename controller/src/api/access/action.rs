@@ -1,25 +1,25 @@
-//! What a route does, in IAM's words: for permissions, and for saying what was not permitted.
+//! The IAM action of a route, for permissions and for the message of a refusal.
 
 use axum::http::Method;
 
-/// What a caller is about to do.
+/// The action of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Ask whether the controller lives: open to all.
+    /// Liveness and readiness, which need no permission.
     Probe,
-    /// Run a function, by whichever of the ways.
+    /// Invoke a function, with any of the three operations.
     Invoke,
-    /// Anything else, by its name.
+    /// Any other action, by its name.
     Administer(&'static str),
 }
 
 impl Action {
-    /// Of a method and the route that matched, parameters in braces.
+    /// The action of a method and of the route that matched, with its parameters in braces.
     pub(crate) fn of(method: &Method, route: &str) -> Self {
         if matches!(route, "/healthz" | "/readyz") {
             return Self::Probe;
         }
-        // Lambda's routes differ in the date that they begin with, which says nothing here.
+        // Lambda's routes begin with a date, which does not matter here.
         let operation = route
             .trim_start_matches('/')
             .split_once('/')
@@ -124,7 +124,7 @@ fn lambda_name(method: &Method, shape: &[&str]) -> &'static str {
         ("POST", ["tags", "{}"]) => "lambda:TagResource",
         ("DELETE", ["tags", "{}"]) => "lambda:UntagResource",
         ("GET", ["account-settings"]) => "lambda:GetAccountSettings",
-        // A route without a name of its own still takes the permission to administer.
+        // A route without an action of its own needs the permission to administer too.
         _ => "lambda:*",
     }
 }

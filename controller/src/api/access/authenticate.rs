@@ -1,10 +1,10 @@
-//! Who calls: the layer that checks signatures, before anything else of a request is looked at. It is
-//! not there when the gate is open. (What comes by a function's URL is before it, and asks here if
-//! its URL says so.)
+//! Authentication: a layer that checks the signature of each request before anything else looks at it.
+//! If authentication is off, there is no such layer. The layer of function URLs runs before this one and
+//! calls [`Authenticator::admit`] for URLs with `AuthType: AWS_IAM`.
 //!
-//! The signature covers the body, so the body is read here, within the limits that its route has
-//! anyway, and within one sum for all bodies that came with a known key's id and are not yet known to
-//! be its holder's, and for those that a function's public URL takes from anybody.
+//! A signature covers the body, so the body is read here, within the limit of its route. A request that
+//! only names a known key is not proof of that key, so all bodies whose signature is still unchecked,
+//! and all bodies for public function URLs, share one limit of memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,18 +26,18 @@ use crate::api::http::request_id::RequestId;
 use crate::auth::{AccessKey, BodyHash, Gate, Verifier};
 use crate::function_url;
 
-/// Largest body of all: a 50 MB package in base64, and the rest.
+/// Largest body of any operation, in bytes: a 50 MB package in base64, and the other members.
 const MAX_BODY: usize = 70_167_211;
-/// Memory for bodies whose signature is still to be checked, or that have none, all together, in KiB.
+/// Maximum memory of all bodies together whose signature is unchecked or missing, in KiB.
 const UNCHECKED_KIB: usize = 512 * 1024;
-/// What a small body counts: too little to be held back for.
+/// Bodies up to this size do not count and never wait, in bytes.
 const SMALL: usize = 64 * 1024;
-/// Longest wait for a share of that memory.
+/// Maximum time that a request waits for a share of that memory.
 const UNCHECKED_WAIT: Duration = Duration::from_secs(60);
-/// A body is hashed in pieces, between which others get their turn.
+/// A body is hashed in pieces of this many bytes, between which other tasks of the thread can run.
 const HASH_PIECE: usize = 256 * 1024;
 
-/// Whose signature a request has.
+/// The key that has signed a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller(pub(super) Arc<AccessKey>);
 
@@ -51,7 +51,7 @@ impl Caller {
         self.0.permissions.may_invoke(function)
     }
 
-    /// As a function hears of it.
+    /// The caller as the event of a function URL describes it.
     pub(crate) fn described<'a>(&'a self, account: &'a str) -> function_url::Caller<'a> {
         function_url::Caller {
             key_id: &self.0.id,
@@ -61,27 +61,27 @@ impl Caller {
     }
 }
 
-/// What this layer works with.
+/// Checks the signatures of requests.
 #[derive(Debug)]
-pub(crate) struct Entrance {
+pub(crate) struct Authenticator {
     verifier: Arc<Verifier>,
-    unchecked: Unchecked,
+    unchecked: UncheckedBodies,
 }
 
-/// Memory for bodies that anybody may have sent.
+/// Memory for bodies whose sender is not known.
 #[derive(Debug, Clone)]
-pub(crate) struct Unchecked(Arc<Semaphore>);
+pub(crate) struct UncheckedBodies(Arc<Semaphore>);
 
-/// Everything, for those who signed.
-pub(crate) fn authenticated(router: Router, entrance: Option<Arc<Entrance>>) -> Router {
-    match entrance {
+/// Puts the layer around the whole API.
+pub(crate) fn authenticated(router: Router, authenticator: Option<Arc<Authenticator>>) -> Router {
+    match authenticator {
         None => router,
-        Some(entrance) => router.layer(from_fn_with_state(entrance, authenticate)),
+        Some(authenticator) => router.layer(from_fn_with_state(authenticator, authenticate)),
     }
 }
 
 async fn authenticate(
-    State(entrance): State<Arc<Entrance>>,
+    State(authenticator): State<Arc<Authenticator>>,
     request: Request,
     next: Next,
 ) -> Response<Body> {
@@ -92,18 +92,18 @@ async fn authenticate(
         return next.run(request).await;
     }
     let id = request.extensions().get::<RequestId>().cloned();
-    match entrance.admit(request).await {
+    match authenticator.admit(request).await {
         Ok(request) => next.run(request).await,
         Err(refused) => {
-            tracing::debug!(?id, ?refused, "not let in");
+            tracing::debug!(?id, ?refused, "a request was not authenticated");
             refused.into_response()
         }
     }
 }
 
-impl Entrance {
-    /// None if the gate is open.
-    pub(crate) fn of(gate: &Gate, unchecked: &Unchecked) -> Option<Arc<Self>> {
+impl Authenticator {
+    /// `None` if authentication is off.
+    pub(crate) fn of(gate: &Gate, unchecked: &UncheckedBodies) -> Option<Arc<Self>> {
         match gate {
             Gate::Open => None,
             Gate::Signed(verifier) => Some(Arc::new(Self {
@@ -113,7 +113,8 @@ impl Entrance {
         }
     }
 
-    /// The request with its caller, body in hand, if its signature holds.
+    /// Checks a request's signature, which reads its body. Returns the request with its [`Caller`] among
+    /// the extensions.
     pub(crate) async fn admit(&self, request: Request) -> Result<Request, ApiError> {
         let (mut parts, sent) = request.into_parts();
         let now = OffsetDateTime::now_utc();
@@ -154,12 +155,12 @@ impl Entrance {
     }
 }
 
-impl Unchecked {
+impl UncheckedBodies {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Semaphore::new(UNCHECKED_KIB)))
     }
 
-    /// Memory for one body of `limit` bytes at most.
+    /// A share of the memory for one body of at most `limit` bytes; `None` for a small one.
     pub(crate) async fn share(
         &self,
         headers: &HeaderMap,
@@ -181,7 +182,7 @@ impl Unchecked {
     }
 }
 
-/// The largest body for a request, and for which operation that is.
+/// The largest body of a request, and the end of the message for a larger one.
 fn limit(uri: &Uri, headers: &HeaderMap) -> (usize, &'static str) {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let last = uri.path().trim_end_matches('/').rsplit('/').next();
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invocations_have_the_limit_of_a_payload_and_nothing_else_has() {
+    fn only_invocations_have_the_limit_of_a_payload() {
         let limit = |path: &str| limit(&path.parse().unwrap(), &HeaderMap::new()).0;
         let invoke = "/2015-03-31/functions/f/invocations";
         assert_eq!(limit(invoke), MAX_PAYLOAD);

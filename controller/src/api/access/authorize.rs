@@ -1,6 +1,5 @@
-//! What a caller may do: the layer that checks permissions, once it is known which route a request is
-//! for. No route is left out, because the layer lies around all of them. It is not there when the
-//! gate is open.
+//! Authorization: a layer around all routes that checks the caller's permissions once the route of a
+//! request is known. If authentication is off, there is no such layer.
 
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use crate::api::http::error::ApiError;
 use crate::api::target::extract::Namespaced;
 use crate::auth::{AuthError, Gate};
 
-/// The routes, each asking whether its caller may.
+/// Puts the layer around the routes.
 pub(crate) fn authorized(
     routes: Router<Arc<App>>,
     app: &Arc<App>,
@@ -34,7 +33,7 @@ async fn authorize(State(app): State<Arc<App>>, request: Request, next: Next) ->
     match permitted(&app, request).await {
         Ok(request) => next.run(request).await,
         Err(refused) => {
-            tracing::debug!(?refused, "not permitted");
+            tracing::debug!(?refused, "a request was not permitted");
             refused.into_response()
         }
     }
@@ -49,7 +48,7 @@ async fn permitted(app: &Arc<App>, request: Request) -> Result<Request, ApiError
         return Ok(Request::from_parts(parts, body));
     }
     let names_function = route.contains("/functions/{");
-    // The outer layer let nobody in without; should that ever change, this one does not.
+    // Authentication runs before this layer. If that ever changes, refuse.
     let Some(Caller(key)) = parts.extensions.get().cloned() else {
         return Err(ApiError::access(&AuthError::Missing));
     };

@@ -1,8 +1,8 @@
-//! Who gets in and how far.
+//! Authentication and authorization of requests.
 //!
-//! * [`authenticate`]: whose signature a request has
-//! * [`authorize`]: whether that caller may do what the route does
-//! * [`action`]: what a route does, in IAM's words
+//! * [`authenticate`]: the layer that checks signatures
+//! * [`authorize`]: the layer that checks the permissions of the signing key
+//! * [`action`]: the IAM action of a route
 
 pub(super) mod action;
 pub(super) mod authenticate;

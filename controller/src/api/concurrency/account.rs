@@ -1,4 +1,4 @@
-//! The account's settings: its limits, and what of them is used.
+//! The account's limits and their current use.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use crate::api::http::error::ApiError;
 use crate::api::http::response::json_response;
 use crate::api::packages::upload::MAX_PACKAGE;
 
-/// Most code of all functions and layers together, in bytes: Lambda's quota. Nothing enforces it.
+/// Maximum size of the code of all functions and layers together, in bytes: Lambda's quota. The
+/// controller reports it but does not enforce it.
 const TOTAL_CODE: u64 = 80_530_636_800;
 
 pub(crate) async fn account_settings(State(app): State<Arc<App>>) -> Result<Response, ApiError> {

@@ -28,7 +28,8 @@ struct PutInput {
     provisioned_concurrent_executions: Option<i64>,
 }
 
-/// The function and the version or alias of it that must be named; `$LATEST` is told `refusal`.
+/// The function, and the qualifier of the version or alias that the request must name. `refusal` is the
+/// message for `$LATEST`.
 fn provisionable(
     app: &App,
     named: &Named,
@@ -40,7 +41,7 @@ fn provisionable(
         return Err(ApiError::invalid(refusal));
     }
     let found = app.catalog.get(&named.name);
-    // Lambda speaks of the version or the alias, also when there is not even the function.
+    // Lambda's error names the version or alias even if the function does not exist.
     let function = found.ok_or_else(|| app.no_target(named))?;
     app.target_or_alias(&function, named)?;
     Ok((function, qualifier))
@@ -63,7 +64,7 @@ pub(crate) async fn put(
         violations.given(named.qualifier.as_ref(), "qualifier");
         let field = "provisionedConcurrentExecutions";
         let wanted = violations.given(input.provisioned_concurrent_executions, field)?;
-        // Above every account's limit is refused with the account's own words.
+        // A number above the account's limit gets the error of that limit, not of the model.
         let most = i32::MAX.unsigned_abs();
         violations.in_range(wanted.min(i64::from(most)), 1..=most, field)
     })?;
@@ -75,8 +76,9 @@ pub(crate) async fn put(
         })
         .await?;
     let record = function.record.provisioned.get(&qualifier);
-    let record = record.ok_or_else(|| ApiError::service("It was deleted meanwhile"))?;
-    // As Lambda: nothing is there yet, whatever is.
+    let record =
+        record.ok_or_else(|| ApiError::service("The configuration was deleted meanwhile"))?;
+    // Lambda responds with 0 available here, even if some instances are ready.
     let answer = describe(record, 0, "IN_PROGRESS", None);
     Ok(json_response(StatusCode::ACCEPTED, &answer))
 }

@@ -30,14 +30,14 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    of_the_whole(&named)?;
+    check_unqualified(&named)?;
     app.function_by_version(&named)?;
     let body = read_small(&headers, body, "PutFunctionConcurrency").await?;
     let input: ReserveInput = parse(&body)?;
     let reserved = found(|violations| {
         let field = "reservedConcurrentExecutions";
         let wanted = violations.given(input.reserved_concurrent_executions, field)?;
-        // Above every account's limit is refused with the account's own words.
+        // A number above the account's limit gets the error of that limit, not of the model.
         let most = i32::MAX.unsigned_abs();
         violations.in_range(wanted.min(i64::from(most)), 0..=most, field)
     })?;
@@ -50,7 +50,7 @@ pub(crate) async fn get(
     State(app): State<Arc<App>>,
     Function(named): Function,
 ) -> Result<Response, ApiError> {
-    of_the_whole(&named)?;
+    check_unqualified(&named)?;
     let function = app.find(&named)?;
     let answer = shown(function.record.reserved_concurrency);
     Ok(json_response(StatusCode::OK, &answer))
@@ -60,14 +60,14 @@ pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     Function(named): Function,
 ) -> Result<Response, ApiError> {
-    of_the_whole(&named)?;
+    check_unqualified(&named)?;
     app.find(&named)?;
     reserve(&app, &named, None).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Refuses qualifiers, `$LATEST` among them.
-fn of_the_whole(named: &Named) -> Result<(), ApiError> {
+/// Refuses every qualifier, also `$LATEST`.
+fn check_unqualified(named: &Named) -> Result<(), ApiError> {
     match named.qualifier {
         None => Ok(()),
         Some(_) => Err(ApiError::invalid(
@@ -86,7 +86,7 @@ async fn reserve(app: &App, named: &Named, reserved: Option<u32>) -> Result<(), 
     Ok(())
 }
 
-/// As it is part of several answers.
+/// The JSON object that several operations return.
 pub(crate) fn shown(reserved: Option<u32>) -> Value {
     match reserved {
         Some(reserved) => json!({ "ReservedConcurrentExecutions": reserved }),

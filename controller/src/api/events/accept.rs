@@ -1,4 +1,4 @@
-//! Asynchronous invocations: accepted once they are stored, answered with 202 and nothing else.
+//! Accepts asynchronous invocations: stores the event, then responds with 202 and an empty body.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use crate::function::FunctionName;
 /// Largest payload of an asynchronous invocation, in bytes.
 const MAX_EVENT: usize = 1 << 20;
 
-/// Stores an event whose function was found and whose payload is JSON.
+/// Stores an event. The caller has found the function and checked that the payload is JSON.
 pub(crate) async fn accept(
     app: &App,
     request_id: String,
@@ -44,10 +44,12 @@ pub(crate) async fn accept(
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-/// Drops the events of a function that was deleted.
+/// Deletes the events of a function that was deleted.
 pub(crate) async fn forget(app: &App, function: &FunctionName) -> Result<(), ApiError> {
     let dropped = app.events.forget(function).await;
-    dropped.map_err(|error| ApiError::service(format!("Its events were not dropped: {error}")))
+    dropped.map_err(|error| {
+        ApiError::service(format!("The function's events were not deleted: {error}"))
+    })
 }
 
 fn refused(why: NotAccepted) -> ApiError {

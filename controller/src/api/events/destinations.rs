@@ -1,4 +1,4 @@
-//! Where a function's events may be told about: the ARNs that a configuration names.
+//! Checks the destinations of a function's events: ARNs of other functions.
 
 use serde::Deserialize;
 
@@ -67,13 +67,13 @@ impl App {
         Ok((destination(success)?, destination(failure)?))
     }
 
-    /// Whether there is the function, and the version or alias that the qualifier names.
+    /// Checks that the function exists, and the version or alias that the qualifier names.
     pub(crate) fn check_exists(&self, named: &Named) -> Result<(), ApiError> {
         let function = self.function(named)?;
         self.target(&function, named).map(drop)
     }
 
-    /// A function that is there and is another one.
+    /// Parses a destination: another function that exists.
     fn destination(&self, arn: &str, of: &Named) -> Result<Destination, ApiError> {
         let invalid = |_| ApiError::invalid(format!("The destination ARN {arn} is invalid."));
         let named = Named::parse(arn, None, NameForm::Function, &self.place).map_err(invalid)?;
@@ -91,7 +91,7 @@ impl App {
     }
 }
 
-/// The ARN in a target; an empty one is none.
+/// The ARN in a target. An empty one counts as missing.
 fn address(target: Option<&TargetInput>) -> Option<&str> {
     target?.destination.as_deref().filter(|arn| !arn.is_empty())
 }
@@ -113,14 +113,15 @@ fn service(arn: &str) -> Option<&str> {
     .then_some(service)
 }
 
-/// What names a target is an ARN, or empty.
+/// Checks that a target is an ARN, or empty.
 pub(crate) fn check_target_form(violations: &mut Violations, arn: &str, field: &str) {
     if !arn.is_empty() && service(arn).is_none() {
         violations.add(arn, field, ARN_PATTERN);
     }
 }
 
-/// Refuses dead-letter targets, whose form has been checked: on Lambda they are queues and topics, and there are none here.
+/// Refuses dead-letter targets. On Lambda they are queues and topics, which Hearth does not have. The
+/// caller has checked the form.
 pub(crate) fn check_dead_letter_target(arn: &str) -> Result<(), ApiError> {
     match service(arn) {
         None => Ok(()),
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_arn_names_a_service_and_what_has_not_its_form_none() {
+    fn an_arn_names_a_service_and_other_texts_name_none() {
         for (arn, expected) in [
             (
                 "arn:aws:lambda:us-east-1:000000000000:function:f",
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_target_is_a_queue_or_a_topic_and_refused_all_the_same() {
+    fn every_dead_letter_target_is_refused_also_queues_and_topics() {
         assert!(check_dead_letter_target("").is_ok());
         for (arn, words) in [
             (

@@ -1,5 +1,5 @@
-//! Event invoke configurations: how often and how long a function's events are tried, and which
-//! function is told how they ended.
+//! Event invoke configurations: how often and for how long an event is retried, and which function is
+//! invoked with its outcome.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ use crate::api::target::names::Named;
 use crate::events::{Destination, EventInvokeConfig, EventsError};
 use crate::function::{LATEST, Place};
 
-/// Largest body: two ARNs and two numbers, and room for what is not looked at.
+/// Largest body, in bytes: two ARNs, two numbers, and room for unknown members.
 const MAX_BODY: usize = 64 * 1024;
-/// Configurations on a page, at most and unless asked otherwise.
+/// Configurations on a page: the default and the maximum.
 const PAGE: u32 = 50;
 
 #[derive(Debug, Default, Deserialize)]
@@ -37,7 +37,7 @@ struct Input {
     destination_config: Option<DestinationInput>,
 }
 
-/// What of a configuration is to be changed; everything in it may be kept.
+/// The members to change; `None` keeps a member as it is.
 #[derive(Debug, Default)]
 struct Change {
     maximum_retry_attempts: Option<u32>,
@@ -145,7 +145,7 @@ pub(crate) async fn list(
 }
 
 impl App {
-    /// Checks what a function's configuration is to be.
+    /// Checks a change of a function's configuration.
     fn change(&self, named: &Named, input: &Input) -> Result<Change, ApiError> {
         let targets = input.destination_config.as_ref();
         let change = checked(|violations| {
@@ -184,7 +184,7 @@ impl App {
         })
     }
 
-    /// Writes what `change` makes of a function's configuration.
+    /// Stores the configuration that `change` returns for the current one.
     async fn store(
         &self,
         named: &Named,
@@ -217,7 +217,7 @@ async fn read_input(headers: &HeaderMap, body: Body) -> Result<Input, ApiError> 
     parse(&body)
 }
 
-/// As Lambda shows it, with what is always there.
+/// The configuration as Lambda returns it.
 fn shown(config: &EventInvokeConfig, named: &Named, place: &Place) -> Value {
     let target = |destination: &Option<Destination>| match destination {
         Some(destination) => json!({ "Destination": destination.arn }),
@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_update_keeps_what_it_does_not_name() {
+    fn an_update_keeps_the_members_that_it_does_not_name() {
         let before = EventInvokeConfig {
             maximum_retry_attempts: Some(1),
             maximum_event_age_seconds: Some(60),

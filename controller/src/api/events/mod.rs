@@ -1,7 +1,7 @@
-//! Events: invocations whose callers do not wait, and what a function wants done with them.
+//! Asynchronous invocations, and the configuration of their retries and destinations.
 //!
-//! * [`mod@accept`]: into the queue
-//! * [`event_invoke_config`], [`destinations`]: retries, age and destinations
+//! * [`mod@accept`]: stores an event in the queue
+//! * [`event_invoke_config`], [`destinations`]: retries, maximum age and destinations
 
 pub(super) mod accept;
 pub(super) mod destinations;

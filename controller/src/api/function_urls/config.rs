@@ -1,5 +1,5 @@
-//! Function URLs as Lambda's API has them: create, read, change, delete, list. What comes in by
-//! them goes through [`front`](super::front).
+//! Lambda's operations on function URLs: create, read, change, delete, list. Requests to the URLs
+//! themselves are served by [`function_url_layer`](super::function_url_layer).
 
 use std::sync::Arc;
 
@@ -24,13 +24,13 @@ use crate::api::target::names::Named;
 use crate::deploy::{ControlError, UrlChange, UrlError};
 use crate::function::{AliasName, AuthType, Cors, FunctionUrl, InvokeMode, Place};
 
-/// Most items of a list in a CORS configuration, and the longest of each.
+/// Maximum number of items of a list in a CORS configuration, and maximum length of each.
 const MAX_ORIGINS: (usize, usize) = (100, 253);
 const MAX_METHODS: usize = 6;
 const MAX_HEADERS: (usize, usize) = (100, 1024);
-/// Longest time that a browser may keep an answer, in seconds: a day.
+/// Maximum time that a browser may cache a preflight's response, in seconds: a day.
 const MAX_AGE: u32 = 86_400;
-/// What a browser may ask for by itself, `OPTIONS`, is none of them.
+/// Without `OPTIONS`, the method of preflights.
 const METHODS: [&str; 7] = ["GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "*"];
 
 #[derive(Deserialize)]
@@ -106,7 +106,7 @@ impl CorsInput {
     }
 }
 
-/// A list of what can stand in a header.
+/// Checks a list whose items become part of a header.
 fn check_list(
     violations: &mut Violations,
     items: &[String],
@@ -124,7 +124,7 @@ fn check_list(
     }
 }
 
-/// The alias that the qualifier names; nothing for `$LATEST`, which may not be written out.
+/// The alias that the qualifier names; empty for `$LATEST`, which must be given without a qualifier.
 fn alias(named: &Named) -> Result<String, ApiError> {
     let Some(qualifier) = &named.qualifier else {
         return Ok(String::new());
@@ -234,7 +234,7 @@ pub(crate) async fn list_all(
     Ok(page::answer("FunctionUrlConfigs", shown, next))
 }
 
-/// What the one sees who has just written it: the mode only if it was given.
+/// The response to a create or update: `InvokeMode` only if the request gave it.
 fn written(
     url: &FunctionUrl,
     mode_given: bool,
@@ -250,7 +250,7 @@ fn written(
     answer
 }
 
-/// As clients see it. Its address is the host by which the caller has come here.
+/// The URL's configuration as JSON. The host in `FunctionUrl` is the one that the request names.
 fn shown(
     url: &FunctionUrl,
     named: &Named,

@@ -1,8 +1,8 @@
-//! What comes in by a function's URL: found by its path or host, let in as the URL has it, run, and
-//! answered.
+//! Serves requests to function URLs: finds the function by path or host, authenticates the client if the
+//! URL's `AuthType` says so, invokes the function and responds.
 //!
 //! This layer runs before the routes and their authentication, because a URL with `AuthType: NONE`
-//! is public. Links to packages carry a code of their own and are served here as well.
+//! is public. It also serves download links of packages, which carry their own signature.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 
 use super::response::{bad_gateway, has_prelude};
 use super::url_stream;
-use crate::api::access::authenticate::{Caller, Entrance, Unchecked};
+use crate::api::access::authenticate::{Authenticator, Caller, UncheckedBodies};
 use crate::api::app::App;
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
@@ -31,20 +31,21 @@ use crate::api::packages::download;
 use crate::api::target::names::{NameForm, Named};
 use crate::function::{AuthType, FunctionUrl, InvokeMode};
 use crate::function_url::{
-    self, Address, Incoming, SplitError, address_of, is_preflight, preflight, tell, with_prelude,
+    self, Address, Incoming, SplitError, add_cors_headers, address_of, is_preflight, preflight,
+    with_prelude,
 };
 use crate::pool::{Invocation, Limits, NotRun};
 
-/// What this layer works with.
+/// The layer's state.
 #[derive(Debug, Clone)]
 pub(crate) struct FunctionUrlLayer {
     pub(crate) app: Arc<App>,
-    /// None if signatures are not looked at.
-    pub(crate) entrance: Option<Arc<Entrance>>,
-    pub(crate) unchecked: Unchecked,
+    /// `None` if authentication is off.
+    pub(crate) authenticator: Option<Arc<Authenticator>>,
+    pub(crate) unchecked: UncheckedBodies,
 }
 
-/// Takes what is for a function's URL, and what has a link of its own; the rest goes on.
+/// Serves requests to function URLs and download links; passes all others on.
 pub(crate) async fn serve(
     State(layer): State<FunctionUrlLayer>,
     request: Request,
@@ -68,18 +69,18 @@ pub(crate) async fn serve(
     let Some((named, url, path)) = layer.find(&address, request.uri().path()) else {
         return ApiError::other_account().into_response();
     };
-    let asked = request.headers().clone();
+    let request_headers = request.headers().clone();
     if let Some(cors) = &url.cors
-        && is_preflight(request.method(), &asked)
+        && is_preflight(request.method(), &request_headers)
     {
-        return preflight(cors, &asked);
+        return preflight(cors, &request_headers);
     }
     let mut response = match layer.run(&named, &url, &path, request).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     };
     if let Some(cors) = &url.cors {
-        tell(cors, &asked, response.headers_mut());
+        add_cors_headers(cors, &request_headers, response.headers_mut());
     }
     response
 }
@@ -114,9 +115,9 @@ impl FunctionUrlLayer {
     ) -> Result<Response<Body>, ApiError> {
         let accepted = Instant::now();
         let mut share = None;
-        let request = match (&self.entrance, url.auth) {
-            (Some(entrance), AuthType::Iam) => {
-                let signed = entrance.admit(request).await.map_err(forbidden)?;
+        let request = match (&self.authenticator, url.auth) {
+            (Some(authenticator), AuthType::Iam) => {
+                let signed = authenticator.admit(request).await.map_err(forbidden)?;
                 let caller = signed.extensions().get::<Caller>();
                 if !caller.is_some_and(|caller| caller.may_invoke(named.name.as_str())) {
                     return Err(ApiError::forbidden());
@@ -189,13 +190,17 @@ impl FunctionUrlLayer {
             function_url::response(completed.payload).map_err(SplitError::from)
         };
         Ok(response.unwrap_or_else(|malformed| {
-            tracing::debug!(function = %named.name, %malformed, "answer to a function URL");
+            tracing::debug!(
+                function = %named.name,
+                %malformed,
+                "the function's result is no valid HTTP response"
+            );
             bad_gateway()
         }))
     }
 }
 
-/// Whatever is wrong with a signature: who is not let in hears no more.
+/// Replaces every refusal of a signature by the same message, as Lambda does it.
 fn forbidden(error: ApiError) -> ApiError {
     if error.is_forbidden() {
         ApiError::forbidden()
@@ -204,7 +209,8 @@ fn forbidden(error: ApiError) -> ApiError {
     }
 }
 
-/// What keeps a function from running at all is told, but not that its own code failed before.
+/// The response if the invocation did not run. A failure of the function's own restore hooks is a bad
+/// gateway, like any failure of its code; the client gets the reason of all others.
 pub(crate) fn not_run(error: &NotRun) -> Result<Response<Body>, ApiError> {
     match error {
         NotRun::RestoreHook(_) | NotRun::RestoreTimeout(_) => Ok(bad_gateway()),

@@ -1,8 +1,8 @@
 //! Function URLs.
 //!
-//! * [`config`]: the operations that make and change them
-//! * [`function_url_layer`]: what comes in by them
-//! * [`response`], [`url_stream`]: what goes out, at once or as the function writes it
+//! * [`config`]: the operations that create, read, change and delete them
+//! * [`function_url_layer`]: serves requests to them
+//! * [`response`], [`url_stream`]: the responses, buffered or streamed
 
 pub(super) mod config;
 pub(super) mod function_url_layer;

@@ -1,11 +1,11 @@
-//! What both ways of answering by a function's URL have in common.
+//! Parts of a function URL's response that buffered and streamed responses share.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 
 use crate::function_url::INTEGRATION_RESPONSE;
 
-/// The function failed, or answered what is no response.
+/// The function failed, or its result is no valid response.
 pub(crate) fn bad_gateway() -> Response<Body> {
     let mut response = Response::new(Body::from("Internal Server Error"));
     *response.status_mut() = StatusCode::BAD_GATEWAY;

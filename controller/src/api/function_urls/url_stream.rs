@@ -1,8 +1,8 @@
-//! What a function's URL answers when its mode is `RESPONSE_STREAM`: status and headers as soon as
-//! they are known, then the body as the function writes it.
+//! The response of a function URL with `InvokeMode: RESPONSE_STREAM`: status and headers as soon as they
+//! are known, then the body as the function writes it.
 //!
-//! What fails before there is a status is 502; what fails later ends the connection before its
-//! time, which is all that HTTP leaves.
+//! A failure before the status is known is a 502. A later failure closes the connection before the
+//! body's end, because HTTP has no other way to report it.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use crate::api::http::error::ApiError;
 use crate::function_url::Prelude;
 use crate::pool::{Invocation, Next, Opened, Pool, Streamed};
 
-/// What a body is if nobody says what it is.
+/// The content type of a body for which the function gives none.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 pub(crate) async fn run(pool: &Pool, invocation: Invocation) -> Result<Response<Body>, ApiError> {
@@ -24,7 +24,7 @@ pub(crate) async fn run(pool: &Pool, invocation: Invocation) -> Result<Response<
     let opened = pool.open(invocation).await;
     let (content_type, mut rest) = match opened.map_err(|error| ApiError::not_run(&error))? {
         Opened::Whole(completed) if completed.failed => return Ok(bad_gateway()),
-        // As it is: in this mode only a prelude describes a response.
+        // The payload is the body: in this mode only a prelude gives status and headers.
         Opened::Whole(completed) => {
             let json = HeaderValue::from_static("application/json");
             return Ok(with_type(json, Body::from(completed.payload)));
@@ -43,7 +43,11 @@ pub(crate) async fn run(pool: &Pool, invocation: Invocation) -> Result<Response<
                 Ok(None) => {}
                 Ok(Some((head, first))) => return Ok(head.map(|()| body(first, Some(rest)))),
                 Err(malformed) => {
-                    tracing::debug!(%function, %malformed, "answer to a function URL");
+                    tracing::debug!(
+                        %function,
+                        %malformed,
+                        "the function's result is no valid HTTP response"
+                    );
                     return Ok(bad_gateway());
                 }
             }
@@ -52,7 +56,7 @@ pub(crate) async fn run(pool: &Pool, invocation: Invocation) -> Result<Response<
     let content_type = content_type
         .and_then(|text| HeaderValue::try_from(text).ok())
         .unwrap_or(OCTETS);
-    // With the first bytes in hand it is known that it has not failed before them.
+    // Waits for the first bytes: a function that fails before them gets a status of 502.
     Ok(match rest.next().await {
         Next::Chunk(first) => with_type(content_type, body(first, Some(rest))),
         Next::End(Ok(completed)) if completed.failed => bad_gateway(),
@@ -80,9 +84,9 @@ fn body(first: Bytes, rest: Option<Streamed>) -> Body {
                 Next::Chunk(bytes) => Some((Ok(bytes), (None, Some(rest)))),
                 Next::End(Ok(completed)) if !completed.failed => None,
                 Next::End(_) => {
-                    // An error drops what the connection has not written yet: status, headers and
-                    // the bytes before it, if the function failed at once. It writes when there is
-                    // nothing to take at the moment.
+                    // On an error, hyper drops everything that it has not written yet: status,
+                    // headers and earlier bytes, if the function failed at once. hyper writes when
+                    // the body has nothing ready, so yield once before the error.
                     tokio::task::yield_now().await;
                     Some((Err(io::Error::other("the function failed")), (None, None)))
                 }

@@ -1,4 +1,4 @@
-//! What Lambda says about a function.
+//! A function's configuration as Lambda returns it.
 
 use serde_json::{Value, json};
 
@@ -10,12 +10,12 @@ use crate::function::{
 };
 use crate::registry::{Function, Published, Target};
 
-/// One version as it is shown.
+/// One version as a response shows it.
 #[derive(Debug)]
 pub(crate) struct Shown<'a> {
     name: &'a FunctionName,
     version: VersionId,
-    /// What the ARN ends with.
+    /// The qualifier in the ARN.
     qualifier: Option<String>,
     config: &'a FunctionConfig,
     code: &'a Code,
@@ -30,12 +30,12 @@ pub(crate) struct Shown<'a> {
     pending: Option<&'a str>,
 }
 
-/// What became of the last change.
+/// The result of the last change.
 #[derive(Debug, Clone, Copy)]
 enum Update<'a> {
-    /// Of `$LATEST`; none while it is made.
+    /// Of `$LATEST`; `None` until its first deploy has ended.
     Latest(Option<&'a Status<UpdateStatus>>),
-    /// A published version is never changed. It is shown as if that had gone well.
+    /// A published version never changes. Lambda shows its last update as successful.
     Never,
 }
 
@@ -90,13 +90,13 @@ impl<'a> Shown<'a> {
         std::iter::once(latest).chain(published.map(|version| Self::published(function, version)))
     }
 
-    /// The same, by the qualifier that it was asked for.
+    /// The same, with the qualifier that the request gives.
     pub(crate) fn called(mut self, qualifier: Option<String>) -> Self {
         self.qualifier = qualifier;
         self
     }
 
-    /// The same, with another's revision.
+    /// The same, with another revision.
     pub(crate) fn of_revision(mut self, revision_id: &'a str) -> Self {
         self.revision_id = revision_id;
         self
@@ -106,12 +106,12 @@ impl<'a> Shown<'a> {
         self.code
     }
 
-    /// What tells it from every other in a list.
+    /// The key in a list of versions of all functions.
     pub(crate) fn key(&self) -> String {
         format!("{}:{}", self.name, self.version)
     }
 
-    /// What Lambda says about it in a list: nothing of its state, nor of its runtime's version.
+    /// The JSON in a list, where Lambda leaves out the state and the runtime's version.
     pub(crate) fn listed(&self, place: &Place) -> Value {
         let config = self.config;
         let arn = match &self.qualifier {
@@ -155,7 +155,7 @@ impl<'a> Shown<'a> {
         out
     }
 
-    /// What Lambda says about it, with everything that is always present.
+    /// The JSON in a response of its own.
     pub(crate) fn configuration(&self, place: &Place) -> Value {
         let runtime = self.config.runtime.id();
         let mut out = self.listed(place);
@@ -231,7 +231,7 @@ fn logging(logging: &Logging, function: &str) -> Value {
 }
 
 impl<'a> Target<'a> {
-    /// How it is shown, by the name that was asked for.
+    /// The version as a response shows it, with the qualifier that the request gives.
     pub(crate) fn shown(&self, function: &'a Function, named: &Named) -> Shown<'a> {
         let shown = match self {
             Self::Latest => Shown::latest(&function.record),

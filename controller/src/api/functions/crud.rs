@@ -42,7 +42,7 @@ struct CreateInput<'a> {
     tags: Option<BTreeMap<String, String>>,
 }
 
-/// The members of an update besides those of the code, which it has at its top as well.
+/// The members of `UpdateFunctionCode` besides those of [`CodeInput`], which are in the same object.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct UpdateCodeInput {
@@ -63,7 +63,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let slot = app.upload_slot().await?;
+    let permit = app.upload_permit().await?;
     let (config, tags, name, package, publish) = {
         let body = read(&headers, body, "CreateFunction").await?;
         let input: CreateInput<'_> = parse(&body)?;
@@ -90,14 +90,14 @@ pub(crate) async fn create(
     let arn = app.place.arn(&name);
     let deployer = app.deployer.clone();
     let function = to_the_end(async move {
-        let _slot = slot;
+        let _permit = permit;
         deployer.create(name, config, tags, package, publish).await
     })
     .await?
     .map_err(|error| ApiError::control(error, &arn))?;
     Ok(json_response(
         StatusCode::CREATED,
-        // The version that was published with it, as what it was made of.
+        // The version that was published with it, but with the ARN and revision of `$LATEST`.
         &published_or_latest(&function, publish)
             .called(None)
             .of_revision(&function.record.revision_id)
@@ -154,7 +154,7 @@ pub(crate) async fn get(
     let shown = target.shown(&function, &named);
     let mut answer = json!({
         "Configuration": shown.configuration_now(&app.place, &app.builder.progress),
-        // What clients know to mean a ZIP file by a link.
+        // The type for which clients download `Location` as a ZIP file.
         "Code": { "RepositoryType": "S3", "Location": app.downloads.location(shown.code(), &headers) },
     });
     if function.record.reserved_concurrency.is_some() {
@@ -187,7 +187,7 @@ pub(crate) async fn delete(
     Function(named): Function,
 ) -> Result<Response, ApiError> {
     let qualifier = named.qualifier.as_deref();
-    // What is none of its versions is refused whether there is the function or not.
+    // Lambda refuses these qualifiers even if the function does not exist.
     if qualifier == Some(LATEST) {
         return Err(ApiError::invalid(
             "$LATEST version cannot be deleted without deleting the function.",
@@ -205,7 +205,7 @@ pub(crate) async fn delete(
     let version = match app.target(&function, &named) {
         Ok(Target::Published(published)) => Some(published.record.number),
         Ok(Target::Latest | Target::Alias(_)) => None,
-        // A version that is not there is as good as deleted.
+        // Deleting a version that does not exist succeeds.
         Err(_) if qualifier.is_some_and(is_number) => {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
@@ -234,7 +234,7 @@ pub(crate) async fn update_code(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let slot = app.upload_slot().await?;
+    let permit = app.upload_permit().await?;
     let (revision, wish, package) = {
         let body = read(&headers, body, "UpdateFunctionCode").await?;
         let input: UpdateCodeInput = parse(&body)?;
@@ -251,7 +251,7 @@ pub(crate) async fn update_code(
     };
     let function = app
         .change_function(&named, |deployer, name| async move {
-            let _slot = slot;
+            let _permit = permit;
             deployer
                 .update_code(&name, revision.as_deref(), package, wish)
                 .await
@@ -285,14 +285,14 @@ pub(crate) async fn update_configuration(
             .await
     })
     .await?
-    .map_err(|error| error.shown(&arn))?;
+    .map_err(|error| error.into_api_error(&arn))?;
     Ok(json_response(
         StatusCode::OK,
         &Shown::latest(&function.record).configuration(&app.place),
     ))
 }
 
-/// What a change that may publish shows.
+/// The version that a change returns: the published one if it has published, or else `$LATEST`.
 fn published_or_latest(function: &registry::Function, publish: bool) -> Shown<'_> {
     let number = function.record.last_version;
     match function.versions.get(&number) {

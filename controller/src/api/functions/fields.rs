@@ -1,4 +1,4 @@
-//! The rules for single values: ranges, patterns, sizes, with Lambda's texts.
+//! Rules for single members of a configuration: ranges, patterns, sizes, with Lambda's texts.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use crate::api::http::error::ApiError;
 use crate::api::http::violations::{Violations, checked};
 use crate::function::{Environment, Runtime, is_account, is_partition};
 
-/// Largest sum of names and values of environment variables, as JSON, in bytes.
+/// Largest size of all environment variables as JSON, in bytes.
 const MAX_ENVIRONMENT: usize = 4096;
 const MAX_TAGS: usize = 50;
 
-/// Variables that belong to the platform.
+/// Variables that the platform sets.
 const RESERVED: [&str; 20] = [
     "_HANDLER",
     "_X_AMZN_TRACE_ID",
@@ -57,7 +57,8 @@ pub(crate) fn check_handler(violations: &mut Violations, handler: &str) {
     }
 }
 
-/// `arn:aws:iam::<account>:role/<path>`: nobody here assumes it, but clients send and expect it.
+/// Checks `arn:aws:iam::<account>:role/<path>`. Clients send a role and expect it back; the controller
+/// does not use it.
 pub(crate) fn check_role(violations: &mut Violations, role: &str) {
     let fine = |path: &str| {
         !path.is_empty()
@@ -85,9 +86,9 @@ pub(crate) fn check_role(violations: &mut Violations, role: &str) {
     }
 }
 
-/// Whether all variables have a name that can be one.
+/// Checks the names of environment variables.
 pub(crate) fn check_variables(violations: &mut Violations, variables: &BTreeMap<String, String>) {
-    // Names of one letter are outside of the API's pattern, and taken all the same.
+    // Lambda accepts names of one letter, although its pattern does not.
     let good = |name: &String| {
         let mut bytes = name.bytes();
         bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
@@ -131,8 +132,8 @@ pub(crate) fn parse_environment(
     let measured =
         serde_json::to_string(&variables).map_err(|error| ApiError::invalid(error.to_string()))?;
     if measured.len() > MAX_ENVIRONMENT {
-        // Lambda repeats the whole string here. Values are secrets: not even in an answer that a
-        // client may log.
+        // Lambda's message repeats the whole string here. Ours does not: values may be secrets, and
+        // clients log messages.
         return Err(ApiError::invalid(format!(
             "Lambda was unable to configure your environment variables because the environment \
              variables you have provided exceeded the 4KB limit. String measured: {} bytes",

@@ -1,5 +1,5 @@
-//! Settings of Lambda's that are the same for every function here. They can't be changed; clients
-//! that compare all of a function's settings read them.
+//! Lambda's settings that have one fixed value here. Clients that compare all settings of a function
+//! read them.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::api::http::error::ApiError;
 use crate::api::http::response::json_response;
 use crate::api::target::extract::Namespaced;
 
-/// No function's code has to be signed.
+/// Empty: there is no code signing here.
 pub(crate) async fn code_signing(
     State(app): State<Arc<App>>,
     Namespaced(named): Namespaced,
@@ -22,7 +22,7 @@ pub(crate) async fn code_signing(
     Ok(json_response(StatusCode::OK, &json!({})))
 }
 
-/// A function gets a new build of its runtime whenever it is deployed on one.
+/// `Auto`: each deploy uses the current build of the runtime image.
 pub(crate) async fn runtime_management(
     State(app): State<Arc<App>>,
     Namespaced(named): Namespaced,

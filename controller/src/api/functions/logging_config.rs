@@ -6,7 +6,7 @@ use crate::api::http::error::ApiError;
 use crate::api::http::violations::Violations;
 use crate::function::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel};
 
-/// What of it is given; the rest stays as it was.
+/// The members that the request gives; `None` keeps a member as it is.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct LoggingConfig {
@@ -16,7 +16,7 @@ pub(crate) struct LoggingConfig {
     log_group: Option<String>,
 }
 
-/// The same, when its form has been checked.
+/// The same, after its form was checked.
 #[derive(Debug)]
 pub(crate) struct LoggingChange {
     json: Option<bool>,
@@ -57,7 +57,7 @@ impl LoggingConfig {
 }
 
 impl LoggingChange {
-    /// `before` with what is given here.
+    /// `before` with this change.
     pub(crate) fn apply(self, before: &Logging) -> Result<Logging, ApiError> {
         let (old_application, old_system) = match &before.format {
             LogFormat::Text => ("INFO".to_owned(), SystemLevel::default()),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn invalid_members_and_combinations_are_refused() {
         let text = Logging::default();
         for bad in [
             json!({"LogFormat": "json"}),

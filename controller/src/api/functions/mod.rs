@@ -1,9 +1,9 @@
 //! Functions.
 //!
 //! * [`crud`]: create, list, read, change, delete
-//! * [`validate`], [`fields`], [`logging_config`]: the configuration that comes in
-//! * [`configuration`]: the configuration that is shown
-//! * [`tags`], [`fixed_settings`]: what else a function has
+//! * [`validate`], [`fields`], [`logging_config`]: check the configuration in a request
+//! * [`configuration`]: the configuration in a response
+//! * [`tags`], [`fixed_settings`]: tags, and settings that can't be changed here
 
 pub(super) mod configuration;
 pub(super) mod crud;

@@ -31,7 +31,7 @@ struct TagsInput {
     tags: Option<BTreeMap<String, String>>,
 }
 
-/// The function whose full ARN is in the path: tags belong to functions alone.
+/// The function whose full ARN is in the path. Only functions have tags.
 fn tagged(app: &App, segments: &Segments) -> Result<Named, ApiError> {
     let arn = segments.get("arn");
     if !Named::is_whole_arn(arn) {
@@ -105,6 +105,6 @@ async fn change(
     let deployer = app.deployer.clone();
     to_the_end(async move { deployer.change_tags(&named.name, change).await })
         .await?
-        .map_err(|error| error.shown(&arn))?;
+        .map_err(|error| error.into_api_error(&arn))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -1,7 +1,7 @@
-//! What may be in a function's configuration: types, ranges, patterns, with Lambda's texts.
+//! Checks a function's configuration: types, ranges, patterns, with Lambda's texts.
 //!
-//! Values arrive as JSON of any shape; what leaves here is a [`FunctionConfig`] that the rest of the
-//! controller trusts.
+//! The input is JSON of any shape; the result is a [`FunctionConfig`] that the rest of the controller
+//! trusts.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ use crate::api::http::violations::Violations;
 use crate::api::layers::names::check_used_layers;
 use crate::function::{FunctionConfig, LayerUse, Logging, Runtime};
 
-/// The members that create and update have in common. Those of features that are not there yet are
-/// refused unless they say "off".
+/// The members that create and update have in common. Members of unsupported features are refused
+/// unless their value means "off".
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ConfigInput {
@@ -85,12 +85,13 @@ struct DeadLetterConfig {
     target_arn: Option<String>,
 }
 
-/// How the layers with these ARNs are found.
+/// Looks up layers by their ARNs.
 pub(crate) trait FindLayers: FnOnce(&[String]) -> Result<Vec<LayerUse>, ApiError> {}
 
 impl<F: FnOnce(&[String]) -> Result<Vec<LayerUse>, ApiError>> FindLayers for F {}
 
-/// What is to be set, when its form has been checked. What Lambda looks at later is as it came.
+/// A change of a configuration, after its form was checked. Members that Lambda checks later are as the
+/// client sent them.
 #[derive(Debug)]
 pub(crate) struct ConfigChange {
     runtime: Option<String>,
@@ -106,7 +107,7 @@ pub(crate) struct ConfigChange {
     logging: Option<LoggingChange>,
     layers: Option<Vec<String>>,
     dead_letter_target: Option<String>,
-    /// Members of features that are not there yet.
+    /// Given members of unsupported features.
     unsupported: Vec<&'static str>,
 }
 
@@ -117,7 +118,7 @@ impl EnvironmentInput {
 }
 
 impl ConfigInput {
-    /// Checks the form of all that is given, in the order of the API's model.
+    /// Checks the form of all given members, in the order of the API's model.
     pub(crate) fn check(self, violations: &mut Violations) -> ConfigChange {
         let unsupported = self.unsupported();
         if let Some(role) = &self.role {
@@ -180,7 +181,7 @@ impl ConfigInput {
         }
     }
 
-    /// The same for a function that is to be made.
+    /// The same for a new function.
     pub(crate) fn check_new(self, violations: &mut Violations) -> ConfigChange {
         violations.given(self.role.as_ref(), "role");
         self.check(violations)
@@ -228,7 +229,7 @@ impl ConfigChange {
         self.apply(&defaults, layers)
     }
 
-    /// `before` with what is given here.
+    /// `before` with this change.
     pub(crate) fn apply(
         self,
         before: &FunctionConfig,
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_themselves_are_allowed_and_what_is_beyond_is_not() {
+    fn limits_themselves_are_allowed_and_values_beyond_are_not() {
         for (good, bad) in [
             (json!({"Timeout": 900}), json!({"Timeout": 901})),
             (json!({"Timeout": 1}), json!({"Timeout": 0})),
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn all_settings_out_of_form_are_told_at_once_and_before_what_is_looked_at_later() {
+    fn one_error_lists_all_members_out_of_form_before_later_checks() {
         let refused = create(json!({
             "Role": "me", "Handler": "a b", "Description": "x".repeat(257), "Timeout": 0,
             "MemorySize": 64, "DeadLetterConfig": {"TargetArn": "q"},
@@ -377,8 +378,8 @@ mod tests {
             "Runtime": "cobol",
         }))
         .unwrap_err();
-        let told = format!("{refused:?}");
-        let mut rest = told.as_str();
+        let message = format!("{refused:?}");
+        let mut rest = message.as_str();
         for clause in [
             "13 validation errors detected: Value 'me' at 'role'",
             "; Value 'a b' at 'handler'",
@@ -396,14 +397,14 @@ mod tests {
         ] {
             let at = rest
                 .find(clause)
-                .unwrap_or_else(|| panic!("{clause} in {told}"));
+                .unwrap_or_else(|| panic!("{clause} in {message}"));
             rest = &rest[at + clause.len()..];
         }
-        assert!(!told.contains("s3cret"), "{told}");
+        assert!(!message.contains("s3cret"), "{message}");
     }
 
     #[test]
-    fn an_update_changes_what_it_names_and_nothing_else() {
+    fn an_update_changes_only_the_members_that_it_names() {
         let before =
             create(json!({"Description": "d", "Environment": {"Variables": {"A": "1"}}})).unwrap();
         let input = read(&json!({"Timeout": 9})).unwrap();

@@ -1,4 +1,4 @@
-//! Logs over HTTP: a page at a time, or followed as server-sent events.
+//! Logs over HTTP: in pages, or followed as server-sent events.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,16 +25,17 @@ use crate::function::VersionId;
 use crate::logs::{Filter, Follower, MAX_PAGE, News, PAGE, Query, Record};
 use crate::registry::Target;
 
-/// Longest text looked for, in bytes.
+/// Longest text of a filter, in bytes.
 const MAX_TEXT: usize = 1024;
-/// Something is sent at least this often, so that either side notices when the other is gone.
+/// Maximum interval between two pieces that are sent, so that each side notices when the other is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A follower that takes nothing for this long is let go; it can come back and go on.
+/// A follower whose client reads nothing for this long is closed. The client can resume it.
 const STALLED: Duration = Duration::from_secs(60);
-/// Bytes handed to a follower's connection at once.
+/// Maximum size of what is sent to a follower's connection at once, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// What records are asked for by. One that is misspelt would find far more than was meant.
+/// The query's filters. Unknown parameters are refused, because a misspelt filter would match far more
+/// than was meant.
 const FILTERS: [&str; 6] = [
     "Qualifier",
     "since",
@@ -43,7 +44,7 @@ const FILTERS: [&str; 6] = [
     "contains",
     "after",
 ];
-/// And a page of them.
+/// The query's parameters of a page.
 const PAGES: [&str; 2] = ["before", "limit"];
 
 /// `GET /hearth/v1/functions/{name}/logs`
@@ -94,7 +95,7 @@ pub(crate) async fn follow(
     parameters.only(&FILTERS)?;
     let filter = filter(&app, &named, &parameters)?;
     let after = match headers.get("last-event-id") {
-        // A client that had not got any event yet sends an empty one, or none.
+        // A client that has received no event yet sends an empty one, or none.
         Some(id) if !id.is_empty() => {
             let id = id.to_str().unwrap_or_default();
             Some(number(id, "Last-Event-ID", 0, u64::MAX)?)
@@ -111,7 +112,7 @@ pub(crate) async fn follow(
     let draining = app.draining.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = tell(follower, &pieces) => {}
+            () = send_records(follower, &pieces) => {}
             () = draining.cancelled() => {}
         }
     });
@@ -122,9 +123,9 @@ pub(crate) async fn follow(
     Ok((headers, Body::new(Pieces(body))).into_response())
 }
 
-/// Sends what comes until either side is done.
-async fn tell(mut follower: Follower, pieces: &mpsc::Sender<Bytes>) {
-    // Answers the request at once, whenever the first record may come.
+/// Sends records to the client until the log or the connection ends.
+async fn send_records(mut follower: Follower, pieces: &mpsc::Sender<Bytes>) {
+    // Sent first, so that the client has a response before the first record.
     let mut piece = b": following\n\n".to_vec();
     loop {
         let sent = timeout(STALLED, pieces.send(Bytes::from(piece))).await;
@@ -133,18 +134,20 @@ async fn tell(mut follower: Follower, pieces: &mpsc::Sender<Bytes>) {
         }
         piece = match timeout(KEEP_ALIVE, follower.next()).await {
             Err(_) => b": nothing new\n\n".to_vec(),
-            Ok(Ok(Some(news))) => match tell_news(&news, pieces).await {
+            Ok(Ok(Some(news))) => match send_full_pieces(&news, pieces).await {
                 Some(rest) => rest,
                 None => return,
             },
             Ok(Ok(None)) => return,
-            Ok(Err(error)) => return tracing::warn!(%error, "a log could not be followed"),
+            Ok(Err(error)) => {
+                return tracing::warn!(%error, "the controller could not follow a log");
+            }
         };
     }
 }
 
-/// Sends all pieces but the last, which is returned.
-async fn tell_news(news: &News, pieces: &mpsc::Sender<Bytes>) -> Option<Vec<u8>> {
+/// Sends all pieces except the last, which it returns.
+async fn send_full_pieces(news: &News, pieces: &mpsc::Sender<Bytes>) -> Option<Vec<u8>> {
     let mut piece = Vec::new();
     if news.gap {
         piece.extend_from_slice(b"event: gap\ndata: {}\n\n");
@@ -162,7 +165,7 @@ async fn tell_news(news: &News, pieces: &mpsc::Sender<Bytes>) -> Option<Vec<u8>>
     Some(piece)
 }
 
-/// A body that is made while it is sent.
+/// A response body of pieces that arrive on a channel.
 struct Pieces(mpsc::Receiver<Bytes>);
 
 impl HttpBody for Pieces {
@@ -178,7 +181,7 @@ impl HttpBody for Pieces {
     }
 }
 
-/// What the name's qualifier and the query ask for.
+/// The filter of the name's qualifier and the query.
 fn filter(app: &App, named: &Named, parameters: &Parameters) -> Result<Filter, ApiError> {
     let function = app.function(named)?;
     let version = match named.qualifier {
@@ -255,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_one_or_a_span_back_from_now() {
+    fn a_time_is_a_timestamp_or_a_span_before_now() {
         let now = SystemTime::now();
         assert_eq!(
             parse_time("90s", now),

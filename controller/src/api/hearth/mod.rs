@@ -1,6 +1,6 @@
 //! Hearth's own API.
 //!
-//! * [`logs`]: a function's log, by the page or followed
+//! * [`logs`]: a function's log, in pages or followed
 //! * [`status`]: instances, status, pings, the end of a deploy
 //! * [`probes`]: health, readiness, metrics
 

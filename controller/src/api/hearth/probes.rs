@@ -1,4 +1,4 @@
-//! What monitors ask for: whether the controller lives, whether it is ready, its metrics.
+//! For monitors: liveness, readiness, metrics.
 
 use std::sync::Arc;
 

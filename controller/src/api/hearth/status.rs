@@ -1,5 +1,5 @@
-//! What the controller says of itself: its instances, its status, how long a ping to a guest takes. And
-//! the end of a deploy that is under way.
+//! The controller's instances, its status, and how long a ping to a guest takes. And a request that ends
+//! a deploy.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(crate) async fn instances(
         .get("function")
         .map(|name| Named::parse(name, None, NameForm::Function, &app.place))
         .transpose()?;
-    // Asks the kernel about each process's pages: not on a thread that serves requests.
+    // The kernel counts each process's pages, which takes long: not on a thread that serves requests.
     let list = move || pool.instances(named.as_ref().map(|named| &named.name));
     let instances = tokio::task::spawn_blocking(list)
         .await

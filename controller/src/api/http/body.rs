@@ -1,4 +1,4 @@
-//! Request bodies: read whole, raw, within a size and a time.
+//! Reads whole request bodies, within a maximum size and a maximum time.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use http_body_util::BodyExt;
 
 use super::error::ApiError;
 
-/// Longest pause between two pieces of a body.
+/// Maximum time between two pieces of a body.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
-/// Longest time for a whole body.
+/// Maximum time for a whole body.
 const TOTAL_LIMIT: Duration = Duration::from_secs(300);
 
-/// Largest body without a package, in bytes.
+/// Largest body of an operation that takes no package, in bytes.
 const MAX_SETTINGS: usize = 1 << 20;
 
-/// Reads a body of at most `limit` bytes; `too_large` says what it is when it is longer. What a
-/// client announces is refused before it is sent.
+/// Reads a body of at most `limit` bytes; `too_large` makes the error for a longer one. If
+/// `Content-Length` is too large, the body is refused before any of it is read.
 pub(crate) async fn read(
     headers: &HeaderMap,
     mut body: Body,
@@ -45,7 +45,7 @@ pub(crate) async fn read(
         let frame = frame.map_err(|error| {
             ApiError::bad_content(format!("The body could not be read: {error}"))
         })?;
-        // Trailers say nothing here.
+        // Trailers are ignored.
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -53,7 +53,7 @@ pub(crate) async fn read(
             return Err(too_large());
         }
         if first.is_empty() && rest.is_empty() {
-            // Most bodies are one piece: no copy.
+            // Most bodies arrive in one piece, which needs no copy.
             first = data;
         } else {
             if rest.is_empty() {
@@ -69,7 +69,7 @@ pub(crate) async fn read(
     })
 }
 
-/// Reads the body of a request that carries settings alone.
+/// Reads the body of a request that carries no package.
 pub(crate) async fn read_small(
     headers: &HeaderMap,
     body: Body,

@@ -1,7 +1,7 @@
-//! The one place where an error becomes a response, in the shape that Lambda's clients expect.
+//! Turns errors into responses, in the form that Lambda's clients expect. No other module does.
 //!
-//! The type goes into `x-amzn-ErrorType`; in the body the message is called `Message` or `message`
-//! depending on the type, as AWS does it.
+//! The header `x-amzn-ErrorType` names the type. In the body the message is called `Message` or
+//! `message`, depending on the type, as AWS does it.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -15,16 +15,16 @@ use crate::pool::{NotRun, PingError};
 const ACCESS_DENIED: &str = "AccessDeniedException";
 const SERIALIZATION: &str = "SerializationException";
 
-/// An answer that is not the one that was asked for.
+/// An error response.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     kind: &'static str,
     message: String,
-    /// For 429: which limit.
+    /// For 429: the limit that was reached.
     reason: Option<&'static str>,
-    /// Whether the body says whose fault it is. Of a few refusals Lambda leaves that out.
-    says_type: bool,
+    /// Whether the body has the member `Type` (`User` or `Service`). A few of Lambda's errors have not.
+    has_type: bool,
 }
 
 impl ApiError {
@@ -34,7 +34,7 @@ impl ApiError {
             kind,
             message: message.into(),
             reason: None,
-            says_type: true,
+            has_type: true,
         }
     }
 
@@ -50,7 +50,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "ValidationException", message)
     }
 
-    /// What belongs to another account. Lambda says no more than that.
+    /// The resource belongs to another account. Lambda's message is `null`.
     pub(crate) fn other_account() -> Self {
         Self::new(StatusCode::FORBIDDEN, ACCESS_DENIED, "")
     }
@@ -63,12 +63,12 @@ impl ApiError {
         )
     }
 
-    /// A body that can't be what was asked for.
+    /// A body that does not fit the operation's model.
     pub(crate) fn serialization(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, SERIALIZATION, message)
     }
 
-    /// `arn` is that of the function, or of the version that was asked for.
+    /// `arn` is that of the function, or of the requested version.
     pub(crate) fn function_not_found(arn: &str) -> Self {
         Self::not_found(format!("Function not found: {arn}"))
     }
@@ -89,12 +89,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "ResourceNotFoundException", message)
     }
 
-    /// A link to a package is forged, or too old.
+    /// The signature of a package's download link does not match, or has expired.
     pub(crate) fn expired_link() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
             ACCESS_DENIED,
-            "Request has expired: ask for the Location anew",
+            "Request has expired: get a new Location from GetFunction or GetLayerVersion",
         )
     }
 
@@ -156,7 +156,7 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceException", message)
     }
 
-    /// The caller is not let in.
+    /// Authentication or authorization failed.
     pub(crate) fn access(error: &AuthError) -> Self {
         let status = match error {
             AuthError::Keys => StatusCode::INTERNAL_SERVER_ERROR,
@@ -165,7 +165,7 @@ impl ApiError {
         Self::new(status, error.kind(), error.to_string())
     }
 
-    /// The caller may not use a function's URL.
+    /// The client may not use a function's URL.
     pub(crate) fn forbidden() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
@@ -179,7 +179,7 @@ impl ApiError {
         self.status == StatusCode::FORBIDDEN
     }
 
-    /// The function, or the version of it, has not become ready.
+    /// The function or version is not active.
     pub(crate) fn state(state: State) -> Self {
         Self::conflict(format!(
             "The operation cannot be performed at this time. The function is currently in the \
@@ -188,7 +188,7 @@ impl ApiError {
         ))
     }
 
-    /// A change was refused. `arn` is the function's.
+    /// A change of a function failed. `arn` is the function's.
     pub(crate) fn control(error: ControlError, arn: &str) -> Self {
         match error {
             ControlError::NotFound => Self::function_not_found(arn),
@@ -215,19 +215,19 @@ impl ApiError {
             )),
             ControlError::Invalid(message) => Self::invalid(message),
             ControlError::Untyped(message) => Self {
-                says_type: false,
+                has_type: false,
                 ..Self::invalid(message)
             },
             ControlError::Conflict(message) => Self::conflict(message),
             ControlError::Policy(error) => Self::policy(error),
             ControlError::Registry(_) | ControlError::Host(_) => {
-                tracing::error!(arn, %error, "a change failed");
+                tracing::error!(arn, %error, "a change of a function failed");
                 Self::service(error.to_string())
             }
         }
     }
 
-    /// The same of a layer. `arn` is its version's.
+    /// A change of a layer failed. `arn` is its version's.
     pub(crate) fn layer_control(error: ControlError, arn: &str) -> Self {
         match error {
             ControlError::NotFound => Self::layer_version_not_found(arn),
@@ -240,7 +240,7 @@ impl ApiError {
         Self::not_found(format!("Layer version {arn} does not exist."))
     }
 
-    /// The caller's revision is not the current one, which is to be had from `api`.
+    /// The client's revision is not the current one, which the operation `api` returns.
     fn revision(api: &str) -> Self {
         Self::new(
             StatusCode::PRECONDITION_FAILED,
@@ -274,7 +274,7 @@ impl ApiError {
         Self::not_found("No policy is associated with the given resource.")
     }
 
-    /// There is no room for another event: clients may try again.
+    /// The event queue is full: clients may try again.
     pub(crate) fn queue_full(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -347,12 +347,12 @@ impl axum::response::IntoResponse for ApiError {
             ) => {
                 json!({ "Type": owner, "Message": self.message })
             }
-            // Those that come from AWS's front, before Lambda sees a request.
+            // Errors that AWS's gateway sends before Lambda sees the request.
             (ACCESS_DENIED, None) if self.message.is_empty() => {
                 json!({ "Message": null })
             }
             (ACCESS_DENIED | SERIALIZATION, None) => json!({ "Message": self.message }),
-            _ if !self.says_type => json!({ "message": self.message }),
+            _ if !self.has_type => json!({ "message": self.message }),
             _ if self.status == StatusCode::FORBIDDEN => json!({ "message": self.message }),
             _ => json!({ "Type": owner, "message": self.message }),
         };
@@ -401,21 +401,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_another_accounts_is_refused_without_a_word() {
+    async fn a_resource_of_another_account_is_refused_without_a_message() {
         let (status, kind, body) = parts(ApiError::other_account()).await;
         assert_eq!((status, kind.as_str()), (403, "AccessDeniedException"));
         assert_eq!(body, json!({ "Message": null }));
     }
 
     #[tokio::test]
-    async fn a_body_that_can_not_be_read_is_refused_in_the_words_of_the_services_front() {
+    async fn a_body_that_can_not_be_read_is_refused_as_awss_gateway_does_it() {
         let (status, kind, body) = parts(ApiError::serialization("why")).await;
         assert_eq!((status, kind.as_str()), (400, "SerializationException"));
         assert_eq!(body, json!({ "Message": "why" }));
     }
 
     #[tokio::test]
-    async fn a_few_refusals_do_not_say_whose_fault_they_are() {
+    async fn a_few_errors_have_no_type_in_their_body() {
         let refused = |error| parts(ApiError::control(error, "arn"));
         let (_, _, body) = refused(ControlError::Untyped("why".into())).await;
         assert_eq!(body, json!({ "message": "why" }));

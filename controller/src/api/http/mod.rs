@@ -1,10 +1,10 @@
-//! HTTP and JSON, whatever the operation: what a request consists of, what an answer looks like.
+//! HTTP and JSON as all operations use them.
 //!
-//! * [`request_id`], [`trace`], [`peer`]: what a request is known by, and where it comes from
+//! * [`request_id`], [`trace`], [`peer`]: identifiers of requests, and the client's address
 //! * [`parameters`]: the path's segments and the query
-//! * [`body`], [`unread`], [`wire`]: bodies read within limits, left unread, parsed as JSON
-//! * [`violations`], [`error`]: what is wrong with a request, in Lambda's words
-//! * [`response`], [`page`]: answers and lists
+//! * [`body`], [`unread`], [`wire`]: bodies: reading within limits, handling unread rests, parsing JSON
+//! * [`violations`], [`error`]: errors, with Lambda's texts
+//! * [`response`], [`page`]: responses and lists
 
 pub(super) mod body;
 pub(super) mod error;

@@ -1,7 +1,7 @@
 //! Lists in pages: `Marker` and `MaxItems` in, `NextMarker` out.
 //!
-//! A marker is the key of the last item of a page. What it named may be gone by the next page only
-//! from lists that are in the order of their keys; the others say that the marker is none.
+//! A marker is the key of a page's last item. If that item is deleted before the next page is read, a
+//! list in the order of its keys goes on after it; any other list refuses the marker.
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -12,15 +12,15 @@ use super::parameters::Parameters;
 use super::response::json_response;
 use super::violations::found;
 
-/// Items on a page unless asked for fewer.
+/// Maximum number of items on a page.
 const MOST: usize = 50;
 
-/// How many items the caller wants at most.
+/// The number of items on the requested page.
 pub(crate) fn size(parameters: &Parameters) -> Result<usize, ApiError> {
     Ok(items(parameters, MOST, 10_000)?.min(MOST))
 }
 
-/// The same of a list with limits of its own: what is meant unless asked, and the most to ask for.
+/// The same for a list with its own default, `unasked`, and its own maximum of `MaxItems`.
 pub(crate) fn items(parameters: &Parameters, unasked: usize, most: u32) -> Result<usize, ApiError> {
     let Some(text) = parameters.get("MaxItems") else {
         return Ok(unasked);
@@ -28,15 +28,15 @@ pub(crate) fn items(parameters: &Parameters, unasked: usize, most: u32) -> Resul
     let asked = match text.parse::<i64>() {
         Ok(asked) => asked,
         Err(_) => {
-            let told = "STRING_VALUE can not be converted to an Integer";
-            return Err(ApiError::serialization(told));
+            let message = "STRING_VALUE can not be converted to an Integer";
+            return Err(ApiError::serialization(message));
         }
     };
     let asked = found(|violations| violations.in_range(asked, 1..=most, "maxItems"))?;
     Ok(asked as usize)
 }
 
-/// The items after the marker, as many as are wanted, and the marker of the next page if there is one.
+/// The items of the requested page, and the marker of the next page if there is one.
 pub(crate) fn cut<T>(
     mut items: impl Iterator<Item = T>,
     parameters: &Parameters,
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_or_a_size_that_is_none_is_refused() {
+    fn an_unknown_marker_and_an_invalid_size_are_refused() {
         for bad in [
             ("Marker", "61"),
             ("Marker", "x"),

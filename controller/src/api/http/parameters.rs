@@ -1,4 +1,4 @@
-//! What routes take out of a request's line: the segments of its path, the parameters of its query.
+//! axum extractors of a request's path segments and query parameters.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use axum::http::request::Parts;
 
 use super::error::ApiError;
 
-/// What the path has in the places that its route names.
+/// The path's segments, by the names that its route gives them in braces.
 #[derive(Debug)]
 pub(crate) struct Segments(BTreeMap<String, String>);
 
 impl Segments {
-    /// The text in the place `name`, percent-decoded.
+    /// The segment `name`, percent-decoded.
     pub(crate) fn get(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
@@ -34,13 +34,13 @@ impl Parameters {
         self.all(name).next_back()
     }
 
-    /// Every value of a parameter that may be there more than once.
+    /// Every value of a parameter that the query may repeat.
     pub(crate) fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &str> {
         let named = self.0.iter().filter(move |(key, _)| key == name);
         named.map(|(_, value)| value.as_str())
     }
 
-    /// Refuses what is none of the `known` ones, nor part of a signature.
+    /// Refuses parameters that are neither `known` nor part of a signature.
     pub(crate) fn only(&self, known: &[&str]) -> Result<(), ApiError> {
         let strange = |name: &str| !known.contains(&name) && !name.starts_with("X-Amz-");
         match self.0.iter().find(|(name, _)| strange(name)) {

@@ -1,7 +1,7 @@
-//! Where a request comes from.
+//! The address that a request comes from.
 
 use std::net::SocketAddr;
 
-/// The other end of a request's connection.
+/// The address of the client at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);

@@ -1,4 +1,4 @@
-//! What happens to every request before it is routed and to every response after it.
+//! Request ids, and paths with a trailing slash.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use axum::http::{HeaderValue, Method, Response};
 use axum::middleware::Next;
 use uuid::Uuid;
 
-/// The id of a request: what a function sees, what the log says, what the response carries.
+/// The id of a request. The function, the log and the response's `x-amzn-RequestId` have the same.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) String);
 
-/// Gives the request an id, and its response the same.
+/// Gives each request an id, and its response the same.
 pub(crate) async fn assign(mut request: Request, next: Next) -> Response<Body> {
     let id = Uuid::new_v4().to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -31,8 +31,8 @@ pub(crate) async fn assign(mut request: Request, next: Next) -> Response<Body> {
     response
 }
 
-/// One line for each request: of an invocation, a throttle (429) or a refusal (403) as of any other. The
-/// query is left out, since it may hold a signature.
+/// Writes one line for each request, invocations, throttles (429) and refusals (403) included. The line has
+/// no query, because a query may hold a signature.
 fn log(id: &str, method: &Method, path: &str, response: &Response<Body>, took: Duration) {
     let header = |name: &str| {
         let value = response.headers().get(name)?;
@@ -53,7 +53,7 @@ fn log(id: &str, method: &Method, path: &str, response: &Response<Body>, took: D
     );
 }
 
-/// Older SDKs end some paths with a slash.
+/// Removes a slash at the path's end, because older SDKs send one on some paths.
 pub(crate) fn without_trailing_slash(mut request: Request) -> Request {
     let path = request.uri().path();
     if path.len() < 2 || !path.ends_with('/') {

@@ -1,4 +1,4 @@
-//! The responses that most operations have.
+//! The response that most operations send.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};

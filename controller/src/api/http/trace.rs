@@ -1,14 +1,14 @@
-//! The header that ties what a request causes together, in functions and what they call.
+//! The header `X-Amzn-Trace-Id`, which connects an invocation with the calls that it makes.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 
-/// Longest header of a caller that is handed on.
+/// Longest header that is passed on to the function, in bytes.
 const MAX_TRACE_ID: usize = 1024;
 
-/// What the function is told: the caller's, if it is short and printable. Without one a trace begins
-/// here, as on Lambda, where libraries rely on it; nobody records it.
+/// The trace id that the function gets: the client's, if it is short and printable, or else a new one.
+/// Tracing libraries rely on there being one, as on Lambda. The controller does not record traces.
 pub(crate) fn trace_id(headers: &HeaderMap, request_id: &str) -> String {
     headers
         .get("x-amzn-trace-id")
@@ -17,7 +17,7 @@ pub(crate) fn trace_id(headers: &HeaderMap, request_id: &str) -> String {
         .map_or_else(|| begin(request_id), ToOwned::to_owned)
 }
 
-/// A trace of its own, told from others by what is random in the request's id.
+/// A new trace, made unique by the random part of the request's id.
 fn begin(request_id: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let seconds = now.unwrap_or_default().as_secs();
@@ -32,7 +32,7 @@ mod tests {
 
     const ID: &str = "01234567-89ab-4cde-8f01-23456789abcd";
 
-    fn told(header: &str) -> String {
+    fn passed_on(header: &str) -> String {
         let headers =
             HeaderMap::from_iter([("x-amzn-trace-id".parse().unwrap(), header.parse().unwrap())]);
         trace_id(&headers, ID)
@@ -40,13 +40,13 @@ mod tests {
 
     #[test]
     fn a_callers_trace_goes_on() {
-        assert_eq!(told("Root=1-2-3"), "Root=1-2-3");
+        assert_eq!(passed_on("Root=1-2-3"), "Root=1-2-3");
     }
 
     #[test]
     fn a_trace_begins_where_there_is_none_that_can_be_handed_on() {
         for header in ["a".repeat(MAX_TRACE_ID + 1).as_str(), "\u{e9}"] {
-            assert!(told(header).starts_with("Root=1-"), "{header}");
+            assert!(passed_on(header).starts_with("Root=1-"), "{header}");
         }
         let begun = trace_id(&HeaderMap::new(), ID);
         let (root, rest) = begun.split_once(';').unwrap();

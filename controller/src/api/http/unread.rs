@@ -1,12 +1,13 @@
-//! Bodies that nobody has read when their request's answer is there: the caller is not let in, the
-//! function does not exist, the body is too long.
+//! Request bodies that a handler has not read to their end when it responds: authentication failed, the
+//! function does not exist, the body is too large.
 //!
-//! What is left of such a body stands between its answer and the connection's next request. Little
-//! that is there already is read, and the connection goes on. Otherwise the answer says that the
-//! connection ends, or a client would send its next request into the end of it; and what still
-//! comes is read and thrown away for a while, or the answer would be lost: a client that is busy
-//! sending reads it only afterwards, and a socket that is closed over unread bytes takes what it
-//! has sent along.
+//! The unread rest stands between the response and the connection's next request:
+//!
+//! * If only a few bytes remain and have arrived, they are drained, and the connection stays open.
+//! * Otherwise the response has `Connection: close`, so that the client does not send another request
+//!   on a connection that is about to end. The rest is read and discarded for a while, because a client
+//!   that is still sending reads the response only afterwards, and because closing a socket with unread
+//!   bytes makes the kernel discard the response too.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -25,42 +26,43 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::locks::lock;
 
-/// What is read before the answer leaves, so that the connection can go on.
-const LITTLE: u64 = 64 * 1024;
-/// Longest wait for it.
-const LITTLE_WAIT: Duration = Duration::from_millis(50);
-/// Largest announced body that is read to its end: whoever uploads a package that is too large, or
-/// with a wrong key, shall hear so.
-const MOST_ANNOUNCED: u64 = 256 * 1024 * 1024;
-/// What is read of a longer one, and of one that does not say how long it is.
-const MOST_OF_ENDLESS: u64 = 4 * 1024 * 1024;
-/// Longest pause between two pieces of what is thrown away, and the longest time for all of it.
-const PAUSE: Duration = Duration::from_secs(5);
-const TOTAL: Duration = Duration::from_secs(30);
+/// Largest rest that is drained before the response is sent, so that the connection can stay open.
+const MAX_DRAINED: u64 = 64 * 1024;
+/// Maximum time to drain it.
+const DRAIN_LIMIT: Duration = Duration::from_millis(50);
+/// Largest announced body that is read to its end, so that a client that uploads a package that is too
+/// large, or signed with a wrong key, can read the error.
+const MAX_ANNOUNCED: u64 = 256 * 1024 * 1024;
+/// Maximum that is read of a larger body, and of one without a `Content-Length`.
+const MAX_UNANNOUNCED: u64 = 4 * 1024 * 1024;
+/// Maximum time between two pieces of a body that is discarded, and for all of it.
+const PAUSE_LIMIT: Duration = Duration::from_secs(5);
+const TOTAL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Answers a request, and sees to what is left of its body.
+/// Lets the next layer respond, and drains or discards the unread rest of the body.
 pub(crate) async fn settle(request: Request, next: Next) -> Response<Body> {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    // Such a client sends nothing until it is told to, and now it won't be.
-    let asks_first = request.headers().contains_key(EXPECT);
+    // With `Expect: 100-continue` a client sends its body only when asked to. If the handler has not
+    // asked, no body comes.
+    let expects_continue = request.headers().contains_key(EXPECT);
     let announced = announced(request.headers());
-    let left = Left::default();
+    let returned = BodyReturn::default();
     let request = request.map(|body| {
-        Body::new(Lent {
+        Body::new(TrackedBody {
             body: Some(body),
-            left: left.clone(),
+            returned: returned.clone(),
         })
     });
     let mut response = next.run(request).await;
-    let Some(mut body) = left.take() else {
+    let Some(mut body) = returned.take() else {
         return response;
     };
-    let is_little = !asks_first && announced.is_none_or(|length| length <= LITTLE);
-    if is_little
+    let is_small = !expects_continue && announced.is_none_or(|length| length <= MAX_DRAINED);
+    if is_small
         && matches!(
-            timeout(LITTLE_WAIT, end_of(&mut body, LITTLE)).await,
+            timeout(DRAIN_LIMIT, drain(&mut body, MAX_DRAINED)).await,
             Ok(true)
         )
     {
@@ -68,9 +70,9 @@ pub(crate) async fn settle(request: Request, next: Next) -> Response<Body> {
     }
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    if !asks_first {
-        let most = announced.filter(|length| *length <= MOST_ANNOUNCED);
-        tokio::spawn(throw_away(body, most.unwrap_or(MOST_OF_ENDLESS)));
+    if !expects_continue {
+        let most = announced.filter(|length| *length <= MAX_ANNOUNCED);
+        tokio::spawn(discard(body, most.unwrap_or(MAX_UNANNOUNCED)));
     }
     response
 }
@@ -79,8 +81,8 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Reads a body and says whether that was all of it, within `most` bytes.
-async fn end_of(body: &mut Body, most: u64) -> bool {
+/// Reads a body of at most `most` bytes. Returns whether it has reached its end.
+async fn drain(body: &mut Body, most: u64) -> bool {
     let mut read = 0;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return false };
@@ -92,12 +94,12 @@ async fn end_of(body: &mut Body, most: u64) -> bool {
     true
 }
 
-/// The connection ends when the body is let go of.
-async fn throw_away(mut body: Body, most: u64) {
-    let deadline = Instant::now() + TOTAL;
+/// Reads a body and discards it. hyper closes the connection when the body is dropped.
+async fn discard(mut body: Body, most: u64) {
+    let deadline = Instant::now() + TOTAL_LIMIT;
     let mut read = 0;
     while read <= most {
-        let pause = (Instant::now() + PAUSE).min(deadline);
+        let pause = (Instant::now() + PAUSE_LIMIT).min(deadline);
         let Ok(Some(Ok(frame))) = timeout_at(pause, body.frame()).await else {
             return;
         };
@@ -105,11 +107,11 @@ async fn throw_away(mut body: Body, most: u64) {
     }
 }
 
-/// Where a body comes back to that was not read to its end.
+/// Holds a body that was dropped before its end.
 #[derive(Debug, Clone, Default)]
-struct Left(Arc<Mutex<Option<Body>>>);
+struct BodyReturn(Arc<Mutex<Option<Body>>>);
 
-impl Left {
+impl BodyReturn {
     fn take(&self) -> Option<Body> {
         lock(&self.0).take()
     }
@@ -119,15 +121,15 @@ impl Left {
     }
 }
 
-/// A body as those get it who answer the request.
+/// A request body that hands itself back when the handler drops it before its end.
 #[derive(Debug)]
-struct Lent {
-    /// None when it has ended.
+struct TrackedBody {
+    /// `None` when it has ended.
     body: Option<Body>,
-    left: Left,
+    returned: BodyReturn,
 }
 
-impl HttpBody for Lent {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -162,10 +164,10 @@ impl HttpBody for Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
-            self.left.put(body);
+            self.returned.put(body);
         }
     }
 }

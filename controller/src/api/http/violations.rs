@@ -1,16 +1,16 @@
-//! What is wrong with the form of a request: all of it is told at once, in Lambda's clauses.
+//! Violations of the form of a request. One error lists all of them, in Lambda's clauses.
 //!
-//! The rules are those of the API's model, which Lambda checks before it looks at anything that is
-//! there. What it checks later has an error of its own, and is told alone.
+//! The rules are those of the API's model, which Lambda checks before it looks anything up. A rule that
+//! Lambda checks later has an error of its own.
 
 use std::ops::RangeInclusive;
 
 use super::error::ApiError;
 
-/// Longest part of a value that an answer repeats, in characters.
+/// Longest part of a value that a message repeats, in characters.
 const MAX_SHOWN: usize = 300;
 
-/// Does the checks of a request, and hands over what they found right.
+/// Runs the checks of a request, and returns their value if there is no violation.
 pub(crate) fn checked<T>(checks: impl FnOnce(&mut Violations) -> T) -> Result<T, ApiError> {
     let mut violations = Violations::default();
     let value = checks(&mut violations);
@@ -18,26 +18,26 @@ pub(crate) fn checked<T>(checks: impl FnOnce(&mut Violations) -> T) -> Result<T,
     Ok(value)
 }
 
-/// The same for checks that find nothing where something is wrong.
+/// The same for checks that return `None` only if they have added a violation.
 pub(crate) fn found<T>(checks: impl FnOnce(&mut Violations) -> Option<T>) -> Result<T, ApiError> {
-    checked(checks).map(|value| value.expect("whatever is missing was told"))
+    checked(checks).map(|value| value.expect("a missing value is a violation"))
 }
 
-/// The clauses, in the order in which they are told.
+/// The clauses of the message, in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Violations(Vec<String>);
 
 impl Violations {
-    /// Refuses the request if anything is wrong with it.
+    /// Refuses the request if there is any violation.
     pub(crate) fn end(&self) -> Result<(), ApiError> {
         if self.0.is_empty() {
             return Ok(());
         }
-        Err(ApiError::validation(self.told()))
+        Err(ApiError::validation(self.message()))
     }
 
-    /// Lambda's sentence with all clauses in it.
-    pub(crate) fn told(&self) -> String {
+    /// Lambda's message with all clauses.
+    pub(crate) fn message(&self) -> String {
         let plural = if self.0.len() == 1 { "" } else { "s" };
         format!(
             "{} validation error{plural} detected: {}",
@@ -51,7 +51,7 @@ impl Violations {
         self.clause(&format!(" '{shown}'"), field, constraint);
     }
 
-    /// The same about a value that is nobody's to repeat.
+    /// The same about a secret value, which the message does not repeat.
     pub(crate) fn add_secret(&mut self, field: &str, constraint: &str) {
         self.clause("", field, constraint);
     }
@@ -62,7 +62,7 @@ impl Violations {
         ));
     }
 
-    /// Something has to be there.
+    /// Requires a value.
     pub(crate) fn given<T>(&mut self, value: Option<T>, field: &str) -> Option<T> {
         if value.is_none() {
             self.clause(" null", field, "Member must not be null");
@@ -70,14 +70,14 @@ impl Violations {
         value
     }
 
-    /// At most `limit` characters.
+    /// Requires at most `limit` characters.
     pub(crate) fn at_most(&mut self, text: &str, limit: usize, field: &str) {
         if text.chars().count() > limit {
             self.add(text, field, &longest(limit));
         }
     }
 
-    /// A whole number; none if it is out of the range.
+    /// Requires a number within the range; returns `None` for any other.
     pub(crate) fn in_range(
         &mut self,
         number: i64,
@@ -102,7 +102,7 @@ impl Violations {
         }
     }
 
-    /// A list whose items are all known; `constraint` is told if one is not.
+    /// Requires a list of known items; `constraint` is Lambda's text for this list.
     pub(crate) fn each_of(
         &mut self,
         items: &[String],
@@ -115,7 +115,7 @@ impl Violations {
         }
     }
 
-    /// A list with so many items.
+    /// Requires a number of items within the range.
     pub(crate) fn length(&mut self, items: &[String], range: RangeInclusive<usize>, field: &str) {
         if items.len() < *range.start() {
             let constraint = format!(
@@ -131,18 +131,18 @@ impl Violations {
 }
 
 impl ApiError {
-    /// Lambda's sentence about one value out of its pattern or range.
+    /// Lambda's message about one value.
     pub(crate) fn constraint(value: &str, field: &str, constraint: &str) -> Self {
         let mut violations = Violations::default();
         violations.add(value, field, constraint);
-        Self::validation(violations.told())
+        Self::validation(violations.message())
     }
 
-    /// A value that has the form, and breaks a rule that Lambda checks later on.
+    /// The same for a rule that Lambda checks after the model: another type of error.
     pub(crate) fn late_constraint(value: &str, field: &str, constraint: &str) -> Self {
         let mut violations = Violations::default();
         violations.add(value, field, constraint);
-        Self::invalid(violations.told())
+        Self::invalid(violations.message())
     }
 }
 
@@ -150,7 +150,7 @@ pub(crate) fn enum_set(known: &[&str]) -> String {
     format!("Member must satisfy enum value set: [{}]", known.join(", "))
 }
 
-/// A list as Lambda writes it.
+/// A list as Lambda's messages show it.
 pub(crate) fn list(items: &[String]) -> String {
     format!("[{}]", items.join(", "))
 }
@@ -163,14 +163,14 @@ fn longest(limit: usize) -> String {
 mod tests {
     use super::*;
 
-    fn told(checks: impl FnOnce(&mut Violations)) -> String {
+    fn message(checks: impl FnOnce(&mut Violations)) -> String {
         let mut violations = Violations::default();
         checks(&mut violations);
-        violations.told()
+        violations.message()
     }
 
     #[test]
-    fn what_is_wrong_with_a_request_is_counted_and_told_at_once() {
+    fn one_error_counts_and_lists_all_violations_of_a_request() {
         checked(|violations| {
             violations.at_most("abc", 3, "f");
             violations.one_of("a", &["a"], "f");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_out_of_range_is_told_the_bound_that_it_breaks() {
+    fn the_message_about_a_number_names_the_bound_that_it_breaks() {
         for (number, expected, words) in [
             (60, Some(60), ""),
             (21_600, Some(21_600), ""),
@@ -214,7 +214,7 @@ mod tests {
         ] {
             let mut violations = Violations::default();
             assert_eq!(violations.in_range(number, 60..=21_600, "f"), expected);
-            assert!(violations.told().contains(words), "{violations:?}");
+            assert!(violations.message().contains(words), "{violations:?}");
             assert_eq!(violations.end().is_ok(), expected.is_some());
         }
     }
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_list_is_shown_whole_and_a_long_text_in_part() {
         let items = ["a".to_owned(), "b".to_owned()];
-        let text = told(|violations| {
+        let text = message(|violations| {
             violations.length(&items, 1..=1, "few");
             violations.each_of(&items, &["a"], "known", "c");
         });
@@ -232,9 +232,9 @@ mod tests {
              Member must have length less than or equal to 1; Value '[a, b]' at 'known' failed to \
              satisfy constraint: c"
         );
-        let none = told(|violations| violations.length(&[], 1..=1, "few"));
+        let none = message(|violations| violations.length(&[], 1..=1, "few"));
         assert!(none.contains("'[]' at 'few'") && none.contains("greater than or equal to 1"));
-        let long = told(|violations| violations.at_most(&"é".repeat(999), 256, "f"));
+        let long = message(|violations| violations.at_most(&"é".repeat(999), 256, "f"));
         assert!(long.contains(&format!("'{}'", "é".repeat(300))), "{long}");
     }
 }

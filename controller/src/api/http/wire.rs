@@ -1,8 +1,7 @@
-//! Request bodies: JSON of any shape in, what an operation's model says out.
+//! Parses request bodies: JSON of any shape in, values of an operation's model out.
 //!
-//! What a member is instead of what the model wants is told in the service's own words, which know
-//! no member and no place. What it says of a body that is no JSON object is not known: that one is told
-//! where it stops being one.
+//! AWS's message for a wrong JSON type names neither field nor position; neither do ours. AWS's message
+//! for a body that is not a JSON object is not known; ours names the position of the first error.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,7 +13,7 @@ use serde::forward_to_deserialize_any;
 
 use super::error::ApiError;
 
-/// A body as `T`; members that `T` does not know are skipped.
+/// Parses a body as `T`; members that `T` does not have are skipped.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let json: Json<'a> = serde_json::from_slice(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
@@ -27,13 +26,13 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiErro
         Json::List(_) => Err(Mismatch(LIST.into())),
         _ => Err(Mismatch("The request body is not a JSON object".into())),
     };
-    read.map_err(|Mismatch(told)| ApiError::serialization(told))
+    read.map_err(|Mismatch(message)| ApiError::serialization(message))
 }
 
 const LIST: &str = "Start of list found where not expected";
 const STRUCTURE: &str = "Start of structure or map found where not expected.";
 
-/// JSON as it came; strings without escapes lie in the body.
+/// Any JSON value. Strings without escapes borrow from the body.
 enum Json<'a> {
     Null,
     Flag(bool),
@@ -44,7 +43,7 @@ enum Json<'a> {
     Structure(BTreeMap<Cow<'a, str>, Json<'a>>),
 }
 
-/// Something is not what the model wants. Holds what the caller is told.
+/// A value is not of the model's type. Holds the message for the client.
 #[derive(Debug)]
 struct Mismatch(String);
 
@@ -57,7 +56,7 @@ impl fmt::Display for Mismatch {
 impl std::error::Error for Mismatch {}
 
 impl de::Error for Mismatch {
-    /// What serde finds by itself, the service has no words for.
+    /// For errors that serde itself finds, AWS's message is not known.
     fn custom<T: fmt::Display>(why: T) -> Self {
         tracing::debug!(%why, "a request's body does not fit its model");
         Self("The request body does not fit the operation".into())
@@ -65,7 +64,7 @@ impl de::Error for Mismatch {
 }
 
 impl Json<'_> {
-    /// There should be a value of the type `wanted`, with its article.
+    /// The model has a scalar here. `wanted` is its type with an article.
     fn no_scalar(&self, wanted: &str) -> Mismatch {
         let found = match self {
             Self::Null => return Mismatch(format!("null can not be converted to {wanted}")),
@@ -79,7 +78,7 @@ impl Json<'_> {
         Mismatch(format!("{found} can not be converted to {wanted}"))
     }
 
-    /// There should be something with members or items; `scalar` is told if there is a single value.
+    /// The model has a structure, map or list here. `scalar` is the message if this is a scalar.
     fn no_container(&self, scalar: &str) -> Mismatch {
         Mismatch(match self {
             Self::List(_) => LIST.into(),
@@ -108,7 +107,7 @@ impl<'de> Deserializer<'de> for Json<'de> {
             Self::Decimal(number) => visitor.visit_f64(number),
             Self::Text(Cow::Borrowed(text)) => visitor.visit_borrowed_str(text),
             Self::Text(Cow::Owned(text)) => visitor.visit_string(text),
-            // Nulls among the items are none of them.
+            // AWS skips nulls in a list.
             Self::List(items) => {
                 let there = items.into_iter().filter(|item| !matches!(item, Self::Null));
                 visitor.visit_seq(SeqDeserializer::new(there))
@@ -196,7 +195,7 @@ impl<'de> Deserialize<'de> for Json<'de> {
     }
 }
 
-/// Takes any JSON as it is.
+/// Reads any JSON value.
 struct Reader;
 
 impl<'de> Visitor<'de> for Reader {
@@ -218,7 +217,7 @@ impl<'de> Visitor<'de> for Reader {
         Ok(Json::Integer(number))
     }
 
-    /// What is beyond the largest integer is beyond every range as well.
+    /// A number above `i64::MAX` is above every range of the model, so it may be clamped.
     fn visit_u64<E>(self, number: u64) -> Result<Json<'de>, E> {
         Ok(Json::Integer(i64::try_from(number).unwrap_or(i64::MAX)))
     }
@@ -246,7 +245,7 @@ impl<'de> Visitor<'de> for Reader {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json<'de>, A::Error> {
         let mut structure = BTreeMap::new();
         while let Some((Key(name), value)) = members.next_entry()? {
-            // Readers disagree about which of two of a name is meant: none of them is.
+            // JSON parsers disagree about which of two members of one name counts, so neither does.
             if structure.insert(name, value).is_some() {
                 return Err(de::Error::custom("a member is there twice"));
             }
@@ -255,7 +254,7 @@ impl<'de> Visitor<'de> for Reader {
     }
 }
 
-/// A member's name, which lies in the body if it can: `Cow` by itself is always a copy.
+/// A member's name, borrowed from the body if it has no escapes. serde's own `Cow` always copies.
 struct Key<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_read_and_what_is_unknown_or_null_is_as_if_it_was_not_there() {
+    fn a_body_that_fits_is_read_and_unknown_and_null_members_are_skipped() {
         let all = json!({
             "Text": "a\"b", "Number": 7, "Weight": 1, "Flag": true, "List": ["a", null, "b"],
             "Map": {"k": "v"}, "Inner": {"Text": "t", "More": 1}, "Any": {"a": [1, 1.5, null]},
@@ -324,8 +323,8 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_in_the_services_words() {
-        for (body, told) in [
+    fn the_messages_about_wrong_types_are_awss() {
+        for (body, message) in [
             (
                 json!({"Text": 7}),
                 "NUMBER_VALUE can not be converted to a String",
@@ -380,15 +379,18 @@ mod tests {
                 refused.contains("SerializationException"),
                 "{body}: {refused}"
             );
-            assert!(refused.contains(&format!("{told:?}")), "{body}: {refused}");
+            assert!(
+                refused.contains(&format!("{message:?}")),
+                "{body}: {refused}"
+            );
         }
     }
 
     #[test]
-    fn a_body_that_is_no_object_is_told_where_it_stops_being_one() {
+    fn the_message_about_a_body_that_is_no_object_names_the_position() {
         let deep = "[".repeat(200_000);
         let object = "The request body is not a JSON object";
-        for (body, told) in [
+        for (body, message) in [
             ("", "(line 1, column 0)"),
             (" ", "(line 1, column 1)"),
             ("{", "(line 1, column 1)"),
@@ -408,7 +410,7 @@ mod tests {
             let refused = parse::<Model>(body.as_bytes()).unwrap_err();
             let shown: String = body.chars().take(30).collect();
             assert!(
-                format!("{refused:?}").contains(told),
+                format!("{refused:?}").contains(message),
                 "{shown}: {refused:?}"
             );
         }

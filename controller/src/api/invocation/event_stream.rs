@@ -1,4 +1,4 @@
-//! Frames of `application/vnd.amazon.eventstream`, as streamed results are sent to clients.
+//! Frames of `application/vnd.amazon.eventstream`, the format of a streamed result.
 //!
 //! ```text
 //! offset  size  field, big-endian
@@ -10,14 +10,15 @@
 //!      …     4  CRC-32 of everything before
 //! ```
 //!
-//! AWS's own crate for it brings two generations of HTTP types along, for what is written here.
+//! AWS's crate for this format depends on two generations of HTTP types, too much for one function.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// Type of a header whose value is a string.
 const STRING: u8 = 7;
-/// Lengths and checksum at the beginning, checksum at the end.
-const AROUND: usize = 12 + 4;
+/// Size of a frame without headers and payload: lengths and checksum at the beginning, checksum at the
+/// end.
+const FRAMING: usize = 12 + 4;
 
 /// A frame that carries an event.
 pub(crate) fn event(name: &str, content_type: &str, payload: &[u8]) -> Bytes {
@@ -30,10 +31,10 @@ pub(crate) fn event(name: &str, content_type: &str, payload: &[u8]) -> Bytes {
         .iter()
         .map(|(name, value)| 1 + name.len() + 1 + 2 + value.len())
         .sum();
-    let len = AROUND + headers_len + payload.len();
+    let len = FRAMING + headers_len + payload.len();
     let mut frame = BytesMut::with_capacity(len);
-    frame.put_u32(short(len));
-    frame.put_u32(short(headers_len));
+    frame.put_u32(as_u32(len));
+    frame.put_u32(as_u32(headers_len));
     frame.put_u32(crc32fast::hash(&frame));
     for (name, value) in headers {
         frame.put_u8(u8::try_from(name.len()).expect("names are those above"));
@@ -47,7 +48,7 @@ pub(crate) fn event(name: &str, content_type: &str, payload: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-fn short(len: usize) -> u32 {
+fn as_u32(len: usize) -> u32 {
     u32::try_from(len).expect("payloads are a few megabytes at most")
 }
 

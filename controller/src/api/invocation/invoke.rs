@@ -1,4 +1,5 @@
-//! `POST …/invocations`: runs a function, hands over an event or only checks, and answers.
+//! The operation `Invoke`: `POST …/invocations`. Runs a function and responds with its result, stores an
+//! event, or only checks (`DryRun`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use crate::events::EventLimits;
 use crate::function::VersionId;
 use crate::pool::{Completed, Start};
 
-/// How the caller wants it invoked.
+/// The header `X-Amz-Invocation-Type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     RequestResponse,
@@ -40,19 +41,19 @@ pub(crate) async fn invoke(
     let version = app.find_active(&named)?;
     let executed = version.id;
     let kind = kind(&headers)?;
-    let asked = InvokeRequest::read(version, &request_id, &headers, body).await?;
+    let request = InvokeRequest::read(version, &request_id, &headers, body).await?;
     match kind {
         Kind::RequestResponse => {}
         Kind::Event => {
-            let limits = EventLimits::of(&asked.limits, &asked.version);
-            let (trace_id, event) = (asked.trace_id, asked.event);
+            let limits = EventLimits::of(&request.limits, &request.version);
+            let (trace_id, event) = (request.trace_id, request.event);
             return events::accept(&app, request_id, named, trace_id, event, limits).await;
         }
         Kind::DryRun => return Ok(StatusCode::NO_CONTENT.into_response()),
     }
-    let invocation = asked.invocation(request_id, named.arn(&app.place), accepted);
+    let invocation = request.invocation(request_id, named.arn(&app.place), accepted);
     let completed = app.pool.submit(invocation).await.map_err(|error| {
-        tracing::debug!(%error, "not run");
+        tracing::debug!(%error, "the invocation did not run");
         ApiError::not_run(&error)
     })?;
     Ok(respond(completed, executed))
@@ -89,8 +90,8 @@ fn respond(completed: Completed, executed: VersionId) -> Response {
     }
     let mut put = |name: &'static str, value: String| match HeaderValue::try_from(value) {
         Ok(value) => drop(headers.insert(name, value)),
-        // Versions, digits, base64 and JSON of digits are always fine in a header.
-        Err(error) => tracing::error!(name, %error, "response header"),
+        // Versions, digits, base64 and JSON of digits are always valid in a header.
+        Err(error) => tracing::error!(name, %error, "a response header was left out"),
     };
     put("x-amz-executed-version", executed.to_string());
     if let Some(tail) = completed.tail {

@@ -1,4 +1,4 @@
-//! `POST …/invoke-async`: an event, the way from before there was `Invoke`.
+//! The operation `InvokeAsync`, which Lambda has deprecated: `POST …/invoke-async`. Stores an event.
 
 use std::sync::Arc;
 

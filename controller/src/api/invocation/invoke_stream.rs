@@ -1,7 +1,8 @@
-//! `POST …/response-streaming-invocations`: an invocation whose result is sent on while it comes.
+//! The operation `InvokeWithResponseStream`: `POST …/response-streaming-invocations`. The result is sent
+//! to the client as the function writes it.
 //!
-//! A function that does not stream is answered too. Once the invocation has begun, the status is
-//! 200 whatever comes of it; the last event tells.
+//! The result of a function that does not stream is sent as events too. Once the invocation has begun,
+//! the status is 200; the last event, `InvokeComplete`, says whether it failed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -39,13 +40,13 @@ pub(crate) async fn invoke(
     let version = app.find_active(&named)?;
     let executed = version.id;
     let dry_run = dry_run(&headers)?;
-    let asked = InvokeRequest::read(version, &request_id, &headers, body).await?;
+    let request = InvokeRequest::read(version, &request_id, &headers, body).await?;
     if dry_run {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let invocation = asked.invocation(request_id, named.arn(&app.place), accepted);
+    let invocation = request.invocation(request_id, named.arn(&app.place), accepted);
     let opened = app.pool.open(invocation).await.map_err(|error| {
-        tracing::debug!(%error, "not run");
+        tracing::debug!(%error, "the invocation did not run");
         ApiError::not_run(&error)
     })?;
     let body = match opened {
@@ -70,7 +71,7 @@ fn dry_run(headers: &HeaderMap) -> Result<bool, ApiError> {
     }
 }
 
-/// A result that came all at once, as events of a size that clients are used to.
+/// A result that is there as a whole, in events no larger than those of a stream.
 fn whole(mut completed: Completed) -> Body {
     let mut payload = match completed.failed {
         true => Bytes::new(),
@@ -100,28 +101,28 @@ fn chunk(payload: &[u8]) -> Bytes {
     event("PayloadChunk", "application/octet-stream", payload)
 }
 
-/// The last event: how it ended, and the end of the log for those who asked for it.
+/// The last event: how the invocation ended, and the end of its log if the client asked for it.
 fn complete(ended: Result<Completed, NotRun>) -> Bytes {
-    let mut told = Map::new();
+    let mut members = Map::new();
     match ended {
         Ok(completed) => {
             if completed.failed {
                 let details = String::from_utf8_lossy(&completed.payload);
                 let code = completed.error_type.as_deref().unwrap_or("Unhandled");
-                told.insert("ErrorCode".into(), code.into());
-                told.insert("ErrorDetails".into(), details.into());
+                members.insert("ErrorCode".into(), code.into());
+                members.insert("ErrorDetails".into(), details.into());
             }
             if let Some(tail) = completed.tail {
-                told.insert("LogResult".into(), STANDARD.encode(tail).into());
+                members.insert("LogResult".into(), STANDARD.encode(tail).into());
             }
         }
         Err(error) => {
-            told.insert("ErrorCode".into(), "ServiceException".into());
-            told.insert("ErrorDetails".into(), error.to_string().into());
+            members.insert("ErrorCode".into(), "ServiceException".into());
+            members.insert("ErrorDetails".into(), error.to_string().into());
         }
     }
-    let told = Value::from(told).to_string();
-    event("InvokeComplete", "application/json", told.as_bytes())
+    let payload = Value::from(members).to_string();
+    event("InvokeComplete", "application/json", payload.as_bytes())
 }
 
 fn respond(body: Body, executed: VersionId) -> Response {
@@ -133,8 +134,8 @@ fn respond(body: Body, executed: VersionId) -> Response {
     );
     match HeaderValue::try_from(executed.to_string()) {
         Ok(value) => drop(headers.insert("x-amz-executed-version", value)),
-        // Versions are always fine in a header.
-        Err(error) => tracing::error!(%error, "response header"),
+        // Versions are always valid in a header.
+        Err(error) => tracing::error!(%error, "a response header was left out"),
     }
     response
 }

@@ -1,6 +1,6 @@
 //! Invocations.
 //!
-//! * [`request`]: what a request to run a function says
+//! * [`request`]: headers and payload, as all three operations read them
 //! * [`invoke`]: the operation `Invoke`
 //! * [`invoke_stream`], [`event_stream`]: the operation `InvokeWithResponseStream`, and its frames
 //! * [`invoke_async`]: the operation `InvokeAsync`

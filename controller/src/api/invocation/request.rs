@@ -1,4 +1,4 @@
-//! What a request to run a function says: its headers and its payload, checked, as an [`Invocation`].
+//! Reads a request to invoke a function: checks its headers and payload, and makes an [`Invocation`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,10 +19,10 @@ use crate::pool::{Invocation, Limits};
 
 /// Longest client context, in bytes of base64.
 const MAX_CLIENT_CONTEXT: usize = 3583;
-/// Least memory that a runtime may be limited to, in MiB.
+/// Smallest memory limit that a request may set for its runtime, in MiB.
 const MIN_MEMORY_MIB: u64 = 16;
 
-/// What a request to run a version says.
+/// A request to invoke a version, checked.
 #[derive(Debug)]
 pub(crate) struct InvokeRequest {
     pub(super) version: Arc<Version>,
@@ -50,7 +50,7 @@ impl InvokeRequest {
         })
     }
 
-    /// Of a caller that waits for what comes of it.
+    /// A synchronous invocation: its client waits for the result.
     pub(crate) fn invocation(
         self,
         request_id: String,
@@ -72,7 +72,7 @@ impl InvokeRequest {
     }
 }
 
-/// The payload as the function gets it.
+/// Reads the payload: JSON, or `{}` for an empty body.
 pub(crate) async fn payload(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
     event(body::read(headers, body, MAX_PAYLOAD, too_large).await?)
 }
@@ -114,7 +114,7 @@ fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         .and_then(|json| String::from_utf8(json).ok())
         .filter(|json| serde_json::from_str::<IgnoredAny>(json).is_ok());
     match decoded {
-        // It becomes a header in the guest, which has to be one line.
+        // The agent sends it to the runtime as a header, which has to be one line.
         Some(json) => Ok(Some(json.replace(['\r', '\n'], " "))),
         None => Err(ApiError::bad_content(
             "Client context must be a valid Base64-encoded JSON object.",
@@ -122,7 +122,7 @@ fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// The function's limits, tightened by the request's headers.
+/// The version's limits, or the lower ones that the request's headers set.
 pub(crate) fn limits(headers: &HeaderMap, version: &Version) -> Result<Limits, ApiError> {
     let own_ms = u64::from(version.config.timeout_seconds) * 1000;
     let own_mib = u64::from(version.config.memory_mib);
@@ -161,7 +161,7 @@ fn whole(
     }
 }
 
-/// The payload as the function gets it: JSON, and `{}` when there is none.
+/// Checks that the payload is JSON; an empty one becomes `{}`. The bytes stay as the client sent them.
 fn event(payload: Bytes) -> Result<Bytes, ApiError> {
     if payload.is_empty() {
         return Ok(Bytes::from_static(b"{}"));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_json_and_nothing_is_an_empty_object() {
+    fn a_payload_is_json_and_an_empty_one_becomes_an_empty_object() {
         assert_eq!(event(Bytes::new()).unwrap(), "{}");
         for good in ["null", "1", "\"x\"", " {\"a\": [1]} "] {
             assert_eq!(event(Bytes::from(good)).unwrap(), good);
@@ -236,9 +236,10 @@ mod tests {
 
     #[test]
     fn a_payload_nested_a_million_deep_is_checked_without_a_million_frames() {
-        let deep = [vec![b'['; 1 << 20], vec![b']'; 1 << 20]].concat();
-        // Accepted or refused, but not a crash.
-        drop(event(deep.into()));
+        let open = vec![b'['; 1 << 20];
+        let deep = Bytes::from([open.clone(), vec![b']'; 1 << 20]].concat());
+        assert_eq!(event(deep.clone()).unwrap(), deep);
+        assert!(event(open.into()).is_err(), "never closed");
     }
 
     #[test]

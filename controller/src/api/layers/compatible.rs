@@ -1,14 +1,14 @@
-//! What layers say that they are for: runtimes and architectures.
+//! The runtimes and architectures that a layer lists as compatible.
 
 use crate::api::http::error::ApiError;
 use crate::api::http::parameters::Parameters;
 use crate::api::http::violations::{Violations, checked, enum_set};
 use crate::api::packages::upload::ARCHITECTURES;
 
-/// Most runtimes that a layer may say it is for.
+/// Maximum number of compatible runtimes of a layer.
 const MAX_RUNTIMES: usize = 15;
 
-/// Lambda's runtimes: layers are written for more of them than are served here.
+/// All of Lambda's runtimes: a layer may list those too that Hearth does not have.
 const RUNTIMES: [&str; 52] = [
     "nodejs",
     "nodejs4.3",
@@ -64,7 +64,7 @@ const RUNTIMES: [&str; 52] = [
     "custom",
 ];
 
-/// What a layer says that it is for.
+/// Checks the lists of a new layer version.
 pub(crate) fn check(
     violations: &mut Violations,
     runtimes: Option<&[String]>,
@@ -85,7 +85,7 @@ pub(crate) fn check(
     );
 }
 
-/// Refuses to look for what no layer is for.
+/// Checks a list operation's filters.
 pub(crate) fn check_wanted(parameters: &Parameters) -> Result<(), ApiError> {
     let wanted = |name: &str| parameters.get(name).filter(|text| !text.is_empty());
     checked(|violations| {
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_is_for_what_lambda_knows_and_is_told_all_that_it_does_not() {
+    fn a_layer_lists_runtimes_that_lambda_knows_and_one_error_names_all_others() {
         let strings = |items: &[&str]| {
             items
                 .iter()
@@ -117,7 +117,7 @@ mod tests {
         checked(|violations| super::check(violations, None, None)).unwrap();
         check(&[], &[]).unwrap();
         check(&["java21", "provided.al2023"], &["arm64", "x86_64"]).unwrap();
-        let told = format!(
+        let message = format!(
             "{:?}",
             check(&["python3.11", "cobol"], &["z80", "arm64"]).unwrap_err()
         );
@@ -127,25 +127,25 @@ mod tests {
             "]; Value '[z80, arm64]' at 'compatibleArchitectures' failed to satisfy constraint: \
              Member must satisfy constraint: [Member must satisfy enum value set: [x86_64, arm64]]",
         ] {
-            assert!(told.contains(words), "{told}");
+            assert!(message.contains(words), "{message}");
         }
         assert!(check(&["java21"; 16], &[]).is_err());
     }
 
     #[test]
-    fn only_what_layers_can_be_for_is_looked_for() {
+    fn filters_are_checked_like_the_lists_of_a_layer() {
         check_wanted(&Parameters::of(&[])).unwrap();
         let fine = [
             ("CompatibleRuntime", "go1.x"),
             ("CompatibleArchitecture", "arm64"),
         ];
         check_wanted(&Parameters::of(&fine)).unwrap();
-        for (name, told_as) in [
+        for (name, field) in [
             ("CompatibleRuntime", "'compatibleRuntime'"),
             ("CompatibleArchitecture", "'compatibleArchitecture'"),
         ] {
             let refused = check_wanted(&Parameters::of(&[(name, "no")])).unwrap_err();
-            assert!(format!("{refused:?}").contains(told_as), "{refused:?}");
+            assert!(format!("{refused:?}").contains(field), "{refused:?}");
         }
     }
 }

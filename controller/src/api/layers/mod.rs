@@ -1,7 +1,7 @@
 //! Layers.
 //!
-//! * [`names`]: the ways of naming a layer, and the layers that a function uses
-//! * [`compatible`]: runtimes and architectures that a layer says it is for
+//! * [`names`]: the forms of a layer's name, and the layers of a function
+//! * [`compatible`]: the runtimes and architectures that a layer lists as compatible
 //! * [`versions`]: the operations
 
 pub(super) mod compatible;

@@ -1,4 +1,4 @@
-//! The ways of naming a layer: its name, its ARN, the ARN of a version of it.
+//! The forms of a layer's name: the name itself, its ARN, the ARN of one of its versions.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::api::http::error::ApiError;
 use crate::api::http::violations::{Violations, list};
 use crate::function::{LayerName, LayerUse, Place, is_region};
 
-/// Most layers on a function.
+/// Maximum number of layers of a function.
 const MAX_LAYERS: usize = 5;
 
 const PATTERN: &str = "Member must satisfy regular expression pattern: \
@@ -22,7 +22,7 @@ const USE_CONSTRAINT: &str = "Member must satisfy constraint: [Member must have 
     layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+), Member must \
     not be null]";
 
-/// A layer that somebody speaks of.
+/// A layer's name as a request gives it. There may be no such layer.
 #[derive(Debug)]
 pub(crate) struct LayerNamed {
     pub(crate) name: LayerName,
@@ -55,7 +55,7 @@ impl LayerNamed {
         Ok((named, version))
     }
 
-    /// `None` also for what is elsewhere: there are no other accounts' layers here.
+    /// `None` also for a layer of another region or account: this controller has none of those.
     fn parse_arn(arn: &str, place: &Place) -> Option<Self> {
         let parts: Vec<&str> = arn.split(':').collect();
         let [
@@ -84,7 +84,7 @@ impl LayerNamed {
     }
 }
 
-/// What a function's layers are called by: ARNs of versions, wherever they are.
+/// Checks that a function's layers are ARNs of layer versions, of any region and account.
 pub(crate) fn check_used_layers(violations: &mut Violations, arns: &[String]) {
     let fine = |arn: &String| {
         let parts: Vec<&str> = arn.split(':').collect();
@@ -104,7 +104,7 @@ fn elsewhere(arn: &str, place: &Place) -> bool {
 }
 
 impl App {
-    /// The layers that a function is to have, in their order.
+    /// Looks up the layers of a function's new configuration, in their order.
     pub(crate) fn layers(&self, arns: &[String]) -> Result<Vec<LayerUse>, ApiError> {
         if arns.len() > MAX_LAYERS {
             return Err(ApiError::invalid("Cannot reference more than 5 layers."));

@@ -58,7 +58,7 @@ pub(crate) async fn publish(
     body: Body,
 ) -> Result<Response, ApiError> {
     let name = LayerNamed::parse(segments.get("name"), &app.place)?.name;
-    let slot = app.upload_slot().await?;
+    let permit = app.upload_permit().await?;
     let body = read(&headers, body, "PublishLayerVersion").await?;
     let input: PublishInput<'_> = parse(&body)?;
     let package = input.check()?.package()?;
@@ -75,7 +75,7 @@ pub(crate) async fn publish(
     };
     let (deployer, layer) = (app.deployer.clone(), name.clone());
     let (number, version) = to_the_end(async move {
-        let _slot = slot;
+        let _permit = permit;
         deployer.publish_layer(layer, package, describe).await
     })
     .await?
@@ -86,7 +86,7 @@ pub(crate) async fn publish(
     Ok(json_response(StatusCode::CREATED, &answer))
 }
 
-/// All layers; or, with `find=LayerVersion`, the version with the ARN that is given.
+/// All layers; or, with `find=LayerVersion`, the layer version whose ARN the query gives.
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     parameters: Parameters,
@@ -122,7 +122,7 @@ fn newest<'a>(layer: &'a LayerRecord, parameters: &Parameters) -> Option<(u32, &
     Some((*number, version))
 }
 
-/// Whether a version says that it is for what is asked for.
+/// Whether a version is compatible with the filters.
 fn matches(version: &LayerVersion, parameters: &Parameters) -> bool {
     let among = |name: &str, all: &Option<Vec<String>>| {
         let asked = parameters.get(name).filter(|asked| !asked.is_empty());
@@ -178,7 +178,7 @@ pub(crate) fn path_version(app: &App, segments: &Segments) -> Result<(LayerName,
     let text = segments.get("version");
     match text.parse::<i64>() {
         Ok(..=0) => Err(ApiError::invalid("Layer Version Cannot be less than 1")),
-        // A number that no layer gets to.
+        // A number too large for `u32` is larger than any version's.
         Ok(number) => Ok((named.name, u32::try_from(number).unwrap_or(u32::MAX))),
         Err(_) => Err(ApiError::constraint(
             text,
@@ -214,7 +214,7 @@ fn content(app: &App, version: &LayerVersion, headers: &HeaderMap) -> Value {
     })
 }
 
-/// A version among others, where one without a description has not even an empty one.
+/// A version as lists show it: without `Description` if that is empty.
 fn list_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion) -> Value {
     let mut out = describe_version(app, name, number, version);
     if version.description.is_empty()

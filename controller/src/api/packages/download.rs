@@ -1,8 +1,7 @@
-//! `Location`: links by which packages and layers are downloaded as they were uploaded.
+//! `Location`: links by which clients download packages of functions and layers.
 //!
-//! As on Lambda whoever has a link needs no key, and it works for ten minutes. It carries a code of
-//! its own, made with a key that lives as long as the process: nobody makes a link but who could
-//! read the function's configuration anyway.
+//! As on Lambda, a link needs no access key and works for ten minutes. It carries an HMAC whose key
+//! exists only in this process, so clients get links only from operations that they are permitted.
 
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,12 +18,12 @@ use crate::deploy::Builder;
 use crate::function::Code;
 use crate::hex::{hex, unhex};
 
-/// Where links lead to, on any host but those of functions' URLs.
+/// The path of links, on every host name except those of function URLs.
 const PREFIX: &str = "/hearth/v1/packages/";
 /// How long a link works.
 const LIFETIME: Duration = Duration::from_secs(600);
 
-/// The one who makes links, and knows them again.
+/// Makes links and verifies them.
 pub(crate) struct Downloads {
     mac: Hmac<Sha256>,
 }
@@ -44,7 +43,7 @@ impl Downloads {
         Ok(Self { mac })
     }
 
-    /// A link to a package, on the host by which the caller has come here.
+    /// A link to a package, on the host that the request names.
     pub(crate) fn location(&self, code: &Code, headers: &HeaderMap) -> String {
         let host = headers
             .get(header::HOST)
@@ -66,8 +65,8 @@ impl Downloads {
         mac
     }
 
-    /// Whether this process has made the link, and not too long ago.
-    fn is_mine(&self, sha256: &str, parameters: &Parameters, now: Duration) -> bool {
+    /// Whether this process has made the link, and it has not expired.
+    fn is_valid(&self, sha256: &str, parameters: &Parameters, now: Duration) -> bool {
         let expires = parameters.get("Expires").and_then(|text| text.parse().ok());
         let signature = parameters.get("Signature").and_then(unhex::<32>);
         let (Some(expires), Some(signature)) = (expires, signature) else {
@@ -78,12 +77,12 @@ impl Downloads {
     }
 }
 
-/// Whether a request is for a link.
+/// Whether a path is that of a link.
 pub(crate) fn is_link(path: &str) -> bool {
     path.starts_with(PREFIX)
 }
 
-/// Answers a request that is for a link.
+/// Serves a request for a link.
 pub(crate) async fn serve(
     downloads: &Downloads,
     builder: &Builder,
@@ -107,10 +106,10 @@ async fn send(
     }
     let sha256 = uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let parameters = Parameters::of_uri(uri)?;
-    if !downloads.is_mine(sha256, &parameters, now()) {
+    if !downloads.is_valid(sha256, &parameters, now()) {
         return Err(ApiError::expired_link());
     }
-    // Replaced since, or deleted.
+    // It was replaced or deleted after the link was made.
     let gone = |_| ApiError::not_found("The package is not there any more");
     let (size, package) = builder.packages.stream(sha256).await.map_err(gone)?;
     let mut response = Response::new(Body::from_stream(package));
@@ -124,7 +123,7 @@ async fn send(
 }
 
 fn now() -> Duration {
-    // A clock before 1970 has links expire at once.
+    // If the clock is before 1970, links expire at once.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::MAX)
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_opens_what_it_was_made_for_until_it_expires_and_nothing_else() {
+    fn a_link_is_valid_for_its_package_alone_and_until_it_expires() {
         let downloads = Downloads::new().unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static("h:1"));
@@ -154,14 +153,14 @@ mod tests {
         let sha256 = uri.path().strip_prefix(PREFIX).unwrap();
         assert_eq!(sha256, code.sha256);
         let parameters = Parameters::of_uri(&uri).unwrap();
-        assert!(downloads.is_mine(sha256, &parameters, now()));
+        assert!(downloads.is_valid(sha256, &parameters, now()));
         let later = now() + LIFETIME + Duration::from_secs(2);
-        assert!(!downloads.is_mine(sha256, &parameters, later));
-        assert!(!downloads.is_mine(&"cd".repeat(32), &parameters, now()));
+        assert!(!downloads.is_valid(sha256, &parameters, later));
+        assert!(!downloads.is_valid(&"cd".repeat(32), &parameters, now()));
         assert!(
             !Downloads::new()
                 .unwrap()
-                .is_mine(sha256, &parameters, now())
+                .is_valid(sha256, &parameters, now())
         );
         let signature = parameters.get("Signature").unwrap();
         for (expires, signature) in [
@@ -172,8 +171,8 @@ mod tests {
             (parameters.get("Expires").unwrap(), ""),
         ] {
             let forged = Parameters::of(&[("Expires", expires), ("Signature", signature)]);
-            assert!(!downloads.is_mine(sha256, &forged, now()), "{forged:?}");
+            assert!(!downloads.is_valid(sha256, &forged, now()), "{forged:?}");
         }
-        assert!(!downloads.is_mine(sha256, &Parameters::of(&[]), now()));
+        assert!(!downloads.is_valid(sha256, &Parameters::of(&[]), now()));
     }
 }

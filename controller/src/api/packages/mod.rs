@@ -1,4 +1,4 @@
-//! Code packages: how they come in, and the links by which they are downloaded again.
+//! Code packages: upload, and the links by which clients download them.
 
 pub(super) mod download;
 pub(super) mod upload;

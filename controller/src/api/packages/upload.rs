@@ -1,4 +1,4 @@
-//! Code that comes in with a request: the body that carries it, and the package in it.
+//! Reads code packages from the bodies of requests.
 
 use std::borrow::Cow;
 
@@ -13,9 +13,9 @@ use crate::api::http::body;
 use crate::api::http::error::ApiError;
 use crate::api::http::violations::{Violations, enum_set};
 
-/// Largest body of a create or update: a 50 MB package in base64, and the rest.
+/// Largest body of a create or update, in bytes: a 50 MB package in base64, and the other members.
 const MAX_BODY: usize = 70_167_211;
-/// Largest package.
+/// Largest package, in bytes.
 pub(crate) const MAX_PACKAGE: usize = 52_428_800;
 /// Lambda's architectures, of layers and of functions.
 pub(crate) const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
@@ -31,7 +31,7 @@ pub(crate) struct CodeInput<'a> {
 }
 
 impl CodeInput<'_> {
-    /// The package that is to replace another one.
+    /// The package of an update.
     pub(crate) fn update(&self) -> Result<Bytes, ApiError> {
         if self.image_uri.is_some() {
             return Err(ApiError::invalid(
@@ -80,7 +80,7 @@ pub(crate) async fn read(
     .await
 }
 
-/// What kind of package it is, and for which processors.
+/// Checks the form of `PackageType` and `Architectures`.
 pub(crate) fn check_kind(
     violations: &mut Violations,
     package_type: Option<&str>,
@@ -99,7 +99,7 @@ pub(crate) fn check_kind(
     }
 }
 
-/// Refuses what has the form, and is not here.
+/// Refuses valid values that are not supported here.
 pub(crate) fn refuse_unsupported(
     package_type: Option<&str>,
     architectures: Option<&[String]>,

@@ -39,7 +39,7 @@ struct PermissionInput {
 }
 
 impl PermissionInput {
-    /// What is wrong whatever function it is for.
+    /// Checks the form, without looking up the function.
     fn check(&self, violations: &mut Violations) {
         if let Some(sid) = violations.given(self.statement_id.as_ref(), "statementId") {
             check_sid(violations, sid);
@@ -66,7 +66,7 @@ impl PermissionInput {
         let (Some(sid), Some(action), Some(principal)) =
             (self.statement_id, self.action, self.principal)
         else {
-            unreachable!("what is missing was told");
+            unreachable!("check() has found all three");
         };
         let conditions = Conditions {
             source_arn: self.source_arn,

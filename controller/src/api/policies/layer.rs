@@ -21,7 +21,7 @@ use crate::api::http::wire::parse;
 use crate::api::layers::versions::path_version;
 use crate::function::{Conditions, Statement, is_account, is_partition, policy_document};
 
-/// All that can be allowed.
+/// The only action that a layer's policy can allow.
 const ACTION: &str = "lambda:GetLayerVersion";
 
 #[derive(Deserialize)]
@@ -66,7 +66,7 @@ impl PermissionInput {
     }
 }
 
-/// Everybody, or an account.
+/// `*`, an account, or the ARN of an account's root.
 fn is_principal(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
     match parts.as_slice() {

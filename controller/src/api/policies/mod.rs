@@ -1,4 +1,4 @@
-//! Resource policies, of functions and of layers. They are kept and shown; nothing is decided by them.
+//! Resource policies of functions and layers. They are stored and returned, but not enforced.
 
 pub(super) mod function;
 pub(super) mod layer;

@@ -1,8 +1,8 @@
-//! What the statements of all policies have in common.
+//! The form of a statement's id, the same for functions and layers.
 
 use crate::api::http::violations::Violations;
 
-/// Refuses what is no statement's id.
+/// Checks the form of a statement's id.
 pub(crate) fn check_sid(violations: &mut Violations, sid: &str) {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if !(1..=100).contains(&sid.len()) || !sid.bytes().all(fine) {

@@ -46,7 +46,7 @@ struct RoutingConfig {
 }
 
 impl AliasInput {
-    /// What is wrong whatever function it is of.
+    /// Checks the form, without looking up the function.
     fn check_form(&self, violations: &mut Violations) {
         if let Some(version) = &self.function_version {
             check_version(violations, version);
@@ -79,7 +79,7 @@ impl AliasInput {
 impl RoutingConfig {
     fn check_form(&self, violations: &mut Violations) {
         let mut violate = |version: &str, weight: f64, constraint: &str| {
-            // `2=2.0`: with its fraction, as Java writes it.
+            // `2=2.0`: with a fraction, as Lambda writes it.
             let value = format!("{{{version}={weight:?}}}");
             violations.add(&value, "routingConfig.additionalVersionWeights", constraint);
         };
@@ -105,7 +105,7 @@ impl RoutingConfig {
         }
     }
 
-    /// No weights take the second version away.
+    /// An empty map of weights removes the second version.
     fn parse(self, named: &Named, app: &App) -> Result<Option<Weighted>, ApiError> {
         let weights = self.additional_version_weights.unwrap_or_default();
         if weights.len() > 1 {
@@ -137,7 +137,7 @@ fn check_version(violations: &mut Violations, text: &str) {
     }
 }
 
-/// A version that an alias is to point to. A number that no version has names none.
+/// Parses the version that an alias is to point to. A number too large for a version is an error.
 fn parse_version(text: &str, named: &Named, app: &App) -> Result<VersionId, ApiError> {
     VersionId::parse(text)
         .map_err(|_| ApiError::function_not_found(&app.place.qualified_arn(&named.name, text)))
@@ -179,7 +179,7 @@ pub(crate) async fn create(
     let change = input.change(&named, &app)?;
     let version = change.version.expect("it was given");
     if app.catalog.get(&named.name).is_none() {
-        // Lambda looks for what the alias is to point to.
+        // Lambda's error names the version that the alias is to point to.
         let arn = app.place.qualified_arn(&named.name, version);
         return Err(ApiError::function_not_found(&arn));
     }

@@ -1,4 +1,4 @@
-//! Versions and aliases: what a function's qualifier stands for.
+//! The operations on versions and aliases.
 
 pub(super) mod aliases;
 pub(super) mod versions;

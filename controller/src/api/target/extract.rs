@@ -1,4 +1,4 @@
-//! What routes take out of a request's line: the function that it names.
+//! axum extractors of the function that a request's path and query name.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use crate::api::http::parameters::{Parameters, Segments};
 #[derive(Debug)]
 pub(crate) struct Function(pub(crate) Named);
 
-/// The same, where the API takes longer names: for reading and for running one.
+/// The same for operations whose model has the type `NamespacedFunctionName`, which allows longer
+/// names: reading a function and invoking it.
 #[derive(Debug)]
 pub(crate) struct Namespaced(pub(crate) Named);
 

@@ -4,7 +4,7 @@ use crate::api::http::error::ApiError;
 use crate::api::http::violations::Violations;
 use crate::function::{FunctionName, LATEST, Place, is_account, is_region};
 
-/// What Lambda calls it.
+/// The parameter's name in Lambda's messages.
 const FIELD: &str = "functionName";
 /// Longest qualifier.
 const MAX_QUALIFIER: usize = 128;
@@ -34,7 +34,7 @@ impl NameForm {
         !text.is_empty() && text.bytes().all(fine)
     }
 
-    /// What Lambda says the form is.
+    /// The constraint in Lambda's message.
     fn pattern(self) -> String {
         let dot = match self {
             Self::Function => "",
@@ -48,7 +48,7 @@ impl NameForm {
     }
 }
 
-/// What a text that names a function consists of.
+/// The parts of a text that names a function.
 #[derive(Debug)]
 struct Parts<'a> {
     region: Option<&'a str>,
@@ -58,7 +58,8 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Takes it apart as the pattern does: whatever may be in front is, if something follows it.
+    /// Splits the text as the pattern matches it. An optional part at the front is taken for that part
+    /// only if another follows it, so `function` alone is a function's name.
     fn of(text: &'a str, form: NameForm) -> Option<Self> {
         let parts: Vec<&str> = text.split(':').collect();
         let mut rest = parts.as_slice();
@@ -97,7 +98,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A function that somebody speaks of.
+/// A function's name and qualifier as a request gives them. There may be no such function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) name: FunctionName,
@@ -105,8 +106,8 @@ pub(crate) struct Named {
 }
 
 impl Named {
-    /// Parses a path segment, already percent-decoded, and the query's `Qualifier`. Everything that
-    /// is wrong with the form of both is told at once, as Lambda does it.
+    /// Parses a path segment, already percent-decoded, and the query's `Qualifier`. One error lists all
+    /// violations of both, as Lambda does it.
     pub(crate) fn parse(
         text: &str,
         qualifier: Option<&str>,
@@ -122,7 +123,7 @@ impl Named {
         }
         let parts = Self::check(&mut violations, text, form);
         violations.end()?;
-        let parts = parts.expect("what has not the form was told");
+        let parts = parts.expect("a text without the form is a violation");
         let qualifier = match (parts.qualifier, qualifier) {
             (Some(own), Some(asked)) if own != asked => {
                 return Err(ApiError::invalid(
@@ -162,12 +163,12 @@ impl Named {
         parts
     }
 
-    /// What is wrong with the form of a name that a function is to have.
+    /// Checks the form of a new function's name.
     pub(crate) fn check_new(violations: &mut Violations, text: &str) {
         Self::check(violations, text, NameForm::Function);
     }
 
-    /// Whether a text is the ARN of a function, with everything that belongs to one.
+    /// Whether a text is the full ARN of a function.
     pub(crate) fn is_whole_arn(text: &str) -> bool {
         let parts = Parts::of(text, NameForm::Function);
         parts.is_some_and(|parts| parts.region.is_some() && parts.account.is_some())
@@ -175,7 +176,7 @@ impl Named {
             && text.split(':').nth(5) == Some("function")
     }
 
-    /// Parses the name of a function that is to be made.
+    /// Parses the name of a new function.
     pub(crate) fn parse_new(text: &str, place: &Place) -> Result<FunctionName, ApiError> {
         let parts = Parts::of(text, NameForm::Function);
         if let Some(parts) = &parts
@@ -194,7 +195,7 @@ impl Named {
         Ok(named.name)
     }
 
-    /// The ARN that was asked for.
+    /// The ARN, with the qualifier if the request gives one.
     pub(crate) fn arn(&self, place: &Place) -> String {
         match &self.qualifier {
             Some(qualifier) => place.qualified_arn(&self.name, qualifier),
@@ -202,7 +203,7 @@ impl Named {
         }
     }
 
-    /// Refuses what names anything but `$LATEST`: that alone can be changed.
+    /// Refuses every qualifier except `$LATEST`, because nothing else can be changed.
     pub(crate) fn latest(&self, place: &Place) -> Result<(), ApiError> {
         match self.qualifier.as_deref() {
             None | Some(LATEST) => Ok(()),
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_pattern_is_refused() {
+    fn a_name_that_does_not_match_the_pattern_is_refused() {
         let longer = "x".repeat(10_000);
         let qualifier = format!("f:{}", "q".repeat(140));
         for text in [
@@ -295,21 +296,24 @@ mod tests {
             &longer,
             &qualifier,
         ] {
-            let told = refused(parse(text, None));
-            assert!(told.contains("\"ValidationException\""), "{text:?}: {told}");
+            let message = refused(parse(text, None));
+            assert!(
+                message.contains("\"ValidationException\""),
+                "{text:?}: {message}"
+            );
         }
     }
 
     #[test]
-    fn all_that_is_wrong_with_a_name_and_a_qualifier_is_told_at_once() {
+    fn one_error_lists_all_violations_of_a_name_and_a_qualifier() {
         let (name, qualifier) = ("!".repeat(171), "?".repeat(129));
-        let told = refused(Named::parse(
+        let message = refused(Named::parse(
             &name,
             Some(&qualifier),
             NameForm::Namespaced,
             &place(),
         ));
-        let mut rest = told.as_str();
+        let mut rest = message.as_str();
         for next in [
             "4 validation errors detected: ",
             "at 'qualifier' failed to satisfy constraint: Member must have length less than or \
@@ -321,48 +325,48 @@ mod tests {
             "(function:)?([a-zA-Z0-9-_\\\\.]+)(:",
         ] {
             let at = rest.find(next);
-            rest = &rest[at.unwrap_or_else(|| panic!("{next:?} in {told}")) + next.len()..];
+            rest = &rest[at.unwrap_or_else(|| panic!("{next:?} in {message}")) + next.len()..];
         }
     }
 
     #[test]
     fn a_name_that_has_the_form_and_that_no_function_can_have_is_not_found() {
         let long = "a".repeat(65);
-        let told = refused(parse(&long, None));
+        let message = refused(parse(&long, None));
         assert!(
-            told.contains(&format!(
+            message.contains(&format!(
                 "Function not found: arn:aws:lambda:us-east-1:000000000000:function:{long}\""
             )),
-            "{told}"
+            "{message}"
         );
-        let told = refused(Named::parse(
+        let message = refused(Named::parse(
             "a.b",
             Some("1"),
             NameForm::Namespaced,
             &place(),
         ));
         assert!(
-            told.contains("Function not found: ") && told.contains(":function:a.b:1"),
-            "{told}"
+            message.contains("Function not found: ") && message.contains(":function:a.b:1"),
+            "{message}"
         );
-        let told = refused(parse("a.b", None));
-        assert!(told.contains("([a-zA-Z0-9-_]+)(:"), "{told}");
+        let message = refused(parse("a.b", None));
+        assert!(message.contains("([a-zA-Z0-9-_]+)(:"), "{message}");
     }
 
     #[test]
     fn a_new_functions_name_is_short_and_has_no_qualifier() {
         let new = |text: &str| Named::parse_new(text, &place());
         assert_eq!(new("000000000000:function:f").unwrap().as_str(), "f");
-        let told = format!("{:?}", new(&"a".repeat(65)).unwrap_err());
+        let message = format!("{:?}", new(&"a".repeat(65)).unwrap_err());
         assert!(
-            told.contains("\"InvalidParameterValueException\""),
-            "{told}"
+            message.contains("\"InvalidParameterValueException\""),
+            "{message}"
         );
-        assert!(told.contains("'functionName' failed to satisfy constraint: Member must have length less than or equal to 64"), "{told}");
-        let told = format!("{:?}", new(&"a".repeat(141)).unwrap_err());
+        assert!(message.contains("'functionName' failed to satisfy constraint: Member must have length less than or equal to 64"), "{message}");
+        let message = format!("{:?}", new(&"a".repeat(141)).unwrap_err());
         assert!(
-            told.contains("\"ValidationException\"") && told.contains("equal to 140"),
-            "{told}"
+            message.contains("\"ValidationException\"") && message.contains("equal to 140"),
+            "{message}"
         );
         assert!(new("f:1").is_err());
     }
@@ -374,27 +378,30 @@ mod tests {
             assert_eq!(named.qualifier.as_deref(), Some(fine));
         }
         assert!(parse("f", Some("a b")).is_err());
-        let told = refused(parse("f:1", Some("2")));
+        let message = refused(parse("f:1", Some("2")));
         assert!(
-            told.contains("does not match the specified qualifier"),
-            "{told}"
+            message.contains("does not match the specified qualifier"),
+            "{message}"
         );
     }
 
     #[test]
     fn another_region_and_another_account_are_not_here() {
-        let told = refused(parse(
+        let message = refused(parse(
             "arn:aws:lambda:eu-west-1:000000000000:function:f",
             None,
         ));
         let words = "Functions from 'eu-west-1' are not reachable in this region ('us-east-1')";
-        assert!(told.contains(words), "{told}");
+        assert!(message.contains(words), "{message}");
         for text in [
             "arn:aws:lambda:us-east-1:123456789012:function:f",
             "123456789012:function:f",
         ] {
-            let told = refused(parse(text, None));
-            assert!(told.contains("\"AccessDeniedException\""), "{text}: {told}");
+            let message = refused(parse(text, None));
+            assert!(
+                message.contains("\"AccessDeniedException\""),
+                "{text}: {message}"
+            );
         }
     }
 

@@ -1,4 +1,4 @@
-//! From what somebody names to what is there: a function, a version of it.
+//! Looks up the function and the version that a request names.
 
 use std::sync::Arc;
 
@@ -9,20 +9,20 @@ use crate::function::{AliasName, LATEST, Version};
 use crate::registry::{Function, Target};
 
 impl App {
-    /// The function that somebody wants to change or to know about as a whole.
+    /// The function, for operations on the whole of it: no qualifier but `$LATEST` is allowed.
     pub(crate) fn find(&self, named: &Named) -> Result<Arc<Function>, ApiError> {
         named.latest(&self.place)?;
         self.function(named)
     }
 
-    /// The function, whatever the qualifier.
+    /// The function, with any qualifier.
     pub(crate) fn function(&self, named: &Named) -> Result<Arc<Function>, ApiError> {
         self.catalog
             .get(&named.name)
             .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.place)))
     }
 
-    /// What the qualifier stands for.
+    /// `$LATEST`, the published version or the alias that the qualifier names.
     pub(crate) fn target<'a>(
         &self,
         function: &'a Function,
@@ -33,7 +33,7 @@ impl App {
             .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.place)))
     }
 
-    /// The same, where Lambda tells aliases that are not there from other qualifiers.
+    /// The same, for operations whose error differs between a missing alias and a missing version.
     pub(crate) fn target_or_alias<'a>(
         &self,
         function: &'a Function,
@@ -43,7 +43,8 @@ impl App {
             .map_err(|_| self.no_target(named))
     }
 
-    /// The qualifier stands for nothing: for no alias, if it could be one, or for no version.
+    /// The error for a qualifier that names nothing: a missing alias if it has the form of one, or else
+    /// a missing version.
     pub(crate) fn no_target(&self, named: &Named) -> ApiError {
         let arn = named.arn(&self.place);
         match named.qualifier.as_deref().map(AliasName::parse) {
@@ -52,7 +53,7 @@ impl App {
         }
     }
 
-    /// The function, where Lambda says which version of one that is not there was meant.
+    /// The function, for operations whose error for a missing function names a version too.
     pub(crate) fn function_by_version(&self, named: &Named) -> Result<Arc<Function>, ApiError> {
         self.catalog.get(&named.name).ok_or_else(|| {
             let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
@@ -61,7 +62,7 @@ impl App {
         })
     }
 
-    /// The version that an invocation runs on.
+    /// The version that runs an invocation.
     pub(crate) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
         let function = self.function_by_version(named)?;
         let target = self.target(&function, named)?;
