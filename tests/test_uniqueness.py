@@ -47,7 +47,13 @@ class Row:
     libraries: tuple[str, ...]
     starts: str
     memory: int = 128
-    instances: int = 12
+    #: None: a dozen, or few where each has an init of its own, which takes seconds where the guest
+    #: kernel is interpreted.
+    instances: int | None = None
+
+    @property
+    def count(self) -> int:
+        return self.instances or (12 if self.starts == SNAPSHOT else 3)
 
     def deploy(self, client, folder: Path, **options) -> None:
         self.code(folder)
@@ -138,8 +144,6 @@ ROWS = [
         "forked_ssl",
         "forked_random",
         starts=INIT,
-        # Each has an init of its own, which takes half a minute where the kernel is interpreted.
-        instances=3,
     ),
     python("numpy", "numpy", wheels="numpy"),
     python("cryptography-old", "cryptography", "nacl", wheels="cryptography-old"),
@@ -153,7 +157,7 @@ ROWS = [
     ),
     python("grpc", "grpc", wheels="grpc"),
     node("own", "math", "crypto", "webcrypto", "tls"),
-    node("workers", "worker_crypto", "worker_math", starts=INIT, instances=3),
+    node("workers", "worker_crypto", "worker_math", starts=INIT),
     node(
         "stores",
         "uuid9",
@@ -162,7 +166,7 @@ ROWS = [
         files=("uuid*/**/*", "nanoid*/**/*"),
     ),
     # Its store is a text, which nobody can fill.
-    node("nanoid-new", "nanoid6", files=("nanoid6/**/*",), starts=INIT, instances=3),
+    node("nanoid-new", "nanoid6", files=("nanoid6/**/*",), starts=INIT),
     node("openssl", "addon", addon=True),
     node(
         "libsodium",
@@ -230,7 +234,7 @@ def deployed(row, controller, folder):
     """A row's function, started as often as the row says."""
     client = lambda_client(controller.url)
     row.deploy(client, folder)
-    answers = drawn_by_clones(controller, client, row.name, row.instances)
+    answers = drawn_by_clones(controller, client, row.name, row.count)
     yield Drawn(row, start_kind(client, row.name), answers)
     client.delete_function(FunctionName=row.name)
 
@@ -264,7 +268,7 @@ def test_no_instance_draws_what_another_drew(drawn):
 
 def test_a_function_is_started_as_its_libraries_allow(drawn):
     """That they differ is no accident, too: what comes from a snapshot has one init for all."""
-    assert inits(drawn) == (1 if drawn.row.starts == SNAPSHOT else drawn.row.instances)
+    assert inits(drawn) == (1 if drawn.row.starts == SNAPSHOT else drawn.row.count)
     assert drawn.told == drawn.row.starts
 
 
