@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Deployer, new_revision};
+use super::control::{ControlError, Deployer, new_revision};
 use super::error::DeployError;
 use super::intake::ImageGuard;
 use super::source::Source;
@@ -42,7 +43,7 @@ impl Deployer {
         for function in functions {
             self.provision(&function);
             if function.pending().next().is_some() {
-                tracing::info!(function = %function.record.name, "taking up its deploy again");
+                tracing::info!(function = %function.record.name, "resuming the deploy that the restart interrupted");
                 self.start_all(&function);
             }
             versions.extend(function.all_live().cloned());
@@ -82,12 +83,16 @@ impl Deployer {
         let cancel = self.stop.child_token();
         self.running().insert(key.clone(), cancel.clone());
         let this = self.clone();
+        let began = Instant::now();
         self.tasks.spawn(async move {
             let built = tokio::select! {
                 built = this.build(&name, version, &key) => built,
                 () = cancel.cancelled() => Err(DeployError::Cancelled),
             };
             this.running().remove(&key);
+            if built.is_ok() {
+                this.metrics.deployed(began.elapsed());
+            }
             if let Err(error) = this.finish(&name, version, &key, built).await {
                 // It stays pending, and the next start takes it up again.
                 tracing::error!(function = %name, %error, "result of a deploy not registered");
@@ -103,6 +108,17 @@ impl Deployer {
         if let Some(token) = self.running().remove(key) {
             token.cancel();
         }
+    }
+
+    /// Ends the deploy of `$LATEST` that is under way, if one is: it fails as given up. Its entry stays
+    /// until the task has ended, so that no second one begins with the same files.
+    pub(crate) fn give_up(&self, name: &FunctionName) -> Result<(), ControlError> {
+        let function = self.catalog.get(name).ok_or(ControlError::NotFound)?;
+        let pending = function.record.pending_deploy.as_ref();
+        if let Some(token) = pending.and_then(|key| self.running().get(key).cloned()) {
+            token.cancel();
+        }
+        Ok(())
     }
 
     async fn build(
@@ -161,6 +177,11 @@ impl Deployer {
             Ok(_) => {
                 tracing::info!(function = %name, %version, "deploy done");
                 self.metrics.deploy("successful");
+            }
+            Err(DeployError::Cancelled) => {
+                tracing::info!(function = %name, %version, "deploy given up");
+                self.metrics.deploy("superseded");
+                drop(ImageGuard(Some(self.builder.data.image(key))));
             }
             Err(error) => {
                 // Quoted: a guest may have a hand in it, and a line break would begin a line of its own.

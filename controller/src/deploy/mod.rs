@@ -14,6 +14,7 @@
 //! * [`layers`]: what functions have at `/opt`.
 //! * [`urls`]: by which HTTP clients reach a function.
 //! * [`background`]: the deploys that follow from it all.
+//! * [`progress`]: which phase each of them is in.
 //! * [`rebuilder`]: files that can't be used any more are made anew.
 
 mod aliases;
@@ -27,6 +28,7 @@ mod host;
 mod intake;
 mod layers;
 mod packages;
+mod progress;
 mod provisioning;
 mod publish;
 mod rebuilder;
@@ -40,6 +42,7 @@ pub(crate) use control::{CodeUpdate, ControlError, Deployer};
 pub(crate) use error::DeployError;
 pub(crate) use host::Host;
 pub(crate) use packages::Packages;
+pub(crate) use progress::Progress;
 pub(crate) use publish::Publish;
 pub(crate) use rebuilder::Rebuilder;
 pub(crate) use source::Source;

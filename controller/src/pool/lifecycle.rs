@@ -339,6 +339,7 @@ impl Instance {
         });
         let metrics = &self.pool.metrics;
         metrics.invocation(function, start == Start::Cold, ran.duration);
+        metrics.queued(function, queue);
         if start == Start::Cold {
             metrics.restored(function, ran.restore);
         }
