@@ -297,7 +297,10 @@ mod tests {
             &qualifier,
         ] {
             let message = refused(parse(text, None));
-            assert!(message.contains("\"ValidationException\""), "{text:?}: {message}");
+            assert!(
+                message.contains("\"ValidationException\""),
+                "{text:?}: {message}"
+            );
         }
     }
 
@@ -395,7 +398,10 @@ mod tests {
             "123456789012:function:f",
         ] {
             let message = refused(parse(text, None));
-            assert!(message.contains("\"AccessDeniedException\""), "{text}: {message}");
+            assert!(
+                message.contains("\"AccessDeniedException\""),
+                "{text}: {message}"
+            );
         }
     }
 
