@@ -18,7 +18,6 @@ use super::dispatch::Shared;
 use super::entry::{Order, Parked, StartOrder, Taken};
 use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
-
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, StartsFrom, Version};
 use crate::instance::{MailboxWord, MicroVm, VmError, VmEvent, outcome};
