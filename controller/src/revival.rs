@@ -1,4 +1,4 @@
-//! What an earlier process left: what can still be used is taken up, the rest removed.
+//! At a start: finds the artefacts of earlier processes that can still be used, and deletes all others.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::deploy::{Builder, Source};
 use crate::function::{Deployed, Made, Version, VersionId};
 use crate::registry::{Contents, Function, Published, Stored};
 
-/// Removes files that nothing speaks of.
+/// Deletes files to which no record refers.
 pub(crate) fn sweep(data: &DataDir, contents: &Contents) -> Result<(), DataDirError> {
     let mut keys = HashSet::new();
     let mut packages = HashSet::new();
@@ -40,7 +40,7 @@ pub(crate) fn sweep(data: &DataDir, contents: &Contents) -> Result<(), DataDirEr
     data.sweep(&keys, &packages, &names.collect())
 }
 
-/// A function as it was, with what it served if that can still be used.
+/// A stored function, with the artefacts of its versions that can still be used.
 pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
     let mut function = Function::new(stored.record);
     let record = &function.record;
@@ -85,7 +85,7 @@ fn revive_version(
         tracing::warn!(
             function = %source.name,
             version = %source.version,
-            "its snapshot does not fit this host any more"
+            "the snapshot of a function does not fit this host any more"
         );
         builder.forget(source.key);
     }

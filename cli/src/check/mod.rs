@@ -12,11 +12,11 @@ mod python;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use node::DEPENDENCIES as NODE_DEPENDENCIES;
+
 use crate::client::Client;
 use crate::package::Package;
 use crate::project::{PROJECT_FILE, Project};
-
-pub(crate) use node::DEPENDENCIES as NODE_DEPENDENCIES;
 
 /// Why a function would not come up.
 #[derive(Debug, thiserror::Error)]

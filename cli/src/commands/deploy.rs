@@ -6,17 +6,16 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::args::Deploy;
-use crate::check;
 use crate::client::Client;
 use crate::deployment::{self, Deployed, Watch};
 use crate::failure::Failure;
 use crate::function_name::{AliasName, FunctionName};
-use crate::init_log;
 use crate::output::{Output, Stream, Tone, count, size, span};
 use crate::package::{self, Vendor};
 use crate::progress::Progress;
 use crate::project::Project;
 use crate::signals::LastWords;
+use crate::{check, init_log};
 
 /// Runs the command.
 pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<(), Failure> {

@@ -6,6 +6,8 @@ use std::sync::{Arc, RwLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::fingerprint::{Fingerprint, Seen, look};
+use super::gate::Gate;
 use crate::args::{Dev, Settings};
 use crate::check::{self, CheckError};
 use crate::client::Client;
@@ -16,9 +18,6 @@ use crate::output::{Output, Stream, Tone, count, size, span};
 use crate::package::{self, Package, PackageError, Selection, Vendor};
 use crate::progress::Progress;
 use crate::project::{Project, ProjectError};
-
-use super::fingerprint::{Fingerprint, Seen, look};
-use super::gate::Gate;
 
 /// How soon a folder that has just changed is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);

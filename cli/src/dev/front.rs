@@ -13,13 +13,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::deployer::{Files, state_of};
+use super::gate::{Gate, Refused};
 use crate::client::Client;
 use crate::client::forward::Answer;
 use crate::function_name::FunctionName;
 use crate::output::{Output, Stream, Tone, span};
-
-use super::deployer::{Files, state_of};
-use super::gate::{Gate, Refused};
 
 /// Largest request body: a create with the largest package, as the controller takes it.
 const MAX_BODY: usize = 70_167_211;

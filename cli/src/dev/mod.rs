@@ -17,6 +17,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deployer::Deployer;
+use front::Front;
+use gate::Gate;
 use hearth_controller::{LogError, ServeError, Settings};
 use notify::{RecursiveMode, Watcher};
 use tokio::net::TcpListener;
@@ -27,9 +30,6 @@ use crate::client::{Client, ClientError};
 use crate::output::{Output, Stream, Tone};
 use crate::project::{Project, ProjectError};
 use crate::signals::told_to_end;
-use deployer::Deployer;
-use front::Front;
-use gate::Gate;
 
 /// Maximum time for requests in progress after SIGINT or SIGTERM.
 const DRAIN: Duration = Duration::from_secs(3);

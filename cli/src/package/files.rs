@@ -1,8 +1,8 @@
 //! Which files of a folder belong to the function. `hearth dev` watches exactly these.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use std::os::unix::fs::PermissionsExt;
 use walkdir::{DirEntry, WalkDir};
 
 use super::Entry;

@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha256};
-
-use crate::project::Project;
 pub(crate) use files::{FilesError, Selection};
 pub(crate) use python::{Vendor, VendorError};
 pub(crate) use rust::BuildError;
+use sha2::{Digest, Sha256};
+
+use crate::project::Project;
 
 /// Largest package in bytes (Lambda: 50 MiB, zipped, direct upload).
 pub(crate) const MAX_ZIPPED: u64 = 52_428_800;

@@ -1,4 +1,4 @@
-//! Aliases: made, moved, removed. Nothing is deployed for them.
+//! Creates, changes and deletes aliases. They need no deploy.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use super::control::{ControlError, Deployer, new_revision};
 use crate::function::{AliasName, AliasRecord, FunctionName, VersionId, Weighted};
 use crate::registry::Function;
 
-/// What is to become of an alias; what is `None` stays as it is.
+/// A change of an alias; `None` keeps a member as it is.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AliasChange {
     pub(crate) version: Option<VersionId>,
     pub(crate) description: Option<String>,
-    /// `Some(None)` takes the second version away.
+    /// `Some(None)` removes the second version.
     pub(crate) additional: Option<Option<Weighted>>,
-    /// What the caller saw last.
+    /// The revision that the client expects.
     pub(crate) revision: Option<String>,
 }
 
@@ -75,7 +75,7 @@ impl Deployer {
         Ok(function)
     }
 
-    /// Removes an alias. One that is not there is as good as removed.
+    /// Deletes an alias. Deleting one that does not exist succeeds.
     pub(crate) async fn delete_alias(
         &self,
         name: &FunctionName,
@@ -97,7 +97,7 @@ impl Deployer {
     }
 }
 
-/// Whether an alias may point to where it does.
+/// Checks the versions of an alias.
 fn check(function: &Function, record: &AliasRecord) -> Result<(), ControlError> {
     let exists = |version| match version {
         VersionId::Number(number) if !function.versions.contains_key(&number) => {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_points_to_versions_that_are_there_and_differ() {
+    fn the_versions_of_an_alias_must_exist_and_differ() {
         let mut function = Function::new(test_record("f"));
         for number in [1, 2] {
             let record = test_version_record(number);

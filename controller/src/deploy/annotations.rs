@@ -1,4 +1,4 @@
-//! What is kept with a function and changes nothing about how it runs: tags and policies.
+//! Changes a function's tags and policies, which do not affect how it runs.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,8 @@ impl Deployer {
     }
 }
 
-/// Gives what a policy belongs to a new revision, if the caller knew the one before.
+/// Sets a new revision of the function, version or alias with this policy, if `seen` is the current
+/// revision or `None`.
 fn renew_revision(
     function: &mut Function,
     qualifier: Option<&str>,

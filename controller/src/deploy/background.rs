@@ -1,7 +1,7 @@
-//! Deploys in the background: begun by a change, taken up again after a restart, ended with it.
+//! Runs deploys in the background. A change starts a deploy, and a start of the controller restarts the
+//! deploys that an earlier process has not finished.
 //!
-//! A deploy's result counts only if its version still wants it: each has a key, and the record says
-//! which one is awaited.
+//! Each deploy has a key. Its result counts only if the function's record still awaits that key.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -19,7 +19,7 @@ use crate::function::{
 };
 use crate::registry::{Function, RegistryError};
 
-/// What came of a deploy.
+/// The result of a successful deploy.
 struct Built {
     config: FunctionConfig,
     code: Code,
@@ -35,8 +35,8 @@ impl Built {
 }
 
 impl Deployer {
-    /// Takes up the deploys that an earlier process did not finish, makes anew what can't be used
-    /// any more, and compares the rest with its seal.
+    /// Restarts the deploys that an earlier process has not finished, rebuilds artefacts that can't be used
+    /// any more, and compares all others with their seal.
     pub(crate) fn resume(&self) {
         let (functions, _) = self.catalog.list(None, usize::MAX);
         let mut versions = Vec::new();
@@ -48,8 +48,8 @@ impl Deployer {
             }
             versions.extend(function.all_live().cloned());
         }
-        // One after another: what has to be made anew, then what is only read, and of both what most
-        // invocations run on first. Others are seen to when they are needed.
+        // One after another: first the versions to rebuild, then those to compare, and `$LATEST` first
+        // in both. An invocation meanwhile prepares its version itself.
         versions.sort_by_key(|version| (version.artefacts().is_some(), version.id));
         let (pool, stop) = (self.pool.clone(), self.stop.clone());
         self.tasks.spawn(async move {
@@ -62,14 +62,14 @@ impl Deployer {
         });
     }
 
-    /// Gives up what is under way, to be taken up at the next start.
+    /// Cancels all running deploys. The next start restarts them.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// Begins the deploys that a function awaits and that do not run yet.
+    /// Starts the deploys that a function awaits, unless they are running.
     pub(super) fn start_all(&self, function: &Function) {
         for (version, key) in function.pending() {
             if !self.running().contains_key(key) {
@@ -94,8 +94,13 @@ impl Deployer {
                 this.metrics.deployed(began.elapsed());
             }
             if let Err(error) = this.finish(&name, version, &key, built).await {
-                // It stays pending, and the next start takes it up again.
-                tracing::error!(function = %name, %error, "result of a deploy not registered");
+                // The function stays pending, and the next start restarts the deploy.
+                tracing::error!(
+                    function = %name,
+                    %version,
+                    %error,
+                    "the controller could not store the result of a deploy"
+                );
             }
         });
     }
@@ -136,7 +141,13 @@ impl Deployer {
                 (&record.config, &record.code)
             }
         };
-        tracing::info!(function = %name, %version, runtime = config.runtime.id(), "deploy begins");
+        tracing::info!(
+            function = %name,
+            %version,
+            key,
+            runtime = config.runtime.id(),
+            "a deploy begins"
+        );
         let source = Source {
             name,
             version,
@@ -166,16 +177,16 @@ impl Deployer {
         let awaits = |function: &Function| function.pending().any(|due| due == (version, key));
         let Some(before) = writer.get(name).filter(|function| awaits(function)) else {
             if let Ok(built) = built {
-                built.artefacts.doom();
+                built.artefacts.delete_when_unused();
             }
-            // An image may have been made when the package came in.
+            // The image may have been made when the package was checked.
             drop(ImageGuard(Some(self.builder.data.image(key))));
             self.metrics.deploy("superseded");
             return Ok(());
         };
         match &built {
             Ok(_) => {
-                tracing::info!(function = %name, %version, "deploy done");
+                tracing::info!(function = %name, %version, key, "a deploy has succeeded");
                 self.metrics.deploy("successful");
             }
             Err(DeployError::Cancelled) => {
@@ -184,9 +195,10 @@ impl Deployer {
                 drop(ImageGuard(Some(self.builder.data.image(key))));
             }
             Err(error) => {
-                // Quoted: a guest may have a hand in it, and a line break would begin a line of its own.
+                // As a string, which is quoted in the log: it may contain text of a guest, and a line
+                // break in it could forge a log line.
                 let error = error.to_string();
-                tracing::warn!(function = %name, %version, error, "deploy failed");
+                tracing::warn!(function = %name, %version, key, error, "a deploy has failed");
                 self.metrics.deploy("failed");
                 drop(ImageGuard(Some(self.builder.data.image(key))));
             }
@@ -208,11 +220,11 @@ impl Deployer {
     }
 }
 
-/// What came of a deploy of `$LATEST`. A failed update leaves what serves as it is.
+/// Records the result of a deploy of `$LATEST`. After a failed update, the old version keeps serving.
 fn settle_latest(function: &mut Function, built: Result<Built, DeployError>) {
     let record = &mut function.record;
     record.pending_deploy = None;
-    // Its state is part of what a revision is of.
+    // The state has changed, so the revision changes too.
     record.revision_id = new_revision();
     match built {
         Ok(built) => {
@@ -239,7 +251,7 @@ fn settle_latest(function: &mut Function, built: Result<Built, DeployError>) {
     }
 }
 
-/// What came of a deploy of a published version.
+/// Records the result of a deploy of a published version.
 fn settle_version(function: &mut Function, number: u32, built: Result<Built, DeployError>) {
     let name = function.record.name.clone();
     let Some(published) = function.published_mut(number) else {

@@ -1,7 +1,8 @@
-//! Makes the files that instances start from.
+//! Makes the artefacts of versions: images and snapshots.
 //!
-//! A runtime snapshot is made once for a runtime and memory size, by whoever needs it first; others
-//! wait. A function snapshot is made for each deploy, in a microVM that is thrown away afterwards.
+//! A runtime snapshot is made once for each runtime image and memory size, by the first deploy that needs
+//! it; concurrent deploys wait for it. A function snapshot is made by each deploy, in a microVM that is
+//! ended afterwards.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,18 +30,18 @@ use crate::logs::{Kind, LogStore, PlatformEvent, Text};
 use crate::metrics::Metrics;
 use crate::pool::Shells;
 
-/// How often a snapshot is made again because threads of the function have changed what the agent had
-/// reported of its processes.
+/// Maximum number of snapshots of one init. Another one is made if threads of the function have changed
+/// its processes since the agent has inspected them.
 const SNAPSHOT_TRIES: u32 = 4;
 
-/// Longest times.
+/// Timeouts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
     pub(crate) boot: Duration,
     pub(crate) init: Duration,
 }
 
-/// Makes snapshots.
+/// Makes images and snapshots.
 #[derive(Debug)]
 pub(crate) struct Builder {
     pub(crate) data: Arc<DataDir>,
@@ -90,7 +91,7 @@ impl Builder {
         }
     }
 
-    /// Makes image and snapshot of a version. On failure nothing is left of them.
+    /// Makes the artefacts of a version. After a failure none of their files is left.
     pub(crate) async fn build(&self, source: Source<'_>) -> Result<Arc<Artefacts>, DeployError> {
         let running = self.progress.begin(source.key);
         let _permit = self
@@ -102,8 +103,8 @@ impl Builder {
             .host
             .base(source.config.runtime, source.config.memory_mib)?;
         let mut artefacts = self.artefacts(&base, source, None);
-        // Until it is whole, whoever lets go of it removes what there is of it.
-        artefacts.doom();
+        // Until all files are complete, dropping the value deletes them.
+        artefacts.delete_when_unused();
         base.check().await?;
         running.enter(Phase::Image);
         self.image(source).await?;
@@ -114,7 +115,7 @@ impl Builder {
         if let Some(generators) = generators {
             own_folder(&artefacts.folder)?;
             Arc::get_mut(&mut artefacts)
-                .expect("nobody else has it yet")
+                .expect("there is no other reference yet")
                 .starts_from = self.starts_from(&base, source, Some(generators));
         }
         let made = artefacts.clone();
@@ -123,7 +124,7 @@ impl Builder {
         Ok(artefacts)
     }
 
-    /// The files of a deploy of earlier, if they are whole and fit this host as it is now.
+    /// The artefacts of an earlier deploy, if they are complete and their fingerprint is the current one.
     pub(crate) fn find(&self, source: Source<'_>, made: &Made) -> Option<Arc<Artefacts>> {
         let config = source.config;
         let base = self.host.base(config.runtime, config.memory_mib).ok()?;
@@ -132,7 +133,7 @@ impl Builder {
             .then_some(artefacts)
     }
 
-    /// Removes the files of an earlier deploy, whatever there is of them.
+    /// Deletes all files of an earlier deploy.
     pub(crate) fn forget(&self, key: &str) {
         let unused = Artefacts::new(
             key.into(),
@@ -143,10 +144,10 @@ impl Builder {
             Fingerprints::default(),
             StartsFrom::FunctionSnapshot,
         );
-        unused.doom();
+        unused.delete_when_unused();
     }
 
-    /// Where the files of a version are, or will be.
+    /// The artefacts of a version, whose files may not exist yet.
     fn artefacts(
         &self,
         base: &Base,
@@ -165,7 +166,7 @@ impl Builder {
         )
     }
 
-    /// What instances of a version start from, by the generators that clones of it would share.
+    /// What the instances of a version start from. `generators` are those that clones would share.
     fn starts_from(
         &self,
         base: &Base,
@@ -192,7 +193,7 @@ impl Builder {
         }
     }
 
-    /// The code as a disk, unless it was made when the package came in.
+    /// Makes the image of the code, unless it was made when the package was checked.
     async fn image(&self, source: Source<'_>) -> Result<(), DeployError> {
         let out = self.data.image(source.key);
         if out.is_file() {
@@ -202,7 +203,7 @@ impl Builder {
         make_image(package, out).await.map(drop)
     }
 
-    /// Its layers as a disk, if it has any.
+    /// Makes the image of the layers, if there are any.
     async fn layers_image(&self, source: Source<'_>) -> Result<(), DeployError> {
         if source.config.layers.is_empty() {
             return Ok(());
@@ -217,8 +218,9 @@ impl Builder {
             .map(drop)
     }
 
-    /// Runs a version's init, and makes its snapshot unless clones would share random generators and the
-    /// author did not opt in to that: then those are returned, and init has to run in each instance.
+    /// Runs a version's init and makes its function snapshot. If clones would share random generators, and
+    /// SnapStart is off, makes no snapshot and returns the generators: then init has to run in each
+    /// instance.
     async fn function_snapshot(
         &self,
         base: &Base,
@@ -234,7 +236,7 @@ impl Builder {
             let restore = RestoreFrom {
                 snapshot: snapshot_files(&folder),
                 disks: artefacts.disks(),
-                // The new snapshot will carry the same: it is that of the boot.
+                // The new snapshot has the same fingerprint, which is that of the boot.
                 fingerprint: base.fingerprint.clone(),
                 resume: Some(Resume::default()),
             };
@@ -244,7 +246,10 @@ impl Builder {
                 Err(VmError::Refused(refusal))
                     if refusal.kind == RefusalKind::SnapshotUnusable && !last =>
                 {
-                    tracing::warn!(why = refusal.message, "making a runtime snapshot anew");
+                    tracing::warn!(
+                        why = refusal.message,
+                        "the controller rebuilds a runtime snapshot that can't be used"
+                    );
                     self.metrics.rebuilds.inc();
                     remove_folder(&folder)?;
                     continue;
@@ -260,12 +265,12 @@ impl Builder {
         unreachable!("the second try returns")
     }
 
-    /// Saves a microVM whose function has run its init, unless clones would share random generators; see
-    /// [`Self::function_snapshot`].
+    /// Makes the snapshot of a microVM in which init has ended, unless clones would share random
+    /// generators; see [`Self::function_snapshot`].
     ///
-    /// What the agent reports has to be true at the moment of the snapshot: a thread may map another
-    /// library, or another page, between the two. So the agent looks once more after it, and a snapshot
-    /// for which that was not so is made again.
+    /// The agent's report must be true at the time of the snapshot, but a thread may map a library or a
+    /// page between report and snapshot. So the agent inspects the processes once more after the snapshot,
+    /// and if the second report differs, the snapshot is made again.
     async fn unique_snapshot(
         &self,
         vm: &mut MicroVm,
@@ -314,7 +319,7 @@ impl Builder {
             let text = Text::of_guest(of, text);
             self.logs.append(source.origin(), Kind::Function, text);
         };
-        init(vm, restore.errand()?, configure, limit, log).await
+        init(vm, restore.command()?, configure, limit, log).await
     }
 
     fn report_init(&self, source: Source<'_>, took: Duration, error: Option<&InitError>) {
@@ -322,7 +327,7 @@ impl Builder {
         self.report(source, PlatformEvent::Init { took, failed });
     }
 
-    /// Says that clones would share random generators, and what follows from it.
+    /// Reports, in both logs, that clones would share random generators, and the consequence.
     fn report_generators(&self, source: Source<'_>, generators: &SharedGenerators, opted_in: bool) {
         let (function, version, libraries) = (source.name, source.version, generators);
         if opted_in {
@@ -344,7 +349,7 @@ impl Builder {
         self.report(source, event);
     }
 
-    /// Writes into the function's log what the platform has to say.
+    /// Writes a platform event to the function's log.
     fn report(&self, source: Source<'_>, event: PlatformEvent<'_>) {
         for record in event.records(&source.config.logging.format) {
             let text = Text::whole(record.into());
@@ -387,7 +392,10 @@ impl Builder {
         match reading(move || there.verify()).await {
             Ok(()) => return Ok(folder),
             Err(error) if folder.exists() => {
-                tracing::warn!(%error, "making a runtime snapshot anew");
+                tracing::warn!(
+                    %error,
+                    "the controller rebuilds a runtime snapshot that can't be used"
+                );
                 self.metrics.rebuilds.inc();
                 remove_folder(&folder)?;
             }
@@ -397,7 +405,7 @@ impl Builder {
         tracing::info!(
             runtime,
             memory_mib = base.memory_mib,
-            "making a runtime snapshot"
+            "the controller makes a runtime snapshot"
         );
         let (mut vm, _) = self.shells.launch().await?;
         let boot = BootFrom {
@@ -418,7 +426,7 @@ impl Builder {
         tracing::info!(
             runtime,
             memory_mib = base.memory_mib,
-            "runtime snapshot ready"
+            "a runtime snapshot is ready"
         );
         Ok(folder)
     }
@@ -442,8 +450,8 @@ impl Builder {
             region: self.place.region.clone(),
             log_group: config.logging.group_of(name.as_str()),
             log_stream: new_log_stream(version),
-            // Whether an instance will be provisioned is not known when its snapshot is made. Where
-            // there is none it is the same, so that a function does not see which it is.
+            // When a snapshot is made, it is not known whether an instance will be provisioned. Instances
+            // without a function snapshot have the same value, so that a function sees no difference.
             initialization_type: if config.snap_starts(version) {
                 "snap-start".into()
             } else {
@@ -457,20 +465,20 @@ impl Builder {
     }
 }
 
-/// Names the snapshot of a runtime.
+/// The folder name of a runtime snapshot.
 fn runtime_key(base: &Base, runtime: &str) -> String {
     let short = &base.fingerprint[..16];
     format!("{runtime}-{}-{short}", base.memory_mib)
 }
 
-/// Makes the folder of a version without a snapshot: its seal goes there. What an earlier try has left of
-/// it is removed.
+/// Makes the folder of a version without a function snapshot, for its seal. Deletes the folder of an
+/// earlier attempt.
 fn own_folder(folder: &Path) -> Result<(), DeployError> {
     remove_folder(folder)?;
     std::fs::create_dir(folder).map_err(DeployError::io("create", folder))
 }
 
-/// Makes the image of a package, checked in full.
+/// Makes the image of a package, which checks the package completely.
 pub(crate) async fn make_image(
     package: bytes::Bytes,
     out: PathBuf,
@@ -478,13 +486,13 @@ pub(crate) async fn make_image(
     at_work(move || hearth_rootfs::function::build_from_zip(&package, &out)).await
 }
 
-/// Does work that takes a while on a thread that nobody waits on.
+/// Runs work on a thread for blocking work.
 async fn at_work<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FunctionError> + Send + 'static,
 ) -> Result<T, DeployError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(made) => Ok(made?),
-        // A panic in there is this package's problem, not the controller's.
+        // A panic fails this deploy, but not the controller.
         Err(_) => Err(DeployError::Cancelled),
     }
 }
@@ -498,7 +506,7 @@ fn remove_folder(folder: &Path) -> Result<(), DeployError> {
     }
 }
 
-/// Names the files of a new deploy.
+/// A new deploy's key, which is part of its file names.
 pub(crate) fn new_key(name: impl std::fmt::Display) -> String {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("{name}-{}", &unique[..12])

@@ -1,4 +1,4 @@
-//! What a version starts from, with doubles of sandbox and guest.
+//! Tests of what a version starts from, with test doubles of sandbox and guest.
 
 use std::fs;
 
@@ -40,9 +40,9 @@ impl Fixture {
         }
     }
 
-    /// The same as the next process finds it.
+    /// The same after a restart.
     fn restarted(self) -> Self {
-        // Whose end lets go of the data directory.
+        // Dropped first, because it holds the lock of the data directory.
         drop(self.builder);
         Self {
             builder: builder(self.folder.path(), &self.stage),
@@ -50,7 +50,7 @@ impl Fixture {
         }
     }
 
-    /// What guests are found to have.
+    /// Sets the generators that guests report.
     fn shares(&self, library: &str, file: &str) {
         *self.stage.generators.lock().unwrap() = vec![shared_generator(library, file)];
     }
@@ -134,7 +134,7 @@ fn runtime_snapshot(artefacts: &Artefacts) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_function_without_shared_generators_starts_from_a_snapshot_of_after_its_init() {
+async fn a_function_without_shared_generators_starts_from_a_function_snapshot() {
     let fixture = Fixture::new();
     let artefacts = fixture.build(VersionId::Latest).await;
     assert!(matches!(
@@ -148,7 +148,7 @@ async fn a_function_without_shared_generators_starts_from_a_snapshot_of_after_it
 }
 
 #[tokio::test]
-async fn a_function_with_a_shared_generator_has_no_snapshot_of_its_own_and_its_log_says_why() {
+async fn a_function_with_a_shared_generator_has_no_function_snapshot_and_its_log_says_why() {
     let fixture = Fixture::new();
     fixture.shares("GnuTLS", "/opt/lib/libgnutls.so.30");
     let artefacts = fixture.build(VersionId::Latest).await;
@@ -160,15 +160,15 @@ async fn a_function_with_a_shared_generator_has_no_snapshot_of_its_own_and_its_l
                 that can't be reseeded in a snapshot. SnapStart opts in to the snapshot.";
     let log = fixture.log().await;
     assert!(log.lines().any(|said| said == line), "{log}");
-    // What it starts from is not its own: it stays when the version goes.
+    // The runtime snapshot is shared: it stays when the version is deleted.
     let image = artefacts.code_image.clone();
-    artefacts.doom();
+    artefacts.delete_when_unused();
     drop(artefacts);
     assert!(!image.exists() && runtime.join("memory").is_file());
 }
 
 #[tokio::test]
-async fn what_a_version_starts_from_is_found_again_after_a_restart() {
+async fn the_artefacts_of_a_version_are_found_again_after_a_restart() {
     let fixture = Fixture::new();
     fixture.shares("GnuTLS", "/opt/lib/libgnutls.so.30");
     let made = fixture.build(VersionId::Latest).await.made();
@@ -179,7 +179,7 @@ async fn what_a_version_starts_from_is_found_again_after_a_restart() {
     let found = fixture.builder.find(source, &made).unwrap();
     assert_eq!(found.made(), made);
     found.sealed().verify().unwrap();
-    // Without the runtime's snapshot, or with another one, it has to be made again.
+    // Without the runtime snapshot, or with another one, the version has to be rebuilt.
     let runtime = runtime_snapshot(&found);
     fs::write(runtime.join("memory"), "another").unwrap();
     assert!(found.sealed().verify().is_err());
@@ -190,7 +190,7 @@ async fn what_a_version_starts_from_is_found_again_after_a_restart() {
 }
 
 #[tokio::test]
-async fn an_author_who_opted_in_keeps_the_snapshot_and_is_told_to_reseed() {
+async fn with_snapstart_there_is_a_function_snapshot_and_the_log_says_to_reseed() {
     let mut fixture = Fixture::new();
     fixture.shares("GnuTLS", "/opt/lib/libgnutls.so.30");
     fixture.record.config.snap_start = "PublishedVersions".into();
@@ -210,7 +210,7 @@ async fn an_author_who_opted_in_keeps_the_snapshot_and_is_told_to_reseed() {
 }
 
 #[tokio::test]
-async fn what_a_guest_says_of_its_libraries_is_no_line_of_the_log() {
+async fn names_of_libraries_that_a_guest_reports_can_not_forge_log_lines() {
     let fixture = Fixture::new();
     fixture.shares("x\nREPORT RequestId: other", "/opt/\u{1b}[2J");
     let artefacts = fixture.build(VersionId::Latest).await;
@@ -224,7 +224,7 @@ async fn what_a_guest_says_of_its_libraries_is_no_line_of_the_log() {
 }
 
 #[test]
-fn an_older_registrys_version_starts_from_its_snapshot() {
+fn a_version_of_an_older_registry_starts_from_its_function_snapshot() {
     let made: Made = serde_json::from_str(r#"{"key":"k","fingerprint":"f"}"#).unwrap();
     assert_eq!(made.shared_generators, None);
     let kept = serde_json::to_string(&made).unwrap();

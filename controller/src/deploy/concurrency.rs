@@ -1,4 +1,4 @@
-//! Reserved concurrency: what a function has of the account's limit for itself.
+//! Changes reserved concurrency.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use crate::function::FunctionName;
 use crate::pool::Claim;
 use crate::registry::Function;
 
-/// What must be left for functions without a reservation: Lambda's.
+/// Minimum of the unreserved concurrency, as on Lambda.
 pub(super) const LEAST_UNRESERVED: u32 = 100;
 
 impl Deployer {
-    /// Reserves concurrency for a function, or takes the reservation away.
+    /// Sets or removes a function's reserved concurrency.
     pub(crate) async fn reserve_concurrency(
         &self,
         name: &FunctionName,
@@ -30,7 +30,7 @@ impl Deployer {
         Ok(function)
     }
 
-    /// Whether enough is left for all when a function has what its record says.
+    /// Checks that enough concurrency stays unreserved with this function's record.
     pub(super) fn check_unreserved(&self, function: &Function) -> Result<(), ControlError> {
         let (total, reserved) = (total(function), function.record.reserved_concurrency);
         if let Some(reserved) = reserved.filter(|reserved| *reserved < total) {
@@ -49,13 +49,13 @@ impl Deployer {
         )))
     }
 
-    /// What would be left for all with what a function's record says.
+    /// The unreserved concurrency with this function's record.
     pub(super) fn left_with(&self, function: &Function) -> i64 {
         let concurrency = self.pool.concurrency();
         concurrency.unreserved_with(&function.record.name, claim(function))
     }
 
-    /// Tells the pool what a function has for itself.
+    /// Sets the function's claim in the pool.
     pub(super) fn set_claim(&self, function: &Function) {
         let name = &function.record.name;
         self.pool.concurrency().set_claim(name, claim(function));

@@ -1,7 +1,7 @@
-//! Create, update and delete, and the deploys that follow from them.
+//! Creates, updates and deletes functions, and starts their deploys.
 //!
-//! What was accepted is in the registry, with its package, before the caller hears so. The deploy
-//! itself runs on in the background.
+//! An accepted change is in the registry, and its package in the store, when the call returns. The deploy
+//! runs in the background.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -26,63 +26,63 @@ use crate::registry::{Catalog, Function, RegistryError, Writer};
 /// Why a change was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
-    /// No such function.
+    /// There is no such function.
     #[error("no such function")]
     NotFound,
-    /// There is one of that name.
+    /// There is a function with this name.
     #[error("the function exists already")]
     Exists,
-    /// A deploy is under way.
-    #[error("a deploy is under way")]
+    /// A deploy of the function is running.
+    #[error("a deploy of the function is running")]
     Busy,
-    /// The first deploy is under way or has failed.
+    /// The first deploy of the function is running or has failed.
     #[error("the function is in state {}", .0.name())]
     State(State),
-    /// There is an alias of that name.
+    /// There is an alias with this name.
     #[error("the alias exists already")]
     AliasExists(AliasName),
-    /// No such alias.
+    /// There is no such alias.
     #[error("no such alias")]
     NoAlias(AliasName),
-    /// No such version to point to.
+    /// There is no version to which the alias could point.
     #[error("no such version")]
     NoVersion(VersionId),
-    /// Aliases point to it.
-    #[error("aliases point to it: {}", .0.join(", "))]
+    /// Aliases point to the version.
+    #[error("aliases point to the version: {}", .0.join(", "))]
     Referenced(Vec<String>),
-    /// The caller's revision is not the current one.
+    /// The client's revision is not the current one.
     #[error("the revision is not the latest")]
     Revision,
-    /// It does not go with what is there; the text is Lambda's.
+    /// The change conflicts with the current state. The text is Lambda's.
     #[error("{0}")]
     Conflict(&'static str),
-    /// A policy does not allow the change.
+    /// The policy can't be changed.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// What was sent can't be used; the text is Lambda's.
+    /// The request is not valid. The text is Lambda's.
     #[error("{0}")]
     Invalid(String),
-    /// The same, where Lambda leaves out whose fault it is.
+    /// The same for requests whose error has no `Type` on Lambda.
     #[error("{0}")]
     Untyped(String),
-    /// The registry.
+    /// The registry has failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The host.
+    /// The host has failed.
     #[error(transparent)]
     Host(#[from] DeployError),
 }
 
-/// What is to become of new code besides being deployed.
+/// Options of a code update.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CodeUpdate {
-    /// It is checked only.
+    /// Only check the package.
     pub(crate) dry_run: bool,
-    /// It becomes a version as well.
+    /// Publish a version too.
     pub(crate) publish: bool,
 }
 
-/// The one who changes functions.
+/// Changes functions and layers, and runs deploys.
 #[derive(Debug, Clone)]
 pub(crate) struct Deployer {
     pub(super) catalog: Arc<Catalog>,
@@ -115,7 +115,7 @@ impl Deployer {
         }
     }
 
-    /// A new function; its deploy begins.
+    /// Creates a function and starts its deploy.
     pub(crate) async fn create(
         &self,
         name: FunctionName,
@@ -158,7 +158,7 @@ impl Deployer {
         self.commit_package(&writer, accepted, function).await
     }
 
-    /// New code for a function; its deploy begins.
+    /// Changes a function's code and starts its deploy.
     pub(crate) async fn update_code(
         &self,
         name: &FunctionName,
@@ -186,7 +186,7 @@ impl Deployer {
         Ok(function)
     }
 
-    /// A new configuration for a function; its deploy begins.
+    /// Changes a function's configuration and starts its deploy.
     pub(crate) async fn update_config<E: From<ControlError>>(
         &self,
         name: &FunctionName,
@@ -211,7 +211,7 @@ impl Deployer {
         Ok(function)
     }
 
-    /// The end of a function. Invocations that run are let finish.
+    /// Deletes a function. Running invocations continue to their end.
     pub(crate) async fn delete(&self, name: &FunctionName) -> Result<(), ControlError> {
         let writer = self.catalog.write().await;
         if writer.get(name).is_none() {
@@ -233,7 +233,7 @@ impl Deployer {
         Ok(())
     }
 
-    /// Package first, then the record that speaks of it, then the deploy.
+    /// Stores the package, then the record that refers to it, and starts the deploys.
     async fn commit_package(
         &self,
         writer: &Writer<'_>,
@@ -263,41 +263,42 @@ impl Deployer {
         Ok(function)
     }
 
-    /// Removes what a function has or had of packages and nobody speaks of any more.
+    /// Deletes those packages of a function to which no record refers any more.
     pub(super) async fn drop_packages(&self, writer: &Writer<'_>, function: &Function) {
         for package in function.packages() {
             self.drop_package(writer, package).await;
         }
     }
 
-    /// Removes a package that no function and no layer speaks of any more.
+    /// Deletes a package if no record of a function or layer refers to it any more.
     pub(super) async fn drop_package(&self, writer: &Writer<'_>, sha256: &str) {
         if !writer.uses_code(sha256)
             && let Err(error) = self.builder.packages.delete(sha256).await
         {
-            // The next start sweeps it away.
-            tracing::warn!(sha256, %error, "package not removed");
+            // The next start deletes it.
+            tracing::warn!(sha256, %error, "the controller could not delete a package");
         }
     }
 
-    /// The same code needs no new image: a second name for the one that is there.
+    /// Makes a hard link to the image of the same code, if there is one, so that the deploy need not make
+    /// it.
     pub(super) fn link_image(&self, record: &FunctionRecord, key: &str) {
         let deployed = record.deployed.as_ref();
         let same = deployed.filter(|deployed| deployed.code == record.code);
         let source = match (same, &record.pending_deploy) {
             (Some(deployed), _) => &deployed.made.key,
-            // It was made when the package came in.
+            // The image was made when the package was checked.
             (None, Some(pending)) => pending,
             (None, None) => return,
         };
         let data = &self.builder.data;
         if let Err(error) = std::fs::hard_link(data.image(source), data.image(key)) {
-            tracing::debug!(key, %error, "image not shared; it is made anew");
+            tracing::debug!(key, %error, "the image can't be shared, so the deploy makes another one");
         }
     }
 }
 
-/// Whether a function may be changed now, by somebody who saw `revision`.
+/// Checks whether a function may be changed now by a client that expects `revision`.
 pub(super) fn changeable(
     record: &FunctionRecord,
     revision: Option<&str>,

@@ -1,4 +1,4 @@
-//! Why a deploy failed, for the owner of the function and for the operator.
+//! Why a deploy has failed. The texts are for the function's author and for the operator.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,61 +6,61 @@ use std::time::Duration;
 use crate::function::SealError;
 use crate::instance::{LaunchError, VmError};
 
-/// Why a version could not be made ready.
+/// Why a deploy has failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeployError {
-    /// The function's own doing.
+    /// The function's init has failed.
     #[error("{kind}: {message}")]
     Init {
-        /// As the runtime or the agent named it.
+        /// The error's name, from the runtime or the agent.
         kind: String,
-        /// What it said about it.
+        /// The error's message.
         message: String,
     },
-    /// Init went on for too long.
+    /// The timeout of init has passed.
     #[error("Runtime.InitTimeout: init did not end within {} seconds", .0.as_secs())]
     InitTimeout(Duration),
-    /// No image of this runtime was built.
+    /// There is no runtime image in the artefact cache.
     #[error("there is no image of runtime {0}: run `hearth-rootfs runtime {0}` (or `make images`)")]
     NoRuntimeImage(&'static str),
-    /// No kernel was built.
+    /// There is no guest kernel in the artefact cache.
     #[error("there is no guest kernel: run `hearth-rootfs kernel` (or `make images`)")]
     NoKernel,
-    /// The artefact cache.
+    /// The artefact cache can't be read.
     #[error(transparent)]
     Cache(#[from] hearth_rootfs::Error),
-    /// The package's image.
+    /// The package's image can't be made.
     #[error(transparent)]
     Image(#[from] hearth_rootfs::function::FunctionError),
-    /// The package store.
+    /// The package store has failed.
     #[error("package store: {0}")]
     Packages(#[from] object_store::Error),
-    /// No sandbox.
+    /// A sandbox can't be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// The sandbox or its guest failed.
+    /// The sandbox or its guest has failed.
     #[error("{doing}: {source}")]
     Vm {
-        /// What was going on.
+        /// The operation.
         doing: &'static str,
-        /// What came in between.
+        /// The failure.
         source: VmError,
     },
-    /// A file.
+    /// An operation on a file has failed.
     #[error("can't {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// What the host said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// A file is not what it was made as.
+    /// A file has changed since it was made.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The controller is ending, or the function was deleted or deployed anew.
-    #[error("the deploy was given up")]
+    /// The controller is ending, or the function was deleted or updated meanwhile.
+    #[error("the deploy was cancelled")]
     Cancelled,
 }
 

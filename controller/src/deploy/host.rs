@@ -1,4 +1,5 @@
-//! What snapshots are bound to: kernel, image, sandbox program, kind of host, memory size, mailbox.
+//! Computes the fingerprints of snapshots: of kernel, image, sandbox program, kind of host, memory size and
+//! mailbox.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,31 +15,31 @@ use crate::function::{Runtime, SealError, check_artefact};
 use crate::hex::hex;
 use crate::instance::MailboxUse;
 
-/// This host, as far as snapshots depend on it.
+/// The properties of this host on which snapshots depend.
 #[derive(Debug)]
 pub(crate) struct Host {
     cache: Cache,
     /// `hardware` or `software`.
     pub(crate) kind: String,
-    /// SHA-256 of the sandbox program: another build may lay out its state differently.
+    /// SHA-256 of the sandbox program: another build may write state files differently.
     pub(crate) sandbox: String,
-    /// Whether sandboxes have a mailbox: a guest that was started without one never comes to use it.
+    /// Whether sandboxes have a mailbox: a guest that was booted without one can't use it later.
     mailbox: MailboxUse,
 }
 
-/// What a runtime snapshot is made of.
+/// The input of a runtime snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Base {
     pub(crate) kernel: PathBuf,
     pub(crate) image: PathBuf,
     pub(crate) memory_mib: u32,
     pub(crate) fingerprint: String,
-    /// SHA-256 of kernel and image, as their builder wrote them down.
+    /// SHA-256 of kernel and image, as their builder has recorded them.
     sums: [String; 2],
 }
 
 impl Base {
-    /// Checks that kernel and image are still what their builder made.
+    /// Checks that kernel and image have not changed since they were built.
     pub(crate) async fn check(&self) -> Result<(), DeployError> {
         let Self {
             kernel,
@@ -86,7 +87,7 @@ impl Host {
         self.kind == "software"
     }
 
-    /// What a function of this runtime and memory size starts from.
+    /// The input of the runtime snapshot for this runtime and memory size.
     pub(crate) fn base(&self, runtime: Runtime, memory_mib: u32) -> Result<Base, DeployError> {
         let kernel = self.kernel()?.ok_or(DeployError::NoKernel)?;
         let image = hearth_rootfs::cached_runtime(&self.cache, runtime.image())?
@@ -113,12 +114,11 @@ impl Host {
     }
 }
 
-/// What a function's snapshot is bound to: where it started from, its code, everything that its
-/// runtime saw of its configuration.
+/// The fingerprint of a function snapshot: of its runtime snapshot, its code and its configuration.
 pub(crate) fn function_fingerprint(base: &Base, source: Source<'_>, region: &str) -> String {
     let config = serde_json::to_string(source.config).expect("a configuration is plain JSON");
     fingerprint(&[
-        // 4: before that, nothing looked for random generators that clones would share.
+        // 4: since then, the agent looks for random generators that clones would share.
         "function 4",
         &base.fingerprint,
         source.name.as_str(),
@@ -132,7 +132,7 @@ pub(crate) fn function_fingerprint(base: &Base, source: Source<'_>, region: &str
 fn fingerprint(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
-        // With its length, so that no two lists of parts run into the same bytes.
+        // The length separates the parts: different lists of parts never have the same bytes.
         hash.update(part.len().to_le_bytes());
         hash.update(part);
     }
@@ -152,7 +152,7 @@ fn hash_file(path: &Path) -> io::Result<String> {
     }
 }
 
-/// Reads files, which takes as long as they are large.
+/// Runs work that reads large files on a thread for blocking work.
 pub(super) async fn reading(
     work: impl FnOnce() -> Result<(), SealError> + Send + 'static,
 ) -> Result<(), DeployError> {
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_do_not_run_into_each_other() {
+    fn different_parts_with_the_same_concatenation_have_different_fingerprints() {
         assert_ne!(fingerprint(&["ab", "c"]), fingerprint(&["a", "bc"]));
         assert_eq!(fingerprint(&["a"]).len(), 64);
     }

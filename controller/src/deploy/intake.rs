@@ -1,4 +1,4 @@
-//! A package that comes in: checked by making its image, before anything is changed.
+//! Checks a package by making its image, before the function is changed.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::error::DeployError;
 use super::packages::Packages;
 use crate::function::Code;
 
-/// A package that was checked, with its image made.
+/// A checked package, and its image.
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) code: Code,
@@ -17,7 +17,7 @@ pub(super) struct Accepted {
     pub(super) image: ImageGuard,
 }
 
-/// Removes an image unless it is kept.
+/// Deletes an image when it is dropped, unless [`Self::keep`] was called.
 #[derive(Debug)]
 pub(super) struct ImageGuard(pub(super) Option<std::path::PathBuf>);
 
@@ -33,7 +33,11 @@ impl Drop for ImageGuard {
             && let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %path.display(), %error, "image of a refused package not removed");
+            tracing::warn!(
+                path = %path.display(),
+                %error,
+                "the controller could not delete an unused image"
+            );
         }
     }
 }
@@ -63,7 +67,7 @@ impl Deployer {
             }
             Err(DeployError::Image(error)) => match error.lambda_message() {
                 Some(message) => {
-                    tracing::info!(key, %error, "package refused");
+                    tracing::info!(key, %error, "the controller refuses a package");
                     Err(ControlError::Invalid(message.into()))
                 }
                 None => Err(DeployError::Image(error).into()),

@@ -1,4 +1,4 @@
-//! Layers: published, deleted, and whether a function may have them.
+//! Publishes and deletes layer versions, and checks the layers of functions.
 
 use bytes::Bytes;
 
@@ -12,14 +12,14 @@ use crate::function::{
 use crate::registry::Writer;
 
 impl Deployer {
-    /// Publishes a version of a layer, the first of a name makes the layer. Returns its number.
+    /// Publishes a version of a layer; the first version creates the layer. Returns its number.
     pub(crate) async fn publish_layer(
         &self,
         name: LayerName,
         package: Bytes,
         describe: impl FnOnce(Code, String) -> LayerVersion,
     ) -> Result<(u32, LayerVersion), ControlError> {
-        // The image shows that the archive is sound; layers are laid over each other at deploy.
+        // The image is made only to check the archive. A deploy makes one image of all layers.
         let key = new_key(format_args!("layer-{name}"));
         let accepted = self.accept(key, package).await?;
         let writer = self.catalog.write().await;
@@ -48,8 +48,8 @@ impl Deployer {
         Ok((number, version))
     }
 
-    /// Deletes a version of a layer. Functions that have it keep it; one that is not there is as
-    /// good as deleted.
+    /// Deletes a version of a layer. Functions that use it keep it. Deleting a version that does not exist
+    /// succeeds.
     pub(crate) async fn delete_layer(
         &self,
         name: &LayerName,
@@ -80,7 +80,7 @@ impl Deployer {
         self.change_policy(name, number, seen, add).await
     }
 
-    /// Removes one.
+    /// Removes a permission from the policy of a version.
     pub(crate) async fn revoke_layer(
         &self,
         name: &LayerName,
@@ -93,7 +93,7 @@ impl Deployer {
         Ok(())
     }
 
-    /// Changes the policy of a version, if the caller knew the one before.
+    /// Changes the policy of a version, if `seen` is its current revision or `None`.
     async fn change_policy(
         &self,
         name: &LayerName,
@@ -124,14 +124,14 @@ impl Deployer {
     }
 }
 
-/// Whether a function of this code may have the layers of its configuration.
+/// Checks whether a function with this code may use the layers of its configuration.
 pub(super) fn check_layers(
     writer: &Writer<'_>,
     code: &Code,
     config: &FunctionConfig,
 ) -> Result<(), ControlError> {
     for LayerUse { arn, code } in &config.layers {
-        // Deleted since it was looked up.
+        // The layer version may have been deleted since it was looked up.
         if !writer.uses_code(&code.sha256) {
             return Err(ControlError::Invalid(format!(
                 "Layer version {arn} does not exist."

@@ -1,4 +1,4 @@
-//! From a code package to a version that can run.
+//! Changes of functions and layers, and deploys: from a package to a version that can run.
 //!
 //! * [`packages`]: uploaded packages, by content hash.
 //! * [`source`]: what a version is made of.

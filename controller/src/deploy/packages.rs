@@ -13,14 +13,14 @@ use sha2::{Digest, Sha256};
 use crate::function::Code;
 use crate::hex::hex;
 
-/// The store. Any [`ObjectStore`] will do; here it is a folder.
+/// The package store: an [`ObjectStore`] over a folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Packages {
     store: Arc<dyn ObjectStore>,
 }
 
 impl Packages {
-    /// A store in an existing folder. What was put is on disk when `put` returns.
+    /// A store in an existing folder. A package is on disk when `put` returns.
     pub(crate) fn in_folder(folder: &Path) -> Result<Self, object_store::Error> {
         let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
         Ok(Self {
@@ -28,7 +28,7 @@ impl Packages {
         })
     }
 
-    /// The name that `package` would have.
+    /// The hash and size of `package`.
     pub(crate) fn code(package: &[u8]) -> Code {
         Code {
             sha256: hex(&Sha256::digest(package)),
@@ -52,7 +52,7 @@ impl Packages {
             .await
     }
 
-    /// The size of a package, and its bytes one after another.
+    /// The size of a package, and a stream of its bytes.
     pub(crate) async fn stream(
         &self,
         sha256: &str,
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_package_comes_back_as_it_was_and_can_be_deleted_twice() {
+    async fn a_package_is_stored_unchanged_and_can_be_deleted_twice() {
         let dir = tempfile::tempdir().unwrap();
         let packages = Packages::in_folder(dir.path()).unwrap();
         let package = Bytes::from_static(b"PK");

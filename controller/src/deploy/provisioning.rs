@@ -1,4 +1,4 @@
-//! Provisioned concurrency: what is wanted of versions and aliases, and what the pool is told of it.
+//! Changes provisioned concurrency of versions and aliases, and sets it in the pool.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::function::{FunctionName, ProvisionedRecord, VersionId};
 use crate::registry::Function;
 
 impl Deployer {
-    /// Wants instances of a version, or of what an alias points to, kept ready.
+    /// Sets the provisioned concurrency of a version or alias.
     pub(crate) async fn put_provisioned(
         &self,
         name: &FunctionName,
@@ -32,14 +32,14 @@ impl Deployer {
             let version = function.versions.get(&number);
             if let Some(live) = version.and_then(|version| version.live.as_ref()) {
                 self.pool.set_provisioned(live, requested);
-                // What was given up is tried once more when it is asked for again.
+                // A new request tries again after failed starts.
                 self.pool.provision_again(live);
             }
         }
         Ok(function)
     }
 
-    /// Lets go of them. Where nothing was wanted, nothing changes.
+    /// Removes the provisioned concurrency of a version or alias. Without any, nothing changes.
     pub(crate) async fn delete_provisioned(
         &self,
         name: &FunctionName,
@@ -56,7 +56,7 @@ impl Deployer {
         Ok(())
     }
 
-    /// Tells the pool what is wanted of each version.
+    /// Sets the provisioned concurrency of each version in the pool.
     pub(super) fn provision(&self, function: &Function) {
         self.set_claim(function);
         let wanted = wanted(function);
@@ -68,7 +68,7 @@ impl Deployer {
         }
     }
 
-    /// Whether so much may be wanted.
+    /// Checks the limits of provisioned concurrency.
     fn check_provisioned(&self, function: &Function, requested: u32) -> Result<(), ControlError> {
         let refuse = |message: String| Err(ControlError::Invalid(message));
         let total = total(function);
@@ -100,13 +100,13 @@ impl Deployer {
     }
 }
 
-/// How much is wanted of a function in all.
+/// The provisioned concurrency of all versions and aliases of a function.
 pub(super) fn total(function: &Function) -> u32 {
     let requested = function.record.provisioned.values().map(|p| p.requested);
     requested.fold(0, u32::saturating_add)
 }
 
-/// How much is wanted of each version, by its own number or by an alias.
+/// The provisioned concurrency of each version, by its number or by aliases.
 fn wanted(function: &Function) -> BTreeMap<u32, u32> {
     let mut wanted = BTreeMap::new();
     for (qualifier, record) in &function.record.provisioned {
@@ -118,7 +118,7 @@ fn wanted(function: &Function) -> BTreeMap<u32, u32> {
     wanted
 }
 
-/// The published version that a qualifier stands for.
+/// The published version that a qualifier names.
 fn number_of(function: &Function, qualifier: &str) -> Option<u32> {
     let version = match VersionId::parse(qualifier) {
         Ok(version) => version,
@@ -130,7 +130,7 @@ fn number_of(function: &Function, qualifier: &str) -> Option<u32> {
     }
 }
 
-/// A version is provisioned by its own number or by aliases, not by both.
+/// Checks that a version is not provisioned both by its number and by aliases.
 fn check_overlap(function: &Function, qualifier: &str) -> Result<(), ControlError> {
     let number = number_of(function, qualifier);
     if number.is_none() {

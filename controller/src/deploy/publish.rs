@@ -1,4 +1,4 @@
-//! Versions: `$LATEST` as it is now, kept for good, and their removal.
+//! Publishes and deletes versions.
 
 use std::sync::Arc;
 
@@ -7,20 +7,20 @@ use super::control::{ControlError, Deployer, changeable, new_revision, now};
 use crate::function::{FunctionName, State, Status, VersionId, VersionRecord};
 use crate::registry::{Function, Published};
 
-/// What a caller wants published, and what it must be.
+/// Options of a publication.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Publish {
-    /// In place of the function's.
+    /// Replaces the function's description.
     pub(crate) description: Option<String>,
-    /// Base64; what the code has to be.
+    /// The hash of the code that the client expects, in base64.
     pub(crate) code_sha256: Option<String>,
-    /// What the caller saw last.
+    /// The revision that the client expects.
     pub(crate) revision: Option<String>,
 }
 
 impl Deployer {
-    /// Makes a version of `$LATEST`; its deploy begins. What has not changed since it was published
-    /// last is not published again. Returns the function with the version's number.
+    /// Publishes `$LATEST` as a version and starts its deploy. If `$LATEST` has not changed since the last
+    /// publication, returns that version. Returns the function with the version's number.
     pub(crate) async fn publish(
         &self,
         name: &FunctionName,
@@ -55,7 +55,7 @@ impl Deployer {
         Ok((function, number))
     }
 
-    /// Adds a version of `$LATEST` whose deploy has yet to begin.
+    /// Adds a version with the code and configuration of `$LATEST`. The caller starts its deploy.
     pub(super) fn add_version(&self, function: &mut Function, description: Option<String>) -> u32 {
         let record = &mut function.record;
         record.last_version += 1;
@@ -81,7 +81,7 @@ impl Deployer {
         number
     }
 
-    /// The end of one version. Invocations that run are let finish.
+    /// Deletes a version. Running invocations continue to their end.
     pub(crate) async fn delete_version(
         &self,
         name: &FunctionName,
@@ -111,7 +111,11 @@ impl Deployer {
             self.pool.retire(live);
         }
         self.drop_packages(&writer, &before).await;
-        tracing::info!(function = %name, version = %VersionId::Number(number), "version deleted");
+        tracing::info!(
+            function = %name,
+            version = %VersionId::Number(number),
+            "a version was deleted"
+        );
         Ok(())
     }
 }

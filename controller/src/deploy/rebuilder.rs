@@ -1,4 +1,4 @@
-//! Makes the files of a version that is in the registry anew.
+//! Rebuilds the artefacts of a version.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use crate::function::{Artefacts, Deployed, Made, Version, VersionId};
 use crate::pool::ArtefactSource;
 use crate::registry::{Catalog, Function};
 
-/// Who makes files anew when those of a version can't be used.
+/// Rebuilds artefacts that can't be used.
 #[derive(Debug)]
 pub(crate) struct Rebuilder {
     builder: Arc<Builder>,
@@ -42,19 +42,25 @@ impl Rebuilder {
         {
             Some(function) => {
                 if let Err(error) = writer.put(function).await {
-                    // They serve now; after the next start they are made once more.
-                    tracing::error!(function = %name, %error, "new snapshot not registered");
+                    // The version serves now, but the next start rebuilds it again.
+                    tracing::error!(
+                        function = %name,
+                        version = %version.id,
+                        %error,
+                        "the controller could not store the record of a rebuilt snapshot"
+                    );
                 }
             }
-            // Replaced meanwhile: good for what still waits, and gone after that.
-            None => artefacts.doom(),
+            // The version was replaced meanwhile. The artefacts serve its waiting invocations and are
+            // deleted after that.
+            None => artefacts.delete_when_unused(),
         }
         version.set_artefacts(artefacts.clone());
         Ok(artefacts)
     }
 }
 
-/// The function with what was made for a version of it, if that is still what serves.
+/// The function with the record of a version's new artefacts, if the version still serves.
 fn renewed(function: &Function, version: &Arc<Version>, made: Made) -> Option<Function> {
     let mut function = function.clone();
     let serves =
@@ -91,7 +97,7 @@ impl ArtefactSource for Rebuilder {
                     function = %version.name,
                     version = %version.id,
                     error,
-                    "its snapshot can't be made"
+                    "the controller could not rebuild the snapshot of a function"
                 );
                 error
             })

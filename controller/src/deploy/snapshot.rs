@@ -1,4 +1,4 @@
-//! Talking a microVM into a state worth keeping, and keeping it.
+//! Boots a microVM, has its agent inspect the guest, and writes the microVM's snapshot.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,24 +11,24 @@ use tokio::time::{timeout, timeout_at};
 use super::error::DeployError;
 use crate::function::snapshot_files;
 use crate::instance::{
-    BootFrom, Errand, InitError, MicroVm, SnapshotOutput, VmError, VmEvent, unexpected,
+    BootFrom, CommandWithFiles, InitError, MicroVm, SnapshotOutput, VmError, VmEvent, unexpected,
 };
 use crate::logs::Text;
 
-/// Longest time to write a snapshot: 10 GiB at the speed of a slow disk.
+/// Maximum time to write a snapshot: 10 GiB on a slow disk.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
-/// Longest time for any other command.
+/// Maximum time for any other command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
-/// Longest time for the agent to look through the function's processes and their libraries: a few
-/// hundred MiB where the guest kernel is interpreted.
+/// Maximum time for the agent to inspect the function's processes and their libraries: a few hundred MiB
+/// with software KVM.
 const INSPECT_LIMIT: Duration = Duration::from_secs(60);
-/// How long a guest may take to come to rest before it is saved as it is.
+/// Maximum time until the guest halts. After that it is saved as it is.
 const FREEZE_WITHIN: Duration = Duration::from_secs(2);
-/// How often a guest that is not quiet is given time to become it.
+/// Maximum number of attempts to snapshot a guest that still has I/O in progress.
 const QUIET_TRIES: u32 = 50;
-/// How long each time: a few timer ticks of an interpreted kernel.
+/// Time between two attempts: a few timer ticks with software KVM.
 const QUIET_PAUSE: Duration = Duration::from_millis(20);
-/// How often a long boot is spoken of.
+/// Interval between two log messages during a long boot.
 const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Boots a kernel and waits for its agent.
@@ -39,7 +39,9 @@ pub(crate) async fn boot(
 ) -> Result<(), DeployError> {
     let doing = DeployError::vm;
     let began = Instant::now();
-    let boot = boot.errand().map_err(doing("opening what to boot"))?;
+    let boot = boot
+        .command()
+        .map_err(doing("opening the kernel and the images"))?;
     command(vm, boot, COMMAND_LIMIT)
         .await
         .map_err(doing("starting a kernel"))?;
@@ -57,7 +59,7 @@ pub(crate) async fn boot(
                     kernel = hello.kernel,
                     agent = hello.version,
                     seconds = began.elapsed().as_secs_f64(),
-                    "guest booted"
+                    "a guest has booted"
                 );
                 return Ok(());
             }
@@ -65,20 +67,23 @@ pub(crate) async fn boot(
             Ok(Err(error)) => return Err(doing("booting")(error)),
             Err(_) if began.elapsed() >= limit => {
                 return Err(doing("booting")(VmError::Late(
-                    "the agent's first word",
+                    "the agent's first message",
                     limit,
                 )));
             }
             Err(_) => {
-                tracing::info!(seconds = next_word.as_secs(), "guest kernel is booting");
+                tracing::info!(
+                    seconds = next_word.as_secs(),
+                    "a guest kernel is still booting"
+                );
                 next_word += PROGRESS;
             }
         }
     }
 }
 
-/// Asks the agent, after a successful init, what the clones of this guest would share. `log` gets what
-/// the function's threads write meanwhile.
+/// Has the agent inspect, after a successful init, which random generators clones of this guest would
+/// share. `log` gets the output of the function's threads meanwhile.
 pub(crate) async fn inspect(
     vm: &mut MicroVm,
     log: impl Fn(Text),
@@ -105,7 +110,7 @@ pub(crate) async fn inspect(
     }
 }
 
-/// The same of a microVM that was saved, and is paused since then.
+/// The same for a microVM that is paused after its snapshot.
 pub(crate) async fn inspect_again(
     vm: &mut MicroVm,
     log: impl Fn(Text),
@@ -113,12 +118,12 @@ pub(crate) async fn inspect_again(
     let resume = Command::Resume(Resume::default());
     command(vm, resume, COMMAND_LIMIT)
         .await
-        .map_err(DeployError::vm("going on after a snapshot"))?;
+        .map_err(DeployError::vm("resuming after a snapshot"))?;
     inspect(vm, log).await
 }
 
-/// Pauses the microVM and writes its snapshot into `folder`, which appears whole or not at all. Clones
-/// differ in what `unique` says.
+/// Pauses the microVM and writes its snapshot into `folder`, which appears completely or not at all.
+/// `unique` are the pages and ranges that must differ between clones.
 pub(crate) async fn save(
     vm: &mut MicroVm,
     unique: &Snapshot,
@@ -129,7 +134,7 @@ pub(crate) async fn save(
     let _leftovers = Work(work);
     let output = SnapshotOutput::create(&snapshot_files(work))
         .map_err(DeployError::io("create the snapshot's files in", work))?;
-    // As a whole, too: each of the tries to find a quiet guest has limits of its own.
+    // A timeout for all attempts together, because each attempt has timeouts of its own.
     timeout(SNAPSHOT_LIMIT, write(vm, unique, &output))
         .await
         .unwrap_or(Err(VmError::Late("a snapshot", SNAPSHOT_LIMIT)))
@@ -141,7 +146,7 @@ pub(crate) async fn save(
     sync(parent).map_err(DeployError::io("flush", parent))
 }
 
-/// A folder for work in progress: what is left of it goes, also when nobody waits any more.
+/// A temporary folder. It is deleted when this is dropped, also when the deploy is cancelled.
 struct Work<'a>(&'a Path);
 
 impl Drop for Work<'_> {
@@ -149,7 +154,11 @@ impl Drop for Work<'_> {
         if let Err(error) = fs::remove_dir_all(self.0)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %self.0.display(), %error, "half a snapshot not removed");
+            tracing::warn!(
+                path = %self.0.display(),
+                %error,
+                "the controller could not delete an incomplete snapshot"
+            );
         }
     }
 }
@@ -159,12 +168,12 @@ async fn write(
     unique: &Snapshot,
     output: &SnapshotOutput,
 ) -> Result<(), VmError> {
-    // Every clone begins where this one stops: with a guest at rest, not in a system call.
+    // Every clone continues at this point. So the guest should be halted, not in a system call.
     let freeze = || Command::Freeze(Freeze::within(FREEZE_WITHIN));
     command(vm, freeze(), COMMAND_LIMIT).await?;
     for tries in 1.. {
-        match command(vm, output.errand(unique)?, SNAPSHOT_LIMIT).await {
-            // The guest has something in flight: let it run on for a moment.
+        match command(vm, output.command(unique)?, SNAPSHOT_LIMIT).await {
+            // The guest has I/O in progress: let it run for a moment.
             Err(VmError::Refused(refusal))
                 if refusal.kind == RefusalKind::NotQuiet && tries < QUIET_TRIES =>
             {
@@ -180,10 +189,10 @@ async fn write(
 
 async fn command(
     vm: &mut MicroVm,
-    errand: impl Into<Errand>,
+    command: impl Into<CommandWithFiles>,
     limit: Duration,
 ) -> Result<(), VmError> {
-    timeout(limit, vm.command(errand))
+    timeout(limit, vm.command(command))
         .await
         .map_err(|_| VmError::Late("a command", limit))?
         .map(drop)
@@ -205,7 +214,7 @@ impl From<InitError> for DeployError {
     }
 }
 
-/// The message in a runtime's error body, which is whatever the function made of it.
+/// The message in a runtime's error body. The function may send any body.
 fn error_message(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Body {
@@ -254,10 +263,9 @@ mod tests {
         bytes
     }
 
-    /// Kept until the end, what a function writes in its init was as much of the controller's memory
-    /// as it liked.
+    /// Output was kept until init ended, so a function could fill the controller's memory.
     #[tokio::test]
-    async fn what_a_function_writes_in_its_init_is_handed_on_before_that_ends() {
+    async fn output_during_init_is_passed_on_before_init_ends() {
         let (sandbox, control) = UnixStream::pair().unwrap();
         let (guest, agent) = UnixStream::pair().unwrap();
         let mut vm = MicroVm::new(control, agent, None, Box::new(NoProcess)).unwrap();
@@ -282,18 +290,18 @@ mod tests {
         let reply = encode(&Message::Reply(Reply { id: 1, outcome })).unwrap();
         (&sandbox).write_all(&reply).unwrap();
         let line = AgentMessage::Log(Log::default(), Bytes::from_static(b"line\n"));
-        let said = frames([AgentMessage::Thawed, line]);
-        (&guest).write_all(&said).unwrap();
-        let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let sent = frames([AgentMessage::Thawed, line]);
+        (&guest).write_all(&sent).unwrap();
+        let (logged, mut log) = tokio::sync::mpsc::unbounded_channel();
         let init = init(
             &mut vm,
-            restore.errand().unwrap(),
+            restore.command().unwrap(),
             configure.unwrap(),
             Duration::from_secs(60),
-            |_, text| heard.send(text).unwrap(),
+            |_, text| logged.send(text).unwrap(),
         );
         let ready = async {
-            hears.recv().await.unwrap();
+            log.recv().await.unwrap();
             let ready = frames([AgentMessage::Ready(Ready::default())]);
             (&guest).write_all(&ready).unwrap();
         };
@@ -302,19 +310,18 @@ mod tests {
         init.unwrap().result.unwrap();
     }
 
-    /// It was read until there was nothing left to read, before anybody else had a turn, a time limit's
-    /// included.
+    /// All messages were read before any other task could run, including the timers of timeouts.
     #[tokio::test]
-    async fn a_guest_with_much_to_say_leaves_others_their_turn() {
+    async fn a_guest_that_floods_messages_does_not_block_other_tasks() {
         let (_sandbox, control) = UnixStream::pair().unwrap();
         let (guest, agent) = UnixStream::pair().unwrap();
         let mut vm = MicroVm::new(control, agent, None, Box::new(NoProcess)).unwrap();
-        let mut said = BytesMut::new();
+        let mut sent = BytesMut::new();
         for _ in 0..1000 {
-            said.extend_from_slice(&frames([AgentMessage::Thawed]));
+            sent.extend_from_slice(&frames([AgentMessage::Thawed]));
         }
-        (&guest).write_all(&said).unwrap();
-        // It has all been read.
+        (&guest).write_all(&sent).unwrap();
+        // This reads all bytes.
         vm.next().await.unwrap();
         let other = tokio::spawn(async {});
         for _ in 1..1000 {
@@ -325,25 +332,25 @@ mod tests {
 
     /// 256 messages of 6 MiB each were kept.
     #[tokio::test]
-    async fn what_comes_while_a_command_is_under_way_has_bounds_in_bytes_and_is_not_repeated() {
+    async fn messages_during_a_command_are_limited_in_bytes_and_not_part_of_the_error() {
         let (_sandbox, control) = UnixStream::pair().unwrap();
         let (guest, agent) = UnixStream::pair().unwrap();
         let mut vm = MicroVm::new(control, agent, None, Box::new(NoProcess)).unwrap();
         let large = || AgentMessage::Pong(Bytes::from(vec![b'x'; 4 << 20]));
-        let said = frames([large(), large()]);
-        let saying = std::thread::spawn(move || (&guest).write_all(&said));
+        let sent = frames([large(), large()]);
+        let sender = std::thread::spawn(move || (&guest).write_all(&sent));
         let command = command(&mut vm, Command::Pause, Duration::from_secs(60));
         let refused = command.await.unwrap_err();
         assert!(matches!(refused, VmError::Unexpected(_)), "{refused}");
         drop(vm);
-        // It may have been written whole, or not.
-        let _ = saying.join().unwrap();
+        // The write may have succeeded or failed.
+        let _ = sender.join().unwrap();
         let unasked = unexpected(VmEvent::Agent(large())).to_string();
         assert!(unasked.len() < 100 && unasked.contains("Pong"), "{unasked}");
     }
 
     #[test]
-    fn an_init_errors_message_is_found_or_its_body_shown_in_part() {
+    fn the_message_of_an_init_error_is_that_in_its_body_or_part_of_the_body() {
         assert_eq!(
             error_message(br#"{"errorMessage":"no module x","errorType":"E"}"#),
             "no module x"

@@ -1,21 +1,21 @@
-//! What a version is made of.
+//! The input of a deploy.
 
 use crate::function::{Code, FunctionConfig, FunctionName, VersionId};
 use crate::logs::Origin;
 
-/// What to make a version of.
+/// The input of a deploy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub(crate) name: &'a FunctionName,
     pub(crate) version: VersionId,
     pub(crate) config: &'a FunctionConfig,
     pub(crate) code: &'a Code,
-    /// Names the files.
+    /// The deploy's key, which is part of the file names.
     pub(crate) key: &'a str,
 }
 
 impl Source<'_> {
-    /// Whose the log records of its init are.
+    /// The origin of log records during init.
     pub(super) fn origin(&self) -> Origin {
         Origin {
             function: self.name.clone(),

@@ -1,4 +1,4 @@
-//! A function's URLs: made, changed, removed. Nothing is deployed for them.
+//! Creates, changes and deletes function URLs. They need no deploy.
 
 use uuid::Uuid;
 
@@ -9,18 +9,18 @@ use crate::registry::Function;
 /// Why a change of a URL was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UrlError {
-    /// As for all changes.
+    /// An error that all changes may have.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// It has one.
+    /// The function or alias has a URL.
     #[error("there is a URL already")]
     Exists,
-    /// It has none.
+    /// The function or alias has no URL.
     #[error("there is no URL")]
     None,
 }
 
-/// What is to become of a URL; what is `None` stays as it is.
+/// A change of a URL; `None` keeps a member as it is.
 #[derive(Debug, Default)]
 pub(crate) struct UrlChange {
     pub(crate) auth: Option<AuthType>,
@@ -29,7 +29,7 @@ pub(crate) struct UrlChange {
 }
 
 impl Deployer {
-    /// A URL for `$LATEST`, or for the alias `qualifier`.
+    /// Creates a URL for `$LATEST` (an empty `qualifier`) or for an alias.
     pub(crate) async fn create_url(
         &self,
         name: &FunctionName,
@@ -98,7 +98,7 @@ impl Deployer {
     }
 }
 
-/// Whether there is what a URL is for. To Lambda an alias that is not there is no function.
+/// Checks that the alias of a URL exists. Lambda's error for a missing alias is that of a missing function.
 fn check_alias(function: &Function, qualifier: &str) -> Result<(), ControlError> {
     if qualifier.is_empty() || function.record.aliases.contains_key(qualifier) {
         return Ok(());
@@ -112,7 +112,7 @@ mod tests {
     use crate::registry::test_record;
 
     #[test]
-    fn an_alias_that_is_not_there_is_no_function() {
+    fn a_missing_alias_is_reported_as_a_missing_function() {
         let function = Function::new(test_record("f"));
         check_alias(&function, "").unwrap();
         let refused = check_alias(&function, "gone");

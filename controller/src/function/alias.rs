@@ -1,4 +1,4 @@
-//! Aliases: names that point to a version, or share invocations out between two.
+//! Aliases: names for one version, or for two with weights.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -14,14 +14,14 @@ const MAX_NAME: usize = 128;
 /// A function's aliases.
 pub(crate) type Aliases = BTreeMap<AliasName, AliasRecord>;
 
-/// 1 to 128 of `a-z A-Z 0-9 - _`, and not a number: those are versions.
+/// 1 to 128 of `a-z A-Z 0-9 - _`, but not a number: numbers are versions.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct AliasName(String);
 
-/// A name that is none.
+/// A text is not an alias's name.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no alias: 1 to {MAX_NAME} of a-z A-Z 0-9 - _, not digits alone")]
+#[error("{0:?} is not an alias name: expected 1 to {MAX_NAME} of a-z A-Z 0-9 - _, not only digits")]
 pub(crate) struct BadAlias(String);
 
 impl AliasName {
@@ -64,18 +64,18 @@ impl fmt::Display for AliasName {
     }
 }
 
-/// What an alias points to.
+/// The versions that an alias names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct AliasRecord {
     pub(crate) version: VersionId,
     pub(crate) description: String,
-    /// The version that gets a part of the invocations.
+    /// A second version that gets a part of the invocations.
     pub(crate) additional: Option<Weighted>,
     /// Changes on every write.
     pub(crate) revision_id: String,
 }
 
-/// A published version and its part of the invocations.
+/// A published version and its share of the invocations.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Weighted {
     pub(crate) number: u32,
@@ -84,15 +84,15 @@ pub(crate) struct Weighted {
 }
 
 impl AliasRecord {
-    /// The version that the next invocation runs on.
+    /// The version for the next invocation, chosen at random by weight.
     pub(crate) fn draw(&self) -> VersionId {
-        // The last four bytes of such an id are random in full.
+        // All bits of the last four bytes of a version 4 UUID are random.
         let [.., a, b, c, d] = uuid::Uuid::new_v4().into_bytes();
         let drawn = f64::from(u32::from_le_bytes([a, b, c, d])) / 4_294_967_296.0;
         self.pick(drawn)
     }
 
-    /// The version for a number drawn from 0 to 1, 1 excluded.
+    /// The version for a random number from 0 up to, but not including, 1.
     fn pick(&self, drawn: f64) -> VersionId {
         match self.additional {
             Some(additional) if drawn < additional.weight => VersionId::Number(additional.number),
@@ -100,7 +100,7 @@ impl AliasRecord {
         }
     }
 
-    /// Whether invocations of it may run on that version.
+    /// Whether the alias names this version.
     pub(crate) fn uses(&self, version: VersionId) -> bool {
         let additional = self.additional.map(|a| VersionId::Number(a.number));
         self.version == version || additional == Some(version)
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alias_can_not_be_taken_for_a_version() {
+    fn an_alias_name_is_never_that_of_a_version() {
         for good in ["live", "v1", "1a", "-", "_9", &"x".repeat(128)] {
             AliasName::parse(good).unwrap();
         }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn invocations_are_shared_out_by_weight() {
+    fn invocations_are_distributed_by_weight() {
         let mut alias = AliasRecord {
             version: VersionId::Number(1),
             description: String::new(),

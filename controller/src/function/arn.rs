@@ -1,4 +1,4 @@
-//! The forms of an ARN's parts: partition, region, account.
+//! Checks the form of an ARN's parts: partition, region, account.
 
 /// Whether `name` has the form that ARNs allow: `us-east-1`, `us-gov-west-1`, `us-iso-east-1`.
 pub(crate) fn is_region(name: &str) -> bool {
@@ -18,12 +18,12 @@ pub(crate) fn is_region(name: &str) -> bool {
         && digit.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Whether this has the form of an account's number.
+/// Whether a text has the form of an account's number.
 pub(crate) fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Whether this has the form of a partition's name.
+/// Whether a text has the form of a partition's name.
 pub(crate) fn is_partition(text: &str) -> bool {
     let named = |b: u8| b.is_ascii_alphabetic() || b == b'-';
     text.starts_with("aws") && text.bytes().all(named)

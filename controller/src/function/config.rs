@@ -1,5 +1,4 @@
-//! A function's configuration: what its owner chose. Values are checked where they come in, see
-//! `api::functions::validate`.
+//! A function's configuration. `api::functions::validate` checks its values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LayerUse, Logging, VersionId};
 
-/// What a function's owner chose. Everything in it is part of what a snapshot is made of.
+/// A function's configuration. All of it is part of the function snapshot's fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FunctionConfig {
     pub(crate) runtime: Runtime,
@@ -21,14 +20,14 @@ pub(crate) struct FunctionConfig {
     pub(crate) memory_mib: u32,
     /// 512 to 10,240: the size of `/tmp`.
     pub(crate) ephemeral_storage_mib: u32,
-    /// None until the owner gives one, which may be empty.
+    /// `None` until a request gives one, which may be empty.
     pub(crate) environment: Option<Environment>,
     /// `PassThrough` or `Active`.
     pub(crate) tracing_mode: String,
-    /// `None` or `PublishedVersions`. Every version starts from a snapshot; with the latter, the
-    /// runtimes of published ones are told so, and run their hooks.
+    /// `None` or `PublishedVersions`. Instances start from snapshots in both cases. With
+    /// `PublishedVersions`, the runtimes of published versions run SnapStart's hooks.
     pub(crate) snap_start: String,
-    /// Laid over each other at `/opt`, the first at the bottom.
+    /// Mounted over each other at `/opt`, the first at the bottom.
     #[serde(default)]
     pub(crate) layers: Vec<LayerUse>,
     #[serde(default, skip_serializing_if = "Logging::is_default")]
@@ -36,13 +35,13 @@ pub(crate) struct FunctionConfig {
 }
 
 impl FunctionConfig {
-    /// Whether this version's runtime is told that it will be restored.
+    /// Whether SnapStart is on for this version.
     pub(crate) fn snap_starts(&self, version: VersionId) -> bool {
         self.snap_start == "PublishedVersions" && version != VersionId::Latest
     }
 }
 
-/// Runtimes that functions can ask for.
+/// The runtimes that Hearth has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Runtime {
     #[serde(rename = "python3.11")]
@@ -85,7 +84,7 @@ impl Runtime {
         Self::ALL.into_iter().find(|runtime| runtime.id() == id)
     }
 
-    /// The image that it runs on.
+    /// The runtime image.
     pub(crate) fn image(self) -> hearth_rootfs::Runtime {
         match self {
             Self::Python311 => hearth_rootfs::Runtime::Python311,
@@ -97,7 +96,7 @@ impl Runtime {
         }
     }
 
-    /// The name of that image: what runtimes that share one have in common.
+    /// The name of the runtime image. Several runtimes may share one.
     pub(crate) fn image_name(self) -> &'static str {
         match self {
             Self::Python311 => "python3.11",
@@ -107,7 +106,7 @@ impl Runtime {
         }
     }
 
-    /// Programs to start in the guest; the first that is there is taken.
+    /// Programs to start in the guest; the agent starts the first that exists.
     pub(crate) fn bootstrap(self) -> Vec<String> {
         let candidates: &[&str] = match self {
             Self::Python311 | Self::Node20 | Self::Node22 => &["/var/runtime/bootstrap"],
@@ -121,8 +120,8 @@ impl Runtime {
     }
 }
 
-/// Environment variables. Values are secrets: shown to whoever may read the configuration, and
-/// never in a log.
+/// Environment variables. Values are secrets: clients that may read the configuration get them, but logs
+/// never contain them.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Environment(pub(crate) BTreeMap<String, String>);

@@ -1,4 +1,4 @@
-//! Layers: archives that functions have at `/opt`.
+//! Layers: archives that are mounted at `/opt` of functions.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,9 +15,9 @@ const MAX_NAME: usize = 140;
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct LayerName(String);
 
-/// A name that is none.
+/// A text is not a layer's name.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no layer name: 1 to {MAX_NAME} of a-z A-Z 0-9 - _")]
+#[error("{0:?} is not a layer name: expected 1 to {MAX_NAME} of a-z A-Z 0-9 - _")]
 pub(crate) struct BadLayerName(String);
 
 impl LayerName {
@@ -63,39 +63,39 @@ impl Place {
     }
 }
 
-/// A layer as the registry keeps it.
+/// The registry's record of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LayerRecord {
     pub(crate) name: LayerName,
-    /// Number of the version that was published last, also when it was deleted since.
+    /// Number of the version that was published last, even if it has been deleted since.
     pub(crate) last_version: u32,
     pub(crate) versions: BTreeMap<u32, LayerVersion>,
 }
 
-/// One version: nothing but its policy ever changes.
+/// A version of a layer. Only its policy can change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LayerVersion {
     pub(crate) code: Code,
     pub(crate) description: String,
-    /// None if the layer says nothing about them.
+    /// `None` if the layer does not list any.
     pub(crate) compatible_runtimes: Option<Vec<String>>,
     pub(crate) compatible_architectures: Option<Vec<String>>,
     pub(crate) license: Option<String>,
     /// As Lambda writes it.
     pub(crate) created: String,
-    /// Absent as long as there is no permission in it.
+    /// `None` while it has no permission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) policy: Option<LayerPolicy>,
 }
 
-/// Who may use a version.
+/// The policy of a layer version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LayerPolicy {
     pub(crate) statements: Vec<Statement>,
     pub(crate) revision_id: String,
 }
 
-/// A version of a layer that a function has. It stays the function's when the version is deleted.
+/// A layer version of a function. The function keeps it even if the layer version is deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LayerUse {
     pub(crate) arn: String,

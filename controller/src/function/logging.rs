@@ -1,4 +1,4 @@
-//! How a function logs: `LoggingConfig`.
+//! A function's `LoggingConfig`.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -9,24 +9,24 @@ use super::VersionId;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Logging {
     pub(crate) format: LogFormat,
-    /// Told to clients and to the function; logs are kept by function here.
+    /// Clients and the function see this name, but logs are stored by function.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
 }
 
-/// What records look like.
+/// The format of log records.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LogFormat {
     #[default]
     Text,
     Json {
-        /// What runtimes leave out, by themselves.
+        /// The runtime filters by this level.
         application_level: String,
         system_level: SystemLevel,
     },
 }
 
-/// How much the platform says.
+/// The lowest level of platform events in the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum SystemLevel {
     Debug,
@@ -35,7 +35,7 @@ pub(crate) enum SystemLevel {
     Warn,
 }
 
-/// Lambda's levels of applications.
+/// Lambda's application log levels.
 pub(crate) const APPLICATION_LEVELS: [&str; 6] =
     ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"];
 
@@ -58,18 +58,18 @@ impl SystemLevel {
 }
 
 impl Logging {
-    /// Whether it is what functions have that say nothing about it.
+    /// Whether this is the default configuration.
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The group's name for a function.
+    /// The log group of a function.
     pub(crate) fn group_of(&self, function: &str) -> String {
         let default = || format!("/aws/lambda/{function}");
         self.group.clone().unwrap_or_else(default)
     }
 
-    /// Variables by which runtimes know of it.
+    /// The environment variables that configure runtimes.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
         match &self.format {
             LogFormat::Text => Vec::new(),
@@ -83,7 +83,7 @@ impl Logging {
     }
 }
 
-/// A name for a log stream that no other instance has, as Lambda writes it.
+/// The name of a new log stream, unique for each instance, in Lambda's format.
 pub(crate) fn new_log_stream(version: VersionId) -> String {
     let today = OffsetDateTime::now_utc().date();
     format!(

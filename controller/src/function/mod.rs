@@ -1,5 +1,5 @@
-//! What a function is: its name, its configuration, its record in the registry, and the version of
-//! it that can run.
+//! The types of a function: its name, its configuration, its record in the registry, and the versions that
+//! can run.
 
 mod alias;
 mod arn;

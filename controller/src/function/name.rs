@@ -1,4 +1,4 @@
-//! Function names and the ARNs made of them.
+//! Function names, and their ARNs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ const MAX_NAME: usize = 64;
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct FunctionName(Arc<str>);
 
-/// A name that is none.
+/// A text is not a function's name.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no function name: 1 to {MAX_NAME} of a-z A-Z 0-9 - _")]
+#[error("{0:?} is not a function name: expected 1 to {MAX_NAME} of a-z A-Z 0-9 - _")]
 pub(crate) struct BadName(String);
 
 impl FunctionName {
@@ -52,7 +52,7 @@ impl fmt::Display for FunctionName {
     }
 }
 
-/// The region and account that this controller's ARNs name.
+/// The region and account in this controller's ARNs.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) region: String,
@@ -74,12 +74,12 @@ impl Place {
         self.arn_of(&format!("{name}:{qualifier}"))
     }
 
-    /// The ARN of whatever has that name.
+    /// The ARN of a function whose name, with or without a qualifier, is `name`. It need not be valid.
     pub(crate) fn arn_of(&self, name: &str) -> String {
         self.lambda_arn(&format!("function:{name}"))
     }
 
-    /// The ARN of a resource of Lambda's.
+    /// The ARN of a Lambda resource.
     pub(super) fn lambda_arn(&self, resource: &str) -> String {
         let partition = self.partition();
         format!(
@@ -88,7 +88,7 @@ impl Place {
         )
     }
 
-    /// The part of AWS that the region belongs to, as ARNs call it.
+    /// The partition of the region, which is the second part of an ARN.
     pub(crate) fn partition(&self) -> &'static str {
         let others = [
             ("cn-", "aws-cn"),

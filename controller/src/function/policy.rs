@@ -1,6 +1,4 @@
-//! Resource-based policies: who may do what with a function or a layer, as its owner wrote it down.
-//!
-//! They are kept and given back. Nothing is decided by them.
+//! Resource-based policies of functions and layers. They are stored and returned, but not enforced.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +10,7 @@ use super::is_account;
 /// Longest policy, in bytes of JSON: Lambda's quota.
 pub(crate) const MAX_POLICY: usize = 20_480;
 
-/// A function's policies, by qualifier; that of the function itself by `$LATEST`.
+/// A function's policies by qualifier. The unqualified function's is under `$LATEST`.
 pub(crate) type Policies = BTreeMap<String, Vec<Statement>>;
 
 /// One permission, with the members in the order in which Lambda writes them.
@@ -28,7 +26,7 @@ pub(crate) struct Statement {
     condition: Option<Value>,
 }
 
-/// What a permission depends on.
+/// The conditions of a permission.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Conditions {
     pub(crate) source_arn: Option<String>,
@@ -39,7 +37,8 @@ pub(crate) struct Conditions {
 }
 
 impl Statement {
-    /// Allows `principal` the `action` on `resource`. `None` if there is no such principal.
+    /// A statement that allows `principal` the `action` on `resource`. `None` if the principal is not
+    /// valid.
     pub(crate) fn allow(
         sid: String,
         principal: &str,
@@ -57,13 +56,13 @@ impl Statement {
         })
     }
 
-    /// Its JSON.
+    /// The statement as JSON.
     pub(crate) fn written(&self) -> String {
         serde_json::to_string(self).expect("strings and JSON values are JSON")
     }
 }
 
-/// What became of a change to a policy.
+/// Why a policy could not be changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PolicyError {
     /// The policy has a statement of that id.
@@ -75,7 +74,7 @@ pub(crate) enum PolicyError {
     /// The policy has no statement of that id.
     #[error("there is no statement {0}")]
     NoStatement(String),
-    /// The policy has become too long.
+    /// The policy would be too long.
     #[error("a policy of {0} bytes is too long")]
     TooLong(usize),
 }
@@ -133,7 +132,7 @@ impl Conditions {
     }
 }
 
-/// Everybody, a service, an account, or one of its users and roles.
+/// Parses a principal: `*`, a service, an account, or the ARN of a user or role.
 fn parse_principal(text: &str) -> Option<Value> {
     if text == "*" {
         return Some("*".into());
@@ -148,7 +147,7 @@ fn parse_principal(text: &str) -> Option<Value> {
     (text.contains('.') && text.bytes().all(host)).then(|| json!({ "Service": text }))
 }
 
-/// The policy as a document.
+/// The policy as a JSON document.
 pub(crate) fn document(statements: &[Statement]) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]

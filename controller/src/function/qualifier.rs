@@ -1,25 +1,25 @@
-//! What is told apart behind a function's name: `$LATEST` and the published versions.
+//! The identifiers of a function's versions: `$LATEST` and numbers.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The qualifier of the code that was deployed last.
+/// The qualifier of the unpublished version.
 pub(crate) const LATEST: &str = "$LATEST";
 
-/// A version of a function. `$LATEST` comes before all that were published.
+/// A version of a function. In its order, `$LATEST` comes before all published versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) enum VersionId {
-    /// What can be changed.
+    /// `$LATEST`, which can be changed.
     Latest,
-    /// What was published, from 1 on.
+    /// A published version, from 1 on.
     Number(u32),
 }
 
-/// A text that names no version.
+/// A text is not a version.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no version: $LATEST, or a number from 1 on")]
+#[error("{0:?} is not a version: expected $LATEST, or a number from 1 on")]
 pub(crate) struct BadVersion(String);
 
 impl VersionId {
@@ -28,7 +28,7 @@ impl VersionId {
             return Ok(Self::Latest);
         }
         match text.parse::<u32>() {
-            // One way of writing each: neither 007 nor +7.
+            // Only the canonical spelling: neither 007 nor +7.
             Ok(number) if number > 0 && number.to_string() == text => Ok(Self::Number(number)),
             _ => Err(BadVersion(text.into())),
         }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_written_in_one_way() {
+    fn only_the_canonical_spelling_of_a_version_is_accepted() {
         for text in [LATEST, "1", "42", "4294967295"] {
             assert_eq!(VersionId::parse(text).unwrap().to_string(), text);
         }

@@ -1,4 +1,4 @@
-//! A function as the registry keeps it.
+//! The registry's records of a function and its versions.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::{Aliases, FunctionConfig, FunctionName, FunctionUrls, Policies, SharedGenerators};
 use crate::hex::unhex;
 
-/// Everything about one function that outlives the process.
+/// The record of a function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FunctionRecord {
     pub(crate) name: FunctionName,
-    /// What the owner asked for last.
+    /// The configuration of the last update. [`Self::deployed`] may still have an older one.
     pub(crate) config: FunctionConfig,
     pub(crate) code: Code,
     /// Changes on every write.
@@ -24,14 +24,14 @@ pub(crate) struct FunctionRecord {
     pub(crate) last_update: Option<Status<UpdateStatus>>,
     /// The deploy that is under way, or was when the process ended.
     pub(crate) pending_deploy: Option<String>,
-    /// What serves.
+    /// What serves; `None` before the first deploy has succeeded.
     pub(crate) deployed: Option<Deployed>,
-    /// Number of the version that was published last, also when it was deleted since.
+    /// Number of the version that was published last, even if it has been deleted since.
     #[serde(default)]
     pub(crate) last_version: u32,
     #[serde(default)]
     pub(crate) aliases: Aliases,
-    /// All that it may run at once, and nobody else gets.
+    /// Lambda's reserved concurrency.
     #[serde(default)]
     pub(crate) reserved_concurrency: Option<u32>,
     #[serde(default)]
@@ -40,12 +40,12 @@ pub(crate) struct FunctionRecord {
     pub(crate) policies: Policies,
     #[serde(default)]
     pub(crate) urls: FunctionUrls,
-    /// What is kept ready, by the version or alias that it is wanted of.
+    /// Provisioned concurrency by version or alias.
     #[serde(default)]
     pub(crate) provisioned: BTreeMap<String, ProvisionedRecord>,
 }
 
-/// Instances that are to be kept ready.
+/// The provisioned concurrency of a version or alias.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProvisionedRecord {
     pub(crate) requested: u32,
@@ -57,17 +57,17 @@ pub(crate) struct ProvisionedRecord {
 pub(crate) struct VersionRecord {
     /// From 1 on.
     pub(crate) number: u32,
-    /// What `$LATEST` had when it was published.
+    /// The configuration of `$LATEST` when the version was published.
     pub(crate) config: FunctionConfig,
     pub(crate) code: Code,
-    /// In place of the configuration's.
+    /// Replaces the configuration's description.
     pub(crate) description: String,
     pub(crate) revision_id: String,
     pub(crate) last_modified: String,
     pub(crate) state: Status<State>,
     /// The deploy that is under way, or was when the process ended.
     pub(crate) pending_deploy: Option<String>,
-    /// What serves.
+    /// The artefacts of the deploy; `None` before it has succeeded.
     pub(crate) made: Option<Made>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct Code {
     pub(crate) sha256: String,
     /// Size of the ZIP file, in bytes.
     pub(crate) size: u64,
-    /// Sum of its files, in bytes; 0 for what came in before that was kept.
+    /// Size of all files in it, in bytes; 0 if an earlier version of the controller stored the package.
     #[serde(default)]
     pub(crate) unpacked: u64,
 }
@@ -86,12 +86,12 @@ pub(crate) struct Code {
 impl Code {
     /// The hash as Lambda writes it.
     pub(crate) fn sha256_base64(&self) -> String {
-        // What is not one is from a registry that somebody has edited.
+        // Only a registry that was edited by hand can have an invalid hash.
         unhex::<32>(&self.sha256).map_or_else(String::new, |bytes| STANDARD.encode(bytes))
     }
 }
 
-/// The code that was made ready last, with the configuration it was made of.
+/// The last successful deploy of `$LATEST`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Deployed {
     pub(crate) config: FunctionConfig,
@@ -100,15 +100,14 @@ pub(crate) struct Deployed {
     pub(crate) made: Made,
 }
 
-/// Files that a version starts from.
+/// The record of a version's artefacts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Made {
-    /// Names image and snapshot.
+    /// The deploy's key, which is part of the file names.
     pub(crate) key: String,
-    /// What the snapshot was bound to when it was made.
+    /// The fingerprint of the snapshot.
     pub(crate) fingerprint: String,
-    /// Why there is no snapshot of after its init, and init runs in each instance; `None` if there is
-    /// one.
+    /// Why there is no function snapshot, so that init runs in each instance; `None` if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shared_generators: Option<SharedGenerators>,
 }

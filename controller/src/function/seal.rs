@@ -1,18 +1,17 @@
-//! Notices that a file which instances start from is not what it was when it was made, before
-//! anything is started from it.
+//! Detects that a file has changed since it was made, before an instance starts from it.
 //!
-//! When a snapshot is made, the SHA-256 of each of its files and of the images under it goes into one
-//! more file beside them, the seal. Nothing is started from files that were not compared with their
-//! seal by this controller. That takes as long as reading them, so it is done once: in the background
-//! when the controller starts, or right before the first use. From then on the files are known by
-//! their *stamp*: device, inode, size, and the times of the last change. Any write, truncation or
-//! replacement makes another stamp, and is seen at the next start, on the very descriptors that are
-//! passed to the sandbox, for the price of an `fstat` each. So does a name that an image gets or loses,
-//! when a version of the same code is published or deleted: then the content is compared once more.
+//! When a snapshot is made, the SHA-256 of each of its files, and of the images that it uses, is written to
+//! one more file beside them, the seal. No instance starts from files that this controller has not compared
+//! with their seal. The comparison reads all files, so it is done once: in the background when the
+//! controller starts, or before the first use. It also records each file's *stamp*: device, inode, size, and
+//! the times of the last change. At each start the controller compares the stamps of the descriptors that
+//! it passes to the sandbox, with one `fstat` each. Every write, truncation or replacement changes the
+//! stamp. A new or removed hard link changes it too, for example when a version with the same code is
+//! published or deleted; then the content is compared again.
 //!
-//! This is against accidents and mix-ups: who may write to the data directory may write another
-//! seal as well. What a disk returns otherwise than it was written, when a page is read again after
-//! the comparison, is for the file system or the device to notice.
+//! The seal protects against accidents, not against attackers: a process that may write to the data
+//! directory may write another seal too. If the disk returns other bytes when a page is read again after
+//! the comparison, only the file system or the device can detect that.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -31,36 +30,36 @@ use crate::locks::lock;
 
 /// Name of the seal in a snapshot's folder.
 const NAME: &str = "seal";
-/// Longest seal that is read.
+/// Maximum size of a seal, in bytes.
 const MOST: u64 = 4096;
-/// Bytes that are hashed at once; a multiple of the page.
+/// Number of bytes that are hashed at once; a multiple of the page size.
 const BLOCK: usize = 1 << 16;
 const PAGE: usize = 4096;
 
-/// Why files are not to be used.
+/// Why files must not be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SealError {
-    /// One can't be read.
+    /// A file can't be read.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What the host said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The seal itself is none.
-    #[error("{}: no seal: {source}", path.display())]
+    /// The seal is not valid.
+    #[error("{}: the seal is not valid: {source}", path.display())]
     Seal {
-        /// Where it is.
+        /// The seal.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// It was made for something else.
-    #[error("{}: a seal of something else", .0.display())]
+    /// The seal belongs to other files.
+    #[error("{}: the seal belongs to other files", .0.display())]
     Foreign(PathBuf),
-    /// A file is not what it was.
-    #[error("{} is not what it was made as", .0.display())]
+    /// A file has changed since it was made.
+    #[error("{} has changed since it was made", .0.display())]
     Changed(PathBuf),
 }
 
@@ -73,29 +72,28 @@ impl SealError {
     }
 }
 
-/// What is written beside the files.
+/// The content of a seal.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Seal {
-    /// Of what the files were made.
+    /// The snapshot's fingerprint.
     fingerprint: String,
-    /// SHA-256 of each, in the order that a restore wants them in.
+    /// SHA-256 of each file, in the order in which a restore uses them.
     sums: Vec<String>,
 }
 
-/// Files that belong together, and what is known of them.
+/// Files with a common seal, and the result of their comparison.
 #[derive(Debug)]
 pub(crate) struct Sealed {
     seal: PathBuf,
     files: Vec<PathBuf>,
     fingerprint: String,
-    /// The stamps under which they were found right, and the seal's.
+    /// The stamps of the seal and of the files when they were compared; `None` before that.
     verified: Mutex<Option<Vec<Stamp>>>,
 }
 
 impl Sealed {
-    /// The files of a snapshot in `folder` and those it needs, in the order that a restore wants
-    /// them in.
+    /// The files of a snapshot in `folder` and the images that it uses, in the order of a restore.
     pub(crate) fn new(folder: &Path, files: Vec<PathBuf>, fingerprint: String) -> Self {
         Self {
             seal: folder.join(NAME),
@@ -105,7 +103,7 @@ impl Sealed {
         }
     }
 
-    /// Seals files that were just made. Reads them all.
+    /// Writes the seal of new files. Reads all of them.
     pub(crate) fn seal(&self) -> Result<(), SealError> {
         let seal = Seal {
             fingerprint: self.fingerprint.clone(),
@@ -125,7 +123,7 @@ impl Sealed {
         self.verify()
     }
 
-    /// Compares the files with their seal, as far as that was not done before.
+    /// Compares the files with their seal, unless that was done before.
     pub(crate) fn verify(&self) -> Result<(), SealError> {
         if self.is_verified() {
             return Ok(());
@@ -148,15 +146,15 @@ impl Sealed {
         Ok(())
     }
 
-    /// Whether the files were compared and have not changed since.
+    /// Whether the files have been compared and have not changed since.
     pub(crate) fn is_verified(&self) -> bool {
         let stamps = self.stamps();
         let known = self.known();
         matches!((&*known, stamps), (Some(known), Ok(stamps)) if *known == stamps)
     }
 
-    /// Whether these, opened in their order, are the files that were compared. Reads those of which
-    /// nothing has changed but how they are called, or by whom they may be read.
+    /// Whether these open files are those that were compared, in their order. If only the change time of a
+    /// file differs, because of a hard link or its permissions, the contents are compared again.
     pub(crate) fn vouches_for(&self, opened: &[File]) -> bool {
         let stamps: io::Result<Vec<Stamp>> = opened.iter().map(Stamp::of).collect();
         let Ok(stamps) = stamps else { return false };
@@ -189,7 +187,7 @@ impl Sealed {
     }
 }
 
-/// Checks that a kernel or image is what its builder wrote down of it: its plain SHA-256.
+/// Checks a kernel or image against the SHA-256 that its builder has recorded.
 pub(crate) fn check_artefact(path: &Path, sha256: &str) -> Result<(), SealError> {
     let plain = PLAIN_SUMS.of(path).map_err(SealError::io(path))?;
     if plain == sha256 {
@@ -206,7 +204,7 @@ fn read_seal(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What changes with every change of a file.
+/// The attributes of a file that change whenever the file is changed or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -221,7 +219,8 @@ impl Stamp {
         Ok(Self::from(&file.metadata()?))
     }
 
-    /// Whether nothing was written between the two, going by what can be set back as well.
+    /// Whether only the change time differs: then the content should be the same. A process could have
+    /// set back the other times, so the content has to be compared.
     fn has_content_of(&self, other: &Self) -> bool {
         let changed = other.changed;
         Self { changed, ..*self } == *other
@@ -240,8 +239,8 @@ impl From<&Metadata> for Stamp {
     }
 }
 
-/// Sums of files by path, with the stamp that they hold for: a runtime's image is under the
-/// snapshots of many functions, and is read once.
+/// Cache of files' sums by path and stamp: many functions use the same runtime image, which is read only
+/// once.
 struct Sums {
     hash: fn(&File) -> io::Result<String>,
     known: Mutex<BTreeMap<PathBuf, (Stamp, String)>>,
@@ -257,7 +256,7 @@ static PLAIN_SUMS: Sums = Sums {
 };
 
 impl Sums {
-    /// The sum of a file. One file is read at a time: whoever waits for the same one finds it done.
+    /// The sum of a file. One file is read at a time, so concurrent callers for one file read it once.
     fn of(&self, path: &Path) -> io::Result<String> {
         let mut known = lock(&self.known);
         let file = File::open(path)?;
@@ -268,18 +267,18 @@ impl Sums {
             return Ok(sum.clone());
         }
         let sum = (self.hash)(&file)?;
-        // Written to meanwhile: the sum is that of no state it was ever in.
+        // If the file was written to meanwhile, the sum is not that of any of its states.
         if !Stamp::of(&file)?.has_content_of(&stamp) {
-            return Err(io::Error::other("it changes while it is read"));
+            return Err(io::Error::other("the file changes while it is read"));
         }
-        // Files come and go with deploys: what is not there any more is forgotten.
+        // Forget files that were deleted with their deploys.
         known.retain(|path, _| path.exists());
         known.insert(path.into(), (stamp, sum.clone()));
         Ok(sum)
     }
 }
 
-/// Hashes everything.
+/// Hashes the whole content.
 fn hash_plain(file: &File) -> io::Result<String> {
     let mut hash = Sha256::new();
     let mut block = vec![0; BLOCK];
@@ -297,8 +296,8 @@ fn hash_plain(file: &File) -> io::Result<String> {
     }
 }
 
-/// Hashes the length and every page that is not zero, with its number. Memory files are holes for
-/// the most part, and where a page of zeros is a hole is no property of the content.
+/// Hashes the length and every page that is not zero, with its number. Memory files consist mostly of
+/// holes, which need not be read. Whether a page of zeros is a hole does not matter for the sum.
 fn hash_pages(file: &File) -> io::Result<String> {
     let len = file.metadata()?.len();
     let mut hash = Sha256::new();
@@ -320,7 +319,7 @@ fn hash_pages(file: &File) -> io::Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
-/// Where data begins, from `at` on; where a file system knows no holes, at `at`.
+/// The offset of the next data from `at` on; `at` itself if the file system does not support holes.
 fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     let from = i64::try_from(at).map_err(io::Error::other)?;
     match lseek64(file, from, Whence::SeekData) {

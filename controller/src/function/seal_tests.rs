@@ -24,7 +24,7 @@ impl Fixture {
         self.folder.path().join(name)
     }
 
-    /// As a controller that has just been started sees the files.
+    /// The files as a new controller process sees them.
     fn sealed(&self) -> Sealed {
         let files = ["state", "memory", "image"].map(|name| self.path(name));
         Sealed::new(self.folder.path(), files.to_vec(), "made of this".into())
@@ -40,7 +40,7 @@ impl Fixture {
     }
 }
 
-/// Does `change` to a file until the clock of files has ticked.
+/// Repeats `change` to a file until the file system's clock has ticked.
 fn change(file: &File, change: impl Fn(&Path)) {
     let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
     let before = Stamp::of(file).unwrap();
@@ -56,7 +56,7 @@ fn relink(path: &Path) {
 }
 
 #[test]
-fn files_that_are_as_they_were_made_are_right() {
+fn unchanged_files_match_their_seal() {
     let fixture = Fixture::new();
     assert!(!fixture.sealed().is_verified());
     fixture.sealed().seal().unwrap();
@@ -94,7 +94,8 @@ fn a_change_after_the_comparison_is_noticed_on_the_open_files_too() {
         let open =
             || ["state", "memory", "image"].map(|name| File::open(fixture.path(name)).unwrap());
         assert!(sealed.vouches_for(&open()));
-        // The kernel's clock of files ticks in milliseconds; a change in the same tick is no other.
+        // The kernel's clock for files ticks every few milliseconds. Two changes in one tick have the
+        // same time.
         let before = fs::metadata(fixture.path(name)).unwrap();
         let ticked = |now: Metadata| {
             (before.ctime(), before.ctime_nsec()) != (now.ctime(), now.ctime_nsec())
@@ -112,8 +113,8 @@ fn a_change_after_the_comparison_is_noticed_on_the_open_files_too() {
     }
 }
 
-/// Publishing a version while an instance of the latest one starts links its image: the good snapshot
-/// was thrown away, and whoever waited for that instance waited for another to be made.
+/// Publishing a version makes a hard link to the image of `$LATEST`. If an instance was just starting, its
+/// good snapshot was discarded, and the invocation had to wait for a rebuild.
 #[test]
 fn another_name_for_an_image_is_no_change_of_it() {
     let fixture = Fixture::new();
@@ -126,7 +127,7 @@ fn another_name_for_an_image_is_no_change_of_it() {
     assert!(sealed.is_verified());
 }
 
-/// A deploy failed when the image that it was sealing got another name in that moment.
+/// A deploy failed if the image that it was sealing got a hard link at that moment.
 #[test]
 fn a_file_may_get_another_name_while_it_is_read_but_not_other_content() {
     let fixture = Fixture::new();
@@ -148,7 +149,7 @@ fn a_file_may_get_another_name_while_it_is_read_but_not_other_content() {
 }
 
 #[test]
-fn a_file_in_anothers_place_is_noticed_although_it_is_as_long() {
+fn a_file_that_replaces_another_of_the_same_size_is_noticed() {
     let fixture = Fixture::new();
     let sealed = fixture.sealed();
     sealed.seal().unwrap();
@@ -159,7 +160,7 @@ fn a_file_in_anothers_place_is_noticed_although_it_is_as_long() {
 }
 
 #[test]
-fn a_copy_that_fills_the_holes_is_the_same() {
+fn a_copy_without_holes_has_the_same_sum() {
     let fixture = Fixture::new();
     fixture.sealed().seal().unwrap();
     let bytes = fs::read(fixture.path("memory")).unwrap();
@@ -168,7 +169,7 @@ fn a_copy_that_fills_the_holes_is_the_same() {
 }
 
 #[test]
-fn a_longer_or_shorter_file_is_another() {
+fn a_longer_or_shorter_file_has_another_sum() {
     for len in [(1 << 20) - 4096, (1 << 20) + 4096] {
         let fixture = Fixture::new();
         fixture.sealed().seal().unwrap();
@@ -179,7 +180,7 @@ fn a_longer_or_shorter_file_is_another() {
 }
 
 #[test]
-fn files_without_a_seal_or_with_that_of_others_are_not_used() {
+fn files_without_a_seal_or_with_the_seal_of_others_are_refused() {
     let fixture = Fixture::new();
     assert!(matches!(
         fixture.sealed().verify(),
@@ -197,7 +198,7 @@ fn files_without_a_seal_or_with_that_of_others_are_not_used() {
 }
 
 #[test]
-fn a_kernel_or_image_is_what_its_builder_wrote_down_or_is_not_used() {
+fn a_kernel_or_image_without_its_recorded_sum_is_refused() {
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     let fixture = Fixture::new();
     fs::write(fixture.path("vmlinux"), "abc").unwrap();

@@ -1,11 +1,11 @@
-//! Random generators that all clones of a function's process would share, as its agent found them.
+//! Random generators that all clones of a function would share, as the agent has reported them.
 
 use std::fmt;
 
 use hearth_protocol::agent::SharedGenerator;
 use serde::{Deserialize, Serialize};
 
-/// Most generators that are kept of what an agent says.
+/// Maximum number of generators that are kept of an agent's report.
 const MAX_COUNT: usize = 16;
 /// Longest name of a library or file, in bytes.
 const MAX_NAME: usize = 256;
@@ -17,7 +17,7 @@ const MAX_NAME: usize = 256;
 pub(crate) struct SharedGenerators(Vec<SharedGenerator>);
 
 impl SharedGenerators {
-    /// What a guest says, checked; `None` if there is no such generator.
+    /// Checks an agent's report; `None` if there is no such generator.
     pub(crate) fn of_guest(said: &[SharedGenerator]) -> Option<Self> {
         let mut checked: Vec<SharedGenerator> = said
             .iter()
@@ -31,7 +31,7 @@ impl SharedGenerators {
         (!checked.is_empty()).then_some(Self(checked))
     }
 
-    /// For a function whose threads change what they have mapped faster than a snapshot can be taken.
+    /// For a function whose threads change its memory mappings faster than a snapshot can be taken.
     pub(crate) fn of_threads_that_do_not_rest() -> Self {
         Self(vec![SharedGenerator {
             library: "a thread that goes on loading code or memory after init".into(),
@@ -87,7 +87,7 @@ fn printable(text: &str) -> String {
 pub(crate) mod tests {
     use super::*;
 
-    /// What an agent says of one library.
+    /// One entry of an agent's report.
     pub(crate) fn found(library: &str, file: &str) -> SharedGenerator {
         SharedGenerator {
             library: library.into(),
@@ -96,7 +96,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_a_guest_says_of_its_libraries_has_bounds_and_no_control_characters() {
+    fn names_that_a_guest_reports_are_bounded_and_have_no_control_characters() {
         let hostile = found("x\nREPORT RequestId: r\u{1b}[2J\u{202e}", &"é".repeat(1000));
         let said: Vec<_> = (0..100)
             .map(|n| found(&format!("{n}"), "f"))

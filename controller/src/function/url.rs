@@ -1,16 +1,16 @@
-//! A function's URL as the registry keeps it.
+//! The registry's record of a function URL.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A function's URLs: that of `$LATEST` under the empty name, those of aliases under theirs.
+/// A function's URLs by alias; that of `$LATEST` is under the empty name.
 pub(crate) type FunctionUrls = BTreeMap<String, FunctionUrl>;
 
-/// One URL.
+/// A function URL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FunctionUrl {
-    /// First label of its host name: 32 letters and digits.
+    /// The first label of its host name: 32 letters and digits.
     pub(crate) id: String,
     pub(crate) auth: AuthType,
     pub(crate) cors: Option<Cors>,
@@ -21,7 +21,7 @@ pub(crate) struct FunctionUrl {
     pub(crate) modified: String,
 }
 
-/// Who may use it.
+/// Whether clients have to sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum AuthType {
     #[serde(rename = "NONE")]
@@ -30,18 +30,18 @@ pub(crate) enum AuthType {
     Iam,
 }
 
-/// When a response leaves.
+/// When a response is sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum InvokeMode {
-    /// When it is complete.
+    /// When the result is complete.
     #[default]
     Buffered,
-    /// As the function writes it.
+    /// While the function writes it.
     ResponseStream,
 }
 
-/// What browsers are told about pages from elsewhere. Written and read as Lambda's API has it.
+/// The CORS configuration, with the member names of Lambda's API.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Cors {

@@ -1,4 +1,4 @@
-//! A version of a function that invocations can run on, and the files that it starts from.
+//! A version of a function that can run, and the artefacts that its instances start from.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,11 +9,11 @@ use hearth_protocol::agent::Configure;
 
 use super::{Code, FunctionConfig, FunctionName, Made, Sealed, SharedGenerators, VersionId};
 
-/// A version of a function. Invocations, instances and the catalog share it; an instance never
-/// serves another one than the one it was started from.
+/// A version of a function that can run. Invocations, instances and the catalog share it. An instance
+/// serves only the version that it was started from.
 #[derive(Debug)]
 pub(crate) struct Version {
-    /// Unique in this process.
+    /// A number that is unique in this process.
     pub(crate) serial: u64,
     pub(crate) name: FunctionName,
     pub(crate) id: VersionId,
@@ -22,12 +22,13 @@ pub(crate) struct Version {
     pub(crate) revision_id: String,
     artefacts: Mutex<Option<Arc<Artefacts>>>,
     retired: AtomicBool,
-    /// Held by whoever makes artefacts anew: once is enough. Inside: when that failed last, and why.
+    /// Locked during a rebuild of the artefacts, so that concurrent callers share one. Holds the time and
+    /// the reason of the last failure.
     pub(crate) rebuilding: tokio::sync::Mutex<Option<(Instant, String)>>,
 }
 
 impl Version {
-    /// `artefacts` is `None` when they have to be made anew before the first start.
+    /// `artefacts` is `None` if they have to be rebuilt before the first start.
     pub(crate) fn new(
         name: FunctionName,
         id: VersionId,
@@ -54,7 +55,7 @@ impl Version {
         Duration::from_secs(self.config.timeout_seconds.into())
     }
 
-    /// Whether its runtime is told that it is restored.
+    /// Whether SnapStart is on for this version: its runtime runs hooks.
     pub(crate) fn snap_starts(&self) -> bool {
         self.config.snap_starts(self.id)
     }
@@ -73,24 +74,24 @@ impl Version {
             .unwrap_or_else(PoisonError::into_inner) = Some(artefacts);
     }
 
-    /// Gives up artefacts that could not be used, unless others have taken their place already.
+    /// Discards artefacts that could not be used, unless others have replaced them already.
     pub(crate) fn discard_artefacts(&self, unusable: &Arc<Artefacts>) {
         let mut place = self
             .artefacts
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if place.as_ref().is_some_and(|now| Arc::ptr_eq(now, unusable)) {
-            unusable.doom();
+            unusable.delete_when_unused();
             *place = None;
         }
     }
 
-    /// Says that another version took this one's place: no instance of it stays idle, and its files
-    /// go when the last who holds it lets go.
+    /// Marks this version as replaced or deleted: no instance of it stays idle, and its files are deleted
+    /// when they are unused.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         if let Some(artefacts) = self.artefacts() {
-            artefacts.doom();
+            artefacts.delete_when_unused();
         }
     }
 
@@ -99,58 +100,58 @@ impl Version {
     }
 }
 
-/// What a snapshot was made of, twice.
+/// The fingerprints of a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Fingerprints {
-    /// What its microVM was booted from: kernel, runtime image, memory, sandbox, kind of host. The
-    /// snapshot's state file carries it, and the sandbox compares it.
+    /// Of the boot: kernel, runtime image, memory size, sandbox program, kind of host. It is in the
+    /// snapshot's state file, and the sandbox compares it.
     pub(crate) booted: String,
-    /// That, and code and configuration. The registry carries it, and this controller compares it.
+    /// Of the boot, the code and the configuration. It is in the registry, and the controller compares it.
     pub(crate) deployed: String,
 }
 
-/// What an instance of a version is started from.
+/// What the instances of a version start from.
 #[derive(Debug)]
 pub(crate) enum StartsFrom {
-    /// The snapshot that was taken after the function's init.
+    /// The function snapshot, in which init has ended.
     FunctionSnapshot,
-    /// The snapshot of the runtime; the function's init then runs in the instance.
+    /// The runtime snapshot; the function's init then runs in each instance.
     RuntimeSnapshot(Box<InstanceInit>),
 }
 
-/// How an instance is started whose function's init runs in it.
+/// The start of an instance in which the function's init runs.
 #[derive(Debug)]
 pub(crate) struct InstanceInit {
-    /// Folder of the runtime's snapshot. Every function of that runtime and memory size shares it: it
-    /// stays when a version's files are removed.
+    /// Folder of the runtime snapshot. All functions of that runtime and memory size share it, so it is
+    /// not deleted with a version's files.
     pub(crate) runtime_snapshot: PathBuf,
-    /// The function, but for the log stream: each instance has its own.
+    /// The configuration for the agent, without the log stream: each instance has its own.
     pub(crate) configure: Configure,
-    /// Longest time for init.
+    /// Timeout of init.
     pub(crate) limit: Duration,
-    /// Why there is no snapshot of after init.
+    /// Why there is no function snapshot.
     pub(crate) generators: SharedGenerators,
 }
 
-/// Image and snapshot of one deploy. Each deploy has its own, by names of its own (an image of the same
-/// code may be the same file): nothing can be taken from under another. Files that are doomed disappear
-/// with the last one who may still open them.
+/// Images and snapshot of one deploy. Each deploy has file names of its own (images of the same code may
+/// be hard links to one file), so no deploy can delete the files of another. Files that are marked for
+/// deletion are deleted when the last reference to this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Artefacts {
-    /// Names them.
+    /// The deploy's key, which is part of the file names.
     pub(crate) key: String,
-    /// The runtime's image: not doomed with the rest.
+    /// The runtime image. It is not deleted with the other files.
     pub(crate) runtime_image: PathBuf,
-    /// The code.
+    /// The image of the code.
     pub(crate) code_image: PathBuf,
-    /// Its layers, if it has any.
+    /// The image of the layers, if there are any.
     pub(crate) layers_image: Option<PathBuf>,
-    /// Folder of the deploy's own files: its snapshot, if it has one, and the seal.
+    /// Folder of the function snapshot, if there is one, and the seal.
     pub(crate) folder: PathBuf,
     pub(crate) fingerprints: Fingerprints,
     pub(crate) starts_from: StartsFrom,
     sealed: OnceLock<Sealed>,
-    doomed: AtomicBool,
+    delete_when_unused: AtomicBool,
 }
 
 impl Artefacts {
@@ -172,11 +173,11 @@ impl Artefacts {
             layers_image,
             folder,
             fingerprints,
-            doomed: AtomicBool::new(false),
+            delete_when_unused: AtomicBool::new(false),
         })
     }
 
-    /// What a restore needs of a snapshot, the function's own or its runtime's.
+    /// The files of the snapshot from which instances are restored.
     pub(crate) fn snapshot(&self) -> SnapshotFiles {
         match &self.starts_from {
             StartsFrom::FunctionSnapshot => snapshot_files(&self.folder),
@@ -184,7 +185,7 @@ impl Artefacts {
         }
     }
 
-    /// What the registry keeps of them.
+    /// The registry's record of these artefacts.
     pub(crate) fn made(&self) -> Made {
         Made {
             key: self.key.clone(),
@@ -204,8 +205,8 @@ impl Artefacts {
         ]
     }
 
-    /// What shows that no file has changed that a restore is given. A runtime's snapshot is among them:
-    /// when that was made again, the version has to be made again too.
+    /// The seal of all files that a restore uses. They may include a runtime snapshot: if that is rebuilt,
+    /// the seal does not match, and the version is rebuilt too.
     pub(crate) fn sealed(&self) -> &Sealed {
         self.sealed.get_or_init(|| {
             let SnapshotFiles { state, memory } = self.snapshot();
@@ -215,7 +216,7 @@ impl Artefacts {
         })
     }
 
-    /// Whether the files are there.
+    /// Whether all files exist.
     pub(crate) fn complete(&self) -> bool {
         let files = self.snapshot();
         files.state.is_file()
@@ -227,19 +228,20 @@ impl Artefacts {
                 .is_none_or(|image| image.is_file())
     }
 
-    pub(crate) fn doom(&self) {
-        self.doomed.store(true, Ordering::Relaxed);
+    /// Marks the files for deletion.
+    pub(crate) fn delete_when_unused(&self) {
+        self.delete_when_unused.store(true, Ordering::Relaxed);
     }
 
-    /// Takes `doom` back: for files that were not whole until now.
+    /// Undoes [`Self::delete_when_unused`], for files that have become complete.
     pub(crate) fn keep(&self) {
-        self.doomed.store(false, Ordering::Relaxed);
+        self.delete_when_unused.store(false, Ordering::Relaxed);
     }
 }
 
 impl Drop for Artefacts {
     fn drop(&mut self) {
-        if !*self.doomed.get_mut() {
+        if !*self.delete_when_unused.get_mut() {
             return;
         }
         let images = std::iter::once(&self.code_image).chain(&self.layers_image);
@@ -248,7 +250,11 @@ impl Drop for Artefacts {
         for result in removed {
             match result {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(key = self.key, %error, "files of a former deploy not removed");
+                    tracing::warn!(
+                        key = self.key,
+                        %error,
+                        "the controller could not delete files of an earlier deploy"
+                    );
                 }
                 _ => {}
             }
@@ -278,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doomed_files_stay_until_the_last_holder_lets_go() {
+    fn files_marked_for_deletion_stay_until_the_last_reference_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let (folder, image) = (dir.path().join("snapshot"), dir.path().join("image"));
         std::fs::create_dir(&folder).unwrap();
@@ -295,7 +301,7 @@ mod tests {
             StartsFrom::FunctionSnapshot,
         );
         let second = first.clone();
-        first.doom();
+        first.delete_when_unused();
         drop(first);
         assert!(second.complete());
         drop(second);

@@ -1,4 +1,4 @@
-//! What makes each restored clone unique: the time and fresh entropy.
+//! Time and fresh entropy, which make each restored clone unique.
 
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,11 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use hearth_protocol::agent::{HostMessage, Thaw};
 
-/// Bytes of entropy for one restore: twice what the guest's generator is keyed with.
+/// Bytes of entropy for one restore: twice the key size of the guest kernel's random generator.
 const ENTROPY: usize = 64;
 
-/// The message that must be a restored guest's first. Each carries entropy that was never used
-/// before; without entropy there is no message, and no restore.
+/// The first message to a restored guest. Each has new entropy; if the host gives none, there is no
+/// message and the restore fails.
 pub(crate) fn thaw() -> io::Result<HostMessage> {
     let mut entropy = [0; ENTROPY];
     fill(&mut entropy)?;
@@ -22,7 +22,7 @@ pub(crate) fn thaw() -> io::Result<HostMessage> {
     ))
 }
 
-/// Wall-clock time in nanoseconds since the epoch.
+/// Wall-clock time in nanoseconds since 1970.
 pub(crate) fn realtime_ns() -> u64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

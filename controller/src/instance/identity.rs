@@ -1,15 +1,14 @@
-//! Users for sandboxes: each process has a user and group id that no other has, so that the host
-//! itself keeps one from touching another. An id is in use until its process has been reaped.
+//! User ids for sandboxes: each process has a user and group id that no other process has, so that the
+//! host's kernel isolates it from the others. An id is in use until its process has been reaped.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use crate::locks::lock;
 
-/// Ids in a controller's range: more than sandboxes that it may have.
+/// Number of ids in a controller's range: more than it may have sandboxes.
 pub(crate) const COUNT: u32 = 1 << 14;
-/// First of the ids that no convention gives to anybody: systemd's table of user ids calls those
-/// from here to 2³¹ unused.
+/// The first id of the range up to 2³¹ that systemd's table of user ids lists as unused.
 const UNUSED: u32 = 0x7000_0000;
 
 /// The ids of one controller.
@@ -33,12 +32,12 @@ pub(crate) struct Identity {
 }
 
 impl Identities {
-    /// Ids from `first` on, the first one handed out being somewhere among them: a controller that
-    /// takes the place of a killed one should not begin where that one did.
-    pub(crate) fn new(first: u32, somewhere: u32) -> Arc<Self> {
+    /// Ids from `first` on. `start` selects the first one that is leased: a controller should not begin
+    /// with the same id as a killed one before it, whose sandboxes may not have ended yet.
+    pub(crate) fn new(first: u32, start: u32) -> Arc<Self> {
         let taken = Taken {
             offsets: HashSet::new(),
-            next: somewhere % COUNT,
+            next: start % COUNT,
         };
         Arc::new(Self {
             first,
@@ -46,13 +45,13 @@ impl Identities {
         })
     }
 
-    /// The default range of a controller: another one for every data directory (by the number that
-    /// names it), as far as that goes.
+    /// The default range of a controller, derived from its data directory's tag. Ranges of different data
+    /// directories are different with high probability.
     pub(crate) fn range_of(data_dir: u32) -> u32 {
         UNUSED + data_dir % (UNUSED_COUNT / COUNT) * COUNT
     }
 
-    /// An id that nobody has; the one that was given back last is the last to be given again.
+    /// Leases an unused id. An id that was returned is leased again as late as possible.
     pub(crate) fn lease(self: &Arc<Self>) -> Option<Identity> {
         let mut taken = self.lock();
         let free = (0..COUNT)
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_was_given_back_is_not_given_again_at_once() {
+    fn a_returned_id_is_not_leased_again_at_once() {
         let identities = Identities::new(1000, 0);
         let first = identities.lease().unwrap().id();
         assert_ne!(identities.lease().unwrap().id(), first);

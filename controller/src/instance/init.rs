@@ -1,5 +1,5 @@
-//! A function's init in a microVM that is restored from its runtime's snapshot: at deploy, and in each
-//! instance of a function that must not start from a snapshot of its own.
+//! Runs a function's init in a microVM that is restored from the runtime snapshot: at deploy, and in each
+//! instance of a function that must not start from a function snapshot.
 
 use std::time::{Duration, Instant};
 
@@ -7,48 +7,49 @@ use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, Configure, Exit, HostMessage, Log};
 use tokio::time::{timeout, timeout_at};
 
+use super::command_with_files::CommandWithFiles;
 use super::entropy::thaw;
-use super::errand::Errand;
 use super::microvm::{MicroVm, VmError, VmEvent};
 
-/// Longest time for the restore's reply.
+/// Maximum time until the restore's reply.
 const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 
-/// What a function's init came to.
+/// The outcome of a function's init.
 #[derive(Debug)]
 pub(crate) struct Init {
     pub(crate) result: Result<(), InitError>,
-    /// From the restore's command to its reply.
+    /// Time from the restore's command to its reply.
     pub(crate) restore: Duration,
-    /// How long init took, well or not.
+    /// How long init took, successful or not.
     pub(crate) took: Duration,
 }
 
-/// How a function's init failed.
+/// Why a function's init has failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitError {
-    /// The runtime reported an error, or the agent could not start it.
+    /// The runtime has reported an error, or the agent could not start the runtime.
     #[error("init failed: {}", self.report_status())]
     Reported {
-        /// Its name.
+        /// The error's name.
         kind: String,
-        /// JSON as a rule; whatever the function made of it.
+        /// Usually JSON, but the function may send anything.
         body: Bytes,
     },
-    /// A process of the function ended.
+    /// A process of the function has ended.
     #[error("a process ended in init: {exit:?}")]
     Exited {
         exit: Exit,
-        /// Set if it was an extension's.
+        /// Set if it was an extension's process.
         error_type: Option<String>,
     },
-    /// It did not end in its time.
+    /// The timeout has passed.
     #[error("init did not end within {} seconds", .0.as_secs())]
     TimedOut(Duration),
 }
 
 impl InitError {
-    /// What an `INIT_REPORT` calls it. A guest's word goes into a log line only if it is a name.
+    /// The error's name in an `INIT_REPORT`. A guest's text becomes part of a log line only if it has the
+    /// form of a name, because other texts could forge lines.
     pub(crate) fn report_status(&self) -> &str {
         match self {
             Self::TimedOut(_) => "timeout",
@@ -63,11 +64,11 @@ impl InitError {
     }
 }
 
-/// Restores a runtime's snapshot by `restore`, which lets it run, and starts a function in it; `log` gets
-/// what that writes, as it comes. An error is the platform's; the function's own is in [`Init`].
+/// Runs a function's init. `restore` restores the runtime snapshot and lets the microVM run; `log` gets the
+/// function's output. An error is one of the platform; an error of the function is in [`Init`].
 pub(crate) async fn init(
     vm: &mut MicroVm,
-    restore: Errand,
+    restore: CommandWithFiles,
     configure: Configure,
     limit: Duration,
     log: impl Fn(&Log, Bytes),
@@ -97,7 +98,8 @@ pub(crate) async fn init(
             AgentMessage::Thawed if !thawed => thawed = true,
             AgentMessage::Log(of, text) if thawed => log(&of, text),
             AgentMessage::Ready(ready) if thawed => {
-                // The guest's figure leaves the restore out; it can't be more than passed here.
+                // The guest's measurement does not contain the restore. It is clamped to the time that
+                // has passed here.
                 init_us = ready.init_us;
                 break Ok(());
             }
@@ -123,14 +125,14 @@ pub(crate) async fn init(
     })
 }
 
-/// What a guest must not say before its function serves.
+/// The error for an event that is not allowed during init.
 pub(crate) fn unexpected(event: VmEvent) -> VmError {
     match event {
         VmEvent::Exited(exited) => VmError::Exited(exited),
         VmEvent::Agent(AgentMessage::Fatal(reason)) => VmError::Unexpected(format!(
-            "the agent can't go on: {}",
+            "the agent has failed: {}",
             String::from_utf8_lossy(&reason[..reason.len().min(500)])
         )),
-        other => VmError::Unexpected(format!("in init it said {other}")),
+        other => VmError::Unexpected(format!("the guest sent {other} during init")),
     }
 }

@@ -1,4 +1,4 @@
-//! The owner's end of a microVM's mailbox; see [`hearth_protocol::mailbox`].
+//! The controller's end of a microVM's mailbox; see [`hearth_protocol::mailbox`].
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -10,16 +10,16 @@ use hearth_protocol::output::{Lines, LogBuffer};
 
 use super::stream::Stream;
 
-/// Whether runtimes are given the mailbox.
+/// Whether runtimes may use the mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MailboxUse {
-    /// Those that can use it do.
+    /// Runtimes that support the mailbox use it.
     On,
-    /// Everything goes through the agent.
+    /// All events and answers go through the agent.
     Off,
 }
 
-/// What comes from the mailbox, and could be anything.
+/// The guest has sent an invalid message, or the socket has failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MailboxError {
     #[error(transparent)]
@@ -30,41 +30,41 @@ pub(crate) enum MailboxError {
     Io(#[from] io::Error),
 }
 
-/// What a runtime, or its agent, says at the mailbox.
+/// A message of a runtime, or of its agent, through the mailbox.
 #[derive(Debug)]
 pub(crate) enum MailboxWord {
-    /// What the function has written.
+    /// Output of the function.
     Output(Lines),
-    /// Its answer.
+    /// The answer to the event.
     Answer(MailboxAnswer),
-    /// It waits for an event.
+    /// The sender waits at the mailbox for an event.
     Waits,
 }
 
-/// An answer.
+/// An answer to an event.
 #[derive(Debug)]
 pub(crate) struct MailboxAnswer {
     /// Whether the body is an error's.
     pub(crate) failed: bool,
     pub(crate) meta: AnswerMeta,
     pub(crate) body: Bytes,
-    /// The most memory that the agent has seen the function have, in bytes.
+    /// The function's peak memory that the agent has measured last, in bytes.
     pub(crate) peak_bytes: u64,
-    /// Whether whoever gave it waits for the next event; if not, it will say so.
+    /// Whether the sender already waits for the next event. If not, [`MailboxWord::Waits`] will follow.
     pub(crate) waits: bool,
 }
 
-/// The stream, and what has come of it and was not told.
+/// The controller's end of a mailbox.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     pub(super) stream: Stream,
     output: LogBuffer,
-    /// An answer whose output is told first.
+    /// An answer that is returned after its output.
     answer: Option<MailboxAnswer>,
 }
 
 impl Mailbox {
-    /// The mailbox behind `socket`. Must be called within a runtime, which watches it from then on.
+    /// The mailbox of the sandbox at the other end of `socket`. Must be called within a tokio runtime.
     pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
         Ok(Self {
             stream: Stream::new(socket)?,
@@ -73,8 +73,8 @@ impl Mailbox {
         })
     }
 
-    /// Gives an event to a runtime that waits. Headers have [`MAX_META`] bytes at most.
-    pub(crate) fn give(&mut self, headers: &str, event: Bytes) -> io::Result<()> {
+    /// Sends an event to a runtime that waits. `headers` may have at most [`MAX_META`] bytes.
+    pub(crate) fn send_event(&mut self, headers: &str, event: Bytes) -> io::Result<()> {
         let (true, Ok(meta), Ok(body)) = (
             headers.len() <= MAX_META,
             u32::try_from(headers.len()),
@@ -93,14 +93,14 @@ impl Mailbox {
         self.stream.flush()
     }
 
-    /// Sends a runtime that waits to its agent.
+    /// Makes a runtime that waits at the mailbox ask its agent for the next event.
     pub(crate) fn release(&mut self) -> io::Result<()> {
         let head = Head::bare(What::Agent).encode();
         self.stream.queue(Bytes::copy_from_slice(&head));
         self.stream.flush()
     }
 
-    /// What has come whole.
+    /// The next message that has arrived completely.
     pub(crate) fn next(&mut self) -> Result<Option<MailboxWord>, MailboxError> {
         if let Some(answer) = self.answer.take() {
             return Ok(Some(MailboxWord::Answer(answer)));
@@ -121,8 +121,8 @@ impl Mailbox {
             self.output.push(&log);
             match head.what {
                 What::Payload | What::Error => break (head, meta, body),
-                // Part of a line alone is nothing to hand out. What ends it, or the answer, may be there
-                // already, and then nothing more comes that would have anybody look.
+                // Part of a line is kept until the rest arrives. That, or the answer, may be in the
+                // inbox already; then no further byte would wake the task, so go on.
                 What::Output => {
                     if let Some(lines) = self.output.take_lines() {
                         return Ok(Some(MailboxWord::Output(lines)));
@@ -173,17 +173,17 @@ mod tests {
         [&head.encode()[..], log, meta, body].concat()
     }
 
-    async fn hear(mailbox: &mut Mailbox) -> Result<MailboxWord, MailboxError> {
+    async fn receive(mailbox: &mut Mailbox) -> Result<MailboxWord, MailboxError> {
         loop {
             if let Some(word) = mailbox.next()? {
                 return Ok(word);
             }
-            mailbox.stream.go_on().await.unwrap();
+            mailbox.stream.read_or_write().await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn an_answer_comes_out_whole_however_it_was_cut_and_its_output_first() {
+    async fn an_answer_is_complete_however_its_bytes_arrive_and_its_output_comes_first() {
         let bytes = [
             message(What::Output, b"one\ntw", b"", b""),
             message(What::Error, b"o\nunfinished", META, b"body"),
@@ -202,7 +202,7 @@ mod tests {
             });
             let mut output = Vec::new();
             let answer = loop {
-                match hear(&mut mailbox).await.unwrap() {
+                match receive(&mut mailbox).await.unwrap() {
                     MailboxWord::Output(lines) => output.extend_from_slice(&lines.bytes),
                     MailboxWord::Answer(answer) => break answer,
                     MailboxWord::Waits => panic!("it waits before it has answered"),
@@ -214,15 +214,15 @@ mod tests {
             assert_eq!(answer.meta.content_type.as_deref(), Some("text/plain"));
             assert_eq!((&answer.body[..], answer.peak_bytes), (&b"body"[..], 3072));
             assert!(!answer.waits);
-            let after = hear(&mut mailbox).await.unwrap();
+            let after = receive(&mut mailbox).await.unwrap();
             assert!(matches!(after, MailboxWord::Waits), "{after:?}");
             sandbox.await.unwrap();
         }
     }
 
-    /// The answer was left lying, until the function's time was over.
+    /// The answer was not read until the function's timeout.
     #[tokio::test]
-    async fn an_answer_that_came_together_with_part_of_a_line_is_not_left_lying() {
+    async fn an_answer_that_arrives_together_with_part_of_a_line_is_read() {
         let bytes = [
             message(What::Output, b"one", b"", b""),
             message(What::Output, b"two", b"", b""),
@@ -232,7 +232,7 @@ mod tests {
         let (ours, mut theirs) = socket_pair();
         let mut mailbox = Mailbox::new(ours).unwrap();
         theirs.write_all(&bytes).await.unwrap();
-        mailbox.stream.go_on().await.unwrap();
+        mailbox.stream.read_or_write().await.unwrap();
         let Some(MailboxWord::Output(lines)) = mailbox.next().unwrap() else {
             panic!("no output");
         };
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lengths_out_of_bounds_and_words_that_are_not_the_guests_are_errors() {
+    async fn lengths_out_of_bounds_and_messages_that_a_guest_may_not_send_are_errors() {
         let oversize = |log: usize, body: usize| Head {
             what: What::Payload,
             log: u32::try_from(log).unwrap(),
@@ -261,24 +261,24 @@ mod tests {
             let (ours, mut theirs) = socket_pair();
             let mut mailbox = Mailbox::new(ours).unwrap();
             theirs.write_all(&bytes).await.unwrap();
-            assert!(hear(&mut mailbox).await.is_err());
+            assert!(receive(&mut mailbox).await.is_err());
         }
     }
 
     #[tokio::test]
-    async fn an_event_is_written_whole_however_large_and_however_slow_its_reader() {
+    async fn an_event_is_written_completely_however_large_and_however_slow_its_reader() {
         for size in [0, 10, 5_000, MAX_PAYLOAD] {
             let (ours, mut theirs) = socket_pair();
             let mut mailbox = Mailbox::new(ours).unwrap();
             let event = Bytes::from(vec![b'x'; size]);
-            mailbox.give("headers", event.clone()).unwrap();
+            mailbox.send_event("headers", event.clone()).unwrap();
             let reader = tokio::spawn(async move {
                 let mut all = vec![0; HEAD + 7 + size];
                 theirs.read_exact(&mut all).await.unwrap();
                 all
             });
             while !mailbox.stream.is_flushed() {
-                mailbox.stream.go_on().await.unwrap();
+                mailbox.stream.read_or_write().await.unwrap();
             }
             let all = reader.await.unwrap();
             let head = Head::decode(all.first_chunk().unwrap()).unwrap();
@@ -289,10 +289,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn headers_that_are_too_long_are_for_the_agent() {
+    async fn headers_that_are_too_long_are_refused() {
         let (ours, _theirs) = socket_pair();
         let mut mailbox = Mailbox::new(ours).unwrap();
         let long = "x".repeat(MAX_META + 1);
-        assert!(mailbox.give(&long, Bytes::new()).is_err());
+        assert!(mailbox.send_event(&long, Bytes::new()).is_err());
     }
 }

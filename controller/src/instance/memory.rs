@@ -1,36 +1,36 @@
-//! What a sandbox process has of the host's memory, from `/proc/PID/smaps_rollup`.
+//! Measures a sandbox process's memory, from `/proc/PID/smaps_rollup`.
 //!
-//! Reading that makes the kernel walk the process's pages: for listings and for instances that are
-//! about to be killed, never on an invocation's ordinary way.
+//! To read that file, the kernel walks all pages of the process. So it is read for listings and before an
+//! instance is killed, but not in an ordinary invocation.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-/// Proportional set size in KiB: shared pages count by their share. `None` when the process is gone
-/// or not ours.
+/// Proportional set size in KiB: a page that n processes share counts as 1/n. `None` if the process has
+/// ended or belongs to another user.
 pub(crate) fn pss_kib(pid: u32) -> Option<u64> {
     field(&rollup(pid)?, "Pss:")
 }
 
-/// Bytes that no other process has: what the guest wrote, and the sandbox's own.
+/// Bytes of pages that no other process shares: those that the guest has written, and the sandbox's own.
 pub(crate) fn private_bytes(pid: u32) -> Option<u64> {
     let text = rollup(pid)?;
     Some((field(&text, "Private_Dirty:")? + field(&text, "Private_Clean:")?) * 1024)
 }
 
-/// About the same of one process, cheap enough for every invocation: pages that are not the page
-/// cache's, from a file that stays open.
+/// An approximation of [`private_bytes`] that is cheap enough for every invocation: resident pages that
+/// are not in the page cache, from `/proc/PID/statm`, which stays open.
 #[derive(Debug, Default)]
 pub(super) struct OwnPages(Option<File>);
 
 impl OwnPages {
-    /// How much memory that is. `pid` is always the same.
+    /// The approximation. `pid` must be the same in each call.
     pub(super) fn bytes(&mut self, pid: u32) -> Option<u64> {
         let file = match &mut self.0 {
             Some(file) => file,
             none => none.insert(File::open(format!("/proc/{pid}/statm")).ok()?),
         };
-        // Seven numbers.
+        // The file has seven numbers.
         let mut text = [0; 256];
         let len = file.read_at(&mut text, 0).ok()?;
         let text = std::str::from_utf8(&text[..len]).ok()?;

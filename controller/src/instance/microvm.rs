@@ -1,8 +1,9 @@
-//! A microVM as its owner sees it: commands go in, events come out.
+//! A microVM: sends commands to the sandbox and messages to the agent, and returns everything that they
+//! send as one stream of events.
 //!
-//! All sockets belong to one value and are read by one caller, so there is nothing to lock. What
-//! is sent to the agent is queued and written while [`MicroVm::next`] waits: a guest that does not
-//! read its 6 MB event while it floods its log can't bring both sides to a standstill.
+//! All sockets belong to one value and are read by one task, so there is no lock. Messages to the agent
+//! are queued and written while [`MicroVm::next`] waits. Otherwise a guest that floods its log instead of
+//! reading a 6 MB event would block both sides.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -28,39 +29,38 @@ use tokio::net::UnixStream;
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::errand::Errand;
+use super::command_with_files::CommandWithFiles;
 use super::mailbox::{Mailbox, MailboxError, MailboxWord};
 use super::memory::OwnPages;
 use super::process::SandboxProcess;
 use super::stream::Stream;
 
-/// Messages of the agent that may come in while a command's reply is awaited.
+/// Maximum number of the agent's messages that are kept while a command's reply is awaited.
 const MAX_STASH: usize = 256;
-/// Bytes of payload that they may have together: one message may have as many, and what comes then
-/// from a guest that means well is a few lines.
+/// Maximum size of their payloads together, in bytes: as large as one message may be. A guest that
+/// behaves sends a few lines of output during a command.
 const MAX_STASHED: usize = MAX_PAYLOAD;
 
-/// Longest time from the end of a process's control channel to that of what comes from its guest.
-/// A process that ends closes all of them within milliseconds.
+/// Maximum time between the end of the control channel and the end of the guest's sockets. A process
+/// that ends closes all of them within milliseconds.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What a microVM has to say.
+/// An event of a microVM.
 #[derive(Debug)]
 pub(crate) enum VmEvent {
-    /// The agent, through the vsock connection.
+    /// A message of the agent, through the vsock connection.
     Agent(AgentMessage),
-    /// The runtime, at its mailbox.
+    /// A message of the runtime or the agent, through the mailbox.
     Mailbox(MailboxWord),
-    /// The sandbox, to a command.
+    /// The sandbox's reply to a command.
     Reply(Reply),
-    /// The vCPU time of the last `Resume` is used up; the microVM is paused.
+    /// The CPU budget of the last `Resume` is used up; the microVM is paused.
     CpuBudgetExhausted,
-    /// The process is about to end.
+    /// The sandbox process is about to end.
     Exited(Exited),
 }
 
-/// What kind of event it is, and nothing of what the guest put into it: that may be megabytes, and
-/// is a tenant's own.
+/// The kind of the event, without its content: that may be megabytes, and belongs to the function.
 impl fmt::Display for VmEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -82,83 +82,83 @@ impl fmt::Display for VmEvent {
                 AgentMessage::Left => "Left",
                 AgentMessage::Fatal(_) => "Fatal",
             },
-            Self::Mailbox(MailboxWord::Output(_)) => "output at its mailbox",
-            Self::Mailbox(MailboxWord::Answer(_)) => "an answer at its mailbox",
-            Self::Mailbox(MailboxWord::Waits) => "that it waits at its mailbox",
+            Self::Mailbox(MailboxWord::Output(_)) => "output at the mailbox",
+            Self::Mailbox(MailboxWord::Answer(_)) => "an answer at the mailbox",
+            Self::Mailbox(MailboxWord::Waits) => "a wait at the mailbox",
             Self::Reply(_) => "a reply to a command",
-            Self::CpuBudgetExhausted => "that its CPU time is used up",
-            Self::Exited(_) => "that it ends",
+            Self::CpuBudgetExhausted => "the end of its CPU budget",
+            Self::Exited(_) => "the end of its sandbox",
         })
     }
 }
 
-/// Why a microVM is of no more use.
+/// Why a microVM can't be used any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VmError {
-    /// The sandbox's process has ended without a word.
-    #[error("the sandbox's process ended")]
+    /// The sandbox process has ended without a message.
+    #[error("the sandbox process has ended")]
     Gone,
-    /// The process said that it ends.
+    /// The sandbox has reported that the microVM has ended.
     #[error("the microVM ended: {:?}: {}", .0.reason, .0.detail)]
     Exited(Exited),
-    /// A socket failed.
+    /// A socket has failed.
     #[error("socket to the sandbox: {0}")]
     Io(#[from] io::Error),
     /// The sandbox does not read its commands.
     #[error("the sandbox does not read its commands")]
     Stuck,
-    /// The control channel carried something else than messages.
+    /// The sandbox has sent an invalid message.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The guest sent something that is no frame.
+    /// The guest has sent an invalid frame.
     #[error("from the guest: {0}")]
     Frame(#[from] FrameError),
-    /// The guest sent a frame that is no message.
+    /// The guest has sent a frame that is not a valid message.
     #[error("from the guest: {0}")]
     Message(#[from] MessageError),
-    /// A reply to no command, or a second one.
+    /// The sandbox has replied to an unknown command, or twice to one.
     #[error("a reply to command {got} after that to command {last}")]
     ForeignReply {
-        /// Its number.
+        /// The command's number.
         got: u64,
-        /// The one before it.
+        /// The number of the reply before.
         last: u64,
     },
-    /// The mailbox carried what it should not.
+    /// The guest has sent an invalid message through the mailbox.
     #[error("from the guest: {0}")]
     Mailbox(#[from] MailboxError),
-    /// The guest said what makes no sense now.
+    /// The guest has sent a message that is not allowed now.
     #[error("from the guest: {0}")]
     Unexpected(String),
-    /// The sandbox would not.
+    /// The sandbox has refused a command.
     #[error("the sandbox refused ({:?}): {}", .0.kind, .0.message)]
     Refused(Refusal),
-    /// Something took longer than it may.
+    /// A timeout has passed.
     #[error("{0} took longer than {1:?}")]
     Late(&'static str, Duration),
 }
 
-/// What is known of a function's memory where its agent is not asked.
+/// The basis for an estimate of a function's memory when the agent does not report it.
 #[derive(Debug, Default)]
 struct Memory {
     pages: OwnPages,
-    /// The peak that the agent knew of last.
+    /// The peak that the agent has reported last.
     peak: u64,
-    /// What the process had of its own when that became known; nothing when it was restored after its
-    /// function's init.
+    /// The process's own memory at that time; 0 for an instance that was restored from a function
+    /// snapshot.
     own: u64,
 }
 
-/// A sandbox process and the ends of what connects to it. Dropping it ends the process.
+/// A sandbox process and the sockets to it. Dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct MicroVm {
     control: UnixStream,
     control_in: BytesMut,
-    /// When its control channel had ended, how long there may still come something from its guest.
+    /// Set when the control channel has ended: until then, messages of the guest may still arrive.
     ending: Option<Instant>,
     agent: Stream,
     stash: VecDeque<AgentMessage>,
-    /// Bytes of payload in it.
+    /// Size of the payloads in `stash`, in bytes.
     stashed: usize,
     decoder: FrameDecoder,
     mailbox: Option<Mailbox>,
@@ -171,8 +171,7 @@ pub(crate) struct MicroVm {
 }
 
 impl MicroVm {
-    /// A microVM behind its process's sockets. Must be called within a runtime, which watches them from
-    /// then on.
+    /// A microVM with the sockets to its process. Must be called within a tokio runtime.
     pub(crate) fn new(
         control: StdUnixStream,
         agent: StdUnixStream,
@@ -201,14 +200,14 @@ impl MicroVm {
         self.process.as_ref()
     }
 
-    /// Writes a command and does not wait. The number is its reply's.
-    pub(crate) fn submit(&mut self, errand: impl Into<Errand>) -> Result<u64, VmError> {
-        let Errand { command, files } = errand.into();
+    /// Sends a command without waiting for its reply. Returns the number that the reply will have.
+    pub(crate) fn submit(&mut self, command: impl Into<CommandWithFiles>) -> Result<u64, VmError> {
+        let CommandWithFiles { command, files } = command.into();
         let id = self.next_id;
         self.next_id += 1;
         let bytes = encode(&Request { id, command })?;
-        // Commands are a few hundred bytes, the socket's buffer takes hundreds of kilobytes, and
-        // one command is under way at a time: a write that does not fit means a stuck reader.
+        // Commands are a few hundred bytes, the socket's buffer holds hundreds of kilobytes, and there
+        // is one command at a time. If a write does not fit, the sandbox does not read.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
@@ -222,7 +221,7 @@ impl MicroVm {
         }
     }
 
-    /// Queues messages to the agent and writes what fits, all in one system call if it does.
+    /// Queues messages to the agent and writes as many bytes as fit, in one system call if all fit.
     pub(crate) fn send<const N: usize>(
         &mut self,
         messages: [HostMessage; N],
@@ -244,15 +243,15 @@ impl MicroVm {
         Ok(self.agent.flush()?)
     }
 
-    /// Gives an event to a runtime that waits at its mailbox.
-    pub(crate) fn give(&mut self, headers: &str, event: Bytes) -> Result<(), VmError> {
+    /// Sends an event to a runtime that waits at the mailbox.
+    pub(crate) fn send_event(&mut self, headers: &str, event: Bytes) -> Result<(), VmError> {
         match &mut self.mailbox {
-            Some(mailbox) => Ok(mailbox.give(headers, event)?),
-            None => Err(VmError::Unexpected("it has no mailbox".into())),
+            Some(mailbox) => Ok(mailbox.send_event(headers, event)?),
+            None => Err(VmError::Unexpected("the microVM has no mailbox".into())),
         }
     }
 
-    /// Sends a runtime that waits at its mailbox to its agent. Its vCPU runs then.
+    /// Makes a runtime that waits at the mailbox ask its agent for the next event. The vCPU then runs.
     pub(crate) fn release(&mut self) -> Result<(), VmError> {
         match &mut self.mailbox {
             Some(mailbox) => Ok(mailbox.release()?),
@@ -260,8 +259,8 @@ impl MicroVm {
         }
     }
 
-    /// An estimate of the most memory that the function has had, in bytes: what its agent saw last,
-    /// and by how much its process has grown since.
+    /// An estimate of the function's peak memory in bytes: the peak that the agent has reported last, plus
+    /// the growth of the sandbox process since then.
     pub(crate) fn peak_memory(&mut self, known: u64) -> u64 {
         let memory = &mut self.memory;
         let own = memory.pages.bytes(self.process.pid()).unwrap_or(0);
@@ -273,14 +272,14 @@ impl MicroVm {
         memory.peak + own.saturating_sub(memory.own)
     }
 
-    /// Says that the function's init has just ended in this process. What it has of its own by now is
-    /// part of the peak that the agent knows of, and would be counted twice.
+    /// Must be called when the function's init has ended in this process. The process's own memory at this
+    /// time is part of the peak that the agent will report, and must not be counted twice.
     pub(crate) fn has_initialized(&mut self) {
         let memory = &mut self.memory;
         memory.own = memory.pages.bytes(self.process.pid()).unwrap_or(0);
     }
 
-    /// Waits for what the microVM says next. Nothing is lost when the future is dropped.
+    /// Waits for the next event. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Result<VmEvent, VmError> {
         if let Some(message) = self.stash.pop_front() {
             if self.stash.is_empty() {
@@ -291,10 +290,10 @@ impl MicroVm {
         self.next_unstashed().await
     }
 
-    /// The same, but not for longer than until `limit`: then `None`.
+    /// The same, but returns `None` at `limit`.
     ///
-    /// The timer is kept and put off. One that is made anew for each invocation, and is due before all
-    /// others, wakes the runtime's timer thread each time so that it sleeps less long.
+    /// The timer is kept and postponed. A new timer for each invocation would often be due before all
+    /// others, and would then wake tokio's timer thread to shorten its sleep.
     pub(crate) async fn next_by(
         &mut self,
         limit: std::time::Instant,
@@ -316,8 +315,8 @@ impl MicroVm {
     }
 
     async fn next_unstashed(&mut self) -> Result<VmEvent, VmError> {
-        // A guest that never stops talking is always ready to be read. Without this its conversation
-        // would never give up the thread, and no limit around it would ever be looked at.
+        // A guest that floods messages always has something to read. Without this, its task would never
+        // yield, and no timeout around it would ever be checked.
         consume_budget().await;
         loop {
             if let Some(frame) = self.decoder.decode(&mut self.agent.inbox)? {
@@ -342,7 +341,7 @@ impl MicroVm {
         }
     }
 
-    /// Replies come in the order of their commands, each once.
+    /// Checks that replies come in the order of their commands, one for each.
     fn check_order(&mut self, reply: &Reply) -> Result<(), VmError> {
         if reply.id <= self.last_reply || reply.id >= self.next_id {
             return Err(VmError::ForeignReply {
@@ -374,11 +373,11 @@ impl MicroVm {
                 None => Ok(self.control.readable().await?),
             }
         };
-        // The guest first: its last words must be heard before the news that it is gone.
+        // The guest's sockets first: its last messages must be read before the end of the process.
         tokio::select! {
             biased;
-            told = go_on(&mut mailbox) => return told,
-            said = go_on(&mut agent) => return said,
+            done = read_or_write(&mut mailbox) => return done,
+            done = read_or_write(&mut agent) => return done,
             ends = ends => ends?,
         }
         match self.control.try_read_buf(&mut self.control_in) {
@@ -387,25 +386,26 @@ impl MicroVm {
             Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
                 return Err(error.into());
             }
-            // The sockets end in no order, and only the last tells what was said and what was read.
+            // The sockets end in any order. Only after the last one is it known what the guest has sent
+            // and read.
             Ok(0) | Err(_) => self.ending = Some(Instant::now() + LAST_WORDS),
         }
         Ok(())
     }
 
-    /// Whether the process ended before it had read what was sent to its agent last.
+    /// Whether the process has ended before it had read the last message to the agent.
     pub(crate) fn agent_left_unread(&self) -> bool {
         self.agent.left_unread()
     }
 
-    /// The same of its mailbox.
+    /// The same for the last message to the mailbox.
     pub(crate) fn mailbox_left_unread(&self) -> bool {
         let mailbox = self.mailbox.as_ref();
         mailbox.is_some_and(|mailbox| mailbox.stream.left_unread())
     }
 
-    /// Whether the process lives and has said nothing: true of a shell that waits. Something to
-    /// read means that it has ended, or is no shell.
+    /// Whether the control channel is open and has nothing to read, as with a shell that waits. Otherwise
+    /// the process has ended, or it is not a shell.
     pub(crate) fn is_silent(&mut self) -> bool {
         let mut byte = [0; 1];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
@@ -418,7 +418,7 @@ impl MicroVm {
             if self.control.poll_read_ready(context).is_pending() {
                 return true;
             }
-            // Readiness may be left over from what was read before: only the kernel knows.
+            // tokio's readiness may be outdated. Ask the kernel.
             let peeked = self.control.try_io(Interest::READABLE, || {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
                 recv(self.control.as_raw_fd(), &mut [0; 1], flags).map_err(io::Error::from)
@@ -430,13 +430,13 @@ impl MicroVm {
         }
     }
 
-    /// Sends a command and waits for its reply. What the agent says meanwhile is kept for `next`.
+    /// Sends a command and waits for its reply. Messages of the agent meanwhile are kept for `next`.
     pub(crate) async fn command(
         &mut self,
-        errand: impl Into<Errand>,
+        command: impl Into<CommandWithFiles>,
     ) -> Result<Option<Status>, VmError> {
-        let awaited = match self.submit(errand) {
-            // It can't be asked any more, but it may have said why: that is read below, or the end.
+        let awaited = match self.submit(command) {
+            // The process has ended, but it may have sent the reason, which is read below.
             Err(VmError::Gone) => self.next_id,
             other => other?,
         };
@@ -444,20 +444,19 @@ impl MicroVm {
             match self.next_unstashed().await? {
                 VmEvent::Mailbox(_) => {
                     return Err(VmError::Unexpected(
-                        "something at its mailbox, unasked".into(),
+                        "a message through the mailbox during a command".into(),
                     ));
                 }
                 VmEvent::Agent(message) => {
                     self.stashed += Frame::from(message.clone()).payload.len();
                     if self.stash.len() == MAX_STASH || self.stashed > MAX_STASHED {
                         return Err(VmError::Unexpected(format!(
-                            "more than {MAX_STASH} messages or {MAX_STASHED} bytes while a command \
-                             was under way"
+                            "more than {MAX_STASH} messages or {MAX_STASHED} bytes during a command"
                         )));
                     }
                     self.stash.push_back(message);
                 }
-                // An earlier command's reply may not have been waited for.
+                // This may be the reply to an earlier command that was only submitted.
                 VmEvent::Reply(reply) => {
                     let id = reply.id;
                     let status = outcome(reply)?;
@@ -465,8 +464,8 @@ impl MicroVm {
                         return Ok(status);
                     }
                 }
-                // The budget ended while the reply was on its way; the microVM is paused, which no
-                // command that awaits its reply minds.
+                // The budget has ended before the reply. The microVM is paused then, which is fine for
+                // all commands that are sent here.
                 VmEvent::CpuBudgetExhausted => {}
                 VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
             }
@@ -474,15 +473,15 @@ impl MicroVm {
     }
 }
 
-/// Reads and writes as far as it goes, when it goes; never, if there is no stream.
-async fn go_on(stream: &mut Option<&mut Stream>) -> Result<(), VmError> {
+/// [`Stream::read_or_write`]; never completes if there is no stream.
+async fn read_or_write(stream: &mut Option<&mut Stream>) -> Result<(), VmError> {
     let Some(stream) = stream else {
         return std::future::pending().await;
     };
-    Ok(stream.go_on().await?)
+    Ok(stream.read_or_write().await?)
 }
 
-/// What a reply says.
+/// The result of a command, from its reply.
 pub(crate) fn outcome(reply: Reply) -> Result<Option<Status>, VmError> {
     match reply.outcome {
         Outcome::Done => Ok(None),

@@ -1,20 +1,21 @@
-//! One instance: a sandbox process, the sockets to it, and the conversation over them.
+//! One instance: its sandbox process and the sockets to it.
 //!
-//! * [`errand`]: commands with the files that go with them.
-//! * [`identity`], [`namespace`]: what a sandbox is given to be alone with.
-//! * [`stream`]: bytes to the guest and back.
-//! * [`mailbox`]: events and answers that need no agent.
-//! * [`process`]: starting, measuring and ending sandbox processes.
-//! * [`microvm`]: commands to the sandbox and frames to the agent, as one stream of events.
-//! * [`init`]: a function's init.
-//! * [`entropy`]: what a restored guest's generator is reseeded with.
+//! * [`command_with_files`]: commands with the files that they need.
+//! * [`identity`], [`namespace`]: a user id and a process id namespace for each sandbox.
+//! * [`stream`]: byte streams to and from the sandbox.
+//! * [`mailbox`]: events and answers through the mailbox.
+//! * [`process`]: starts, measures and ends sandbox processes.
+//! * [`microvm`]: commands to the sandbox and messages to the agent; everything that comes back is one
+//!   stream of events.
+//! * [`init`]: runs a function's init.
+//! * [`entropy`]: time and entropy for a restored guest.
 //!
-//! Everything that comes out of a microVM is hostile. A microVM that says what it should not is
-//! ended; nothing that it says reaches another function.
+//! Everything that comes out of a microVM is hostile. A microVM that sends an unexpected message is
+//! ended; nothing that it sends reaches another function.
 
+mod command_with_files;
 mod cpu_clock;
 mod entropy;
-mod errand;
 mod identity;
 mod init;
 mod mailbox;
@@ -24,8 +25,8 @@ mod namespace;
 mod process;
 mod stream;
 
+pub(crate) use command_with_files::{BootFrom, CommandWithFiles, RestoreFrom, SnapshotOutput};
 pub(crate) use entropy::{realtime_ns, thaw};
-pub(crate) use errand::{BootFrom, Errand, RestoreFrom, SnapshotOutput};
 pub(crate) use identity::Identities;
 pub(crate) use init::{Init, InitError, init, unexpected};
 pub(crate) use mailbox::{MailboxAnswer, MailboxUse, MailboxWord};

@@ -1,26 +1,26 @@
-//! Process id namespaces for children. A process can't enter a new one itself, only its children
-//! are born into it; so the thread that starts sandboxes steps before the door of a new namespace
-//! for the length of a start. The child is that namespace's first process, and still this
-//! process's child: it is waited for, killed and measured as any other.
+//! Process id namespaces for sandboxes. A process can't enter a new namespace, but its children can be
+//! created in it. So the thread that starts sandboxes calls `unshare(CLONE_NEWPID)`, starts the child,
+//! which is the first process of the new namespace, and returns to its own namespace. The sandbox is
+//! still a child of the controller, which waits for it, kills it and measures it like any other.
 
 use std::fs::File;
 use std::io;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// The namespace that the calling thread is in. Belongs to that thread.
+/// The process id namespace of the calling thread. Must be used only by that thread.
 #[derive(Debug)]
 pub(crate) struct OwnNamespace(Option<File>);
 
 impl OwnNamespace {
-    /// Of the calling thread. Without the right to make others it does nothing, and the sandboxes
-    /// say what they lack.
+    /// The namespace of the calling thread. Without the right to make others, [`Self::outside`] only runs
+    /// its closure, and sandboxes report that this part of the jail is missing.
     pub(crate) fn of_this_thread() -> Self {
         Self(File::open("/proc/thread-self/ns/pid").ok())
     }
 
-    /// Runs `start`; a process that it starts is the first of a new namespace. `start` must not
-    /// start threads.
+    /// Runs `start`. The process that it starts is the first of a new namespace. `start` must not start
+    /// threads.
     pub(crate) fn outside<T>(&self, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let Some(own) = &self.0 else {
             return start();
@@ -29,8 +29,8 @@ impl OwnNamespace {
             return start();
         }
         let started = start();
-        // Only from its own may a thread go to another one, and with the first process of this one
-        // gone nothing could be started in it.
+        // Return to the own namespace: `unshare` works only from there, and when the first process of the
+        // new namespace has ended, no other could be started in it.
         setns(own, CloneFlags::CLONE_NEWPID)?;
         started
     }

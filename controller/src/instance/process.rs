@@ -1,8 +1,8 @@
-//! Sandbox processes: started by one thread, ended and reaped in the background.
+//! Sandbox processes: one thread starts them, background tasks reap them.
 //!
-//! A sandbox asks to be killed when the *thread* that forked it ends, so all are started by one
-//! thread that lives as long as the controller. It also keeps `fork`, which takes a millisecond and
-//! more, off the threads that serve requests.
+//! A sandbox has the kernel kill it when the *thread* that has forked it ends, so one thread that lives
+//! as long as the controller starts all of them. `fork` takes a millisecond and more, so it should not run
+//! on the threads that serve requests either.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -29,62 +29,62 @@ use super::microvm::MicroVm;
 use super::namespace::OwnNamespace;
 use crate::limits::{CpuCgroup, CpuCgroups};
 
-/// The descriptors that a sandbox finds its sockets and KVM at.
+/// The descriptors of a sandbox's sockets and of `/dev/kvm`.
 const CONTROL_FD: RawFd = 3;
 const AGENT_FD: RawFd = 4;
 const KVM_FD: RawFd = 5;
 const MAILBOX_FD: RawFd = 6;
-/// What one process may write to the log; the rest is thrown away.
+/// Maximum number of bytes of one process in the log; the rest is discarded.
 const MAX_STDERR: u64 = 256 * 1024;
 
 /// A running sandbox process. Dropping it kills and reaps the process.
 pub(crate) trait SandboxProcess: Debug + Send {
-    /// Its process id.
+    /// The process id.
     fn pid(&self) -> u32;
-    /// CPU time it has used; `None` when it has ended.
+    /// The CPU time that the process has used; `None` when it has ended.
     fn cpu_time(&self) -> Option<Duration>;
-    /// Gives it the CPU share that goes with a memory size.
+    /// Sets the CPU share of a function with this memory size.
     fn set_memory(&self, memory_mib: u32);
 }
 
-/// Starts sandbox processes: microVMs without a guest, ready for `Boot` or `Restore`.
+/// Starts sandbox processes without a guest, ready for `Boot` or `Restore`.
 pub(crate) trait Launcher: Debug + Send + Sync + 'static {
-    /// Starts one.
+    /// Starts a process.
     fn launch(&self) -> Pin<Box<dyn Future<Output = Result<MicroVm, LaunchError>> + Send + '_>>;
 }
 
-/// Why no sandbox process could be had.
+/// Why a sandbox process could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchError {
-    /// The host would not start it.
+    /// The program can't be started.
     #[error("can't start {}: {source}", program.display())]
     Spawn {
         /// The program.
         program: PathBuf,
-        /// What the host said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// No KVM for it.
+    /// `/dev/kvm` can't be opened.
     #[error("can't open /dev/kvm: {0}")]
     Kvm(io::Error),
-    /// As many sandboxes as there are users for them.
+    /// All user ids of the range are in use.
     #[error("no user id is left for a sandbox")]
     NoIdentity,
-    /// Sockets could not be made.
+    /// The sockets can't be made.
     #[error("can't make sockets for a sandbox: {0}")]
     Sockets(io::Error),
-    /// It started, and was no sandbox.
-    #[error("a new sandbox did not come up: {0}")]
+    /// The process has started, but did not become a shell.
+    #[error("a new sandbox did not become ready: {0}")]
     Dead(#[from] super::microvm::VmError),
     /// The controller is ending.
     #[error("the controller is ending")]
     Closed,
 }
 
-/// What sandboxes are given to lock themselves up with.
+/// The settings of sandboxes' jails.
 #[derive(Debug, Clone)]
 pub(crate) struct JailSettings {
-    /// Users to become; `None` without the right to give them any.
+    /// User ids for sandboxes; `None` if the controller may not change the user of its children.
     pub(crate) identities: Option<Arc<Identities>>,
     /// Whether a sandbox that lacks a part of its jail must end.
     pub(crate) required: bool,
@@ -92,15 +92,15 @@ pub(crate) struct JailSettings {
 
 type Order = oneshot::Sender<Result<MicroVm, LaunchError>>;
 
-/// Starts the real thing.
+/// Starts real sandbox processes.
 #[derive(Debug)]
 pub(crate) struct ProcessLauncher {
     orders: mpsc::UnboundedSender<Order>,
 }
 
 impl ProcessLauncher {
-    /// A launcher of `program`. Ended processes are reaped on `reaper`; whoever waits for that
-    /// tracker knows that none is left.
+    /// A launcher of `program`. Ended processes are reaped by tasks on `reaper`: when all of its tasks have
+    /// ended, no process is left.
     pub(crate) fn new(
         program: PathBuf,
         jail: JailSettings,
@@ -116,7 +116,7 @@ impl ProcessLauncher {
                 let _runtime = runtime.enter();
                 let own = OwnNamespace::of_this_thread();
                 while let Some(order) = inbox.blocking_recv() {
-                    // An order whose giver is gone gets its process dropped, and with it ended.
+                    // If the caller has been dropped, so is the process, which ends it.
                     let _ = order.send(spawn(&program, &jail, mailbox, &own, &cgroups, &reaper));
                 }
             })?;
@@ -158,7 +158,11 @@ impl SandboxProcess for RealProcess {
         if let Some(cgroup) = &self.cgroup
             && let Err(error) = cgroup.set_memory(memory_mib)
         {
-            tracing::warn!(pid = self.pid, %error, "CPU share not set");
+            tracing::warn!(
+                pid = self.pid,
+                %error,
+                "the controller could not set the CPU share of a sandbox"
+            );
         }
     }
 }
@@ -169,7 +173,7 @@ impl Drop for RealProcess {
             return;
         };
         if let Err(error) = child.start_kill() {
-            tracing::debug!(pid = self.pid, %error, "kill");
+            tracing::debug!(pid = self.pid, %error, "the controller could not kill a sandbox");
         }
         let (cgroup, identity, pid) = (self.cgroup.take(), self.identity.take(), self.pid);
         self.reaper.spawn(async move {
@@ -180,10 +184,12 @@ impl Drop for RealProcess {
                      have broken into it"
                 ),
                 Ok(_) => {}
-                Err(error) => tracing::warn!(pid, %error, "waiting for a sandbox's end"),
+                Err(error) => {
+                    tracing::warn!(pid, %error, "the controller could not wait for a sandbox's end");
+                }
             }
-            // Only an empty cgroup can be removed, and only the user of a dead process be given to
-            // another: after the wait.
+            // Dropped after the wait: a cgroup can be removed only when it is empty, and a user id must
+            // not be leased again while its process lives.
             drop((cgroup, identity));
         });
     }
@@ -274,8 +280,8 @@ fn spawn(
     MicroVm::new(control, agent, mailbox, Box::new(process)).map_err(LaunchError::Sockets)
 }
 
-/// In the child: sockets and KVM to their places, everything else closed at exec, and death with the
-/// controller.
+/// Runs in the child between fork and exec: moves sockets and KVM to their descriptors, marks all others
+/// close-on-exec, and has the kernel kill the process when the controller ends.
 fn hand_over(fds: [Option<RawFd>; 4]) -> io::Result<()> {
     let check = |result: i32| {
         if result < 0 {
@@ -284,7 +290,7 @@ fn hand_over(fds: [Option<RawFd>; 4]) -> io::Result<()> {
             Ok(result)
         }
     };
-    // Out of the way first: each may lie where another has to go.
+    // First to higher numbers: each may be at a number that another one needs.
     // SAFETY: plain system calls on descriptors that this process has.
     unsafe {
         let mut aside = [None; 4];
@@ -299,7 +305,7 @@ fn hand_over(fds: [Option<RawFd>; 4]) -> io::Result<()> {
                 check(libc::dup2(fd, place))?;
             }
         }
-        // Rust opens everything close-on-exec; this is for what others opened.
+        // Rust opens files close-on-exec; this is for descriptors that other libraries have opened.
         if libc::syscall(
             libc::SYS_close_range,
             KVM_FD + 1 + i32::from(fds[3].is_some()),
@@ -355,18 +361,18 @@ async fn forward(pid: u32, mut stderr: ChildStderr) {
                 }
             }
             Err(error) => {
-                tracing::debug!(pid, %error, "reading a sandbox's log");
+                tracing::debug!(pid, %error, "the controller could not read a sandbox's log");
                 break;
             }
         }
     }
     drop(lines);
-    // Past the limit: a full pipe would stop the writer, so read on and forget.
+    // After the limit: a full pipe would block the sandbox, so read and discard the rest.
     if let Ok(dropped @ 1..) = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await {
         tracing::warn!(
             pid,
             dropped,
-            "a sandbox wrote more log than {MAX_STDERR} bytes"
+            "a sandbox has written more than {MAX_STDERR} bytes of log; the rest was dropped"
         );
     }
 }

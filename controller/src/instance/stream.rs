@@ -1,10 +1,10 @@
-//! A byte stream to a sandbox: what has come and was not taken, and what waits to be written. Neither
-//! side waits for the other: a guest that does not read its 6 MB event while it floods its log can't
-//! bring both to a standstill.
+//! A byte stream to and from a sandbox, with a buffer for each direction. Reads and writes do not wait
+//! for each other: otherwise a guest that floods its log instead of reading a 6 MB event would block both
+//! sides.
 //!
-//! Room to write is waited for only while something needs it. A UNIX socket tells its owner of room
-//! whenever its peer has read, so with a socket that is always watched for both (tokio's own) each
-//! event that a sandbox reads would wake the controller for nothing, at the sandbox's expense.
+//! The socket is watched for writability only while there is something to write. A UNIX socket becomes
+//! writable again whenever its peer has read. tokio's own socket watches for both, so each event that a
+//! sandbox reads would wake the controller for nothing.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
@@ -15,33 +15,33 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Pieces that one write hands to the kernel at most.
+/// Maximum number of pieces in one write.
 const MAX_SLICES: usize = 8;
-/// Bytes that one read has room for at least: most messages are a few hundred.
-const ROOM: usize = 4096;
+/// Minimum space for one read, in bytes: most messages are a few hundred.
+const MIN_READ: usize = 4096;
 
-/// One stream.
+/// A stream to a sandbox.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// Watched for what comes.
+    /// Watched for readability.
     socket: AsyncFd<UnixStream>,
-    /// The same, watched for room, while there is too little.
-    crowded: Option<AsyncFd<UnixStream>>,
+    /// A second descriptor of the socket, watched for writability while the socket's buffer is full.
+    full: Option<AsyncFd<UnixStream>>,
     pub(super) inbox: BytesMut,
-    /// Whether the sandbox may still say something.
+    /// Whether the sandbox may still send.
     open: bool,
-    /// Whether the sandbox ended before it had read all that was sent.
+    /// Whether the sandbox has ended before it had read all sent bytes.
     unread: bool,
     outbound: VecDeque<Bytes>,
 }
 
 impl Stream {
-    /// A stream over `socket`. Must be called within a runtime, which watches it from then on.
+    /// A stream over `socket`. Must be called within a tokio runtime.
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket: watch(socket, Interest::READABLE)?,
-            crowded: None,
+            full: None,
             inbox: BytesMut::new(),
             open: true,
             unread: false,
@@ -49,7 +49,7 @@ impl Stream {
         })
     }
 
-    /// Has bytes written, with the next [`Self::flush`] or later.
+    /// Queues bytes, to be written by the next [`Self::flush`] or later.
     pub(super) fn queue(&mut self, bytes: Bytes) {
         self.outbound.push_back(bytes);
     }
@@ -66,9 +66,9 @@ impl Stream {
             let mut written = match self.socket.get_ref().write_vectored(&slices) {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.crowded.is_none() {
+                    if self.full.is_none() {
                         let same = self.socket.get_ref().try_clone()?;
-                        self.crowded = Some(watch(same, Interest::WRITABLE)?);
+                        self.full = Some(watch(same, Interest::WRITABLE)?);
                     }
                     return Ok(());
                 }
@@ -84,32 +84,32 @@ impl Stream {
                 self.outbound.pop_front();
             }
         }
-        self.crowded = None;
+        self.full = None;
         Ok(())
     }
 
-    /// Whether there is anything to wait for.
+    /// Whether the sandbox may still send.
     pub(super) fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Whether the sandbox ended before it had read all that was sent: what was sent last has not
-    /// reached its guest whole.
+    /// Whether the sandbox has ended before it had read all sent bytes: then the last message has not
+    /// reached the guest completely.
     pub(super) fn left_unread(&self) -> bool {
         self.unread
     }
 
-    /// Whether everything was written.
+    /// Whether all queued bytes have been written.
     #[cfg(test)]
     pub(super) fn is_flushed(&self) -> bool {
         self.outbound.is_empty()
     }
 
-    /// Waits until there is something to read, or room for what has to be written, and reads or writes
-    /// as far as it goes. Nothing is lost when the future is dropped.
-    pub(super) async fn go_on(&mut self) -> io::Result<()> {
-        let room = async {
-            match &self.crowded {
+    /// Waits until the socket is readable, or writable if there is something to write, and reads or
+    /// writes. Dropping the future loses nothing.
+    pub(super) async fn read_or_write(&mut self) -> io::Result<()> {
+        let writable = async {
+            match &self.full {
                 Some(socket) => socket.writable().await.map(|mut guard| guard.clear_ready()),
                 None => std::future::pending().await,
             }
@@ -121,10 +121,9 @@ impl Stream {
                 match receive(guard.get_inner(), &mut self.inbox) {
                     Ok(Received::All) => guard.clear_ready(),
                     Ok(Received::Some) => {}
-                    // The process is ending; the control channel will say how.
+                    // The process is ending; the control channel reports the reason.
                     Ok(Received::End) => self.open = false,
-                    // What a UNIX socket's end comes to for its peer if there was something left to
-                    // read.
+                    // A UNIX socket that is closed with unread bytes resets the connection.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                         self.open = false;
                         self.unread = true;
@@ -132,12 +131,12 @@ impl Stream {
                     Err(error) => return Err(error),
                 }
             }
-            room = room => {
-                room?;
+            writable = writable => {
+                writable?;
                 match self.flush() {
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                         self.outbound.clear();
-                        self.crowded = None;
+                        self.full = None;
                         self.unread = true;
                     }
                     flushed => flushed?,
@@ -148,33 +147,33 @@ impl Stream {
     }
 }
 
-/// Has the runtime watch a socket for one thing alone.
+/// Makes tokio watch a socket for one kind of readiness only.
 fn watch(socket: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
     // SAFETY: a socket keeps its descriptor, and it open, for as long as it lives; it is the `AsyncFd`'s
     // from here on, and is only ever borrowed.
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
-/// What one read came to.
+/// The result of one read.
 enum Received {
-    /// There was less than there was room for: nothing is left.
+    /// The socket is empty.
     All,
-    /// There may be more.
+    /// There may be more bytes.
     Some,
-    /// There will be no more.
+    /// The sandbox has closed its end.
     End,
 }
 
-/// Reads once, into the room that there is and at least [`ROOM`].
+/// Reads once, at least [`MIN_READ`] bytes if there are as many.
 fn receive(socket: &UnixStream, inbox: &mut BytesMut) -> io::Result<Received> {
-    inbox.reserve(ROOM);
-    let room = inbox.spare_capacity_mut();
-    let size = room.len();
-    // SAFETY: the kernel writes into `room`, and no more than fits.
+    inbox.reserve(MIN_READ);
+    let spare = inbox.spare_capacity_mut();
+    let size = spare.len();
+    // SAFETY: the kernel writes at most `size` bytes into `spare`.
     let count = unsafe {
         libc::recv(
             socket.as_raw_fd(),
-            room.as_mut_ptr().cast(),
+            spare.as_mut_ptr().cast(),
             size,
             libc::MSG_DONTWAIT,
         )
@@ -186,7 +185,7 @@ fn receive(socket: &UnixStream, inbox: &mut BytesMut) -> io::Result<Received> {
             error => Err(error),
         };
     };
-    // SAFETY: that much of the room was written by the kernel.
+    // SAFETY: the kernel has written `count` bytes.
     unsafe { inbox.set_len(inbox.len() + count) };
     Ok(match count {
         0 => Received::End,
@@ -195,7 +194,7 @@ fn receive(socket: &UnixStream, inbox: &mut BytesMut) -> io::Result<Received> {
     })
 }
 
-/// The owner's end of a stream, and the sandbox's.
+/// The controller's end of a stream, and the sandbox's.
 #[cfg(test)]
 pub(crate) fn socket_pair() -> (UnixStream, tokio::net::UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -209,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether an end that reads `taken` of `sent` bytes and goes leaves something unread.
+    /// Whether bytes are unread if the other end reads `taken` of `sent` bytes and closes.
     async fn left_unread(sent: usize, taken: usize) -> bool {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut stream = Stream::new(ours).unwrap();
@@ -218,17 +217,17 @@ mod tests {
         theirs.read_exact(&mut vec![0; taken]).unwrap();
         drop(theirs);
         while stream.is_open() {
-            stream.go_on().await.unwrap();
+            stream.read_or_write().await.unwrap();
         }
         stream.left_unread()
     }
 
     #[tokio::test]
-    async fn whether_a_sandbox_that_ended_had_read_everything_is_known() {
+    async fn a_stream_knows_whether_an_ended_sandbox_has_read_everything() {
         assert!(!left_unread(100, 100).await);
         assert!(left_unread(100, 99).await);
         assert!(left_unread(100, 0).await);
-        // More than the socket takes.
+        // More than the socket's buffer holds.
         assert!(left_unread(8 << 20, 0).await);
         assert!(left_unread(8 << 20, 1000).await);
     }

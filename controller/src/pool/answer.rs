@@ -1,4 +1,4 @@
-//! How an invocation ended, in Lambda's words.
+//! How an invocation ended, with Lambda's names and messages.
 
 use std::time::Duration;
 
@@ -25,27 +25,27 @@ pub(crate) const ERROR_KINDS: [&str; 7] = [
 pub(crate) enum Answer {
     /// The function's result.
     Response(Bytes),
-    /// The function's own account of its failure.
+    /// A function error, as the runtime has reported it.
     FunctionError {
         body: Bytes,
-        /// As the runtime named it.
+        /// The error's name in the runtime's report.
         kind: Option<String>,
     },
-    /// The function's own account of why its init failed in this instance.
+    /// The function's init has failed in this instance, as the runtime or the agent has reported it.
     InitFailed {
         body: Bytes,
-        /// As the runtime or the agent named it.
+        /// The error's name in the report.
         kind: String,
     },
-    /// The runtime's process ended instead of answering.
+    /// The runtime's process has ended without an answer.
     Exited(Exit),
-    /// One of its extensions ended, or gave up.
+    /// An extension has ended or has reported an error.
     Extension { kind: &'static str, exit: Exit },
-    /// Its time ran out.
+    /// The function's timeout has passed.
     TimedOut(Duration),
-    /// Its CPU time ran out.
+    /// The invocation's CPU budget is used up.
     CpuExhausted(Duration),
-    /// The microVM ended or broke the protocol.
+    /// The microVM has ended or has violated the protocol.
     Broken(String),
 }
 
@@ -77,7 +77,7 @@ impl Answer {
         }
     }
 
-    /// The function's init failed in this instance, before it was given the event.
+    /// The answer for an init that has failed in this instance.
     pub(crate) fn of_init(error: InitError) -> Self {
         match error {
             InitError::Reported { kind, body } => Self::InitFailed { body, kind },
@@ -86,7 +86,8 @@ impl Answer {
         }
     }
 
-    /// A process of the function has ended. What the guest says of an extension is one of two names.
+    /// The answer for a process of the function that has ended. `error_type` is set for an extension's
+    /// process; it becomes one of two names.
     pub(crate) fn ended(exit: Exit, error_type: Option<&str>) -> Self {
         let kind = match error_type {
             None => return Self::Exited(exit),
@@ -96,8 +97,8 @@ impl Answer {
         Self::Extension { kind, exit }
     }
 
-    /// What its extensions are told when its microVM ends with it; `None` if its guest is not in a
-    /// state to tell them.
+    /// The reason with which extensions are shut down after this answer; `None` if the guest is not in a
+    /// state to notify them.
     pub(crate) fn shutdown_reason(&self) -> Option<&'static str> {
         match self {
             Self::TimedOut(_) => Some("timeout"),
@@ -110,7 +111,7 @@ impl Answer {
         !matches!(self, Self::Response(_))
     }
 
-    /// Whether the runtime lives on and may serve again.
+    /// Whether the instance may serve again.
     pub(crate) fn reusable(&self) -> bool {
         matches!(self, Self::Response(_) | Self::FunctionError { .. })
     }
@@ -130,8 +131,8 @@ impl Answer {
         }
     }
 
-    /// What a streamed result's last event calls the error; `None` if it has no name of its own. Lambda
-    /// says `Runtime.TruncatedResponse` there, or what the runtime named in its trailer.
+    /// The error's name in the last event of a streamed result; `None` if it has none. On Lambda it is
+    /// `Runtime.TruncatedResponse`, or the name in the runtime's trailer.
     pub(super) fn error_type(&self) -> Option<&str> {
         match self {
             Self::Response(_) => None,
@@ -156,7 +157,7 @@ impl Answer {
         }
     }
 
-    /// Its name in metrics; `None` for success.
+    /// The error's name in metrics; `None` for success.
     pub(crate) fn metric(&self) -> Option<&'static str> {
         Some(match self {
             Self::Response(_) => return None,
@@ -170,7 +171,7 @@ impl Answer {
         })
     }
 
-    /// What Lambda writes into the log besides its three lines.
+    /// The line about the error that Lambda writes into the log besides its three lines.
     pub(crate) fn log_line(&self, request_id: &str) -> Option<String> {
         match self {
             Self::TimedOut(limit) => Some(format!(
@@ -202,7 +203,8 @@ fn is_object(body: &[u8]) -> bool {
         && body.trim_ascii_start().starts_with(b"{")
 }
 
-/// A guest's word goes into a log line only if it is one.
+/// Whether a text of the guest has the form of an error's name. Only such a text may become part of a log
+/// line, because others could forge lines.
 pub(super) fn is_name(kind: &str) -> bool {
     !kind.is_empty()
         && kind.len() <= 128

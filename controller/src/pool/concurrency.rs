@@ -1,9 +1,9 @@
-//! How many invocations may run at once: the account's limit, and what of it functions have for
-//! themselves.
+//! Limits how many invocations run at once: the account's concurrency, and each function's share of it.
 //!
-//! A function with reserved concurrency runs up to that many, and nobody else gets them. Provisioned
-//! concurrency of the others is theirs as well, but they may run more. What is left is shared by
-//! all. An invocation counts from its acceptance to its answer, whichever version it runs on.
+//! Reserved concurrency is a guarantee and a maximum for its function. Provisioned concurrency is a
+//! guarantee only: its function may use unreserved concurrency too. Unreserved concurrency is the rest of
+//! the account's limit, for all functions. An invocation counts from its acceptance to its result,
+//! whichever version it runs on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,22 +11,22 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::function::FunctionName;
 use crate::locks::lock;
 
-/// What a function has for itself.
+/// A function's guaranteed share of the account's concurrency.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Claim {
-    /// All that it may run.
+    /// Its reserved concurrency.
     pub(crate) reserved: Option<u32>,
-    /// Instances that are kept ready for it.
+    /// The provisioned concurrency of all its versions.
     pub(crate) provisioned: u32,
 }
 
 impl Claim {
-    /// What of the account's limit is not for others.
+    /// The part of the account's concurrency that other functions can't use.
     fn size(self) -> u32 {
         self.reserved.unwrap_or(self.provisioned)
     }
 
-    /// What `running` invocations take of that which is for all.
+    /// How many of `running` invocations count against the unreserved concurrency.
     fn shared(self, running: u32) -> u32 {
         match self.reserved {
             Some(_) => 0,
@@ -46,7 +46,7 @@ pub(crate) enum Limit {
 struct Ledger {
     claims: HashMap<FunctionName, Claim>,
     running: HashMap<FunctionName, u32>,
-    /// Sum of what is taken of that which is for all.
+    /// Number of running invocations that count against the unreserved concurrency.
     shared: u32,
 }
 
@@ -63,11 +63,11 @@ impl Ledger {
         self.claims.values().map(|claim| claim.size()).sum()
     }
 
-    /// Replaces what a function has and runs, and keeps the sum right.
+    /// Sets a function's claim and its number of running invocations, and updates the sum.
     fn set(&mut self, function: &FunctionName, claim: Claim, running: u32) {
         self.shared -= self.claim(function).shared(self.running(function));
         self.shared += claim.shared(running);
-        // Nothing is kept of functions that have nothing: they may be gone.
+        // Empty entries are removed: the function may have been deleted.
         if claim == Claim::default() {
             self.claims.remove(function);
         } else {
@@ -96,7 +96,7 @@ impl Concurrency {
         })
     }
 
-    /// Lets one more invocation of a function run, unless a limit is reached.
+    /// Admits an invocation of a function, unless a limit is reached.
     pub(super) fn admit(self: &Arc<Self>, function: &FunctionName) -> Result<Slot, Limit> {
         let mut ledger = self.ledger();
         let (claim, running) = (ledger.claim(function), ledger.running(function));
@@ -117,7 +117,7 @@ impl Concurrency {
         })
     }
 
-    /// Says what a function has for itself from now on. What runs, runs on.
+    /// Sets a function's claim. Running invocations are not affected.
     pub(crate) fn set_claim(&self, function: &FunctionName, claim: Claim) {
         let mut ledger = self.ledger();
         let running = ledger.running(function);
@@ -129,12 +129,12 @@ impl Concurrency {
         self.limit
     }
 
-    /// What is left for all.
+    /// The unreserved concurrency.
     pub(crate) fn unreserved(&self) -> u32 {
         self.limit.saturating_sub(self.ledger().claimed())
     }
 
-    /// What would be left for all if a function had this.
+    /// The unreserved concurrency if a function had this claim.
     pub(crate) fn unreserved_with(&self, function: &FunctionName, claim: Claim) -> i64 {
         let ledger = self.ledger();
         let others = ledger.claimed() - ledger.claim(function).size();
@@ -152,7 +152,7 @@ impl Concurrency {
     }
 }
 
-/// The right of one invocation to run; ends when it is dropped.
+/// One admitted invocation. Dropping it releases its share of the concurrency.
 #[derive(Debug)]
 pub(crate) struct Slot {
     concurrency: Arc<Concurrency>,
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_is_a_limit_and_a_guarantee() {
+    fn reserved_concurrency_is_a_limit_and_a_guarantee() {
         let account = Concurrency::new(10);
         let (f, g) = (name("f"), name("g"));
         account.set_claim(&f, reserved(3));

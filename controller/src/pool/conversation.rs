@@ -1,8 +1,8 @@
-//! One invocation's messages, from the command that lets the microVM run to the answer.
+//! The messages of one invocation, from the command that lets the microVM run to the result.
 //!
-//! Nothing is waited for that need not be: a restored microVM gets `Restore`, `Thaw` and `Invoke`
-//! in one go, a paused one `Resume` and `Invoke`. What comes back is then checked in full: the
-//! right request id, once, in order. Anything else ends the microVM, and the caller hears so.
+//! Everything is sent at once, to save round trips: `Restore`, `Thaw` and `Invoke` to a microVM that is
+//! to be restored, `Resume` and `Invoke` to a paused one. The replies are checked: they must have the
+//! right request id, come once, and in order. Anything else ends the microVM and fails the invocation.
 
 mod at_mailbox;
 
@@ -18,72 +18,72 @@ use super::answer::{Answer, is_name};
 use super::job::{Invocation, NotRun};
 use super::output::Output;
 use super::streaming::{Incoming, Part, Sink};
-use super::warm_up::restore_errand;
+use super::warm_up::restore_command;
 use crate::function::Artefacts;
 use crate::instance::{
     MailboxAnswer, MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw,
 };
 
-/// Longest time from a restore's command to its reply. A few milliseconds are usual;
-/// this is for a host with far more to do than it can.
+/// Maximum time from a restore's command to its reply. Usual are a few milliseconds; this is for an
+/// overloaded host.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
-/// How long what a runtime does after a restore may take, as on Lambda.
+/// Maximum time of a runtime's after-restore hook, as on Lambda.
 pub(crate) const HOOKS_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the instance has to do before the function can run.
+/// How the invocation begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Begin<'a> {
-    /// Restore it into a shell.
+    /// The microVM is a shell: restore a snapshot.
     Restore(&'a Artefacts),
-    /// Let its vCPU run.
+    /// The microVM is paused: resume it.
     Resume,
-    /// Give it to the runtime that waits at the mailbox.
+    /// The runtime waits at the mailbox: send the event there.
     Waiting,
-    /// Nothing: it runs.
+    /// The microVM runs: only send the event.
     Running,
-    /// Its init has just ended in it. Let its vCPU run if it is `paused`, else nothing.
+    /// The function's init has just ended in this instance. Resume the microVM if it is `paused`.
     Initialized { paused: bool },
 }
 
 impl Begin<'_> {
-    /// Whether the guest serves already: there is no restore and no thaw to wait for.
+    /// Whether the guest has thawed already, so that there is no restore to wait for.
     fn serves(self) -> bool {
         !matches!(self, Self::Restore(_))
     }
 }
 
-/// An invocation that ran.
+/// An invocation that has run.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) answer: Answer,
     /// See [`Completed`](super::Completed).
     pub(crate) content_type: Option<String>,
     pub(crate) restore: Duration,
-    /// How long the function's init took in this instance, if this was its first invocation.
+    /// How long the function's init took in this instance, if it ran for this invocation.
     pub(crate) init: Option<Duration>,
     pub(crate) run: Duration,
-    /// As the function saw it.
+    /// The duration as the guest has measured it.
     pub(crate) duration: Duration,
     pub(crate) cpu: Duration,
     pub(crate) max_memory_bytes: u64,
-    /// When the function's time is over.
+    /// When the function's timeout ends.
     pub(crate) deadline: Instant,
-    /// Whether the runtime waits at its mailbox already.
+    /// Whether the runtime already waits at the mailbox.
     pub(crate) waits: bool,
 }
 
-/// The function provably did not see the event.
+/// The function has provably not seen the event.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub(crate) struct NotStarted {
     pub(crate) why: VmError,
-    /// Whether the snapshot is to blame.
+    /// Whether the snapshot is the cause.
     pub(crate) snapshot_unusable: bool,
-    /// What its caller is told, if trying again would come to the same.
-    pub(crate) told: Option<NotRun>,
+    /// The result of the invocation, if another attempt would fail too.
+    pub(crate) refusal: Option<NotRun>,
 }
 
-/// Runs one invocation to its answer.
+/// Runs one invocation to its result.
 pub(crate) async fn converse(
     vm: &mut MicroVm,
     invocation: &Invocation,
@@ -92,12 +92,12 @@ pub(crate) async fn converse(
     output: &mut Output<'_>,
     stop: &CancellationToken,
 ) -> Result<Ran, NotStarted> {
-    let mut talk = Talk::new(invocation, begin);
+    let mut talk = Conversation::new(invocation, begin);
     if let Err(why) = talk.open(vm, begin) {
         return Err(NotStarted {
             why,
             snapshot_unusable: false,
-            told: None,
+            refusal: None,
         });
     }
     if begin.serves() {
@@ -112,23 +112,23 @@ pub(crate) async fn converse(
             }
             event = vm.next_by(limit) => event,
         };
-        // A guest that never stops talking does not get around its time.
+        // Checked even if there is an event: a guest that floods events must not evade its timeout.
         let late = Instant::now() >= limit;
         match event {
-            Some(Ok(event)) if !late => match talk.hear(vm, event, output) {
-                Ok(Heard::Nothing) => {}
-                Ok(Heard::Part(part)) => {
-                    if let Err(answer) = talk.hand_on(sink, part, stop).await {
+            Some(Ok(event)) if !late => match talk.on_event(vm, event, output) {
+                Ok(Progress::None) => {}
+                Ok(Progress::Part(part)) => {
+                    if let Err(answer) = talk.pass_on(sink, part, stop).await {
                         return talk.ended(vm, answer);
                     }
                 }
-                Ok(Heard::HookFailed(kind)) => {
-                    let told = NotRun::RestoreHook(kind.clone());
-                    return Err(talk.hooks_failed(output, told, &kind));
+                Ok(Progress::HookFailed(kind)) => {
+                    let refusal = NotRun::RestoreHook(kind.clone());
+                    return Err(talk.hooks_failed(output, refusal, &kind));
                 }
-                Ok(Heard::Answer(answer, usage)) => return talk.finished(vm, answer, usage),
-                Ok(Heard::Mailbox(answer)) => return talk.answered(vm, answer),
-                Ok(Heard::StreamEnd(usage)) => {
+                Ok(Progress::Answer(answer, usage)) => return talk.finished(vm, answer, usage),
+                Ok(Progress::Mailbox(answer)) => return talk.answered(vm, answer),
+                Ok(Progress::StreamEnd(usage)) => {
                     let answer = match sink {
                         Some(_) => Answer::Response(Bytes::new()),
                         None => talk.incoming.whole(),
@@ -142,8 +142,8 @@ pub(crate) async fn converse(
                 return talk.ended(vm, Answer::TimedOut(invocation.limits.timeout));
             }
             Some(Ok(_)) | None if talk.awaited.is_none() => {
-                let told = NotRun::RestoreTimeout(HOOKS_LIMIT);
-                return Err(talk.hooks_failed(output, told, "timeout"));
+                let refusal = NotRun::RestoreTimeout(HOOKS_LIMIT);
+                return Err(talk.hooks_failed(output, refusal, "timeout"));
             }
             Some(Ok(_)) | None => {
                 return talk.failed(vm, VmError::Late("a start", START_LIMIT));
@@ -152,49 +152,49 @@ pub(crate) async fn converse(
     }
 }
 
-/// What an event comes to.
+/// What follows from an event of the microVM.
 #[derive(Debug)]
-enum Heard {
-    Nothing,
-    /// More of a result that comes in pieces.
+enum Progress {
+    None,
+    /// A part of a streamed result.
     Part(Part),
-    /// All of it has come.
+    /// The end of a streamed result.
     StreamEnd(Usage),
-    /// What the runtime had to do after its restore failed.
+    /// The runtime's after-restore hook has failed.
     HookFailed(String),
     Answer(Answer, Usage),
-    /// The same from the mailbox.
+    /// An answer from the mailbox.
     Mailbox(MailboxAnswer),
 }
 
-/// Where the conversation is.
+/// The state of the conversation.
 #[derive(Debug)]
-struct Talk<'a> {
+struct Conversation<'a> {
     invocation: &'a Invocation,
     began: Instant,
-    /// The command that awaits its reply.
+    /// The number of the command whose reply is awaited.
     awaited: Option<u64>,
-    /// Whether the event went to its mailbox.
+    /// Whether the event was sent through the mailbox.
     by_mailbox: bool,
-    /// Whether the guest has said anything since `began`.
+    /// Whether the guest has sent anything since `began`.
     heard: bool,
-    /// Whether the guest may serve: it was restored and has thawed, or it was paused.
+    /// Whether the guest has thawed, or did not have to.
     thawed: bool,
-    /// When the vCPU began to run: the beginning of what the caller is told. `Thawed` may come
-    /// together with the answer, so for a restored microVM it is the restore's reply that counts.
+    /// When the vCPU began to run: the reported duration begins then. For a restored microVM it is the
+    /// time of the restore's reply, because `Thawed` may arrive together with the answer.
     ran_since: Option<Instant>,
-    /// Until the vCPU runs, the end of the wait for it; then the end of the function's time. A
-    /// guest that does not thaw gains nothing by that.
+    /// Until the vCPU runs, the end of the timeout for its start; then the end of the function's
+    /// timeout, even if the guest has not reported that it has thawed.
     limit: Instant,
     /// The microVM's CPU time at `ran_since`.
     cpu_before: Duration,
-    /// Whether the result comes in pieces; set by the first.
+    /// Whether the result is streamed; set by its first part.
     streams: bool,
     incoming: Incoming,
     content_type: Option<String>,
 }
 
-impl<'a> Talk<'a> {
+impl<'a> Conversation<'a> {
     fn new(invocation: &'a Invocation, begin: Begin<'_>) -> Self {
         let began = Instant::now();
         Self {
@@ -213,7 +213,7 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Sends everything at once.
+    /// Sends the command and the messages, all at once.
     fn open(&mut self, vm: &mut MicroVm, begin: Begin<'_>) -> Result<(), VmError> {
         let limits = &self.invocation.limits;
         let cpu_budget_us = limits
@@ -234,7 +234,7 @@ impl<'a> Talk<'a> {
         let event = self.invocation.event.clone();
         match begin {
             Begin::Restore(artefacts) => {
-                self.awaited = Some(vm.submit(restore_errand(artefacts, resume)?)?);
+                self.awaited = Some(vm.submit(restore_command(artefacts, resume)?)?);
                 vm.send([thaw()?, HostMessage::Invoke(invoke, event)])
             }
             Begin::Resume | Begin::Initialized { paused: true } => {
@@ -243,7 +243,7 @@ impl<'a> Talk<'a> {
             }
             Begin::Waiting => {
                 self.by_mailbox = true;
-                vm.give(&invoke.headers(), event)
+                vm.send_event(&invoke.headers(), event)
             }
             Begin::Running | Begin::Initialized { paused: false } => {
                 vm.send([HostMessage::Invoke(invoke, event)])
@@ -251,16 +251,16 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Takes in one event; an answer ends the conversation.
-    fn hear(
+    /// Handles one event of the microVM.
+    fn on_event(
         &mut self,
         vm: &MicroVm,
         event: VmEvent,
         output: &mut Output<'_>,
-    ) -> Result<Heard, VmError> {
+    ) -> Result<Progress, VmError> {
         let message = match event {
             VmEvent::Reply(reply) => {
-                // The reply of the command before may be late; it says nothing new.
+                // The reply to an earlier command may come late. It is ignored.
                 let expected = self.awaited == Some(reply.id);
                 outcome(reply)?;
                 if expected {
@@ -268,19 +268,19 @@ impl<'a> Talk<'a> {
                     if self.thawed || !self.invocation.version.snap_starts() {
                         self.vcpu_runs(Instant::now(), vm, output);
                     } else {
-                        // The function's time begins when its runtime has done what it has to.
+                        // The function's timeout begins after the after-restore hook.
                         self.limit = Instant::now() + HOOKS_LIMIT;
                     }
                 }
-                return Ok(Heard::Nothing);
+                return Ok(Progress::None);
             }
             VmEvent::CpuBudgetExhausted => {
                 let limit = self.invocation.limits.cpu.unwrap_or_default();
                 let answer = Answer::CpuExhausted(limit);
-                return Ok(Heard::Answer(answer, Usage::default()));
+                return Ok(Progress::Answer(answer, Usage::default()));
             }
             VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
-            VmEvent::Mailbox(word) => return self.hear_mailbox(vm, word, output),
+            VmEvent::Mailbox(message) => return self.on_mailbox(vm, message, output),
             VmEvent::Agent(message) => message,
         };
         self.heard = true;
@@ -297,16 +297,17 @@ impl<'a> Talk<'a> {
             AgentMessage::RestoreFailed(failed, _) if !self.thawed => {
                 let kind = Some(failed.error_type).filter(|kind| is_name(kind));
                 let kind = kind.unwrap_or_else(|| "Runtime.Unknown".into());
-                Ok(Heard::HookFailed(kind))
+                Ok(Progress::HookFailed(kind))
             }
             AgentMessage::Thawed if !self.thawed => {
                 self.thawed = true;
-                // The two sockets have no order between them: the reply may still be unread.
+                // The order between the two sockets is not defined: the restore's reply may still be
+                // unread.
                 if hooks {
                     output.restore_report(self.began.elapsed(), None);
                 }
                 self.vcpu_runs(Instant::now(), vm, output);
-                Ok(Heard::Nothing)
+                Ok(Progress::None)
             }
             AgentMessage::Log(log, lines) => {
                 if self.thawed {
@@ -314,27 +315,27 @@ impl<'a> Talk<'a> {
                 } else {
                     output.hook(&log, lines);
                 }
-                Ok(Heard::Nothing)
+                Ok(Progress::None)
             }
             AgentMessage::Response(response, body) if !self.streams => {
                 self.check(&response.request_id)?;
-                Ok(Heard::Answer(Answer::Response(body), response.usage))
+                Ok(Progress::Answer(Answer::Response(body), response.usage))
             }
             AgentMessage::ResponseStart(start) if !self.streams => {
                 self.check(&start.request_id)?;
                 self.streams = true;
                 self.content_type = start.content_type;
-                Ok(Heard::Part(Part::Start(self.content_type.clone())))
+                Ok(Progress::Part(Part::Start(self.content_type.clone())))
             }
             AgentMessage::ResponseChunk(chunk) if self.streams => {
                 self.incoming.count(&chunk).map_err(unexpected)?;
-                Ok(Heard::Part(Part::Chunk(chunk)))
+                Ok(Progress::Part(Part::Chunk(chunk)))
             }
             AgentMessage::ResponseEnd(end, body) if self.streams => {
                 self.check(&end.request_id)?;
                 Ok(match end.error_type {
-                    None => Heard::StreamEnd(end.usage),
-                    kind => Heard::Answer(Answer::FunctionError { body, kind }, end.usage),
+                    None => Progress::StreamEnd(end.usage),
+                    kind => Progress::Answer(Answer::FunctionError { body, kind }, end.usage),
                 })
             }
             AgentMessage::FunctionError(error, body) if !self.streams => {
@@ -343,51 +344,51 @@ impl<'a> Talk<'a> {
                     body,
                     kind: error.error_type,
                 };
-                Ok(Heard::Answer(answer, error.usage))
+                Ok(Progress::Answer(answer, error.usage))
             }
             AgentMessage::RuntimeExited(exited) => {
                 if let Some(id) = &exited.request_id {
                     self.check(id)?;
                 }
                 let answer = Answer::ended(exited.exit, exited.error_type.as_deref());
-                Ok(Heard::Answer(answer, exited.usage))
+                Ok(Progress::Answer(answer, exited.usage))
             }
             AgentMessage::Fatal(reason) => {
                 let reason: String = String::from_utf8_lossy(&reason).chars().take(500).collect();
                 Err(VmError::Unexpected(format!(
-                    "the agent can't go on: {reason}"
+                    "the agent has failed: {reason}"
                 )))
             }
             AgentMessage::Response(..)
             | AgentMessage::FunctionError(..)
             | AgentMessage::ResponseStart(_)
             | AgentMessage::ResponseChunk(_)
-            | AgentMessage::ResponseEnd(..) => Err(unexpected("two answers in one")),
-            AgentMessage::Thawed => Err(unexpected("that it thawed twice")),
-            AgentMessage::Ready(_) => Err(unexpected("that it is ready without an answer")),
-            AgentMessage::Inspected(_) => Err(unexpected("what it was not asked for")),
-            AgentMessage::Hello(_) => Err(unexpected("hello in mid-conversation")),
-            AgentMessage::Left => Err(unexpected("that it left unbidden")),
-            AgentMessage::Pong(_) => Err(unexpected("a pong without a ping")),
-            AgentMessage::RestoreFailed(..) => Err(unexpected("that a restore failed after it")),
-            AgentMessage::InitFailed(..) => Err(unexpected("that init failed after init")),
+            | AgentMessage::ResponseEnd(..) => Err(unexpected("a second answer")),
+            AgentMessage::Thawed => Err(unexpected("Thawed twice")),
+            AgentMessage::Ready(_) => Err(unexpected("Ready before an answer")),
+            AgentMessage::Inspected(_) => Err(unexpected("Inspected without a request")),
+            AgentMessage::Hello(_) => Err(unexpected("Hello during an invocation")),
+            AgentMessage::Left => Err(unexpected("Left without a request")),
+            AgentMessage::Pong(_) => Err(unexpected("Pong without a ping")),
+            AgentMessage::RestoreFailed(..) => Err(unexpected("RestoreFailed after the restore")),
+            AgentMessage::InitFailed(..) => Err(unexpected("InitFailed after init")),
         }
     }
 
-    /// A guest that serves has thawed: its agent does one after the other. One with hooks to run says
-    /// so besides, since its time begins then.
+    /// The guest has sent another message without `Thawed` before it. Its agent serves only after it has
+    /// thawed, so it has. With hooks, `Thawed` is mandatory, because the function's timeout begins then.
     fn thawed_silently(&mut self, vm: &MicroVm, output: &mut Output<'_>) -> Result<(), VmError> {
         if self.invocation.version.snap_starts() {
-            return Err(unexpected("something before it had thawed"));
+            return Err(unexpected("another message before Thawed"));
         }
         self.thawed = true;
         self.vcpu_runs(Instant::now(), vm, output);
         Ok(())
     }
 
-    /// Gives a part of the result to the caller, who may be slow; or keeps it. The function's time
-    /// runs on meanwhile. An error is the invocation's end.
-    async fn hand_on(
+    /// Passes a part of the result on to the caller, which may be slow, or collects it. The function's
+    /// timeout continues meanwhile. An error ends the invocation.
+    async fn pass_on(
         &mut self,
         sink: Option<&Sink>,
         part: Part,
@@ -403,14 +404,14 @@ impl<'a> Talk<'a> {
             biased;
             () = stop.cancelled() => Err(Answer::Broken("the controller was stopped".into())),
             sent = timeout_at(self.limit.into(), sink.send(part)) => match sent {
-                // A caller that is gone: the function runs to its end all the same.
+                // If the caller has been dropped, the function still runs to its end.
                 Ok(Ok(()) | Err(_)) => Ok(()),
                 Err(_) => Err(Answer::TimedOut(self.invocation.limits.timeout)),
             }
         }
     }
 
-    /// The vCPU runs, and the function's time with it: from then on, unless both did already.
+    /// The vCPU has begun to run, and with it the function's timeout. Later calls change nothing.
     fn vcpu_runs(&mut self, since: Instant, vm: &MicroVm, output: &mut Output<'_>) {
         if self.ran_since.is_some() {
             return;
@@ -428,14 +429,14 @@ impl<'a> Talk<'a> {
         Err(unexpected("an answer to another invocation"))
     }
 
-    /// The agent has told the outcome, and what it used.
+    /// The agent has sent the answer with its measurements.
     fn finished(&self, vm: &MicroVm, answer: Answer, usage: Usage) -> Result<Ran, NotStarted> {
         if matches!(answer, Answer::CpuExhausted(_)) {
             return self.ended(vm, answer);
         }
         let run = self.run();
-        // The guest's own figures may make an invocation look cheaper than it was, never longer
-        // than it took or larger than its memory.
+        // The guest's measurements are clamped: never longer than the time that has passed, never more
+        // than the function's memory.
         let memory = u64::from(self.invocation.version.config.memory_mib) << 20;
         Ok(Ran {
             duration: Duration::from_micros(usage.duration_us).min(self.began.elapsed()),
@@ -444,7 +445,7 @@ impl<'a> Talk<'a> {
         })
     }
 
-    /// The host ended it: the host's figures are all there is.
+    /// The controller ends the invocation, so there are only its own measurements.
     fn ended(&self, vm: &MicroVm, answer: Answer) -> Result<Ran, NotStarted> {
         let memory = u64::from(self.invocation.version.config.memory_mib) << 20;
         let used = private_bytes(vm.process().pid()).unwrap_or(0);
@@ -462,8 +463,8 @@ impl<'a> Talk<'a> {
     }
 
     fn cpu(&self, vm: &MicroVm, answer: &Answer) -> Duration {
-        // The sandbox counts a budget from the vCPU's first instruction; a restore's reply is read
-        // a little later.
+        // The sandbox measures a budget from the vCPU's first instruction. This process reads the
+        // restore's reply a little later and would measure less.
         let least = match answer {
             Answer::CpuExhausted(budget) => *budget,
             _ => Duration::ZERO,
@@ -490,23 +491,23 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// The function has not begun and won't, whoever tries.
-    fn hooks_failed(&self, output: &Output<'_>, told: NotRun, kind: &str) -> NotStarted {
+    /// The after-restore hook has failed. Another instance would fail too, so there is no other attempt.
+    fn hooks_failed(&self, output: &Output<'_>, refusal: NotRun, kind: &str) -> NotStarted {
         output.restore_report(self.began.elapsed(), Some(kind));
         NotStarted {
-            why: VmError::Unexpected(told.to_string()),
+            why: VmError::Unexpected(refusal.to_string()),
             snapshot_unusable: false,
-            told: Some(told),
+            refusal: Some(refusal),
         }
     }
 
-    /// The microVM ended or broke the rules. The event can go to another instance if this one's
-    /// guest provably had no chance to see it.
+    /// The microVM has ended or has sent something unexpected. The event may go to another instance only
+    /// if this guest provably has not seen it.
     fn failed(&self, vm: &MicroVm, why: VmError) -> Result<Ran, NotStarted> {
         let refused = matches!(why, VmError::Refused(_));
-        // Its first command was not answered: the vCPU never ran.
+        // The command has no reply yet: the vCPU has not run.
         let stood_still = self.awaited.is_some();
-        // The event is what was sent last.
+        // The event was sent last, so it was not read if anything was not read.
         let unread = if self.by_mailbox {
             vm.mailbox_left_unread()
         } else {
@@ -520,7 +521,7 @@ impl<'a> Talk<'a> {
             return Err(NotStarted {
                 why,
                 snapshot_unusable,
-                told: None,
+                refusal: None,
             });
         }
         self.ended(vm, Answer::Broken(why.to_string()))
@@ -528,5 +529,5 @@ impl<'a> Talk<'a> {
 }
 
 fn unexpected(what: &str) -> VmError {
-    VmError::Unexpected(format!("it said {what}"))
+    VmError::Unexpected(format!("the guest sent {what}"))
 }

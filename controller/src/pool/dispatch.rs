@@ -23,22 +23,22 @@ use crate::locks::lock;
 use crate::logs::LogStore;
 use crate::metrics::{Census, Metrics};
 
-/// From a failure to make a version's files anew to the next try.
+/// Time between a failed attempt to rebuild a version's artefacts and the next one.
 const REBUILD_PAUSE: Duration = Duration::from_secs(10);
 
-/// Who makes a version's files anew when they can't be used.
+/// Rebuilds the artefacts of a version that can't be used.
 pub(crate) trait ArtefactSource: std::fmt::Debug + Send + Sync {
-    /// Makes them and gives them to the version, or says for people why not.
+    /// Rebuilds them and sets them in the version. An error is the reason, for the log.
     fn rebuild<'a>(
         &'a self,
         version: &'a Arc<Version>,
     ) -> Pin<Box<dyn Future<Output = Result<Arc<Artefacts>, String>> + Send + 'a>>;
 }
 
-/// Limits and waits.
+/// Limits and timeouts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PoolSettings {
-    /// Most invocations at once, whatever they run on.
+    /// Maximum number of invocations at once.
     pub(crate) account_concurrency: u32,
     pub(crate) max_instances: usize,
     pub(crate) max_per_function: usize,
@@ -51,7 +51,7 @@ pub(crate) struct PoolSettings {
     pub(crate) finish_grace: Duration,
 }
 
-/// What instances share.
+/// The state that all instances share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -61,21 +61,21 @@ pub(crate) struct Shared {
     source: Arc<dyn ArtefactSource>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logs: LogStore,
-    /// Ends everything that still runs.
+    /// Once cancelled, all instances end, also busy ones.
     pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
     parked: Notify,
     unwanted: Notify,
 }
 
-/// All instances.
+/// The pool of all instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     pub(super) shared: Arc<Shared>,
     tickets: Arc<AtomicU64>,
 }
 
-/// One instance as others see it.
+/// An instance in a listing.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub(crate) struct InstanceInfo {
     id: u64,
@@ -91,18 +91,18 @@ pub(crate) struct InstanceInfo {
     invocations: u64,
 }
 
-/// Why there is no measurement.
+/// Why pings could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PingError {
-    /// Nothing to measure.
+    /// There is no idle instance.
     #[error("no instance of the function is idle: invoke it first")]
     NoIdleInstance,
-    /// The instance failed.
+    /// The instance has failed.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Compares files with their seal; at once, if that was done before.
+/// Compares artefacts with their seal. Returns at once if that was done before.
 async fn verified(artefacts: Arc<Artefacts>) -> Result<(), String> {
     let compared = tokio::task::spawn_blocking(move || artefacts.sealed().verify());
     match compared.await {
@@ -112,12 +112,12 @@ async fn verified(artefacts: Arc<Artefacts>) -> Result<(), String> {
 }
 
 impl Shared {
-    /// The book-keeping. Never held across an `await`.
+    /// Locks the state. The guard must not be held across an `await`.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    /// Files to start from, made anew if need be; once, however many wait for them.
+    /// The artefacts of a version, rebuilt if they can't be used. Concurrent callers share one rebuild.
     pub(crate) async fn artefacts(&self, version: &Arc<Version>) -> Result<Arc<Artefacts>, String> {
         if let Some(artefacts) = version.artefacts()
             && artefacts.sealed().is_verified()
@@ -129,25 +129,34 @@ impl Shared {
             match verified(artefacts.clone()).await {
                 Ok(()) => return Ok(artefacts),
                 Err(why) => {
-                    tracing::warn!(function = %version.name, why, "its snapshot can't be used");
+                    tracing::warn!(
+                        function = %version.name,
+                        version = %version.id,
+                        why,
+                        "the snapshot of a function can't be used"
+                    );
                     version.discard_artefacts(&artefacts);
                 }
             }
         }
-        // Those who waited for the one that failed share its failure.
+        // Callers that have waited for a rebuild that failed get the same error.
         if let Some((at, why)) = last_failure.as_ref()
             && at.elapsed() < REBUILD_PAUSE
         {
             return Err(why.clone());
         }
         self.metrics.rebuilds.inc();
-        tracing::warn!(function = %version.name, "making its snapshot anew");
+        tracing::warn!(
+            function = %version.name,
+            version = %version.id,
+            "the controller rebuilds the snapshot of a function"
+        );
         let made = self.source.rebuild(version).await;
         *last_failure = made.as_ref().err().map(|why| (Instant::now(), why.clone()));
         made
     }
 
-    /// An instance has ended.
+    /// Removes an instance that has ended, and starts others in its place.
     pub(crate) fn gone(self: &Arc<Self>, id: u64) {
         let orders = self.state().gone(id, Instant::now());
         self.start(orders);
@@ -165,18 +174,19 @@ impl Shared {
         self.start(orders);
     }
 
-    /// Starts what is missing of what is to be kept ready.
+    /// Starts missing instances of the provisioned concurrency.
     pub(super) fn provision(self: &Arc<Self>) {
         let orders = self.state().provision_all(Instant::now());
         self.start(orders);
     }
 
-    /// Something became idle: the reaper has a date to look at, if it had none.
+    /// Wakes the reaper, if there was no idle instance before.
     pub(crate) fn notify_parked(&self) {
         self.parked.notify_one();
     }
 
-    /// What was to be kept ready is not any more, and may have been idle for long.
+    /// Wakes the reaper, because instances that are not provisioned any more may have passed the idle
+    /// timeout.
     pub(super) fn notify_unwanted(&self) {
         self.unwanted.notify_one();
     }
@@ -185,7 +195,7 @@ impl Shared {
         let evicted = self.state().take_evicted();
         self.metrics.evictions.inc_by(evicted);
         for order in orders {
-            self.tasks.spawn(lifecycle::live(self.clone(), order));
+            self.tasks.spawn(lifecycle::run(self.clone(), order));
         }
     }
 }
@@ -229,8 +239,8 @@ impl Pool {
         }
     }
 
-    /// Runs an invocation. When the caller goes away, one that runs is run to its end, and one that
-    /// still waits is forgotten.
+    /// Runs an invocation. If the caller is dropped, a running invocation continues to its end, and a
+    /// waiting one is removed.
     pub(crate) async fn submit(&self, invocation: Invocation) -> Result<Completed, NotRun> {
         self.submit_to(invocation, None).await
     }
@@ -284,8 +294,8 @@ impl Pool {
         answer.await.unwrap_or(Err(NotRun::Ending))
     }
 
-    /// Waits until an invocation that is in the queue has begun, if it has no answer before: that it
-    /// is throttled, if nothing comes free for it.
+    /// Waits until a queued invocation has begun; then returns `None`. Returns its result if it gets one
+    /// before: for example, it is throttled if no instance becomes free in time.
     async fn start_of(
         &self,
         serial: u64,
@@ -299,7 +309,7 @@ impl Pool {
             }
             let (orders, given_up) = {
                 let (mut state, now) = (self.shared.state(), Instant::now());
-                // There may be room by now, or an instance that was about to be free isn't.
+                // Another instance may fit by now, or an instance that was about to be free is not.
                 (
                     state.provide_serial(serial, now),
                     state.give_up(serial, ticket, now),
@@ -314,7 +324,7 @@ impl Pool {
         }
     }
 
-    /// Starts instances after all if those that were about to be free are not.
+    /// After a short time, starts instances if those that were about to be free are not.
     fn look_again(&self, serial: u64) {
         let shared = self.shared.clone();
         self.shared.tasks.spawn(async move {
@@ -327,21 +337,26 @@ impl Pool {
         });
     }
 
-    /// Makes sure that a version has files to start from.
+    /// Makes sure that a version has usable artefacts.
     pub(crate) async fn prepare(&self, version: &Arc<Version>) {
         if let Err(why) = self.shared.artefacts(version).await {
-            tracing::error!(function = %version.name, why, "it can't serve");
+            tracing::error!(
+                function = %version.name,
+                version = %version.id,
+                why,
+                "a function can't serve: its snapshot can't be rebuilt"
+            );
         }
     }
 
-    /// Ends what is idle of a version that was replaced or deleted.
+    /// Ends the idle instances of a version that was replaced or deleted.
     pub(crate) fn retire(&self, version: &Arc<Version>) {
         version.retire();
         let orders = self.shared.state().retire(version.serial, Instant::now());
         self.shared.start(orders);
     }
 
-    /// Every instance, or one function's, oldest first.
+    /// All instances, or those of one function, oldest first.
     pub(crate) fn instances(&self, of: Option<&FunctionName>) -> Vec<InstanceInfo> {
         let now = Instant::now();
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
@@ -367,7 +382,7 @@ impl Pool {
                 invocations: entry.invocations,
             })
             .collect();
-        // Reads files: after the lock.
+        // This reads files, so the lock must not be held.
         for info in &mut list {
             info.pss_kib = info.pid.and_then(pss_kib);
         }
@@ -382,7 +397,7 @@ impl Pool {
         self.shared.shells.len()
     }
 
-    /// Who may run how many invocations at once.
+    /// The concurrency of the account and its functions.
     pub(crate) fn concurrency(&self) -> &Concurrency {
         &self.shared.concurrency
     }
@@ -391,7 +406,7 @@ impl Pool {
         self.shared.settings.memory_budget_mib
     }
 
-    /// Measures frames to an idle instance's agent and back, in microseconds.
+    /// Measures pings to the agent of an idle instance, in microseconds.
     pub(crate) async fn ping(&self, version: &Version, count: u32) -> Result<Vec<u64>, PingError> {
         let (reply, micros) = oneshot::channel();
         if !self.shared.state().ping(version.serial, count, reply) {
@@ -403,7 +418,7 @@ impl Pool {
             .map_err(PingError::Failed)
     }
 
-    /// Whether there are instances whose functions have layers, and so perhaps extensions.
+    /// Whether there are instances of functions with layers, which may contain extensions.
     pub(crate) fn has_layers(&self) -> bool {
         self.shared
             .state()
@@ -411,7 +426,7 @@ impl Pool {
             .any(|(_, entry)| !entry.version.config.layers.is_empty())
     }
 
-    /// Refuses new invocations and ends idle instances; those that run go on.
+    /// Refuses new invocations and ends idle instances. Busy instances continue.
     pub(crate) fn close(&self) {
         let waiting = self.shared.state().close();
         for job in waiting {
@@ -420,25 +435,25 @@ impl Pool {
         self.shared.tasks.close();
     }
 
-    /// Waits until no instance is left.
+    /// Waits until all instances have ended.
     pub(crate) async fn drained(&self) {
         self.shared.tasks.wait().await;
     }
 
-    /// Ends whatever runs.
+    /// Ends all instances, also busy ones.
     pub(crate) fn kill(&self) {
         self.shared.stop.cancel();
     }
 }
 
-/// Ends instances that were idle for too long.
+/// Ends instances after the idle timeout.
 async fn reap(shared: Arc<Shared>) {
     loop {
         let next = shared
             .state()
             .reap(shared.settings.idle_timeout, Instant::now());
-        // Who becomes idle now is due after all who are: only the first of all is news, and a call
-        // costs no look at every instance.
+        // The idle timeout is the same for all, so an instance that becomes idle now is never the first
+        // to expire. Only if there was no idle instance does `parked` need to wake this task.
         let due = async {
             match next {
                 Some(next) => tokio::time::sleep_until(next.into()).await,

@@ -1,5 +1,5 @@
-//! A stand-in for sandbox and guest, for tests of the pool: the real wire protocol over real
-//! sockets, with a "guest" that does what the event tells it to.
+//! Test doubles of sandbox and guest, for tests of the pool: the real wire protocol over real sockets,
+//! with a "guest" whose behaviour the event selects.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -30,38 +30,38 @@ use crate::function::{
 };
 use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess, socket_pair};
 
-/// How long the event `slow` takes its guest.
+/// How long the guest takes for the event `slow`.
 pub(crate) const SLOW: Duration = Duration::from_millis(30);
 
 /// How long the event `late` takes: longer than its invocation may.
 const LATE: Duration = Duration::from_millis(400);
 
-/// How long an init that hangs may take, and any other that runs in each instance.
+/// Timeout of an init that runs in each instance.
 const INIT_HANGS: Duration = Duration::from_millis(200);
 const INIT_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long an init takes that is slow.
+/// How long a slow init takes.
 pub(crate) const SLOW_INIT: Duration = Duration::from_millis(1200);
 
-/// How long the pieces are that it streams.
+/// Size of the chunks that the guest streams, in bytes.
 pub(crate) const CHUNK: usize = 64 * 1024;
 
-/// What tests steer and look at.
+/// Settings and counters that the doubles share with a test.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    /// Processes that live.
+    /// Number of processes that are alive.
     pub(crate) alive: AtomicUsize,
-    /// Processes that were ever started.
+    /// Number of processes that were started.
     pub(crate) launched: AtomicUsize,
     /// Whether snapshots are refused as unusable.
     pub(crate) stale: AtomicBool,
-    /// How often files were made anew.
+    /// Number of rebuilds of artefacts.
     pub(crate) rebuilt: AtomicUsize,
-    /// What the init does of files that are made anew; `None` if they have a snapshot of after it.
+    /// The behaviour of the init in rebuilt artefacts; `None` if these have a function snapshot.
     pub(crate) rebuilt_with: Mutex<Option<String>>,
     /// Log streams of the functions whose init ran in their instance.
     pub(crate) inits: Mutex<Vec<String>>,
-    /// What guests say when they are asked what their clones would share.
+    /// The random generators that guests report when they are inspected.
     pub(crate) generators: Mutex<Vec<SharedGenerator>>,
     /// Invocations of `"gate"` answer when they get a permit.
     pub(crate) gate: Semaphore,
@@ -86,7 +86,7 @@ impl Stage {
         })
     }
 
-    /// Files that exist, so that they are not taken for missing.
+    /// Artefacts whose files exist, so that they are not considered missing.
     pub(crate) fn artefacts(&self) -> Arc<Artefacts> {
         self.artefacts_of(StartsFrom::FunctionSnapshot)
     }
@@ -123,7 +123,7 @@ impl Stage {
     }
 
     fn artefacts_of(&self, starts_from: StartsFrom) -> Arc<Artefacts> {
-        // Each its own: the files of those that are given up are removed.
+        // Each has its own folder, because the files of discarded artefacts are removed.
         let folder = self.folder.path().join(uuid::Uuid::new_v4().to_string());
         std::fs::create_dir(&folder).unwrap();
         for name in ["state", "memory", "code"] {
@@ -208,7 +208,7 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
     let (mut booted, mut thawed) = (false, false);
     loop {
         tokio::select! {
-            // A guest runs once its sandbox has said so.
+            // A guest runs only after its sandbox has replied.
             biased;
             read = control.read_buf(&mut commands) => if read.unwrap_or(0) == 0 { return },
             read = agent.read_buf(&mut frames) => if read.unwrap_or(0) == 0 { return },
@@ -230,9 +230,9 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
         }
         while let Some(frame) = decoder.decode(&mut frames).unwrap() {
             let done = match HostMessage::try_from(frame).unwrap() {
-                // What was refused to be restored does not run.
+                // A guest whose restore was refused does not run.
                 _ if stage.stale.load(Ordering::SeqCst) => Ok(()),
-                // Leaves with the answer, as the agent's does.
+                // Sent together with the answer, as by the agent.
                 HostMessage::Thaw(..) => {
                     thawed = true;
                     Ok(())
@@ -254,7 +254,7 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
                     say(&mut agent, [AgentMessage::Inspected(inspected)]).await
                 }
                 HostMessage::Ping(bytes) => say(&mut agent, [AgentMessage::Pong(bytes)]).await,
-                // Never says that it thawed.
+                // Never sends `Thawed`.
                 HostMessage::Invoke(_, event) if event == "frozen" => Ok(()),
                 HostMessage::Invoke(invoke, event) => {
                     if event == "slow" {
@@ -273,7 +273,7 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
                 return;
             }
         }
-        // Nothing came with the thaw that it could leave with.
+        // There was no answer together with which `Thawed` could have been sent.
         if std::mem::take(&mut thawed) && say(&mut agent, [AgentMessage::Thawed]).await.is_err() {
             return;
         }
@@ -298,7 +298,7 @@ fn answer(stage: &Stage, command: &Command) -> Outcome {
     }
 }
 
-/// Runs a function's init, which does what its handler says.
+/// Runs a function's init, whose behaviour the handler's name selects.
 async fn initialize(
     stage: &Stage,
     agent: &mut UnixStream,
@@ -341,7 +341,7 @@ async fn initialize(
     }
 }
 
-/// Does what the event says.
+/// Behaves as the event selects.
 async fn run(
     stage: &Stage,
     agent: &mut UnixStream,

@@ -1,4 +1,4 @@
-//! What the book-keeping keeps: instances, what they do, what they are told.
+//! The types of the pool's state: instances, their phases, and the orders that they get.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,41 +8,41 @@ use tokio::sync::oneshot;
 use super::job::Job;
 use crate::function::Version;
 
-/// What an idle instance is told.
+/// An order to an idle instance.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Run this.
+    /// Run this invocation.
     Run(Job),
-    /// Answer pings: a measurement.
+    /// Measure pings.
     Ping {
-        /// How many.
+        /// Number of pings.
         count: u32,
-        /// Microseconds of each, or why not.
+        /// The time of each in microseconds, or why the measurement failed.
         reply: oneshot::Sender<Result<Vec<u64>, String>>,
     },
     /// End.
     End,
 }
 
-/// What an instance does when it has nothing to do.
+/// The decision for an instance that has finished an invocation.
 #[derive(Debug)]
 pub(crate) enum Parked {
-    /// There is something after all.
+    /// Run this invocation, which waits in the queue.
     Run(Job),
-    /// Wait for an order.
+    /// Become idle, and wait for an order.
     Wait(oneshot::Receiver<Order>),
     /// End.
     End,
 }
 
-/// What a starting instance begins with.
+/// The decision for an instance whose shell is ready.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// An invocation waits.
+    /// Run this invocation, which waits in the queue.
     Job(Job),
-    /// It is to be kept ready.
+    /// Start without an invocation: it is part of the provisioned concurrency.
     Ready,
-    /// Neither: it is not needed any more.
+    /// Don't start: it is not needed any more.
     Nothing,
 }
 
@@ -53,23 +53,23 @@ pub(crate) struct StartOrder {
     pub(crate) version: Arc<Version>,
 }
 
-/// Where a new invocation is.
+/// Where a new invocation went.
 #[derive(Debug)]
 pub(crate) enum Placed {
-    /// With an instance that was idle.
+    /// To an idle instance.
     Given,
-    /// In the queue; these are to be started for it.
+    /// Into the queue; the caller must start these instances.
     Waits(Vec<StartOrder>),
 }
 
-/// What became of an invocation that has waited long enough.
+/// The decision for an invocation that has waited for the maximum time.
 #[derive(Debug)]
 pub(crate) enum GiveUp {
-    /// It was still waiting and nothing is on its way for it.
+    /// No instance is starting or about to be free for it: it was removed from the queue.
     Removed,
-    /// An instance is on its way.
+    /// An instance is starting or about to be free for it.
     Coming,
-    /// It runs, or has run.
+    /// It is running, or has ended.
     Started,
 }
 
@@ -79,11 +79,11 @@ pub(crate) struct Capacity {
     pub(crate) max_instances: usize,
     pub(crate) max_per_function: usize,
     pub(crate) memory_mib: u64,
-    /// Instances that nobody waits for begin only while fewer than this many are starting: each
-    /// start takes a CPU for a while, and many at once would all be late.
+    /// Instances without a waiting invocation start only while fewer than this many are starting. Each
+    /// start uses a CPU for a while, so many starts at once would delay all of them.
     pub(crate) starts_ahead: usize,
-    /// How long an instance that has answered counts as one that will soon be free. After that a
-    /// waiting invocation gets a new one.
+    /// For how long an instance that has sent its result counts as about to be free. After that a waiting
+    /// invocation gets a new instance.
     pub(crate) finish_grace: Duration,
 }
 
@@ -97,7 +97,7 @@ pub(crate) struct Entry {
     pub(crate) invocations: u64,
 }
 
-/// What an instance does. Only an idle one has somebody to give orders to.
+/// The phase of an instance. Only an idle one can get orders.
 #[derive(Debug)]
 pub(crate) enum Phase {
     Starting,

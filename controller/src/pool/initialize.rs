@@ -1,7 +1,7 @@
-//! The start of an instance whose function's init runs in it: its runtime's snapshot, then init.
+//! Starts an instance in which the function's init runs: restores the runtime snapshot, then runs init.
 //!
-//! Init has a limit of its own. The function's time begins when it is given the event, as with any other
-//! instance. An init that fails is the function's error: its caller gets it as the result, and the next
+//! Init has a timeout of its own. The function's timeout begins when it gets the event, as in all other
+//! instances. An init that fails is a function error: the client gets it as the result, and the next
 //! invocation tries again in another instance.
 
 use std::time::{Duration, Instant};
@@ -14,20 +14,20 @@ use super::conversation::{Begin, NotStarted, Ran, converse};
 use super::job::{Job, NotRun};
 use super::lifecycle::Instance;
 use super::output::Output;
-use super::warm_up::restore_errand;
+use super::warm_up::restore_command;
 use crate::function::{Artefacts, InstanceInit, new_log_stream};
 use crate::instance::{Init, MicroVm, VmError, init, private_bytes};
 use crate::logs::{Kind, Origin, PlatformEvent, Text};
 
 impl Instance {
-    /// Restores the runtime's snapshot into a shell and runs the function's init in it.
+    /// Restores the runtime snapshot into a shell and runs the function's init in it.
     pub(super) async fn initialize(
         &self,
         vm: &mut MicroVm,
         artefacts: &Artefacts,
         how: &InstanceInit,
     ) -> Result<Init, VmError> {
-        let restore = restore_errand(artefacts, Resume::default())?;
+        let restore = restore_command(artefacts, Resume::default())?;
         let configure = Configure {
             log_stream: new_log_stream(self.version.id),
             ..how.configure.clone()
@@ -57,7 +57,7 @@ impl Instance {
         Ok(init)
     }
 
-    /// The first invocation of an instance, and its init before it.
+    /// Runs init and then the instance's first invocation.
     pub(super) async fn initialize_and_run(
         &self,
         vm: &mut MicroVm,
@@ -71,7 +71,7 @@ impl Instance {
         let init = init.map_err(not_started)?;
         let ran = match init.result {
             Ok(()) => {
-                // A budget of CPU time is armed by a resume.
+                // Only a resume sets a budget of CPU time.
                 let paused = job.invocation.limits.cpu.is_some();
                 if paused {
                     let pause = self.command(vm, Command::Pause).await;
@@ -112,7 +112,7 @@ impl Instance {
         })
     }
 
-    /// The microVM failed before it was given the event.
+    /// The microVM has failed before it got the event.
     fn not_begun(&self, why: VmError) -> NotStarted {
         let snapshot_unusable = matches!(
             &why,
@@ -122,7 +122,7 @@ impl Instance {
         NotStarted {
             why,
             snapshot_unusable,
-            told: ending.then_some(NotRun::Ending),
+            refusal: ending.then_some(NotRun::Ending),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An invocation on its way to an instance, and what comes back.
+//! An invocation with its limits, and its result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,22 +10,22 @@ use super::concurrency::Slot;
 use super::streaming::Sink;
 use crate::function::Version;
 
-/// What a caller wants run. Checked where it came in.
+/// An invocation. The API has checked it.
 #[derive(Debug, Clone)]
 pub(crate) struct Invocation {
     pub(crate) request_id: String,
     pub(crate) version: Arc<Version>,
-    /// As it came in.
+    /// The payload as the client has sent it.
     pub(crate) event: Bytes,
-    /// What the function sees as the ARN that was invoked.
+    /// The invoked ARN, which the function gets in its context.
     pub(crate) function_arn: String,
     pub(crate) trace_id: Option<String>,
     /// JSON.
     pub(crate) client_context: Option<String>,
     pub(crate) limits: Limits,
-    /// Whether the caller wants the end of the log.
+    /// Whether the client has asked for the end of the log.
     pub(crate) tail: bool,
-    /// Nobody waits for the answer: those for whom somebody does go first.
+    /// Whether this is an event. Synchronous invocations go first.
     pub(crate) background: bool,
     pub(crate) accepted: Instant,
 }
@@ -34,73 +34,74 @@ pub(crate) struct Invocation {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) timeout: Duration,
-    /// `None`: the function's own.
+    /// `None`: the function's memory size.
     pub(crate) memory_mib: Option<u32>,
-    /// `None`: bounded by the timeout alone.
+    /// `None`: no limit besides the timeout.
     pub(crate) cpu: Option<Duration>,
 }
 
 impl Limits {
-    /// Whether there are any besides the time.
+    /// Whether there are limits besides the timeout.
     pub(crate) fn any(&self) -> bool {
         self.memory_mib.is_some() || self.cpu.is_some()
     }
 }
 
-/// An invocation in the pool, with the way back to its caller.
+/// An invocation in the pool, with the channels to its caller.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) ticket: u64,
     pub(crate) invocation: Box<Invocation>,
-    /// Instances that ended before it could have begun on them.
+    /// Number of instances that have failed before the invocation began.
     pub(crate) attempts: u8,
-    /// Its right to run.
+    /// Its share of the concurrency.
     pub(crate) slot: Option<Slot>,
-    /// Where a result that comes in pieces goes; without it, it is collected.
+    /// The channel for the parts of a streamed result; without it the result is collected.
     pub(super) sink: Option<Sink>,
     pub(crate) reply: oneshot::Sender<Result<Completed, NotRun>>,
 }
 
 impl Job {
-    /// Answers the caller, who may have gone; the function's result is then nobody's.
+    /// Sends the result to the caller, or drops it if the caller has been dropped.
     pub(crate) fn answer(mut self, result: Result<Completed, NotRun>) {
-        // First: the caller may be back with the next invocation at once.
+        // Before the result is sent: the caller may submit its next invocation at once.
         self.slot = None;
-        // Its end is the end of the pieces.
+        // Closing the channel ends the stream.
         self.sink = None;
         let _ = self.reply.send(result);
     }
 }
 
-/// How the instance was come by.
+/// Whether an invocation was cold or warm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// Restored from the function's snapshot, or from its runtime's with init after that.
+    /// An instance was restored for it: from the function snapshot, or from the runtime snapshot with
+    /// init after that.
     Cold,
-    /// Had served before.
+    /// An instance served it that had been idle or busy before.
     Warm,
 }
 
-/// Where the time went.
+/// The duration of each phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Phases {
     pub(crate) queue: Duration,
-    /// Init included, where that runs in each instance.
+    /// Includes init, if that runs in each instance.
     pub(crate) restore: Duration,
     pub(crate) run: Duration,
     pub(crate) total: Duration,
 }
 
-/// The function ran, well or not.
+/// The function has run, successfully or not.
 #[derive(Debug)]
 pub(crate) struct Completed {
-    /// Empty if the result went to the caller in pieces.
+    /// Empty if the result was streamed to the caller.
     pub(crate) payload: Bytes,
-    /// The runtime's `Content-Type`, of a result that came in pieces.
+    /// The runtime's `Content-Type` of a streamed result.
     pub(crate) content_type: Option<String>,
-    /// Whether `payload` tells of a function error.
+    /// Whether `payload` is a function error.
     pub(crate) failed: bool,
-    /// The error's own name, if it has one.
+    /// The error's name, if it has one.
     pub(crate) error_type: Option<String>,
     pub(crate) start: Start,
     pub(crate) duration: Duration,
@@ -113,21 +114,21 @@ pub(crate) struct Completed {
 /// The function provably did not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotRun {
-    /// The account's limit was reached; or one of instances or memory, and no instance came free in
-    /// time.
-    #[error("every instance that there may be is busy")]
+    /// The account's concurrency is used up; or a limit of instances or memory is reached, and no
+    /// instance became free in time.
+    #[error("a limit of concurrency, instances or memory is reached")]
     Throttled,
-    /// The function's reserved concurrency is in use.
-    #[error("as many as the function has reserved run")]
+    /// The function's reserved concurrency is used up.
+    #[error("the function's reserved concurrency is used up")]
     ReservedConcurrency,
-    /// What its runtime had to do after the restore failed. Lambda's name of the error.
-    #[error("a hook failed after the restore: {0}")]
+    /// The runtime's after-restore hook has failed. Holds Lambda's name of the error.
+    #[error("the after-restore hook failed: {0}")]
     RestoreHook(String),
-    /// That took longer than it may.
-    #[error("hooks took more than {} s after the restore", .0.as_secs())]
+    /// The runtime's after-restore hook took too long.
+    #[error("the after-restore hook took more than {} s", .0.as_secs())]
     RestoreTimeout(Duration),
-    /// No instance could be started.
-    #[error("no instance could be started: {0}")]
+    /// The controller could not start an instance.
+    #[error("the controller could not start an instance: {0}")]
     Unavailable(String),
     /// The controller is ending.
     #[error("the controller is ending")]

@@ -1,7 +1,8 @@
-//! The task that an instance is: a shell, the first invocation, idle and busy by turns, the end.
+//! The task of an instance: it takes a shell, runs the first invocation, is idle and busy by turns, and
+//! ends.
 //!
-//! The task alone owns the microVM. What others want of it they tell [`super::state`], and the task
-//! asks there when it has nothing to do.
+//! Only the task uses the microVM. Other tasks change [`super::state`], and this task asks the state for
+//! its next invocation or order.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,37 +18,36 @@ use super::dispatch::Shared;
 use super::entry::{Order, Parked, StartOrder, Taken};
 use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
-
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, StartsFrom, Version};
 use crate::instance::{MailboxWord, MicroVm, VmError, VmEvent, outcome};
 use crate::logs::lines::Report;
 use crate::logs::{Kind, Origin, PlatformEvent, Tail, Text};
 
-/// How long a guest may go on after its runtime is back in `next`: to return from the system call
-/// that told so, and to halt. Not more, since a function's threads run on in that time as well.
+/// Maximum time from the runtime's request for its next event to the pause, in which the guest returns
+/// from its system call and halts. Short, because the function's threads run during this time too.
 const FREEZE_WITHIN: Duration = Duration::from_millis(100);
-/// Longest time for a pause or a resume.
+/// Maximum time for a pause or a resume.
 pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(10);
-/// An answered invocation's runtime gets at least this long to ask for the next.
+/// Minimum of the time in which a runtime that has sent a result must ask for its next event.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
-/// Starts that may fail before an invocation is told so.
+/// Number of failed starts after which an invocation fails.
 const MAX_ATTEMPTS: u8 = 3;
 
-/// How the microVM is when an invocation begins.
+/// The microVM's state when an invocation begins.
 #[derive(Debug, Clone)]
 pub(super) enum Vm {
     /// A shell.
     Shell(Arc<Artefacts>),
-    /// Paused, or about to be: only a resume makes sure that it runs.
+    /// Paused, or about to be paused: it needs a resume.
     Frozen,
-    /// Stands still with its runtime, which waits at the mailbox.
+    /// The runtime waits at the mailbox, and the vCPU does not run.
     Waiting,
     Running,
 }
 
-/// Lives an instance's life.
-pub(crate) async fn live(pool: Arc<Shared>, order: StartOrder) {
+/// Runs an instance from its start to its end.
+pub(crate) async fn run(pool: Arc<Shared>, order: StartOrder) {
     let instance = Instance {
         id: order.id,
         version: order.version,
@@ -58,28 +58,28 @@ pub(crate) async fn live(pool: Arc<Shared>, order: StartOrder) {
     instance.pool.gone(instance.id);
 }
 
-/// Where a runtime is between two invocations.
+/// Where a runtime waits between two invocations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rest {
-    /// In its agent's hands. Whether there is a CPU budget to be disarmed.
+    /// At its agent. `budgeted`: the last invocation had a CPU budget, which a resume has to remove.
     Agent { budgeted: bool },
     /// At the mailbox.
     Mailbox,
 }
 
-/// Where it asked for the next event.
+/// Where a runtime has asked for its next event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Settled {
     Agent,
     Mailbox,
 }
 
-/// Why an instance that is to be kept ready is not.
+/// Why an instance could not be started without an invocation.
 #[derive(Debug)]
 enum NotReady {
-    /// It could not be started.
+    /// The sandbox or the guest has failed.
     Start(String),
-    /// Its function's init failed in it.
+    /// The function's init has failed.
     Init(String),
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Instance {
     id: u64,
     pub(super) version: Arc<Version>,
     pub(super) pool: Arc<Shared>,
-    /// Whether its function has been seen to have extensions.
+    /// Whether the agent has reported extensions.
     pub(super) extended: AtomicBool,
 }
 
@@ -95,7 +95,7 @@ impl Instance {
     async fn run(&self) {
         let prepared = tokio::select! {
             prepared = self.prepare() => prepared,
-            // Files may be in the making, which takes longer than an end may.
+            // A rebuild of the artefacts may take longer than the controller may take to end.
             () = self.pool.stop.cancelled() => return,
         };
         let (mut vm, artefacts) = match prepared {
@@ -105,10 +105,10 @@ impl Instance {
         self.pool.state().claimed(self.id, vm.process().pid());
         let taken = self.pool.state().take(self.id);
         let (mut job, mut state) = match taken {
-            // Another instance was faster.
+            // Another instance has taken the invocation.
             Taken::Nothing => return self.pool.shells.put_back(vm),
             Taken::Job(job) => {
-                // Its start counts as over: another may begin that nobody waits for.
+                // This start does not count any more, so an instance without an invocation may start.
                 self.pool.provision();
                 vm.process().set_memory(self.version.config.memory_mib);
                 (job, Vm::Shell(artefacts))
@@ -129,7 +129,8 @@ impl Instance {
             }
         };
         loop {
-            // Limits of its own are the agent's to set, and a resume's.
+            // Only the agent and a resume can set limits of an invocation. So the runtime must not wait
+            // at the mailbox.
             if matches!(state, Vm::Waiting) && job.invocation.limits.any() {
                 if self.recall(&mut vm).await.is_none() {
                     return self.again(job, "an instance did not leave its mailbox");
@@ -146,7 +147,7 @@ impl Instance {
         }
     }
 
-    /// Files and a process to start from.
+    /// Gets artefacts and a shell.
     async fn prepare(&self) -> Result<(MicroVm, Arc<Artefacts>), String> {
         let artefacts = self.pool.artefacts(&self.version).await?;
         let vm = self
@@ -158,7 +159,7 @@ impl Instance {
         Ok((vm, artefacts))
     }
 
-    /// Brings a shell to where it waits for an invocation.
+    /// Starts an instance in a shell without an invocation.
     async fn warm(&self, vm: &mut MicroVm, artefacts: &Arc<Artefacts>) -> Result<(), NotReady> {
         let warmed = match &artefacts.starts_from {
             StartsFrom::FunctionSnapshot => self.thaw(vm, artefacts).await,
@@ -170,13 +171,13 @@ impl Instance {
         if let Err(VmError::Refused(refusal)) = &warmed
             && refusal.kind == RefusalKind::SnapshotUnusable
         {
-            // The next start makes it anew.
+            // The next start rebuilds it.
             self.version.discard_artefacts(artefacts);
         }
         warmed.map_err(|error| NotReady::Start(error.to_string()))
     }
 
-    /// Restores the function's snapshot and lets the guest thaw, without an invocation.
+    /// Restores the function snapshot and lets the guest thaw.
     async fn thaw(&self, vm: &mut MicroVm, artefacts: &Artefacts) -> Result<(), VmError> {
         let hooks = self.version.snap_starts();
         tokio::select! {
@@ -187,16 +188,26 @@ impl Instance {
         }
     }
 
-    /// The function's init failed where no invocation waits for it. One that waits in the queue is left
-    /// there: it gets an instance of its own, and the error if init fails in that too.
+    /// The function's init has failed in an instance without an invocation. Invocations in the queue stay
+    /// there: each gets another instance, and the error if init fails in that one too.
     fn init_failed(&self, why: &str) {
-        tracing::warn!(function = %self.version.name, why, "init failed in an instance");
+        tracing::warn!(
+            function = %self.version.name,
+            instance = self.id,
+            why,
+            "the function's init failed in an instance"
+        );
         self.pool.metrics.instance_failure("init");
         self.pool.state().provision_failed(self.version.serial, why);
     }
 
     fn start_failed(&self, why: &str) {
-        tracing::error!(function = %self.version.name, why, "an instance could not be started");
+        tracing::error!(
+            function = %self.version.name,
+            instance = self.id,
+            why,
+            "the controller could not start an instance"
+        );
         self.pool.metrics.instance_failure("start");
         let waiting = self.pool.state().start_failed(self.id, why);
         if let Some(job) = waiting {
@@ -204,7 +215,7 @@ impl Instance {
         }
     }
 
-    /// Lets an invocation that did not begin try another instance, a few times.
+    /// Puts an invocation that has not begun back into the queue, or fails it after too many attempts.
     fn again(&self, mut job: Job, why: &str) {
         job.attempts += 1;
         if job.attempts >= MAX_ATTEMPTS {
@@ -213,8 +224,7 @@ impl Instance {
         self.pool.resubmit(job);
     }
 
-    /// One invocation, from its event to its caller's answer. Breaks when the microVM is of no more
-    /// use.
+    /// Serves one invocation, from its event to its result. Breaks if the microVM can't be used again.
     async fn serve(&self, vm: &mut MicroVm, state: &Vm, job: Job) -> ControlFlow<(), Rest> {
         let start = match state {
             Vm::Shell(_) => Start::Cold,
@@ -227,7 +237,7 @@ impl Instance {
             invocation: &job.invocation,
             tail,
         };
-        match self.give(vm, state, &job, &mut output).await {
+        match self.deliver(vm, state, &job, &mut output).await {
             Ok(ran) => {
                 let completed = self.complete(&ran, start, queue, output);
                 let reusable = ran.answer.reusable();
@@ -241,15 +251,16 @@ impl Instance {
                     tracing::info!(
                         function = %self.version.name,
                         request_id = job.invocation.request_id,
+                        instance = self.id,
                         answer = ?ran.answer,
-                        "instance ended"
+                        "an instance ends, because its invocation did not end normally"
                     );
                     self.pool.gone(self.id);
                 }
                 job.answer(Ok(completed));
                 if !reusable {
                     if let Some(reason) = ran.answer.shutdown_reason() {
-                        self.leave(vm, &Vm::Running, reason).await;
+                        self.shut_down(vm, &Vm::Running, reason).await;
                     }
                     return ControlFlow::Break(());
                 }
@@ -269,8 +280,8 @@ impl Instance {
         }
     }
 
-    /// Gives the microVM the event, in the way that it needs, and waits for the answer.
-    async fn give(
+    /// Sends the event to the microVM as its state requires, and waits for the result.
+    async fn deliver(
         &self,
         vm: &mut MicroVm,
         state: &Vm,
@@ -295,23 +306,29 @@ impl Instance {
 
     fn not_started(&self, state: &Vm, job: Job, not_started: &NotStarted) {
         let why = not_started.to_string();
-        tracing::warn!(function = %self.version.name, why, "an instance did not start");
+        tracing::warn!(
+            function = %self.version.name,
+            request_id = job.invocation.request_id,
+            instance = self.id,
+            why,
+            "an instance could not begin its invocation"
+        );
         self.pool.metrics.instance_failure("start");
         if let Vm::Shell(artefacts) = state
             && (not_started.snapshot_unusable || !artefacts.complete())
         {
-            // The next start makes it anew. It counts as an attempt: a snapshot that can't be used
-            // even when it is new must not be made again and again.
+            // The next start rebuilds it. This counts as an attempt: otherwise a snapshot that can't be
+            // used even when it is new would be rebuilt for ever.
             self.version.discard_artefacts(artefacts);
         }
         self.pool.gone(self.id);
-        match &not_started.told {
-            Some(told) => job.answer(Err(told.clone())),
+        match &not_started.refusal {
+            Some(refusal) => job.answer(Err(refusal.clone())),
             None => self.again(job, &why),
         }
     }
 
-    /// Everything that is told about an invocation: log, metrics, the caller's answer.
+    /// Reports an invocation that has ended: to the log, in the metrics, and as its result.
     fn complete(
         &self,
         ran: &Ran,
@@ -327,7 +344,7 @@ impl Instance {
             duration: ran.duration,
             memory_mib: self.version.config.memory_mib,
             max_memory_mib,
-            // Lambda's report has one of the two.
+            // Lambda's report has either a restore or an init.
             restore: (start == Start::Cold && ran.init.is_none()).then_some(ran.restore),
             init: ran.init,
             status: ran.answer.report_status(),
@@ -365,7 +382,7 @@ impl Instance {
         }
     }
 
-    /// Waits until the runtime has asked for the next event; says where it waits.
+    /// Waits until the runtime has asked for its next event. Returns where it waits.
     async fn settle(&self, vm: &mut MicroVm, deadline: Instant) -> ControlFlow<(), Settled> {
         let limit = deadline.max(Instant::now() + SETTLE_LIMIT);
         let why = loop {
@@ -375,7 +392,7 @@ impl Instance {
                 event = vm.next_by(limit) => event,
             };
             if Instant::now() >= limit {
-                break "its runtime did not come back after its answer".into();
+                break "the runtime did not ask for its next event in time".into();
             }
             match event {
                 Some(Ok(VmEvent::Agent(AgentMessage::Ready(ready)))) => {
@@ -389,16 +406,16 @@ impl Instance {
                     self.log(Text::of_guest(&of, text));
                 }
                 Some(Ok(VmEvent::Reply(_))) => {}
-                Some(Ok(other)) => break format!("after its answer it said {other}"),
+                Some(Ok(other)) => break format!("after its result the guest sent {other}"),
                 Some(Err(error)) => break error.to_string(),
-                None => break "its runtime did not come back after its answer".into(),
+                None => break "the runtime did not ask for its next event in time".into(),
             }
         };
         self.lost(&why);
         ControlFlow::Break(())
     }
 
-    /// The next invocation and how it finds the microVM; `None` to end.
+    /// The next invocation, and the microVM's state for it; `None` if the instance must end.
     async fn next(&self, vm: &mut MicroVm, rest: Rest) -> Option<(Job, Vm)> {
         let waiting = self.pool.state().next(self.id);
         let Rest::Agent { budgeted } = rest else {
@@ -408,8 +425,7 @@ impl Instance {
             };
         };
         if let Some(job) = waiting {
-            // A budget of CPU time is armed and disarmed by a resume: only then is the pause worth
-            // its time.
+            // Only a resume sets or removes a CPU budget. Without one, a pause would be wasted time.
             if !budgeted && job.invocation.limits.cpu.is_none() {
                 return Some((job, Vm::Running));
             }
@@ -422,7 +438,7 @@ impl Instance {
                 }
             };
         }
-        // Nobody waits for it: an invocation may come at any moment, and then it goes on.
+        // Does not wait for the pause, because an invocation may come meanwhile.
         if let Err(why) = vm.submit(Command::Freeze(Freeze::within(FREEZE_WITHIN))) {
             self.lost(&why.to_string());
             return None;
@@ -430,14 +446,14 @@ impl Instance {
         self.park(vm, Vm::Frozen).await
     }
 
-    /// Waits as an idle instance.
+    /// Is idle until there is an invocation; `None` if the instance must end.
     async fn park(&self, vm: &mut MicroVm, mut state: Vm) -> Option<(Job, Vm)> {
         loop {
             let parked = self.pool.state().park(self.id, Instant::now());
             let orders = match parked {
                 Parked::Run(job) => return Some((job, state)),
                 Parked::End => {
-                    self.leave(vm, &state, "spindown").await;
+                    self.shut_down(vm, &state, "spindown").await;
                     return None;
                 }
                 Parked::Wait(orders) => orders,
@@ -446,7 +462,7 @@ impl Instance {
             match self.idle(vm, orders).await? {
                 Order::Run(job) => return Some((job, state)),
                 Order::End => {
-                    self.leave(vm, &state, "spindown").await;
+                    self.shut_down(vm, &state, "spindown").await;
                     return None;
                 }
                 Order::Ping { count, reply } => {
@@ -456,7 +472,7 @@ impl Instance {
                     }
                     let pinged = self.ping(vm, count).await;
                     let failed = pinged.as_ref().err().map(ToString::to_string);
-                    // Whoever measures may have gone.
+                    // The caller may have been dropped.
                     let _ = reply.send(pinged.map_err(|error| error.to_string()));
                     if let Some(why) = failed {
                         self.lost(&why);
@@ -467,7 +483,7 @@ impl Instance {
         }
     }
 
-    /// Has a runtime that waits at the mailbox wait at its agent, and pauses the microVM.
+    /// Makes a runtime that waits at the mailbox wait at its agent, and pauses the microVM.
     async fn recall(&self, vm: &mut MicroVm) -> Option<()> {
         if let Err(why) = vm.release() {
             self.lost(&why.to_string());
@@ -476,7 +492,7 @@ impl Instance {
         match self.settle(vm, Instant::now()).await {
             ControlFlow::Continue(Settled::Agent) => {}
             ControlFlow::Continue(Settled::Mailbox) => {
-                self.lost("it was sent to its agent, and waits at the mailbox");
+                self.lost("the runtime waits at the mailbox although it was sent to its agent");
                 return None;
             }
             ControlFlow::Break(()) => return None,
@@ -490,7 +506,7 @@ impl Instance {
         }
     }
 
-    /// Waits for an order, and for a sign that the microVM is not what it should be.
+    /// Waits for an order. Ends the instance if the microVM fails or sends an unexpected message.
     async fn idle(
         &self,
         vm: &mut MicroVm,
@@ -499,8 +515,8 @@ impl Instance {
         let why = loop {
             tokio::select! {
                 biased;
-                // First: by then it is in no book any more, and one that never stops talking would
-                // go on for ever, with its process and its memory.
+                // Checked first: the pool has already removed this instance, so a guest that floods
+                // messages must not delay its end.
                 order = &mut orders => return order.ok(),
                 event = vm.next() => match event {
                     Ok(VmEvent::Agent(AgentMessage::Log(of, text))) => {
@@ -510,16 +526,16 @@ impl Instance {
                         Ok(_) => {}
                         Err(error) => break error.to_string(),
                     },
-                    // Of the invocation before; it is frozen now, which is what was wanted.
+                    // The CPU budget of the last invocation. The microVM is paused, as it should be.
                     Ok(VmEvent::CpuBudgetExhausted) => {}
-                    Ok(other) => break format!("an idle instance said {other}"),
+                    Ok(other) => break format!("the guest sent {other} while it was idle"),
                     Err(error) => break error.to_string(),
                 },
             }
         };
         self.lost(&why);
         self.pool.gone(self.id);
-        // An order that was given in the same moment must not be lost with the instance.
+        // An order that was sent at the same moment must not be lost with the instance.
         orders.close();
         if let Ok(Order::Run(job)) = orders.try_recv() {
             self.again(job, &why);
@@ -534,14 +550,19 @@ impl Instance {
             .map(drop)
     }
 
-    /// What a function writes between invocations.
+    /// Logs output that the function has written between invocations.
     pub(super) fn log(&self, text: Text) {
         let origin = Origin::of(&self.version, None);
         self.pool.logs.append(origin, Kind::Function, text);
     }
 
     fn lost(&self, why: &str) {
-        tracing::warn!(function = %self.version.name, instance = self.id, why, "instance lost");
+        tracing::warn!(
+            function = %self.version.name,
+            instance = self.id,
+            why,
+            "an instance was lost between invocations"
+        );
         self.pool.metrics.instance_failure("lost");
     }
 }

@@ -1,19 +1,22 @@
-//! Instances: who serves which invocation, how many there may be, and what becomes of them.
+//! The pool decides which instance serves which invocation, and starts and ends instances.
 //!
-//! * [`concurrency`]: how many invocations may run at once, and whose.
-//! * [`job`]: an invocation on its way to an instance, and what comes back.
-//! * [`state`]: the book-keeping. One value behind one lock, without I/O: every decision is a
-//!   function of it. [`entry`] is what it keeps, [`room`] makes room.
-//! * [`dispatch`]: the face: submit, wait, list, retire, drain.
-//! * [`provision`]: instances that are kept ready.
-//! * [`shells`]: sandbox processes built ahead of need.
-//! * [`lifecycle`]: the task that an instance is, from shell to end.
-//! * [`warm_up`]: a restore without an invocation.
-//! * [`initialize`]: a start by init, of functions that must not start from a snapshot of after it.
-//! * [`streaming`]: results that come in pieces.
-//! * [`conversation`]: one invocation's messages.
-//! * [`output`]: where what it writes goes.
-//! * [`answer`]: how it ended, in Lambda's words.
+//! * [`concurrency`]: how many invocations may run at once, per account and function.
+//! * [`job`]: an invocation with its limits, and its result.
+//! * [`state`]: all instances and waiting invocations, in one value behind one lock. It makes every
+//!   decision, without I/O. [`entry`] has its types, [`eviction`] ends instances.
+//! * [`dispatch`]: the pool's interface: submit, list, retire, drain.
+//! * [`provision`]: provisioned concurrency: instances that are kept ready.
+//! * [`shells`]: sandbox processes that are started ahead of need.
+//! * [`lifecycle`]: the task of an instance, from shell to end.
+//! * [`shut_down`]: the end of an instance whose function has extensions.
+//! * [`warm_up`]: restores an instance without an invocation.
+//! * [`initialize`]: starts an instance from the runtime snapshot and runs the function's init in it, for
+//!   functions that must not start from a function snapshot.
+//! * [`streaming`]: results that the client gets as the function writes them.
+//! * [`conversation`]: the messages of one invocation.
+//! * [`output`]: writes an invocation's output to the log.
+//! * [`ping`]: measures round trips to the agent.
+//! * [`answer`]: how an invocation ended, with Lambda's names and texts.
 
 mod answer;
 mod concurrency;
@@ -22,15 +25,15 @@ mod dispatch;
 #[cfg(test)]
 pub(crate) mod double;
 mod entry;
+mod eviction;
 mod initialize;
 mod job;
-mod leave;
 mod lifecycle;
 mod output;
 mod ping;
 mod provision;
-mod room;
 mod shells;
+mod shut_down;
 mod state;
 mod streaming;
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! Where an invocation's output goes: the function's log, and the tail that its caller may have asked
-//! for.
+//! Writes an invocation's output to the function's log, and to the tail if the client has asked for it.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use hearth_protocol::output::Lines;
 use super::job::Invocation;
 use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Tail, Text};
 
-/// Where an invocation's log lines go.
+/// Writes the log records of one invocation.
 #[derive(Debug)]
 pub(crate) struct Output<'a> {
     pub(crate) store: &'a LogStore,
@@ -19,8 +18,8 @@ pub(crate) struct Output<'a> {
 }
 
 impl Output<'_> {
-    /// What the function wrote. The guest's claim whose output it is counts only for this
-    /// invocation; anything else is nobody's.
+    /// Output of the function. If the guest names this invocation, the records get its request id;
+    /// otherwise they get none, because the guest could name any other.
     pub(super) fn function(&mut self, message: &Log, lines: Bytes) {
         let id = self.invocation.request_id.as_str();
         let own = message.request_id.as_deref() == Some(id);
@@ -38,7 +37,7 @@ impl Output<'_> {
         self.store.append(origin, Kind::Function, text);
     }
 
-    /// What the function wrote, and its runtime has handed over.
+    /// Output of the function that came through the mailbox.
     pub(super) fn at_mailbox(&mut self, lines: Lines) {
         let message = Log {
             request_id: Some(self.invocation.request_id.clone()),
@@ -48,7 +47,7 @@ impl Output<'_> {
         self.function(&message, lines.bytes);
     }
 
-    /// What the runtime wrote after its restore, before the invocation began.
+    /// Output of the after-restore hook, before the invocation began.
     pub(super) fn hook(&self, message: &Log, lines: Bytes) {
         let origin = Origin::of(&self.invocation.version, None);
         let text = Text::of_guest(message, lines);
@@ -64,14 +63,14 @@ impl Output<'_> {
         });
     }
 
-    /// What the platform has to say.
+    /// A platform event.
     pub(crate) fn event(&mut self, event: PlatformEvent<'_>) {
         for record in event.records(&self.invocation.version.config.logging.format) {
             self.platform(&record);
         }
     }
 
-    /// How a restore with hooks went. It is not the invocation's: nothing of that has begun.
+    /// The report of a restore with hooks. It has no request id, because the invocation has not begun.
     pub(super) fn restore_report(&self, took: Duration, failed: Option<&str>) {
         let version = &self.invocation.version;
         let event = PlatformEvent::Restore { took, failed };

@@ -1,4 +1,4 @@
-//! The unit of the benchmarks: frames to an idle instance's agent and back.
+//! Measures pings: frames to an idle instance's agent and back. They are the unit of the benchmarks.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::instance::{MicroVm, VmError, VmEvent};
 use crate::logs::Text;
 
 impl Instance {
-    /// Sends that many pings, one after another; microseconds of each.
+    /// Sends `count` pings, one after another. Returns the time of each in microseconds.
     pub(super) async fn ping(&self, vm: &mut MicroVm, count: u32) -> Result<Vec<u64>, VmError> {
         self.command(vm, Command::Resume(Resume::default())).await?;
         let mut micros = Vec::with_capacity(count as usize);
@@ -33,7 +33,7 @@ impl Instance {
                     }
                     other => {
                         return Err(VmError::Unexpected(format!(
-                            "it answered a ping with {other}"
+                            "in place of a pong it sent {other}"
                         )));
                     }
                 }

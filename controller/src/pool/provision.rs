@@ -1,9 +1,8 @@
-//! Provisioned concurrency: instances of a version that are kept ready, whether it is invoked or
-//! not.
+//! Provisioned concurrency: instances of a version that are kept ready.
 //!
-//! Any instance of the version counts, whatever it was started for. Those that are missing are
-//! started, restored and thawed without an invocation, a few at a time; those that are wanted neither
-//! make room for others nor end for being idle.
+//! All instances of the version count, also those that were started for an invocation. Missing instances
+//! are restored without an invocation, a few at a time. Provisioned instances are neither evicted nor
+//! ended after the idle timeout.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,32 +12,32 @@ use super::entry::{Phase, StartOrder};
 use super::state::State;
 use crate::function::Version;
 
-/// Starts that may fail one after another before no more are tried.
+/// Number of failed starts in a row after which no more are tried.
 const MAX_FAILURES: u32 = 3;
 
-/// What is wanted of one version.
+/// The provisioned concurrency of one version.
 #[derive(Debug)]
 pub(super) struct Provision {
     version: Arc<Version>,
     wanted: usize,
-    /// Starts that failed since one succeeded, and why the last did.
+    /// Number of failed starts since the last success, and why the last one failed.
     failures: u32,
     why: String,
-    /// Whether there was no room for all when it was looked for last.
+    /// Whether a limit of the host has prevented the last start.
     crowded: bool,
 }
 
-/// How far it has come.
+/// The state of a version's provisioned concurrency.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Provisioned {
-    /// Instances that are ready or serve, at most as many as are wanted.
+    /// Number of instances that are ready or busy, at most the wanted number.
     pub(crate) ready: u32,
-    /// Why there are not more; `None` while more are on their way.
+    /// Why there are not more; `None` while more are starting.
     pub(crate) failed: Option<String>,
 }
 
 impl State {
-    /// Wants that many instances of a version kept ready from now on.
+    /// Sets the number of instances of a version that are kept ready.
     pub(super) fn set_provisioned(
         &mut self,
         version: &Arc<Version>,
@@ -60,8 +59,8 @@ impl State {
         self.provision_all(now)
     }
 
-    /// Starts what is missing of what is wanted, as far as there is room and not all at once: to be
-    /// asked again whenever a start is over.
+    /// Starts missing instances within the limits, and not all at once. Must be called again after each
+    /// start.
     pub(super) fn provision_all(&mut self, now: Instant) -> Vec<StartOrder> {
         let mut orders = Vec::new();
         if self.provisions.is_empty() {
@@ -76,7 +75,7 @@ impl State {
                 && starting < self.capacity.starts_ahead
                 && let Some(version) = self.missing(serial)
             {
-                if self.make_room(&version) {
+                if self.evict_for(&version) {
                     orders.push(self.begin(&version, now));
                     starting += 1;
                 } else {
@@ -90,7 +89,7 @@ impl State {
         orders
     }
 
-    /// A version of which an instance is to be started.
+    /// The version, if it needs another instance.
     fn missing(&self, serial: u64) -> Option<Arc<Version>> {
         let provision = self.provisions.get(&serial)?;
         let enough = self.count(serial) >= provision.wanted;
@@ -101,13 +100,13 @@ impl State {
         self.groups.get(&serial).map_or(0, |group| group.instances)
     }
 
-    /// Whether an instance of that version is wanted although it has nothing to do.
+    /// Whether an idle instance of this version is part of the provisioned concurrency.
     pub(super) fn is_wanted(&self, serial: u64) -> bool {
         let provision = self.provisions.get(&serial);
         provision.is_some_and(|provision| self.count(serial) <= provision.wanted)
     }
 
-    /// An instance that was started without an invocation runs. Returns what to start next.
+    /// An instance has started without an invocation. Returns what to start next.
     pub(super) fn warmed(&mut self, id: u64, now: Instant) -> Vec<StartOrder> {
         let Some(entry) = self.instances.get_mut(&id) else {
             return Vec::new();
@@ -152,7 +151,7 @@ impl State {
         } else {
             provision
                 .crowded
-                .then(|| "there is no room for more instances on this host".into())
+                .then(|| "a limit of instances or memory of this host is reached".into())
         };
         Provisioned {
             ready: u32::try_from(ready).unwrap_or(u32::MAX),
@@ -162,7 +161,7 @@ impl State {
 }
 
 impl Pool {
-    /// Keeps that many instances of a version ready from now on.
+    /// Sets the number of instances of a version that are kept ready.
     pub(crate) fn set_provisioned(&self, version: &Arc<Version>, wanted: u32) {
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         let orders = {
@@ -173,16 +172,16 @@ impl Pool {
             state.set_provisioned(version, wanted, Instant::now())
         };
         self.shared.start(orders);
-        // Those that are not wanted any more may have been idle for long.
+        // Instances that are not provisioned any more may have passed the idle timeout.
         self.shared.notify_unwanted();
     }
 
-    /// How far the instances of a version that are to be kept ready are.
+    /// The state of a version's provisioned concurrency.
     pub(crate) fn provisioned(&self, version: &Version) -> Provisioned {
         self.shared.state().provisioned(version.serial)
     }
 
-    /// Tries again what was given up.
+    /// Tries again to start instances after too many failures.
     pub(crate) fn provision_again(&self, version: &Arc<Version>) {
         let orders = {
             let mut state = self.shared.state();

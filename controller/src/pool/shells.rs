@@ -1,8 +1,8 @@
-//! Sandbox processes built ahead of need: each has its VM and waits for a snapshot.
+//! Shells: sandbox processes that are started ahead of need. Each has a VM and waits for a snapshot.
 //!
-//! Starting a process and making a VM takes longer than restoring into one. New shells are started
-//! a moment after one was taken, so that they don't compete for the CPU with the restore that took
-//! it. A shell that dies is noticed and replaced.
+//! Starting a process and making a VM takes longer than restoring a snapshot into it. When a shell is
+//! taken, its replacement starts a little later, so that it does not compete for the CPU with the
+//! restore. Shells that have died are replaced too.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use crate::instance::{LaunchError, Launcher, MicroVm, VmError};
 use crate::locks::lock;
 
-/// Longest time for a new process to answer its first command.
+/// Maximum time for a new process to reply to its first command.
 const READY_LIMIT: Duration = Duration::from_secs(20);
-/// From the taking of a shell to the start of the next.
+/// Time between the taking of a shell and the start of its replacement.
 const REFILL_DELAY: Duration = Duration::from_millis(100);
-/// After a start that failed.
+/// Time between a failed start and the next one.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The shells.
+/// The shells that are ready.
 #[derive(Debug)]
 pub(crate) struct Shells {
     launcher: Arc<dyn Launcher>,
@@ -42,7 +42,7 @@ impl Shells {
         }
     }
 
-    /// A shell: one that is ready, else a new one.
+    /// Takes a shell: one that is ready, or else a new one.
     pub(crate) async fn claim(&self) -> Result<MicroVm, LaunchError> {
         loop {
             let Some(mut vm) = self.lock().pop_front() else {
@@ -56,12 +56,12 @@ impl Shells {
         self.launch().await.map(|(vm, _)| vm)
     }
 
-    /// A new process that has answered, with what it says of itself and of the host.
+    /// Starts a sandbox process, and waits until it is a shell. Returns its status too.
     pub(crate) async fn launch(&self) -> Result<(MicroVm, Status), LaunchError> {
         let mut vm = self.launcher.launch().await?;
         let status = tokio::time::timeout(READY_LIMIT, vm.command(Command::Status))
             .await
-            .map_err(|_| VmError::Late("a new sandbox's first answer", READY_LIMIT))??;
+            .map_err(|_| VmError::Late("the first reply of a new sandbox", READY_LIMIT))??;
         match status {
             Some(status) if status.state == State::Shell => Ok((vm, status)),
             other => {
@@ -70,7 +70,7 @@ impl Shells {
         }
     }
 
-    /// Takes back a shell that was not used after all.
+    /// Takes back a shell that was not used.
     pub(crate) fn put_back(&self, vm: MicroVm) {
         let mut ready = self.lock();
         if ready.len() < self.wanted {
@@ -82,14 +82,14 @@ impl Shells {
         self.lock().len()
     }
 
-    /// Keeps the number of shells up until `stop`, then ends them.
+    /// Keeps the wanted number of shells ready until `stop`, then ends them.
     pub(crate) async fn keep(&self, stop: CancellationToken) {
         let keep = async {
             loop {
                 self.fill().await;
                 tokio::select! {
                     () = self.changed.notified() => tokio::time::sleep(REFILL_DELAY).await,
-                    () = self.bury_dead() => {}
+                    () = self.remove_dead() => {}
                 }
             }
         };
@@ -105,15 +105,15 @@ impl Shells {
             match self.launch().await {
                 Ok((vm, _)) => self.put_back(vm),
                 Err(error) => {
-                    tracing::error!(%error, "no sandbox can be started");
+                    tracing::error!(%error, "the controller could not start a sandbox");
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
         }
     }
 
-    /// Completes when it has removed shells that died.
-    async fn bury_dead(&self) {
+    /// Waits until shells have died, and removes them.
+    async fn remove_dead(&self) {
         std::future::poll_fn(|context| {
             let mut ready = self.lock();
             let before = ready.len();

@@ -1,9 +1,8 @@
-//! The book-keeping of instances and waiting invocations: pure decisions, no I/O, no waiting.
+//! The state of all instances and waiting invocations: pure decisions, without I/O.
 //!
-//! An instance counts against the limits from the decision to start it until its end is decided.
-//! Invocations of a version wait in one queue and are served in the order of their arrival, those
-//! that nobody waits for last, by whichever instance is there first: an idle one, one that has just
-//! answered, or a new one.
+//! An instance counts against the limits from the decision to start it to the decision to end it.
+//! Invocations of a version wait in one queue, in the order of their arrival, events last. The next
+//! instance that can serve takes the first: an idle one, one that has just sent a result, or a new one.
 //!
 //! ```text
 //!           take              finishing           park
@@ -25,15 +24,15 @@ use super::provision::Provision;
 use crate::function::Version;
 use crate::metrics::Census;
 
-/// What all instances of one version share.
+/// The instances and waiting invocations of one version.
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    /// Least recently used first.
+    /// Ids of idle instances, least recently used first.
     pub(super) idle: Vec<u64>,
     pub(super) queue: VecDeque<Job>,
-    /// Instances, whatever they do.
+    /// Number of instances in any phase.
     pub(super) instances: usize,
-    /// Those of them that have not begun.
+    /// Number of instances in the phase `Starting`.
     pub(super) starting: usize,
 }
 
@@ -44,7 +43,7 @@ pub(crate) struct State {
     pub(super) groups: HashMap<u64, Group>,
     pub(super) instances: BTreeMap<u64, Entry>,
     pub(super) memory_mib: u64,
-    /// By the version's number.
+    /// By the version's serial.
     pub(super) provisions: HashMap<u64, Provision>,
     next_id: u64,
     pub(super) ending: bool,
@@ -65,7 +64,7 @@ impl State {
         }
     }
 
-    /// Gives an invocation to the idle instance that was used last, or lets it wait.
+    /// Gives an invocation to the idle instance that was used last, or puts it into the queue.
     pub(crate) fn submit(&mut self, job: Job, now: Instant) -> Placed {
         let version = job.invocation.version.clone();
         let Some(job) = self.wake(job) else {
@@ -81,7 +80,7 @@ impl State {
         Placed::Waits(self.provide(&version, now))
     }
 
-    /// Puts an invocation that its instance could not begin back to the head of the queue.
+    /// Puts an invocation that its instance could not begin at the head of the queue.
     pub(crate) fn resubmit(&mut self, job: Job, now: Instant) -> Vec<StartOrder> {
         let version = job.invocation.version.clone();
         let Some(job) = self.wake(job) else {
@@ -112,7 +111,7 @@ impl State {
                     entry.invocations += 1;
                     return None;
                 }
-                // It has just died and will say so; the next one.
+                // The instance has just died, and its task will remove it. Try the next one.
                 Err(Order::Run(back)) => job = back,
                 Err(_) => unreachable!("the order comes back as it was"),
             }
@@ -120,7 +119,7 @@ impl State {
         Some(job)
     }
 
-    /// Starts as many instances of a version as its queue needs and the limits allow.
+    /// Starts as many instances of a version as its queue needs, within the limits.
     pub(crate) fn provide(&mut self, version: &Arc<Version>, now: Instant) -> Vec<StartOrder> {
         let mut orders = Vec::new();
         loop {
@@ -128,7 +127,7 @@ impl State {
             let Some(group) = self.groups.get(&version.serial) else {
                 break;
             };
-            if group.queue.len() <= group.starting + soon || !self.make_room(version) {
+            if group.queue.len() <= group.starting + soon || !self.evict_for(version) {
                 break;
             }
             orders.push(self.begin(version, now));
@@ -136,7 +135,7 @@ impl State {
         orders
     }
 
-    /// Begins an instance for which there is room.
+    /// Adds an instance that fits, in the phase `Starting`.
     pub(super) fn begin(&mut self, version: &Arc<Version>, now: Instant) -> StartOrder {
         let id = self.next_id;
         self.next_id += 1;
@@ -158,7 +157,7 @@ impl State {
         }
     }
 
-    /// The same for a version of which only the number is known.
+    /// [`Self::provide`] for a version of which only the serial is known.
     pub(crate) fn provide_serial(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
         let waiting = self
             .groups
@@ -170,7 +169,7 @@ impl State {
         }
     }
 
-    /// Starts for every version that waits, the longest-waiting caller first.
+    /// Starts instances for the queues of all versions, the longest-waiting invocation first.
     pub(super) fn provide_all(&mut self, now: Instant) -> Vec<StartOrder> {
         let mut waiting: Vec<((bool, Instant), Arc<Version>)> = self
             .groups
@@ -186,7 +185,7 @@ impl State {
             .collect()
     }
 
-    /// Instances that have answered and should be free any moment.
+    /// Number of instances that have sent their result and should be free at any moment.
     fn soon_free(&self, serial: u64, now: Instant) -> usize {
         self.instances
             .values()
@@ -199,7 +198,7 @@ impl State {
             .count()
     }
 
-    /// Whether invocations of a version wait for an instance that has answered to be free.
+    /// Whether invocations of a version wait for instances that have sent their result.
     pub(crate) fn counts_on_finishing(&self, serial: u64, now: Instant) -> bool {
         self.groups.get(&serial).is_some_and(|group| {
             group.queue.len() > group.starting && self.soon_free(serial, now) > 0
@@ -213,8 +212,8 @@ impl State {
         }
     }
 
-    /// A starting instance is about to begin: what with? Without anything to do it is forgotten,
-    /// unless it is to be kept ready.
+    /// Decides what a starting instance with a shell does. An instance without an invocation is removed,
+    /// unless it is part of the provisioned concurrency.
     pub(crate) fn take(&mut self, id: u64) -> Taken {
         let Some(entry) = self.instances.get(&id) else {
             return Taken::Nothing;
@@ -236,7 +235,7 @@ impl State {
         Taken::Job(job)
     }
 
-    /// The longest-waiting invocation of a version whose caller still waits.
+    /// Takes the first invocation of a version's queue whose caller still waits.
     fn pop(&mut self, serial: u64) -> Option<Job> {
         let queue = &mut self.groups.get_mut(&serial)?.queue;
         loop {
@@ -247,14 +246,14 @@ impl State {
         }
     }
 
-    /// An instance has its answer; its runtime is not back yet.
+    /// An instance has sent its result, but its runtime has not asked for the next event yet.
     pub(crate) fn finishing(&mut self, id: u64, now: Instant) {
         if let Some(entry) = self.instances.get_mut(&id) {
             entry.phase = Phase::Finishing { since: now };
         }
     }
 
-    /// An instance's runtime is back: the next invocation for it, if one waits.
+    /// An instance's runtime has asked for the next event: the next invocation, if one waits.
     pub(crate) fn next(&mut self, id: u64) -> Option<Job> {
         let serial = self.instances.get(&id)?.version.serial;
         let job = self.pop(serial)?;
@@ -264,7 +263,7 @@ impl State {
         Some(job)
     }
 
-    /// An instance is paused.
+    /// Decides what an instance without an invocation does.
     pub(crate) fn park(&mut self, id: u64, now: Instant) -> Parked {
         if let Some(job) = self.next(id) {
             return Parked::Run(job);
@@ -285,16 +284,16 @@ impl State {
         Parked::Wait(orders)
     }
 
-    /// An instance has ended: whom its place goes to.
+    /// An instance has ended. Returns the instances to start in its place.
     pub(crate) fn gone(&mut self, id: u64, now: Instant) -> Vec<StartOrder> {
         self.remove(id);
-        // Who waits first, then what may come to be used.
+        // Waiting invocations first, then provisioned concurrency.
         let mut orders = self.provide_all(now);
         orders.extend(self.provision_all(now));
         orders
     }
 
-    /// The invocation that a failed start was for, if it still waits.
+    /// A start has failed: removes the instance, and returns the first waiting invocation.
     pub(crate) fn start_failed(&mut self, id: u64, why: &str) -> Option<Job> {
         let serial = self.instances.get(&id)?.version.serial;
         self.provision_failed(serial, why);
@@ -303,7 +302,7 @@ impl State {
         job
     }
 
-    /// An invocation has waited long enough.
+    /// Decides about an invocation that has waited for the maximum time.
     pub(crate) fn give_up(&mut self, serial: u64, ticket: u64, now: Instant) -> GiveUp {
         let soon = self.soon_free(serial, now);
         let Some(group) = self.groups.get_mut(&serial) else {
@@ -324,7 +323,7 @@ impl State {
         self.ending
     }
 
-    /// Gives an idle instance of a function, the last used one, a measurement to do.
+    /// Orders the idle instance that was used last to measure pings.
     pub(crate) fn ping(
         &mut self,
         serial: u64,

@@ -1,4 +1,4 @@
-//! The book-keeping's promises, decision by decision.
+//! Tests of the pool's decisions.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ impl Book {
         }
     }
 
-    /// Submits an invocation; the ids of what has to be started.
+    /// Submits an invocation; returns the ids of the instances to start.
     fn submit(&mut self, version: &Arc<Version>) -> Vec<u64> {
         let job = self.job(version);
         ids(orders(self.state.submit(job, self.now)))
@@ -109,7 +109,7 @@ impl Book {
     }
 }
 
-/// What is to be started for an invocation.
+/// The ids of the instances to start for an invocation.
 fn orders(placed: Placed) -> Vec<StartOrder> {
     match placed {
         Placed::Given => Vec::new(),
@@ -177,7 +177,7 @@ fn waiting_invocations_are_served_in_the_order_of_their_arrival() {
 }
 
 #[test]
-fn invocations_that_nobody_waits_for_are_served_last_and_in_their_order() {
+fn events_are_served_last_and_in_their_order() {
     let mut book = Book::new(Capacity {
         max_instances: 1,
         ..ROOMY
@@ -197,7 +197,7 @@ fn invocations_that_nobody_waits_for_are_served_last_and_in_their_order() {
 }
 
 #[test]
-fn a_place_that_comes_free_goes_to_a_caller_before_an_event_that_has_waited_longer() {
+fn a_free_place_goes_to_a_synchronous_invocation_before_an_event_that_has_waited_longer() {
     let mut book = Book::new(Capacity {
         max_instances: 1,
         ..ROOMY
@@ -214,7 +214,7 @@ fn a_place_that_comes_free_goes_to_a_caller_before_an_event_that_has_waited_long
 }
 
 #[test]
-fn an_invocation_waits_for_an_instance_that_has_just_answered_and_not_for_one_that_lingers() {
+fn an_invocation_waits_for_an_instance_that_has_just_answered_but_not_for_a_slow_one() {
     let mut book = Book::new(ROOMY);
     let f = version("f", 128);
     let id = book.submit(&f)[0];
@@ -227,7 +227,7 @@ fn an_invocation_waits_for_an_instance_that_has_just_answered_and_not_for_one_th
 }
 
 #[test]
-fn a_new_instance_that_comes_too_late_has_nothing_to_do_and_takes_no_room() {
+fn a_new_instance_that_is_not_needed_any_more_is_removed() {
     let mut book = Book::new(ROOMY);
     let f = version("f", 128);
     let first = book.submit(&f)[0];
@@ -247,7 +247,7 @@ fn a_new_instance_that_comes_too_late_has_nothing_to_do_and_takes_no_room() {
 }
 
 #[test]
-fn room_is_made_by_ending_the_least_recently_used_idle_instance() {
+fn the_least_recently_used_idle_instance_is_evicted() {
     let mut book = Book::new(Capacity {
         memory_mib: 300,
         ..ROOMY
@@ -263,7 +263,7 @@ fn room_is_made_by_ending_the_least_recently_used_idle_instance() {
 }
 
 #[test]
-fn idle_instances_are_not_ended_when_that_would_not_make_enough_room() {
+fn idle_instances_are_not_evicted_if_that_would_not_free_enough_memory() {
     let mut book = Book::new(Capacity {
         memory_mib: 300,
         ..ROOMY
@@ -275,7 +275,7 @@ fn idle_instances_are_not_ended_when_that_would_not_make_enough_room() {
 }
 
 #[test]
-fn room_that_comes_free_goes_to_the_version_that_has_waited_longest() {
+fn a_free_place_goes_to_the_version_that_has_waited_longest() {
     let mut book = Book::new(Capacity {
         max_instances: 1,
         ..ROOMY
@@ -290,7 +290,7 @@ fn room_that_comes_free_goes_to_the_version_that_has_waited_longest() {
 }
 
 #[test]
-fn who_gives_up_is_removed_unless_an_instance_is_on_its_way() {
+fn an_invocation_that_has_waited_too_long_is_removed_unless_an_instance_is_starting() {
     let mut book = Book::new(Capacity {
         max_instances: 1,
         ..ROOMY
@@ -315,7 +315,7 @@ fn who_gives_up_is_removed_unless_an_instance_is_on_its_way() {
 }
 
 #[test]
-fn an_invocation_whose_caller_has_gone_before_it_began_is_not_run() {
+fn an_invocation_whose_caller_was_dropped_before_it_began_does_not_run() {
     let mut book = Book::new(ROOMY);
     let f = version("f", 128);
     let id = book.submit(&f)[0];
@@ -324,7 +324,7 @@ fn an_invocation_whose_caller_has_gone_before_it_began_is_not_run() {
 }
 
 #[test]
-fn a_retired_version_keeps_no_idle_instance_and_still_serves_what_waits() {
+fn a_retired_version_keeps_no_idle_instance_and_still_serves_its_queue() {
     let mut book = Book::new(Capacity {
         max_instances: 2,
         ..ROOMY
@@ -348,7 +348,7 @@ fn a_retired_version_keeps_no_idle_instance_and_still_serves_what_waits() {
 }
 
 #[test]
-fn an_idle_instance_that_died_unnoticed_costs_the_invocation_nothing() {
+fn an_invocation_skips_an_idle_instance_that_has_just_died() {
     let mut book = Book::new(ROOMY);
     let f = version("f", 128);
     let (id, orders) = book.idle(&f);
@@ -360,7 +360,7 @@ fn an_idle_instance_that_died_unnoticed_costs_the_invocation_nothing() {
 }
 
 #[test]
-fn idle_instances_end_after_their_time_and_not_before() {
+fn idle_instances_end_after_the_idle_timeout_and_not_before() {
     let mut book = Book::new(ROOMY);
     let (_, mut orders) = book.idle(&version("f", 128));
     let limit = Duration::from_secs(10);
@@ -373,7 +373,7 @@ fn idle_instances_end_after_their_time_and_not_before() {
 }
 
 #[test]
-fn a_closed_pool_starts_nothing_and_gives_back_what_waits() {
+fn a_closed_pool_starts_nothing_and_returns_the_waiting_invocations() {
     let mut book = Book::new(ROOMY);
     let f = version("f", 128);
     let (_, mut idle) = book.idle(&version("g", 128));
@@ -383,7 +383,7 @@ fn a_closed_pool_starts_nothing_and_gives_back_what_waits() {
     assert!(book.submit(&f).is_empty());
 }
 
-/// Takes an instance that was started to be kept ready to idle.
+/// Takes an instance without an invocation from its start to idle.
 fn warm(book: &mut Book, id: u64) -> oneshot::Receiver<Order> {
     assert!(matches!(book.state.take(id), Taken::Ready));
     book.state.warmed(id, book.now);
@@ -394,7 +394,7 @@ fn warm(book: &mut Book, id: u64) -> oneshot::Receiver<Order> {
 }
 
 #[test]
-fn what_is_provisioned_is_started_without_an_invocation_and_started_again_when_it_ends() {
+fn provisioned_instances_are_started_without_an_invocation_and_replaced_when_they_end() {
     let mut book = Book::new(ROOMY);
     let f = version("f", 128);
     let started = ids(book.state.set_provisioned(&f, 2, book.now));
@@ -409,7 +409,7 @@ fn what_is_provisioned_is_started_without_an_invocation_and_started_again_when_i
 }
 
 #[test]
-fn however_many_are_provisioned_they_start_a_few_at_a_time() {
+fn provisioned_instances_start_a_few_at_a_time() {
     let mut book = Book::new(Capacity {
         max_instances: 500,
         max_per_function: 500,
@@ -433,7 +433,7 @@ fn however_many_are_provisioned_they_start_a_few_at_a_time() {
 }
 
 #[test]
-fn what_is_provisioned_waits_for_the_starts_that_invocations_wait_for() {
+fn provisioned_instances_start_after_those_that_invocations_wait_for() {
     let mut book = Book::new(ROOMY);
     let (f, g) = (version("f", 128), version("g", 128));
     let first = book.submit(&g)[0];
@@ -452,7 +452,7 @@ fn instances_that_were_started_for_invocations_count_as_provisioned() {
 }
 
 #[test]
-fn a_provisioned_instance_neither_ends_for_being_idle_nor_makes_room() {
+fn a_provisioned_instance_is_neither_evicted_nor_ended_after_the_idle_timeout() {
     let mut book = Book::new(Capacity {
         memory_mib: 300,
         ..ROOMY
@@ -472,7 +472,7 @@ fn a_provisioned_instance_neither_ends_for_being_idle_nor_makes_room() {
 }
 
 #[test]
-fn what_is_provisioned_beyond_the_room_comes_when_there_is_room() {
+fn provisioned_instances_beyond_a_limit_start_when_there_is_capacity() {
     let mut book = Book::new(Capacity {
         max_instances: 2,
         ..ROOMY
@@ -485,7 +485,7 @@ fn what_is_provisioned_beyond_the_room_comes_when_there_is_room() {
 }
 
 #[test]
-fn a_version_that_can_not_be_started_is_given_up_after_some_tries() {
+fn after_several_failed_starts_a_version_is_not_tried_again() {
     let mut book = Book::new(ROOMY);
     let f = version("f", 128);
     let mut next = ids(book.state.set_provisioned(&f, 1, book.now));

@@ -1,8 +1,8 @@
-//! Results that come in pieces, on their way to a caller that takes them as they come.
+//! Streamed results: the caller gets each part as the function writes it.
 //!
-//! Between an instance and its caller there are never more than [`DEPTH`] pieces: a caller that is
-//! slow makes the instance wait, and with it the sandbox and the guest. When the caller is gone,
-//! what still comes is thrown away, so that the function gets to its end and the instance is free.
+//! Between an instance and its caller there are at most [`DEPTH`] parts: a slow caller makes the
+//! instance's task wait, and with it the sandbox and the guest. If the caller is dropped, the other parts
+//! are discarded, so that the function runs to its end and the instance becomes free.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,32 +16,32 @@ use super::answer::Answer;
 use super::dispatch::Pool;
 use super::job::{Completed, Invocation, NotRun};
 
-/// Pieces that may wait for the caller.
+/// Maximum number of parts that wait for the caller.
 const DEPTH: usize = 4;
 
-/// A piece.
+/// A part of a streamed result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// The function has begun to answer. The runtime's `Content-Type` of it.
+    /// The result begins. Holds the runtime's `Content-Type`.
     Start(Option<String>),
     Chunk(Bytes),
 }
 
 pub(super) type Sink = Sender<Part>;
 
-/// How a result comes.
+/// The beginning of a result.
 #[derive(Debug)]
 pub(crate) enum Opened {
-    /// All at once, or it failed before there was any of it.
+    /// The whole result, or an error before the result has begun.
     Whole(Completed),
-    /// In pieces.
+    /// A streamed result.
     Stream {
         content_type: Option<String>,
         rest: Streamed,
     },
 }
 
-/// What is still to come of a result. Dropping it gives it up.
+/// The rest of a streamed result. If it is dropped, the rest is discarded.
 pub(crate) struct Streamed {
     parts: Receiver<Part>,
     done: Pin<Box<dyn Future<Output = Result<Completed, NotRun>> + Send>>,
@@ -54,16 +54,16 @@ impl std::fmt::Debug for Streamed {
     }
 }
 
-/// The next of a streamed result.
+/// The next item of a streamed result.
 #[derive(Debug)]
 pub(crate) enum Next {
     Chunk(Bytes),
-    /// There is no more; how it ended.
+    /// The end of the result, and how the invocation ended.
     End(Result<Completed, NotRun>),
 }
 
 impl Pool {
-    /// Runs an invocation and answers as soon as its result has begun to come.
+    /// Runs an invocation, and returns as soon as its result begins.
     pub(crate) async fn open(&self, invocation: Invocation) -> Result<Opened, NotRun> {
         let (sink, mut parts) = mpsc::channel(DEPTH);
         let pool = self.clone();
@@ -72,7 +72,7 @@ impl Pool {
         let (first, finished) = tokio::select! {
             biased;
             first = parts.recv() => (first, None),
-            // The start may have come between the two looks.
+            // The start may have arrived after `parts` was polled.
             finished = &mut done => (parts.try_recv().ok(), Some(finished)),
         };
         let completed = match (first, finished) {
@@ -92,12 +92,12 @@ impl Pool {
 }
 
 impl Streamed {
-    /// Waits for more. Not to be called after the end.
+    /// Waits for the next item. Must not be called after the end.
     pub(crate) async fn next(&mut self) -> Next {
         loop {
             match self.parts.recv().await {
                 Some(Part::Chunk(bytes)) => return Next::Chunk(bytes),
-                // A conversation lets only one through.
+                // The conversation passes on only one start.
                 Some(Part::Start(_)) => {}
                 None => break,
             }
@@ -109,8 +109,7 @@ impl Streamed {
     }
 }
 
-/// What a guest has said of a result that it streams, and what of it is kept for a caller that wants
-/// it whole.
+/// Checks the chunks of a streamed result, and collects them for a caller that wants the whole result.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     received: u64,
@@ -119,19 +118,19 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Counts a chunk; an error says which rule it breaks.
+    /// Counts a chunk. An error names the limit that it exceeds.
     pub(super) fn count(&mut self, chunk: &Bytes) -> Result<(), &'static str> {
         self.received += chunk.len() as u64;
         if chunk.len() > MAX_CHUNK {
             return Err("a chunk above the limit");
         }
         if self.received > MAX_STREAMED {
-            return Err("more than a result may have");
+            return Err("more bytes than a result may have");
         }
         Ok(())
     }
 
-    /// Keeps a chunk, unless all of them together are more than a payload may be.
+    /// Collects a chunk, unless all chunks together are larger than a payload may be.
     pub(super) fn keep(&mut self, chunk: &Bytes) {
         if self.too_long || self.kept.len() + chunk.len() > MAX_PAYLOAD {
             self.too_long = true;
@@ -141,7 +140,7 @@ impl Incoming {
         }
     }
 
-    /// The result as one.
+    /// The whole result.
     pub(super) fn whole(&mut self) -> Answer {
         if !self.too_long {
             return Answer::Response(std::mem::take(&mut self.kept).freeze());
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_result_that_is_to_be_whole_is_kept_up_to_a_payloads_limit() {
+    fn a_result_is_collected_up_to_the_limit_of_a_payload() {
         let mut incoming = Incoming::default();
         let chunk = Bytes::from(vec![b'x'; MAX_CHUNK]);
         let fit = MAX_PAYLOAD / MAX_CHUNK;
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_may_not_send_more_than_a_result_may_have() {
+    fn chunks_beyond_the_limit_of_a_result_are_errors() {
         let mut incoming = Incoming::default();
         let chunk = Bytes::from(vec![0; MAX_CHUNK]);
         for _ in 0..MAX_STREAMED / MAX_CHUNK as u64 {

@@ -1,4 +1,4 @@
-//! The pool's promises, with doubles that speak the real protocol.
+//! Tests of the pool with test doubles that speak the real protocol.
 
 mod init;
 mod streaming;
@@ -66,7 +66,7 @@ impl Fixture {
         run(self.pool.clone(), version.clone(), event.to_owned()).await
     }
 
-    /// Waits until the pool looks as it should.
+    /// Waits until the pool is in the expected state.
     async fn until(&self, what: &str, there: impl Fn(Census) -> bool) {
         let deadline = Instant::now() + SOON;
         while !there(self.pool.census()) {
@@ -131,7 +131,7 @@ async fn the_first_invocation_is_cold_and_the_next_is_warm_on_the_same_instance(
 }
 
 #[tokio::test]
-async fn a_cold_invocation_is_told_its_whole_duration_although_thawed_comes_with_the_answer() {
+async fn a_cold_invocations_duration_is_complete_even_if_thawed_comes_with_the_answer() {
     let fixture = Fixture::new(SETTINGS);
     let done = fixture.run(&fixture.version("f"), "slow").await.unwrap();
     assert_eq!(done.start, Start::Cold);
@@ -180,7 +180,7 @@ async fn a_burst_beyond_the_limit_is_throttled_and_what_fits_is_served() {
 }
 
 #[tokio::test]
-async fn who_waits_is_served_in_order_when_an_instance_comes_free() {
+async fn waiting_invocations_are_served_in_order_when_an_instance_becomes_free() {
     let fixture = Fixture::new(PoolSettings {
         max_instances: 1,
         throttle_wait: SOON,
@@ -237,7 +237,7 @@ async fn every_way_of_going_wrong_ends_the_instance_and_the_next_invocation_work
 }
 
 #[tokio::test]
-async fn a_second_answer_ends_the_instance_and_reaches_nobody() {
+async fn a_second_answer_ends_the_instance_and_is_dropped() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     let first = fixture.run(&f, "twice").await.unwrap();
@@ -255,7 +255,7 @@ async fn an_answer_that_comes_byte_by_byte_is_whole() {
 }
 
 #[tokio::test]
-async fn an_instance_that_lingers_after_its_answer_does_not_hold_up_the_next() {
+async fn an_instance_that_is_slow_after_its_answer_does_not_hold_up_the_next_invocation() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     fixture.run(&f, "linger").await.unwrap();
@@ -264,7 +264,7 @@ async fn an_instance_that_lingers_after_its_answer_does_not_hold_up_the_next() {
 }
 
 #[tokio::test]
-async fn an_unusable_snapshot_is_made_anew_and_the_request_does_not_fail() {
+async fn an_unusable_snapshot_is_rebuilt_and_the_invocation_does_not_fail() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     fixture.stage.stale.store(true, Ordering::SeqCst);
@@ -274,7 +274,7 @@ async fn an_unusable_snapshot_is_made_anew_and_the_request_does_not_fail() {
 }
 
 #[tokio::test]
-async fn a_function_runs_to_its_end_when_its_caller_goes_away() {
+async fn a_function_runs_to_its_end_when_its_caller_is_dropped() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     let caller = tokio::spawn(run(fixture.pool.clone(), f.clone(), "gate".into()));
@@ -384,14 +384,14 @@ async fn reserved_concurrency_refuses_at_once_what_is_beyond_it_and_nothing_afte
     assert_eq!(refused, NotRun::ReservedConcurrency);
     fixture.stage.gate.add_permits(1);
     running.await.unwrap().unwrap();
-    // One after another there is never more than one, however soon the next comes.
+    // Invocations one after another never count as two at once, however soon the next one comes.
     for _ in 0..20 {
         fixture.run(&f, "x").await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn an_invocation_whose_caller_has_gone_counts_until_it_has_ended() {
+async fn an_invocation_whose_caller_was_dropped_counts_until_it_has_ended() {
     let fixture = Fixture::new(PoolSettings {
         account_concurrency: 1,
         ..SETTINGS
@@ -408,7 +408,8 @@ async fn an_invocation_whose_caller_has_gone_counts_until_it_has_ended() {
 }
 
 #[tokio::test]
-async fn what_is_provisioned_is_ready_before_it_is_invoked_and_after_it_has_died() {
+async fn a_provisioned_instance_is_ready_before_the_first_invocation_and_replaced_after_its_death()
+{
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     fixture.pool.set_provisioned(&f, 2);
@@ -432,7 +433,7 @@ async fn what_is_provisioned_is_ready_before_it_is_invoked_and_after_it_has_died
 }
 
 #[tokio::test]
-async fn what_is_provisioned_from_a_snapshot_that_is_refused_is_made_anew() {
+async fn an_unusable_snapshot_is_rebuilt_for_provisioned_instances() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     fixture.stage.stale.store(true, Ordering::SeqCst);

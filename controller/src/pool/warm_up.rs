@@ -1,4 +1,4 @@
-//! A restore without an invocation: an instance that is to be kept ready.
+//! Restores an instance without an invocation, for provisioned concurrency.
 
 use std::time::Instant;
 
@@ -7,11 +7,11 @@ use hearth_protocol::sandbox::Resume;
 
 use super::conversation::{HOOKS_LIMIT, START_LIMIT};
 use crate::function::Artefacts;
-use crate::instance::{Errand, MicroVm, RestoreFrom, VmError, VmEvent, outcome, thaw};
+use crate::instance::{CommandWithFiles, MicroVm, RestoreFrom, VmError, VmEvent, outcome, thaw};
 use crate::logs::Text;
 
-/// Restores a snapshot and waits until the guest serves; with `hooks` its runtime may do something of
-/// its own first.
+/// Restores a function snapshot and waits until the guest has thawed. With `hooks` the runtime first runs
+/// its after-restore hook.
 pub(super) async fn warm_up(
     vm: &mut MicroVm,
     artefacts: &Artefacts,
@@ -20,12 +20,12 @@ pub(super) async fn warm_up(
 ) -> Result<(), VmError> {
     let mut late = VmError::Late("a start", START_LIMIT);
     let mut deadline = Instant::now() + START_LIMIT;
-    let awaited = vm.submit(restore_errand(artefacts, Resume::default())?)?;
+    let awaited = vm.submit(restore_command(artefacts, Resume::default())?)?;
     vm.send([thaw()?])?;
     let (mut restored, mut thawed) = (false, false);
     while !(restored && thawed) {
         let event = vm.next_by(deadline).await;
-        // A guest that never stops talking does not get around its time.
+        // Checked even if there is an event: a guest that floods events must not evade its timeout.
         let Some(event) = event.filter(|_| Instant::now() < deadline) else {
             return Err(late);
         };
@@ -35,21 +35,21 @@ pub(super) async fn warm_up(
                 restored |= reply.id == awaited;
                 outcome(reply)?;
                 if restored && hooks {
-                    late = VmError::Late("what runs after a restore", HOOKS_LIMIT);
+                    late = VmError::Late("an after-restore hook", HOOKS_LIMIT);
                     deadline = Instant::now() + HOOKS_LIMIT;
                 }
             }
             VmEvent::Agent(AgentMessage::Thawed) => thawed = true,
-            // Of its hooks, or of threads that were at it when the snapshot was taken.
+            // Output of the hook, or of threads that were running when the snapshot was taken.
             VmEvent::Agent(AgentMessage::Log(of, text)) => log(Text::of_guest(&of, text)),
             VmEvent::Agent(AgentMessage::RestoreFailed(failed, _)) if hooks => {
                 let kind: String = failed.error_type.chars().take(128).collect();
-                let what = format!("a hook failed after the restore: {kind}");
+                let what = format!("the after-restore hook failed: {kind}");
                 return Err(VmError::Unexpected(what));
             }
             VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
             _ => {
-                let what = "a restored guest said something that is no thaw";
+                let what = "a restored guest sent an unexpected message before it had thawed";
                 return Err(VmError::Unexpected(what.into()));
             }
         }
@@ -57,16 +57,19 @@ pub(super) async fn warm_up(
     Ok(())
 }
 
-/// What a sandbox has to do so that a guest runs on from its snapshot; refused where a file is not
-/// what it was made as.
-pub(super) fn restore_errand(artefacts: &Artefacts, resume: Resume) -> Result<Errand, VmError> {
+/// The command that restores a version's snapshot. Fails if a file of it has changed since it was
+/// compared with its seal.
+pub(super) fn restore_command(
+    artefacts: &Artefacts,
+    resume: Resume,
+) -> Result<CommandWithFiles, VmError> {
     let restore = RestoreFrom {
         snapshot: artefacts.snapshot(),
         disks: artefacts.disks(),
         fingerprint: artefacts.fingerprints.booted.clone(),
         resume: Some(resume),
     };
-    let errand = restore.errand()?;
-    errand.checked(artefacts.sealed())?;
-    Ok(errand)
+    let command = restore.command()?;
+    command.check(artefacts.sealed())?;
+    Ok(command)
 }

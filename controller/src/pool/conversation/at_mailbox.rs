@@ -1,17 +1,17 @@
-//! What a runtime says at its mailbox, or its agent for it.
+//! Messages that come through the mailbox, from the runtime or from its agent.
 
-use super::{Heard, NotStarted, Ran, Talk, unexpected};
+use super::{Conversation, NotStarted, Progress, Ran, unexpected};
 use crate::instance::{MailboxAnswer, MailboxWord, MicroVm, VmError};
 use crate::pool::answer::Answer;
 use crate::pool::output::Output;
 
-impl Talk<'_> {
-    pub(super) fn hear_mailbox(
+impl Conversation<'_> {
+    pub(super) fn on_mailbox(
         &mut self,
         vm: &MicroVm,
         word: MailboxWord,
         output: &mut Output<'_>,
-    ) -> Result<Heard, VmError> {
+    ) -> Result<Progress, VmError> {
         self.heard = true;
         if !self.thawed {
             self.thawed_silently(vm, output)?;
@@ -19,18 +19,18 @@ impl Talk<'_> {
         match word {
             MailboxWord::Output(lines) => {
                 output.at_mailbox(lines);
-                Ok(Heard::Nothing)
+                Ok(Progress::None)
             }
-            MailboxWord::Waits => Err(unexpected("that it waits, without an answer")),
-            MailboxWord::Answer(_) if self.streams => Err(unexpected("two answers in one")),
+            MailboxWord::Waits => Err(unexpected("a wait at the mailbox before an answer")),
+            MailboxWord::Answer(_) if self.streams => Err(unexpected("a second answer")),
             MailboxWord::Answer(answer) => {
                 self.check(&answer.meta.request_id)?;
-                Ok(Heard::Mailbox(answer))
+                Ok(Progress::Mailbox(answer))
             }
         }
     }
 
-    /// An answer from the mailbox: nothing was measured in the guest.
+    /// An answer from the mailbox. It has no measurements of the guest.
     pub(super) fn answered(
         &self,
         vm: &mut MicroVm,
@@ -39,7 +39,7 @@ impl Talk<'_> {
         let run = self.run();
         let memory = u64::from(self.invocation.version.config.memory_mib) << 20;
         let peak = vm.peak_memory(answer.peak_bytes).min(memory);
-        let told = if answer.failed {
+        let result = if answer.failed {
             Answer::FunctionError {
                 body: answer.body,
                 kind: answer.meta.error_type,
@@ -50,7 +50,7 @@ impl Talk<'_> {
         Ok(Ran {
             max_memory_bytes: peak,
             waits: answer.waits,
-            ..self.ran(vm, told, run)
+            ..self.ran(vm, result, run)
         })
     }
 }

@@ -110,7 +110,7 @@ async fn an_init_that_fails_in_an_instance_is_a_function_error_and_the_next_call
 }
 
 #[tokio::test]
-async fn a_microvm_that_dies_in_init_is_no_answer_and_is_not_tried_for_ever() {
+async fn a_microvm_that_dies_in_init_is_no_answer_and_attempts_are_limited() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version_with_init("f", "die");
     let refused = fixture.run(&f, "x").await.unwrap_err();
@@ -166,7 +166,7 @@ async fn a_runtime_snapshot_outlives_the_versions_that_start_from_it() {
 }
 
 #[tokio::test]
-async fn what_is_provisioned_is_ready_after_its_init() {
+async fn a_provisioned_instance_is_ready_after_its_init() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version_with_init("f", "ok");
     fixture.pool.set_provisioned(&f, 2);
@@ -178,7 +178,7 @@ async fn what_is_provisioned_is_ready_after_its_init() {
 }
 
 #[tokio::test]
-async fn what_is_provisioned_and_fails_in_init_is_given_up_with_the_reason() {
+async fn provisioning_stops_with_the_reason_after_init_has_failed() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version_with_init("f", "raise");
     fixture.pool.set_provisioned(&f, 1);
@@ -192,6 +192,6 @@ async fn what_is_provisioned_and_fails_in_init_is_given_up_with_the_reason() {
     };
     assert!(why.contains("Runtime.ImportModuleError"), "{why}");
     assert_eq!(fixture.inits(), 3);
-    // It is still the function's error for whoever invokes it.
+    // An invocation still gets the function error.
     assert!(fixture.run(&f, "x").await.unwrap().failed);
 }

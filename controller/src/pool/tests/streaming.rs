@@ -1,4 +1,4 @@
-//! Results that come in pieces.
+//! Tests of streamed results.
 
 use super::super::double::CHUNK;
 use super::super::{Next, Opened, Streamed};
@@ -21,7 +21,7 @@ impl Fixture {
     }
 }
 
-/// Reads all there is: how many bytes, and how it ended.
+/// Reads the whole result; returns its size in bytes and how it ended.
 async fn drain(mut rest: Streamed) -> (usize, Completed) {
     let mut bytes = 0;
     loop {
@@ -33,7 +33,7 @@ async fn drain(mut rest: Streamed) -> (usize, Completed) {
 }
 
 #[tokio::test]
-async fn pieces_come_in_order_and_the_instance_serves_again() {
+async fn chunks_come_in_order_and_the_instance_serves_again() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     for start in [Start::Cold, Start::Warm] {
@@ -46,7 +46,7 @@ async fn pieces_come_in_order_and_the_instance_serves_again() {
 }
 
 #[tokio::test]
-async fn who_wants_it_whole_gets_it_whole() {
+async fn a_caller_that_does_not_stream_gets_the_whole_result() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     let completed = fixture.run(&f, "stream").await.unwrap();
@@ -58,7 +58,7 @@ async fn who_wants_it_whole_gets_it_whole() {
 }
 
 #[tokio::test]
-async fn a_result_that_does_not_come_in_pieces_comes_whole() {
+async fn a_result_that_is_not_streamed_comes_whole() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     for (event, failed) in [("plain", false), ("exit", true)] {
@@ -70,7 +70,7 @@ async fn a_result_that_does_not_come_in_pieces_comes_whole() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_frees_the_instance_without_ending_it() {
+async fn dropping_the_caller_frees_the_instance_without_ending_it() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     let mut rest = fixture.open_stream(&f, "stream-long").await;
@@ -81,7 +81,7 @@ async fn a_caller_that_goes_away_frees_the_instance_without_ending_it() {
 }
 
 #[tokio::test]
-async fn time_runs_on_while_a_caller_does_not_read() {
+async fn the_timeout_continues_while_the_caller_does_not_read() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version("f");
     let rest = fixture.open_stream(&f, "stream-flood").await;
@@ -101,7 +101,7 @@ async fn a_guest_that_answers_twice_or_without_a_start_is_ended() {
     let rest = fixture.open_stream(&f, "stream-twice").await;
     let (bytes, completed) = drain(rest).await;
     assert_eq!((bytes, completed.failed), (CHUNK, true));
-    assert!(String::from_utf8_lossy(&completed.payload).contains("two answers in one"));
+    assert!(String::from_utf8_lossy(&completed.payload).contains("a second answer"));
     match fixture.open(&f, "stream-headless").await {
         Opened::Whole(completed) => assert!(completed.failed),
         Opened::Stream { .. } => panic!("nothing was begun"),

@@ -1,5 +1,5 @@
-//! Commands with their files. A sandbox opens nothing itself: what it may read or write is opened
-//! here, with the controller's rights, for exactly what it is for.
+//! Commands with their files. A sandbox does not open files: the controller opens, with its own rights,
+//! exactly the files that a command needs, and passes the descriptors along.
 
 use std::fs::File;
 use std::io;
@@ -10,34 +10,35 @@ use hearth_protocol::sandbox::{Boot, Command, Refusal, RefusalKind, Restore, Res
 use super::microvm::VmError;
 use crate::function::{Sealed, SnapshotFiles};
 
-/// A command and the files that go with it, in the order that the command wants them in.
+/// A command and its files, in the order that the command requires.
 #[derive(Debug)]
-pub(crate) struct Errand {
+pub(crate) struct CommandWithFiles {
     pub(super) command: Command,
     pub(super) files: Vec<File>,
 }
 
-impl Errand {
-    /// Refuses files that are not those which were compared with their seal.
-    pub(crate) fn checked(&self, sealed: &Sealed) -> Result<(), VmError> {
+impl CommandWithFiles {
+    /// Fails if the files are not those that were compared with their seal.
+    pub(crate) fn check(&self, sealed: &Sealed) -> Result<(), VmError> {
         if sealed.vouches_for(&self.files) {
             return Ok(());
         }
         Err(VmError::Refused(Refusal {
             kind: RefusalKind::SnapshotUnusable,
-            message: "a file of the snapshot has changed since it was looked at".into(),
+            message: "a file of the snapshot has changed since it was compared with its seal"
+                .into(),
         }))
     }
 }
 
-impl From<Command> for Errand {
+impl From<Command> for CommandWithFiles {
     fn from(command: Command) -> Self {
         let files = Vec::new();
         Self { command, files }
     }
 }
 
-/// What to boot.
+/// The parts of a microVM that boots.
 #[derive(Debug, Clone)]
 pub(crate) struct BootFrom {
     pub(crate) kernel: PathBuf,
@@ -47,17 +48,17 @@ pub(crate) struct BootFrom {
     pub(crate) fingerprint: String,
 }
 
-/// What to restore.
+/// The parts of a microVM that is restored.
 #[derive(Debug, Clone)]
 pub(crate) struct RestoreFrom {
     pub(crate) snapshot: SnapshotFiles,
     pub(crate) disks: Vec<Option<PathBuf>>,
-    /// Must equal the snapshot's.
+    /// Must be equal to the snapshot's.
     pub(crate) fingerprint: String,
     pub(crate) resume: Option<Resume>,
 }
 
-/// Files that a snapshot is written into: new ones, in a folder that is not the snapshot's yet.
+/// New files for a snapshot, in a temporary folder.
 #[derive(Debug)]
 pub(crate) struct SnapshotOutput {
     state: File,
@@ -65,7 +66,7 @@ pub(crate) struct SnapshotOutput {
 }
 
 impl BootFrom {
-    pub(crate) fn errand(self) -> Result<Errand, VmError> {
+    pub(crate) fn command(self) -> Result<CommandWithFiles, VmError> {
         let mut files = vec![open(&self.kernel, RefusalKind::Host)?];
         let boot = Boot {
             memory_mib: self.memory_mib,
@@ -75,13 +76,13 @@ impl BootFrom {
             fingerprint: self.fingerprint,
         };
         let command = Command::Boot(boot);
-        Ok(Errand { command, files })
+        Ok(CommandWithFiles { command, files })
     }
 }
 
 impl RestoreFrom {
-    pub(crate) fn errand(self) -> Result<Errand, VmError> {
-        // Without its files a snapshot is as good as none: it can be made anew.
+    pub(crate) fn command(self) -> Result<CommandWithFiles, VmError> {
+        // A snapshot with a missing file is unusable, so that it is rebuilt.
         let mut files = vec![
             open(&self.snapshot.state, RefusalKind::SnapshotUnusable)?,
             open(&self.snapshot.memory, RefusalKind::SnapshotUnusable)?,
@@ -92,12 +93,13 @@ impl RestoreFrom {
             resume: self.resume,
         };
         let command = Command::Restore(restore);
-        Ok(Errand { command, files })
+        Ok(CommandWithFiles { command, files })
     }
 }
 
 impl SnapshotOutput {
-    /// Makes the files. None may be there: a file that some microVM maps is never written to.
+    /// Creates the files. Fails if one exists: a file that a microVM may have mapped must never be written
+    /// to.
     pub(crate) fn create(files: &SnapshotFiles) -> io::Result<Self> {
         let new = |path: &Path| File::options().write(true).create_new(true).open(path);
         Ok(Self {
@@ -106,9 +108,9 @@ impl SnapshotOutput {
         })
     }
 
-    /// The command, which may be given until it succeeds.
-    pub(crate) fn errand(&self, unique: &Snapshot) -> Result<Errand, VmError> {
-        Ok(Errand {
+    /// The command. It may be repeated until it succeeds.
+    pub(crate) fn command(&self, unique: &Snapshot) -> Result<CommandWithFiles, VmError> {
+        Ok(CommandWithFiles {
             command: Command::Snapshot(unique.clone()),
             files: vec![self.state.try_clone()?, self.memory.try_clone()?],
         })
@@ -127,7 +129,7 @@ fn open_disks(disks: &[Option<PathBuf>], files: &mut Vec<File>) -> Result<Vec<bo
         .collect()
 }
 
-/// A file that can't be opened counts as one that the sandbox refused: callers treat them alike.
+/// Opens a file. An error is a refusal, as if the sandbox had refused the command.
 fn open(path: &Path, kind: RefusalKind) -> Result<File, VmError> {
     File::open(path).map_err(|error| {
         let message = format!("{}: {error}", path.display());
@@ -160,31 +162,31 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let output = SnapshotOutput::create(&files(dir.path())).unwrap();
         let image = dir.path().join("state");
-        for errand in [
-            restore(dir.path(), &image).errand().unwrap(),
-            output.errand(&Snapshot::default()).unwrap(),
+        for with_files in [
+            restore(dir.path(), &image).command().unwrap(),
+            output.command(&Snapshot::default()).unwrap(),
         ] {
-            assert_eq!(errand.files.len(), errand.command.descriptors());
+            assert_eq!(with_files.files.len(), with_files.command.descriptors());
         }
     }
 
     #[test]
-    fn a_snapshot_whose_files_are_gone_is_unusable_and_a_missing_image_is_not_its_fault() {
+    fn a_snapshot_without_its_files_is_unusable_and_a_missing_image_is_an_invalid_request() {
         let dir = tempfile::tempdir().unwrap();
         let gone = dir.path().join("gone");
         let refusal = |error| match error {
             VmError::Refused(refusal) => refusal.kind,
             other => panic!("{other}"),
         };
-        let error = restore(dir.path(), &gone).errand().unwrap_err();
+        let error = restore(dir.path(), &gone).command().unwrap_err();
         assert_eq!(refusal(error), RefusalKind::SnapshotUnusable);
         SnapshotOutput::create(&files(dir.path())).unwrap();
-        let error = restore(dir.path(), &gone).errand().unwrap_err();
+        let error = restore(dir.path(), &gone).command().unwrap_err();
         assert_eq!(refusal(error), RefusalKind::InvalidRequest);
     }
 
     #[test]
-    fn a_snapshot_is_never_written_over_files_that_are_there() {
+    fn a_snapshot_is_never_written_over_existing_files() {
         let dir = tempfile::tempdir().unwrap();
         SnapshotOutput::create(&files(dir.path())).unwrap();
         assert!(SnapshotOutput::create(&files(dir.path())).is_err());

@@ -1,4 +1,4 @@
-//! Room for instances: who is ended so that others fit, or because nobody wants it any more.
+//! Evicts idle instances so that others fit, and ends those of old versions or after the idle timeout.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,9 @@ use super::state::State;
 use crate::function::Version;
 
 impl State {
-    /// Whether one more instance fits, after ending idle ones, least recently used first.
-    pub(super) fn make_room(&mut self, version: &Version) -> bool {
+    /// Evicts idle instances, least recently used first, until one more instance of a version fits.
+    /// Returns whether it fits.
+    pub(super) fn evict_for(&mut self, version: &Version) -> bool {
         let of_function = self
             .instances
             .values()
@@ -23,7 +24,7 @@ impl State {
             state.instances.len() < state.capacity.max_instances
                 && state.memory_mib + memory <= state.capacity.memory_mib
         };
-        // Look before killing: idle instances are worth keeping when their end would not help.
+        // Check first whether evictions can free enough memory: otherwise the idle instances are kept.
         let idle_memory: u64 = self
             .instances
             .values()
@@ -52,12 +53,12 @@ impl State {
         true
     }
 
-    /// Ends an idle instance; its place is free at once.
+    /// Ends an idle instance. It stops counting against the limits at once.
     pub(super) fn end(&mut self, id: u64) {
         if let Some(entry) = self.remove(id)
             && let Phase::Idle { wake, .. } = entry.phase
         {
-            // An instance that does not listen any more is ending by itself.
+            // If its task has dropped the receiver, the instance is ending already.
             let _ = wake.send(Order::End);
         }
     }
@@ -83,8 +84,8 @@ impl State {
         }
     }
 
-    /// Ends the idle instances of a version that was replaced or deleted. Busy ones end when they
-    /// are done, and what waits for them is still served.
+    /// Ends the idle instances of a version that was replaced or deleted. Busy instances end after their
+    /// invocation, but first serve the version's queue.
     pub(crate) fn retire(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
         self.provisions.remove(&serial);
         let idle = self
@@ -98,7 +99,7 @@ impl State {
         self.provide_all(now)
     }
 
-    /// Ends instances that have been idle for `limit`, and says when to look again.
+    /// Ends instances that have been idle for `limit`. Returns when the next one will have been.
     pub(crate) fn reap(&mut self, limit: Duration, now: Instant) -> Option<Instant> {
         let mut next = None;
         let mut over = Vec::new();
@@ -113,7 +114,8 @@ impl State {
             }
         }
         for (id, serial) in over {
-            // Asked anew each time: it may be the last that is to be kept ready.
+            // Checked again for each instance: the end of another one may make this one part of the
+            // provisioned concurrency.
             if !self.is_wanted(serial) {
                 self.end(id);
             }
@@ -121,7 +123,8 @@ impl State {
         next
     }
 
-    /// No new instances from here on; idle ones end. Returns those that wait: they never will run.
+    /// Closes the pool: no further instance starts, idle ones end. Returns the waiting invocations, which
+    /// will not run.
     pub(crate) fn close(&mut self) -> Vec<Job> {
         self.ending = true;
         let idle: Vec<u64> = self
@@ -138,7 +141,7 @@ impl State {
             .collect()
     }
 
-    /// Evictions since this was asked last.
+    /// The number of evictions since the last call.
     pub(crate) fn take_evicted(&mut self) -> u64 {
         std::mem::take(&mut self.evicted)
     }

@@ -1,4 +1,5 @@
-//! The end of an instance whose function has extensions: they are told, and get Lambda's two seconds.
+//! Shuts down an instance whose function has extensions: the agent notifies them, and they have Lambda's
+//! two seconds to end.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,12 +11,12 @@ use super::lifecycle::{Instance, Vm};
 use crate::instance::{MicroVm, VmError, VmEvent, realtime_ns};
 use crate::logs::Text;
 
-/// Longest time from the order to the guest's last word: its own two seconds, and what the machine
-/// may take to get to it.
+/// Maximum time from the order to the agent's reply: the two seconds of the extensions, and reserve for
+/// a busy host.
 const LIMIT: Duration = Duration::from_secs(4);
 
 impl Instance {
-    /// What the guest says of its extensions after an invocation.
+    /// Records how long extensions ran after an invocation, as the agent reports it.
     pub(super) fn extensions_took(&self, micros: Option<u64>) {
         let Some(micros) = micros else {
             return;
@@ -26,25 +27,32 @@ impl Instance {
             .post_runtime_extensions(self.version.name.as_str(), Duration::from_micros(micros));
     }
 
-    /// Lets extensions end in order. They come with layers or have been heard of; nothing else has
-    /// anything to do at its end.
-    pub(super) async fn leave(&self, vm: &mut MicroVm, state: &Vm, reason: &str) {
+    /// Lets extensions shut down. Only a function with layers, or whose agent has reported extensions,
+    /// can have any; for all others this does nothing.
+    pub(super) async fn shut_down(&self, vm: &mut MicroVm, state: &Vm, reason: &str) {
         if self.version.config.layers.is_empty() && !self.extended.load(Ordering::Relaxed) {
             return;
         }
         let left = tokio::select! {
-            left = tokio::time::timeout(LIMIT, self.let_go(vm, state, reason)) => left,
+            left = tokio::time::timeout(LIMIT, self.notify_extensions(vm, state, reason)) => left,
             () = self.pool.stop.cancelled() => return,
         };
         let function = &self.version.name;
         match left {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%function, %error, "an instance left without a word"),
-            Err(_) => tracing::info!(%function, "extensions did not end in their time"),
+            Ok(Err(error)) => {
+                tracing::debug!(%function, %error, "an instance could not shut down its extensions");
+            }
+            Err(_) => tracing::info!(%function, "extensions did not shut down in time"),
         }
     }
 
-    async fn let_go(&self, vm: &mut MicroVm, state: &Vm, reason: &str) -> Result<(), VmError> {
+    async fn notify_extensions(
+        &self,
+        vm: &mut MicroVm,
+        state: &Vm,
+        reason: &str,
+    ) -> Result<(), VmError> {
         match state {
             Vm::Frozen => self.command(vm, Command::Resume(Resume::default())).await?,
             Vm::Waiting => vm.release()?,
@@ -58,7 +66,7 @@ impl Instance {
             match vm.next().await? {
                 VmEvent::Agent(AgentMessage::Left) | VmEvent::Exited(_) => return Ok(()),
                 VmEvent::Agent(AgentMessage::Log(of, text)) => self.log(Text::of_guest(&of, text)),
-                // Of what was under way.
+                // Other messages belong to the invocation before.
                 _ => {}
             }
         }
