@@ -181,6 +181,7 @@ mod request_id;
 mod resolve;
 mod tags;
 mod trace;
+mod traffic;
 mod unread;
 mod url_stream;
 mod validate;
@@ -365,7 +366,7 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     let behind_urls = app.clone();
     let metrics = app.metrics.clone();
     let routes = access::authorized(routes, &app, gate)
-        .route_layer(axum::middleware::from_fn(request_id::note_route))
+        .route_layer(axum::middleware::from_fn(traffic::note_route))
         .fallback(async |uri: axum::http::Uri| ApiError::unknown_path(uri.path()))
         .method_not_allowed_fallback(async || ApiError::method())
         .with_state(app);
@@ -383,9 +384,10 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     };
     access::authenticated(whole, entrance)
         .layer(axum::middleware::from_fn_with_state(front, front::serve))
+        .layer(axum::middleware::from_fn(request_id::assign))
         .layer(axum::middleware::from_fn_with_state(
             metrics,
-            request_id::assign,
+            traffic::count,
         ))
         .layer(axum::middleware::from_fn(unread::settle))
 }
