@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{App, Downloads};
-use crate::auth::GateError;
+use crate::auth::AuthSetupError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
 use crate::events::{
@@ -51,7 +51,7 @@ pub enum StartError {
     Settings(#[from] SettingsError),
     /// Clients can't be authenticated as the settings require it.
     #[error(transparent)]
-    Gate(#[from] GateError),
+    Authentication(#[from] AuthSetupError),
     /// The data directory can't be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),

@@ -23,7 +23,7 @@ use tower::util::MapRequest;
 
 use crate::api;
 use crate::assembly::{Controller, StartError};
-use crate::auth::Gate;
+use crate::auth::Authentication;
 use crate::data_dir::DataDirError;
 use crate::repoll::Repoll;
 use crate::settings::Settings;
@@ -69,7 +69,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     settings.check().map_err(StartError::Settings)?;
-    let gate = Gate::of(&settings).map_err(StartError::Gate)?;
+    let authentication = Authentication::of(&settings).map_err(StartError::Authentication)?;
     // The ports first: a second controller on them should not get as far as starting microVMs.
     let (listener, address) = listen(settings.listen).await?;
     let monitoring = match settings.metrics_listen {
@@ -96,7 +96,7 @@ pub async fn serve(
         let end = controller.app.draining.clone().cancelled_owned();
         tokio::spawn(accept(listener, router, MONITORS, Box::pin(end)));
     }
-    let router = api::router(controller.app.clone(), &gate);
+    let router = api::router(controller.app.clone(), &authentication);
     let graceful = accept(
         listener,
         router,

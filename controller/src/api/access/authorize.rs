@@ -15,17 +15,19 @@ use super::authenticate::Caller;
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
 use crate::api::target::extract::Namespaced;
-use crate::auth::{AuthError, Gate};
+use crate::auth::{AuthError, Authentication};
 
 /// Puts the layer around the routes.
 pub(crate) fn authorized(
     routes: Router<Arc<App>>,
     app: &Arc<App>,
-    gate: &Gate,
+    authentication: &Authentication,
 ) -> Router<Arc<App>> {
-    match gate {
-        Gate::Open => routes,
-        Gate::Signed(_) => routes.route_layer(from_fn_with_state(app.clone(), authorize)),
+    match authentication {
+        Authentication::Off => routes,
+        Authentication::Signatures(_) => {
+            routes.route_layer(from_fn_with_state(app.clone(), authorize))
+        }
     }
 }
 
