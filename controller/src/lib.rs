@@ -33,7 +33,7 @@ pub use assembly::StartError;
 pub use data_dir::DataDirError;
 pub use events::EventsError;
 pub use limits::CpuLimit;
-pub use registry::{KeyError, NotOpened, RegistryError};
+pub use registry::{KeyError, NotDecrypted, RegistryError};
 pub use serve::{ServeError, serve};
 pub use settings::{Settings, SettingsError};
 
