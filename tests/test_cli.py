@@ -97,6 +97,139 @@ def test_a_deploy_with_an_alias_is_released_and_an_older_release_serves_until_th
     assert hearth(controller, "invoke", "released:1").ok().strip() == '"one"'
 
 
+def slow_init(folder):
+    """A function whose init does not end."""
+    shell_function(folder)
+    program = folder / "bootstrap"
+    text = program.read_text().replace("while :; do", "echo loading\nbusybox sleep 600\nwhile :; do")
+    program.write_text(text)
+    return folder
+
+
+def is_in_init(controller, name):
+    def look():
+        listed = hearth(controller, "ls")
+        return "init of the function" in listed.err and name in listed.out
+
+    return until(f"{name} is in its init", look, 200)
+
+
+def test_ctrl_c_says_that_a_deploy_goes_on_and_ls_says_what_it_does(controller, tmp_path):
+    folder = slow_init(tmp_path / "endless")
+    process = subprocess.Popen(
+        [layout.HEARTH, "deploy", folder],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HEARTH_ENDPOINT": controller.url},
+    )
+    try:
+        is_in_init(controller, "endless")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "goes on in the controller" in said and "hearth rm endless" in said
+    refused = hearth(controller, "invoke", "endless")
+    assert refused.status == 1 and "init of the function" in refused.err
+    hearth(controller, "rm", "endless").ok()
+
+
+def test_a_function_that_is_deleted_while_it_is_deployed_is_told_as_that(controller, tmp_path):
+    process = subprocess.Popen(
+        [layout.HEARTH, "deploy", slow_init(tmp_path / "removed")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HEARTH_ENDPOINT": controller.url},
+    )
+    try:
+        is_in_init(controller, "removed")
+        hearth(controller, "rm", "removed").ok()
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "removed was deleted while it was being deployed" in said
+    # A pipe hears of a long wait from time to time.
+    assert len([line for line in said.splitlines() if "init of the function" in line]) <= 20
+
+
+def test_a_deploy_can_be_given_up_and_the_function_deployed_again(controller, tmp_path):
+    folder = slow_init(tmp_path / "renewed")
+    process = subprocess.Popen(
+        [layout.HEARTH, "deploy", folder],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HEARTH_ENDPOINT": controller.url},
+    )
+    try:
+        is_in_init(controller, "renewed")
+        request = urllib.request.Request(
+            f"{controller.url}/hearth/v1/functions/renewed/deploy", method="DELETE"
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 204
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 3 and "given up" in said
+    shell_function(folder, "again")
+    hearth(controller, "deploy", folder).ok()
+    assert hearth(controller, "invoke", "renewed").ok().strip() == '"again"'
+    hearth(controller, "rm", "renewed").ok()
+
+
+def test_a_failed_deploy_shows_its_own_log_and_what_serves_is_marked(controller, tmp_path):
+    folder = shell_function(tmp_path / "fails", "one")
+    hearth(controller, "deploy", folder).ok()
+    assert hearth(controller, "invoke", "fails").ok().strip() == '"one"'
+    (folder / "bootstrap").write_text("#!/bin/busybox sh\necho broken on purpose\nexit 3\n")
+    failed = hearth(controller, "deploy", folder)
+    assert failed.status == 1
+    assert "  | broken on purpose" in failed.err
+    assert "START RequestId" not in failed.err and "called" not in failed.err
+    listed = hearth(controller, "ls")
+    assert "(not serving)" in listed.ok()
+    assert "fails: the last update failed" in listed.err
+    assert hearth(controller, "invoke", "fails").ok().strip() == '"one"'
+
+
+def test_code_that_can_not_come_up_is_refused_before_a_deploy_begins(controller, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "app.py").write_text("def handler(event, context)\n    return 1\n")
+    refused = hearth(controller, "deploy", folder)
+    assert refused.status == 1 and "app.py, line 1" in refused.err
+    (folder / "app.py").write_text("def main(event, context):\n    return 1\n")
+    refused = hearth(controller, "deploy", folder, "--handler", "app.handler")
+    assert refused.status == 1 and "it has: main" in refused.err
+    assert "hint: --handler app.main" in refused.err
+    assert "broken" not in hearth(controller, "ls").out
+
+
+def test_a_throttle_names_the_reserved_concurrency(controller, client):
+    client.put_function_concurrency(FunctionName="guest", ReservedConcurrentExecutions=0)
+    try:
+        refused = hearth(controller, "invoke", "guest")
+    finally:
+        client.delete_function_concurrency(FunctionName="guest")
+    assert refused.status == 1
+    assert "guest is throttled: its reserved concurrency is 0" in refused.err
+
+
+def test_a_log_without_a_match_says_so_and_the_newest_are_shown_alone(controller, client):
+    hearth(controller, "invoke", "guest").ok()
+    nothing = hearth(controller, "logs", "guest", "--contains", "no such text")
+    assert nothing.ok() == "" and "no records" in nothing.err
+    assert len(hearth(controller, "logs", "guest", "-n", "2").ok().splitlines()) == 2
+
+
 def test_exit_codes_tell_whose_fault_it_is(controller, client, tmp_path):
     assert hearth(controller, "ls").status == 0
     assert hearth(controller, "invoke", "nobody").status == 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import sqlite3
 import threading
@@ -241,13 +242,14 @@ def test_sigterm_lets_running_events_end_and_keeps_the_others(own_controller):
     assert [counted[request_id] for request_id in sent] == [1, 1, 1]
 
 
-KILLS = 50
+#: HEARTH_EVENT_KILLS=50 gives chance more moments to hit.
+KILLS = int(os.environ.get("HEARTH_EVENT_KILLS", "15"))
 #: Events that are sent between two kills, about.
 EVENTS_AT_ONCE = 10
 
 
-@pytest.mark.timeout(1500)
-def test_fifty_sigkills_under_load_lose_nothing_and_run_nothing_again_that_was_recorded(
+@pytest.mark.timeout(30 * KILLS + 600)
+def test_sigkills_under_load_lose_nothing_and_run_nothing_again_that_was_recorded(
     own_controller,
 ):
     """After each kill the queue's file says which events are not over. Of all that were accepted

@@ -63,6 +63,7 @@ def at_rest(controller):
     return len(host.open_files(controller.pid)), len(controller.sandboxes())
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(SECONDS * 2 + 300)
 def test_sandboxes_killed_at_random_under_load_lose_leak_and_spoil_nothing(own_controller):
     # Events are tried again soon, and by then nobody kills any more.

@@ -1,5 +1,5 @@
-//! Makes the controller's function what a project and its package say, and waits until it serves.
-//! Nothing is sent that is there already: an unchanged folder costs one request.
+//! Creates or updates the function of a project, and waits until it serves. Only differences are sent:
+//! an unchanged folder costs one request.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub(crate) enum DeploymentError {
     /// The controller, or the way to it.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The controller tried and the function did not come up.
+    /// The deploy failed in the controller.
     #[error("{name} did not come up: {reason}{}", if *serving { " (what was deployed before still serves)" } else { "" })]
     Failed {
         /// The function.
@@ -50,8 +50,22 @@ pub(crate) enum DeploymentError {
         reason: String,
         /// Whether an earlier version is still there.
         serving: bool,
+        /// The newest record of the function's log when its deploy began, or 0.
+        log_before: u64,
     },
-    /// It takes too long.
+    /// The function was deleted during its deploy.
+    #[error("{name} was deleted while it was being deployed")]
+    Deleted {
+        /// The function.
+        name: FunctionName,
+    },
+    /// The caller gave it up for a newer deploy.
+    #[error("the deploy of {name} was given up for a newer one")]
+    Outdated {
+        /// The function.
+        name: FunctionName,
+    },
+    /// The deploy exceeds the maximum time.
     #[error("{name} is not ready after {} s; `hearth ls` shows its state", PATIENCE.as_secs())]
     Slow {
         /// The function.
@@ -60,6 +74,14 @@ pub(crate) enum DeploymentError {
 }
 
 impl DeploymentError {
+    /// The same error, for `hearth dev`, which never answers from older code.
+    pub(crate) fn without_older(mut self) -> Self {
+        if let Self::Failed { serving, .. } = &mut self {
+            *serving = false;
+        }
+        self
+    }
+
     /// Whether the function's owner can mend it.
     pub(crate) fn is_callers(&self) -> bool {
         match self {
@@ -68,54 +90,72 @@ impl DeploymentError {
             Self::Failed { code, .. } => {
                 code.starts_with("FunctionError") || code.starts_with("InvalidZipFile")
             }
-            Self::Slow { .. } => false,
+            Self::Deleted { .. } => true,
+            Self::Outdated { .. } | Self::Slow { .. } => false,
         }
     }
 }
 
-/// Deploys and waits until the function is active with it. `tell` hears what is going on.
+/// Observes a deploy.
+pub(crate) trait Watch {
+    /// Something begins.
+    fn step(&self, text: &str);
+    /// The controller has a change, which it goes on with whatever becomes of this process.
+    fn accepted(&self, deployed: Deployed);
+    /// What the controller does at the moment. With `false` the deploy is given up.
+    fn phase(&self, text: &str) -> bool;
+}
+
+/// Deploys and waits until the function is active with it.
 pub(crate) fn deploy(
     client: &Client,
     project: &Project,
     package: &Package,
-    tell: &dyn Fn(&str),
+    watch: &dyn Watch,
 ) -> Result<(Deployed, Configuration), DeploymentError> {
     let name = &project.name;
     let deadline = Instant::now() + PATIENCE;
     let current = match client.configuration(name) {
-        Ok(_) => settled(client, name, deadline)?,
+        Ok(_) => settled(client, name, deadline, watch)?,
         Err(error) if error.is_not_found() => {
-            tell(&format!("creating {name}"));
+            watch.step(&format!("creating {name}"));
             client.create(&create(project, package))?;
-            let created = succeeded(name, settled(client, name, deadline)?)?;
+            watch.accepted(Deployed::Created);
+            let created = settled(client, name, deadline, watch)?;
+            let created = succeeded(name, created, 0)?;
             return Ok((Deployed::Created, created));
         }
         Err(error) => return Err(error.into()),
     };
     let change = change(project, &current);
-    let new_code = current.code_sha256 != package.sha256 || is_failed(&current);
+    let new_code = current.code_sha256 != package.sha256 || current.is_failed();
     if !new_code && change.is_empty() {
         return Ok((Deployed::Unchanged, current));
     }
     let mut result = current;
+    let log_before = client.newest_record(name).unwrap_or(0);
     if new_code {
-        tell(&format!("updating the code of {name}"));
+        watch.step(&format!("updating the code of {name}"));
         let code = Code {
             zip_file: STANDARD.encode(&package.zip),
         };
-        retry_conflicts(client, name, deadline, || client.update_code(name, &code))?;
-        result = settled(client, name, deadline)?;
+        retry_conflicts(client, name, deadline, watch, || {
+            client.update_code(name, &code)
+        })?;
+        watch.accepted(Deployed::Updated);
+        result = settled(client, name, deadline, watch)?;
     }
     // New code may need the new settings to come up (another handler): its failure counts only if
     // there are none to follow.
     if !change.is_empty() {
-        tell(&format!("updating the settings of {name}"));
-        retry_conflicts(client, name, deadline, || {
+        watch.step(&format!("updating the settings of {name}"));
+        retry_conflicts(client, name, deadline, watch, || {
             client.update_configuration(name, &change)
         })?;
-        result = settled(client, name, deadline)?;
+        watch.accepted(Deployed::Updated);
+        result = settled(client, name, deadline, watch)?;
     }
-    Ok((Deployed::Updated, succeeded(name, result)?))
+    Ok((Deployed::Updated, succeeded(name, result, log_before)?))
 }
 
 /// Publishes what is deployed, and points an alias there once it serves. Returns the version.
@@ -123,20 +163,22 @@ pub(crate) fn release(
     client: &Client,
     name: &FunctionName,
     alias: &AliasName,
-    tell: &dyn Fn(&str),
+    watch: &dyn Watch,
 ) -> Result<String, DeploymentError> {
     let deadline = Instant::now() + PATIENCE;
+    let log_before = client.newest_record(name).unwrap_or(0);
     let mut published = client.publish(name)?;
     let version = published.version.clone();
-    tell(&format!("publishing version {version} of {name}"));
-    while is_under_way(&published) {
+    watch.step(&format!("publishing version {version} of {name}"));
+    while published.is_under_way() {
         if Instant::now() >= deadline {
             return Err(DeploymentError::Slow { name: name.clone() });
         }
+        watch.phase(&doing(&published));
         sleep(POLL);
         published = client.version(name, &version)?;
     }
-    succeeded(name, published)?;
+    succeeded(name, published, log_before)?;
     client.point(name, alias, &version)?;
     Ok(version)
 }
@@ -175,38 +217,53 @@ fn change<'a>(project: &'a Project, current: &Configuration) -> Change<'a> {
     }
 }
 
-fn is_failed(configuration: &Configuration) -> bool {
-    configuration.state == "Failed" || configuration.last_update_status.as_deref() == Some("Failed")
-}
-
-fn is_under_way(configuration: &Configuration) -> bool {
-    configuration.state == "Pending"
-        || configuration.last_update_status.as_deref() == Some("InProgress")
-}
-
 /// Waits until nothing is being done to the function.
 fn settled(
     client: &Client,
     name: &FunctionName,
     deadline: Instant,
+    watch: &dyn Watch,
 ) -> Result<Configuration, DeploymentError> {
+    let mut given_up = false;
     loop {
-        let configuration = client.configuration(name)?;
-        if !is_under_way(&configuration) {
+        let configuration = match client.configuration(name) {
+            Err(error) if error.is_not_found() => {
+                return Err(DeploymentError::Deleted { name: name.clone() });
+            }
+            other => other?,
+        };
+        if !configuration.is_under_way() {
+            if given_up {
+                return Err(DeploymentError::Outdated { name: name.clone() });
+            }
             return Ok(configuration);
         }
         if Instant::now() >= deadline {
             return Err(DeploymentError::Slow { name: name.clone() });
         }
+        if !watch.phase(&doing(&configuration)) && !given_up {
+            // A controller that can't give it up goes on with it.
+            given_up = client.give_up(name).is_ok();
+        }
         sleep(POLL);
     }
 }
 
-/// Sends an update again when somebody else's was in the way.
+/// In words.
+fn doing(configuration: &Configuration) -> String {
+    let name = &configuration.function_name;
+    match configuration.phase() {
+        Some(phase) => format!("{name}: {phase}"),
+        None => format!("{name}: the controller deploys it"),
+    }
+}
+
+/// Sends an update again if another update was in progress.
 fn retry_conflicts(
     client: &Client,
     name: &FunctionName,
     deadline: Instant,
+    watch: &dyn Watch,
     update: impl Fn() -> Result<Configuration, ClientError>,
 ) -> Result<(), DeploymentError> {
     loop {
@@ -214,7 +271,7 @@ fn retry_conflicts(
             Ok(_) => return Ok(()),
             Err(error) if error.is_conflict() && Instant::now() < deadline => {
                 sleep(POLL);
-                settled(client, name, deadline)?;
+                settled(client, name, deadline, watch)?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -224,8 +281,9 @@ fn retry_conflicts(
 fn succeeded(
     name: &FunctionName,
     configuration: Configuration,
+    log_before: u64,
 ) -> Result<Configuration, DeploymentError> {
-    if !is_failed(&configuration) {
+    if !configuration.is_failed() {
         return Ok(configuration);
     }
     let created = configuration.state == "Failed";
@@ -242,12 +300,79 @@ fn succeeded(
         code: code.unwrap_or_default(),
         reason: reason.unwrap_or_else(|| "the controller gives no reason; see its log".to_owned()),
         serving: !created,
+        log_before,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Keeps all that it hears.
+    #[derive(Default)]
+    struct Heard {
+        words: std::cell::RefCell<Vec<String>>,
+        gives_up: bool,
+    }
+
+    impl Watch for Heard {
+        fn step(&self, text: &str) {
+            self.words.borrow_mut().push(text.to_owned());
+        }
+
+        fn accepted(&self, deployed: Deployed) {
+            self.words.borrow_mut().push(format!("{deployed:?}"));
+        }
+
+        fn phase(&self, text: &str) -> bool {
+            self.words.borrow_mut().push(text.to_owned());
+            !self.gives_up
+        }
+    }
+
+    /// A function that is pending when it is looked at first, and active after that.
+    fn becomes_active() -> Client {
+        let mut looks = 0;
+        crate::client::testing::client_by(move |request| {
+            if request.starts_with("DELETE ") {
+                return request
+                    .contains("/hearth/v1/functions/f/deploy")
+                    .then(|| "{}".into());
+            }
+            looks += 1;
+            let state = match looks {
+                1 => {
+                    r#""State":"Pending","StateReason":"The function is being created. Now: init of the function: 4 s""#
+                }
+                _ => r#""State":"Active""#,
+            };
+            Some(format!(
+                r#"{{"FunctionName":"f","MemorySize":128,"Timeout":3,{state}}}"#
+            ))
+        })
+    }
+
+    /// After "creating f" nothing was printed until the deploy had ended.
+    #[test]
+    fn who_waits_hears_what_the_controller_does() {
+        let heard = Heard::default();
+        let name: FunctionName = "f".parse().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        settled(&becomes_active(), &name, deadline, &heard).unwrap();
+        assert_eq!(heard.words.take(), ["f: init of the function: 4 s"]);
+    }
+
+    #[test]
+    fn a_deploy_that_is_outdated_is_given_up() {
+        let heard = Heard {
+            gives_up: true,
+            ..Heard::default()
+        };
+        let name: FunctionName = "f".parse().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let error = settled(&becomes_active(), &name, deadline, &heard).unwrap_err();
+        assert!(matches!(error, DeploymentError::Outdated { .. }), "{error}");
+    }
 
     fn project(environment: Option<&[(&str, &str)]>) -> Project {
         let pairs = environment.map(|pairs| {
@@ -302,14 +427,28 @@ mod tests {
         let failed = |code: &str| {
             let extra =
                 format!(r#","State":"Failed","StateReason":"why","StateReasonCode":"{code}""#);
-            succeeded(&name, configuration(&extra)).unwrap_err()
+            succeeded(&name, configuration(&extra), 0).unwrap_err()
         };
         assert!(failed("FunctionError.InitTimeout").is_callers());
         assert!(failed("FunctionError").to_string().contains("why"));
         assert!(!failed("InternalError").is_callers());
         assert!(
             !failed("InvalidRuntime").is_callers(),
-            "an image that nobody built"
+            "an image that is not built"
+        );
+    }
+
+    /// The waiting deploy ended with "Function not found: arn:…".
+    #[test]
+    fn a_function_that_is_deleted_while_it_is_deployed_is_told_as_that() {
+        let client = crate::client::testing::client_of(&[]);
+        let name: FunctionName = "f".parse().unwrap();
+        let error =
+            settled(&client, &name, Instant::now() + PATIENCE, &Heard::default()).unwrap_err();
+        assert!(error.is_callers());
+        assert_eq!(
+            error.to_string(),
+            "f was deleted while it was being deployed"
         );
     }
 
@@ -318,7 +457,9 @@ mod tests {
         let name: FunctionName = "f".parse().unwrap();
         let extra = r#","State":"Active","LastUpdateStatus":"Failed","LastUpdateStatusReason":"why",
             "LastUpdateStatusReasonCode":"FunctionError""#;
-        let error = succeeded(&name, configuration(extra)).unwrap_err();
+        let error = succeeded(&name, configuration(extra), 0).unwrap_err();
         assert!(error.to_string().contains("still serves"), "{error}");
+        // Behind the gate of `hearth dev` it does not.
+        assert!(!error.without_older().to_string().contains("still serves"));
     }
 }

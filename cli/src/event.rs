@@ -1,4 +1,4 @@
-//! The event of an invocation, from wherever `-d` says.
+//! Reads the event of an invocation: the text, file or standard input that `-d` names.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub(crate) enum EventError {
     TooLong,
 }
 
-/// Reads what `data` stands for: JSON, `@FILE`, or `-`.
+/// Reads the event: `data` is JSON, `@FILE`, or `-` for standard input.
 pub(crate) fn read(data: &str) -> Result<Vec<u8>, EventError> {
     if data == "-" {
         return limited(std::io::stdin().lock(), EventError::Stdin);

@@ -1,23 +1,24 @@
-//! Every way a command fails, and whose it is to mend: that decides the exit code.
+//! Every way a command fails, and whose error it is: that decides the exit code.
 
 use std::io;
 
-use hearth_controller::ServeError;
 use hearth_controller::auth::KeysError;
+use hearth_controller::{LogError, ServeError};
 
+use crate::check::CheckError;
 use crate::client::ClientError;
 use crate::deployment::DeploymentError;
-use crate::dev_error::DevError;
+use crate::dev::DevError;
 use crate::event::EventError;
 use crate::package::PackageError;
 use crate::project::ProjectError;
 
-/// Exit code for what the caller can mend.
+/// Exit code of an error in the function, its folder or the arguments.
 pub(crate) const YOURS: u8 = 1;
-/// Exit code for what the platform or this machine lacks.
+/// Exit code of an error of Hearth or this machine.
 pub(crate) const PLATFORMS: u8 = 3;
 
-/// Why a command did not do what it was told.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// The controller, or the way to it.
@@ -29,6 +30,9 @@ pub(crate) enum Failure {
     /// The folder's content.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The function's code.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// The event to invoke with.
     #[error(transparent)]
     Event(#[from] EventError),
@@ -44,6 +48,9 @@ pub(crate) enum Failure {
     /// The access keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The log's settings.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// Settings from the environment.
     #[error("{0}")]
     Settings(String),
@@ -62,17 +69,18 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Whose it is to mend.
+    /// Whose error it is.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(error) if error.is_callers() => YOURS,
             Self::Deployment(error) if error.is_callers() => YOURS,
             Self::Dev(error) if error.is_callers() => YOURS,
             Self::Keys(error) if error.is_callers() => YOURS,
-            Self::Settings(_) => YOURS,
+            Self::Settings(_) | Self::Log(_) => YOURS,
             // `hearth logs f | head` is done when head is.
             Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Project(_) | Self::Package(_) | Self::Event(_) | Self::Function => YOURS,
+            Self::Project(_) | Self::Package(_) | Self::Check(_) => YOURS,
+            Self::Event(_) | Self::Function => YOURS,
             Self::Client(_)
             | Self::Deployment(_)
             | Self::Dev(_)
@@ -81,6 +89,27 @@ impl Failure {
             | Self::Runtime(_)
             | Self::Stdout(_)
             | Self::Unfit => PLATFORMS,
+        }
+    }
+
+    /// What to do about it, where the error itself does not say.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Client(error) | Self::Deployment(DeploymentError::Client(error)) => error.hint(),
+            Self::Project(error) => error.hint(),
+            Self::Check(error) => error.hint(),
+            Self::Dev(error) => error.hint(),
+            _ => None,
+        }
+    }
+
+    /// HTTP status, kind of error and request id, if a controller refused.
+    pub(crate) fn refusal(&self) -> Option<(u16, &str, &str)> {
+        match self {
+            Self::Client(error) | Self::Deployment(DeploymentError::Client(error)) => {
+                error.refusal()
+            }
+            _ => None,
         }
     }
 

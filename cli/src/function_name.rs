@@ -1,4 +1,4 @@
-//! Names of functions as Lambda allows them, so that what reaches a URL needs no second look.
+//! Names of functions as Lambda allows them: a parsed name needs no escaping in a URL.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,14 +11,17 @@ pub(crate) struct FunctionName(String);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NameError {
     /// Wrong length or letters.
-    #[error("{0:?} is no function name: 1 to 64 letters, digits, '-' and '_' make one")]
+    #[error("invalid function name {0:?}: use 1 to 64 letters, digits, - or _")]
     Name(String),
     /// Wrong length or letters, or a version.
-    #[error("{0:?} is no alias: letters, digits, '-' and '_' make one, digits alone do not")]
+    #[error("invalid alias {0:?}: use letters, digits, - and _, and not digits alone")]
     Alias(String),
     /// What follows the colon is neither a version nor an alias.
-    #[error("{0:?} is no qualifier: $LATEST, a version number or an alias is one")]
+    #[error("invalid qualifier {0:?}: use $LATEST, a version number or an alias")]
     Qualifier(String),
+    /// Not a function's ARN.
+    #[error("invalid ARN {0:?}: expected arn:aws:lambda:REGION:ACCOUNT:function:NAME")]
+    Arn(String),
 }
 
 impl FunctionName {
@@ -85,16 +88,30 @@ pub(crate) struct FunctionRef {
     pub(crate) name: FunctionName,
     /// `$LATEST`, a version or an alias; the controller takes `$LATEST` for none.
     pub(crate) qualifier: Option<String>,
+    /// The whole ARN, if it was given: the controller checks its region and account.
+    pub(crate) arn: Option<String>,
 }
 
 impl FromStr for FunctionRef {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.starts_with("arn:") {
+            // arn:PARTITION:lambda:REGION:ACCOUNT:function:NAME[:QUALIFIER]
+            let parts: Vec<&str> = text.splitn(7, ':').collect();
+            return match parts[..] {
+                [_, _, "lambda", _, _, "function", name] => Ok(Self {
+                    arn: Some(text.to_owned()),
+                    ..name.parse()?
+                }),
+                _ => Err(NameError::Arn(text.to_owned())),
+            };
+        }
         let Some((name, qualifier)) = text.split_once(':') else {
             return Ok(Self {
                 name: text.parse()?,
                 qualifier: None,
+                arn: None,
             });
         };
         let allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_$".contains(&c);
@@ -104,6 +121,7 @@ impl FromStr for FunctionRef {
         Ok(Self {
             name: name.parse()?,
             qualifier: Some(qualifier.to_owned()),
+            arn: None,
         })
     }
 }
@@ -123,6 +141,22 @@ mod tests {
     fn everything_else_is_not() {
         for bad in ["", "a b", "a/b", "../x", "ä", "a\0", "a.b", &"x".repeat(65)] {
             assert!(bad.parse::<FunctionName>().is_err(), "{bad:?}");
+        }
+    }
+
+    /// AWS's own tools take ARNs, and so does the API.
+    #[test]
+    fn a_functions_arn_stands_for_it() {
+        let text = "arn:aws:lambda:us-east-1:000000000000:function:slow:live";
+        let function: FunctionRef = text.parse().unwrap();
+        assert_eq!(function.name.as_str(), "slow");
+        assert_eq!(function.qualifier.as_deref(), Some("live"));
+        assert_eq!(function.arn.as_deref(), Some(text));
+        for bad in ["arn:aws:s3:::bucket", "arn:aws:lambda:r:1:layer:x", "arn:"] {
+            assert!(
+                matches!(bad.parse::<FunctionRef>(), Err(NameError::Arn(_))),
+                "{bad}"
+            );
         }
     }
 

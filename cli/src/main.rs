@@ -1,19 +1,22 @@
-//! `hearth`: what people type. Talks to a controller over its HTTP API; `serve` and `dev` start one
-//! in this process.
+//! `hearth`, the command line. Uses a controller's HTTP API; `serve` and `dev` start a controller in this
+//! process.
 
 mod args;
+mod check;
 mod client;
 mod commands;
 mod deployment;
 mod dev;
-mod dev_error;
 mod doctor;
 mod event;
 mod failure;
 mod function_name;
+mod init_log;
 mod output;
 mod package;
+mod progress;
 mod project;
+mod signals;
 mod variable;
 
 use std::process::ExitCode;
@@ -26,10 +29,10 @@ use crate::failure::Failure;
 use crate::output::{Output, Stream, Tone};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().and_then(|cli| cli.check().map(|()| cli)) {
         Ok(cli) => cli,
         Err(help_or_error) => {
-            // Help on a closed pipe: nothing to do about it.
+            // Help that can't be written, as to a closed pipe, is dropped.
             let _ = help_or_error.print();
             return ExitCode::from(if help_or_error.use_stderr() {
                 failure::YOURS
@@ -38,7 +41,7 @@ fn main() -> ExitCode {
             });
         }
     };
-    let output = Output::new(cli.global.json);
+    let output = Output::new(cli.json());
     match run(cli, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -49,18 +52,17 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, output: Output) -> Result<(), Failure> {
-    let client = || {
-        Client::new(&cli.global.endpoint_url)
-            .map(|client| client.signing(signing::from_environment()))
-    };
+    let endpoint = cli.endpoint();
+    let client =
+        || Client::new(&endpoint).map(|client| client.signing(signing::from_environment()));
     match cli.command {
-        Command::Serve(serve) => commands::serve::run(serve.settings, output.json),
+        Command::Serve(serve) => commands::serve::run(serve.settings, serve.log),
         Command::Deploy(deploy) => commands::deploy::run(&client()?, &deploy, output),
         Command::Invoke(invoke) => commands::invoke::run(&client()?, &invoke, output),
         Command::Logs(logs) => commands::logs::run(&client()?, &logs, output),
         Command::Ls(ls) => commands::ls::run(&client()?, &ls, output),
         Command::Rm(rm) => commands::rm::run(&client()?, &rm, output),
-        Command::Dev(dev) => dev::run(dev, output),
+        Command::Dev(dev) => Ok(dev::run(dev, output)?),
         Command::Keys(keys) => commands::keys::run(&keys, output),
         Command::Doctor(doctor) => doctor::run(&client()?, &doctor, output),
     }
@@ -76,14 +78,28 @@ fn tell(failure: &Failure, output: Output) {
         } else {
             "platform"
         };
-        let error =
-            serde_json::json!({ "error": { "side": side, "message": failure.to_string() } });
-        output.note(&error.to_string());
+        let mut error = serde_json::json!({ "side": side, "message": failure.to_string() });
+        if let Some(hint) = failure.hint() {
+            error["hint"] = hint.into();
+        }
+        if let Some((status, code, request_id)) = failure.refusal() {
+            error["status"] = status.into();
+            error["code"] = code.into();
+            error["request_id"] = request_id.into();
+        }
+        output.note(&serde_json::json!({ "error": error }).to_string());
     } else {
         let label = output.paint(Stream::Stderr, Tone::Bad, "error:");
         output.note(&format!(
             "{label} {}",
             output.foreign(Stream::Stderr, &failure.to_string())
         ));
+        if let Some(hint) = failure.hint() {
+            let label = output.paint(Stream::Stderr, Tone::Strong, "hint:");
+            output.note(&format!(
+                "{label} {}",
+                output.foreign(Stream::Stderr, &hint)
+            ));
+        }
     }
 }

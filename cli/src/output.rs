@@ -1,5 +1,5 @@
-//! Where words go and how they look: results on standard output, everything else on standard
-//! error; colours only on a terminal, and not with `NO_COLOR`; no progress when nobody watches.
+//! Where text goes and how it looks: results on standard output, everything else on standard
+//! error; colours only on a terminal, and not with `NO_COLOR`; no progress unless standard error is a terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -121,11 +121,24 @@ impl Output {
 
     /// Something to know beside the result.
     pub(crate) fn note(&self, text: &str) {
-        // Nobody reads standard error if it can't be written: nothing to do about it.
+        // Standard error that can't be written has no reader: the text is dropped.
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
-    /// What is being done, for whoever waits at a terminal.
+    /// Whether a person reads standard error as it is written.
+    pub(crate) fn is_interactive(&self) -> bool {
+        self.stderr_terminal
+    }
+
+    /// `text` in place of what the terminal's line shows. It is cut where the line ends: a longer one
+    /// could not be taken back.
+    pub(crate) fn in_place(&self, text: &str) {
+        // Auto-wrap off, to the left, clear the line, the text, auto-wrap on.
+        // As for a note: there is nothing to do about a standard error that can't be written.
+        let _ = write!(io::stderr().lock(), "\x1b[?7l\r\x1b[K{text}\x1b[?7h");
+    }
+
+    /// A step of the command, shown on a terminal only.
     pub(crate) fn progress(&self, text: &str) {
         if self.stderr_terminal && !self.json {
             self.note(&self.paint(Stream::Stderr, Tone::Quiet, text));

@@ -1,5 +1,5 @@
-//! What a folder is to become: `hearth.toml`, the flags, and what the folder's files tell, made
-//! into one [`Project`].
+//! The function that a folder describes: `hearth.toml`, the flags, and what is detected from its files
+//! become one [`Project`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ struct ProjectFile {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProjectError {
     /// The argument names no folder.
-    #[error("{path}: {source}; expected the folder of a function")]
+    #[error("no folder {path}: {}", cause(source))]
     Folder {
         /// As it was given.
         path: PathBuf,
@@ -110,23 +110,64 @@ pub(crate) enum ProjectError {
     /// A variable, from wherever it came.
     #[error("environment: {0}")]
     Variable(#[from] VariableError),
-    /// The folder's files do not tell.
-    #[error(
-        "can't tell the runtime of {0}: no Cargo.toml, bootstrap, *.py or *.js in it; give \
-         --runtime, or runtime = \"…\" in {PROJECT_FILE}"
-    )]
+    /// The runtime can't be detected from the folder's files.
+    #[error("can't detect the runtime of {0}: no Cargo.toml, bootstrap, *.py or *.js in it")]
     Runtime(PathBuf),
-    /// Nothing says what to call.
+    /// The handler is neither given nor detected.
     #[error(
-        "no handler for {dir} ({runtime}): give --handler, such as app.handler for the function \
-         handler in app.py, or handler = \"…\" in {PROJECT_FILE}"
+        "no handler for {dir} ({runtime}){}",
+        if found.is_empty() { String::new() } else { format!(": it could be {}", found.join(" or ")) }
     )]
     Handler {
         /// The folder.
         dir: PathBuf,
         /// Its runtime.
         runtime: String,
+        /// Functions that are called like handlers.
+        found: Vec<String>,
     },
+}
+
+/// Without the number that the system has for it.
+fn cause(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+/// What the parser expects, in words that are not the program's own.
+fn in_words(message: &str) -> String {
+    message
+        .replace("expected u32", "expected a whole number")
+        .replace("expected a sequence", "expected a list such as [\"docs\"]")
+}
+
+impl ProjectError {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Runtime(dir) => Some(to_compile(dir).map_or_else(
+                || format!("give --runtime, or runtime = \"…\" in {PROJECT_FILE}"),
+                str::to_owned,
+            )),
+            Self::Handler { dir, runtime, .. } => Some(
+                to_compile(dir)
+                    .filter(|_| runtime.starts_with("nodejs"))
+                    .map_or_else(
+                        || {
+                            format!(
+                                "give --handler, such as app.handler for the function handler in \
+                                 app.py, or handler = \"…\" in {PROJECT_FILE}"
+                            )
+                        },
+                        str::to_owned,
+                    ),
+            ),
+            _ => None,
+        }
+    }
 }
 
 impl Project {
@@ -159,12 +200,11 @@ impl Project {
         };
         let handler = match flags.handler.clone().or(file.handler) {
             Some(handler) => handler,
-            None => tell_handler(&dir, &runtime)
-                .ok_or_else(|| ProjectError::Handler {
-                    dir: dir.clone(),
-                    runtime: runtime.clone(),
-                })?
-                .to_owned(),
+            None => tell_handler(&dir, &runtime).map_err(|found| ProjectError::Handler {
+                dir: dir.clone(),
+                runtime: runtime.clone(),
+                found,
+            })?,
         };
         Ok(Self {
             name,
@@ -198,7 +238,7 @@ impl ProjectFile {
             ProjectError::Toml {
                 path: path.to_owned(),
                 line: text[..start].matches('\n').count() + 1,
-                message: error.message().to_owned(),
+                message: in_words(error.message()),
             }
         })?;
         let range = |what, value: Option<u32>, low, high| match value {
@@ -265,21 +305,94 @@ fn tell_runtime(dir: &Path) -> Option<&'static str> {
 }
 
 /// Lambda's console calls a new Python function `lambda_function.lambda_handler` and one for Node.js
-/// `index.handler`; a program of the `provided` runtimes gets the text and may ignore it.
-fn tell_handler(dir: &Path, runtime: &str) -> Option<&'static str> {
+/// `index.handler`; a program of the `provided` runtimes gets the text and may ignore it. Otherwise the
+/// only function of the folder that is called like a handler is one. The error lists those there are.
+fn tell_handler(dir: &Path, runtime: &str) -> Result<String, Vec<String>> {
     if runtime.starts_with("provided") {
-        Some("bootstrap")
-    } else if dir.join("lambda_function.py").is_file() {
-        Some("lambda_function.lambda_handler")
-    } else if runtime.starts_with("nodejs")
-        && ["js", "mjs", "cjs"]
-            .iter()
-            .any(|extension| dir.join("index").with_extension(extension).is_file())
-    {
-        Some("index.handler")
-    } else {
-        None
+        return Ok("bootstrap".to_owned());
     }
+    let node = runtime.starts_with("nodejs");
+    if !node && dir.join("lambda_function.py").is_file() {
+        return Ok("lambda_function.lambda_handler".to_owned());
+    }
+    let is_index = |own: &&str| dir.join("index").with_extension(own).is_file();
+    if node && JAVASCRIPT.iter().any(is_index) {
+        return Ok("index.handler".to_owned());
+    }
+    let mut found = handlers(dir, node);
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        _ => Err(found),
+    }
+}
+
+const JAVASCRIPT: [&str; 3] = ["js", "mjs", "cjs"];
+
+/// Every `handler` and `lambda_handler` in the folder's own files, by what a line begins with.
+fn handlers(dir: &Path, node: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = path.path();
+        let (Some(stem), Some(extension)) = (
+            path.file_stem().and_then(|stem| stem.to_str()),
+            path.extension().and_then(|own| own.to_str()),
+        ) else {
+            continue;
+        };
+        let is_source = if node {
+            JAVASCRIPT.contains(&extension)
+        } else {
+            extension == "py"
+        };
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        if !is_source || stem.contains('.') {
+            continue;
+        }
+        for name in ["handler", "lambda_handler"] {
+            let begins: &[&str] = if node {
+                &[
+                    "exports.",
+                    "module.exports.",
+                    "export const ",
+                    "export function ",
+                    "export async function ",
+                ]
+            } else {
+                &["def ", "async def "]
+            };
+            let ends = if node { &[' ', '=', '('][..] } else { &['('] };
+            let defines = |line: &str| {
+                begins.iter().any(|begin| {
+                    let rest = line
+                        .strip_prefix(begin)
+                        .and_then(|rest| rest.strip_prefix(name));
+                    rest.is_some_and(|rest| rest.starts_with(ends))
+                })
+            };
+            if text.lines().any(defines) {
+                found.push(format!("{stem}.{name}"));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// How a folder of source code that no runtime takes becomes one that one does.
+fn to_compile(dir: &Path) -> Option<&'static str> {
+    if dir.join("go.mod").is_file() {
+        return Some(
+            "GOOS=linux GOARCH=amd64 CGO_ENABLED=0 go build -o bootstrap . (then the runtime is provided)",
+        );
+    }
+    let mut entries = std::fs::read_dir(dir).ok()?.flatten();
+    let typescript = entries.any(|entry| entry.path().extension().is_some_and(|own| own == "ts"));
+    typescript.then_some(
+        "TypeScript is compiled first: npx esbuild index.ts --bundle --platform=node --outfile=dist/index.js, \
+         then deploy the folder dist",
+    )
 }
 
 #[cfg(test)]
@@ -358,9 +471,59 @@ mod tests {
                 ("nodejs22.x", "index.handler")
             );
         }
+        let named = folder(&[("app.mjs", "export const handler = async () => 1;")]);
+        let project = Project::load(named.path(), &flags).unwrap();
+        assert_eq!(project.handler, "app.handler");
         let other = folder(&[("app.mjs", "")]);
         let error = Project::load(other.path(), &flags).unwrap_err();
         assert!(matches!(error, ProjectError::Handler { .. }), "{error}");
+    }
+
+    /// The README's own convention was not guessed.
+    #[test]
+    fn the_only_function_that_is_called_handler_is_one() {
+        let flags = Settings {
+            name: Some("f".parse().unwrap()),
+            ..Settings::default()
+        };
+        let app = (
+            "app.py",
+            "import os\n\nasync def handler(event, context):\n    pass\n",
+        );
+        let dir = folder(&[app, ("test_app.py", "def test_it(): pass")]);
+        assert_eq!(
+            Project::load(dir.path(), &flags).unwrap().handler,
+            "app.handler"
+        );
+        let two = folder(&[
+            app,
+            ("other.py", "def lambda_handler(event, context): pass"),
+        ]);
+        let error = Project::load(two.path(), &flags).unwrap_err().to_string();
+        assert!(
+            error.ends_with("it could be app.handler or other.lambda_handler"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn source_code_that_has_to_be_compiled_is_told_how() {
+        let flags = Settings {
+            name: Some("f".parse().unwrap()),
+            ..Settings::default()
+        };
+        for (file, words) in [
+            ("index.ts", "esbuild"),
+            ("go.mod", "go build"),
+            ("x.txt", "--runtime"),
+        ] {
+            let dir = folder(&[(file, "")]);
+            let hint = Project::load(dir.path(), &flags)
+                .unwrap_err()
+                .hint()
+                .unwrap();
+            assert!(hint.contains(words), "{hint}");
+        }
     }
 
     #[test]
@@ -387,6 +550,23 @@ mod tests {
         let dir = folder(&[("hearth.toml", "memroy = 128\n")]);
         let error = Project::load(dir.path(), &Settings::default()).unwrap_err();
         assert!(error.to_string().contains("memroy"), "{error}");
+    }
+
+    #[test]
+    fn what_is_expected_is_told_in_words() {
+        let dir = folder(&[("hearth.toml", "memory = \"lots\"")]);
+        let error = Project::load(dir.path(), &Settings::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("expected a whole number"), "{error}");
+        let missing = dir.path().join("missing");
+        let error = Project::load(&missing, &Settings::default())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("no folder ") && !error.contains("os error"),
+            "{error}"
+        );
     }
 
     #[test]

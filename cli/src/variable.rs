@@ -43,9 +43,7 @@ pub(crate) enum VariableError {
     #[error("expected NAME=VALUE, found no '='")]
     NoEquals,
     /// The part before `=`.
-    #[error(
-        "{0:?} is no variable name: a letter, then one or more letters, digits or '_' make one"
-    )]
+    #[error("invalid variable name {0:?}: use a letter, then one or more letters, digits or _")]
     Name(String),
 }
 

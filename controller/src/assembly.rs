@@ -270,6 +270,7 @@ impl Controller {
             started,
             uploads: App::upload_permits(),
             downloads,
+            leaving: CancellationToken::new(),
             draining,
         });
         Ok(Self {

@@ -22,6 +22,8 @@ mod locks;
 mod logs;
 mod metrics;
 mod pool;
+mod process_log;
+mod process_metrics;
 mod registry;
 mod repoll;
 mod revival;
@@ -33,9 +35,10 @@ pub use assembly::StartError;
 pub use data_dir::DataDirError;
 pub use events::EventsError;
 pub use limits::CpuLimit;
+pub use process_log::{LogError, LogFormat, LogSettings};
 pub use registry::{KeyError, NotDecrypted, RegistryError};
 pub use serve::{ServeError, serve};
-pub use settings::{Settings, SettingsError};
+pub use settings::{Settings, SettingsError, address};
 
 /// This build's version, as in `/hearth/v1/status` and the log.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,9 +1,8 @@
 //! `hearthd`: the controller as a program.
 
 use clap::Parser;
-use hearth_controller::Settings;
+use hearth_controller::{LogSettings, Settings};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// Hearth's controller: Lambda's API, functions in microVMs.
 #[derive(Debug, Parser)]
@@ -12,22 +11,13 @@ struct Arguments {
     #[command(flatten)]
     settings: Settings,
 
-    /// Write the log as JSON lines.
-    #[arg(long)]
-    log_json: bool,
+    #[command(flatten)]
+    log: LogSettings,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if arguments.log_json {
-        log.json().init();
-    } else {
-        log.init();
-    }
+    arguments.log.start("info")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

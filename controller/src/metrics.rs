@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::{Method, StatusCode};
 use hearth_protocol::jail::{Jail, JailPart};
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -9,12 +10,16 @@ use prometheus::{
 };
 
 use crate::limits::Isolation;
+use crate::process_metrics::ProcessMetrics;
 
-/// From half a millisecond, a warm invocation on hardware KVM, to Lambda's longest timeout.
-const SECONDS: [f64; 18] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-    60.0, 300.0, 900.0,
+/// From a tenth of a millisecond, a warm invocation by the mailbox, to Lambda's longest timeout.
+const SECONDS: [f64; 20] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
 ];
+
+/// What can become of a deploy.
+const DEPLOY_OUTCOMES: [&str; 3] = ["successful", "failed", "superseded"];
 
 /// Every number of a controller. Those of a function are named after Lambda's in CloudWatch.
 #[derive(Debug)]
@@ -38,6 +43,11 @@ pub(crate) struct Metrics {
     shells: IntGauge,
     cpu_isolation: IntGaugeVec,
     jail: IntGaugeVec,
+    queue: HistogramVec,
+    requests: IntCounterVec,
+    deploys_under_way: IntGaugeVec,
+    deploy_duration: HistogramVec,
+    data_free: IntGauge,
     pub(crate) evictions: IntCounter,
     pub(crate) logs_lost: IntCounter,
     pub(crate) rebuilds: IntCounter,
@@ -80,10 +90,51 @@ impl Metrics {
             registry.register(Box::new(metric.clone())).map(|()| metric)
         };
         let function = ["function"];
+        let build = gauges(
+            "hearth_build_info",
+            "1, with the controller's version as a label.",
+            &["version"],
+        )?;
+        build.with_label_values(&[crate::VERSION]).set(1);
+        registry.register(Box::new(ProcessMetrics::new()?))?;
+        let deploys = counters(
+            "hearth_deploys_total",
+            "Deploys by outcome: successful, failed or superseded.",
+            &["outcome"],
+        )?;
+        // A counter that appears with its first event hides that event from increase().
+        for outcome in DEPLOY_OUTCOMES {
+            deploys.with_label_values(&[outcome]);
+        }
         Ok(Self {
+            queue: histograms(
+                "hearth_queue_duration_seconds",
+                "Time from accepting an invocation to having an instance for it.",
+                &function,
+            )?,
+            requests: counters(
+                "hearth_http_requests_total",
+                "HTTP requests by method, route and status. The route none stands for requests that were \
+                 refused before they were routed, and for function URLs.",
+                &["method", "route", "status"],
+            )?,
+            deploys_under_way: gauges(
+                "hearth_deploys",
+                "Deploys under way by state: running, or waiting for others (--max-deploys).",
+                &["state"],
+            )?,
+            deploy_duration: histograms(
+                "hearth_deploy_duration_seconds",
+                "Time of a successful deploy, waiting for others included.",
+                &[],
+            )?,
+            data_free: gauge(
+                "hearth_data_directory_free_bytes",
+                "Free space of the file system that the data directory is on.",
+            )?,
             invocations: counters(
                 "hearth_invocations_total",
-                "Invocations that ran, also those that failed.",
+                "Invocations that ran, failed ones included.",
                 &function,
             )?,
             errors: counters(
@@ -98,17 +149,17 @@ impl Metrics {
             )?,
             duration: histograms(
                 "hearth_duration_seconds",
-                "Time from handing over the event to the function's answer.",
+                "Time from sending the event to the function until its answer.",
                 &function,
             )?,
             restore: histograms(
                 "hearth_restore_duration_seconds",
-                "Time from having a sandbox to its restored guest running.",
+                "Time to restore a snapshot into a sandbox, until the guest runs.",
                 &function,
             )?,
             post_runtime_extensions: histograms(
                 "hearth_post_runtime_extensions_duration_seconds",
-                "Time that extensions were still at work after the function's answer.",
+                "Time that extensions ran on after the function's answer.",
                 &function,
             )?,
             init: histograms(
@@ -118,17 +169,13 @@ impl Metrics {
             )?,
             starts: counters(
                 "hearth_starts_total",
-                "Invocations by how their instance was come by: cold (restored) or warm (idle).",
+                "Invocations by start type: cold (restored from a snapshot) or warm (idle instance reused).",
                 &["function", "start"],
             )?,
-            deploys: counters(
-                "hearth_deploys_total",
-                "Deploys by outcome: successful, failed or superseded.",
-                &["outcome"],
-            )?,
+            deploys,
             failures: counters(
                 "hearth_instance_failures_total",
-                "Instances that ended by themselves or had to be ended, by reason.",
+                "Instances that failed or were killed, by reason.",
                 &["reason"],
             )?,
             instances: gauges("hearth_instances", "Instances by state.", &["state"])?,
@@ -138,30 +185,33 @@ impl Metrics {
             )?,
             memory_budget: gauge(
                 "hearth_instance_memory_budget_bytes",
-                "Limit of the sum of the memory sizes of all instances.",
+                "Maximum sum of the memory sizes of all instances.",
             )?,
-            shells: gauge("hearth_shells", "Sandboxes built ahead of need and unused.")?,
+            shells: gauge(
+                "hearth_shells",
+                "Sandbox processes that are ready for a restore and unused.",
+            )?,
             cpu_isolation: gauges(
                 "hearth_cpu_isolation",
-                "1 for the cgroup version that enforces CPU shares; none when nothing does.",
+                "1 for the cgroup version that enforces CPU shares, or for none.",
                 &["mode"],
             )?,
             jail: gauges(
                 "hearth_jail",
-                "1 for each part of the sandboxes' jail that is in force, 0 for those that are not.",
+                "1 for each part of the sandboxes' jail that is active, 0 for each that is not.",
                 &["part"],
             )?,
             evictions: counter(
                 "hearth_evictions_total",
-                "Idle instances ended to make room for others.",
+                "Idle instances ended to make room for other instances.",
             )?,
             logs_lost: counter(
                 "hearth_log_batches_lost_total",
-                "Pieces of function output thrown away because they came faster than they could be stored.",
+                "Batches of function output dropped because they came faster than they could be stored.",
             )?,
             rebuilds: counter(
                 "hearth_snapshot_rebuilds_total",
-                "Snapshots made anew because the stored one could not be used.",
+                "Snapshots that were rebuilt because the stored one was unusable.",
             )?,
             registry,
             error_kinds,
@@ -210,6 +260,43 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    /// How long an invocation waited for its instance.
+    pub(crate) fn queued(&self, function: &str, took: Duration) {
+        self.queue
+            .with_label_values(&[function])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A request was answered. Method and route are of a fixed set: clients may send any method.
+    pub(crate) fn request(&self, method: &Method, route: &str, status: StatusCode) {
+        let method = match method.as_str() {
+            known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS") => known,
+            _ => "other",
+        };
+        let labels = [method, route, status.as_str()];
+        self.requests.with_label_values(&labels).inc();
+    }
+
+    /// How long a deploy took that succeeded.
+    pub(crate) fn deployed(&self, took: Duration) {
+        self.deploy_duration
+            .with_label_values::<&str>(&[])
+            .observe(took.as_secs_f64());
+    }
+
+    /// What is only known when it is asked for.
+    pub(crate) fn set_current(&self, running: usize, waiting: usize, data_free: Option<u64>) {
+        for (state, count) in [("running", running), ("waiting", waiting)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.deploys_under_way
+                .with_label_values(&[state])
+                .set(count);
+        }
+        if let Some(free) = data_free {
+            self.data_free.set(i64::try_from(free).unwrap_or(i64::MAX));
+        }
+    }
+
     pub(crate) fn deploy(&self, outcome: &'static str) {
         self.deploys.with_label_values(&[outcome]).inc();
     }
@@ -226,6 +313,7 @@ impl Metrics {
         let _ = self.duration.remove_label_values(&[function]);
         let _ = self.restore.remove_label_values(&[function]);
         let _ = self.init.remove_label_values(&[function]);
+        let _ = self.queue.remove_label_values(&[function]);
         let _ = self
             .post_runtime_extensions
             .remove_label_values(&[function]);
@@ -294,6 +382,11 @@ mod tests {
         });
         metrics.invocation("f", true, Duration::from_millis(3));
         metrics.error("f", "timeout");
+        metrics.queued("f", Duration::from_millis(2));
+        let get = Method::from_bytes(b"INVENTED").unwrap();
+        metrics.request(&get, "/metrics", StatusCode::OK);
+        metrics.set_current(1, 2, Some(4096));
+        metrics.deployed(Duration::from_secs(7));
         let text = metrics
             .text(
                 Census {
@@ -314,6 +407,17 @@ mod tests {
             "hearth_shells 1",
             "hearth_jail{part=\"user\"} 0",
             "hearth_jail{part=\"seccomp\"} 1",
+            "hearth_queue_duration_seconds_bucket{function=\"f\",le=\"0.0025\"} 1",
+            "hearth_http_requests_total{method=\"other\",route=\"/metrics\",status=\"200\"} 1",
+            "hearth_deploys{state=\"waiting\"} 2",
+            "hearth_deploys_total{outcome=\"failed\"} 0",
+            "hearth_deploy_duration_seconds_count 1",
+            "hearth_data_directory_free_bytes 4096",
+            concat!(
+                "hearth_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

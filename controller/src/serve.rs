@@ -19,6 +19,7 @@ use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
 use tower::util::MapRequest;
 
 use crate::api;
@@ -97,6 +98,12 @@ pub async fn serve(
         tokio::spawn(accept(listener, router, MONITORS, Box::pin(end)));
     }
     let router = api::router(controller.app.clone(), &authentication);
+    let leaving = controller.app.leaving.clone();
+    let delay = Duration::from_secs(settings.drain_delay);
+    let shutdown = Box::pin(async move {
+        shutdown.await;
+        leave(&leaving, delay).await;
+    });
     let graceful = accept(
         listener,
         router,
@@ -110,6 +117,18 @@ pub async fn serve(
     controller.stop().await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Says that the controller is about to end, and lets the port stay open for a while.
+async fn leave(leaving: &CancellationToken, delay: Duration) {
+    leaving.cancel();
+    if !delay.is_zero() {
+        tracing::info!(
+            seconds = delay.as_secs(),
+            "not ready any more; new connections are accepted for a while"
+        );
+        tokio::time::sleep(delay).await;
+    }
 }
 
 async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
@@ -204,6 +223,17 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    /// The port closed at once, so that /readyz never said 503 to a load balancer.
+    #[tokio::test]
+    async fn a_controller_says_that_it_leaves_before_its_port_closes() {
+        let leaving = CancellationToken::new();
+        tokio::select! {
+            () = leave(&leaving, Duration::from_secs(600)) => panic!("the port is closed"),
+            () = leaving.cancelled() => {}
+        }
+        leave(&leaving, Duration::ZERO).await;
+    }
 
     /// One that never read kept its connection, and its answer, for as long as it liked.
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser};
 
 use crate::function::{is_account, is_region};
@@ -18,22 +19,23 @@ pub struct Settings {
         long,
         env = "HEARTH_LISTEN",
         default_value = "127.0.0.1:9070",
-        value_name = "ADDR:PORT"
+        value_name = "ADDR:PORT",
+        value_parser = address
     )]
     pub listen: SocketAddr,
 
     /// Listen on an address that is not loopback and check no signatures: whoever reaches the port
     /// can run code. Without this it takes access keys (`hearth keys create`).
-    #[arg(long)]
+    #[arg(long, env = "HEARTH_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
     /// Check signatures on loopback too, as behind a proxy that others reach.
-    #[arg(long, env = "HEARTH_REQUIRE_SIGNATURES")]
+    #[arg(long, env = "HEARTH_REQUIRE_SIGNATURES", value_parser = BoolishValueParser::new())]
     pub require_signatures: bool,
 
     /// Second address, with /metrics, /healthz and /readyz alone and without signatures: for a
     /// Prometheus where the first address takes signatures.
-    #[arg(long, env = "HEARTH_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "HEARTH_METRICS_LISTEN", value_name = "ADDR:PORT", value_parser = address)]
     pub metrics_listen: Option<SocketAddr>,
 
     /// Everything that outlives the process: registry, packages, images, snapshots, logs
@@ -62,22 +64,22 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_ACCOUNT", default_value = "000000000000")]
     pub account: String,
 
-    /// Most invocations at once, of all functions together: Lambda's account limit. What functions
-    /// reserve is taken from it.
+    /// Maximum concurrent invocations of all functions together (Lambda's account limit). Reserved
+    /// concurrency counts against it.
     #[arg(long, env = "HEARTH_ACCOUNT_CONCURRENCY", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub account_concurrency: u32,
 
     /// Most instances at once, busy and idle, of all functions together.
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "HEARTH_MAX_INSTANCES", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_instances: u32,
 
     /// Most instances at once of one function [default: as many as of all].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "HEARTH_MAX_INSTANCES_PER_FUNCTION", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_instances_per_function: Option<u32>,
 
     /// Memory that instances may have together, counted by their functions' memory size, in MiB
     /// [default: 70 % of the host's].
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, env = "HEARTH_MEMORY_BUDGET_MIB", value_name = "MIB")]
     pub memory_budget_mib: Option<u64>,
 
     /// Whether runtimes exchange events and answers with the host through memory, without the guest's
@@ -86,79 +88,99 @@ pub struct Settings {
     pub mailbox: MailboxUse,
 
     /// Seconds after which an idle instance is ended.
-    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    #[arg(
+        long,
+        env = "HEARTH_IDLE_TIMEOUT",
+        default_value_t = 600,
+        value_name = "SECONDS"
+    )]
     pub idle_timeout: u64,
 
     /// Milliseconds that an invocation waits for an instance when every limit is reached, before it
     /// is refused with 429.
-    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    #[arg(
+        long,
+        env = "HEARTH_THROTTLE_WAIT_MS",
+        default_value_t = 1000,
+        value_name = "MS"
+    )]
     pub throttle_wait_ms: u64,
 
     /// Sandbox processes started ahead of need.
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
+    #[arg(long, env = "HEARTH_SHELLS", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
     pub shells: u32,
 
     /// Deploys at work at the same time.
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, env = "HEARTH_MAX_DEPLOYS", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_deploys: u32,
 
     /// Seconds that a function's init may take at deploy [default: 10; 300 on software-KVM hosts,
     /// where the guest's kernel is interpreted].
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
+    #[arg(long, env = "HEARTH_INIT_TIMEOUT", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
     pub init_timeout: Option<u64>,
 
     /// Seconds that a kernel may take to boot for a runtime snapshot.
-    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
+    #[arg(long, env = "HEARTH_BOOT_TIMEOUT", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
     pub boot_timeout: u64,
 
     /// Seconds that running invocations get to end after SIGTERM.
-    #[arg(long, default_value_t = 25, value_name = "SECONDS")]
+    #[arg(
+        long,
+        env = "HEARTH_DRAIN_TIMEOUT",
+        default_value_t = 25,
+        value_name = "SECONDS"
+    )]
     pub drain_timeout: u64,
+
+    /// Seconds after SIGTERM during which new connections are still accepted and /readyz answers 503, so
+    /// that a load balancer sends its requests elsewhere before the port closes.
+    #[arg(long, env = "HEARTH_DRAIN_DELAY", default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub drain_delay: u64,
 
     /// How a function's CPU share (1,769 MB is one vCPU) is enforced. A share is work-conserving:
     /// it counts only when CPUs are contended. A cap is a hard limit at any time.
-    #[arg(long, value_enum, default_value_t = CpuLimit::Share)]
+    #[arg(long, env = "HEARTH_CPU_LIMIT", value_enum, default_value_t = CpuLimit::Share)]
     pub cpu_limit: CpuLimit,
 
     /// Refuse to start unless every sandbox can be locked up completely: user of its own, empty
     /// root, namespaces, Landlock, system call filters. That takes root.
-    #[arg(long)]
+    #[arg(long, env = "HEARTH_REQUIRE_JAIL", value_parser = BoolishValueParser::new())]
     pub require_jail: bool,
 
     /// First of 16,384 user and group ids that sandboxes get, each its own, when the controller is
     /// root. Nobody else may have them [default: a range from 1,879,048,192 on that depends on the
     /// data directory].
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..=0xffff_0000))]
+    #[arg(long, env = "HEARTH_JAIL_FIRST_ID", value_name = "ID", value_parser = clap::value_parser!(u32).range(1..=0xffff_0000))]
     pub jail_first_id: Option<u32>,
 
     /// Most HTTP connections at once; further ones wait to be accepted.
-    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, env = "HEARTH_MAX_CONNECTIONS", default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections: u32,
 
     /// Most events (asynchronous invocations) in the queue; further ones are refused with 429.
-    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, env = "HEARTH_EVENT_QUEUE_EVENTS", default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub event_queue_events: u64,
 
     /// Most disk that queued events may take, in MiB; further ones are refused with 429.
-    #[arg(long, default_value_t = 4096, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    #[arg(long, env = "HEARTH_EVENT_QUEUE_MIB", default_value_t = 4096, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub event_queue_mib: u64,
 
     /// Most events that run at the same time, of all functions together [default: nine tenths of the
     /// most instances, so that synchronous invocations find some].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "HEARTH_EVENT_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub event_concurrency: Option<u32>,
 
     /// Milliseconds from an event's function error to its second run; to the third it is twice that.
-    #[arg(long, default_value_t = 60_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    #[arg(long, env = "HEARTH_EVENT_RETRY_BASE_MS", default_value_t = 60_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub event_retry_base_ms: u64,
 
     /// Seconds after which an event is dropped that could not be run, unless its function says
     /// otherwise.
-    #[arg(long, default_value_t = 21_600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_209_600))]
+    #[arg(long, env = "HEARTH_EVENT_MAX_AGE", default_value_t = 21_600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_209_600))]
     pub event_max_age: u64,
 
     /// Log records kept on disk for each function, in MiB.
-    #[arg(long, default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, env = "HEARTH_LOG_MIB", default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub log_mib: u64,
 
     /// Seconds that log records are kept, if there is room for them [default: two weeks].
@@ -181,6 +203,22 @@ pub enum SettingsError {
     /// Not a region's form.
     #[error("region {0:?}: expected a form like us-east-1")]
     Region(String),
+}
+
+/// An address to listen on, for a command line.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let local = text.strip_prefix("localhost:");
+    let numeric = local.map(|port| format!("127.0.0.1:{port}"));
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        let port = text
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse::<u16>().ok());
+        format!(
+            "expected ADDRESS:PORT, such as 127.0.0.1:{}",
+            port.unwrap_or(9070)
+        )
+    })
 }
 
 impl Settings {
@@ -251,7 +289,29 @@ fn home() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Alone {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    /// `deploy/README.md` sends people to an environment file, and 21 options had no variable.
+    #[test]
+    fn every_setting_has_an_environment_variable_named_after_it() {
+        for arg in Alone::command().get_arguments() {
+            let expected = match arg.get_id().as_str() {
+                "data_dir" => "HEARTH_DATA".to_owned(),
+                "cache_dir" => "HEARTH_CACHE".to_owned(),
+                id => format!("HEARTH_{}", id.to_uppercase()),
+            };
+            let variable = arg.get_env().map(|name| name.to_string_lossy());
+            assert_eq!(variable.as_deref(), Some(&*expected), "{}", arg.get_id());
+        }
+    }
 
     #[test]
     fn account_and_region_must_fit_into_an_arn() {

@@ -14,8 +14,8 @@ use hearth_protocol::agent::{
     Log, Ready, Response, ResponseEnd, ResponseStart, RuntimeExited, Thaw, Usage,
 };
 use hearth_protocol::sandbox::{
-    Boot, Command, Event, ExitReason, Exited, Freeze, Message, Outcome, Refusal, RefusalKind,
-    RandomRange, Reply, Request, Restore, Resume, Snapshot, encode,
+    Boot, Command, Event, ExitReason, Exited, Freeze, Message, Outcome, RandomRange, Refusal,
+    RefusalKind, Reply, Request, Restore, Resume, Snapshot, encode,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;

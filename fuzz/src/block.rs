@@ -4,8 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
-use hearth_sandbox::devices::virtio::block::Block;
-use hearth_sandbox::devices::virtio::block::request;
+use hearth_sandbox::devices::virtio::block::{Block, request};
 
 use crate::script::Script;
 use crate::world::{BUFFERS, RAM, Subject, World};

@@ -2,11 +2,10 @@
 //! controller and sandbox.
 
 use bytes::{Bytes, BytesMut};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use hearth_protocol::agent::{AgentMessage, Frame, FrameDecoder, FrameError, HostMessage};
 use hearth_protocol::sandbox::{Message, Request, decode, encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::script::Script;
 

@@ -1,14 +1,13 @@
 //! A device and its surroundings: memory, rings, an interrupt, the other end of the device, and a
 //! guest that executes a script.
 
+use hearth_sandbox::devices::GuestMemory;
+use hearth_sandbox::devices::virtio::mmio::{F_VERSION_1, register};
+use hearth_sandbox::devices::virtio::{Interrupt, MmioTransport, VirtioDevice};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
-use hearth_sandbox::devices::GuestMemory;
-use hearth_sandbox::devices::virtio::mmio::{F_VERSION_1, register};
-use hearth_sandbox::devices::virtio::{Interrupt, MmioTransport, VirtioDevice};
 
 use crate::script::Script;
 

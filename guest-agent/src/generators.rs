@@ -60,7 +60,7 @@ fn inspect(registered: &Registered, scanner: &mut Scanner) -> io::Result<Inspect
     let mut shared = BTreeSet::new();
     let mut zero_pages = BTreeSet::new();
     let mut threads = 0;
-    for process in processes::all()? {
+    for process in processes::all(scanner.image())? {
         let pid = process.pid;
         threads += process.threads;
         for file in &process.code {

@@ -7,9 +7,8 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
+use std::{io, ptr};
 
 use hearth_protocol::guest::{CLOCK_PORT, CLOCK_PORTS, FUNCTION_UID, MAILBOX_FD};
 use hearth_protocol::mailbox::{DOORBELL_PORT, DOORBELL_PORTS};

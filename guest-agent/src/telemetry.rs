@@ -26,6 +26,7 @@ pub(crate) mod tests;
 use std::time::{Duration, Instant, SystemTime};
 
 use hearth_protocol::agent::{Invoke, Usage};
+use hearth_protocol::output::Lines;
 use nix::sys::epoll::{Epoll, EpollFlags};
 
 pub(crate) use self::event::{Event, Outcome};
@@ -34,7 +35,6 @@ use self::record::{Record, Writer};
 use self::subscriber::Subscriber;
 pub(crate) use self::subscription::{Api, Invalid, Subscription};
 use crate::environment::FunctionIdentity;
-use hearth_protocol::output::Lines;
 
 /// Maximum records, and their bytes, that are kept during init for later subscribers.
 const MAX_EARLY_RECORDS: usize = 1000;

@@ -24,7 +24,6 @@ use hearth_protocol::mailbox::{
     LOG_SIZE, MAX_META, OPEN, READING, READS_OUTPUT, REQUEST_ID_HEADER, REQUEST_ID_LEN, VIA_AGENT,
     WORKING,
 };
-
 use pages::Pages;
 
 /// If the guest's wall clock is behind the host's by more than this, it has to be set.

@@ -11,7 +11,6 @@
 mod framing;
 
 use bytes::{Bytes, BytesMut};
-
 use framing::{Framing, Piece};
 
 /// Maximum length of a record; a longer one is split.

@@ -40,6 +40,8 @@ Math.random = function random() {
 // then the function is not started from a snapshot.
 const STORE = 128;
 const KNOWN = /[\\/]node_modules[\\/](?:\.pnpm[\\/][^\\/]+[\\/]node_modules[\\/])?(?:(?:uuid|nanoid|ws)\d*|@lukeed[\\/]uuid)[\\/]/;
+// This one keeps its store as a text from version 6 on, which can't be filled.
+const TEXT = /[\\/]node_modules[\\/](?:\.pnpm[\\/][^\\/]+[\\/]node_modules[\\/])?nanoid\d*[\\/]/;
 const stores = [];
 const crypt = Object.getPrototypeOf(crypto.webcrypto);
 const originals = [
@@ -59,7 +61,11 @@ function note(buffer) {
   if (!watching || !(buffer?.byteLength >= STORE)) return;
   const view = ArrayBuffer.isView(buffer) ? buffer : new Uint8Array(buffer);
   const { stack } = new Error();
-  stores.push({ view: new WeakRef(view), known: KNOWN.test(stack), place: caller(stack) });
+  stores.push({
+    // Not the view: libraries fill their store in parts.
+    bytes: new WeakRef(view.buffer), at: view.byteOffset, length: view.byteLength,
+    known: KNOWN.test(stack), text: TEXT.test(stack), place: caller(stack),
+  });
 }
 
 function fills(original, self, args) {
@@ -113,11 +119,16 @@ function stopWatching() {
 // Before the snapshot.
 export function beforeSnapshot() {
   const facts = [`process ${process.pid}`, `random ${native.address(buffer)} ${buffer.byteLength}`];
-  for (const { view, known, place } of stores) {
-    const bytes = view.deref();
-    if (bytes === undefined) continue;
+  // What nobody refers to any more is no store.
+  if (stores.some(({ known, text }) => text || !known)) globalThis.gc?.();
+  for (const { bytes: reference, at, length, known, text, place } of stores) {
+    const bytes = reference.deref();
+    if (bytes === undefined) {
+      if (text) facts.push("shared random bytes in store of nanoid");
+      continue;
+    }
     if (known) {
-      facts.push(`random ${native.address(bytes.buffer) + bytes.byteOffset} ${bytes.byteLength}`);
+      facts.push(`random ${native.address(bytes) + at} ${length}`);
     } else {
       facts.push(`shared random bytes in store ${place}`);
     }

@@ -12,12 +12,13 @@
 //! is always complete. If two builders build the same key, the second waits for the first one's lock and
 //! then finds its result.
 
-use crate::digest;
-use crate::error::Result;
-use crate::runtime::Runtime;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::digest;
+use crate::error::Result;
+use crate::runtime::Runtime;
 
 /// Why the cache could not be used.
 #[derive(Debug, thiserror::Error)]

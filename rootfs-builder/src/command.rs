@@ -1,6 +1,5 @@
 //! Runs the programs that a build needs, with errors that say what to do.
 
-use crate::progress::Progress;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader};
@@ -8,6 +7,8 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
+
+use crate::progress::Progress;
 
 /// Number of output lines that an error shows.
 const TAIL_LINES: usize = 15;

@@ -1,9 +1,10 @@
 //! SHA-256 of files, and of the inputs that identify an artefact.
 
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 /// Encodes bytes as lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {

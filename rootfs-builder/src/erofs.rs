@@ -4,11 +4,12 @@
 //! file system id and time stamps are fixed, root owns all files, there are no extended attributes,
 //! and `mkfs.erofs` writes files in the order of their names.
 
-use crate::command::{CommandError, Tool};
-use crate::progress::Progress;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::command::{CommandError, Tool};
+use crate::progress::Progress;
 
 /// The file system id of all images. It is fixed so that it does not differ between builds; nothing
 /// looks an image up by it.

@@ -21,14 +21,15 @@ mod records;
 mod tree;
 mod unpack;
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
 pub use error::FunctionError;
 pub use layers::build_from_layers;
+use tree::Tree;
 
 use crate::progress::Quiet;
 use crate::{digest, erofs};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use tree::Tree;
 
 /// Maximum size of an archive in bytes, as on Lambda.
 pub const MAX_ZIPPED_BYTES: u64 = 52_428_800;

@@ -7,18 +7,19 @@
 mod configuration;
 mod source;
 
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use configuration::{Fragment, Mismatch};
+use source::Source;
+
 use crate::cache::{Artefact, Cache, CacheError, Kind, remove_tree};
 use crate::command::{CommandError, Tool};
 use crate::digest::Key;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::space;
-use configuration::{Fragment, Mismatch};
-use source::Source;
-use std::fs;
-use std::io;
-use std::num::NonZero;
-use std::path::{Path, PathBuf};
 
 /// The artefact's file name.
 pub(crate) const FILE: &str = "vmlinux";

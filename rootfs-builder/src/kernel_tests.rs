@@ -1,9 +1,10 @@
 //! How the kernel build fails, tested with archives that are small enough to unpack at once.
 
+use std::process::Command;
+
 use super::*;
 use crate::Error;
 use crate::progress::Quiet;
-use std::process::Command;
 
 /// A cache, and an archive with these files in a folder `linux/`.
 fn with_source(files: &[(&str, &str)]) -> (tempfile::TempDir, Cache, PathBuf) {

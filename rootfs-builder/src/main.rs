@@ -3,6 +3,9 @@
 //! Progress goes to standard error. Standard output gets one line: the path of the file that was
 //! made.
 
+use std::path::PathBuf;
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use hearth_rootfs::cache::Cache;
@@ -10,8 +13,6 @@ use hearth_rootfs::progress::Terminal;
 use hearth_rootfs::{
     KernelOptions, MailboxFiles, Runtime, build_kernel_from, build_runtime, function,
 };
-use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Builds Hearth's guest kernel, runtime images and function images.
 #[derive(Debug, Parser)]

@@ -17,17 +17,18 @@ mod python;
 mod shape;
 mod tree;
 
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
 use crate::cache::{Artefact, Cache, CacheError, Kind};
 use crate::command::CommandError;
 use crate::digest::{self, Key};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::{erofs, space};
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// What an image needs at most while it is made.
 const IMAGE_MIB: u64 = 384;

@@ -1,11 +1,12 @@
 //! Builds runtime images from real packages. Needs mmdebstrap, erofs-utils and a Debian mirror; it
 //! uses the packages in the user's own artefact cache if it has them.
 
+use std::fs;
+use std::path::Path;
+
 use hearth_rootfs::cache::Cache;
 use hearth_rootfs::progress::Terminal;
 use hearth_rootfs::{MailboxFiles, Runtime, build_runtime, cached_runtime};
-use std::fs;
-use std::path::Path;
 
 /// The smallest file that passes as an agent: an ELF header for x86-64.
 fn agent(path: &Path, mark: u8) {

@@ -2,10 +2,9 @@
 //! sandbox can't. Their number, order and access mode are checked before anything is done with
 //! them.
 
-use std::fmt;
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::{fmt, io};
 
 use hearth_protocol::sandbox::{Boot, Command, Restore};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};

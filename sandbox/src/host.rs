@@ -4,9 +4,8 @@
 //! virtualization extensions: guest user code runs natively, guest kernel code is interpreted, and
 //! the [`crate::assist`] module completes what the interpreter can't.
 
-use std::fs;
-use std::io;
 use std::time::SystemTime;
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 

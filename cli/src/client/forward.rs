@@ -1,12 +1,12 @@
-//! A request of somebody else's, handed on as it is, and its answer handed back as it is.
+//! Forwards a client's request to the controller unchanged, and its answer back.
 
 use ureq::Body;
 use ureq::http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
 
 use super::{Client, ClientError};
 
-/// Headers that belong to one connection, not to the message (RFC 9110, 7.6.1), and those that are
-/// made anew for the next one.
+/// Headers that belong to one connection, not to the message (RFC 9110, 7.6.1), and those that each
+/// connection sets itself.
 const OF_THE_CONNECTION: &[HeaderName] = &[
     header::CONNECTION,
     header::CONTENT_LENGTH,

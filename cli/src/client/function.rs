@@ -34,6 +34,9 @@ pub(crate) struct Configuration {
     pub(crate) last_modified: String,
     #[serde(default)]
     pub(crate) environment: Environment,
+    /// Only how many there are is looked at.
+    #[serde(default)]
+    pub(crate) layers: Vec<serde::de::IgnoredAny>,
     #[serde(default)]
     pub(crate) state: String,
     pub(crate) state_reason: Option<String>,
@@ -89,6 +92,38 @@ impl Hearth {
     }
 }
 
+impl Configuration {
+    /// Whether what was asked for last is not what serves, because its deploy failed.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.state == "Failed" || self.last_update_status.as_deref() == Some("Failed")
+    }
+
+    /// Whether a deploy of it is under way.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.state == "Pending" || self.last_update_status.as_deref() == Some("InProgress")
+    }
+
+    /// What its deploy does at the moment, if the controller says it.
+    pub(crate) fn phase(&self) -> Option<&str> {
+        let reason = match self.last_update_status.as_deref() {
+            Some("InProgress") => &self.last_update_status_reason,
+            _ => &self.state_reason,
+        };
+        Some(reason.as_deref()?.split_once(" Now: ")?.1)
+    }
+
+    /// Why it, or its last update, failed.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        if self.state == "Failed" {
+            self.state_reason.as_deref()
+        } else if self.is_failed() {
+            self.last_update_status_reason.as_deref()
+        } else {
+            None
+        }
+    }
+}
+
 /// A function's variables; their values are never shown.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Environment {
@@ -102,7 +137,7 @@ impl std::fmt::Debug for Environment {
     }
 }
 
-/// What `POST …/functions` takes.
+/// Body of `POST …/functions`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Create<'a> {
@@ -119,7 +154,7 @@ pub(crate) struct Create<'a> {
     pub(crate) environment: Option<Variables<'a>>,
 }
 
-/// What `PUT …/code` takes, and the part of a create that is the package.
+/// Body of `PUT …/code`, and the package in the body of a create.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Code {
@@ -127,7 +162,7 @@ pub(crate) struct Code {
     pub(crate) zip_file: String,
 }
 
-/// What `PUT …/configuration` takes; what is left out stays as it is.
+/// Body of `PUT …/configuration`; fields that are left out keep their value.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Change<'a> {
@@ -209,6 +244,12 @@ impl Client {
         Ok(())
     }
 
+    /// The deploy of the function that is under way ends without a result.
+    pub(crate) fn give_up(&self, name: &FunctionName) -> Result<(), ClientError> {
+        let path = format!("/hearth/v1/functions/{name}/deploy");
+        self.bytes(Method::DELETE, &path, b"").map(drop)
+    }
+
     /// All functions, as the controller wrote them. Listings say nothing of a function's state, so
     /// each is asked for by itself; what was deleted meanwhile is left out.
     pub(crate) fn functions(&self) -> Result<Vec<serde_json::Value>, ClientError> {
@@ -248,7 +289,7 @@ impl Client {
                     .map(|listed| listed.function_name),
             );
             match page.next_marker {
-                // An empty page with a marker would have this go round for ever.
+                // An empty page with a marker would make this loop endless.
                 Some(marker) if !marker.is_empty() && !empty => {
                     path = format!("{FUNCTIONS}?Marker={}", percent_encode(&marker));
                 }

@@ -1,4 +1,4 @@
-//! Running a function: the request's limits, and the answer with everything told about it.
+//! Invoking a function: the limits of a request, and its answer with the controller's report.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -83,8 +83,12 @@ impl Client {
         event: &[u8],
         limits: Limits,
     ) -> Result<Invocation, ClientError> {
-        let mut path = format!("/2015-03-31/functions/{}/invocations", function.name);
-        if let Some(qualifier) = &function.qualifier {
+        let name = match &function.arn {
+            Some(arn) => percent_encode(arn),
+            None => function.name.to_string(),
+        };
+        let mut path = format!("/2015-03-31/functions/{name}/invocations");
+        if let (Some(qualifier), None) = (&function.qualifier, &function.arn) {
             path.push_str("?Qualifier=");
             path.push_str(&percent_encode(qualifier));
         }

@@ -1,4 +1,4 @@
-//! Hearth's own API: what functions wrote, a page at a time or as it comes.
+//! Hearth's own API: the logs of functions, page by page or as a stream.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -8,7 +8,7 @@ use ureq::{Body, BodyReader};
 
 use super::function::percent_encode;
 use super::{Client, ClientError};
-use crate::function_name::FunctionRef;
+use crate::function_name::{FunctionName, FunctionRef};
 
 /// Longest line of a stream of events, in bytes: a record has at most six times 256 KiB.
 const MAX_LINE: u64 = 4 << 20;
@@ -105,6 +105,19 @@ impl Client {
         Ok(LogPage { records, more })
     }
 
+    /// The number of a function's newest record, if it has any.
+    pub(crate) fn newest_record(&self, name: &FunctionName) -> Option<u64> {
+        let function = FunctionRef {
+            name: name.clone(),
+            qualifier: None,
+            arn: None,
+        };
+        let path = LogQuery::all(&function).path("", &[("limit", "1".to_owned())]);
+        let body = self.bytes(Method::GET, &path, b"").ok()?;
+        let record: LogRecord = self.parse(&path, body.trim_ascii()).ok()?;
+        Some(record.seq)
+    }
+
     /// Follows a log from behind record `after` on.
     pub(crate) fn follow_log(
         &self,
@@ -159,7 +172,7 @@ impl<R: Read> LogStream<R> {
                 if gap {
                     return Some(LogNews::Gap);
                 }
-                // What is no record is nothing that this version knows.
+                // Other events are of a newer version: they are skipped.
                 if let Ok(record) = serde_json::from_slice(data) {
                     return Some(LogNews::Record(record));
                 }

@@ -1,10 +1,10 @@
-//! The controller as its HTTP API shows it: [`Client`] sends, the submodules name the calls.
+//! Client of the controller's HTTP API: [`Client`] sends requests, the submodules name the operations.
 //!
-//! * [`forward`]: a request that came from elsewhere
+//! * [`forward`]: a client's request, passed on
 //! * [`function`]: Lambda's API for functions
 //! * [`invocation`]: running one
-//! * [`signing`]: with which key requests are signed
-//! * [`log`]: Hearth's own API for what functions wrote
+//! * [`signing`]: the key that signs requests
+//! * [`log`]: Hearth's own API for logs
 //! * [`release`]: Lambda's API for versions and aliases
 //! * [`observe`]: Hearth's own API: instances
 
@@ -15,6 +15,8 @@ pub(crate) mod log;
 pub(crate) mod observe;
 mod release;
 pub(crate) mod signing;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transport;
 
-pub(crate) use transport::{Client, ClientError};
+pub(crate) use transport::{Client, ClientError, RESERVED};

@@ -1,9 +1,10 @@
 //! Lambda's API for versions and aliases: what a release takes.
 
+use serde::Deserialize;
 use serde_json::json;
 use ureq::http::Method;
 
-use super::function::{Configuration, FUNCTIONS, to_json};
+use super::function::{Configuration, FUNCTIONS, percent_encode, to_json};
 use super::{Client, ClientError};
 use crate::function_name::{AliasName, FunctionName};
 
@@ -20,8 +21,26 @@ impl Client {
         name: &FunctionName,
         version: &str,
     ) -> Result<Configuration, ClientError> {
-        let path = format!("{FUNCTIONS}/{name}/configuration?Qualifier={version}");
+        let path = format!(
+            "{FUNCTIONS}/{name}/configuration?Qualifier={}",
+            percent_encode(version)
+        );
         self.json(Method::GET, &path, b"")
+    }
+
+    /// How many concurrent invocations are reserved for the function, if any are.
+    pub(crate) fn reserved_concurrency(
+        &self,
+        name: &FunctionName,
+    ) -> Result<Option<u32>, ClientError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Concurrency {
+            reserved_concurrent_executions: Option<u32>,
+        }
+        let path = format!("/2019-09-30/functions/{name}/concurrency");
+        let answer: Concurrency = self.json(Method::GET, &path, b"")?;
+        Ok(answer.reserved_concurrent_executions)
     }
 
     /// Points an alias to a version, and to that one alone; makes the alias where there is none.

@@ -3,10 +3,14 @@
 use hearth_controller::auth::Credentials;
 
 /// Said when a controller takes signed requests only and this one was not.
-pub(super) const HINT: &str = ": this controller takes signed requests; set AWS_ACCESS_KEY_ID and \
+pub(super) const UNSIGNED: &str = "this controller takes signed requests; set AWS_ACCESS_KEY_ID and \
     AWS_SECRET_ACCESS_KEY to a key made by `hearth keys create`";
 
-/// The region that a controller has unless told otherwise.
+/// Said when the signature is for another region than the controller's.
+pub(super) const OTHER_REGION: &str =
+    "set AWS_REGION to the controller's region: us-east-1, unless it was started with --region";
+
+/// The default region of a controller.
 const REGION: &str = "us-east-1";
 
 /// The key in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, if both are there, for the region in

@@ -1,6 +1,7 @@
-//! One request and its answer, and what can be wrong with either.
+//! Sends one request and reads its answer, and names what can fail.
 
-use std::time::{Duration, SystemTime};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use hearth_controller::auth::{Credentials, signed_headers};
 use serde::Deserialize;
@@ -10,16 +11,24 @@ use ureq::{Agent, Body};
 
 use super::signing;
 
-/// Longest wait for a connection. The controller is near, or it isn't there.
+/// Maximum time to connect: a controller is on this machine or this network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for anything but an invocation.
+/// Longest wait for a controller on this machine that is only just being started.
+const START_WAIT: Duration = Duration::from_secs(2);
+/// How often it is looked for.
+const START_POLL: Duration = Duration::from_millis(50);
+/// Maximum time of any request but an invocation.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest wait for an invocation: Lambda's longest timeout, and time to queue and restore.
+/// Maximum time of an invocation: Lambda's longest timeout, and time to queue and restore.
 const INVOCATION_TIMEOUT: Duration = Duration::from_secs(900 + 120);
-/// A stream is begun anew after this long: one whose other end has vanished is noticed in the end.
+/// Maximum time of a stream; the caller opens another one then. Without it a stream whose other end has
+/// vanished would never end.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
-/// Largest answer read, in bytes: a listing of ten thousand functions fits.
+/// Maximum size of an answer in bytes: a listing of ten thousand functions fits.
 const MAX_ANSWER: u64 = 64 << 20;
+
+/// Lambda's reason of a throttle at the function's reserved concurrency.
+pub(crate) const RESERVED: &str = "ReservedFunctionConcurrentInvocationLimitExceeded";
 
 /// A connection to one controller.
 #[derive(Debug, Clone)]
@@ -27,19 +36,18 @@ pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
     credentials: Option<Credentials>,
+    /// Whether the controller is on this machine.
+    local: bool,
 }
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// `--endpoint-url` is no URL.
-    #[error("endpoint {0:?}: expected a URL such as http://127.0.0.1:9070 (http only)")]
+    #[error("endpoint {0:?}: expected a URL such as http://127.0.0.1:9070")]
     Endpoint(String),
-    /// Nobody listens.
-    #[error(
-        "no controller at {endpoint}: {source}; is `hearth serve` (or hearthd) running there? \
-         --endpoint-url or HEARTH_ENDPOINT says where to look"
-    )]
+    /// Nothing listens there, or the host can't be reached.
+    #[error("no controller at {endpoint}: {source}")]
     Unreachable {
         /// Where it was looked for.
         endpoint: String,
@@ -47,7 +55,7 @@ pub(crate) enum ClientError {
         source: std::io::Error,
     },
     /// The connection broke or took too long.
-    #[error("{method} {path} at {endpoint}: {message}; `hearth doctor` checks this machine")]
+    #[error("{method} {path} at {endpoint}: {message}")]
     Transport {
         /// The controller.
         endpoint: String,
@@ -59,21 +67,24 @@ pub(crate) enum ClientError {
         message: String,
     },
     /// The controller said no.
-    #[error("{kind}: {message} (HTTP {status}, request {request_id})")]
+    #[error(
+        "{kind}: {message} ({}HTTP {status}, request {request_id})",
+        reason.as_ref().map_or_else(String::new, |reason| format!("{reason}, "))
+    )]
     Refused {
         /// HTTP status.
         status: u16,
         /// Lambda's name of the error.
         kind: String,
+        /// Which limit a throttled request met.
+        reason: Option<String>,
         /// The controller's words.
         message: String,
         /// To be found in the controller's log.
         request_id: String,
     },
     /// The answer is not what the API promises.
-    #[error(
-        "{path} answered what is not {expected}: {message}; is {endpoint} a Hearth controller?"
-    )]
+    #[error("the answer to {path} is not {expected}: {message}")]
     Answer {
         /// Where it came from.
         endpoint: String,
@@ -91,8 +102,47 @@ impl ClientError {
     pub(crate) fn is_callers(&self) -> bool {
         match self {
             Self::Endpoint(_) => true,
+            // What the owner of the function has reserved for it, the owner can change.
+            Self::Refused { reason, .. } if reason.as_deref() == Some(RESERVED) => true,
             Self::Refused { status, .. } => (400..500).contains(status) && *status != 429,
             _ => false,
+        }
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreachable { .. } => Some(
+                "is `hearth serve` (or hearthd) running there? --endpoint-url or HEARTH_ENDPOINT says \
+                 where to look"
+                    .to_owned(),
+            ),
+            Self::Endpoint(endpoint) if endpoint.starts_with("https:") => Some(
+                "hearth speaks no TLS: forward a port of this machine to the controller's, for example \
+                 with ssh -L 9070:127.0.0.1:9070 HOST"
+                    .to_owned(),
+            ),
+            Self::Answer { endpoint, .. } => Some(format!("is {endpoint} a Hearth controller?")),
+            Self::Refused { kind, .. } if kind == "MissingAuthenticationTokenException" => {
+                Some(signing::UNSIGNED.to_owned())
+            }
+            Self::Refused { message, .. } if message.contains("scoped to a valid region") => {
+                Some(signing::OTHER_REGION.to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// What a program can tell the refusal by.
+    pub(crate) fn refusal(&self) -> Option<(u16, &str, &str)> {
+        match self {
+            Self::Refused {
+                status,
+                kind,
+                request_id,
+                ..
+            } => Some((*status, kind, request_id)),
+            _ => None,
         }
     }
 
@@ -112,11 +162,13 @@ impl Client {
     pub(crate) fn new(endpoint: &str) -> Result<Self, ClientError> {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let uri: Option<Uri> = endpoint.parse().ok();
-        let usable =
-            uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
-        if !usable {
+        let Some(uri) = uri.filter(|uri| uri.scheme_str() == Some("http")) else {
             return Err(ClientError::Endpoint(endpoint));
-        }
+        };
+        let Some(host) = uri.host() else {
+            return Err(ClientError::Endpoint(endpoint));
+        };
+        let local = is_loopback(host);
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -131,6 +183,7 @@ impl Client {
             agent,
             endpoint,
             credentials: None,
+            local,
         })
     }
 
@@ -236,26 +289,45 @@ impl Client {
         timeout: Duration,
     ) -> Result<Response<Body>, ClientError> {
         let endpoint = || ClientError::Endpoint(self.endpoint.clone());
-        let mut request = request
+        let request = request
             .uri(format!("{}{path}", self.endpoint))
             .body(())
             .map_err(|_| endpoint())?;
         let method = request.method().clone();
         let has_body = matches!(method, Method::POST | Method::PUT | Method::PATCH);
+        let give_up = Instant::now() + START_WAIT;
+        loop {
+            match self.try_once(request.clone(), has_body.then_some(body), timeout)? {
+                // Nothing of the request was sent: it may be sent again.
+                Err(error)
+                    if self.local && is_refused_connection(&error) && Instant::now() < give_up =>
+                {
+                    sleep(START_POLL);
+                }
+                answer => return answer.map_err(|error| self.failed(method, path, error)),
+            }
+        }
+    }
+
+    fn try_once(
+        &self,
+        mut request: Request<()>,
+        body: Option<&[u8]>,
+        timeout: Duration,
+    ) -> Result<Result<Response<Body>, ureq::Error>, ClientError> {
+        let endpoint = || ClientError::Endpoint(self.endpoint.clone());
         if let Some(credentials) = &self.credentials {
-            let (uri, headers) = (request.uri(), request.headers());
-            let sent = if has_body { body } else { b"" };
+            let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+            let sent = body.unwrap_or_default();
             let now = SystemTime::now();
-            let signed = signed_headers(credentials, &method, uri, headers, sent, now)
+            let signed = signed_headers(credentials, method, uri, headers, sent, now)
                 .ok_or_else(endpoint)?;
             request.headers_mut().extend(signed);
         }
-        let answer = if has_body {
-            self.run_with(request.map(|()| body), timeout)
-        } else {
-            self.run_with(request, timeout)
-        };
-        answer.map_err(|error| self.failed(method, path, error))
+        Ok(match body {
+            Some(body) => self.run_with(request.map(|()| body), timeout),
+            None => self.run_with(request, timeout),
+        })
     }
 
     fn run_with(
@@ -315,6 +387,7 @@ impl Client {
             {
                 unreachable(source)
             }
+            ureq::Error::Io(source) if source.to_string().contains("lookup") => unreachable(source),
             ureq::Error::HostNotFound => unreachable(std::io::Error::other("host not found")),
             ureq::Error::ConnectionFailed => {
                 unreachable(std::io::Error::other("connection failed"))
@@ -345,26 +418,64 @@ impl Client {
         struct Refusal {
             #[serde(alias = "message", rename = "Message")]
             message: String,
+            #[serde(rename = "Reason")]
+            reason: Option<String>,
         }
-        let mut message = match serde_json::from_slice::<Refusal>(&body) {
-            Ok(refusal) => refusal.message,
-            Err(_) => String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(),
+        let (message, reason) = match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => (refusal.message, refusal.reason),
+            Err(_) => {
+                let start = &body[..body.len().min(500)];
+                (String::from_utf8_lossy(start).into_owned(), None)
+            }
         };
-        if kind.as_deref() == Some("MissingAuthenticationTokenException") {
-            message.push_str(signing::HINT);
-        }
         ClientError::Refused {
             status,
             kind: kind.unwrap_or_else(|| "error".to_owned()),
+            reason,
             message,
             request_id,
         }
     }
 }
 
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+fn is_refused_connection(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(source)
+        if source.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `hearth serve & hearth ls` failed when the second was faster.
+    #[test]
+    fn a_controller_on_this_machine_that_is_being_started_is_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let server = std::thread::spawn(move || {
+            sleep(START_POLL * 4);
+            let listener = std::net::TcpListener::bind(address).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let length = std::io::Read::read(&mut stream, &mut request).unwrap();
+            assert!(length > 0);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+            std::io::Write::write_all(&mut stream, answer).unwrap();
+        });
+        let client = Client::new(&format!("http://{address}")).unwrap();
+        client.is_there().unwrap();
+        server.join().unwrap();
+        assert!(is_loopback("localhost") && is_loopback("[::1]") && !is_loopback("10.0.0.1"));
+    }
 
     #[test]
     fn an_endpoint_is_a_url_with_a_host() {
@@ -381,6 +492,8 @@ mod tests {
         ] {
             assert!(Client::new(bad).is_err(), "{bad}");
         }
+        let https = Client::new("https://h").unwrap_err();
+        assert!(https.hint().unwrap().contains("ssh -L"));
     }
 
     #[test]
@@ -391,9 +504,27 @@ mod tests {
         drop(listener);
         let client = Client::new(&endpoint).unwrap();
         let error = client.bytes(Method::GET, "/healthz", b"").unwrap_err();
-        assert!(error.to_string().contains("hearth serve"), "{error}");
+        assert!(error.hint().unwrap().contains("hearth serve"), "{error}");
         assert!(error.to_string().contains(&endpoint), "{error}");
         assert!(!error.is_callers());
+    }
+
+    #[test]
+    fn a_wrong_region_or_no_signature_is_told_with_what_to_set() {
+        let hint = |kind: &str, message: &str| {
+            let refused = ClientError::Refused {
+                status: 403,
+                kind: kind.into(),
+                reason: None,
+                message: message.into(),
+                request_id: "r".into(),
+            };
+            refused.hint().unwrap_or_default()
+        };
+        assert!(hint("MissingAuthenticationTokenException", "").contains("hearth keys create"));
+        let region = "Credential should be scoped to a valid region, not 'eu-west-1'. ";
+        assert!(hint("InvalidSignatureException", region).contains("AWS_REGION"));
+        assert_eq!(hint("AccessDeniedException", ""), "");
     }
 
     #[test]
@@ -401,12 +532,24 @@ mod tests {
         let refused = |status| ClientError::Refused {
             status,
             kind: String::new(),
+            reason: None,
             message: String::new(),
             request_id: String::new(),
         };
         assert!(refused(404).is_callers() && refused(404).is_not_found());
         assert!(refused(409).is_callers() && refused(409).is_conflict());
         assert!(!refused(429).is_callers());
+        let reserved = ClientError::Refused {
+            status: 429,
+            kind: "TooManyRequestsException".into(),
+            reason: Some(RESERVED.into()),
+            message: "Rate Exceeded.".into(),
+            request_id: "r".into(),
+        };
+        assert!(
+            reserved.is_callers() && reserved.to_string().contains(RESERVED),
+            "{reserved}"
+        );
         assert!(!refused(502).is_callers());
     }
 }

@@ -1,49 +1,52 @@
 //! `hearth deploy`: package, upload, wait, and say what came of it.
 
+use std::cell::OnceCell;
 use std::time::Instant;
 
 use serde_json::json;
 
 use crate::args::Deploy;
 use crate::client::Client;
-use crate::client::log::LogQuery;
-use crate::deployment::{self, Deployed, DeploymentError};
+use crate::deployment::{self, Deployed, Watch};
 use crate::failure::Failure;
-use crate::function_name::{AliasName, FunctionName, FunctionRef};
+use crate::function_name::{AliasName, FunctionName};
 use crate::output::{Output, Stream, Tone, count, size, span};
 use crate::package::{self, Vendor};
+use crate::progress::Progress;
 use crate::project::Project;
-
-/// How many lines of a function's log are shown when its init failed.
-const LOG_LINES: usize = 20;
+use crate::signals::LastWords;
+use crate::{check, init_log};
 
 /// Runs the command.
 pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<(), Failure> {
     let start = Instant::now();
     let project = Project::load(&deploy.dir, &deploy.settings)?;
-    // A package may take minutes to build: that nobody is there to take it is told before.
+    // A package may take minutes to build: a missing controller is reported before.
     client.is_there()?;
-    output.progress(&format!("packaging {}", project.dir.display()));
-    let package = package::build(&project, &Vendor::new())?;
-    output.progress(&format!(
+    let watch = Watcher::new(&project.name, output);
+    watch.step(&format!("packaging {}", project.dir.display()));
+    let vendor = Vendor::new();
+    let package = package::build(&project, &vendor)?;
+    if !output.json {
+        for remark in &package.remarks {
+            let label = output.paint(Stream::Stderr, Tone::Careful, "warning:");
+            output.note(&format!("{label} {remark}"));
+        }
+    }
+    check::check(client, &project, &package)?;
+    watch.step(&format!(
         "{}, {}",
         count(package.files, "file"),
         size(package.zip.len() as u64)
     ));
-    let tell = |text: &str| output.progress(text);
-    let (deployed, configuration) = match deployment::deploy(client, &project, &package, &tell) {
-        Ok(done) => done,
-        Err(error) => {
-            if matches!(error, DeploymentError::Failed { .. }) {
-                show_log(client, &project.name, output);
-            }
-            return Err(error.into());
-        }
-    };
-    let version = match &deploy.alias {
-        Some(alias) => Some(deployment::release(client, &project.name, alias, &tell)?),
-        None => None,
-    };
+    let released = deployment::deploy(client, &project, &package, &watch).and_then(|done| {
+        let release = |alias| deployment::release(client, &project.name, alias, &watch);
+        Ok((done, deploy.alias.as_ref().map(release).transpose()?))
+    });
+    watch.progress.clear();
+    let ((deployed, configuration), version) = released.inspect_err(|error| {
+        init_log::show(client, error, output);
+    })?;
     let seconds = start.elapsed();
     if output.json {
         output.value(&json!({
@@ -88,18 +91,67 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
     Ok(())
 }
 
-/// What the function wrote while it failed to come up, as far as there is anything.
-pub(crate) fn show_log(client: &Client, name: &FunctionName, output: Output) {
-    // The failure itself is what will be told; without a log it is told without one.
-    let function = FunctionRef {
-        name: name.clone(),
-        qualifier: None,
-    };
-    let Ok(page) = client.log_page(LogQuery::all(&function), None) else {
-        return;
-    };
-    let records = &page.records;
-    for record in &records[records.len().saturating_sub(LOG_LINES)..] {
-        output.note(&output.foreign(Stream::Stderr, &format!("  | {}", record.message)));
+/// Tells a person at the terminal, and has last words for Ctrl-C from the first accepted change on.
+#[derive(Debug)]
+struct Watcher {
+    name: FunctionName,
+    output: Output,
+    progress: Progress,
+    last_words: OnceCell<LastWords>,
+}
+
+impl Watcher {
+    fn new(name: &FunctionName, output: Output) -> Self {
+        Self {
+            name: name.clone(),
+            output,
+            progress: Progress::new(output),
+            last_words: OnceCell::new(),
+        }
+    }
+}
+
+impl Watch for Watcher {
+    fn step(&self, text: &str) {
+        self.progress.step(text);
+    }
+
+    fn accepted(&self, deployed: Deployed) {
+        let text = going_on(&self.name, deployed);
+        self.last_words
+            .get_or_init(|| LastWords::new(text.clone(), self.output))
+            .set(text);
+    }
+
+    fn phase(&self, text: &str) -> bool {
+        self.progress.phase(text);
+        true
+    }
+}
+
+/// What the controller does after Ctrl-C.
+fn going_on(name: &FunctionName, deployed: Deployed) -> String {
+    match deployed {
+        Deployed::Created => format!(
+            "the deploy of {name} goes on in the controller; `hearth ls` shows it, `hearth rm {name}` \
+             ends it"
+        ),
+        Deployed::Updated | Deployed::Unchanged => format!(
+            "the update of {name} goes on in the controller; `hearth ls` shows it, and until it is \
+             done what was deployed before serves"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_interrupts_a_deploy_is_told_what_goes_on() {
+        let name: FunctionName = "f".parse().unwrap();
+        assert!(going_on(&name, Deployed::Created).contains("`hearth rm f` ends it"));
+        // Removing the function would remove what serves as well.
+        assert!(!going_on(&name, Deployed::Updated).contains("hearth rm"));
     }
 }

@@ -6,10 +6,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::args::Invoke;
-use crate::client::Client;
+use crate::client::function::Configuration;
 use crate::client::invocation::{Invocation, Limits, Report};
+use crate::client::{Client, ClientError, RESERVED};
 use crate::event;
 use crate::failure::Failure;
+use crate::function_name::FunctionRef;
 use crate::output::{Output, Stream, Tone};
 
 /// The answer for programs.
@@ -34,7 +36,9 @@ pub(crate) fn run(client: &Client, invoke: &Invoke, output: Output) -> Result<()
         memory_mib: invoke.memory_mib,
         cpu_ms: invoke.cpu_ms,
     };
-    let invocation = client.invoke(&invoke.function, &event, limits)?;
+    let invocation = client
+        .invoke(&invoke.function, &event, limits)
+        .map_err(|refused| explained(client, &invoke.function, refused))?;
     if output.json {
         show_json(&invocation, output)?;
     } else {
@@ -47,6 +51,57 @@ pub(crate) fn run(client: &Client, invoke: &Invoke, output: Output) -> Result<()
         Some(_) => Err(Failure::Function),
         None => Ok(()),
     }
+}
+
+/// The same refusal, with what the controller knows of the function besides.
+fn explained(client: &Client, function: &FunctionRef, refused: ClientError) -> ClientError {
+    let ClientError::Refused {
+        status,
+        kind,
+        reason,
+        mut message,
+        request_id,
+    } = refused
+    else {
+        return refused;
+    };
+    let name = &function.name;
+    let qualifier = function.qualifier.as_deref().unwrap_or("$LATEST");
+    // If the controller can't answer these questions, the refusal stays as it is.
+    match status {
+        409 => {
+            if let Some(state) = client.version(name, qualifier).ok().and_then(|f| state(&f)) {
+                message = format!("{message}: {state}");
+            }
+        }
+        404 if function.qualifier.is_none() => {
+            message.push_str("; `hearth ls` lists the functions")
+        }
+        429 => {
+            message = match client.reserved_concurrency(name) {
+                Ok(Some(most)) if reason.as_deref() == Some(RESERVED) => {
+                    format!("{name} is throttled: its reserved concurrency is {most}")
+                }
+                _ => format!("{name} is throttled: {message}"),
+            };
+        }
+        _ => {}
+    }
+    ClientError::Refused {
+        status,
+        kind,
+        reason,
+        message,
+        request_id,
+    }
+}
+
+/// Why a function can't be invoked.
+fn state(function: &Configuration) -> Option<String> {
+    if function.is_under_way() {
+        return Some(format!("it is still being deployed: {}", function.phase()?));
+    }
+    function.failure().map(str::to_owned)
 }
 
 fn show_json(invocation: &Invocation, output: Output) -> Result<(), Failure> {
@@ -76,7 +131,7 @@ fn show_report(invocation: &Invocation, output: Output) {
     }
 }
 
-/// What is known of the invocation, in at most two lines.
+/// The report of the invocation, in at most two lines.
 fn report_lines(report: &Report) -> Vec<String> {
     let mut facts = Vec::new();
     if let Some(id) = &report.request_id {
@@ -101,11 +156,11 @@ fn report_lines(report: &Report) -> Vec<String> {
     if let Some(phases) = report.phases {
         let ms = |us: u64| format!("{}.{} ms", us / 1000, us % 1000 / 100);
         lines.push(format!(
-            "phases: queue {}, restore {}, run {}; total {}",
+            "in the controller {}: queue {}, restore {}, run {} (the duration, and handing over)",
+            ms(phases.total_us),
             ms(phases.queue_us),
             ms(phases.restore_us),
             ms(phases.run_us),
-            ms(phases.total_us),
         ));
     }
     lines
@@ -136,9 +191,42 @@ mod tests {
             report_lines(&report),
             [
                 "request r, cold start, duration 12.3 ms, CPU 3.0 ms, memory 14 MiB",
-                "phases: queue 0.1 ms, restore 52.2 ms, run 12.3 ms; total 64.7 ms",
+                "in the controller 64.7 ms: queue 0.1 ms, restore 52.2 ms, run 12.3 ms (the duration, \
+                 and handing over)",
             ]
         );
+    }
+
+    /// The refusal named the state only, although the controller knows the reason.
+    #[test]
+    fn a_refusal_is_told_with_the_reason_that_the_controller_has() {
+        let answers = [
+            (
+                "configuration",
+                r#"{"FunctionName":"f","MemorySize":128,"Timeout":3,"State":"Failed",
+                    "StateReason":"Runtime.HandlerNotFound: no handler"}"#,
+            ),
+            ("concurrency", r#"{"ReservedConcurrentExecutions":0}"#),
+        ];
+        let client = crate::client::testing::client_of(&answers);
+        let told = |status, reason: Option<&str>| {
+            let refused = ClientError::Refused {
+                status,
+                kind: "K".into(),
+                reason: reason.map(str::to_owned),
+                message: "M".into(),
+                request_id: "r".into(),
+            };
+            explained(&client, &"f".parse().unwrap(), refused).to_string()
+        };
+        assert!(told(409, None).contains("M: Runtime.HandlerNotFound: no handler"));
+        let throttled = told(429, Some(RESERVED));
+        assert!(
+            throttled.contains("f is throttled: its reserved concurrency is 0"),
+            "{throttled}"
+        );
+        assert!(told(429, Some("Other")).contains("f is throttled: M (Other, "));
+        assert!(told(500, None).starts_with("K: M (HTTP 500"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! `hearth keys`: who may call a controller. Works on its data directory, not on the controller:
-//! the first key has to be there before it starts.
+//! `hearth keys`: the access keys of a controller. Works on its data directory, not over its API: a
+//! controller that checks signatures starts only with a key.
 
 use hearth_controller::Settings;
 use hearth_controller::auth::{AccessKey, KeyFile, Permissions};
@@ -59,7 +59,7 @@ fn list(of: &KeysOf, output: Output) -> Result<(), Failure> {
         return Ok(());
     }
     let rows: Vec<Vec<String>> = keys.into_iter().map(row).collect();
-    let text = table(&["NAME", "ID", "PERMITS", "MADE"], &rows);
+    let text = table(&["NAME", "ID", "PERMITS", "MADE (UTC)"], &rows);
     let (head, body) = text.split_once('\n').unwrap_or((&text, ""));
     output.line(&output.paint(Stream::Stdout, Tone::Strong, head))?;
     output.line(body)?;

@@ -1,5 +1,6 @@
-//! `hearth logs`: what a function wrote, oldest first, and with `-f` whatever comes.
+//! `hearth logs`: a function's log, oldest record first; `-f` follows it.
 
+use std::collections::VecDeque;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use crate::client::{Client, ClientError};
 use crate::failure::Failure;
 use crate::output::{Output, Stream, Tone};
 
-/// From the end of a stream to the next.
+/// Interval between two streams.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Tries in a row without any answer after which it is given up.
+/// Maximum number of attempts in a row without an answer.
 const TRIES: u32 = 10;
 
 /// Runs the command.
@@ -23,20 +24,33 @@ pub(crate) fn run(client: &Client, logs: &Logs, output: Output) -> Result<(), Fa
         request_id: logs.request_id.as_deref(),
         contains: logs.contains.as_deref(),
     };
-    // From a given time on everything, else what is newest.
+    // With --since all records from then on, otherwise the newest page.
     let mut last = query.since.map(|_| 0);
+    let tail = logs.tail.map(|tail| tail as usize);
+    let mut newest = VecDeque::new();
+    let mut found = false;
     loop {
         let page = client.log_page(query, last)?;
+        found |= !page.records.is_empty();
         for record in &page.records {
-            show(record, output)?;
+            match tail {
+                None => show(record, output)?,
+                Some(tail) => keep(&mut newest, tail, record.clone()),
+            }
         }
         last = page.records.last().map(|record| record.seq).or(last);
-        if query.since.is_none() && page.more {
+        if query.since.is_none() && tail.is_none() && page.more {
             output.note("(there are older records: --since shows them)");
         }
         if query.since.is_none() || !page.more {
             break;
         }
+    }
+    for record in &newest {
+        show(record, output)?;
+    }
+    if !found && !logs.follow {
+        output.note("no records");
     }
     if logs.follow {
         follow(client, query, last.unwrap_or(0), output)?;
@@ -44,7 +58,15 @@ pub(crate) fn run(client: &Client, logs: &Logs, output: Output) -> Result<(), Fa
     Ok(())
 }
 
-/// Shows what comes, over as many streams as it takes.
+/// Keeps the last `most` of what comes.
+fn keep<T>(newest: &mut VecDeque<T>, most: usize, next: T) {
+    if newest.len() == most {
+        newest.pop_front();
+    }
+    newest.push_back(next);
+}
+
+/// Shows new records, from one stream after another.
 fn follow(
     client: &Client,
     query: LogQuery<'_>,
@@ -66,10 +88,13 @@ fn follow(
                     }
                 }
             }
-            // A controller that is started again goes on where it was.
+            // A controller that was restarted continues the stream after `last`.
             Err(ClientError::Unreachable { .. } | ClientError::Transport { .. })
                 if tries < TRIES =>
             {
+                if tries == 0 {
+                    output.note("connection lost, trying again");
+                }
                 tries += 1;
             }
             Err(error) => return Err(error.into()),
@@ -90,7 +115,7 @@ fn show(record: &LogRecord, output: Output) -> Result<(), Failure> {
 fn line(record: &LogRecord, output: Output) -> String {
     // Seconds to thousandths are enough to read; the date and the fraction are ASCII.
     let time = record.time.get(..23).unwrap_or(&record.time);
-    let time = output.paint(Stream::Stdout, Tone::Quiet, time);
+    let time = output.paint(Stream::Stdout, Tone::Quiet, &format!("{time}Z"));
     let message = output.foreign(Stream::Stdout, &record.message);
     if record.kind == "platform" {
         format!(
@@ -118,10 +143,19 @@ mod tests {
     }
 
     #[test]
+    fn only_the_newest_are_kept() {
+        let mut newest = VecDeque::new();
+        for n in 0..5 {
+            keep(&mut newest, 2, n);
+        }
+        assert_eq!(newest, [3, 4]);
+    }
+
+    #[test]
     fn a_line_has_its_time_to_the_millisecond() {
         let text = line(&record(1), Output::new(false));
         assert!(
-            text.contains("2026-11-22T08:00:00.123") && text.ends_with("hello"),
+            text.contains("2026-11-22T08:00:00.123Z") && text.ends_with("hello"),
             "{text}"
         );
         assert!(!text.contains("123456"));

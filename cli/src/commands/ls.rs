@@ -27,18 +27,38 @@ pub(crate) fn run(client: &Client, ls: &Ls, output: Output) -> Result<(), Failur
         return Ok(());
     }
     let mut rows = Vec::new();
+    let mut remarks = Vec::new();
     for item in found {
         rows.push(if ls.instances {
             instance_row(&understood(client, item)?)
         } else {
-            function_row(&understood(client, item)?)
+            let function = understood(client, item)?;
+            remarks.extend(remark(&function));
+            function_row(&function)
         });
     }
     let text = table(headings, &rows);
     let (head, body) = text.split_once('\n').unwrap_or((&text, ""));
     output.line(&output.paint(Stream::Stdout, Tone::Strong, head))?;
     output.line(body)?;
+    for remark in remarks {
+        output.note(&output.foreign(Stream::Stderr, &remark));
+    }
     Ok(())
+}
+
+/// Why a function does not serve what was deployed last, or what its deploy does.
+fn remark(function: &Configuration) -> Option<String> {
+    let name = &function.function_name;
+    if function.is_under_way() {
+        return Some(format!("{name}: {}", function.phase()?));
+    }
+    let why = function.failure()?;
+    Some(if function.state == "Failed" {
+        format!("{name} failed: {why}")
+    } else {
+        format!("{name}: the last update failed and what was deployed before it serves: {why}")
+    })
 }
 
 fn understood<T: serde::de::DeserializeOwned>(
@@ -54,7 +74,14 @@ fn understood<T: serde::de::DeserializeOwned>(
 }
 
 const FUNCTION_HEADINGS: &[&str] = &[
-    "FUNCTION", "STATE", "RUNTIME", "HANDLER", "MEMORY", "TIMEOUT", "PACKAGE", "MODIFIED",
+    "FUNCTION",
+    "STATE",
+    "RUNTIME",
+    "HANDLER",
+    "MEMORY",
+    "TIMEOUT",
+    "PACKAGE",
+    "MODIFIED (UTC)",
 ];
 
 fn function_row(function: &Configuration) -> Vec<String> {
@@ -69,6 +96,10 @@ fn function_row(function: &Configuration) -> Vec<String> {
         Some(libraries) => format!("{state} (starts from: init, {libraries})"),
         None => state,
     };
+    let mut package = size(function.code_size);
+    if function.is_failed() {
+        package.push_str(" (not serving)");
+    }
     vec![
         function.function_name.clone(),
         state,
@@ -76,7 +107,7 @@ fn function_row(function: &Configuration) -> Vec<String> {
         function.handler.clone(),
         format!("{} MiB", function.memory_size),
         format!("{} s", function.timeout),
-        size(function.code_size),
+        package,
         // `2026-11-22T08:00:00.000+0000`: to the second is enough.
         function
             .last_modified
@@ -126,6 +157,33 @@ mod tests {
         assert_eq!(row.len(), FUNCTION_HEADINGS.len());
         assert_eq!(row[1], "Updating");
         assert_eq!(row[6..], ["2.0 KiB", "2026-11-22 08:00:00"]);
+    }
+
+    /// The size of the new package was shown although the old code answered, and no reason.
+    #[test]
+    fn a_failed_function_is_marked_and_its_reason_told() {
+        let text = |more: &str| {
+            format!(r#"{{"FunctionName":"f","MemorySize":128,"Timeout":3,"CodeSize":148{more}}}"#)
+        };
+        let update = r#","State":"Active","LastUpdateStatus":"Failed","LastUpdateStatusReason":"no module x""#;
+        let function: Configuration = serde_json::from_str(&text(update)).unwrap();
+        let row = function_row(&function);
+        assert_eq!(
+            (&*row[1], &*row[6]),
+            ("Active (last update failed)", "148 B (not serving)")
+        );
+        assert!(remark(&function).unwrap().ends_with("serves: no module x"));
+        let create = r#","State":"Failed","StateReason":"why""#;
+        let function: Configuration = serde_json::from_str(&text(create)).unwrap();
+        assert_eq!(remark(&function).as_deref(), Some("f failed: why"));
+        let pending = r#","State":"Pending","StateReason":"The function is being created. Now: init of the function: 4 s""#;
+        let function: Configuration = serde_json::from_str(&text(pending)).unwrap();
+        assert_eq!(
+            remark(&function).as_deref(),
+            Some("f: init of the function: 4 s")
+        );
+        let fine: Configuration = serde_json::from_str(&text(r#","State":"Active""#)).unwrap();
+        assert_eq!(remark(&fine), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What each word on the command line does; one file, one word. `dev` and `doctor` have folders of
+//! The commands, one file each. `dev` and `doctor` have folders of
 //! their own beside this one.
 
 pub(crate) mod deploy;

@@ -1,4 +1,4 @@
-//! `hearth rm`: functions go, with their code, snapshots and instances.
+//! `hearth rm`: deletes functions with their code, snapshots and instances.
 
 use serde_json::json;
 

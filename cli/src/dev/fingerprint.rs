@@ -34,7 +34,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Whether a further change would be told from this state.
+    /// Whether a further change would give another fingerprint.
     pub(super) fn is_settled(&self) -> bool {
         let age = |time: SystemTime| SystemTime::now().duration_since(time).ok();
         // A stamp in the future: the clock was set back. It will not come again.
@@ -47,7 +47,7 @@ pub(super) fn look(selection: &Selection) -> Seen {
     let mut lines = Vec::new();
     let mut newest = None;
     for found in selection.walk() {
-        // What can't be looked at is a state too: the deploy will say what is wrong with it.
+        // An unreadable file is part of the state: the deploy reports the error.
         let Ok(metadata) = found
             .as_ref()
             .map_err(|_| ())
@@ -103,7 +103,7 @@ fn line(path: &std::path::Path, metadata: &std::fs::Metadata) -> Vec<u8> {
     line
 }
 
-/// When the file was last changed in any way. Unlike the time of modification nobody can set it.
+/// Time of the file's last change of any kind (`ctime`). Unlike `mtime`, no program can set it.
 fn changed(metadata: &std::fs::Metadata) -> Option<SystemTime> {
     let seconds = u64::try_from(metadata.ctime()).ok()?;
     let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;

@@ -8,19 +8,24 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::deployer::{Files, state_of};
+use super::gate::{Gate, Refused};
 use crate::client::Client;
 use crate::client::forward::Answer;
 use crate::function_name::FunctionName;
 use crate::output::{Output, Stream, Tone, span};
 
-use super::deployer::{Files, state_of};
-use super::gate::{Gate, Refused};
-
 /// Largest request body: a create with the largest package, as the controller takes it.
 const MAX_BODY: usize = 70_167_211;
+
+/// Lambda's headers that ask for the end of an invocation's log, and that have it.
+const LOG_TYPE: &str = "x-amz-log-type";
+const LOG_RESULT: &str = "x-amz-log-result";
 
 /// What a request needs.
 #[derive(Debug, Clone)]
@@ -99,7 +104,12 @@ impl Front {
         } else {
             body
         };
-        match self.client.forward(method, &path, headers, body) {
+        // What the function prints is shown here, whether or not the caller wants to see it.
+        let mut headers = headers.clone();
+        if is_invocation(&path) {
+            headers.insert(LOG_TYPE, HeaderValue::from_static("Tail"));
+        }
+        match self.client.forward(method, &path, &headers, body) {
             Ok(answer) => answer,
             Err(error) => problem(
                 StatusCode::BAD_GATEWAY,
@@ -118,13 +128,14 @@ impl Front {
         };
         let failed = header("x-amz-function-error").is_some() || !answer.status.is_success();
         let tone = if failed { Tone::Bad } else { Tone::Good };
-        let status = self
-            .output
-            .paint(Stream::Stderr, tone, answer.status.as_str());
+        let status = match header("x-amz-function-error") {
+            Some(kind) => format!("function error ({kind})"),
+            None => answer.status.as_str().to_owned(),
+        };
+        let status = self.output.paint(Stream::Stderr, tone, &status);
         let path = self.output.foreign(Stream::Stderr, uri.path());
         let mut line = format!("{method} {path} {status} in {}", span(start.elapsed()));
         for (name, unit) in [
-            ("x-amz-function-error", ""),
             ("x-hearth-start", " start"),
             ("x-hearth-duration-ms", " ms in the function"),
             ("x-hearth-max-memory-mib", " MiB"),
@@ -134,7 +145,22 @@ impl Front {
             }
         }
         self.output.note(&line);
+        let log = header(LOG_RESULT).and_then(|base64| STANDARD.decode(base64).ok());
+        for line in own_lines(&String::from_utf8_lossy(&log.unwrap_or_default())) {
+            let line = self.output.foreign(Stream::Stderr, &format!("  | {line}"));
+            self.output.note(&line);
+        }
     }
+}
+
+/// What a function wrote of itself, a line at a time: not the platform's START, END and REPORT.
+fn own_lines(log: &str) -> Vec<&str> {
+    const PLATFORMS: [&str; 3] = ["START RequestId: ", "END RequestId: ", "REPORT RequestId: "];
+    log.split(['\n', '\r'])
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .filter(|line| !PLATFORMS.iter().any(|begin| line.starts_with(begin)))
+        .collect()
 }
 
 /// Whether this path runs a function: `…/invocations`, whatever follows as a query.
@@ -185,6 +211,14 @@ mod tests {
         ] {
             assert!(!is_invocation(other), "{other}");
         }
+    }
+
+    /// For what a function printed one needed a second terminal.
+    #[test]
+    fn what_a_function_prints_is_told_from_what_the_platform_says() {
+        let log = "START RequestId: r Version: $LATEST\nhello\n[ERROR] x\rTraceback\r\n\
+                   END RequestId: r\nREPORT RequestId: r\tDuration: 1 ms\n";
+        assert_eq!(own_lines(log), ["hello", "[ERROR] x", "Traceback"]);
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Gate {
     /// Waits until the folder's state, as `look` sees it, is deployed or can't be.
     pub(super) fn pass(&self, look: impl Fn() -> Fingerprint) -> Result<(), Refused> {
         loop {
-            // What is deployed is read first: a deploy that ends between the two looks costs one
+            // The outcome is read before the folder: a deploy that ends between the two reads costs one
             // more round, never an answer from older code.
             let before = self.lock().outcomes;
             let now = look();
@@ -103,13 +103,19 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Nobody passes any more, and nobody waits.
+    /// How often it has been asked for a look at the folder so far.
+    pub(super) fn asked(&self) -> u64 {
+        self.lock().asked
+    }
+
+    /// Refuses all requests from now on, waiting ones included.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// For the deployer: waits until somebody wants the folder looked at. `false` at the end.
+    /// For the deployer: waits until a request or a file event asks for a look at the folder. Returns
+    /// `false` once the gate is closed.
     pub(super) fn wait_until_asked(&self) -> bool {
         let mut state = self.lock();
         while state.asked == state.heard && !state.closed {
@@ -154,9 +160,8 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU8, Ordering};
-    use std::sync::mpsc;
+    use std::sync::{Arc, mpsc};
 
     use super::*;
 

@@ -11,43 +11,117 @@ mod fingerprint;
 mod front;
 mod gate;
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_controller::Settings;
+use deployer::Deployer;
+use front::Front;
+use gate::Gate;
+use hearth_controller::{LogError, ServeError, Settings};
 use notify::{RecursiveMode, Watcher};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::args::Dev;
-use crate::client::Client;
-use crate::commands::serve::{log_to_stderr, told_to_end};
-use crate::dev_error::DevError;
-use crate::failure::Failure;
+use crate::client::{Client, ClientError};
 use crate::output::{Output, Stream, Tone};
-use crate::project::Project;
-use deployer::Deployer;
-use front::Front;
-use gate::Gate;
+use crate::project::{Project, ProjectError};
+use crate::signals::told_to_end;
 
-/// How long requests that are being answered get when the server is told to end.
+/// Maximum time for requests in progress after SIGINT or SIGTERM.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// Why the development server does not serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DevError {
+    /// The address is taken, or not this machine's.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The address is open to other machines.
+    #[error(
+        "{0} is reachable from other machines, and every client that reaches it can run code; listen on 127.0.0.1"
+    )]
+    Exposed(SocketAddr),
+    /// The controller's own settings, from the environment.
+    #[error("settings of the controller: {0}")]
+    Settings(String),
+    /// The log's settings, from the environment.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The controller in this process.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The controller ended without a reason.
+    #[error("the controller in this process ended; its log is above")]
+    ControllerGone,
+    /// The controller's address can't be used.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The folder can't be watched.
+    #[error("can't watch {path}: {source}")]
+    Watch {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: notify::Error,
+    },
+    /// The folder changed and can't be read any more.
+    #[error(transparent)]
+    Project(#[from] ProjectError),
+    /// Threads, signals, the server's sockets.
+    #[error("the development server: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl DevError {
+    /// Whether the caller can mend it.
+    pub(crate) fn is_callers(&self) -> bool {
+        matches!(
+            self,
+            Self::Listen { .. }
+                | Self::Exposed(_)
+                | Self::Settings(_)
+                | Self::Log(_)
+                | Self::Project(_)
+        )
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Project(error) => error.hint(),
+            Self::Client(error) => error.hint(),
+            Self::Listen { .. } => Some("--listen ADDRESS:PORT takes another".to_owned()),
+            Self::Watch { .. } => {
+                Some("the limit fs.inotify.max_user_watches may be too low".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Runs the command until SIGINT or SIGTERM.
-pub(crate) fn run(dev: Dev, output: Output) -> Result<(), Failure> {
-    // A folder that is no function is told before anything is started.
+pub(crate) fn run(dev: Dev, output: Output) -> Result<(), DevError> {
+    // An unusable folder is reported before a controller starts.
     Project::load(&dev.dir, &dev.settings)?;
     if !dev.listen.ip().is_loopback() {
-        return Err(DevError::Exposed(dev.listen).into());
+        return Err(DevError::Exposed(dev.listen));
     }
-    log_to_stderr("warn", output.json);
+    dev.log.start("warn")?;
     let settings = settings(&dev)?;
-    let runtime = tokio::runtime::Runtime::new().map_err(Failure::Runtime)?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let ended = runtime.block_on(serve(dev, settings, output));
     // Whatever still waits for a function on a thread of its own is not waited for.
     runtime.shutdown_background();
-    Ok(ended?)
+    ended
 }
 
 /// The controller's settings: as for `hearth serve`, but on a port and with data of its own.
@@ -56,8 +130,10 @@ fn settings(dev: &Dev) -> Result<Settings, DevError> {
     let mut settings = Settings::defaults().map_err(|error| bad(error.to_string()))?;
     settings.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     // What the environment says of these is for the controller that serves others.
+    settings.insecure = false;
     settings.require_signatures = false;
     settings.metrics_listen = None;
+    settings.jail_first_id = None;
     let cache = settings
         .cache_dir()
         .map_err(|error| bad(error.to_string()))?;
@@ -128,7 +204,7 @@ async fn serve_front(
     let server = axum::serve(listener, front::router(front)).with_graceful_shutdown(async move {
         signal.await;
         gate.close();
-        // Nobody counts the time any more if the server has ended already.
+        // The receiver is gone if the server has ended already.
         let _ = closed.send(());
     });
     let too_long = async {

@@ -10,6 +10,8 @@ use crate::output::size;
 
 const BUILD: &str = "build it: `make images` in Hearth's repository, or hearth-rootfs";
 
+const NOT_BUILT: &str = "not built yet";
+
 const RUNTIMES: [(&str, Runtime); 4] = [
     ("python3.11", Runtime::Python311),
     ("nodejs20.x", Runtime::Node20),
@@ -28,6 +30,7 @@ pub(super) fn check(settings: &Settings) -> Vec<Check> {
                 format!("{} is empty", root.display()),
                 BUILD,
             ));
+            checks.extend(RUNTIMES.map(|(name, _)| Check::fail(name, NOT_BUILT, BUILD)));
         }
         Ok(root) => match Cache::open(&root) {
             Ok(cache) => {
@@ -57,7 +60,7 @@ fn artefact(name: &'static str, found: hearth_rootfs::Result<Option<Artefact>>) 
             }
             Err(error) => Check::fail(name, format!("{}: {error}", artefact.path.display()), BUILD),
         },
-        Ok(None) => Check::fail(name, "not built yet", BUILD),
+        Ok(None) => Check::fail(name, NOT_BUILT, BUILD),
         Err(error) => Check::fail(name, error.to_string(), BUILD),
     }
 }
@@ -89,6 +92,8 @@ mod tests {
         assert_eq!(checks[0].verdict, Verdict::Fail);
         assert!(checks[0].advice.as_deref().unwrap().contains("make images"));
         assert!(!dir.path().join("cache").exists());
+        let missing = checks.iter().filter(|check| check.found == NOT_BUILT);
+        assert_eq!(missing.count(), RUNTIMES.len());
     }
 
     #[test]

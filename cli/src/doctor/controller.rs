@@ -5,6 +5,7 @@ use ureq::http::Method;
 
 use super::Check;
 use crate::client::{Client, ClientError};
+use crate::output::count;
 
 const NAME: &str = "controller";
 
@@ -12,7 +13,7 @@ const NAME: &str = "controller";
 struct Status {
     version: String,
     #[serde(default)]
-    instances: u64,
+    instances: usize,
     #[serde(default)]
     warnings: Vec<String>,
 }
@@ -22,21 +23,24 @@ pub(super) fn check(client: &Client) -> Check {
     match client.json::<Status>(Method::GET, "/hearth/v1/status", b"") {
         Ok(status) => {
             let found = format!(
-                "version {} at {}, {} microVMs",
+                "version {} at {}, {}",
                 status.version,
                 client.endpoint(),
-                status.instances
+                count(status.instances, "microVM")
             );
-            if status.warnings.is_empty() {
+            // The check of the host's kind has said that already.
+            let mut warnings = status.warnings;
+            warnings.retain(|warning| !warning.contains("virtualization extensions"));
+            if warnings.is_empty() {
                 Check::ok(NAME, found)
             } else {
-                Check::warn(NAME, found, status.warnings.join("; "))
+                Check::warn(NAME, found, warnings.join("; "))
             }
         }
         Err(error @ ClientError::Refused { .. }) => Check::warn(
             NAME,
             format!(
-                "one is at {}, and does not say how it is",
+                "one is at {}, but its status can't be read",
                 client.endpoint()
             ),
             error.to_string(),
@@ -46,5 +50,19 @@ pub(super) fn check(client: &Client) -> Check {
             format!("none answers at {}", client.endpoint()),
             format!("`hearth serve` starts one here ({error})"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn what_another_check_says_is_not_repeated() {
+        let status = r#"{"version":"1","instances":1,"warnings":["no virtualization extensions"]}"#;
+        let check = check(&crate::client::testing::client_of(&[("/status", status)]));
+        assert_eq!(check.verdict, Verdict::Ok);
+        assert!(check.found.ends_with(", 1 microVM"), "{}", check.found);
     }
 }

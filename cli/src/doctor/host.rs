@@ -65,13 +65,45 @@ pub(super) fn memory() -> Check {
             "expected MemTotal and MemAvailable",
         );
     };
-    let found = format!("{} of {} available", size(available), size(total));
+    let swap = match bytes(&meminfo, "SwapTotal") {
+        Some(0) | None => "no swap".to_owned(),
+        Some(swap) => format!("swap {}", size(swap)),
+    };
+    let found = format!("{} of {} available, {swap}", size(available), size(total));
     if available < LOW_MEMORY {
         let advice = "end other programs, or expect few microVMs at once (each takes what its \
                       function uses, at most its memory setting)";
         Check::warn(NAME, found, advice)
     } else {
         Check::ok(NAME, found)
+    }
+}
+
+/// How many files a controller could have open: each microVM takes about ten.
+pub(super) fn open_files() -> Check {
+    const NAME: &str = "open files";
+    const FEW: u64 = 4096;
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    match most_open_files(&limits) {
+        Some(most) if most < FEW => Check::warn(
+            NAME,
+            format!("at most {most}"),
+            "a microVM takes about ten: raise it with ulimit -n, or with LimitNOFILE= of the service",
+        ),
+        Some(u64::MAX) => Check::ok(NAME, "no limit"),
+        Some(most) => Check::ok(NAME, format!("at most {most}")),
+        None => Check::warn(NAME, "/proc/self/limits does not tell", "mount /proc"),
+    }
+}
+
+/// The soft limit: a controller does not raise it.
+fn most_open_files(limits: &str) -> Option<u64> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_ascii_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
     }
 }
 
@@ -99,6 +131,15 @@ mod tests {
         assert_eq!(extension(&cpuinfo("fpu svm")), Some("AMD-V"));
         assert_eq!(extension(&cpuinfo("fpu svm_lock vmx_x")), None);
         assert_eq!(extension(""), None);
+    }
+
+    #[test]
+    fn the_soft_limit_of_open_files_counts() {
+        let line = "Max open files            1024                 524288               files \n";
+        assert_eq!(most_open_files(line), Some(1024));
+        let line = "Max open files            unlimited            unlimited            files \n";
+        assert_eq!(most_open_files(line), Some(u64::MAX));
+        assert_eq!(most_open_files(""), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::Check;
 
 const NAME: &str = "jail";
-/// A user that is nobody's, for a process that ends at once: the last one of the controllers'.
+/// The last user id of the range that controllers use: no account has it. The process ends at once.
 const PROBE_USER: &str = "2147483647";
 
 #[derive(Debug, Deserialize)]
@@ -55,7 +55,7 @@ fn judge(said: &[u8]) -> Check {
         );
     };
     if report.missing.is_empty() {
-        return Check::ok(NAME, "sandboxes are locked up completely");
+        return Check::ok(NAME, "complete");
     }
     let parts: Vec<_> = report
         .missing
@@ -64,9 +64,9 @@ fn judge(said: &[u8]) -> Check {
         .collect();
     Check::warn(
         NAME,
-        format!("sandboxes are locked up without {}", parts.join(", ")),
-        "functions run, and the rest of the jail holds; run the controller as root for all of it, \
-         with --require-jail to be sure (see sandbox/SECURITY.md)",
+        format!("incomplete, without {}", parts.join(", ")),
+        "functions run, and the other parts of the jail hold. Run the controller as root for the \
+         complete jail; with --require-jail it refuses to start without (see sandbox/SECURITY.md)",
     )
 }
 

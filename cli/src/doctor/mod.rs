@@ -92,7 +92,13 @@ pub(crate) fn run(client: &Client, doctor: &Doctor, output: Output) -> Result<()
 }
 
 fn look(client: &Client, doctor: &Doctor) -> Vec<Check> {
-    let mut checks = vec![kvm::check(), host::kind(), host::memory(), cgroups::check()];
+    let mut checks = vec![
+        kvm::check(),
+        host::kind(),
+        host::memory(),
+        host::open_files(),
+        cgroups::check(),
+    ];
     match Settings::defaults() {
         Ok(mut settings) => {
             settings.data_dir = doctor.data_dir.clone().or(settings.data_dir);

@@ -29,6 +29,12 @@ const PROGRAMS: &[Program] = &[
                  python3-pip",
     },
     Program {
+        name: "npm",
+        command: &["npm", "--version"],
+        needed: false,
+        advice: "folders with a package.json need it before `hearth deploy`: apt-get install npm",
+    },
+    Program {
         name: "cargo",
         command: &["cargo", "--version"],
         needed: false,
@@ -75,7 +81,9 @@ fn version(name: &str, stdout: &[u8], stderr: &[u8]) -> String {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.clone().next();
     let named = lines.find(|line| line.starts_with(name));
-    named.or(first).unwrap_or("there").to_owned()
+    // Some print their usage and no version at all.
+    let first = first.filter(|line| !line.to_lowercase().starts_with("usage"));
+    named.or(first).unwrap_or("installed").to_owned()
 }
 
 #[cfg(test)]
@@ -101,6 +109,8 @@ mod tests {
         assert_eq!(erofs, "mkfs.erofs 1.5");
         assert_eq!(version("pip", b"pip 23\n", b"noise"), "pip 23");
         assert_eq!(version("pip", b"x\n", b""), "x");
-        assert_eq!(version("pip", b"", b""), "there");
+        assert_eq!(version("pip", b"", b""), "installed");
+        let usage = b"usage: [options] FILE DIRECTORY\n";
+        assert_eq!(version("mkfs.erofs", usage, b""), "installed");
     }
 }

@@ -48,7 +48,11 @@ fn directory_check(name: &'static str, directory: &Path, setting: &str) -> Check
     let free = match statvfs(&existing) {
         Ok(stat) => stat.blocks_available().saturating_mul(stat.fragment_size()),
         Err(error) => {
-            return Check::warn(name, format!("{place}: {error}"), "its space can't be told");
+            return Check::warn(
+                name,
+                format!("{place}: {error}"),
+                "its free space can't be read",
+            );
         }
     };
     judge(name, &place, free, setting)

@@ -1,8 +1,8 @@
 //! Which files of a folder belong to the function. `hearth dev` watches exactly these.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use std::os::unix::fs::PermissionsExt;
 use walkdir::{DirEntry, WalkDir};
 
 use super::Entry;
@@ -19,6 +19,11 @@ const NEVER_FOLDERS: &[&str] = &[
     ".mypy_cache",
     ".ruff_cache",
 ];
+/// Files that never belong to a function, at any depth. What begins with [`SECRETS`] doesn't either: it
+/// would end in packages, images, snapshots and download links.
+const NEVER_FILES: &[&str] = &[".DS_Store"];
+/// Files of environment variables.
+const SECRETS: &str = ".env";
 /// The folder of a project's own description and of Cargo's products; at the top only.
 const NEVER_AT_TOP: &[&str] = &[PROJECT_FILE, "target"];
 /// Most files in a package. A ZIP without extensions counts them with 16 bits.
@@ -40,7 +45,7 @@ pub(crate) enum FilesError {
     Walk {
         /// Where.
         path: PathBuf,
-        /// What the system said; a link that leads to a folder above it is told here too.
+        /// The system's error, or a symbolic link to a folder above itself.
         source: walkdir::Error,
     },
     /// A symbolic link out of the folder.
@@ -115,9 +120,63 @@ impl Selection {
             .unwrap_or_default();
         let at_top = relative.components().count() == 1;
         !(NEVER_FOLDERS.contains(&name)
+            || NEVER_FILES.contains(&name)
+            || is_secret(name)
             || name.ends_with(".pyc")
             || at_top && NEVER_AT_TOP.contains(&name)
-            || self.exclude.iter().any(|excluded| excluded == relative))
+            || self
+                .exclude
+                .iter()
+                .any(|pattern| excludes(pattern, relative)))
+    }
+
+    /// What its owner may not have meant: patterns that match nothing, and secrets that stay out.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let all = Self {
+            exclude: Vec::new(),
+            ..self.clone()
+        };
+        let paths: Vec<PathBuf> = all
+            .walk()
+            .flatten()
+            .filter_map(|found| {
+                found
+                    .path()
+                    .strip_prefix(&self.root)
+                    .ok()
+                    .map(Path::to_owned)
+            })
+            .collect();
+        let names_one = |pattern: &&PathBuf| paths.iter().any(|path| excludes(pattern, path));
+        // What never goes in may be named all the same.
+        let is_there = |pattern: &&PathBuf| self.root.join(pattern).symlink_metadata().is_ok();
+        let mut remarks: Vec<String> = self
+            .exclude
+            .iter()
+            .filter(|pattern| !names_one(pattern) && !is_there(pattern))
+            .map(|pattern| {
+                format!(
+                    "exclude {:?} matches nothing",
+                    pattern.display().to_string()
+                )
+            })
+            .collect();
+        let entries = std::fs::read_dir(&self.root)
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut secrets: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| is_secret(name))
+            .collect();
+        secrets.sort();
+        if !secrets.is_empty() {
+            let names = secrets.join(", ");
+            remarks.push(format!(
+                "{names} stays out of the package; --env sets variables"
+            ));
+        }
+        remarks
     }
 
     /// Every path that goes in, with what it is. Symbolic links are followed.
@@ -174,8 +233,8 @@ impl Selection {
         })
     }
 
-    /// A link within the folder stands for what it leads to; one that leads out would take files
-    /// along that nobody meant to deploy.
+    /// A link to a target inside the folder is followed. A link out of the folder is refused: it would
+    /// add files to the package that are not part of the function.
     fn check_link(&self, found: &DirEntry) -> Result<(), FilesError> {
         if !found.path_is_symlink() || found.depth() == 0 {
             return Ok(());
@@ -190,6 +249,70 @@ impl Selection {
             Err(_) => Err(outside(found.path().read_link().unwrap_or_default())),
         }
     }
+}
+
+fn is_secret(name: &str) -> bool {
+    let rest = name.strip_prefix(SECRETS);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Whether a pattern of `exclude` names `relative`: a path by itself, or one with `*` (any text without
+/// `/`), `**` (any folders) and `?`. Without `/` such a pattern is for names at any depth.
+fn excludes(pattern: &Path, relative: &Path) -> bool {
+    if pattern == relative {
+        return true;
+    }
+    let (Some(pattern), Some(path)) = (pattern.to_str(), relative.to_str()) else {
+        return false;
+    };
+    if !pattern.contains(['*', '?']) {
+        return false;
+    }
+    let path: Vec<&str> = path.split('/').collect();
+    if !pattern.contains('/') {
+        return path
+            .last()
+            .is_some_and(|name| is_like(pattern.as_bytes(), name.as_bytes()));
+    }
+    let pattern: Vec<&str> = pattern.split('/').collect();
+    are_like(&pattern, &path)
+}
+
+fn are_like(pattern: &[&str], path: &[&str]) -> bool {
+    match (pattern, path) {
+        ([], []) => true,
+        (["**", rest @ ..], _) => (0..=path.len()).any(|skipped| are_like(rest, &path[skipped..])),
+        ([first, pattern @ ..], [name, path @ ..]) => {
+            is_like(first.as_bytes(), name.as_bytes()) && are_like(pattern, path)
+        }
+        _ => false,
+    }
+}
+
+/// One name. Time grows with the product of the lengths: of several `*` only the last is tried again.
+fn is_like(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut at, mut place) = (0, 0);
+    let mut star = None;
+    while place < name.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, place));
+                at += 1;
+            }
+            Some(c) if *c == b'?' || *c == name[place] => {
+                at += 1;
+                place += 1;
+            }
+            _ => {
+                let Some((after, begun)) = star else {
+                    return false;
+                };
+                star = Some((after, begun + 1));
+                (at, place) = (after + 1, begun + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(|c| *c == b'*')
 }
 
 #[cfg(test)]
@@ -253,6 +376,56 @@ mod tests {
                 "lib/util.py"
             ]
         );
+    }
+
+    /// `.env` went into packages, images and snapshots, and `*.log` excluded nothing.
+    #[test]
+    fn secrets_stay_out_and_patterns_exclude_what_they_match() {
+        let files = [
+            "app.py",
+            ".env",
+            ".env.local",
+            "sub/.env",
+            ".DS_Store",
+            "a.log",
+            "sub/b.log",
+            "docs/x/y.md",
+            ".environment",
+            "sub/keep.txt",
+        ];
+        let dir = folder(&files);
+        let kept = names(&select(&dir, &["*.log", "docs/**/*.md"]));
+        assert_eq!(kept, [".environment", "app.py", "sub/keep.txt"]);
+        let kept = names(&select(&dir, &["sub/*"]));
+        assert_eq!(kept, [".environment", "a.log", "app.py", "docs/x/y.md"]);
+        let remarks = select(&dir, &["*.tmp", "*.log", "docs"]).remarks();
+        assert_eq!(
+            remarks,
+            [
+                "exclude \"*.tmp\" matches nothing",
+                ".env, .env.local stays out of the package; --env sets variables",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text_of_a_name() {
+        for (pattern, name, like) in [
+            ("*", "anything", true),
+            ("a*c", "abc", true),
+            ("a*c", "ac", true),
+            ("*.l*g", "x.y.log", true),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("*b", "abc", false),
+            ("", "a", false),
+        ] {
+            assert_eq!(
+                is_like(pattern.as_bytes(), name.as_bytes()),
+                like,
+                "{pattern} {name}"
+            );
+        }
     }
 
     #[test]

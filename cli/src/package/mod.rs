@@ -14,26 +14,39 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha256};
-
-use crate::project::Project;
 pub(crate) use files::{FilesError, Selection};
 pub(crate) use python::{Vendor, VendorError};
 pub(crate) use rust::BuildError;
+use sha2::{Digest, Sha256};
+
+use crate::project::Project;
 
 /// Largest package in bytes (Lambda: 50 MiB, zipped, direct upload).
 pub(crate) const MAX_ZIPPED: u64 = 52_428_800;
 /// Largest content of a package in bytes (Lambda: 250 MiB).
 pub(crate) const MAX_UNZIPPED: u64 = 262_144_000;
 
-/// What is uploaded.
+/// A package, ready to be uploaded.
 pub(crate) struct Package {
     /// The ZIP.
     pub(crate) zip: Vec<u8>,
     /// How many files are in it.
     pub(crate) files: usize,
+    /// What the folder's owner may not have meant.
+    pub(crate) remarks: Vec<String>,
+    /// Their names.
+    names: Vec<String>,
+    /// Where pip put the dependencies, as long as the [`Vendor`] is there.
+    pub(crate) vendored: Option<PathBuf>,
     /// Base64 of the ZIP's SHA-256, as Lambda's `CodeSha256`.
     pub(crate) sha256: String,
+}
+
+impl Package {
+    /// The names of its files: relative paths, with `/`.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
 }
 
 impl std::fmt::Debug for Package {
@@ -128,6 +141,7 @@ pub(crate) fn build(project: &Project, vendor: &Vendor) -> Result<Package, Packa
     } else {
         Selection::of(project).entries()?
     };
+    let mut dependencies_in = None;
     if project.runtime.starts_with("python") {
         let requirements = project.dir.join("requirements.txt");
         if requirements.is_file() {
@@ -141,6 +155,7 @@ pub(crate) fn build(project: &Project, vendor: &Vendor) -> Result<Package, Packa
                     .into_iter()
                     .filter(|entry| !own.contains(&entry.name)),
             );
+            dependencies_in = Some(vendored);
         }
     }
     if entries.is_empty() {
@@ -162,6 +177,9 @@ pub(crate) fn build(project: &Project, vendor: &Vendor) -> Result<Package, Packa
     Ok(Package {
         sha256: STANDARD.encode(Sha256::digest(&zip)),
         files: entries.len(),
+        remarks: Selection::of(project).remarks(),
+        names: entries.into_iter().map(|entry| entry.name).collect(),
+        vendored: dependencies_in,
         zip,
     })
 }

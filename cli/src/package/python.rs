@@ -156,7 +156,7 @@ fn pip_install(requirements: &Path, runtime: &str, target: &Path) -> Result<(), 
     })
 }
 
-/// How pip is told about a machine that is not this one.
+/// Arguments that make pip choose wheels for the guest instead of this machine.
 fn arguments(runtime: &str) -> Result<Vec<String>, VendorError> {
     let bad = || VendorError::Runtime(runtime.to_owned());
     let version = runtime.strip_prefix("python").ok_or_else(bad)?;

@@ -40,7 +40,9 @@ pub(crate) struct App {
     pub(crate) started: Instant,
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) downloads: Downloads,
-    /// Cancelled when the controller is about to end.
+    /// Cancelled when the controller is about to end: it is not ready any more.
+    pub(crate) leaving: CancellationToken,
+    /// Cancelled when it accepts no connections any more.
     pub(crate) draining: CancellationToken,
 }
 

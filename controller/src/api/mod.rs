@@ -9,6 +9,7 @@
 //! * [`target`]: from a function's name to a function and its version
 //! * [`change`]: changes that run to their end even if the client disconnects
 //! * [`access`]: authentication and authorization
+//! * [`traffic`]: the count of requests, and a line in the log for each change
 //! * [`concurrency`], [`events`], [`layers`], [`functions`], [`policies`], [`invocation`],
 //!   [`qualifiers`] (versions and aliases), [`function_urls`]: the operations of Lambda's API
 //! * [`hearth`]: the operations of Hearth's own API
@@ -37,8 +38,9 @@ mod policies;
 mod qualifiers;
 mod router;
 mod target;
+mod traffic;
 
 pub(crate) use app::App;
-pub(crate) use function_urls::function_url_layer::Peer;
+pub(crate) use http::peer::Peer;
 pub(crate) use packages::download::Downloads;
 pub(crate) use router::{monitoring, router};

@@ -313,6 +313,11 @@ impl Operations {
                 "/hearth/v1/functions/{name}/logs/follow",
                 logs::follow,
             )
+            .delete(
+                "StopDeploy",
+                "/hearth/v1/functions/{name}/deploy",
+                status::stop_deploy,
+            )
             .get("ListInstances", "/hearth/v1/instances", status::instances)
             .get("GetStatus", "/hearth/v1/status", status::status)
             .post(

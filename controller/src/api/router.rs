@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tower::util::MapRequest;
 
@@ -12,14 +13,16 @@ use super::app::App;
 use super::function_urls::function_url_layer::{self, FunctionUrlLayer};
 use super::http::error::ApiError;
 use super::http::{request_id, unread};
-use super::operations;
+use super::{operations, traffic};
 use crate::auth::Authentication;
 
 /// Every route, behind authentication and authorization.
 pub(crate) fn router(app: Arc<App>, authentication: &Authentication) -> Router {
     let behind_urls = app.clone();
+    let metrics = app.metrics.clone();
     let routes = authorized(operations::routes(), &app, authentication)
-        .fallback(async || ApiError::unknown_path())
+        .route_layer(from_fn(traffic::note_route))
+        .fallback(async |uri: Uri| ApiError::unknown_path(uri.path()))
         .method_not_allowed_fallback(async || ApiError::method())
         .with_state(app);
     // The layers are outside of the router, so that a request without a route is authenticated too
@@ -36,6 +39,7 @@ pub(crate) fn router(app: Arc<App>, authentication: &Authentication) -> Router {
     authenticated(whole, authenticator)
         .layer(from_fn_with_state(urls, function_url_layer::serve))
         .layer(from_fn(request_id::assign))
+        .layer(from_fn_with_state(metrics, traffic::count))
         .layer(from_fn(unread::settle))
 }
 

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Deployer, new_revision};
+use super::control::{ControlError, Deployer, new_revision};
 use super::error::DeployError;
 use super::intake::ImageGuard;
 use super::source::Source;
@@ -42,10 +43,7 @@ impl Deployer {
         for function in functions {
             self.provision(&function);
             if function.pending().next().is_some() {
-                tracing::info!(
-                    function = %function.record.name,
-                    "the controller restarts an unfinished deploy"
-                );
+                tracing::info!(function = %function.record.name, "resuming the deploy that the restart interrupted");
                 self.start_all(&function);
             }
             versions.extend(function.all_live().cloned());
@@ -85,12 +83,16 @@ impl Deployer {
         let cancel = self.stop.child_token();
         self.running().insert(key.clone(), cancel.clone());
         let this = self.clone();
+        let began = Instant::now();
         self.tasks.spawn(async move {
             let built = tokio::select! {
                 built = this.build(&name, version, &key) => built,
                 () = cancel.cancelled() => Err(DeployError::Cancelled),
             };
             this.running().remove(&key);
+            if built.is_ok() {
+                this.metrics.deployed(began.elapsed());
+            }
             if let Err(error) = this.finish(&name, version, &key, built).await {
                 // The function stays pending, and the next start restarts the deploy.
                 tracing::error!(
@@ -111,6 +113,17 @@ impl Deployer {
         if let Some(token) = self.running().remove(key) {
             token.cancel();
         }
+    }
+
+    /// Ends the deploy of `$LATEST` that is under way, if one is: it fails as given up. Its entry stays
+    /// until the task has ended, so that no second one begins with the same files.
+    pub(crate) fn give_up(&self, name: &FunctionName) -> Result<(), ControlError> {
+        let function = self.catalog.get(name).ok_or(ControlError::NotFound)?;
+        let pending = function.record.pending_deploy.as_ref();
+        if let Some(token) = pending.and_then(|key| self.running().get(key).cloned()) {
+            token.cancel();
+        }
+        Ok(())
     }
 
     async fn build(
@@ -175,6 +188,11 @@ impl Deployer {
             Ok(_) => {
                 tracing::info!(function = %name, %version, key, "a deploy has succeeded");
                 self.metrics.deploy("successful");
+            }
+            Err(DeployError::Cancelled) => {
+                tracing::info!(function = %name, %version, "deploy given up");
+                self.metrics.deploy("superseded");
+                drop(ImageGuard(Some(self.builder.data.image(key))));
             }
             Err(error) => {
                 // As a string, which is quoted in the log: it may contain text of a guest, and a line

@@ -17,12 +17,13 @@ use tokio::sync::Semaphore;
 use super::error::DeployError;
 use super::host::{Base, Host, function_fingerprint, reading};
 use super::packages::Packages;
+use super::progress::{Phase, Progress, Running};
 use super::snapshot;
 use super::source::Source;
 use crate::data_dir::DataDir;
 use crate::function::{
-    Artefacts, Fingerprints, InstanceInit, Made, Place, Sealed, SharedGenerators, SnapshotFiles,
-    StartsFrom, new_log_stream, snapshot_files,
+    Artefacts, Fingerprints, InstanceInit, Made, Place, Runtime, Sealed, SharedGenerators,
+    SnapshotFiles, StartsFrom, new_log_stream, snapshot_files,
 };
 use crate::instance::{BootFrom, Init, InitError, MailboxUse, MicroVm, RestoreFrom, VmError, init};
 use crate::logs::{Kind, LogStore, PlatformEvent, Text};
@@ -46,6 +47,7 @@ pub(crate) struct Builder {
     pub(crate) data: Arc<DataDir>,
     pub(crate) host: Host,
     pub(crate) packages: Packages,
+    pub(crate) progress: Progress,
     place: Place,
     times: Times,
     mailbox: MailboxUse,
@@ -77,6 +79,7 @@ impl Builder {
             data,
             host,
             packages,
+            progress: Progress::default(),
             place,
             times,
             mailbox,
@@ -90,6 +93,7 @@ impl Builder {
 
     /// Makes the artefacts of a version. After a failure none of their files is left.
     pub(crate) async fn build(&self, source: Source<'_>) -> Result<Arc<Artefacts>, DeployError> {
+        let running = self.progress.begin(source.key);
         let _permit = self
             .permits
             .acquire()
@@ -102,9 +106,13 @@ impl Builder {
         // Until all files are complete, dropping the value deletes them.
         artefacts.delete_when_unused();
         base.check().await?;
+        running.enter(Phase::Image);
         self.image(source).await?;
         self.layers_image(source).await?;
-        if let Some(generators) = self.function_snapshot(&base, source, &artefacts).await? {
+        let generators = self
+            .function_snapshot(&base, source, &artefacts, &running)
+            .await?;
+        if let Some(generators) = generators {
             own_folder(&artefacts.folder)?;
             Arc::get_mut(&mut artefacts)
                 .expect("there is no other reference yet")
@@ -218,11 +226,13 @@ impl Builder {
         base: &Base,
         source: Source<'_>,
         artefacts: &Artefacts,
+        running: &Running,
     ) -> Result<Option<SharedGenerators>, DeployError> {
         for last in [false, true] {
             let folder = self
-                .runtime_snapshot(base, source.config.runtime.image_name())
+                .runtime_snapshot(base, source.config.runtime, running)
                 .await?;
+            running.enter(Phase::Init);
             let restore = RestoreFrom {
                 snapshot: snapshot_files(&folder),
                 disks: artefacts.disks(),
@@ -249,6 +259,7 @@ impl Builder {
             self.report_init(source, init.took, init.result.as_ref().err());
             init.result?;
             self.metrics.init(source.name.as_str(), init.took);
+            running.enter(Phase::Save);
             return self.unique_snapshot(&mut vm, source, artefacts).await;
         }
         unreachable!("the second try returns")
@@ -346,14 +357,30 @@ impl Builder {
         }
     }
 
-    /// The folder of the runtime snapshot, which is made if there is none that can be used.
-    async fn runtime_snapshot(&self, base: &Base, runtime: &str) -> Result<PathBuf, DeployError> {
+    /// The folder of the snapshot that functions of this base start from.
+    async fn runtime_snapshot(
+        &self,
+        base: &Base,
+        runtime: Runtime,
+        running: &Running,
+    ) -> Result<PathBuf, DeployError> {
+        let booting = Phase::Boot {
+            runtime: runtime.id(),
+        };
+        let runtime = runtime.image_name();
         let key = runtime_key(base, runtime);
         let turn = {
             let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
             bases.entry(key.clone()).or_default().clone()
         };
-        let _turn = turn.lock().await;
+        let _turn = match turn.try_lock() {
+            Ok(turn) => turn,
+            // Another deploy boots it.
+            Err(_) => {
+                running.enter(booting);
+                turn.lock().await
+            }
+        };
         let folder = self.data.runtime_snapshot(&key);
         let SnapshotFiles { state, memory } = snapshot_files(&folder);
         let sealed = Arc::new(Sealed::new(
@@ -374,6 +401,7 @@ impl Builder {
             }
             Err(_) => {}
         }
+        running.enter(booting);
         tracing::info!(
             runtime,
             memory_mib = base.memory_mib,

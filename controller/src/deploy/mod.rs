@@ -1,20 +1,21 @@
 //! Changes of functions and layers, and deploys: from a package to a version that can run.
 //!
-//! * [`packages`]: stores packages by content hash.
-//! * [`source`]: the input of a deploy.
-//! * [`host`]: the fingerprint of a snapshot: kernel, images, sandbox program, kind of host.
-//! * [`snapshot`]: boots a microVM, and writes the snapshot of one.
-//! * [`builder`]: makes runtime snapshots, function snapshots and images.
-//! * [`control`]: creates, updates and deletes functions, one change at a time.
-//! * [`intake`]: checks packages in requests.
-//! * [`publish`]: publishes and deletes versions. [`aliases`]: changes aliases.
-//! * [`concurrency`]: changes reserved concurrency.
-//! * [`provisioning`]: changes provisioned concurrency.
-//! * [`annotations`]: changes tags and policies of functions.
-//! * [`layers`]: publishes and deletes layer versions.
-//! * [`urls`]: changes function URLs.
-//! * [`background`]: runs deploys in the background.
-//! * [`rebuilder`]: rebuilds artefacts that can't be used any more.
+//! * [`packages`]: uploaded packages, by content hash.
+//! * [`source`]: what a version is made of.
+//! * [`host`]: what snapshots are bound to: kernel, images, sandbox, kind of host.
+//! * [`snapshot`]: talking a microVM into a state worth keeping, and keeping it.
+//! * [`builder`]: runtime snapshots and function snapshots, made when needed.
+//! * [`control`]: create, update, delete: what the API asks for, one at a time, nothing lost.
+//! * [`intake`]: the packages that come with it.
+//! * [`publish`]: `$LATEST` becomes a version. [`aliases`] point to versions.
+//! * [`concurrency`]: what a function has for itself.
+//! * [`provisioning`]: what of a function is kept ready.
+//! * [`annotations`]: tags and policies.
+//! * [`layers`]: what functions have at `/opt`.
+//! * [`urls`]: by which HTTP clients reach a function.
+//! * [`background`]: the deploys that follow from it all.
+//! * [`progress`]: which phase each of them is in.
+//! * [`rebuilder`]: files that can't be used any more are made anew.
 
 mod aliases;
 mod annotations;
@@ -27,6 +28,7 @@ mod host;
 mod intake;
 mod layers;
 mod packages;
+mod progress;
 mod provisioning;
 mod publish;
 mod rebuilder;
@@ -40,6 +42,7 @@ pub(crate) use control::{CodeUpdate, ControlError, Deployer};
 pub(crate) use error::DeployError;
 pub(crate) use host::Host;
 pub(crate) use packages::Packages;
+pub(crate) use progress::Progress;
 pub(crate) use publish::Publish;
 pub(crate) use rebuilder::Rebuilder;
 pub(crate) use source::Source;

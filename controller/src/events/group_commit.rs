@@ -188,8 +188,7 @@ fn commit(connection: &mut Connection, batch: &mut [Box<dyn Change>]) -> rusqlit
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-    use std::sync::mpsc as blocking;
+    use std::sync::{Mutex, mpsc as blocking};
 
     use super::*;
 

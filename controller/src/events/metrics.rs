@@ -64,7 +64,7 @@ impl EventMetrics {
         let queued = IntGaugeVec::new(
             Opts::new(
                 "hearth_async_events",
-                "Stored events that are not over: waiting for a run or a retry, or running.",
+                "Unfinished events: waiting for a run or a retry, or running.",
             ),
             &["state"],
         )?;
@@ -112,7 +112,7 @@ impl EventMetrics {
             )?,
             oldest: gauge(
                 "hearth_async_oldest_event_age_seconds",
-                "Age of the oldest stored event in seconds.",
+                "Age of the oldest unfinished event in seconds, 0 if there is none.",
             )?,
         })
     }

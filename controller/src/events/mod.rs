@@ -36,11 +36,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-use crate::function::FunctionName;
-use crate::metrics::Metrics;
 use clock::Clock;
 use config::Configs;
 pub(crate) use config::{Destination, EventInvokeConfig};
@@ -56,6 +51,11 @@ pub(crate) use retry::RetrySettings;
 pub(crate) use schedule::Bounds;
 use schedule::Schedule;
 pub(crate) use target::{Functions, PooledFunctions};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::function::FunctionName;
+use crate::metrics::Metrics;
 
 /// The event queue and its dispatcher.
 #[derive(Debug)]

@@ -320,7 +320,30 @@ fn hand_over(fds: [Option<RawFd>; 4]) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies a sandbox's log to the controller's log, up to a limit, because a guest may cause log lines.
+/// Who wrote a line of a sandbox's log.
+#[derive(Debug, PartialEq, Eq)]
+enum Line<'a> {
+    /// The sandbox itself.
+    Sandbox,
+    /// The guest kernel, which can't go on.
+    Trouble(&'a str),
+    /// The guest kernel, about hardware that a microVM does not have and the like: nothing that an
+    /// operator could do anything about.
+    Console(&'a str),
+}
+
+impl<'a> Line<'a> {
+    fn of(text: &'a str) -> Self {
+        const TROUBLE: [&str; 3] = ["Kernel panic", "Oops", "BUG: "];
+        match text.strip_prefix("guest: ") {
+            None => Self::Sandbox,
+            Some(text) if TROUBLE.iter().any(|word| text.contains(word)) => Self::Trouble(text),
+            Some(text) => Self::Console(text),
+        }
+    }
+}
+
+/// Carries a sandbox's log into this process's, up to a limit: a guest may have a hand in it.
 async fn forward(pid: u32, mut stderr: ChildStderr) {
     let mut lines = BufReader::new((&mut stderr).take(MAX_STDERR));
     let mut line = Vec::new();
@@ -330,7 +353,12 @@ async fn forward(pid: u32, mut stderr: ChildStderr) {
             Ok(0) => break,
             Ok(_) => {
                 let text = String::from_utf8_lossy(&line);
-                tracing::info!(target: "sandbox", pid, "{}", text.trim_end().escape_debug());
+                let text = text.trim_end().escape_debug().to_string();
+                match Line::of(&text) {
+                    Line::Sandbox => tracing::info!(target: "sandbox", pid, "{text}"),
+                    Line::Trouble(text) => tracing::warn!(target: "guest", pid, "{text}"),
+                    Line::Console(text) => tracing::debug!(target: "guest", pid, "{text}"),
+                }
             }
             Err(error) => {
                 tracing::debug!(pid, %error, "the controller could not read a sandbox's log");
@@ -346,5 +374,23 @@ async fn forward(pid: u32, mut stderr: ChildStderr) {
             dropped,
             "a sandbox has written more than {MAX_STDERR} bytes of log; the rest was dropped"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A quarter of the log at info was the guest kernels' talk about firmware.
+    #[test]
+    fn what_a_guest_kernel_says_is_told_from_what_the_sandbox_says() {
+        let firmware = "[Firmware Bug]: TSC doesn't count with P0 frequency!";
+        assert_eq!(
+            Line::of(&format!("guest: {firmware}")),
+            Line::Console(firmware)
+        );
+        let panic = "Kernel panic - not syncing: no init";
+        assert_eq!(Line::of(&format!("guest: {panic}")), Line::Trouble(panic));
+        assert_eq!(Line::of("hearth-sandbox: vsock: x"), Line::Sandbox);
     }
 }

@@ -10,9 +10,8 @@
 //! version 1 (`cpu.shares`, `cpu.cfs_quota_us`). All groups are in one folder with the data directory's
 //! tag in its name, so that the next start finds and removes the groups of a controller that was killed.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use clap::ValueEnum;
 

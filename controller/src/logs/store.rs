@@ -3,14 +3,13 @@
 //! slow down all others.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
+use std::{fs, io};
 
 use prometheus::IntCounter;
 use time::OffsetDateTime;

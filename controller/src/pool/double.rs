@@ -238,7 +238,12 @@ async fn act(stage: Arc<Stage>, mut control: UnixStream, mut agent: UnixStream) 
                     Ok(())
                 }
                 HostMessage::Configure(configure) => {
-                    assert!(std::mem::take(&mut thawed), "init without a thaw");
+                    // It may have been said already, if this came in another piece.
+                    if std::mem::take(&mut thawed)
+                        && say(&mut agent, [AgentMessage::Thawed]).await.is_err()
+                    {
+                        return;
+                    }
                     initialize(&stage, &mut agent, &configure).await
                 }
                 HostMessage::Inspect => {
@@ -302,7 +307,7 @@ async fn initialize(
     let stream = configure.log_stream.clone();
     stage.inits.lock().unwrap().push(stream);
     let line = AgentMessage::Log(Log::default(), Bytes::from_static(b"in init\n"));
-    say(agent, [AgentMessage::Thawed, line]).await?;
+    say(agent, [line]).await?;
     match configure.handler.as_str() {
         "hang" => Ok(()),
         "die" => Err(std::io::ErrorKind::BrokenPipe.into()),
@@ -328,7 +333,7 @@ async fn initialize(
                 tokio::time::sleep(SLOW_INIT).await;
             }
             let ready = Ready {
-                init_us: Some(1000),
+                init_us: Some(10),
                 extensions_us: None,
             };
             say(agent, [AgentMessage::Ready(ready)]).await

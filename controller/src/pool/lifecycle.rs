@@ -18,7 +18,6 @@ use super::dispatch::Shared;
 use super::entry::{Order, Parked, StartOrder, Taken};
 use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
-
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, StartsFrom, Version};
 use crate::instance::{MailboxWord, MicroVm, VmError, VmEvent, outcome};
@@ -357,6 +356,7 @@ impl Instance {
         });
         let metrics = &self.pool.metrics;
         metrics.invocation(function, start == Start::Cold, ran.duration);
+        metrics.queued(function, queue);
         if start == Start::Cold {
             metrics.restored(function, ran.restore);
         }

@@ -92,6 +92,12 @@ const KNOWN_OPENSSL: [(u32, u32); 9] = [
     (4, 0),
 ];
 
+/// What a version begins with that stands for itself, as each provider of OpenSSL 3 and later has it. A
+/// program that was linked with a part of the library may have no other trace of its version.
+const BARE_VERSIONS: [&[u8]; 7] = [
+    b"\x003.", b"\x004.", b"\x005.", b"\x006.", b"\x007.", b"\x008.", b"\x009.",
+];
+
 /// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
 /// Alignment that direct I/O wants, and room for the end of the chunk before.
@@ -108,6 +114,7 @@ pub(super) struct Scanner {
     openssl: Finder<'static>,
     openssl_drbg: Finder<'static>,
     libressl: Finder<'static>,
+    bare_versions: Vec<Finder<'static>>,
     buffer: Vec<u8>,
     seen: HashMap<(String, u64), Vec<&'static str>>,
 }
@@ -125,9 +132,18 @@ impl Scanner {
             openssl: Finder::new("OpenSSL "),
             openssl_drbg: Finder::new(OPENSSL_DRBG),
             libressl: Finder::new("LibreSSL "),
+            bare_versions: BARE_VERSIONS
+                .iter()
+                .map(|text| Finder::new(*text))
+                .collect(),
             buffer: Vec::new(),
             seen: HashMap::new(),
         })
+    }
+
+    /// The runtime image's device.
+    pub(super) fn image(&self) -> &str {
+        &self.image
     }
 
     /// What a mapped file brings of generators that can't be reseeded. An interpreter whose process has
@@ -200,6 +216,17 @@ impl Scanner {
                 _ => {}
             }
         }
+        for finder in &self.bare_versions {
+            for at in finder.find_iter(window) {
+                match bare_version(&window[at + 1..]) {
+                    Some(version) if KNOWN_OPENSSL.contains(&version.number()) => {
+                        findings.known_bare_version = true;
+                    }
+                    Some(_) => findings.unknown_bare_version = true,
+                    None => {}
+                }
+            }
+        }
         findings.libressl |= self
             .libressl
             .find_iter(window)
@@ -213,6 +240,8 @@ struct Findings {
     texts: Vec<&'static str>,
     openssl_drbg: bool,
     known_openssl: bool,
+    known_bare_version: bool,
+    unknown_bare_version: bool,
     old_openssl: bool,
     libressl: bool,
 }
@@ -220,7 +249,9 @@ struct Findings {
 impl Findings {
     fn libraries(self) -> Vec<&'static str> {
         let mut libraries = self.texts;
-        if self.openssl_drbg && !self.known_openssl {
+        // Which of several bare versions is OpenSSL's can't be told.
+        let known = self.known_openssl || self.known_bare_version && !self.unknown_bare_version;
+        if self.openssl_drbg && !known {
             libraries.push(UNKNOWN_OPENSSL);
         }
         if self.old_openssl {
@@ -301,6 +332,15 @@ fn version(text: &[u8]) -> Option<Version> {
     })
 }
 
+/// A version with nothing behind it.
+fn bare_version(text: &[u8]) -> Option<Version> {
+    let end = text.iter().take(12).position(|byte| *byte == 0)?;
+    let only = text[..end]
+        .iter()
+        .all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    if only { version(&text[..end]) } else { None }
+}
+
 fn number(text: &[u8]) -> Option<(u32, &[u8])> {
     let digits = text
         .iter()
@@ -354,7 +394,16 @@ mod tests {
         ] {
             assert!(look(&with(known)).is_empty(), "{known}");
         }
-        for unknown in ["", "OpenSSL 4.1.0 1 Apr 2027", "OpenSSL 9.9.9 1 Apr 2030"] {
+        assert!(look(&with("3.0.19")).is_empty());
+        assert!(look(&with("3.0.19 is not it\x003.0.19")).is_empty());
+        for unknown in [
+            "",
+            "OpenSSL 4.1.0 1 Apr 2027",
+            "OpenSSL 9.9.9 1 Apr 2030",
+            "4.1.0",
+            "3.0.19\x004.1.0",
+            "3.0.19-fork",
+        ] {
             assert_eq!(look(&with(unknown)), [UNKNOWN_OPENSSL], "{unknown}");
         }
         for old in [

@@ -29,8 +29,11 @@ pub(super) struct CodeFile {
     pub(super) link: PathBuf,
 }
 
-/// Every process with memory of its own but this one.
-pub(super) fn all() -> io::Result<Vec<Process>> {
+/// Every process with memory of its own but this one. `image` is the device of the runtime's image.
+///
+/// Marks for forks are looked for only where a process runs code that is not the image's: nothing in the
+/// image makes them, and their list (`smaps`) takes seconds where the guest kernel is interpreted.
+pub(super) fn all(image: &str) -> io::Result<Vec<Process>> {
     let own = std::process::id();
     let mut processes = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -42,8 +45,12 @@ pub(super) fn all() -> io::Result<Vec<Process>> {
             continue;
         }
         let pid = i32::try_from(pid).map_err(io::Error::other)?;
-        let read = File::open(format!("/proc/{pid}/smaps")).and_then(|smaps| {
-            let process = parse(pid, BufReader::new(smaps))?;
+        let read = File::open(format!("/proc/{pid}/maps")).and_then(|maps| {
+            let mut process = parse(pid, BufReader::new(maps))?;
+            if process.code.iter().any(|file| file.identity.0 != image) {
+                let smaps = File::open(format!("/proc/{pid}/smaps"))?;
+                process = parse(pid, BufReader::new(smaps))?;
+            }
             let threads = fs::read_dir(format!("/proc/{pid}/task"))?.count();
             Ok(Process { threads, ..process })
         });
@@ -62,8 +69,8 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// Parses `/proc/PID/smaps` (proc_pid_smaps(5)): for each mapping a line with its addresses, then its
-/// figures, the last of which are its flags.
+/// Parses `/proc/PID/maps`, or `smaps` (proc_pid_smaps(5)), which has the figures of each mapping below its
+/// line; the last are its flags.
 fn parse(pid: i32, smaps: impl BufRead) -> io::Result<Process> {
     let mut code = BTreeMap::new();
     let mut wipe_on_fork = Vec::new();

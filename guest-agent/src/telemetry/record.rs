@@ -3,11 +3,10 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use hearth_protocol::output::Lines;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-
-use hearth_protocol::output::Lines;
 
 /// Where a record comes from: the streams that can be subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -357,10 +357,11 @@ fn a_listener_that_is_not_there_is_given_up() {
 
 #[test]
 fn a_listener_that_does_not_accept_does_not_block_the_agent() {
+    use std::os::fd::AsRawFd;
+
     use nix::sys::socket::{
         AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
     };
-    use std::os::fd::AsRawFd;
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
     bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();

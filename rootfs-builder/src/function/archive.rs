@@ -5,12 +5,14 @@
 //! programs. Entries must not share bytes, because sharing is how a small archive expands to
 //! petabytes.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
+use flate2::{Decompress, FlushDecompress, Status};
+
 use super::records::{self, Central, Local};
 use super::tree::{MAX_TARGET_BYTES, Node, Tree};
 use super::{FunctionError, MAX_ENTRIES, MAX_UNZIPPED_BYTES, MAX_ZIPPED_BYTES, name};
-use flate2::{Decompress, FlushDecompress, Status};
-use std::collections::HashMap;
-use std::ops::Range;
 
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;

@@ -1,8 +1,9 @@
 //! The errors of a code package.
 
-use crate::erofs::ErofsError;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::erofs::ErofsError;
 
 /// Why no function image could be made.
 #[derive(Debug, thiserror::Error)]

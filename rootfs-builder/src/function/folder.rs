@@ -1,13 +1,15 @@
 //! Reads a package that is a folder on this host.
 
-use super::tree::{Node, Tree};
-use super::{FunctionError, MAX_UNZIPPED_BYTES, name};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
 use walkdir::WalkDir;
+
+use super::tree::{Node, Tree};
+use super::{FunctionError, MAX_UNZIPPED_BYTES, name};
 
 /// Lists `dir` by the rules for archives, without following links.
 pub(super) fn read(dir: &Path) -> Result<Tree, FunctionError> {
@@ -80,8 +82,9 @@ pub(super) fn content(path: &Path) -> Result<Vec<u8>, FunctionError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::os::unix::fs::symlink;
+
+    use super::*;
 
     #[test]
     fn a_link_out_of_the_folder_is_refused() {

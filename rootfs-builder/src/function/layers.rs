@@ -4,11 +4,12 @@
 //! one with the same name in earlier archives. The result is then checked as one package: links may
 //! lead from one layer into another but not out, and the limits apply to the sum.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use super::archive::Package;
 use super::tree::{Node, Tree};
 use super::{FunctionError, FunctionImage, build};
-use std::collections::BTreeMap;
-use std::path::Path;
 
 /// Makes the image `out` from ZIP archives in memory; the first archive is the lowest layer.
 ///

@@ -3,8 +3,9 @@
 //! The tree has the rules that concern several entries: no name twice, no file where a folder is
 //! needed, links that stay inside of the package, sums within the limits.
 
-use super::{FunctionError, MAX_ENTRIES, MAX_UNZIPPED_BYTES};
 use std::collections::BTreeMap;
+
+use super::{FunctionError, MAX_ENTRIES, MAX_UNZIPPED_BYTES};
 
 /// Maximum number of links that a path may lead through; Linux has the same limit.
 const MAX_LINKS_FOLLOWED: usize = 40;

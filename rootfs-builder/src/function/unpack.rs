@@ -1,11 +1,12 @@
 //! Writes a checked tree to an empty folder: first folders and files, then links.
 
-use super::FunctionError;
-use super::tree::{Node, Tree};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
+
+use super::FunctionError;
+use super::tree::{Node, Tree};
 
 /// Makes `root` and everything in it. `content` returns a file's bytes.
 pub(super) fn write(

@@ -1,11 +1,12 @@
 //! Finds and unpacks the kernel's source.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use super::KernelError;
 use crate::command::Tool;
 use crate::digest;
 use crate::progress::Progress;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 const PACKAGE: &str = "linux-source-6.12";
 const ARCHIVE: &str = "/usr/src/linux-source-6.12.tar.xz";

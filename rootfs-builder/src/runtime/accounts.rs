@@ -1,9 +1,10 @@
 //! The few files below `/etc` that make a guest: users, names, resolver, time.
 
-use super::RuntimeError;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+
+use super::RuntimeError;
 
 /// Functions run as this user and group, as on Lambda.
 const FUNCTION_USER: &str = "sbx_user1051";

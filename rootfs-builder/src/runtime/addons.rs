@@ -5,6 +5,9 @@
 //! mount namespace of its own, and thrown away. Both modules keep to Node-API, whose binary
 //! interface is the same in every version of Node.js.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use super::npm::{self, Pin};
 use super::{RuntimeError, node, packages};
 use crate::cache::{Cache, Kind, remove_tree};
@@ -13,8 +16,6 @@ use crate::digest::Key;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::space;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 /// The runtime client's module.
 pub(super) const CLIENT: &str = "rapid-client.node";

@@ -1,8 +1,9 @@
 //! Checks that the agent's binary can be a guest's first process.
 
-use super::RuntimeError;
 use std::fs;
 use std::path::Path;
+
+use super::RuntimeError;
 
 /// Type of the ELF program header that names a dynamic linker.
 const PT_INTERP: u32 = 3;

@@ -1,10 +1,11 @@
 //! The host's apt configuration: where packages come from, and how to reach them. A host behind a
 //! mirror or a proxy thus needs no second configuration.
 
-use super::RuntimeError;
-use crate::command::Tool;
 use std::fs;
 use std::path::Path;
+
+use super::RuntimeError;
+use crate::command::Tool;
 
 const SOURCES_LIST: &str = "/etc/apt/sources.list";
 const SOURCES_FOLDER: &str = "/etc/apt/sources.list.d";

@@ -1,15 +1,14 @@
 //! What a Node.js image has beyond its packages: the official binary, the Lambda runtime client
 //! and its launcher, the AWS SDK.
 
-use super::RuntimeError;
-use super::addons;
-use super::node_sdk;
-use super::npm::{self, Pin};
-use crate::command::Tool;
-use crate::progress::Progress;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use super::npm::{self, Pin};
+use super::{RuntimeError, addons, node_sdk};
+use crate::command::Tool;
+use crate::progress::Progress;
 
 /// The packages from npm, pinned by content.
 pub(super) const PINS: &str = include_str!("../../node/packages.txt");

@@ -1,14 +1,16 @@
 //! The AWS SDK for JavaScript in a Node.js image, where Lambda has it: functions load its clients
 //! without bringing them along. Not all of the several hundred, but those that are used most.
 
+use std::fs;
+use std::path::Path;
+
+use walkdir::WalkDir;
+
 use super::RuntimeError;
 use super::accounts::link;
 use crate::cache::remove_tree;
 use crate::command::Tool;
 use crate::progress::Progress;
-use std::fs;
-use std::path::Path;
-use walkdir::WalkDir;
 
 /// The clients, by name and version.
 pub(super) const PACKAGE: &str = include_str!("../../node/sdk/package.json");

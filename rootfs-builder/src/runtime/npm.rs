@@ -1,14 +1,16 @@
 //! Packages from npm: fetched by npm's own client, checked against pinned hashes, and unpacked
 //! without running any of their scripts.
 
-use super::RuntimeError;
-use crate::command::Tool;
-use crate::progress::Progress;
+use std::fs;
+use std::path::Path;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest, Sha512};
-use std::fs;
-use std::path::Path;
+
+use super::RuntimeError;
+use crate::command::Tool;
+use crate::progress::Progress;
 
 /// One line of a list of pins: `name version integrity`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,13 @@
 //! Fetches Debian packages and unpacks them, without running any of their
 //! scripts: seconds instead of minutes, and no privilege needed.
 
-use super::{Runtime, RuntimeError, apt};
-use crate::command::Tool;
-use crate::progress::Progress;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+
+use super::{Runtime, RuntimeError, apt};
+use crate::command::Tool;
+use crate::progress::Progress;
 
 /// The release that images are made from, on whatever host.
 pub(super) const SUITE: &str = "bookworm";

@@ -1,13 +1,14 @@
 //! What the Python image has beyond its packages: the Lambda runtime client, its
 //! launcher, the AWS SDK, and bytecode.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use super::RuntimeError;
 use super::accounts::link;
 use crate::command::Tool;
 use crate::progress::Progress;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 /// The wheels of the runtime client and of the AWS SDK, pinned by content.
 pub(super) const REQUIREMENTS: &str = include_str!("../../python/requirements.txt");

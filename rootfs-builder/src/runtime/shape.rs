@@ -1,14 +1,16 @@
 //! From unpacked packages to the root of a guest: one `/usr`, only what is used,
 //! the mount points, certificates in one file.
 
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
 use super::accounts::link;
 use super::{RuntimeError, accounts};
 use crate::cache::remove_tree;
 use crate::command::Tool;
-use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
 
 /// Folders that Debian 12 has below `/usr`, with a link at the old place. Its
 /// packages still bring some files at the old one.

@@ -1,16 +1,17 @@
 //! The expensive part of an image: its files without the agent, kept in the cache.
 
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use walkdir::WalkDir;
+
 use super::{Runtime, RuntimeError, addons, node, node_sdk, packages, python, shape};
 use crate::cache::{Cache, CacheError, Kind};
 use crate::digest::{self, Key};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::space;
-use std::fs;
-use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
 
 /// What fetching and unpacking need at most.
 const TREE_MIB: u64 = 768;
@@ -169,8 +170,9 @@ pub(super) fn link(from: &Path, to: &Path) -> std::result::Result<(), RuntimeErr
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs::Permissions;
+
+    use super::*;
 
     fn small_tree(root: &Path) {
         fs::create_dir_all(root.join("a/b")).unwrap();

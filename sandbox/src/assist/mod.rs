@@ -23,10 +23,10 @@ mod xsave_area;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuFd;
-
-use crate::memory::GuestMemory;
 use page_walk::{Access, AccessError, AddressSpace};
 pub use strings::StringOperation;
+
+use crate::memory::GuestMemory;
 
 /// Kernel arguments that keep the guest's kernel from using what a software-KVM host can't execute.
 ///

@@ -179,9 +179,10 @@ impl<S> fmt::Debug for Serial<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::cell::RefCell;
     use std::time::Duration;
+
+    use super::*;
 
     fn write_all<S: FnMut(&str)>(serial: &mut Serial<S>, bytes: &[u8], now: Instant) {
         for &byte in bytes {

@@ -25,11 +25,10 @@ pub mod rules;
 
 use std::io;
 
-use hearth_protocol::jail::{Jail, JailPart, MissingPart};
-use nix::unistd::{geteuid, getpid};
-
 pub use filter::{FilterError, Filters, Mismatch, NO_MAILBOX, ThreadFilter};
+use hearth_protocol::jail::{Jail, JailPart, MissingPart};
 pub use host_resources::HostResources;
+use nix::unistd::{geteuid, getpid};
 pub use privileges::Identity;
 
 /// Why the process could not enter the jail. It must not go on.

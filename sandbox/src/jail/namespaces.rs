@@ -1,7 +1,6 @@
 //! Namespaces of the process's own, and an empty root directory.
 
-use std::fs;
-use std::io;
+use std::{fs, io};
 
 use hearth_protocol::jail::JailPart;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};

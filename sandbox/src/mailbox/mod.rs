@@ -23,16 +23,14 @@ use hearth_protocol::mailbox::{
     DOORBELL_IDLE, DOORBELL_LOG, DOORBELL_MORE, DOORBELL_OFFER, DOORBELL_TAKEN, DOORBELL_WAIT,
     EVENT_BODY, EVENT_META, EVENT_TIME, HEAD, Head, HeadError, LOG_LEN, LOG_SIZE, VIA_AGENT, What,
 };
+pub use pages::{MailboxPages, PagesError};
 use serde::{Deserialize, Serialize};
+pub use socket::MailboxSocket;
+use socket::Polled;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::devices::virtio::guest_io;
 use crate::memory::GuestMemory;
-
-use socket::Polled;
-
-pub use pages::{MailboxPages, PagesError};
-pub use socket::MailboxSocket;
 
 /// What the two ends are exchanging at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,10 @@
 //! A CPU budget is a POSIX timer on the thread's own CPU clock. It costs nothing while the guest is
 //! idle, needs no periodic tick, and counts the host's time, which no guest can forge.
 
-use std::io;
-use std::mem;
 use std::os::unix::thread::JoinHandleExt;
-use std::ptr;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::{io, mem, ptr};
 
 use super::kick;
 

@@ -4,10 +4,11 @@ use std::fs::File;
 
 use hearth_protocol::mailbox::{PAGE, PAGES};
 use hearth_protocol::sandbox::{Command, ExitReason, Outcome, RefusalKind, Resume};
+use hearth_sandbox::devices::virtio::TransportState;
 use hearth_sandbox::devices::virtio::block::BlockState;
+use hearth_sandbox::devices::virtio::queue::SavedQueue;
 use hearth_sandbox::devices::virtio::transport_state::DriverState;
 use hearth_sandbox::devices::virtio::vsock::VsockState;
-use hearth_sandbox::devices::virtio::{TransportState, queue::SavedQueue};
 use hearth_sandbox::host::HostIdentity;
 use kvm_bindings::{
     kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state,

@@ -42,6 +42,11 @@ const HASH_PIECE: usize = 256 * 1024;
 pub(crate) struct Caller(pub(super) Arc<AccessKey>);
 
 impl Caller {
+    /// The key's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.0.name
+    }
+
     pub(crate) fn may_invoke(&self, function: &str) -> bool {
         self.0.permissions.may_invoke(function)
     }

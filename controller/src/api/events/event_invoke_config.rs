@@ -12,13 +12,12 @@ use serde_json::{Value, json};
 
 use super::destinations::DestinationInput;
 use crate::api::app::App;
-use crate::api::http::body;
 use crate::api::http::error::ApiError;
-use crate::api::http::page;
 use crate::api::http::parameters::Parameters;
 use crate::api::http::response::json_response;
 use crate::api::http::violations::checked;
 use crate::api::http::wire::parse;
+use crate::api::http::{body, page};
 use crate::api::target::extract::Function;
 use crate::api::target::names::Named;
 use crate::events::{Destination, EventInvokeConfig, EventsError};

@@ -4,7 +4,6 @@
 //! This layer runs before the routes and their authentication, because a URL with `AuthType: NONE`
 //! is public. It also serves download links of packages, which carry their own signature.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +23,7 @@ use crate::api::access::authenticate::{Authenticator, Caller, UncheckedBodies};
 use crate::api::app::App;
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
+use crate::api::http::peer::Peer;
 use crate::api::http::request_id::RequestId;
 use crate::api::http::trace::trace_id;
 use crate::api::invocation::request::too_large;
@@ -35,10 +35,6 @@ use crate::function_url::{
     with_prelude,
 };
 use crate::pool::{Invocation, Limits, NotRun};
-
-/// The address of the client at the other end of the connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// The layer's state.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::target::names::Named;
+use crate::deploy::Progress;
 use crate::function::{
     Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging, Place,
     SharedGenerators, State, Status, UpdateStatus, VersionId,
@@ -25,6 +26,8 @@ pub(crate) struct Shown<'a> {
     last_update: Update<'a>,
     /// Why init runs in each instance of what serves; `None` if it does not.
     shared_generators: Option<&'a SharedGenerators>,
+    /// The key of the deploy that makes it.
+    pending: Option<&'a str>,
 }
 
 /// The result of the last change.
@@ -54,6 +57,7 @@ impl<'a> Shown<'a> {
                 .deployed
                 .as_ref()
                 .and_then(|deployed| deployed.made.shared_generators.as_ref()),
+            pending: record.pending_deploy.as_deref(),
         }
     }
 
@@ -75,6 +79,7 @@ impl<'a> Shown<'a> {
                 .made
                 .as_ref()
                 .and_then(|made| made.shared_generators.as_ref()),
+            pending: record.pending_deploy.as_deref(),
         }
     }
 
@@ -185,6 +190,25 @@ impl<'a> Shown<'a> {
                 .iter()
                 .map(|found| json!({ "Library": found.library, "File": found.file }));
             out["Hearth"] = json!({ "InitInEachInstance": libraries.collect::<Value>() });
+        }
+        out
+    }
+}
+
+impl Shown<'_> {
+    /// The same, with what its deploy does at the moment.
+    pub(super) fn configuration_now(&self, place: &Place, progress: &Progress) -> Value {
+        let mut out = self.configuration(place);
+        if let Some(doing) = self.pending.and_then(|key| progress.describe(key)) {
+            let updates = matches!(self.last_update, Update::Latest(Some(_)));
+            let key = if updates {
+                "LastUpdateStatusReason"
+            } else {
+                "StateReason"
+            };
+            if let Some(reason) = out[key].as_str() {
+                out[key] = format!("{reason} Now: {doing}").into();
+            }
         }
         out
     }

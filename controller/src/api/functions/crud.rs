@@ -153,7 +153,7 @@ pub(crate) async fn get(
     let target = app.target(&function, &named)?;
     let shown = target.shown(&function, &named);
     let mut answer = json!({
-        "Configuration": shown.configuration(&app.place),
+        "Configuration": shown.configuration_now(&app.place, &app.builder.progress),
         // The type for which clients download `Location` as a ZIP file.
         "Code": { "RepositoryType": "S3", "Location": app.downloads.location(shown.code(), &headers) },
     });
@@ -175,7 +175,9 @@ pub(crate) async fn get_configuration(
     let target = app.target(&function, &named)?;
     Ok(json_response(
         StatusCode::OK,
-        &target.shown(&function, &named).configuration(&app.place),
+        &target
+            .shown(&function, &named)
+            .configuration_now(&app.place, &app.builder.progress),
     ))
 }
 

@@ -1,5 +1,6 @@
 //! Tags of functions: read, put, remove.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -8,7 +9,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
-use std::collections::BTreeMap;
 
 use super::fields::check_tags;
 use crate::api::app::App;

@@ -1,7 +1,7 @@
 //! Hearth's own API.
 //!
 //! * [`logs`]: a function's log, in pages or followed
-//! * [`status`]: instances, status, pings
+//! * [`status`]: instances, status, pings, the end of a deploy
 //! * [`probes`]: health, readiness, metrics
 
 pub(super) mod logs;

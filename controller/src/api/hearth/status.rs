@@ -1,16 +1,18 @@
-//! The controller's instances, its status, and how long a ping to a guest takes.
+//! The controller's instances, its status, and how long a ping to a guest takes. And a request that ends
+//! a deploy.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
 use crate::api::http::parameters::{Parameters, number};
 use crate::api::http::response::json_response;
+use crate::api::target::extract::Namespaced;
 use crate::api::target::names::{NameForm, Named};
 use crate::function::Runtime;
 
@@ -35,6 +37,17 @@ pub(crate) async fn instances(
         StatusCode::OK,
         &json!({ "instances": instances }),
     ))
+}
+
+/// Ends the deploy of a function that is under way: its owner has something newer to deploy.
+pub(crate) async fn stop_deploy(
+    State(app): State<Arc<App>>,
+    Namespaced(named): Namespaced,
+) -> Result<Response, ApiError> {
+    app.deployer
+        .give_up(&named.name)
+        .map_err(|error| ApiError::control(error, &app.place.arn(&named.name)))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(crate) async fn status(State(app): State<Arc<App>>) -> Result<Response, ApiError> {

@@ -98,12 +98,26 @@ impl ApiError {
         )
     }
 
-    pub(crate) fn unknown_path() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "UnknownOperationException",
-            "There is nothing at this path",
-        )
+    /// No route has this path. Lambda's operations that Hearth does not have are named.
+    pub(crate) fn unknown_path(path: &str) -> Self {
+        const MISSING: [(&str, &str); 7] = [
+            ("/event-source-mappings", "event source mappings"),
+            ("/code-signing-configs", "code signing configurations"),
+            ("/recursion-config", "recursion configurations"),
+            ("/function-scaling-config", "scaling configurations"),
+            ("/capacity-providers", "capacity providers"),
+            ("/durable-execution", "durable executions"),
+            (
+                "/runtime-management-config",
+                "runtime management configurations",
+            ),
+        ];
+        let missing = MISSING.iter().find(|(part, _)| path.contains(part));
+        let message = match missing {
+            Some((_, what)) => format!("There is nothing at this path: Hearth has no {what}"),
+            None => "There is nothing at this path".to_owned(),
+        };
+        Self::new(StatusCode::NOT_FOUND, "UnknownOperationException", message)
     }
 
     pub(crate) fn method() -> Self {
@@ -407,6 +421,20 @@ mod tests {
         assert_eq!(body, json!({ "message": "why" }));
         let (_, _, body) = refused(ControlError::Invalid("why".into())).await;
         assert_eq!(body, json!({ "Type": "User", "message": "why" }));
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_hearth_does_not_have_is_named() {
+        let path = "/2015-03-31/event-source-mappings/";
+        let (status, _, body) = parts(ApiError::unknown_path(path)).await;
+        assert_eq!(status, 404);
+        let message = body["message"].as_str().unwrap();
+        assert!(
+            message.ends_with("Hearth has no event source mappings"),
+            "{message}"
+        );
+        let (_, _, body) = parts(ApiError::unknown_path("/elsewhere")).await;
+        assert_eq!(body["message"], "There is nothing at this path");
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! HTTP and JSON as all operations use them.
 //!
-//! * [`request_id`], [`trace`]: identifiers of requests
+//! * [`request_id`], [`trace`], [`peer`]: identifiers of requests, and the client's address
 //! * [`parameters`]: the path's segments and the query
 //! * [`body`], [`unread`], [`wire`]: bodies: reading within limits, handling unread rests, parsing JSON
 //! * [`violations`], [`error`]: errors, with Lambda's texts
@@ -10,6 +10,7 @@ pub(super) mod body;
 pub(super) mod error;
 pub(super) mod page;
 pub(super) mod parameters;
+pub(super) mod peer;
 pub(super) mod request_id;
 pub(super) mod response;
 pub(super) mod trace;

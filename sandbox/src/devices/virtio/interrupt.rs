@@ -92,8 +92,9 @@ impl Interrupt {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::*;
 
     fn line() -> (Interrupt, EventFd) {
         let fd = EventFd::new(EFD_NONBLOCK).unwrap();

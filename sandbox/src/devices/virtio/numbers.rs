@@ -5,11 +5,10 @@ use virtio_bindings::{virtio_blk, virtio_config, virtio_ids, virtio_mmio, virtio
 
 use super::block::{Block, request};
 use super::device::VirtioDevice;
-use super::interrupt;
 use super::mmio::{F_VERSION_1, register};
 use super::mock_driver::{INDIRECT, NEXT, WRITE};
-use super::status;
 use super::vsock::Vsock;
+use super::{interrupt, status};
 
 #[test]
 fn registers_are_where_the_kernel_looks_for_them() {

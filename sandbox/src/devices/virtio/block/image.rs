@@ -88,8 +88,9 @@ impl Image {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Write;
+
+    use super::*;
 
     fn image(file: File) -> Result<Image, ImageError> {
         Image::new(file, "2".into())

@@ -25,11 +25,10 @@
 mod tests;
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
+use std::{fmt, io};
 
 use hearth_protocol::guest::{AGENT_PORT, HOST_CID};
 use serde::{Deserialize, Serialize};
