@@ -101,7 +101,9 @@ def slow_init(folder):
     """A function whose init does not end."""
     shell_function(folder)
     program = folder / "bootstrap"
-    text = program.read_text().replace("while :; do", "echo loading\nbusybox sleep 600\nwhile :; do")
+    text = program.read_text().replace(
+        "while :; do", "echo loading\nbusybox sleep 600\nwhile :; do"
+    )
     program.write_text(text)
     return folder
 
