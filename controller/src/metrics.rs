@@ -204,7 +204,7 @@ impl Metrics {
             )?,
             evictions: counter(
                 "hearth_evictions_total",
-                "Idle instances that the controller ended because other instances needed their memory or place.",
+                "Idle instances that the controller ended because other instances needed their memory or their slot.",
             )?,
             logs_lost: counter(
                 "hearth_log_batches_lost_total",

@@ -72,11 +72,11 @@ async fn permitted(app: &Arc<App>, request: Request) -> Result<Request, ApiError
     Err(ApiError::access(&AuthError::Denied {
         caller: format!(
             "arn:{}:iam::{}:user/{}",
-            app.place.partition(),
-            app.place.account,
+            app.arn_scope.partition(),
+            app.arn_scope.account,
             key.name
         ),
         action: action.name().into(),
-        resource: function.map_or_else(|| "*".into(), |named| named.arn(&app.place)),
+        resource: function.map_or_else(|| "*".into(), |named| named.arn(&app.arn_scope)),
     }))
 }
