@@ -334,7 +334,7 @@ fn a_list_of_what_clones_have_for_themselves_that_leaves_memory_is_refused() {
     original.done(Command::Pause);
     let mut errand = guest.snapshot("one");
     errand.command = Command::Snapshot(Snapshot {
-        zero_pages: vec![u64::MAX & !4095],
+        zero_pages: vec![!4095],
         random_ranges: Vec::new(),
     });
     let refusal = original.refused(errand);

@@ -168,7 +168,12 @@ VmFlags: rd ex mr mw me de sd
             process.code[1].link,
             PathBuf::from("/proc/42/map_files/7f0000002000-7f0000003000")
         );
-        assert_eq!(process.wipe_on_fork, [0x7f00_0000_0000..0x7f00_0000_1000]);
+        let marked: Vec<_> = process
+            .wipe_on_fork
+            .iter()
+            .map(|r| (r.start, r.end))
+            .collect();
+        assert_eq!(marked, [(0x7f00_0000_0000, 0x7f00_0000_1000)]);
     }
 
     #[test]
