@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{App, Downloads};
-use crate::auth::GateError;
+use crate::auth::AuthSetupError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
 use crate::events::{
     Bounds, Events, EventsError, EventsStartError, PooledFunctions, RetrySettings,
 };
-use crate::function::Place;
+use crate::function::ArnScope;
 use crate::instance::{Identities, JailSettings, ProcessLauncher};
 use crate::limits::{CpuCgroups, Isolation};
 use crate::logs::{Kept, LogStore};
@@ -51,7 +51,7 @@ pub enum StartError {
     Settings(#[from] SettingsError),
     /// Clients can't be authenticated as the settings require it.
     #[error(transparent)]
-    Gate(#[from] GateError),
+    Authentication(#[from] AuthSetupError),
     /// The data directory can't be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -166,7 +166,7 @@ impl Controller {
             None => host_memory_mib()? * MEMORY_SHARE.0 / MEMORY_SHARE.1,
         };
         metrics.set_host(cgroups.isolation(), memory_budget_mib);
-        let place = Place {
+        let arn_scope = ArnScope {
             region: settings.region.clone(),
             account: settings.account.clone(),
         };
@@ -193,7 +193,7 @@ impl Controller {
             data.clone(),
             host_facts,
             Packages::in_folder(&data.packages())?,
-            place.clone(),
+            arn_scope.clone(),
             times,
             settings.mailbox,
             settings.max_deploys as usize,
@@ -245,7 +245,7 @@ impl Controller {
             PooledFunctions::new(
                 catalog.clone(),
                 pool.clone(),
-                place.clone(),
+                arn_scope.clone(),
                 for_events(memory_budget_mib),
             ),
             &metrics,
@@ -256,7 +256,7 @@ impl Controller {
         let isolation = cgroups.isolation();
         let downloads = Downloads::new().map_err(host("making a key for links"))?;
         let app = Arc::new(App {
-            place,
+            arn_scope,
             catalog,
             pool,
             events,

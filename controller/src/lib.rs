@@ -36,7 +36,7 @@ pub use data_dir::DataDirError;
 pub use events::EventsError;
 pub use limits::CpuLimit;
 pub use process_log::{LogError, LogFormat, LogSettings};
-pub use registry::{KeyError, NotOpened, RegistryError};
+pub use registry::{KeyError, NotDecrypted, RegistryError};
 pub use serve::{ServeError, serve};
 pub use settings::{Settings, SettingsError, address};
 

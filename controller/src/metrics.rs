@@ -1,4 +1,5 @@
-//! Numbers for Prometheus. One value holds them all and is passed to whoever counts.
+//! The controller's metrics for Prometheus. The parts of the controller share one [`Metrics`] and count
+//! in it.
 
 use std::time::Duration;
 
@@ -18,10 +19,10 @@ const SECONDS: [f64; 20] = [
     5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
 ];
 
-/// What can become of a deploy.
+/// The outcomes of a deploy.
 const DEPLOY_OUTCOMES: [&str; 3] = ["successful", "failed", "superseded"];
 
-/// Every number of a controller. Those of a function are named after Lambda's in CloudWatch.
+/// All metrics of a controller. Those of a function are named after Lambda's metrics in CloudWatch.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -64,8 +65,8 @@ pub(crate) struct Census {
 }
 
 impl Metrics {
-    /// `error_kinds`: every kind that [`Metrics::error`] is ever given. [`Metrics::forget`] removes
-    /// the series of these alone.
+    /// `error_kinds`: all kinds that callers pass to [`Metrics::error`]. [`Metrics::forget`] removes
+    /// only the series of these.
     pub(crate) fn new(error_kinds: &'static [&'static str]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {
@@ -109,23 +110,23 @@ impl Metrics {
         Ok(Self {
             queue: histograms(
                 "hearth_queue_duration_seconds",
-                "Time from accepting an invocation to having an instance for it.",
+                "Time from when the controller accepts an invocation until an instance is ready for it.",
                 &function,
             )?,
             requests: counters(
                 "hearth_http_requests_total",
-                "HTTP requests by method, route and status. The route none stands for requests that were \
-                 refused before they were routed, and for function URLs.",
+                "HTTP requests by method, route and status. The route is none for function URLs and for \
+                 requests that the controller refused before routing.",
                 &["method", "route", "status"],
             )?,
             deploys_under_way: gauges(
                 "hearth_deploys",
-                "Deploys under way by state: running, or waiting for others (--max-deploys).",
+                "Current deploys by state: running, or waiting for other deploys (--max-deploys).",
                 &["state"],
             )?,
             deploy_duration: histograms(
                 "hearth_deploy_duration_seconds",
-                "Time of a successful deploy, waiting for others included.",
+                "Time of a successful deploy, including the time that it waited for other deploys.",
                 &[],
             )?,
             data_free: gauge(
@@ -134,22 +135,22 @@ impl Metrics {
             )?,
             invocations: counters(
                 "hearth_invocations_total",
-                "Invocations that ran, failed ones included.",
+                "Invocations that ran, including those that failed.",
                 &function,
             )?,
             errors: counters(
                 "hearth_errors_total",
-                "Invocations that ended in a function error, timeouts included.",
+                "Invocations that ended in a function error, including timeouts.",
                 &["function", "error"],
             )?,
             throttles: counters(
                 "hearth_throttles_total",
-                "Invocations refused because a concurrency or memory limit was reached.",
+                "Invocations that the controller refused because of a concurrency or memory limit.",
                 &function,
             )?,
             duration: histograms(
                 "hearth_duration_seconds",
-                "Time from sending the event to the function until its answer.",
+                "Time from when the controller sends the event until it has the function's answer.",
                 &function,
             )?,
             restore: histograms(
@@ -159,7 +160,7 @@ impl Metrics {
             )?,
             post_runtime_extensions: histograms(
                 "hearth_post_runtime_extensions_duration_seconds",
-                "Time that extensions ran on after the function's answer.",
+                "Time that extensions ran after the function's answer.",
                 &function,
             )?,
             init: histograms(
@@ -169,13 +170,13 @@ impl Metrics {
             )?,
             starts: counters(
                 "hearth_starts_total",
-                "Invocations by start type: cold (restored from a snapshot) or warm (idle instance reused).",
+                "Invocations by start type: cold (in a new instance) or warm (in an idle instance).",
                 &["function", "start"],
             )?,
             deploys,
             failures: counters(
                 "hearth_instance_failures_total",
-                "Instances that failed or were killed, by reason.",
+                "Instances that failed or that the controller killed, by reason.",
                 &["reason"],
             )?,
             instances: gauges("hearth_instances", "Instances by state.", &["state"])?,
@@ -189,41 +190,41 @@ impl Metrics {
             )?,
             shells: gauge(
                 "hearth_shells",
-                "Sandbox processes that are ready for a restore and unused.",
+                "Shells: sandbox processes that wait for a restore.",
             )?,
             cpu_isolation: gauges(
                 "hearth_cpu_isolation",
-                "1 for the cgroup version that enforces CPU shares, or for none.",
+                "1 for the cgroup version that enforces CPU shares, or for the mode none; 0 for all others.",
                 &["mode"],
             )?,
             jail: gauges(
                 "hearth_jail",
-                "1 for each part of the sandboxes' jail that is active, 0 for each that is not.",
+                "1 for each active part of the sandboxes' jail, 0 for each inactive part.",
                 &["part"],
             )?,
             evictions: counter(
                 "hearth_evictions_total",
-                "Idle instances ended to make room for other instances.",
+                "Idle instances that the controller ended because other instances needed their memory or their slot.",
             )?,
             logs_lost: counter(
                 "hearth_log_batches_lost_total",
-                "Batches of function output dropped because they came faster than they could be stored.",
+                "Batches of function output that the controller dropped because it could not store them in time.",
             )?,
             rebuilds: counter(
                 "hearth_snapshot_rebuilds_total",
-                "Snapshots that were rebuilt because the stored one was unusable.",
+                "Snapshots that the controller rebuilt because the stored one was unusable.",
             )?,
             registry,
             error_kinds,
         })
     }
 
-    /// Where parts of the controller register numbers of their own.
+    /// For parts of the controller that register further metrics.
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// An invocation ran.
+    /// Counts an invocation that ran in an instance.
     pub(crate) fn invocation(&self, function: &str, cold: bool, took: Duration) {
         self.invocations.with_label_values(&[function]).inc();
         let start = if cold { "cold" } else { "warm" };
@@ -233,7 +234,7 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// It ended in an error of this kind, one of a fixed set.
+    /// Counts an invocation that ended in a function error of this kind, one of a fixed set.
     pub(crate) fn error(&self, function: &str, kind: &'static str) {
         self.errors.with_label_values(&[function, kind]).inc();
     }
@@ -260,14 +261,15 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// How long an invocation waited for its instance.
+    /// Records how long an invocation waited for its instance.
     pub(crate) fn queued(&self, function: &str, took: Duration) {
         self.queue
             .with_label_values(&[function])
             .observe(took.as_secs_f64());
     }
 
-    /// A request was answered. Method and route are of a fixed set: clients may send any method.
+    /// Counts an answered request. Unusual methods count as `other`. Otherwise clients could create any
+    /// number of series.
     pub(crate) fn request(&self, method: &Method, route: &str, status: StatusCode) {
         let method = match method.as_str() {
             known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS") => known,
@@ -277,14 +279,14 @@ impl Metrics {
         self.requests.with_label_values(&labels).inc();
     }
 
-    /// How long a deploy took that succeeded.
+    /// Records how long a successful deploy took.
     pub(crate) fn deployed(&self, took: Duration) {
         self.deploy_duration
             .with_label_values::<&str>(&[])
             .observe(took.as_secs_f64());
     }
 
-    /// What is only known when it is asked for.
+    /// Sets the gauges whose values are read only when a client requests the metrics.
     pub(crate) fn set_current(&self, running: usize, waiting: usize, data_free: Option<u64>) {
         for (state, count) in [("running", running), ("waiting", waiting)] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -305,9 +307,9 @@ impl Metrics {
         self.failures.with_label_values(&[reason]).inc();
     }
 
-    /// Forgets a deleted function's series, or they would pile up.
+    /// Removes the series of a deleted function. Otherwise they would accumulate.
     pub(crate) fn forget(&self, function: &str) {
-        // An error says that the function was never invoked that way: nothing to forget.
+        // An error means that there is no such series.
         let _ = self.invocations.remove_label_values(&[function]);
         let _ = self.throttles.remove_label_values(&[function]);
         let _ = self.duration.remove_label_values(&[function]);
@@ -342,7 +344,7 @@ impl Metrics {
         }
     }
 
-    /// Prometheus's text format, with the gauges as they are now.
+    /// All metrics in Prometheus's text format.
     pub(crate) fn text(&self, census: Census, shells: usize) -> Result<String, prometheus::Error> {
         for (state, count) in [
             ("starting", census.starting),
@@ -371,7 +373,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_is_in_the_text_and_what_was_forgotten_is_not() {
+    fn the_text_has_all_series_except_those_of_deleted_functions() {
         let metrics = Metrics::new(&["timeout"]).unwrap();
         metrics.set_host(Isolation::V1, 1);
         metrics.set_jail(&Jail {

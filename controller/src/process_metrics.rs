@@ -1,5 +1,5 @@
-//! The numbers that Prometheus's own client libraries have of every process, by the names that dashboards
-//! expect: read from `/proc/self` when they are asked for.
+//! The standard process metrics of Prometheus's client libraries, with the names that dashboards expect.
+//! They are read from `/proc/self` when a client requests the metrics.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -7,10 +7,10 @@ use prometheus::{Counter, Gauge};
 
 /// `USER_HZ`: the unit of times in `/proc`, the same on every x86-64 Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// Of x86-64.
+/// The page size of x86-64.
 const PAGE: f64 = 4096.0;
 
-/// Of this process.
+/// The process metrics of the controller.
 #[derive(Debug)]
 pub(crate) struct ProcessMetrics {
     cpu: Counter,
@@ -47,7 +47,7 @@ impl ProcessMetrics {
         })
     }
 
-    /// What can't be read keeps its last value.
+    /// Updates the metrics. A value that can't be read stays the last one.
     fn read(&self) {
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         if let Some(stat) = Stat::parse(&text("/proc/self/stat")) {
@@ -61,7 +61,7 @@ impl ProcessMetrics {
             }
         }
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-            // The folder that is being read is one of them.
+            // One of the descriptors is that of this folder.
             let open = u32::try_from(open.count().saturating_sub(1)).unwrap_or(u32::MAX);
             self.open_fds.set(open.into());
         }
@@ -103,13 +103,13 @@ impl Collector for ProcessMetrics {
     }
 }
 
-/// What is needed of `/proc/self/stat`.
+/// Some fields of `/proc/self/stat`.
 #[derive(Debug, PartialEq)]
 struct Stat {
-    /// In user and kernel mode.
+    /// CPU time in user and kernel mode.
     ticks: f64,
     threads: f64,
-    /// After the host's boot.
+    /// Start of the process after the host's boot.
     start_ticks: f64,
     virtual_bytes: f64,
     resident_pages: f64,

@@ -1,8 +1,8 @@
-//! The HTTP server's life: listen, accept within limits, drain when told to.
+//! The HTTP server: listens, accepts connections, and drains them at shutdown.
 //!
-//! A client must not be able to hold the server up: headers have to arrive within a time, the
-//! number of connections is bounded, bodies are bounded and timed where they are read, and answers
-//! have to be taken.
+//! A client can't block the server. The number of connections is limited. The server closes a
+//! connection if a request's headers take too long or if the client does not read its answer. The code
+//! that reads a body limits its size and its time.
 
 use std::future::Future;
 use std::io;
@@ -24,37 +24,39 @@ use tower::util::MapRequest;
 
 use crate::api;
 use crate::assembly::{Controller, StartError};
-use crate::auth::Gate;
+use crate::auth::Authentication;
 use crate::data_dir::DataDirError;
 use crate::repoll::Repoll;
 use crate::settings::Settings;
 
-/// Longest time for a request's headers, from the connection's (or the previous response's) end.
+/// Longest time for a request's headers, from the start of the connection or the end of the previous
+/// response.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest time in which a client takes nothing of what is sent to it, in milliseconds. Without it one
-/// that never reads keeps its connection for ever: the kernel goes on asking for room, and is answered.
-const UNTAKEN: u32 = 120_000;
+/// Longest time in which a client reads nothing of an answer, in milliseconds. Without this limit a
+/// client that never reads could keep its connection for ever: its kernel answers the probes of a full
+/// window.
+const UNREAD_LIMIT_MS: u32 = 120_000;
 
-/// Largest request line and headers, in bytes; bodies are read in pieces of at most this.
+/// Largest request line and headers, in bytes. It is also the largest piece of a body.
 const MAX_HEADERS: usize = 64 * 1024;
 /// Most connections at once to the address for metrics.
-const MONITORS: usize = 32;
-/// For answers to invocations that were ended by the shutdown.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const MONITORING_CONNECTIONS: usize = 32;
+/// Time for the answers to invocations that the shutdown has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
-/// Why the controller could not start or stopped.
+/// Why the controller could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Something that it needs is missing.
+    /// A part of the controller could not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The address can't be listened on.
+    /// The controller can't listen on the address.
     #[error("can't listen on {address}: {source}")]
     Listen {
-        /// The address asked for.
+        /// The address in the settings.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// The address file can't be written.
@@ -62,16 +64,16 @@ pub enum ServeError {
     Address(DataDirError),
 }
 
-/// Runs a controller until `shutdown` completes, then drains it. `ready` gets the address that it
-/// listens on once it accepts connections.
+/// Runs a controller until `shutdown` completes, then drains it. Sends the address to `ready` as soon as
+/// the controller accepts connections.
 pub async fn serve(
     settings: Settings,
     ready: Option<oneshot::Sender<SocketAddr>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     settings.check().map_err(StartError::Settings)?;
-    let gate = Gate::of(&settings).map_err(StartError::Gate)?;
-    // The ports first: a second controller on them should not get as far as starting microVMs.
+    let authentication = Authentication::of(&settings).map_err(StartError::Authentication)?;
+    // The ports first, so that a second controller with the same ports starts no microVMs.
     let (listener, address) = listen(settings.listen).await?;
     let monitoring = match settings.metrics_listen {
         Some(wanted) => Some(listen(wanted).await?),
@@ -86,23 +88,28 @@ pub async fn serve(
         controller.stop().await;
         return Err(ServeError::Address(error));
     }
-    tracing::info!("listening on http://{address}");
+    tracing::info!("the controller listens on http://{address}");
     if let Some(ready) = ready {
-        // Whoever asked may have gone; then nobody needs the address.
+        // An error means that the caller has dropped the receiver and does not need the address.
         let _ = ready.send(address);
     }
     if let Some((listener, address)) = monitoring {
-        tracing::info!("metrics on http://{address}/metrics");
+        tracing::info!("the controller serves metrics on http://{address}/metrics");
         let router = api::monitoring(controller.app.clone());
         let end = controller.app.draining.clone().cancelled_owned();
-        tokio::spawn(accept(listener, router, MONITORS, Box::pin(end)));
+        tokio::spawn(accept(
+            listener,
+            router,
+            MONITORING_CONNECTIONS,
+            Box::pin(end),
+        ));
     }
-    let router = api::router(controller.app.clone(), &gate);
+    let router = api::router(controller.app.clone(), &authentication);
     let leaving = controller.app.leaving.clone();
     let delay = Duration::from_secs(settings.drain_delay);
     let shutdown = Box::pin(async move {
         shutdown.await;
-        leave(&leaving, delay).await;
+        announce_shutdown(&leaving, delay).await;
     });
     let graceful = accept(
         listener,
@@ -115,17 +122,17 @@ pub async fn serve(
     let drain = Duration::from_secs(settings.drain_timeout);
     drain_connections(&controller, graceful, drain).await;
     controller.stop().await;
-    tracing::info!("ended");
+    tracing::info!("the controller has ended");
     Ok(())
 }
 
-/// Says that the controller is about to end, and lets the port stay open for a while.
-async fn leave(leaving: &CancellationToken, delay: Duration) {
+/// Makes /readyz answer 503 and keeps the port open for `delay`.
+async fn announce_shutdown(leaving: &CancellationToken, delay: Duration) {
     leaving.cancel();
     if !delay.is_zero() {
         tracing::info!(
             seconds = delay.as_secs(),
-            "not ready any more; new connections are accepted for a while"
+            "/readyz answers 503 from now on; the controller still accepts connections"
         );
         tokio::time::sleep(delay).await;
     }
@@ -141,11 +148,11 @@ async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeEr
     Ok((listener, address))
 }
 
-/// Lets requests and events that run end, up to a limit; then ends what they wait for.
+/// Waits until all requests and events have ended. After `limit`, ends the instances that they wait for.
 async fn drain_connections(controller: &Controller, graceful: GracefulShutdown, limit: Duration) {
     tracing::info!(
         connections = graceful.count(),
-        "no new connections; waiting for requests"
+        "the controller accepts no more connections and waits for requests"
     );
     let events = &controller.app.events;
     let done = async { tokio::join!(graceful.shutdown(), events.drained()) };
@@ -157,19 +164,20 @@ async fn drain_connections(controller: &Controller, graceful: GracefulShutdown, 
     events.abandon();
     controller.app.pool.close();
     controller.app.pool.kill();
-    // Their callers hear what became of them.
-    if tokio::time::timeout(LAST_WORDS, done).await.is_err() {
-        tracing::warn!("some clients did not take their answers");
+    // The callers of the ended invocations get errors.
+    if tokio::time::timeout(LAST_ANSWERS, done).await.is_err() {
+        tracing::warn!("some clients did not read their answers");
     }
 }
 
-/// How a client's connection sends. It ends when the client takes nothing for `untaken` milliseconds.
-fn prepare(stream: &TcpStream, untaken: u32) -> io::Result<()> {
-    setsockopt(stream, sockopt::TcpUserTimeout, &untaken)?;
+/// Sets the options of a client's socket. The kernel closes the connection if the client reads nothing
+/// for `unread_limit` milliseconds.
+fn prepare(stream: &TcpStream, unread_limit: u32) -> io::Result<()> {
+    setsockopt(stream, sockopt::TcpUserTimeout, &unread_limit)?;
     stream.set_nodelay(true)
 }
 
-/// Accepts connections until `shutdown`, and returns those that are there.
+/// Accepts connections until `shutdown`, and returns the open ones.
 async fn accept(
     listener: TcpListener,
     router: Router,
@@ -191,26 +199,26 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of descriptors or the like: give others time to give some back.
-                    tracing::warn!(%error, "accept");
+                    // Often too many open files: other tasks may close some in the meantime.
+                    tracing::warn!(%error, "the controller can't accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             },
             () = &mut shutdown => break,
         };
-        if let Err(error) = prepare(&stream, UNTAKEN) {
-            tracing::debug!(%error, "socket options");
+        if let Err(error) = prepare(&stream, UNREAD_LIMIT_MS) {
+            tracing::debug!(%error, "a client's socket does not take its options");
         }
-        let told = move |mut request: Request<Incoming>| {
+        let with_peer = move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(api::Peer(peer));
             request
         };
-        let service = TowerToHyperService::new(MapRequest::new(router.clone(), told));
+        let service = TowerToHyperService::new(MapRequest::new(router.clone(), with_peer));
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             if let Err(error) = Repoll::new(connection).await {
-                tracing::debug!(%error, "connection");
+                tracing::debug!(%error, "a client's connection has failed");
             }
             drop(permit);
         });
@@ -226,18 +234,18 @@ mod tests {
 
     /// The port closed at once, so that /readyz never said 503 to a load balancer.
     #[tokio::test]
-    async fn a_controller_says_that_it_leaves_before_its_port_closes() {
+    async fn readyz_answers_503_before_the_port_closes() {
         let leaving = CancellationToken::new();
         tokio::select! {
-            () = leave(&leaving, Duration::from_secs(600)) => panic!("the port is closed"),
+            () = announce_shutdown(&leaving, Duration::from_secs(600)) => panic!("the port is closed"),
             () = leaving.cancelled() => {}
         }
-        leave(&leaving, Duration::ZERO).await;
+        announce_shutdown(&leaving, Duration::ZERO).await;
     }
 
-    /// One that never read kept its connection, and its answer, for as long as it liked.
+    /// A client that never read could keep its connection, and the answer in memory, for ever.
     #[tokio::test]
-    async fn a_client_that_takes_nothing_is_given_up() {
+    async fn the_connection_of_a_client_that_reads_nothing_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, accepted) = tokio::join!(client, listener.accept());

@@ -1,4 +1,4 @@
-//! What can be set from the command line or the environment, with its units, ranges and defaults.
+//! The controller's settings, from the command line or environment variables.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +14,8 @@ use crate::limits::CpuLimit;
 /// Settings of a controller. `hearthd`, `hearth serve` and `hearth dev` share them.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// Address to listen on; port 0 picks a free one (the log and DATA/hearthd.addr say which).
+    /// Address to listen on; port 0 picks a free one, which is in the log and in
+    /// DATA/hearthd.addr.
     #[arg(
         long,
         env = "HEARTH_LISTEN",
@@ -24,31 +25,31 @@ pub struct Settings {
     )]
     pub listen: SocketAddr,
 
-    /// Listen on an address that is not loopback and check no signatures: whoever reaches the port
-    /// can run code. Without this it takes access keys (`hearth keys create`).
+    /// Check no signatures on an address that is not loopback: every client that reaches the port can
+    /// run code. Without this option such an address needs access keys (`hearth keys create`).
     #[arg(long, env = "HEARTH_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
-    /// Check signatures on loopback too, as behind a proxy that others reach.
+    /// Check signatures on loopback too, for example behind a proxy that other machines reach.
     #[arg(long, env = "HEARTH_REQUIRE_SIGNATURES", value_parser = BoolishValueParser::new())]
     pub require_signatures: bool,
 
-    /// Second address, with /metrics, /healthz and /readyz alone and without signatures: for a
-    /// Prometheus where the first address takes signatures.
+    /// Second address that serves only /metrics, /healthz and /readyz, without signatures: for a
+    /// Prometheus if the first address needs signatures.
     #[arg(long, env = "HEARTH_METRICS_LISTEN", value_name = "ADDR:PORT", value_parser = address)]
     pub metrics_listen: Option<SocketAddr>,
 
-    /// Everything that outlives the process: registry, packages, images, snapshots, logs
+    /// Directory of all data that the controller keeps: registry, packages, images, snapshots, logs
     /// [default: /var/lib/hearth for root, else ~/.local/share/hearth].
     #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
-    /// The key that environment variables are encrypted with in the registry; made at the first
-    /// start. Without it they are lost: keep a copy elsewhere [default: DATA/secrets.key].
+    /// Key file for the environment variables, which are encrypted in the registry. The controller makes
+    /// it at the first start. Without the file they are lost: keep a copy elsewhere [default: DATA/secrets.key].
     #[arg(long, env = "HEARTH_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
 
-    /// Where `hearth-rootfs` put kernel and runtime images [default: ~/.cache/hearth].
+    /// Directory in which `hearth-rootfs` stores the kernel and runtime images [default: ~/.cache/hearth].
     #[arg(long, env = "HEARTH_CACHE", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
 
@@ -73,21 +74,21 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_MAX_INSTANCES", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_instances: u32,
 
-    /// Most instances at once of one function [default: as many as of all].
+    /// Most instances at once of one function [default: the same as of all functions].
     #[arg(long, env = "HEARTH_MAX_INSTANCES_PER_FUNCTION", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_instances_per_function: Option<u32>,
 
-    /// Memory that instances may have together, counted by their functions' memory size, in MiB
-    /// [default: 70 % of the host's].
+    /// Most memory of all instances together, as the sum of their functions' memory sizes, in MiB
+    /// [default: 70 % of the host's memory].
     #[arg(long, env = "HEARTH_MEMORY_BUDGET_MIB", value_name = "MIB")]
     pub memory_budget_mib: Option<u64>,
 
-    /// Whether runtimes exchange events and answers with the host through memory, without the guest's
-    /// kernel, where they can.
+    /// Whether runtimes that support it exchange events and answers with the host through shared memory
+    /// instead of the guest's kernel.
     #[arg(long, env = "HEARTH_MAILBOX", value_enum, default_value_t = MailboxUse::On)]
     pub mailbox: MailboxUse,
 
-    /// Seconds after which an idle instance is ended.
+    /// Seconds after which the controller ends an idle instance.
     #[arg(
         long,
         env = "HEARTH_IDLE_TIMEOUT",
@@ -96,8 +97,8 @@ pub struct Settings {
     )]
     pub idle_timeout: u64,
 
-    /// Milliseconds that an invocation waits for an instance when every limit is reached, before it
-    /// is refused with 429.
+    /// Milliseconds that an invocation waits for an instance if a limit is reached. Then the controller
+    /// refuses it with 429.
     #[arg(
         long,
         env = "HEARTH_THROTTLE_WAIT_MS",
@@ -106,11 +107,11 @@ pub struct Settings {
     )]
     pub throttle_wait_ms: u64,
 
-    /// Sandbox processes started ahead of need.
+    /// Sandbox processes that the controller starts in advance.
     #[arg(long, env = "HEARTH_SHELLS", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
     pub shells: u32,
 
-    /// Deploys at work at the same time.
+    /// Most deploys that run at the same time.
     #[arg(long, env = "HEARTH_MAX_DEPLOYS", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_deploys: u32,
 
@@ -123,7 +124,7 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_BOOT_TIMEOUT", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]
     pub boot_timeout: u64,
 
-    /// Seconds that running invocations get to end after SIGTERM.
+    /// Seconds that the controller waits for running invocations after SIGTERM.
     #[arg(
         long,
         env = "HEARTH_DRAIN_TIMEOUT",
@@ -132,8 +133,8 @@ pub struct Settings {
     )]
     pub drain_timeout: u64,
 
-    /// Seconds after SIGTERM during which new connections are still accepted and /readyz answers 503, so
-    /// that a load balancer sends its requests elsewhere before the port closes.
+    /// Seconds after SIGTERM during which the controller still accepts connections and /readyz answers
+    /// 503, so that a load balancer sends its requests elsewhere before the port closes.
     #[arg(long, env = "HEARTH_DRAIN_DELAY", default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub drain_delay: u64,
 
@@ -142,70 +143,72 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_CPU_LIMIT", value_enum, default_value_t = CpuLimit::Share)]
     pub cpu_limit: CpuLimit,
 
-    /// Refuse to start unless every sandbox can be locked up completely: user of its own, empty
-    /// root, namespaces, Landlock, system call filters. That takes root.
+    /// Refuse to start if the jail of sandboxes would be incomplete. Its parts: a user for each sandbox,
+    /// empty root, namespaces, Landlock, system call filters. This needs root.
     #[arg(long, env = "HEARTH_REQUIRE_JAIL", value_parser = BoolishValueParser::new())]
     pub require_jail: bool,
 
-    /// First of 16,384 user and group ids that sandboxes get, each its own, when the controller is
-    /// root. Nobody else may have them [default: a range from 1,879,048,192 on that depends on the
+    /// First of 16,384 user and group ids. If the controller is root, each sandbox runs with one of them.
+    /// Nothing else on the host may use them [default: a range from 1,879,048,192 on that depends on the
     /// data directory].
     #[arg(long, env = "HEARTH_JAIL_FIRST_ID", value_name = "ID", value_parser = clap::value_parser!(u32).range(1..=0xffff_0000))]
     pub jail_first_id: Option<u32>,
 
-    /// Most HTTP connections at once; further ones wait to be accepted.
+    /// Most HTTP connections at once; further ones wait in the kernel's queue.
     #[arg(long, env = "HEARTH_MAX_CONNECTIONS", default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections: u32,
 
-    /// Most events (asynchronous invocations) in the queue; further ones are refused with 429.
+    /// Most events (asynchronous invocations) in the queue. The controller refuses further ones with 429.
     #[arg(long, env = "HEARTH_EVENT_QUEUE_EVENTS", default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub event_queue_events: u64,
 
-    /// Most disk that queued events may take, in MiB; further ones are refused with 429.
+    /// Most disk space for queued events, in MiB. The controller refuses further ones with 429.
     #[arg(long, env = "HEARTH_EVENT_QUEUE_MIB", default_value_t = 4096, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub event_queue_mib: u64,
 
     /// Most events that run at the same time, of all functions together [default: nine tenths of the
-    /// most instances, so that synchronous invocations find some].
+    /// maximum of instances, so that some are left for synchronous invocations].
     #[arg(long, env = "HEARTH_EVENT_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub event_concurrency: Option<u32>,
 
-    /// Milliseconds from an event's function error to its second run; to the third it is twice that.
+    /// Milliseconds from an event's first function error to its second run. Twice this time passes before
+    /// the third run.
     #[arg(long, env = "HEARTH_EVENT_RETRY_BASE_MS", default_value_t = 60_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub event_retry_base_ms: u64,
 
-    /// Seconds after which an event is dropped that could not be run, unless its function says
-    /// otherwise.
+    /// Seconds after which the controller drops an event that could not run, if the function has no
+    /// setting of its own.
     #[arg(long, env = "HEARTH_EVENT_MAX_AGE", default_value_t = 21_600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_209_600))]
     pub event_max_age: u64,
 
-    /// Log records kept on disk for each function, in MiB.
+    /// Most disk space for the log records of each function, in MiB.
     #[arg(long, env = "HEARTH_LOG_MIB", default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub log_mib: u64,
 
-    /// Seconds that log records are kept, if there is room for them [default: two weeks].
+    /// Seconds after which the controller deletes log records; earlier if their space is full
+    /// [default: two weeks].
     #[arg(long, env = "HEARTH_LOG_RETENTION", default_value_t = 1_209_600, hide_default_value = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..=315_360_000))]
     pub log_retention: u64,
 }
 
-/// A default that needs the environment, and the environment did not have it.
+/// A setting is wrong, or its default can't be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// No `$HOME` to put defaults under.
-    #[error("$HOME is not set: say {0} DIR")]
+    /// The default needs `$HOME`.
+    #[error("$HOME is not set: use {0} DIR")]
     NoHome(&'static str),
-    /// No path of this executable to look beside.
-    #[error("can't tell where this executable lies ({0}): say --sandbox-bin FILE")]
+    /// The default needs the path of this executable.
+    #[error("can't find the path of this executable ({0}): use --sandbox-bin FILE")]
     NoExecutable(std::io::Error),
-    /// Not twelve digits.
+    /// The account is not twelve digits.
     #[error("account {0:?}: expected twelve digits")]
     Account(String),
-    /// Not a region's form.
+    /// The region does not have the form of a region.
     #[error("region {0:?}: expected a form like us-east-1")]
     Region(String),
 }
 
-/// An address to listen on, for a command line.
+/// Parses an address of the command line.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     let local = text.strip_prefix("localhost:");
     let numeric = local.map(|port| format!("127.0.0.1:{port}"));
@@ -222,7 +225,7 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl Settings {
-    /// What an empty command line gives, environment variables included.
+    /// The settings of an empty command line, with the environment variables.
     pub fn defaults() -> Result<Self, clap::Error> {
         #[derive(Parser)]
         struct Alone {
@@ -232,7 +235,7 @@ impl Settings {
         Alone::try_parse_from(["hearthd"]).map(|alone| alone.settings)
     }
 
-    /// Refuses combinations that no single argument's parser can see.
+    /// Checks the account and the region.
     pub(crate) fn check(&self) -> Result<(), SettingsError> {
         if !is_account(&self.account) {
             return Err(SettingsError::Account(self.account.clone()));
@@ -243,7 +246,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The data directory, default applied.
+    /// The data directory, or its default.
     pub fn data_dir(&self) -> Result<PathBuf, SettingsError> {
         if let Some(dir) = &self.data_dir {
             return Ok(dir.clone());
@@ -255,7 +258,7 @@ impl Settings {
         Ok(home.join(".local/share/hearth"))
     }
 
-    /// The artefact cache, default applied.
+    /// The artefact cache, or its default.
     pub fn cache_dir(&self) -> Result<PathBuf, SettingsError> {
         match &self.cache_dir {
             Some(dir) => Ok(dir.clone()),
@@ -265,7 +268,7 @@ impl Settings {
         }
     }
 
-    /// The sandbox program, default applied.
+    /// The sandbox program, or its default.
     pub fn sandbox_bin(&self) -> Result<PathBuf, SettingsError> {
         match &self.sandbox_bin {
             Some(file) => Ok(file.clone()),
@@ -275,7 +278,7 @@ impl Settings {
         }
     }
 
-    /// Longest wait for an instance at the limits.
+    /// How long an invocation waits for an instance if a limit is reached.
     pub(crate) fn throttle_wait(&self) -> Duration {
         Duration::from_millis(self.throttle_wait_ms)
     }
@@ -299,7 +302,7 @@ mod tests {
         settings: Settings,
     }
 
-    /// `deploy/README.md` sends people to an environment file, and 21 options had no variable.
+    /// 21 options had no variable, although `deploy/README.md` tells readers to use an environment file.
     #[test]
     fn every_setting_has_an_environment_variable_named_after_it() {
         for arg in Alone::command().get_arguments() {

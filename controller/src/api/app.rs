@@ -11,7 +11,7 @@ use super::http::error::ApiError;
 use super::packages::download::Downloads;
 use crate::deploy::{Builder, Deployer};
 use crate::events::Events;
-use crate::function::Place;
+use crate::function::ArnScope;
 use crate::limits::Isolation;
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
@@ -26,7 +26,7 @@ const UPLOAD_WAIT: Duration = Duration::from_secs(60);
 /// The state that all handlers share.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) place: Place,
+    pub(crate) arn_scope: ArnScope,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) pool: Pool,
     pub(crate) events: Events,

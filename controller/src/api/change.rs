@@ -19,7 +19,7 @@ impl App {
     {
         to_the_end(change(self.deployer.clone(), named.name.clone()))
             .await?
-            .map_err(|error| ApiError::control(error, &self.place.arn(&named.name)))
+            .map_err(|error| ApiError::control(error, &self.arn_scope.arn(&named.name)))
     }
 }
 

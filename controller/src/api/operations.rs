@@ -468,7 +468,7 @@ mod tests {
                 _ if path.starts_with("/hearth/") || path == "/metrics" => {
                     "hearth:Administer".to_owned()
                 }
-                // Whoever may run a function may do it by each of the ways.
+                // A caller that may run a function may use every operation that runs it.
                 "Invoke" | "InvokeAsync" | "InvokeWithResponseStream" => {
                     "lambda:InvokeFunction".to_owned()
                 }

@@ -14,13 +14,13 @@ use super::function_urls::function_url_layer::{self, FunctionUrlLayer};
 use super::http::error::ApiError;
 use super::http::{request_id, unread};
 use super::{operations, traffic};
-use crate::auth::Gate;
+use crate::auth::Authentication;
 
 /// Every route, behind authentication and authorization.
-pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
+pub(crate) fn router(app: Arc<App>, authentication: &Authentication) -> Router {
     let behind_urls = app.clone();
     let metrics = app.metrics.clone();
-    let routes = authorized(operations::routes(), &app, gate)
+    let routes = authorized(operations::routes(), &app, authentication)
         .route_layer(from_fn(traffic::note_route))
         .fallback(async |uri: Uri| ApiError::unknown_path(uri.path()))
         .method_not_allowed_fallback(async || ApiError::method())
@@ -30,7 +30,7 @@ pub(crate) fn router(app: Arc<App>, gate: &Gate) -> Router {
     let whole =
         Router::new().fallback_service(MapRequest::new(routes, request_id::without_trailing_slash));
     let unchecked = UncheckedBodies::new();
-    let authenticator = Authenticator::of(gate, &unchecked);
+    let authenticator = Authenticator::of(authentication, &unchecked);
     let urls = FunctionUrlLayer {
         app: behind_urls,
         authenticator: authenticator.clone(),

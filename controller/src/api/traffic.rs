@@ -1,4 +1,4 @@
-//! The count of requests by their route, and a line in the log for each change.
+//! Counts requests by route, and logs requests that change something.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use crate::metrics::Metrics;
 #[derive(Debug, Clone)]
 struct Route(MatchedPath);
 
-/// Notes the route on the response, for the count of requests, and writes down who changed what: one
-/// line for each request that is neither a look nor an invocation, refused or not.
+/// Adds the route to the response, for [`count`]. Logs each request that is neither read-only nor an
+/// invocation, with its caller, whether it succeeds or not.
 pub(crate) async fn note_route(request: Request, next: Next) -> Response<Body> {
     let extensions = request.extensions();
     let route = extensions.get::<MatchedPath>().cloned();
@@ -52,7 +52,7 @@ pub(crate) async fn note_route(request: Request, next: Next) -> Response<Body> {
     response
 }
 
-/// What a request would change, in IAM's words.
+/// IAM's action of a request that changes something.
 fn changes(method: &Method, route: &str) -> Option<&'static str> {
     if matches!(*method, Method::GET | Method::HEAD) || route.ends_with("/bench/agent-ping") {
         return None;
@@ -63,7 +63,7 @@ fn changes(method: &Method, route: &str) -> Option<&'static str> {
     }
 }
 
-/// Counts every request, refused ones included.
+/// Counts every request, including refused ones.
 pub(crate) async fn count(
     State(metrics): State<Arc<Metrics>>,
     request: Request,
@@ -82,9 +82,9 @@ mod tests {
     use super::super::http::request_id;
     use super::*;
 
-    /// After keys, tags and five functions had changed, the log had not one line about it.
+    /// The log had no line about changes of keys, tags and five functions.
     #[test]
-    fn changes_are_written_down_and_looks_and_invocations_are_not() {
+    fn only_changes_are_logged() {
         let function = "/2015-03-31/functions/{name}";
         assert_eq!(
             changes(&Method::DELETE, function),

@@ -13,15 +13,15 @@
 //! * [`canonical`]: the text that is signed
 //! * [`signature`]: the HMAC of that text
 //! * [`verify`]: all checks of a request, in AWS's order
-//! * [`gate`]: whether clients have to sign at all
+//! * [`authentication`]: whether clients have to sign at all
 //! * [`sign`]: signs a request, for the command line
 //! * [`error`]: the errors, with AWS's types and messages
 //!
 //! Nothing here reads a body or knows a route: `api::access` does.
 
+mod authentication;
 mod canonical;
 mod error;
-mod gate;
 mod key;
 mod key_file;
 mod key_ring;
@@ -34,9 +34,9 @@ mod verify;
 #[cfg(test)]
 mod verify_tests;
 
+pub use authentication::AuthSetupError;
+pub(crate) use authentication::Authentication;
 pub(crate) use error::AuthError;
-pub(crate) use gate::Gate;
-pub use gate::GateError;
 pub use key::{AccessKey, KeyError, Permissions};
 pub use key_file::{KeyFile, KeysError, NewKey};
 pub use sign::{Credentials, signed_headers};

@@ -22,7 +22,7 @@ use super::snapshot;
 use super::source::Source;
 use crate::data_dir::DataDir;
 use crate::function::{
-    Artefacts, Fingerprints, InstanceInit, Made, Place, Runtime, Sealed, SharedGenerators,
+    ArnScope, Artefacts, Fingerprints, InstanceInit, Made, Runtime, Sealed, SharedGenerators,
     SnapshotFiles, StartsFrom, new_log_stream, snapshot_files,
 };
 use crate::instance::{BootFrom, Init, InitError, MailboxUse, MicroVm, RestoreFrom, VmError, init};
@@ -48,7 +48,7 @@ pub(crate) struct Builder {
     pub(crate) host: Host,
     pub(crate) packages: Packages,
     pub(crate) progress: Progress,
-    place: Place,
+    arn_scope: ArnScope,
     times: Times,
     mailbox: MailboxUse,
     shells: Arc<Shells>,
@@ -67,7 +67,7 @@ impl Builder {
         data: Arc<DataDir>,
         host: Host,
         packages: Packages,
-        place: Place,
+        arn_scope: ArnScope,
         times: Times,
         mailbox: MailboxUse,
         at_once: usize,
@@ -80,7 +80,7 @@ impl Builder {
             host,
             packages,
             progress: Progress::default(),
-            place,
+            arn_scope,
             times,
             mailbox,
             shells,
@@ -186,7 +186,7 @@ impl Builder {
     }
 
     fn fingerprints(&self, base: &Base, source: Source<'_>) -> Fingerprints {
-        let deployed = function_fingerprint(base, source, &self.place.region);
+        let deployed = function_fingerprint(base, source, &self.arn_scope.region);
         Fingerprints {
             booted: base.fingerprint.clone(),
             deployed,
@@ -447,7 +447,7 @@ impl Builder {
             handler: config.handler.clone(),
             memory_mib: config.memory_mib,
             ephemeral_storage_mib: config.ephemeral_storage_mib,
-            region: self.place.region.clone(),
+            region: self.arn_scope.region.clone(),
             log_group: config.logging.group_of(name.as_str()),
             log_stream: new_log_stream(version),
             // When a snapshot is made, it is not known whether an instance will be provisioned. Instances

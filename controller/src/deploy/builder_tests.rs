@@ -108,7 +108,7 @@ fn builder(folder: &Path, stage: &Arc<Stage>) -> Builder {
         boot: Duration::from_secs(20),
         init: Duration::from_secs(20),
     };
-    let place = Place {
+    let arn_scope = ArnScope {
         region: "us-east-1".into(),
         account: "000000000000".into(),
     };
@@ -116,7 +116,7 @@ fn builder(folder: &Path, stage: &Arc<Stage>) -> Builder {
         data.clone(),
         host.unwrap(),
         Packages::in_folder(&data.packages()).unwrap(),
-        place,
+        arn_scope,
         times,
         MailboxUse::On,
         1,

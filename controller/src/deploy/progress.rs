@@ -91,7 +91,7 @@ impl Progress {
 }
 
 impl Running {
-    /// The deploy goes on with `phase`. Nothing changes if it is in it already.
+    /// Sets the deploy's phase. Does nothing if the deploy is in that phase already.
     pub(super) fn enter(&self, phase: Phase) {
         let mut state = self.progress.lock();
         if let Some(current) = state.deploys.get_mut(&self.key)

@@ -169,7 +169,7 @@ impl Fixture {
     }
 }
 
-fn place() -> (tempfile::TempDir, std::path::PathBuf) {
+fn new_path() -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
     (dir, path)
@@ -177,7 +177,7 @@ fn place() -> (tempfile::TempDir, std::path::PathBuf) {
 
 #[tokio::test]
 async fn an_event_runs_once_and_leaves_the_queue() {
-    let (_dir, path) = place();
+    let (_dir, path) = new_path();
     let fixture = Fixture::scripted(&path, []);
     fixture.accept("r").await;
     fixture.attempts(1).await;
@@ -190,7 +190,7 @@ async fn an_event_runs_once_and_leaves_the_queue() {
 
 #[tokio::test]
 async fn a_function_error_is_retried_twice_at_its_times_with_the_same_request_id() {
-    let (_dir, path) = place();
+    let (_dir, path) = new_path();
     let fixture = Fixture::scripted(&path, [ran(true), ran(true), ran(true)]);
     fixture.accept("r").await;
     fixture.attempts(1).await;
@@ -209,7 +209,7 @@ async fn a_function_error_is_retried_twice_at_its_times_with_the_same_request_id
 
 #[tokio::test]
 async fn a_retry_is_still_due_after_a_restart() {
-    let (_dir, path) = place();
+    let (_dir, path) = new_path();
     let fixture = Fixture::scripted(&path, [ran(true)]);
     fixture.accept("r").await;
     fixture.attempts(1).await;
@@ -224,7 +224,7 @@ async fn a_retry_is_still_due_after_a_restart() {
 
 #[tokio::test]
 async fn an_event_that_could_not_run_loses_no_retry_and_is_tried_until_it_is_too_old() {
-    let (_dir, path) = place();
+    let (_dir, path) = new_path();
     let failed = || Attempt::Failed("no snapshot".into());
     let fixture = Fixture::scripted(&path, [Attempt::Throttled, failed(), Attempt::Throttled]);
     fixture.accept("r").await;
@@ -275,7 +275,7 @@ async fn configure(fixture: &Fixture, retries: u32, success: &str, failure: &str
 
 #[tokio::test]
 async fn the_destination_for_an_events_outcome_gets_one_record() {
-    let (_dir, path) = place();
+    let (_dir, path) = new_path();
     let fixture = Fixture::scripted(&path, [ran(false), ran(false), ran(true)]);
     configure(&fixture, 0, "good", "bad").await;
     fixture.accept("r1").await;
@@ -305,7 +305,7 @@ async fn the_destination_for_an_events_outcome_gets_one_record() {
 
 #[tokio::test]
 async fn an_event_of_a_function_without_concurrency_goes_to_the_failure_destination_at_once() {
-    let (_dir, path) = place();
+    let (_dir, path) = new_path();
     let fixture = Fixture::scripted(&path, [Attempt::NoConcurrency]);
     configure(&fixture, 2, "good", "bad").await;
     fixture.accept("r").await;
@@ -320,7 +320,7 @@ async fn an_event_of_a_function_without_concurrency_goes_to_the_failure_destinat
 
 #[tokio::test]
 async fn a_functions_own_age_and_retries_count_and_a_deleted_destination_holds_up_nothing() {
-    let (_dir, path) = place();
+    let (_dir, path) = new_path();
     let fixture = Fixture::scripted(&path, [ran(true), ran(true), ran(true)]);
     configure(&fixture, 1, "nobody", "nobody").await;
     fixture.accept("r1").await;
@@ -335,7 +335,7 @@ async fn a_functions_own_age_and_retries_count_and_a_deleted_destination_holds_u
 
 #[tokio::test]
 async fn events_of_a_deleted_function_are_dropped() {
-    let (_dir, path) = place();
+    let (_dir, path) = new_path();
     let fixture = Fixture::scripted(&path, [Attempt::Gone]);
     fixture.accept("r").await;
     fixture.attempts(1).await;
@@ -345,7 +345,7 @@ async fn events_of_a_deleted_function_are_dropped() {
 
 #[tokio::test]
 async fn an_event_that_the_end_cuts_off_runs_again_at_the_next_start_without_losing_a_retry() {
-    let (_dir, path) = place();
+    let (_dir, path) = new_path();
     let fixture = Fixture::new(
         &path,
         Scripted {

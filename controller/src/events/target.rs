@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::event::Event;
-use crate::function::{FunctionName, Place, Version};
+use crate::function::{ArnScope, FunctionName, Version};
 use crate::pool::{Invocation, NotRun, Pool};
 use crate::registry::Catalog;
 
@@ -53,19 +53,24 @@ pub(crate) trait Functions: std::fmt::Debug + Send + Sync {
 pub(crate) struct PooledFunctions {
     catalog: Arc<Catalog>,
     pool: Pool,
-    place: Place,
+    arn_scope: ArnScope,
     /// A permit for each MiB that instances of running events may have together.
     memory: Semaphore,
     memory_mib: u32,
 }
 
 impl PooledFunctions {
-    pub(crate) fn new(catalog: Arc<Catalog>, pool: Pool, place: Place, memory_mib: u64) -> Self {
+    pub(crate) fn new(
+        catalog: Arc<Catalog>,
+        pool: Pool,
+        arn_scope: ArnScope,
+        memory_mib: u64,
+    ) -> Self {
         let memory_mib = u32::try_from(memory_mib).unwrap_or(u32::MAX);
         Self {
             catalog,
             pool,
-            place,
+            arn_scope,
             memory: Semaphore::new(memory_mib as usize),
             memory_mib,
         }
@@ -97,8 +102,8 @@ impl PooledFunctions {
         };
         let request = &event.request;
         let function_arn = match &request.qualifier {
-            Some(qualifier) => self.place.qualified_arn(&request.function, qualifier),
-            None => self.place.arn(&request.function),
+            Some(qualifier) => self.arn_scope.qualified_arn(&request.function, qualifier),
+            None => self.arn_scope.arn(&request.function),
         };
         let invocation = Invocation {
             request_id: request.request_id.clone(),
@@ -138,6 +143,6 @@ impl Functions for PooledFunctions {
     }
 
     fn arn(&self, function: &FunctionName, qualifier: &str) -> String {
-        self.place.qualified_arn(function, qualifier)
+        self.arn_scope.qualified_arn(function, qualifier)
     }
 }

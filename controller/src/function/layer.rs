@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Code, Place, Statement};
+use super::{ArnScope, Code, Statement};
 
 /// Longest name.
 const MAX_NAME: usize = 140;
@@ -51,7 +51,7 @@ impl fmt::Display for LayerName {
     }
 }
 
-impl Place {
+impl ArnScope {
     /// The ARN of a layer.
     pub(crate) fn layer_arn(&self, name: &LayerName) -> String {
         self.lambda_arn(&format!("layer:{name}"))

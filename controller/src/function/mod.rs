@@ -20,7 +20,7 @@ pub(crate) use arn::{is_account, is_partition, is_region};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use layer::{LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion};
 pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel, new_log_stream};
-pub(crate) use name::{FunctionName, Place};
+pub(crate) use name::{ArnScope, FunctionName};
 pub(crate) use policy::{
     Conditions, MAX_POLICY, Policies, PolicyError, Statement, document as policy_document,
 };

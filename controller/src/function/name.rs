@@ -54,12 +54,12 @@ impl fmt::Display for FunctionName {
 
 /// The region and account in this controller's ARNs.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct ArnScope {
     pub(crate) region: String,
     pub(crate) account: String,
 }
 
-impl Place {
+impl ArnScope {
     /// The ARN of a function, unqualified.
     pub(crate) fn arn(&self, name: &FunctionName) -> String {
         self.arn_of(name.as_str())
@@ -120,12 +120,12 @@ mod tests {
             ("us-iso-east-1", "aws-iso"),
             ("us-isob-east-1", "aws-iso-b"),
         ] {
-            let place = Place {
+            let arn_scope = ArnScope {
                 region: region.into(),
                 account: "000000000000".into(),
             };
             let expected = format!("arn:{partition}:lambda:{region}:000000000000:function:f");
-            assert_eq!(place.arn(&name), expected);
+            assert_eq!(arn_scope.arn(&name), expected);
         }
     }
 

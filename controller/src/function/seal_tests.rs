@@ -61,7 +61,7 @@ fn unchanged_files_match_their_seal() {
     assert!(!fixture.sealed().is_verified());
     fixture.sealed().seal().unwrap();
     let sealed = fixture.sealed();
-    assert!(!sealed.is_verified(), "nobody has looked yet");
+    assert!(!sealed.is_verified(), "verify was not called yet");
     sealed.verify().unwrap();
     assert!(sealed.is_verified());
 }

@@ -7,7 +7,7 @@
 //! * [`process`]: starts, measures and ends sandbox processes.
 //! * [`microvm`]: commands to the sandbox and messages to the agent; everything that comes back is one
 //!   stream of events.
-//! * [`mod@init`]: runs a function's init.
+//! * [`init`](mod@init): runs a function's init.
 //! * [`entropy`]: time and entropy for a restored guest.
 //!
 //! Everything that comes out of a microVM is hostile. A microVM that sends an unexpected message is

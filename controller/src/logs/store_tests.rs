@@ -321,13 +321,27 @@ async fn a_log_is_removed_even_if_the_queue_is_full() {
     let (store, f) = store(dir.path(), KEPT);
     store.append(f.clone(), Kind::Function, Text::lines(Bytes::from("first")));
     store.flush().await;
-    let standing_still = lock(&store.followers);
+    // The writer needs this lock after each write.
+    let blocks_writer = lock(&store.followers);
+    store.append(
+        f.clone(),
+        Kind::Function,
+        Text::lines(Bytes::from("second")),
+    );
+    let folder = store.folder.join("f");
+    while page::read(&folder, &all()).unwrap().records.len() < 2 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // Now the writer takes nothing from the queue.
     while store.lost.get() == 0 {
         store.append(f.clone(), Kind::Platform, Text::lines(Bytes::from("line")));
     }
     let mut removed = pin!(store.remove(&f.function));
-    assert_eq!(removed.as_mut().now_or_never(), None, "there was room");
-    drop(standing_still);
+    for _ in 0..2 {
+        assert_eq!(removed.as_mut().now_or_never(), None, "the queue had space");
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(blocks_writer);
     removed.await;
     let page = store.read(&f.function, all()).await.unwrap();
     assert_eq!(page, Page::default());

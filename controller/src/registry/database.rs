@@ -9,8 +9,8 @@ use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::documents::{from_document, to_document};
+use super::encryption::{Cipher, KeyError, NotDecrypted};
 use super::migrations::{migrate, schema};
-use super::sealing::{KeyError, NotOpened, Sealer};
 use crate::function::{FunctionName, FunctionRecord, LayerRecord, VersionRecord};
 use crate::sqlite::make_durable;
 
@@ -48,11 +48,11 @@ pub enum RegistryError {
     Key(#[from] KeyError),
     /// A stored document's environment variables can't be decrypted.
     #[error("registry: function {name:?}: {source}")]
-    Sealed {
+    NotDecrypted {
         /// The function's name.
         name: String,
         /// The reason.
-        source: NotOpened,
+        source: NotDecrypted,
     },
     /// The registry's thread has ended.
     #[error("the registry's thread has ended")]
@@ -82,7 +82,7 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 pub(crate) struct Database {
     jobs: mpsc::UnboundedSender<Job>,
     path: PathBuf,
-    sealer: Sealer,
+    cipher: Cipher,
 }
 
 impl Database {
@@ -95,9 +95,9 @@ impl Database {
         };
         let mut connection = Connection::open(path).map_err(sqlite)?;
         make_durable(&connection).map_err(sqlite)?;
-        let sealer = Sealer::open(key, !schema(&connection, path)?.is_sealed())?;
-        migrate(&mut connection, path, &sealer)?;
-        let contents = read_all(&connection, path, &sealer)?;
+        let cipher = Cipher::open(key, !schema(&connection, path)?.is_encrypted())?;
+        migrate(&mut connection, path, &cipher)?;
+        let contents = read_all(&connection, path, &cipher)?;
         let (jobs, mut inbox) = mpsc::unbounded_channel::<Job>();
         std::thread::Builder::new()
             .name("registry".into())
@@ -111,7 +111,7 @@ impl Database {
             Self {
                 jobs,
                 path: path.into(),
-                sealer,
+                cipher,
             },
             contents,
         ))
@@ -126,9 +126,9 @@ impl Database {
         removed: Vec<u32>,
     ) -> Result<(), RegistryError> {
         let name = record.name.to_string();
-        let document = to_document(&self.sealer, &name, record)?;
+        let document = to_document(&self.cipher, &name, record)?;
         let versions = versions
-            .map(|version| Ok((version.number, to_document(&self.sealer, &name, version)?)))
+            .map(|version| Ok((version.number, to_document(&self.cipher, &name, version)?)))
             .collect::<Result<Vec<_>, RegistryError>>()?;
         self.execute(move |connection| {
             let change = connection.transaction()?;
@@ -158,7 +158,7 @@ impl Database {
     /// Writes a new or changed layer.
     pub(crate) async fn put_layer(&self, layer: &LayerRecord) -> Result<(), RegistryError> {
         let name = layer.name.to_string();
-        let document = to_document(&self.sealer, &name, layer)?;
+        let document = to_document(&self.cipher, &name, layer)?;
         self.execute(move |connection| {
             connection
                 .execute(
@@ -206,7 +206,7 @@ impl Database {
 fn read_all(
     connection: &Connection,
     path: &Path,
-    sealer: &Sealer,
+    cipher: &Cipher,
 ) -> Result<Contents, RegistryError> {
     let rows = |query: &str| {
         let mut select = connection.prepare(query)?;
@@ -222,14 +222,14 @@ fn read_all(
         rows("SELECT name, document FROM functions ORDER BY name").map_err(sqlite)?
     {
         functions.push(Stored {
-            record: from_document(sealer, &name, &document)?,
+            record: from_document(cipher, &name, &document)?,
             versions: Vec::new(),
         });
     }
     for (name, document) in
         rows("SELECT function, document FROM versions ORDER BY function, number").map_err(sqlite)?
     {
-        let version = from_document(sealer, &name, &document)?;
+        let version = from_document(cipher, &name, &document)?;
         let at = functions.binary_search_by(|known| known.record.name.as_str().cmp(&name));
         // A function and its versions are written and removed in one transaction, so a version without
         // its function was not written by us: skip it.
@@ -239,7 +239,7 @@ fn read_all(
     }
     let mut layers = Vec::new();
     for (name, document) in rows("SELECT name, document FROM layers").map_err(sqlite)? {
-        layers.push(from_document(sealer, &name, &document)?);
+        layers.push(from_document(cipher, &name, &document)?);
     }
     Ok(Contents { functions, layers })
 }

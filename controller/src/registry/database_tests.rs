@@ -165,7 +165,7 @@ async fn variables_are_nowhere_in_the_file_and_only_their_key_decrypts_them() {
     assert!(!key.exists(), "a new key would open nothing");
     drop(Database::open(&dir.path().join("other.db"), &key).unwrap());
     let wrong = Database::open(&path, &key).unwrap_err();
-    assert!(matches!(wrong, RegistryError::Sealed { name, .. } if name == "f"));
+    assert!(matches!(wrong, RegistryError::NotDecrypted { name, .. } if name == "f"));
 }
 
 #[tokio::test]

@@ -5,32 +5,32 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::database::RegistryError;
-use super::sealing::{NotOpened, Sealer};
+use super::encryption::{Cipher, NotDecrypted};
 
 /// JSON pointers to the environment variables in documents of functions and versions.
 const SECRETS: [&str; 2] = ["/config/environment", "/deployed/config/environment"];
 
 /// The document of a record of function `name`.
 pub(super) fn to_document(
-    sealer: &Sealer,
+    cipher: &Cipher,
     name: &str,
     record: &impl Serialize,
 ) -> Result<String, RegistryError> {
     let document = serde_json::to_value(record);
     let mut document = document.map_err(|source| unreadable(name, source))?;
-    seal(sealer, name, &mut document);
+    encrypt(cipher, name, &mut document);
     Ok(document.to_string())
 }
 
 /// The record in a document of function `name`.
 pub(super) fn from_document<T: DeserializeOwned>(
-    sealer: &Sealer,
+    cipher: &Cipher,
     name: &str,
     document: &str,
 ) -> Result<T, RegistryError> {
     let document = serde_json::from_str(document);
     let mut document = document.map_err(|source| unreadable(name, source))?;
-    open(sealer, name, &mut document).map_err(|source| RegistryError::Sealed {
+    decrypt(cipher, name, &mut document).map_err(|source| RegistryError::NotDecrypted {
         name: name.into(),
         source,
     })?;
@@ -38,18 +38,18 @@ pub(super) fn from_document<T: DeserializeOwned>(
 }
 
 /// Encrypts the environment variables in a document.
-pub(super) fn seal(sealer: &Sealer, name: &str, document: &mut Value) {
+pub(super) fn encrypt(cipher: &Cipher, name: &str, document: &mut Value) {
     for place in SECRETS {
         if let Some(secret) = document.pointer_mut(place) {
-            *secret = sealer.seal(secret, name);
+            *secret = cipher.encrypt(secret, name);
         }
     }
 }
 
-fn open(sealer: &Sealer, name: &str, document: &mut Value) -> Result<(), NotOpened> {
+fn decrypt(cipher: &Cipher, name: &str, document: &mut Value) -> Result<(), NotDecrypted> {
     for place in SECRETS {
         if let Some(secret) = document.pointer_mut(place) {
-            *secret = sealer.open_sealed(secret, name)?;
+            *secret = cipher.decrypt(secret, name)?;
         }
     }
     Ok(())

@@ -1,21 +1,21 @@
-//! The schema of the registry's file, as the changes that led to it.
+//! The schema of the registry's file, as a list of changes.
 
 use std::path::Path;
 
 use rusqlite::{Connection, Transaction, params};
 
 use super::database::RegistryError;
-use super::documents::seal;
-use super::sealing::Sealer;
+use super::documents::encrypt;
+use super::encryption::Cipher;
 
-/// A change of the schema, or of what is stored.
+/// A change of the schema or of the stored documents.
 enum Step {
     Sql(&'static str),
-    /// Environment variables are encrypted from here on.
-    Seal,
+    /// Encrypts the environment variables.
+    Encrypt,
 }
 
-/// Schema changes in order. A file's `user_version` is how many of them it has.
+/// Schema changes in order. A file's `user_version` is the number of those that were applied.
 const MIGRATIONS: [Step; 5] = [
     Step::Sql(
         "CREATE TABLE functions (
@@ -31,14 +31,14 @@ const MIGRATIONS: [Step; 5] = [
         PRIMARY KEY (function, number)
     ) STRICT, WITHOUT ROWID",
     ),
-    // Tags belong to a function, not to what it is deployed from.
+    // Tags belong to the function, not to the configuration of a deploy.
     Step::Sql(
         "UPDATE functions SET document = json_remove(
         json_set(document, '$.tags', coalesce(json_extract(document, '$.config.tags'), json('{}'))),
         '$.config.tags', '$.deployed.config.tags');
     UPDATE versions SET document = json_remove(document, '$.config.tags')",
     ),
-    Step::Seal,
+    Step::Encrypt,
     Step::Sql(
         "CREATE TABLE layers (
         name TEXT PRIMARY KEY NOT NULL,
@@ -47,20 +47,20 @@ const MIGRATIONS: [Step; 5] = [
     ),
 ];
 
-/// How many of the changes a file has.
+/// The number of changes that were applied to a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Schema(usize);
 
 impl Schema {
-    /// Whether environment variables in it are encrypted.
-    pub(super) fn is_sealed(self) -> bool {
+    /// Whether the environment variables are encrypted.
+    pub(super) fn is_encrypted(self) -> bool {
         MIGRATIONS[..self.0]
             .iter()
-            .any(|step| matches!(step, Step::Seal))
+            .any(|step| matches!(step, Step::Encrypt))
     }
 }
 
-/// Reads a file's schema; one that this program does not know is refused.
+/// Reads a file's schema. Fails if a newer program has written the file.
 pub(super) fn schema(connection: &Connection, path: &Path) -> Result<Schema, RegistryError> {
     let found: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
@@ -79,25 +79,25 @@ pub(super) fn schema(connection: &Connection, path: &Path) -> Result<Schema, Reg
     }
 }
 
-/// Brings a file to the newest schema, one step after another, each whole or not at all.
+/// Brings a file to the newest schema, with one transaction for each step.
 pub(super) fn migrate(
     connection: &mut Connection,
     path: &Path,
-    sealer: &Sealer,
+    cipher: &Cipher,
 ) -> Result<(), RegistryError> {
     let Schema(done) = schema(connection, path)?;
     let sqlite = |source| RegistryError::Sqlite {
         path: path.into(),
         source,
     };
-    let mut sealed = false;
+    let mut encrypted = false;
     for (version, step) in (1i64..).zip(&MIGRATIONS).skip(done) {
         let change = connection.transaction().map_err(sqlite)?;
         match step {
             Step::Sql(statements) => change.execute_batch(statements).map_err(sqlite)?,
-            Step::Seal => {
-                seal_all(&change, sealer).map_err(sqlite)?;
-                sealed = done > 0;
+            Step::Encrypt => {
+                encrypt_all(&change, cipher).map_err(sqlite)?;
+                encrypted = done > 0;
             }
         }
         change
@@ -105,8 +105,8 @@ pub(super) fn migrate(
             .map_err(sqlite)?;
         change.commit().map_err(sqlite)?;
     }
-    if sealed {
-        // What was there in the clear is in free pages still, and in the log.
+    if encrypted {
+        // The unencrypted values are still in free pages and in the write-ahead log.
         connection
             .execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")
             .map_err(sqlite)?;
@@ -114,8 +114,8 @@ pub(super) fn migrate(
     Ok(())
 }
 
-/// Encrypts what is stored in the clear.
-fn seal_all(change: &Transaction<'_>, sealer: &Sealer) -> rusqlite::Result<()> {
+/// Encrypts the environment variables in all documents.
+fn encrypt_all(change: &Transaction<'_>, cipher: &Cipher) -> rusqlite::Result<()> {
     let tables = [
         (
             "SELECT name, 0, document FROM functions",
@@ -131,11 +131,12 @@ fn seal_all(change: &Transaction<'_>, sealer: &Sealer) -> rusqlite::Result<()> {
         let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let rows = rows.collect::<rusqlite::Result<Vec<(String, u32, String)>>>()?;
         for (name, number, document) in rows {
-            // What is no JSON is told of when it is read; nothing of it is a secret of ours.
+            // A document that is not JSON is reported when it is read. The controller has not written it,
+            // so there is no secret of ours in it.
             let Ok(mut document) = serde_json::from_str(&document) else {
                 continue;
             };
-            seal(sealer, &name, &mut document);
+            encrypt(cipher, &name, &mut document);
             change.execute(write, params![name, number, document.to_string()])?;
         }
     }

@@ -6,8 +6,8 @@
 mod catalog;
 mod database;
 mod documents;
+mod encryption;
 mod migrations;
-mod sealing;
 mod target;
 
 pub(crate) use catalog::{Catalog, Function, Published, Writer};
@@ -15,5 +15,5 @@ pub use database::RegistryError;
 #[cfg(test)]
 pub(crate) use database::tests::{record as test_record, version_record as test_version_record};
 pub(crate) use database::{Contents, Database, Stored};
-pub use sealing::{KeyError, NotOpened};
+pub use encryption::{KeyError, NotDecrypted};
 pub(crate) use target::Target;

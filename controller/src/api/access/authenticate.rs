@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
 use crate::api::http::request_id::RequestId;
-use crate::auth::{AccessKey, BodyHash, Gate, Verifier};
+use crate::auth::{AccessKey, Authentication, BodyHash, Verifier};
 use crate::function_url;
 
 /// Largest body of any operation, in bytes: a 50 MB package in base64, and the other members.
@@ -103,10 +103,13 @@ async fn authenticate(
 
 impl Authenticator {
     /// `None` if authentication is off.
-    pub(crate) fn of(gate: &Gate, unchecked: &UncheckedBodies) -> Option<Arc<Self>> {
-        match gate {
-            Gate::Open => None,
-            Gate::Signed(verifier) => Some(Arc::new(Self {
+    pub(crate) fn of(
+        authentication: &Authentication,
+        unchecked: &UncheckedBodies,
+    ) -> Option<Arc<Self>> {
+        match authentication {
+            Authentication::Off => None,
+            Authentication::Signatures(verifier) => Some(Arc::new(Self {
                 verifier: verifier.clone(),
                 unchecked: unchecked.clone(),
             })),

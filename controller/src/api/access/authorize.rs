@@ -15,17 +15,19 @@ use super::authenticate::Caller;
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
 use crate::api::target::extract::Namespaced;
-use crate::auth::{AuthError, Gate};
+use crate::auth::{AuthError, Authentication};
 
 /// Puts the layer around the routes.
 pub(crate) fn authorized(
     routes: Router<Arc<App>>,
     app: &Arc<App>,
-    gate: &Gate,
+    authentication: &Authentication,
 ) -> Router<Arc<App>> {
-    match gate {
-        Gate::Open => routes,
-        Gate::Signed(_) => routes.route_layer(from_fn_with_state(app.clone(), authorize)),
+    match authentication {
+        Authentication::Off => routes,
+        Authentication::Signatures(_) => {
+            routes.route_layer(from_fn_with_state(app.clone(), authorize))
+        }
     }
 }
 
@@ -70,11 +72,11 @@ async fn permitted(app: &Arc<App>, request: Request) -> Result<Request, ApiError
     Err(ApiError::access(&AuthError::Denied {
         caller: format!(
             "arn:{}:iam::{}:user/{}",
-            app.place.partition(),
-            app.place.account,
+            app.arn_scope.partition(),
+            app.arn_scope.account,
             key.name
         ),
         action: action.name().into(),
-        resource: function.map_or_else(|| "*".into(), |named| named.arn(&app.place)),
+        resource: function.map_or_else(|| "*".into(), |named| named.arn(&app.arn_scope)),
     }))
 }

@@ -107,7 +107,7 @@ fn list(app: &App, named: &Named, parameters: &Parameters) -> Result<Response, A
         .iter()
         .map(|(qualifier, record)| {
             let mut item = status(app, &function, qualifier, record);
-            item["FunctionArn"] = app.place.qualified_arn(&named.name, qualifier).into();
+            item["FunctionArn"] = app.arn_scope.qualified_arn(&named.name, qualifier).into();
             item
         })
         .collect();

@@ -76,7 +76,8 @@ impl App {
     /// Parses a destination: another function that exists.
     fn destination(&self, arn: &str, of: &Named) -> Result<Destination, ApiError> {
         let invalid = |_| ApiError::invalid(format!("The destination ARN {arn} is invalid."));
-        let named = Named::parse(arn, None, NameForm::Function, &self.place).map_err(invalid)?;
+        let named =
+            Named::parse(arn, None, NameForm::Function, &self.arn_scope).map_err(invalid)?;
         self.check_exists(&named).map_err(invalid)?;
         if named.name == of.name {
             return Err(ApiError::invalid(

@@ -21,7 +21,7 @@ use crate::api::http::{body, page};
 use crate::api::target::extract::Function;
 use crate::api::target::names::Named;
 use crate::events::{Destination, EventInvokeConfig, EventsError};
-use crate::function::{LATEST, Place};
+use crate::function::{ArnScope, LATEST};
 
 /// Largest body, in bytes: two ARNs, two numbers, and room for unknown members.
 const MAX_BODY: usize = 64 * 1024;
@@ -82,10 +82,10 @@ pub(crate) async fn update(
 ) -> Result<Response, ApiError> {
     let change = app.change(&named, &read_input(&headers, body).await?)?;
     let now_ms = app.events.now_ms();
-    let place = app.place.clone();
+    let arn_scope = app.arn_scope.clone();
     let missing = named.clone();
     app.store(&named, move |before| {
-        let before = before.ok_or_else(|| none(&missing, &place))?;
+        let before = before.ok_or_else(|| none(&missing, &arn_scope))?;
         Ok(change.apply(before, now_ms))
     })
     .await
@@ -98,10 +98,10 @@ pub(crate) async fn read(
     let configs = app.events.configs();
     let config = configs
         .get(&named.name, named.qualifier.as_deref())
-        .ok_or_else(|| none(&named, &app.place))?;
+        .ok_or_else(|| none(&named, &app.arn_scope))?;
     Ok(json_response(
         StatusCode::OK,
-        &shown(&config, &named, &app.place),
+        &shown(&config, &named, &app.arn_scope),
     ))
 }
 
@@ -112,7 +112,7 @@ pub(crate) async fn remove(
     let writer = app.events.configs().write().await;
     let qualifier = named.qualifier.as_deref();
     if app.events.configs().get(&named.name, qualifier).is_none() {
-        return Err(none(&named, &app.place));
+        return Err(none(&named, &app.arn_scope));
     }
     writer
         .delete(&named.name, qualifier)
@@ -135,7 +135,7 @@ pub(crate) async fn list(
             name: named.name.clone(),
             qualifier: Some(qualifier.clone()),
         };
-        shown(config, &named, &app.place)
+        shown(config, &named, &app.arn_scope)
     });
     let last = page.last().filter(|_| more);
     let next = last.map(|(qualifier, _)| qualifier.clone());
@@ -200,7 +200,7 @@ impl App {
             .map_err(|error| not_stored(&error))?;
         Ok(json_response(
             StatusCode::OK,
-            &shown(&config, named, &self.place),
+            &shown(&config, named, &self.arn_scope),
         ))
     }
 }
@@ -217,7 +217,7 @@ async fn read_input(headers: &HeaderMap, body: Body) -> Result<Input, ApiError> 
 }
 
 /// The configuration as Lambda returns it.
-fn shown(config: &EventInvokeConfig, named: &Named, place: &Place) -> Value {
+fn shown(config: &EventInvokeConfig, named: &Named, arn_scope: &ArnScope) -> Value {
     let target = |destination: &Option<Destination>| match destination {
         Some(destination) => json!({ "Destination": destination.arn }),
         None => json!({}),
@@ -226,7 +226,7 @@ fn shown(config: &EventInvokeConfig, named: &Named, place: &Place) -> Value {
     let millis = config.last_modified_ms % 1000;
     let mut shown = json!({
         "LastModified": format!("{seconds}.{millis:03}").parse::<f64>().unwrap_or_default(),
-        "FunctionArn": qualified_arn(named, place),
+        "FunctionArn": qualified_arn(named, arn_scope),
         "DestinationConfig": {
             "OnSuccess": target(&config.on_success),
             "OnFailure": target(&config.on_failure),
@@ -241,15 +241,15 @@ fn shown(config: &EventInvokeConfig, named: &Named, place: &Place) -> Value {
     shown
 }
 
-fn qualified_arn(named: &Named, place: &Place) -> String {
+fn qualified_arn(named: &Named, arn_scope: &ArnScope) -> String {
     let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
-    place.qualified_arn(&named.name, qualifier)
+    arn_scope.qualified_arn(&named.name, qualifier)
 }
 
-fn none(named: &Named, place: &Place) -> ApiError {
+fn none(named: &Named, arn_scope: &ArnScope) -> ApiError {
     ApiError::not_found(format!(
         "The function {} doesn't have an EventInvokeConfig",
-        qualified_arn(named, place)
+        qualified_arn(named, arn_scope)
     ))
 }
 

@@ -22,7 +22,7 @@ use crate::api::http::wire::parse;
 use crate::api::target::extract::Function;
 use crate::api::target::names::Named;
 use crate::deploy::{ControlError, UrlChange, UrlError};
-use crate::function::{AliasName, AuthType, Cors, FunctionUrl, InvokeMode, Place};
+use crate::function::{AliasName, ArnScope, AuthType, Cors, FunctionUrl, InvokeMode};
 
 /// Maximum number of items of a list in a CORS configuration, and maximum length of each.
 const MAX_ORIGINS: (usize, usize) = (100, 253);
@@ -158,8 +158,8 @@ pub(crate) async fn create(
     let made = to_the_end(async move { deployer.create_url(&name, &of, auth, change).await });
     let url = made
         .await?
-        .map_err(|error| refused(error, &named, &app.place))?;
-    let mut answer = written(&url, mode_given, &named, &alias, &headers, &app.place);
+        .map_err(|error| refused(error, &named, &app.arn_scope))?;
+    let mut answer = written(&url, mode_given, &named, &alias, &headers, &app.arn_scope);
     if let Some(answer) = answer.as_object_mut() {
         answer.remove("LastModifiedTime");
     }
@@ -176,8 +176,8 @@ pub(crate) async fn get(
     let url = function
         .as_ref()
         .and_then(|function| function.record.urls.get(&alias))
-        .ok_or_else(|| refused(UrlError::None, &named, &app.place))?;
-    let answer = shown(url, &named, &alias, &headers, &app.place);
+        .ok_or_else(|| refused(UrlError::None, &named, &app.arn_scope))?;
+    let answer = shown(url, &named, &alias, &headers, &app.arn_scope);
     Ok(json_response(StatusCode::OK, &answer))
 }
 
@@ -196,8 +196,8 @@ pub(crate) async fn update(
     let changed = to_the_end(async move { deployer.update_url(&name, &of, change).await });
     let url = changed
         .await?
-        .map_err(|error| refused(error, &named, &app.place))?;
-    let answer = written(&url, mode_given, &named, &alias, &headers, &app.place);
+        .map_err(|error| refused(error, &named, &app.arn_scope))?;
+    let answer = written(&url, mode_given, &named, &alias, &headers, &app.arn_scope);
     Ok(json_response(StatusCode::OK, &answer))
 }
 
@@ -209,8 +209,10 @@ pub(crate) async fn delete(
     let (deployer, name) = (app.deployer.clone(), named.name.clone());
     let deleted = to_the_end(async move { deployer.delete_url(&name, &alias).await }).await?;
     deleted.map_err(|error| match error {
-        UrlError::Control(ControlError::NotFound) => refused(UrlError::None, &named, &app.place),
-        error => refused(error, &named, &app.place),
+        UrlError::Control(ControlError::NotFound) => {
+            refused(UrlError::None, &named, &app.arn_scope)
+        }
+        error => refused(error, &named, &app.arn_scope),
     })?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -229,7 +231,7 @@ pub(crate) async fn list_all(
     let (urls, next) = page::cut(urls, &parameters, |(alias, _)| (*alias).clone())?;
     let shown: Vec<Value> = urls
         .iter()
-        .map(|(alias, url)| shown(url, &named, alias, &headers, &app.place))
+        .map(|(alias, url)| shown(url, &named, alias, &headers, &app.arn_scope))
         .collect();
     Ok(page::answer("FunctionUrlConfigs", shown, next))
 }
@@ -241,9 +243,9 @@ fn written(
     named: &Named,
     alias: &str,
     headers: &HeaderMap,
-    place: &Place,
+    arn_scope: &ArnScope,
 ) -> Value {
-    let mut answer = shown(url, named, alias, headers, place);
+    let mut answer = shown(url, named, alias, headers, arn_scope);
     if let Some(answer) = answer.as_object_mut().filter(|_| !mode_given) {
         answer.remove("InvokeMode");
     }
@@ -256,7 +258,7 @@ fn shown(
     named: &Named,
     alias: &str,
     headers: &HeaderMap,
-    place: &Place,
+    arn_scope: &ArnScope,
 ) -> Value {
     let host = headers
         .get(header::HOST)
@@ -269,7 +271,7 @@ fn shown(
     let separator = if alias.is_empty() { "" } else { ":" };
     let mut answer = json!({
         "FunctionUrl": format!("http://{host}/fn/{}{separator}{alias}/", named.name),
-        "FunctionArn": called.arn(place),
+        "FunctionArn": called.arn(arn_scope),
         "AuthType": url.auth,
         "CreationTime": url.created,
         "LastModifiedTime": url.modified,
@@ -281,8 +283,8 @@ fn shown(
     answer
 }
 
-fn refused(error: UrlError, named: &Named, place: &Place) -> ApiError {
-    let arn = named.arn(place);
+fn refused(error: UrlError, named: &Named, arn_scope: &ArnScope) -> ApiError {
+    let arn = named.arn(arn_scope);
     match error {
         UrlError::Control(ControlError::NotFound) => ApiError::not_found("Function does not exist"),
         UrlError::Control(error) => ApiError::control(error, &arn),

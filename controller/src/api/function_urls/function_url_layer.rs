@@ -91,7 +91,7 @@ impl FunctionUrlLayer {
         let (named, path) = match address {
             Address::Path { named, path } => {
                 let text = percent_decode_str(named).decode_utf8().ok()?;
-                let named = Named::parse(&text, None, NameForm::Function, &self.app.place);
+                let named = Named::parse(&text, None, NameForm::Function, &self.app.arn_scope);
                 (named.ok()?, *path)
             }
             Address::Host { id } => {
@@ -136,7 +136,7 @@ impl FunctionUrlLayer {
             .get()
             .cloned()
             .ok_or_else(|| ApiError::service("The request has no id"))?;
-        let account = &self.app.place.account;
+        let account = &self.app.arn_scope.account;
         let caller = parts.extensions.get::<Caller>();
         let event = function_url::event(&Incoming {
             method: &parts.method,
@@ -167,7 +167,7 @@ impl FunctionUrlLayer {
             },
             version,
             event,
-            function_arn: named.arn(&self.app.place),
+            function_arn: named.arn(&self.app.arn_scope),
             client_context: None,
             tail: false,
             background: false,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::api::target::names::Named;
 use crate::deploy::Progress;
 use crate::function::{
-    Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging, Place,
+    ArnScope, Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging,
     SharedGenerators, State, Status, UpdateStatus, VersionId,
 };
 use crate::registry::{Function, Published, Target};
@@ -112,11 +112,11 @@ impl<'a> Shown<'a> {
     }
 
     /// The JSON in a list, where Lambda leaves out the state and the runtime's version.
-    pub(crate) fn listed(&self, place: &Place) -> Value {
+    pub(crate) fn listed(&self, arn_scope: &ArnScope) -> Value {
         let config = self.config;
         let arn = match &self.qualifier {
-            Some(qualifier) => place.qualified_arn(self.name, qualifier),
-            None => place.arn(self.name),
+            Some(qualifier) => arn_scope.qualified_arn(self.name, qualifier),
+            None => arn_scope.arn(self.name),
         };
         let optimized = config.snap_starts(self.version);
         let mut out = json!({
@@ -156,10 +156,10 @@ impl<'a> Shown<'a> {
     }
 
     /// The JSON in a response of its own.
-    pub(crate) fn configuration(&self, place: &Place) -> Value {
+    pub(crate) fn configuration(&self, arn_scope: &ArnScope) -> Value {
         let runtime = self.config.runtime.id();
-        let mut out = self.listed(place);
-        let (partition, region) = (place.partition(), &place.region);
+        let mut out = self.listed(arn_scope);
+        let (partition, region) = (arn_scope.partition(), &arn_scope.region);
         out["RuntimeVersionConfig"] = json!({
             "RuntimeVersionArn":
                 format!("arn:{partition}:lambda:{region}::runtime:hearth-{runtime}"),
@@ -197,8 +197,8 @@ impl<'a> Shown<'a> {
 
 impl Shown<'_> {
     /// The same, with what its deploy does at the moment.
-    pub(super) fn configuration_now(&self, place: &Place, progress: &Progress) -> Value {
-        let mut out = self.configuration(place);
+    pub(super) fn configuration_now(&self, arn_scope: &ArnScope, progress: &Progress) -> Value {
+        let mut out = self.configuration(arn_scope);
         if let Some(doing) = self.pending.and_then(|key| progress.describe(key)) {
             let updates = matches!(self.last_update, Update::Latest(Some(_)));
             let key = if updates {
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_function_whose_init_runs_in_each_instance_says_why() {
-        let place = Place {
+        let arn_scope = ArnScope {
             region: "us-east-1".into(),
             account: "000000000000".into(),
         };
@@ -270,7 +270,7 @@ mod tests {
                 code: record.code.clone(),
                 made: made.clone(),
             });
-            Shown::latest(&record).configuration(&place)["Hearth"].clone()
+            Shown::latest(&record).configuration(&arn_scope)["Hearth"].clone()
         };
         assert_eq!(shown(&made), Value::Null);
         made.shared_generators = SharedGenerators::of_guest(&[gnutls]);

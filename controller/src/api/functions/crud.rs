@@ -80,14 +80,14 @@ pub(crate) async fn create(
             let config = config.check_new(violations);
             Some((name?, code?, config))
         })?;
-        let name = Named::parse_new(name, &app.place)?;
+        let name = Named::parse_new(name, &app.arn_scope)?;
         upload::refuse_unsupported(kind, architectures)?;
         let config = config.create(|arns| app.layers(arns))?;
         let tags = check_tags(input.tags.unwrap_or_default())?;
         let publish = input.publish.unwrap_or(false);
         (config, tags, name, code.package()?, publish)
     };
-    let arn = app.place.arn(&name);
+    let arn = app.arn_scope.arn(&name);
     let deployer = app.deployer.clone();
     let function = to_the_end(async move {
         let _permit = permit;
@@ -101,7 +101,7 @@ pub(crate) async fn create(
         &published_or_latest(&function, publish)
             .called(None)
             .of_revision(&function.record.revision_id)
-            .configuration(&app.place),
+            .configuration(&app.arn_scope),
     ))
 }
 
@@ -129,7 +129,7 @@ pub(crate) async fn list(
     let next = last.map(|function| function.record.name.to_string());
     let shown: Vec<Value> = functions
         .iter()
-        .map(|function| Shown::latest(&function.record).listed(&app.place))
+        .map(|function| Shown::latest(&function.record).listed(&app.arn_scope))
         .collect();
     Ok(page::answer("Functions", shown, next))
 }
@@ -140,7 +140,7 @@ fn list_all_versions(app: &App, parameters: &Parameters) -> Result<Response, Api
     let all = functions.iter().flat_map(|function| Shown::all(function));
     let key = |shown: &Shown<'_>| shown.key();
     let (page, next) = page::cut(all, parameters, key)?;
-    let shown: Vec<Value> = page.iter().map(|v| v.listed(&app.place)).collect();
+    let shown: Vec<Value> = page.iter().map(|v| v.listed(&app.arn_scope)).collect();
     Ok(page::answer("Functions", shown, next))
 }
 
@@ -153,7 +153,7 @@ pub(crate) async fn get(
     let target = app.target(&function, &named)?;
     let shown = target.shown(&function, &named);
     let mut answer = json!({
-        "Configuration": shown.configuration_now(&app.place, &app.builder.progress),
+        "Configuration": shown.configuration_now(&app.arn_scope, &app.builder.progress),
         // The type for which clients download `Location` as a ZIP file.
         "Code": { "RepositoryType": "S3", "Location": app.downloads.location(shown.code(), &headers) },
     });
@@ -177,7 +177,7 @@ pub(crate) async fn get_configuration(
         StatusCode::OK,
         &target
             .shown(&function, &named)
-            .configuration_now(&app.place, &app.builder.progress),
+            .configuration_now(&app.arn_scope, &app.builder.progress),
     ))
 }
 
@@ -198,7 +198,7 @@ pub(crate) async fn delete(
             "Deletion of aliases is not currently supported.",
         ));
     }
-    let arn = app.place.arn(&named.name);
+    let arn = app.arn_scope.arn(&named.name);
     let function = app.catalog.get(&named.name);
     let function = function.ok_or_else(|| ApiError::function_not_found(&arn))?;
     let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
@@ -211,7 +211,7 @@ pub(crate) async fn delete(
         }
         Err(error) => return Err(error),
     };
-    let arn = named.arn(&app.place);
+    let arn = named.arn(&app.arn_scope);
     let deployer = app.deployer.clone();
     to_the_end(async move {
         let deleted = match version {
@@ -259,7 +259,8 @@ pub(crate) async fn update_code(
         .await?;
     Ok(json_response(
         StatusCode::OK,
-        &published_or_latest(&function, wish.publish && !wish.dry_run).configuration(&app.place),
+        &published_or_latest(&function, wish.publish && !wish.dry_run)
+            .configuration(&app.arn_scope),
     ))
 }
 
@@ -274,7 +275,7 @@ pub(crate) async fn update_configuration(
     let input: ConfigInput = parse(&body)?;
     let config = checked(|violations| input.check(violations))?;
     app.find(&named)?;
-    let arn = app.place.arn(&named.name);
+    let arn = app.arn_scope.arn(&named.name);
     let changing = app.clone();
     let function = to_the_end(async move {
         let layers = |arns: &[String]| changing.layers(arns);
@@ -288,7 +289,7 @@ pub(crate) async fn update_configuration(
     .map_err(|error| error.into_api_error(&arn))?;
     Ok(json_response(
         StatusCode::OK,
-        &Shown::latest(&function.record).configuration(&app.place),
+        &Shown::latest(&function.record).configuration(&app.arn_scope),
     ))
 }
 

@@ -29,6 +29,6 @@ pub(crate) async fn runtime_management(
 ) -> Result<Response, ApiError> {
     let function = app.function(&named)?;
     app.target(&function, &named)?;
-    let answer = json!({ "UpdateRuntimeOn": "Auto", "FunctionArn": named.arn(&app.place) });
+    let answer = json!({ "UpdateRuntimeOn": "Auto", "FunctionArn": named.arn(&app.arn_scope) });
     Ok(json_response(StatusCode::OK, &answer))
 }

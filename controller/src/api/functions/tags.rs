@@ -37,7 +37,7 @@ fn tagged(app: &App, segments: &Segments) -> Result<Named, ApiError> {
     if !Named::is_whole_arn(arn) {
         return Err(ApiError::constraint(arn, "resource", PATTERN));
     }
-    let named = Named::parse(arn, None, NameForm::Function, &app.place)?;
+    let named = Named::parse(arn, None, NameForm::Function, &app.arn_scope)?;
     if named.qualifier.is_some() {
         return Err(ApiError::invalid(
             "Tags on function aliases and versions are not supported. Please specify a function \
@@ -101,7 +101,7 @@ async fn change(
     named: Named,
     change: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), ChangeError> + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let arn = app.place.arn(&named.name);
+    let arn = app.arn_scope.arn(&named.name);
     let deployer = app.deployer.clone();
     to_the_end(async move { deployer.change_tags(&named.name, change).await })
         .await?

@@ -26,7 +26,7 @@ pub(crate) async fn instances(
     let pool = app.pool.clone();
     let named = parameters
         .get("function")
-        .map(|name| Named::parse(name, None, NameForm::Function, &app.place))
+        .map(|name| Named::parse(name, None, NameForm::Function, &app.arn_scope))
         .transpose()?;
     // The kernel counts each process's pages, which takes long: not on a thread that serves requests.
     let list = move || pool.instances(named.as_ref().map(|named| &named.name));
@@ -46,7 +46,7 @@ pub(crate) async fn stop_deploy(
 ) -> Result<Response, ApiError> {
     app.deployer
         .give_up(&named.name)
-        .map_err(|error| ApiError::control(error, &app.place.arn(&named.name)))?;
+        .map_err(|error| ApiError::control(error, &app.arn_scope.arn(&named.name)))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -90,7 +90,7 @@ pub(crate) async fn agent_ping(
     let name = parameters
         .get("function")
         .ok_or_else(|| ApiError::invalid("function is missing: say ?function=NAME"))?;
-    let named = Named::parse(name, None, NameForm::Function, &app.place)?;
+    let named = Named::parse(name, None, NameForm::Function, &app.arn_scope)?;
     let count = match parameters.get("count") {
         None => PINGS,
         Some(text) => u32::try_from(number(text, "count", 1, MAX_PINGS.into())?).unwrap_or(PINGS),

@@ -51,7 +51,7 @@ pub(crate) async fn invoke(
         }
         Kind::DryRun => return Ok(StatusCode::NO_CONTENT.into_response()),
     }
-    let invocation = request.invocation(request_id, named.arn(&app.place), accepted);
+    let invocation = request.invocation(request_id, named.arn(&app.arn_scope), accepted);
     let completed = app.pool.submit(invocation).await.map_err(|error| {
         tracing::debug!(%error, "the invocation did not run");
         ApiError::not_run(&error)

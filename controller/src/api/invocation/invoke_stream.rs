@@ -44,7 +44,7 @@ pub(crate) async fn invoke(
     if dry_run {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let invocation = request.invocation(request_id, named.arn(&app.place), accepted);
+    let invocation = request.invocation(request_id, named.arn(&app.arn_scope), accepted);
     let opened = app.pool.open(invocation).await.map_err(|error| {
         tracing::debug!(%error, "the invocation did not run");
         ApiError::not_run(&error)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
 use crate::api::http::violations::{Violations, list};
-use crate::function::{LayerName, LayerUse, Place, is_region};
+use crate::function::{ArnScope, LayerName, LayerUse, is_region};
 
 /// Maximum number of layers of a function.
 const MAX_LAYERS: usize = 5;
@@ -31,10 +31,10 @@ pub(crate) struct LayerNamed {
 
 impl LayerNamed {
     /// A name, or the ARN of a layer.
-    pub(crate) fn parse(text: &str, place: &Place) -> Result<Self, ApiError> {
+    pub(crate) fn parse(text: &str, arn_scope: &ArnScope) -> Result<Self, ApiError> {
         let bad = || ApiError::constraint(text, "layerName", PATTERN);
         let named = if text.starts_with("arn:") {
-            Self::parse_arn(text, place).ok_or_else(bad)?
+            Self::parse_arn(text, arn_scope).ok_or_else(bad)?
         } else {
             Self {
                 name: LayerName::parse(text).map_err(|_| bad())?,
@@ -48,15 +48,15 @@ impl LayerNamed {
     }
 
     /// The ARN of a version of a layer.
-    pub(crate) fn parse_version(arn: &str, place: &Place) -> Result<(Self, u32), ApiError> {
+    pub(crate) fn parse_version(arn: &str, arn_scope: &ArnScope) -> Result<(Self, u32), ApiError> {
         let bad = || ApiError::constraint(arn, "arn", VERSION_PATTERN);
-        let named = Self::parse_arn(arn, place).ok_or_else(bad)?;
+        let named = Self::parse_arn(arn, arn_scope).ok_or_else(bad)?;
         let version = named.version.ok_or_else(bad)?;
         Ok((named, version))
     }
 
     /// `None` also for a layer of another region or account: this controller has none of those.
-    fn parse_arn(arn: &str, place: &Place) -> Option<Self> {
+    fn parse_arn(arn: &str, arn_scope: &ArnScope) -> Option<Self> {
         let parts: Vec<&str> = arn.split(':').collect();
         let [
             "arn",
@@ -71,7 +71,10 @@ impl LayerNamed {
         else {
             return None;
         };
-        if !partition.starts_with("aws") || *region != place.region || *account != place.account {
+        if !partition.starts_with("aws")
+            || *region != arn_scope.region
+            || *account != arn_scope.account
+        {
             return None;
         }
         let version = match version {
@@ -97,10 +100,10 @@ pub(crate) fn check_used_layers(violations: &mut Violations, arns: &[String]) {
 }
 
 /// Whether the ARN of a layer's version names another region.
-fn elsewhere(arn: &str, place: &Place) -> bool {
+fn elsewhere(arn: &str, arn_scope: &ArnScope) -> bool {
     let parts: Vec<&str> = arn.split(':').collect();
     matches!(parts.as_slice(), ["arn", _, "lambda", region, _, "layer", _, _]
-        if is_region(region) && *region != place.region)
+        if is_region(region) && *region != arn_scope.region)
 }
 
 impl App {
@@ -112,14 +115,14 @@ impl App {
         let mut seen = BTreeMap::new();
         let mut layers = Vec::new();
         for arn in arns {
-            if elsewhere(arn, &self.place) {
+            if elsewhere(arn, &self.arn_scope) {
                 return Err(ApiError::invalid(format!(
                     "Layers are not in the same region as the function. Layers are expected to be \
                      in region {}.",
-                    self.place.region
+                    self.arn_scope.region
                 )));
             }
-            let Ok((named, number)) = LayerNamed::parse_version(arn, &self.place) else {
+            let Ok((named, number)) = LayerNamed::parse_version(arn, &self.arn_scope) else {
                 return Err(ApiError::constraint(&list(arns), "layers", USE_CONSTRAINT));
             };
             let layer = self.catalog.layer(&named.name);
@@ -151,19 +154,22 @@ mod tests {
     #[test]
     fn a_layer_of_another_region_is_known_by_its_arn() {
         let arn = "arn:aws:lambda:us-east-1:000000000000:layer:l:1";
-        assert!(!elsewhere(arn, &place()));
-        assert!(elsewhere(&arn.replace("us-east-1", "eu-west-1"), &place()));
+        assert!(!elsewhere(arn, &arn_scope()));
+        assert!(elsewhere(
+            &arn.replace("us-east-1", "eu-west-1"),
+            &arn_scope()
+        ));
         for bad in [
             "l",
             "arn:aws:lambda:eu-west-1:000000000000:layer:l",
             &arn.replace("us-east-1", "here"),
         ] {
-            assert!(!elsewhere(bad, &place()), "{bad}");
+            assert!(!elsewhere(bad, &arn_scope()), "{bad}");
         }
     }
 
-    fn place() -> Place {
-        Place {
+    fn arn_scope() -> ArnScope {
+        ArnScope {
             region: "us-east-1".into(),
             account: "000000000000".into(),
         }
@@ -173,13 +179,14 @@ mod tests {
     fn a_layer_is_named_by_itself_or_by_its_arn_and_a_version_by_its_arn_alone() {
         let arn = "arn:aws:lambda:us-east-1:000000000000:layer:l";
         for text in ["l", arn] {
-            let named = LayerNamed::parse(text, &place()).unwrap();
+            let named = LayerNamed::parse(text, &arn_scope()).unwrap();
             assert_eq!(named.name.to_string(), "l");
         }
-        let (named, version) = LayerNamed::parse_version(&format!("{arn}:7"), &place()).unwrap();
+        let (named, version) =
+            LayerNamed::parse_version(&format!("{arn}:7"), &arn_scope()).unwrap();
         assert_eq!((named.name.to_string().as_str(), version), ("l", 7));
         for bad in ["", "a b", "l:7", &format!("{arn}:7"), &format!("{arn}:x")] {
-            assert!(LayerNamed::parse(bad, &place()).is_err(), "{bad:?}");
+            assert!(LayerNamed::parse(bad, &arn_scope()).is_err(), "{bad:?}");
         }
         for bad in [
             "l".to_owned(),
@@ -191,7 +198,7 @@ mod tests {
             format!("{arn}:7").replace("000000000000", "123456789012"),
         ] {
             assert!(
-                LayerNamed::parse_version(&bad, &place()).is_err(),
+                LayerNamed::parse_version(&bad, &arn_scope()).is_err(),
                 "{bad:?}"
             );
         }

@@ -57,7 +57,7 @@ pub(crate) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let name = LayerNamed::parse(segments.get("name"), &app.place)?.name;
+    let name = LayerNamed::parse(segments.get("name"), &app.arn_scope)?.name;
     let permit = app.upload_permit().await?;
     let body = read(&headers, body, "PublishLayerVersion").await?;
     let input: PublishInput<'_> = parse(&body)?;
@@ -79,9 +79,9 @@ pub(crate) async fn publish(
         deployer.publish_layer(layer, package, describe).await
     })
     .await?
-    .map_err(|error| ApiError::control(error, &app.place.layer_arn(&name)))?;
+    .map_err(|error| ApiError::control(error, &app.arn_scope.layer_arn(&name)))?;
     let mut answer = describe_version(&app, &name, number, &version);
-    answer["LayerArn"] = app.place.layer_arn(&name).into();
+    answer["LayerArn"] = app.arn_scope.layer_arn(&name).into();
     answer["Content"] = content(&app, &version, &headers);
     Ok(json_response(StatusCode::CREATED, &answer))
 }
@@ -94,7 +94,7 @@ pub(crate) async fn list(
 ) -> Result<Response, ApiError> {
     if parameters.get("find") == Some("LayerVersion") {
         let arn = found(|violations| violations.given(parameters.get("Arn"), "arn"))?;
-        let (named, number) = LayerNamed::parse_version(arn, &app.place)?;
+        let (named, number) = LayerNamed::parse_version(arn, &app.arn_scope)?;
         return one_version(&app, &named.name, number, &headers);
     }
     compatible::check_wanted(&parameters)?;
@@ -108,7 +108,7 @@ pub(crate) async fn list(
         .map(|(layer, (number, version))| {
             json!({
                 "LayerName": layer.name,
-                "LayerArn": app.place.layer_arn(&layer.name),
+                "LayerArn": app.arn_scope.layer_arn(&layer.name),
                 "LatestMatchingVersion": list_version(&app, &layer.name, *number, version),
             })
         })
@@ -138,7 +138,7 @@ pub(crate) async fn list_versions(
     segments: Segments,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    let name = LayerNamed::parse(segments.get("name"), &app.place)?.name;
+    let name = LayerNamed::parse(segments.get("name"), &app.arn_scope)?.name;
     compatible::check_wanted(&parameters)?;
     let layer = app.catalog.layer(&name);
     let versions = layer.iter().flat_map(|layer| layer.versions.iter().rev());
@@ -165,7 +165,7 @@ pub(crate) async fn delete_version(
     segments: Segments,
 ) -> Result<Response, ApiError> {
     let (name, number) = path_version(&app, &segments)?;
-    let arn = app.place.layer_arn(&name);
+    let arn = app.arn_scope.layer_arn(&name);
     let deployer = app.deployer.clone();
     to_the_end(async move { deployer.delete_layer(&name, number).await })
         .await?
@@ -174,7 +174,7 @@ pub(crate) async fn delete_version(
 }
 
 pub(crate) fn path_version(app: &App, segments: &Segments) -> Result<(LayerName, u32), ApiError> {
-    let named = LayerNamed::parse(segments.get("name"), &app.place)?;
+    let named = LayerNamed::parse(segments.get("name"), &app.arn_scope)?;
     let text = segments.get("version");
     match text.parse::<i64>() {
         Ok(..=0) => Err(ApiError::invalid("Layer Version Cannot be less than 1")),
@@ -201,7 +201,7 @@ fn one_version(
         ));
     };
     let mut answer = describe_version(app, name, number, version);
-    answer["LayerArn"] = app.place.layer_arn(name).into();
+    answer["LayerArn"] = app.arn_scope.layer_arn(name).into();
     answer["Content"] = content(app, version, headers);
     Ok(json_response(StatusCode::OK, &answer))
 }
@@ -227,7 +227,7 @@ fn list_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion
 
 fn describe_version(app: &App, name: &LayerName, number: u32, version: &LayerVersion) -> Value {
     let mut out = json!({
-        "LayerVersionArn": app.place.layer_version_arn(name, number),
+        "LayerVersionArn": app.arn_scope.layer_version_arn(name, number),
         "Version": number,
         "Description": version.description,
         "CreatedDate": version.created,

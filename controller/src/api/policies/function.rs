@@ -100,7 +100,7 @@ pub(crate) async fn add(
     }
     app.target_or_alias(&function, &named)?;
     let revision = input.revision_id.take();
-    let arn = named.arn(&app.place);
+    let arn = named.arn(&app.arn_scope);
     let statement = input.statement(arn.clone())?;
     let written = statement.written();
     let deployer = app.deployer.clone();
@@ -145,11 +145,14 @@ pub(crate) async fn remove(
     let sid = segments.get("sid").to_owned();
     checked(|violations| check_sid(violations, &sid))?;
     let function = app.catalog.get(&named.name).ok_or_else(|| {
-        ApiError::not_found(format!("No policy found for: {}", named.arn(&app.place)))
+        ApiError::not_found(format!(
+            "No policy found for: {}",
+            named.arn(&app.arn_scope)
+        ))
     })?;
     app.target_or_alias(&function, &named)?;
     let revision = parameters.get("RevisionId").map(str::to_owned);
-    let arn = named.arn(&app.place);
+    let arn = named.arn(&app.arn_scope);
     let deployer = app.deployer.clone();
     to_the_end(async move {
         let Named { name, qualifier } = named;

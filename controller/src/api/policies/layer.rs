@@ -88,7 +88,7 @@ pub(crate) async fn add(
     let input: PermissionInput = parse(&body)?;
     checked(|violations| input.check(violations))?;
     let (name, number) = path_version(&app, &segments)?;
-    let arn = app.place.layer_version_arn(&name, number);
+    let arn = app.arn_scope.layer_version_arn(&name, number);
     let statement = input.statement(arn.clone()).expect("it was checked");
     let written = statement.written();
     let seen = parameters.get("RevisionId").map(str::to_owned);
@@ -113,7 +113,7 @@ pub(crate) async fn get(
     let (name, number) = path_version(&app, &segments)?;
     let layer = app.catalog.layer(&name);
     let version = layer.as_ref().and_then(|layer| layer.versions.get(&number));
-    let arn = app.place.layer_version_arn(&name, number);
+    let arn = app.arn_scope.layer_version_arn(&name, number);
     let version = version.ok_or_else(|| ApiError::layer_version_not_found(&arn))?;
     let policy = version.policy.as_ref().ok_or_else(ApiError::no_policy)?;
     let answer = json!({
@@ -131,7 +131,7 @@ pub(crate) async fn remove(
     let sid = segments.get("sid").to_owned();
     checked(|violations| check_sid(violations, &sid))?;
     let (name, number) = path_version(&app, &segments)?;
-    let arn = app.place.layer_version_arn(&name, number);
+    let arn = app.arn_scope.layer_version_arn(&name, number);
     let seen = parameters.get("RevisionId").map(str::to_owned);
     let deployer = app.deployer.clone();
     to_the_end(async move {

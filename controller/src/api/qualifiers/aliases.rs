@@ -140,7 +140,7 @@ fn check_version(violations: &mut Violations, text: &str) {
 /// Parses the version that an alias is to point to. A number too large for a version is an error.
 fn parse_version(text: &str, named: &Named, app: &App) -> Result<VersionId, ApiError> {
     VersionId::parse(text)
-        .map_err(|_| ApiError::function_not_found(&app.place.qualified_arn(&named.name, text)))
+        .map_err(|_| ApiError::function_not_found(&app.arn_scope.qualified_arn(&named.name, text)))
 }
 
 fn check_alias(violations: &mut Violations, text: &str) -> Option<AliasName> {
@@ -180,7 +180,7 @@ pub(crate) async fn create(
     let version = change.version.expect("it was given");
     if app.catalog.get(&named.name).is_none() {
         // Lambda's error names the version that the alias is to point to.
-        let arn = app.place.qualified_arn(&named.name, version);
+        let arn = app.arn_scope.qualified_arn(&named.name, version);
         return Err(ApiError::function_not_found(&arn));
     }
     app.find(&named)?;
@@ -280,7 +280,7 @@ fn shown(
     status: StatusCode,
 ) -> Result<Response, ApiError> {
     let Some(alias) = function.record.aliases.get(name) else {
-        let arn = app.place.qualified_arn(&function.record.name, name);
+        let arn = app.arn_scope.qualified_arn(&function.record.name, name);
         return Err(ApiError::alias_not_found(&arn));
     };
     let body = describe(app, function, name, alias);
@@ -294,7 +294,7 @@ fn describe(
     alias: &AliasRecord,
 ) -> Value {
     let mut out = json!({
-        "AliasArn": app.place.qualified_arn(&function.record.name, name),
+        "AliasArn": app.arn_scope.qualified_arn(&function.record.name, name),
         "Name": name,
         "FunctionVersion": alias.version,
         "Description": alias.description,

@@ -60,7 +60,7 @@ pub(crate) async fn publish(
         .ok_or_else(|| ApiError::service("The version was deleted meanwhile"))?;
     Ok(json_response(
         StatusCode::CREATED,
-        &Shown::published(&function, published).configuration(&app.place),
+        &Shown::published(&function, published).configuration(&app.arn_scope),
     ))
 }
 
@@ -71,6 +71,6 @@ pub(crate) async fn list(
 ) -> Result<Response, ApiError> {
     let function = app.find(&named)?;
     let (page, next) = page::cut(Shown::all(&function), &parameters, Shown::key)?;
-    let shown: Vec<Value> = page.iter().map(|v| v.listed(&app.place)).collect();
+    let shown: Vec<Value> = page.iter().map(|v| v.listed(&app.arn_scope)).collect();
     Ok(page::answer("Versions", shown, next))
 }

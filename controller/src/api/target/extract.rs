@@ -41,5 +41,5 @@ async fn named(parts: &mut Parts, app: &Arc<App>, form: NameForm) -> Result<Name
     let qualifier = parameters
         .get("Qualifier")
         .filter(|qualifier| !qualifier.is_empty());
-    Named::parse(segments.get("name"), qualifier, form, &app.place)
+    Named::parse(segments.get("name"), qualifier, form, &app.arn_scope)
 }

@@ -2,7 +2,7 @@
 
 use crate::api::http::error::ApiError;
 use crate::api::http::violations::Violations;
-use crate::function::{FunctionName, LATEST, Place, is_account, is_region};
+use crate::function::{ArnScope, FunctionName, LATEST, is_account, is_region};
 
 /// The parameter's name in Lambda's messages.
 const FIELD: &str = "functionName";
@@ -112,7 +112,7 @@ impl Named {
         text: &str,
         qualifier: Option<&str>,
         form: NameForm,
-        place: &Place,
+        arn_scope: &ArnScope,
     ) -> Result<Self, ApiError> {
         let mut violations = Violations::default();
         if let Some(asked) = qualifier {
@@ -133,15 +133,15 @@ impl Named {
             }
             (own, asked) => own.or(asked).map(str::to_owned),
         };
-        if let Some(region) = parts.region.filter(|region| *region != place.region) {
+        if let Some(region) = parts.region.filter(|region| *region != arn_scope.region) {
             return Err(ApiError::not_found(format!(
                 "Functions from '{region}' are not reachable in this region ('{}')",
-                place.region
+                arn_scope.region
             )));
         }
         if parts
             .account
-            .is_some_and(|account| account != place.account)
+            .is_some_and(|account| account != arn_scope.account)
         {
             return Err(ApiError::other_account());
         }
@@ -149,7 +149,7 @@ impl Named {
         let name = FunctionName::parse(parts.name).map_err(|_| {
             let suffix = qualifier.as_deref().map(|text| format!(":{text}"));
             let meant = format!("{}{}", parts.name, suffix.unwrap_or_default());
-            ApiError::function_not_found(&place.arn_of(&meant))
+            ApiError::function_not_found(&arn_scope.arn_of(&meant))
         })?;
         Ok(Self { name, qualifier })
     }
@@ -177,7 +177,7 @@ impl Named {
     }
 
     /// Parses the name of a new function.
-    pub(crate) fn parse_new(text: &str, place: &Place) -> Result<FunctionName, ApiError> {
+    pub(crate) fn parse_new(text: &str, arn_scope: &ArnScope) -> Result<FunctionName, ApiError> {
         let parts = Parts::of(text, NameForm::Function);
         if let Some(parts) = &parts
             && text.len() <= NameForm::Function.longest()
@@ -186,7 +186,7 @@ impl Named {
             let constraint = "Member must have length less than or equal to 64";
             return Err(ApiError::late_constraint(parts.name, FIELD, constraint));
         }
-        let named = Self::parse(text, None, NameForm::Function, place)?;
+        let named = Self::parse(text, None, NameForm::Function, arn_scope)?;
         if named.qualifier.is_some() {
             return Err(ApiError::invalid(
                 "The function name of a new function has no qualifier",
@@ -196,18 +196,18 @@ impl Named {
     }
 
     /// The ARN, with the qualifier if the request gives one.
-    pub(crate) fn arn(&self, place: &Place) -> String {
+    pub(crate) fn arn(&self, arn_scope: &ArnScope) -> String {
         match &self.qualifier {
-            Some(qualifier) => place.qualified_arn(&self.name, qualifier),
-            None => place.arn(&self.name),
+            Some(qualifier) => arn_scope.qualified_arn(&self.name, qualifier),
+            None => arn_scope.arn(&self.name),
         }
     }
 
     /// Refuses every qualifier except `$LATEST`, because nothing else can be changed.
-    pub(crate) fn latest(&self, place: &Place) -> Result<(), ApiError> {
+    pub(crate) fn latest(&self, arn_scope: &ArnScope) -> Result<(), ApiError> {
         match self.qualifier.as_deref() {
             None | Some(LATEST) => Ok(()),
-            Some(_) => Err(ApiError::function_not_found(&self.arn(place))),
+            Some(_) => Err(ApiError::function_not_found(&self.arn(arn_scope))),
         }
     }
 }
@@ -220,15 +220,15 @@ fn is_word(b: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn place() -> Place {
-        Place {
+    fn arn_scope() -> ArnScope {
+        ArnScope {
             region: "us-east-1".into(),
             account: "000000000000".into(),
         }
     }
 
     fn parse(text: &str, qualifier: Option<&str>) -> Result<Named, ApiError> {
-        Named::parse(text, qualifier, NameForm::Function, &place())
+        Named::parse(text, qualifier, NameForm::Function, &arn_scope())
     }
 
     fn refused(result: Result<Named, ApiError>) -> String {
@@ -311,7 +311,7 @@ mod tests {
             &name,
             Some(&qualifier),
             NameForm::Namespaced,
-            &place(),
+            &arn_scope(),
         ));
         let mut rest = message.as_str();
         for next in [
@@ -343,7 +343,7 @@ mod tests {
             "a.b",
             Some("1"),
             NameForm::Namespaced,
-            &place(),
+            &arn_scope(),
         ));
         assert!(
             message.contains("Function not found: ") && message.contains(":function:a.b:1"),
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_new_functions_name_is_short_and_has_no_qualifier() {
-        let new = |text: &str| Named::parse_new(text, &place());
+        let new = |text: &str| Named::parse_new(text, &arn_scope());
         assert_eq!(new("000000000000:function:f").unwrap().as_str(), "f");
         let message = format!("{:?}", new(&"a".repeat(65)).unwrap_err());
         assert!(
@@ -407,7 +407,10 @@ mod tests {
 
     #[test]
     fn only_the_latest_version_can_be_changed() {
-        parse("f", Some(LATEST)).unwrap().latest(&place()).unwrap();
-        assert!(parse("f:1", None).unwrap().latest(&place()).is_err());
+        parse("f", Some(LATEST))
+            .unwrap()
+            .latest(&arn_scope())
+            .unwrap();
+        assert!(parse("f:1", None).unwrap().latest(&arn_scope()).is_err());
     }
 }

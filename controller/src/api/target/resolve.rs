@@ -11,7 +11,7 @@ use crate::registry::{Function, Target};
 impl App {
     /// The function, for operations on the whole of it: no qualifier but `$LATEST` is allowed.
     pub(crate) fn find(&self, named: &Named) -> Result<Arc<Function>, ApiError> {
-        named.latest(&self.place)?;
+        named.latest(&self.arn_scope)?;
         self.function(named)
     }
 
@@ -19,7 +19,7 @@ impl App {
     pub(crate) fn function(&self, named: &Named) -> Result<Arc<Function>, ApiError> {
         self.catalog
             .get(&named.name)
-            .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.place)))
+            .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.arn_scope)))
     }
 
     /// `$LATEST`, the published version or the alias that the qualifier names.
@@ -30,7 +30,7 @@ impl App {
     ) -> Result<Target<'a>, ApiError> {
         function
             .target(named.qualifier.as_deref())
-            .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.place)))
+            .ok_or_else(|| ApiError::function_not_found(&named.arn(&self.arn_scope)))
     }
 
     /// The same, for operations whose error differs between a missing alias and a missing version.
@@ -46,7 +46,7 @@ impl App {
     /// The error for a qualifier that names nothing: a missing alias if it has the form of one, or else
     /// a missing version.
     pub(crate) fn no_target(&self, named: &Named) -> ApiError {
-        let arn = named.arn(&self.place);
+        let arn = named.arn(&self.arn_scope);
         match named.qualifier.as_deref().map(AliasName::parse) {
             Some(Ok(_)) => ApiError::alias_not_found(&arn),
             _ => ApiError::function_not_found(&arn),
@@ -57,7 +57,7 @@ impl App {
     pub(crate) fn function_by_version(&self, named: &Named) -> Result<Arc<Function>, ApiError> {
         self.catalog.get(&named.name).ok_or_else(|| {
             let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
-            let arn = self.place.qualified_arn(&named.name, qualifier);
+            let arn = self.arn_scope.qualified_arn(&named.name, qualifier);
             ApiError::function_not_found(&arn)
         })
     }

@@ -91,7 +91,10 @@ async fn the_timeout_continues_while_the_caller_does_not_read() {
     let (bytes, completed) = drain(rest).await;
     assert!(completed.failed);
     assert!(String::from_utf8_lossy(&completed.payload).contains("Sandbox.Timedout"));
-    assert!(bytes <= 4 * CHUNK, "{bytes} bytes were kept for nobody");
+    assert!(
+        bytes <= 4 * CHUNK,
+        "{bytes} bytes were kept for a client that reads none"
+    );
 }
 
 #[tokio::test]

@@ -58,19 +58,19 @@ pub enum KeyError {
     "its environment variables can't be decrypted with this key: the key file is not the one that \
      they were encrypted with, or the registry is damaged"
 )]
-pub struct NotOpened;
+pub struct NotDecrypted;
 
 /// Encrypts and decrypts.
 #[derive(Clone)]
-pub(crate) struct Sealer(XChaCha20Poly1305);
+pub(crate) struct Cipher(XChaCha20Poly1305);
 
-impl std::fmt::Debug for Sealer {
+impl std::fmt::Debug for Cipher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sealer")
+        f.write_str("Cipher")
     }
 }
 
-impl Sealer {
+impl Cipher {
     /// Reads the key in `path`. If there is none, makes one if `may_make`.
     pub(super) fn open(path: &Path, may_make: bool) -> Result<Self, KeyError> {
         match read_key(path) {
@@ -93,37 +93,39 @@ impl Sealer {
     }
 
     /// Encrypts a value that belongs to `owner`.
-    pub(super) fn seal(&self, value: &Value, owner: &str) -> Value {
+    pub(super) fn encrypt(&self, value: &Value, owner: &str) -> Value {
         let nonce = XNonce::generate();
         let text = value.to_string();
         let payload = Payload {
             msg: text.as_bytes(),
             aad: owner.as_bytes(),
         };
-        let sealed = self.0.encrypt(&nonce, payload);
-        let sealed = sealed.expect("a value in memory is shorter than 256 GiB");
-        let text = STANDARD.encode([&nonce[..], &sealed].concat());
+        let encrypted = self.0.encrypt(&nonce, payload);
+        let encrypted = encrypted.expect("a value in memory is shorter than 256 GiB");
+        let text = STANDARD.encode([&nonce[..], &encrypted].concat());
         format!("{SCHEME}{text}").into()
     }
 
-    /// Decrypts a value that [`Sealer::seal`] has encrypted for the same owner.
-    pub(super) fn open_sealed(&self, sealed: &Value, owner: &str) -> Result<Value, NotOpened> {
-        let text = sealed.as_str().and_then(|text| text.strip_prefix(SCHEME));
+    /// Decrypts a value that [`Cipher::encrypt`] has encrypted for the same owner.
+    pub(super) fn decrypt(&self, encrypted: &Value, owner: &str) -> Result<Value, NotDecrypted> {
+        let text = encrypted
+            .as_str()
+            .and_then(|text| text.strip_prefix(SCHEME));
         let bytes = STANDARD
-            .decode(text.ok_or(NotOpened)?)
-            .map_err(|_| NotOpened)?;
-        let (nonce, sealed) = bytes.split_at_checked(NONCE_BYTES).ok_or(NotOpened)?;
+            .decode(text.ok_or(NotDecrypted)?)
+            .map_err(|_| NotDecrypted)?;
+        let (nonce, encrypted) = bytes.split_at_checked(NONCE_BYTES).ok_or(NotDecrypted)?;
         let nonce: [u8; NONCE_BYTES] = nonce.try_into().expect("split there");
         let payload = Payload {
-            msg: sealed,
+            msg: encrypted,
             aad: owner.as_bytes(),
         };
         let opened = self.0.decrypt(&XNonce::from(nonce), payload);
-        serde_json::from_slice(&opened.map_err(|_| NotOpened)?).map_err(|_| NotOpened)
+        serde_json::from_slice(&opened.map_err(|_| NotDecrypted)?).map_err(|_| NotDecrypted)
     }
 }
 
-fn read_key(path: &Path) -> Result<Sealer, KeyError> {
+fn read_key(path: &Path) -> Result<Cipher, KeyError> {
     let io = |source| KeyError::Io {
         path: path.into(),
         source,
@@ -144,7 +146,7 @@ fn read_key(path: &Path) -> Result<Sealer, KeyError> {
         .ok()
         .and_then(|key| key.try_into().ok())
         .ok_or_else(|| KeyError::Malformed(path.into()))?;
-    Ok(Sealer(XChaCha20Poly1305::new(&key.into())))
+    Ok(Cipher(XChaCha20Poly1305::new(&key.into())))
 }
 
 /// Makes a key file: complete or not at all, and on disk before anything is encrypted with the key.
@@ -177,29 +179,33 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(crate) fn sealer(dir: &Path) -> Sealer {
-        Sealer::open(&dir.join("key"), true).unwrap()
+    pub(crate) fn cipher(dir: &Path) -> Cipher {
+        Cipher::open(&dir.join("key"), true).unwrap()
     }
 
     #[test]
     fn an_encrypted_value_is_decrypted_for_its_owner_and_shows_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let sealer = sealer(dir.path());
+        let cipher = cipher(dir.path());
         let value = json!({ "PASSWORD": "hunter2" });
-        let sealed = sealer.seal(&value, "f");
-        assert!(!sealed.to_string().contains("hunter2"));
-        assert!(!sealed.to_string().contains("PASSWORD"));
-        assert_eq!(sealer.open_sealed(&sealed, "f").unwrap(), value);
-        assert_ne!(sealer.seal(&value, "f"), sealed, "never the same twice");
-        assert_eq!(sealer.open_sealed(&sealed, "g"), Err(NotOpened));
+        let encrypted = cipher.encrypt(&value, "f");
+        assert!(!encrypted.to_string().contains("hunter2"));
+        assert!(!encrypted.to_string().contains("PASSWORD"));
+        assert_eq!(cipher.decrypt(&encrypted, "f").unwrap(), value);
+        assert_ne!(
+            cipher.encrypt(&value, "f"),
+            encrypted,
+            "never the same twice"
+        );
+        assert_eq!(cipher.decrypt(&encrypted, "g"), Err(NotDecrypted));
     }
 
     #[test]
     fn a_text_that_was_damaged_or_cut_off_is_not_decrypted() {
         let dir = tempfile::tempdir().unwrap();
-        let sealer = sealer(dir.path());
-        let sealed = sealer.seal(&json!({ "A": "b" }), "f");
-        let text = sealed.as_str().unwrap();
+        let cipher = cipher(dir.path());
+        let encrypted = cipher.encrypt(&json!({ "A": "b" }), "f");
+        let text = encrypted.as_str().unwrap();
         let mut changed = text.to_owned().into_bytes();
         let last = changed.len() - 6;
         changed[last] = if changed[last] == b'A' { b'B' } else { b'A' };
@@ -211,7 +217,7 @@ pub(super) mod tests {
             json!({ "A": "b" }),
             json!(null),
         ] {
-            assert_eq!(sealer.open_sealed(&bad, "f"), Err(NotOpened), "{bad}");
+            assert_eq!(cipher.decrypt(&bad, "f"), Err(NotDecrypted), "{bad}");
         }
     }
 
@@ -219,13 +225,13 @@ pub(super) mod tests {
     fn the_key_is_made_once_readable_by_its_owner_only_and_another_decrypts_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-        let first = Sealer::open(&one, true).unwrap();
+        let first = Cipher::open(&one, true).unwrap();
         assert_eq!(fs::metadata(&one).unwrap().mode() & 0o777, 0o600);
-        let sealed = first.seal(&json!("v"), "f");
-        let again = Sealer::open(&one, false).unwrap();
-        assert_eq!(again.open_sealed(&sealed, "f").unwrap(), "v");
-        let other = Sealer::open(&two, true).unwrap();
-        assert_eq!(other.open_sealed(&sealed, "f"), Err(NotOpened));
+        let encrypted = first.encrypt(&json!("v"), "f");
+        let again = Cipher::open(&one, false).unwrap();
+        assert_eq!(again.decrypt(&encrypted, "f").unwrap(), "v");
+        let other = Cipher::open(&two, true).unwrap();
+        assert_eq!(other.decrypt(&encrypted, "f"), Err(NotDecrypted));
     }
 
     #[test]
@@ -233,7 +239,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("the-key");
         let refused = |expected: &str| {
-            let error = Sealer::open(&path, false).unwrap_err().to_string();
+            let error = Cipher::open(&path, false).unwrap_err().to_string();
             assert!(
                 error.contains("the-key") && error.contains(expected),
                 "{error}"

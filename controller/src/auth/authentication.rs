@@ -11,16 +11,16 @@ use crate::settings::{Settings, SettingsError};
 
 /// Whether the controller authenticates its clients.
 #[derive(Debug, Clone)]
-pub(crate) enum Gate {
+pub(crate) enum Authentication {
     /// It ignores signatures and accepts all requests.
-    Open,
+    Off,
     /// It accepts only requests with a valid signature.
-    Signed(Arc<Verifier>),
+    Signatures(Arc<Verifier>),
 }
 
 /// Why the controller refuses to start.
 #[derive(Debug, thiserror::Error)]
-pub enum GateError {
+pub enum AuthSetupError {
     /// A setting is wrong.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -42,25 +42,25 @@ pub enum GateError {
     NoKeys(PathBuf),
 }
 
-impl Gate {
+impl Authentication {
     /// A loopback address needs no signatures unless the settings require them; every other address
     /// needs them unless the settings say `insecure`. Fails if signatures are needed and there is no key.
-    pub(crate) fn of(settings: &Settings) -> Result<Self, GateError> {
+    pub(crate) fn of(settings: &Settings) -> Result<Self, AuthSetupError> {
         let reachable = !settings.listen.ip().is_loopback();
         let signed = settings.require_signatures || (reachable && !settings.insecure);
         if !signed {
-            return Ok(Self::Open);
+            return Ok(Self::Off);
         }
         let data_dir = settings.data_dir()?;
         let keys = KeyRing::open(KeyFile::of(&data_dir))?;
         if keys.is_empty() {
             return Err(if reachable {
-                GateError::Exposed(settings.listen, data_dir)
+                AuthSetupError::Exposed(settings.listen, data_dir)
             } else {
-                GateError::NoKeys(data_dir)
+                AuthSetupError::NoKeys(data_dir)
             });
         }
-        Ok(Self::Signed(Arc::new(Verifier::new(
+        Ok(Self::Signatures(Arc::new(Verifier::new(
             keys,
             settings.region.clone(),
         ))))
@@ -84,7 +84,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:127.0.0.1]:0"] {
             let mut settings = settings(listen, dir.path());
-            let error = Gate::of(&settings).unwrap_err().to_string();
+            let error = Authentication::of(&settings).unwrap_err().to_string();
             for said in [
                 "hearth keys create",
                 "--insecure",
@@ -93,12 +93,18 @@ mod tests {
                 assert!(error.contains(said), "{error}");
             }
             settings.insecure = true;
-            assert!(matches!(Gate::of(&settings), Ok(Gate::Open)));
+            assert!(matches!(
+                Authentication::of(&settings),
+                Ok(Authentication::Off)
+            ));
         }
         let keys = KeyFile::of(dir.path());
         keys.create("k", Permissions::admin()).unwrap();
         let settings = settings("0.0.0.0:0", dir.path());
-        assert!(matches!(Gate::of(&settings), Ok(Gate::Signed(_))));
+        assert!(matches!(
+            Authentication::of(&settings),
+            Ok(Authentication::Signatures(_))
+        ));
     }
 
     #[test]
@@ -106,10 +112,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for listen in ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0"] {
             let mut settings = settings(listen, dir.path());
-            assert!(matches!(Gate::of(&settings), Ok(Gate::Open)));
+            assert!(matches!(
+                Authentication::of(&settings),
+                Ok(Authentication::Off)
+            ));
             settings.require_signatures = true;
             settings.insecure = true;
-            assert!(Gate::of(&settings).is_err(), "there is no key yet");
+            assert!(
+                Authentication::of(&settings).is_err(),
+                "there is no key yet"
+            );
         }
     }
 
@@ -117,6 +129,6 @@ mod tests {
     fn keys_that_can_not_be_read_are_an_error() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(KeyFile::of(dir.path()).path(), "x").unwrap();
-        assert!(Gate::of(&settings("0.0.0.0:0", dir.path())).is_err());
+        assert!(Authentication::of(&settings("0.0.0.0:0", dir.path())).is_err());
     }
 }
