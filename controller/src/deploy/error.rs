@@ -60,7 +60,7 @@ pub(crate) enum DeployError {
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The controller is ending, or the function was deleted or updated meanwhile.
-    #[error("the deploy was cancelled")]
+    #[error("the deploy was given up")]
     Cancelled,
 }
 

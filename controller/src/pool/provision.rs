@@ -151,7 +151,7 @@ impl State {
         } else {
             provision
                 .crowded
-                .then(|| "a limit of instances or memory of this host is reached".into())
+                .then(|| "there is no room for more instances on this host".into())
         };
         Provisioned {
             ready: u32::try_from(ready).unwrap_or(u32::MAX),
