@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import shutil
 import urllib.parse
 import urllib.request
@@ -134,7 +135,7 @@ def rust(name: str, starts: str) -> Row:
 SYSTEM = python("system", "system", "random", "tempfile", "ssl", "tls", instances=100)
 THREAD = python("thread", "thread")
 GNUTLS = c("gnutls", "gnutls", INIT, native.shared, "-lgnutls")
-ROWS = [
+ALL_ROWS = [
     SYSTEM,
     # An interpreter that the runtime does not see to.
     python(
@@ -210,6 +211,22 @@ ROWS = [
 ]
 
 
+#: Without HEARTH_UNIQUE=all, one row or two for each way in which a generator is reseeded or recognised:
+#: the others take a quarter of an hour more where the guest kernel is interpreted.
+COMMON = (
+    "python-system",
+    "python-processes",
+    "python-numpy",
+    "python-cryptography-old",
+    "node-own",
+    "node-stores",
+    "c-openssl-static",
+    "c-gnutls",
+    "rust-rand",
+)
+ROWS = [row for row in ALL_ROWS if os.environ.get("HEARTH_UNIQUE") == "all" or row.name in COMMON]
+
+
 def start_kind(client, name, qualifier="$LATEST"):
     """How the function's instances are started, as its configuration tells it: by a member that is
     not AWS's, which its clients leave out."""
@@ -279,12 +296,9 @@ def inits(drawn):
     return len({tuple(values_of([answer], "init")) for answer in drawn.answers})
 
 
-#: One for each way in which a generator is reseeded.
-GENERATIONS = [
-    row
-    for row in ROWS
-    if row.name in ("python-numpy", "node-stores", "c-openssl-static", "rust-aws_lc", "rust-rand")
-]
+#: By the runtime's ranges, and by the sandbox's search. Node.js is not among them: once it has served,
+#: node:crypto has a store of its own again, and Hearth takes no snapshot then.
+GENERATIONS = [row for row in ROWS if row.name in ("python-numpy", "c-openssl-static")]
 
 
 @pytest.mark.parametrize("drawn", GENERATIONS, ids=lambda row: row.name, indirect=True)
