@@ -55,7 +55,7 @@ def deploy(controller, setting):
         package.archive(files),
         Runtime="python3.11",
         Handler="app.handler",
-        Timeout=30,
+        Timeout=60,
         Environment={"Variables": wrapper},
     )
 
