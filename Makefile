@@ -10,29 +10,25 @@ help: ## Show the targets
 demo: ## Build everything, deploy the six examples on a fresh controller, invoke them
 	@scripts/setup build images examples
 	@scripts/check-kvm
-	@scripts/build
-	@scripts/images
+	@scripts/artefacts
 	@scripts/demo
 
 test: ## Unit tests, then whole-system tests on real microVMs; TESTS='test_http.py -x' runs those
 	@scripts/setup build images examples tests
 	@scripts/check-kvm
-	@scripts/build
-	@scripts/images
+	@scripts/artefacts
 	@scripts/test $(TESTS)
 
 bench: ## Measure invocations, deploys and memory; JSON=FILE writes the figures there too
 	@scripts/setup build images examples tests
 	@scripts/check-kvm
-	@scripts/build
-	@scripts/images
+	@scripts/artefacts
 	@scripts/bench $(if $(JSON),--json $(JSON))
 
 side-by-side: ## Measure restores beside Firecracker's; FIRECRACKER=/path/to/its/binary
 	@scripts/setup build images tests
 	@scripts/check-kvm
-	@scripts/build
-	@scripts/images
+	@scripts/artefacts
 	@scripts/side-by-side "$(FIRECRACKER)"
 
 fuzz: ## Fuzz what parses strangers' bytes, each target for FUZZ_SECONDS (60); TARGETS='zip vsock'
@@ -50,9 +46,9 @@ build: ## Compile the release binaries and the guest agent
 	@scripts/setup build
 	@scripts/build
 
-images: build ## Build the guest kernel and the runtime images into the artefact cache
-	@scripts/setup images
-	@scripts/images
+images: ## Build the programs, the guest kernel and the runtime images into the artefact cache
+	@scripts/setup build images
+	@scripts/artefacts
 
 setup: ## Install the system packages that are missing
 	@scripts/setup build images examples tests lint

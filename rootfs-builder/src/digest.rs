@@ -55,6 +55,22 @@ impl Key {
         self
     }
 
+    /// Adds the code of a Rust source file, because what the code does is an input as well.
+    ///
+    /// Lines that are empty or only a comment, and the test module at the end, are left out: they
+    /// can't change an artefact. No line of a string literal in such a file may begin with `//`, or
+    /// a change to that line keeps the old artefact.
+    pub(crate) fn with_code(mut self, name: &str, source: &str) -> Self {
+        let (code, _tests) = source.split_once("\n#[cfg(test)]").unwrap_or((source, ""));
+        for line in code.lines() {
+            let line = line.trim_start();
+            if !line.is_empty() && !line.starts_with("//") {
+                self = self.with(name, line.as_bytes());
+            }
+        }
+        self
+    }
+
     /// 32 hexadecimal digits: enough to be unique, short enough for a path.
     pub(crate) fn finish(self) -> String {
         hex(&self.0.finalize()[..16])
@@ -79,5 +95,16 @@ mod tests {
         let other = Key::new("k").with("ab", b"c").finish();
         assert_ne!(one, other);
         assert_eq!(one.len(), 32);
+    }
+
+    #[test]
+    fn comments_and_tests_are_no_part_of_the_code_and_every_other_line_is() {
+        let key = |source| Key::new("k").with_code("recipe", source).finish();
+        let code = key("//! Doc.\n\nfn a() {\n    // Why.\n    b(1);\n}\n");
+        assert_eq!(
+            code,
+            key("fn a() {\n    b(1);\n}\n\n#[cfg(test)]\nmod tests {}\n")
+        );
+        assert_ne!(code, key("fn a() {\n    b(2);\n}\n"));
     }
 }

@@ -1,8 +1,8 @@
-//! The guest kernel: Debian's source, one configuration fragment, a few patches.
+//! Builds the guest kernel from Debian's kernel source with Hearth's configuration and patches.
 //!
-//! Everything that decides about the result is part of the cache key: version of
-//! the source, fragment, patches, compiler and linker. The build itself happens in
-//! a temporary folder of the cache and leaves only `vmlinux`.
+//! The cache key covers everything that determines the result: the source's version, the
+//! configuration fragment, the patches, the compiler, the linker and this code. The build runs in a
+//! temporary folder of the cache, and only `vmlinux` is kept.
 
 mod configuration;
 mod source;
@@ -25,21 +25,23 @@ use crate::space;
 pub(crate) const FILE: &str = "vmlinux";
 
 const FRAGMENT: &str = include_str!("../kernel/hearth.config");
-/// In the order they are applied in.
+/// The patches, in the order in which they are applied.
 const PATCHES: &[&str] = &[
     include_str!("../kernel/syscall-from-ring3.patch"),
     include_str!("../kernel/timer-hz-25.patch"),
     include_str!("../kernel/string-assist.patch"),
     include_str!("../kernel/restore-seed.patch"),
 ];
-/// This part of the recipe: a change here makes another kernel.
-const RECIPE: &[u8] = include_bytes!("kernel.rs");
+/// This file is part of the cache key, because a change to its code can change the kernel.
+const RECIPE: &str = include_str!("kernel.rs");
 
-/// Source and objects at the end of a build: 1.0 GiB and 0.1 GiB, and a margin.
+/// MiB that must be free. A build takes 1.0 GiB of source and 0.1 GiB of objects; the rest is
+/// margin.
 const BUILD_MIB: u64 = 1536;
-/// What to install when a part of the build fails for want of it.
+/// Debian's packages that a kernel build needs; named in the error of a build that fails.
 const PACKAGES: &str = "build-essential flex bison bc libelf-dev";
-/// Names and dates that the kernel carries: fixed, or no two builds are alike.
+/// Values that a build writes into the kernel. They are constant, so that two builds of the same
+/// source give the same bytes.
 const FIXED: &[(&str, &str)] = &[
     ("KBUILD_BUILD_TIMESTAMP", "1980-01-01"),
     ("KBUILD_BUILD_USER", "hearth"),
@@ -53,38 +55,38 @@ pub enum KernelError {
     /// The source package isn't installed.
     #[error("no kernel source at {}; install it: apt-get install linux-source-6.12", path.display())]
     NoSource {
-        /// Where it was looked for.
+        /// Where the source was expected.
         path: PathBuf,
     },
-    /// Not laid out like the kernel's source.
+    /// The archive is not the kernel's source.
     #[error("{} holds no kernel source: no folder with a Kconfig in it", path.display())]
     NotSource {
         /// The archive.
         path: PathBuf,
     },
-    /// Kconfig did not take the whole fragment.
+    /// Kconfig left out or changed options of the fragment.
     #[error(
-        "this kernel source ({version}) does not take the configuration; \
-         an option's dependency is missing, or it has another name now:\n{}",
+        "this kernel source ({version}) does not accept the configuration; \
+         an option's dependency is missing, or the option was renamed:\n{}",
         mismatches.iter().map(|m| format!("  {m}")).collect::<Vec<_>>().join("\n")
     )]
     Configuration {
-        /// Of the source.
+        /// The source's version.
         version: String,
-        /// What was asked for and what became of it.
+        /// Each such option, as the fragment has it and as Kconfig set it.
         mismatches: Vec<Mismatch>,
     },
-    /// A file of the build.
+    /// A file of the build can't be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation, a verb.
         action: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A program that the build runs.
+    /// A program of the build failed or is missing.
     #[error(transparent)]
     Command(#[from] CommandError),
 }
@@ -102,11 +104,11 @@ impl KernelError {
 /// What a kernel is built from.
 #[derive(Debug, Clone)]
 pub struct KernelOptions {
-    /// The source's archive; that of the distribution's package if `None`.
+    /// The source's archive; `None` is the one that Debian's package installs.
     pub source: Option<PathBuf>,
-    /// The patches to apply one after the other, in unified format.
+    /// The patches in unified format, in the order in which they are applied.
     pub patches: Vec<String>,
-    /// The configuration on top of `allnoconfig`.
+    /// The configuration options that differ from `allnoconfig`.
     pub fragment: String,
 }
 
@@ -120,20 +122,19 @@ impl Default for KernelOptions {
     }
 }
 
-/// Builds the guest kernel, or finds it.
+/// Returns the guest kernel from the cache, or builds it.
 ///
 /// # Errors
-/// Source or tools are missing, a patch does not fit, an option of the
-/// configuration was not taken, the compiler fails, or the disk is full.
-/// Nothing half-made is left.
+/// The source or a tool is missing, a patch does not apply, Kconfig refused an option, the compiler
+/// failed, or the disk is full. A failed build leaves nothing in the cache.
 pub fn build_kernel(cache: &Cache, progress: &dyn Progress) -> Result<Artefact> {
     build_kernel_from(cache, &KernelOptions::default(), progress)
 }
 
-/// As [`build_kernel`], from other inputs.
+/// Like [`build_kernel`], from other inputs.
 ///
 /// # Errors
-/// As [`build_kernel`].
+/// The same as of [`build_kernel`].
 pub fn build_kernel_from(
     cache: &Cache,
     options: &KernelOptions,
@@ -146,7 +147,7 @@ pub fn build_kernel_from(
         .fold(Key::new("kernel"), |key, patch| {
             key.with("patch", patch.as_bytes())
         })
-        .with("recipe", RECIPE)
+        .with_code("recipe", RECIPE)
         .with("source", source.version.as_bytes())
         .with("fragment", options.fragment.as_bytes())
         .with("compiler", version_of("gcc")?.as_bytes())
@@ -167,7 +168,7 @@ pub fn build_kernel_from(
     }
     configure(&tree, &work, &options.fragment, &source, progress)?;
     compile(&tree, progress)?;
-    // Symbols stay: they cost no guest memory, and name addresses in a crash.
+    // The symbol table stays: it takes no guest memory, and a crash report needs it.
     Tool::new("strip", "binutils")
         .args(["--strip-debug", "-o"])
         .arg(stage.path().join(FILE))
@@ -179,10 +180,10 @@ pub fn build_kernel_from(
     stage.publish()?;
     cache.set_current(Kind::Kernel, FILE, &key)?;
     let made = cache.artefact(Kind::Kernel, &key, FILE);
-    Ok(made.expect("it was published under the lock that is still held"))
+    Ok(made.expect("this process published it and still holds its lock"))
 }
 
-/// Tries a patch first: a source with half a patch would build, too.
+/// Applies a patch after a dry run: a source to which half a patch was applied may still compile.
 fn patch(
     tree: &Path,
     work: &Path,
@@ -198,7 +199,7 @@ fn patch(
             .arg(&file)
             .current_dir(tree)
             .advice(format!(
-                "the patch does not fit this kernel source ({}); it was made for 6.12:",
+                "the patch does not apply to this kernel source ({}); it was made for 6.12:",
                 source.version
             ))
     };
@@ -242,14 +243,14 @@ fn make(tree: &Path) -> Tool {
         .current_dir(tree)
         .args(["--no-print-directory", "--silent"])
         .advice(format!(
-            "is everything installed that a kernel build needs? apt-get install {PACKAGES}; it said:"
+            "is everything installed that a kernel build needs? apt-get install {PACKAGES}; make's output:"
         ));
     FIXED
         .iter()
         .fold(tool, |tool, (name, value)| tool.env(name, value))
 }
 
-/// The first line of what a tool says about itself.
+/// The first line that `program --version` prints.
 fn version_of(program: &str) -> std::result::Result<String, KernelError> {
     let text = Tool::new(program, "build-essential")
         .arg("--version")

@@ -31,5 +31,5 @@ pub use erofs::ErofsError;
 pub use error::{Error, Result};
 pub use kernel::{KernelError, KernelOptions, build_kernel, build_kernel_from};
 pub use progress::Progress;
-pub use runtime::{MailboxFiles, Runtime, RuntimeError, UnknownRuntime, build_runtime};
+pub use runtime::{MailboxFiles, Runtime, RuntimeError, UnknownRuntime, build_runtime, build_tree};
 pub use space::SpaceError;

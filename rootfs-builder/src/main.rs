@@ -1,7 +1,6 @@
 //! `hearth-rootfs`: builds guest kernels and images from the command line.
 //!
-//! Progress goes to standard error. Standard output gets one line: the path of the file that was
-//! made.
+//! Progress goes to standard error. Standard output gets one line: the path of what was built.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +10,7 @@ use clap::{Parser, Subcommand};
 use hearth_rootfs::cache::Cache;
 use hearth_rootfs::progress::Terminal;
 use hearth_rootfs::{
-    KernelOptions, MailboxFiles, Runtime, build_kernel_from, build_runtime, function,
+    KernelOptions, MailboxFiles, Runtime, build_kernel_from, build_runtime, build_tree, function,
 };
 
 /// Builds Hearth's guest kernel, runtime images and function images.
@@ -32,6 +31,11 @@ enum Action {
         /// Archive of the kernel's source [default: that of the package linux-source-6.12].
         #[arg(long, value_name = "TAR")]
         source: Option<PathBuf>,
+    },
+    /// Build a runtime image's tree: its files without the agent. Prints the tree's folder.
+    Tree {
+        /// python3.11, nodejs20.x, nodejs22.x or provided.
+        runtime: Runtime,
     },
     /// Build a runtime image.
     Runtime {
@@ -87,6 +91,7 @@ fn run(arguments: Arguments) -> Result<PathBuf> {
             };
             build_kernel_from(&cache()?, &options, &progress)?.path
         }
+        Action::Tree { runtime } => build_tree(&cache()?, runtime, &progress)?,
         Action::Runtime {
             runtime,
             agent,

@@ -1,9 +1,8 @@
-//! Runtime images: what a guest boots from.
+//! Builds the runtime images: the read-only root file systems that guests boot from.
 //!
-//! Built in two parts. The *tree* is expensive (packages are fetched and
-//! unpacked, bytecode compiled) and changes with the recipe only. The *image* is
-//! cheap: the tree with the agent as `/init`, through `mkfs.erofs`. So a new
-//! agent costs a second, not a minute.
+//! An image is built in two steps, and the cache keeps the result of each:
+//! 1. The *tree* holds the image's files without the agent. It takes minutes: packages are fetched and
+//! 2. The *image* is the tree with the agent as `/init`, written by `mkfs.erofs`. It takes a second, so
 
 mod accounts;
 mod addons;
@@ -30,10 +29,10 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::{erofs, space};
 
-/// What an image needs at most while it is made.
+/// MiB that must be free to make an image.
 const IMAGE_MIB: u64 = 384;
-/// This part of the recipe: a change here makes other images.
-const RECIPE: &[u8] = include_bytes!("runtime.rs");
+/// This file is part of the images' cache key, because a change to its code can change an image.
+const RECIPE: &str = include_str!("runtime.rs");
 
 /// A runtime that an image exists for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,7 +47,7 @@ pub enum Runtime {
     Provided,
 }
 
-/// An identifier that no image is built for.
+/// Hearth has no image for this identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no runtime {0:?}; there are python3.11, nodejs20.x, nodejs22.x and provided (also as \
@@ -72,7 +71,7 @@ impl FromStr for Runtime {
 }
 
 impl Runtime {
-    /// The name of the image and its file.
+    /// The file name of the image.
     pub(crate) fn image_name(self) -> &'static str {
         match self {
             Self::Python311 => "python3.11.erofs",
@@ -86,7 +85,7 @@ impl Runtime {
         matches!(self, Self::Node20 | Self::Node22)
     }
 
-    /// The runtime's own identifier.
+    /// Lambda's identifier of the runtime, without variants such as `provided.al2`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -98,43 +97,43 @@ impl Runtime {
     }
 }
 
-/// The mailbox's files, as they were compiled for images.
+/// The mailbox's shared libraries that go into the images.
 #[derive(Debug, Clone)]
 pub struct MailboxFiles {
     /// `libhearth_mailbox.so`.
     pub library: PathBuf,
-    /// `libhearth_mailbox_node.so`, Node.js's module.
+    /// `libhearth_mailbox_node.so`, the native module of Node.js.
     pub node_module: PathBuf,
 }
 
 /// Why a runtime image could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// The agent can't be the guest's first process.
+    /// The guest kernel could not start the agent as its first process.
     #[error("the agent {} {why}", path.display())]
     Agent {
-        /// The file given.
+        /// The agent's file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault, as the end of a sentence.
         why: &'static str,
     },
-    /// A file of the tree.
+    /// A file of the tree can't be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation, a verb.
         action: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The packages lack a file that the runtime needs.
-    #[error("the packages brought no {}; has their layout changed?", path.display())]
+    /// The packages do not contain a file that the runtime needs.
+    #[error("the packages contain no {}; has their layout changed?", path.display())]
     Absent {
-        /// Which.
+        /// The missing file.
         path: PathBuf,
     },
-    /// A package is not the one that was pinned.
+    /// A fetched package differs from the one that was pinned.
     #[error(
         "the npm package {package} is not what was pinned: its integrity is {found}, expected \
          {pinned}"
@@ -142,12 +141,12 @@ pub enum RuntimeError {
     Integrity {
         /// Name and version.
         package: String,
-        /// What it should have been.
+        /// The pinned integrity string.
         pinned: String,
-        /// What was fetched.
+        /// The integrity string of what was fetched.
         found: String,
     },
-    /// A program that the build runs.
+    /// A program of the build failed or is missing.
     #[error(transparent)]
     Command(#[from] CommandError),
 }
@@ -162,16 +161,26 @@ impl RuntimeError {
     }
 }
 
-/// Where the mailbox's library is in every image.
+/// The mailbox's library in every image; the agent preloads it into runtimes.
 const MAILBOX_LIBRARY: &str = "var/runtime/lib/libhearth_mailbox.so";
-/// And the module of Node.js's.
+/// The mailbox's native module in the Node.js images.
 const MAILBOX_MODULE: &str = "var/runtime/mailbox.node";
 
-/// Builds the image of `runtime` with `agent` as `/init` and the library `mailbox`, or finds it.
+/// Returns the folder with the tree of `runtime`, from the cache or newly built. [`build_runtime`] does
+/// this too; a caller that has no agent yet can do it ahead.
 ///
 /// # Errors
-/// A tool or package is missing, the disk is full, or the agent is not a static
-/// x86-64 program. Nothing half-made is left.
+/// A tool or package is missing, or the disk is full. A failed build leaves nothing in the cache.
+pub fn build_tree(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -> Result<PathBuf> {
+    Ok(tree::obtain(cache, runtime, progress)?.root)
+}
+
+/// Returns the image of `runtime` with `agent` as `/init` and the libraries `mailbox`, from the
+/// cache or newly built.
+///
+/// # Errors
+/// A tool or package is missing, the disk is full, or the agent is not a static x86-64 program. A
+/// failed build leaves nothing in the cache.
 pub fn build_runtime(
     cache: &Cache,
     runtime: Runtime,
@@ -187,7 +196,7 @@ pub fn build_runtime(
     }
     let tree = tree::obtain(cache, runtime, progress)?;
     let mut key = Key::new("image")
-        .with("recipe", RECIPE)
+        .with_code("recipe", RECIPE)
         .with("tree", tree.identity.as_bytes())
         .with("agent", digest_of(&agent_bytes).as_bytes());
     for (name, bytes) in &files {
@@ -210,7 +219,7 @@ pub fn build_runtime(
         .map_err(RuntimeError::io("write", &init))?;
     for (name, bytes) in &files {
         let place = root.join(name);
-        let folder = place.parent().expect("it is in a folder");
+        let folder = place.parent().expect("the path has a parent");
         fs::create_dir_all(folder)
             .and_then(|()| fs::write(&place, bytes))
             .map_err(RuntimeError::io("write", &place))?;
@@ -222,11 +231,11 @@ pub fn build_runtime(
     stage.publish()?;
     cache.set_current(Kind::Images, name, &key)?;
     let made = cache.artefact(Kind::Images, &key, name);
-    Ok(made.expect("it was published under the lock that is still held"))
+    Ok(made.expect("this process published it and still holds its lock"))
 }
 
 fn digest_of(bytes: &[u8]) -> String {
-    digest::of_reader(bytes).expect("memory reads")
+    digest::of_reader(bytes).expect("reading from memory can't fail")
 }
 
 #[cfg(test)]

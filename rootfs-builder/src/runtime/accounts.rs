@@ -1,4 +1,5 @@
-//! The few files below `/etc` that make a guest: users, names, resolver, time.
+//! Writes the guest's files below `/etc`: user accounts, host names, the resolver's configuration,
+//! the time zone.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -6,11 +7,11 @@ use std::path::Path;
 
 use super::RuntimeError;
 
-/// Functions run as this user and group, as on Lambda.
+/// The user and group that functions run as; name and number are Lambda's.
 const FUNCTION_USER: &str = "sbx_user1051";
 const FUNCTION_ID: u32 = 993;
 
-/// Writes them into the image's root.
+/// Writes the files below `root`, the image's root.
 pub(super) fn write(root: &Path) -> Result<(), RuntimeError> {
     let files: [(&str, String); 7] = [
         (
@@ -27,19 +28,19 @@ pub(super) fn write(root: &Path) -> Result<(), RuntimeError> {
         ),
         (
             "etc/nsswitch.conf",
-            // `files` alone: there is no network but loopback, so a question to
-            // a name server could only time out.
+            // No `dns`: a guest has no network but loopback, so a query to a name server could only
+            // time out.
             "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\n"
                 .to_owned(),
         ),
         (
             "etc/hosts",
-            // The last two are what extensions call their own listeners on Lambda.
+            // Extensions for Lambda use the last two names for their own listeners.
             "127.0.0.1 localhost sandbox.localdomain sandbox\n".to_owned(),
         ),
         ("etc/hostname", "localhost\n".to_owned()),
         ("etc/resolv.conf", String::new()),
-        // Programs that ask for the time zone by file, not by TZ.
+        // For programs that read the time zone from this file and not from TZ.
         ("etc/timezone", "Etc/UTC\n".to_owned()),
     ];
     for (name, content) in files {
@@ -49,12 +50,12 @@ pub(super) fn write(root: &Path) -> Result<(), RuntimeError> {
     }
     link(root, "etc/localtime", "/usr/share/zoneinfo/Etc/UTC")?;
     link(root, "etc/mtab", "/proc/mounts")?;
-    // Lambda sets LANG=en_US.UTF-8. C.UTF-8 under that name spares programs a
-    // warning without bringing a locale of several megabytes.
+    // Lambda sets LANG=en_US.UTF-8, and programs print a warning if that locale is missing. The
+    // link to C.UTF-8 avoids the warning without a locale of several megabytes.
     link(root, "usr/lib/locale/en_US.utf8", "C.utf8")
 }
 
-/// Makes `name` a link to `target`, in place of what is there.
+/// Makes `name` a symbolic link to `target`; an existing file `name` is replaced.
 pub(super) fn link(root: &Path, name: &str, target: &str) -> Result<(), RuntimeError> {
     let path = root.join(name);
     remove(&path)?;

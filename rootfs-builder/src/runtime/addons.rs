@@ -1,9 +1,9 @@
-//! The native modules of the Node.js images, compiled by the images' own release.
+//! Compiles the native modules of the Node.js images with the images' own Debian release.
 //!
-//! The host's compiler may be of a newer release, and what it makes then asks for a newer C
-//! library than the image has. So a tree with the release's compiler is unpacked, entered in a
-//! mount namespace of its own, and thrown away. Both modules keep to Node-API, whose binary
-//! interface is the same in every version of Node.js.
+//! The host may run a newer release, whose compiler links against a newer C library than the image
+//! has. So the builder unpacks a tree with the image's release and compiler, runs the build inside
+//! that tree in mount and network namespaces of its own, and removes the tree. Both modules use
+//! Node-API only, whose binary interface is the same in every version of Node.js.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::space;
 
-/// The runtime client's module.
+/// The native module of Lambda's runtime client.
 pub(super) const CLIENT: &str = "rapid-client.node";
-/// Hearth's own.
+/// Hearth's native module, which finds and registers random generators.
 pub(super) const RESEED: &str = "reseed.node";
 
-/// What the compiler's tree and the build in it need at most.
+/// MiB that must be free for the compiler's tree and the build.
 const BUILD_MIB: u64 = 768;
 const SCRIPT: &str = include_str!("../../node/build-addons.sh");
 const RESEED_SOURCE: &str = include_str!("../../node/reseed.c");
@@ -43,10 +43,10 @@ const COMPILER: &[&str] = &[
     "sed",
     "tar",
 ];
-/// Headers of the oldest Node.js there is an image for.
+/// The major version whose headers are used: the oldest Node.js that has an image.
 const HEADERS: &str = "20";
 
-/// A folder with the modules, from the cache or built.
+/// Returns the folder with the modules, from the cache or newly built.
 pub(super) fn obtain(cache: &Cache, progress: &dyn Progress) -> Result<PathBuf> {
     let key = key();
     let lock = cache.lock(Kind::Addons, &key)?;
@@ -64,7 +64,7 @@ pub(super) fn obtain(cache: &Cache, progress: &dyn Progress) -> Result<PathBuf> 
         (node::BINARY_PACKAGE, HEADERS),
     ] {
         let pin = node::pin(name, major);
-        // The script knows the headers by a shorter name.
+        // build-addons.sh expects the headers in the folder `node`.
         let into = if name == node::BINARY_PACKAGE {
             "node"
         } else {
@@ -88,11 +88,11 @@ pub(super) fn obtain(cache: &Cache, progress: &dyn Progress) -> Result<PathBuf> 
     stage.publish()
 }
 
-/// Names what the modules are made of.
+/// The cache key: a hash over everything that the modules are made of.
 pub(super) fn key() -> String {
     let pinned = |pin: Pin<'_>| format!("{pin:?}");
     Key::new("addons")
-        .with("recipe", include_bytes!("addons.rs"))
+        .with_code("recipe", include_str!("addons.rs"))
         .with("suite", packages::SUITE.as_bytes())
         .with("script", SCRIPT.as_bytes())
         .with("reseed", RESEED_SOURCE.as_bytes())
@@ -108,7 +108,7 @@ pub(super) fn key() -> String {
         .finish()
 }
 
-/// Bash inside the tree, where there is a `/dev/null` and no network.
+/// Bash with `root` as its root directory, with `/dev/null` and without a network.
 fn enter(root: &Path) -> Tool {
     let mut tool = Tool::new("unshare", "util-linux").args(["--mount", "--net"]);
     if !nix::unistd::geteuid().is_root() {

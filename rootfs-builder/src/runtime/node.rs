@@ -1,5 +1,5 @@
-//! What a Node.js image has beyond its packages: the official binary, the Lambda runtime client
-//! and its launcher, the AWS SDK.
+//! Completes a Node.js image: adds the official binary, Lambda's runtime client, its launcher and
+//! the AWS SDK to the unpacked Debian packages.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,13 +10,13 @@ use super::{RuntimeError, addons, node_sdk};
 use crate::command::Tool;
 use crate::progress::Progress;
 
-/// The packages from npm, pinned by content.
+/// The npm packages of the images, with the integrity string of each.
 pub(super) const PINS: &str = include_str!("../../node/packages.txt");
-/// `/var/runtime/bootstrap`.
+/// The script `/var/runtime/bootstrap`, which starts the launcher.
 pub(super) const BOOTSTRAP: &str = include_str!("../../node/bootstrap");
-/// What it starts.
+/// The launcher, `/var/runtime/index.mjs`.
 pub(super) const LAUNCHER: &str = include_str!("../../node/index.mjs");
-/// What that does about random generators.
+/// The launcher's part that registers random generators, `/var/runtime/random-generators.mjs`.
 pub(super) const GENERATORS: &str = include_str!("../../node/random-generators.mjs");
 
 /// The Node.js project's binary and headers.
@@ -26,7 +26,7 @@ pub(super) const CLIENT_PACKAGE: &str = "aws-lambda-ric";
 pub(super) const CLIENT_MAJOR: &str = "3";
 
 const RUNTIME: &str = "var/runtime";
-/// What the finished image's Node.js must be able to load.
+/// Program that loads, in the finished image, everything that the launcher needs.
 const PROBE: &str = "process.env.AWS_LAMBDA_RUNTIME_API = '127.0.0.1:1';\
     const client = require(process.argv[1] + '/aws-lambda-ric/rapid-client.node');\
     const reseed = require(process.argv[1] + '/reseed.node');\
@@ -36,13 +36,13 @@ const PROBE: &str = "process.env.AWS_LAMBDA_RUNTIME_API = '127.0.0.1:1';\
      !(reseed.address(state) > 0) || reseed.register('') !== -1 || !S3Client) process.exit(1);\
     console.log(process.version)";
 
-/// The pin of a package of these images.
+/// The pinned version of an npm package of these images.
 pub(super) fn pin(name: &str, major: &str) -> Pin<'static> {
-    Pin::find(PINS, name, major).expect("the list that is built in has it, a test checks")
+    Pin::find(PINS, name, major).expect("PINS has every package of the images; a test checks it")
 }
 
-/// Completes the tree at `root` for Node.js `major`, with `work` for what comes in between and the
-/// native modules in `modules`.
+/// Completes the tree at `root` for Node.js `major`. `modules` is the folder with the native
+/// modules; `work` is for intermediate files.
 pub(super) fn complete(
     major: &str,
     modules: &Path,
@@ -101,7 +101,7 @@ pub(super) fn complete(
     probe(root, binary.version)
 }
 
-/// Runs the image's Node.js on this host: by the image's loader, with the image's libraries.
+/// Runs [`PROBE`] on this host in the image's Node.js, with the image's loader and libraries.
 fn probe(root: &Path, version: &str) -> Result<(), RuntimeError> {
     let said = Tool::new(root.join("usr/lib64/ld-linux-x86-64.so.2"), "libc6")
         .arg("--library-path")

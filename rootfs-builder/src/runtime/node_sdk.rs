@@ -1,5 +1,6 @@
-//! The AWS SDK for JavaScript in a Node.js image, where Lambda has it: functions load its clients
-//! without bringing them along. Not all of the several hundred, but those that are used most.
+//! Installs the AWS SDK for JavaScript in a Node.js image, in the folder where Lambda has it, so
+//! that functions load its clients without packaging them. Of several hundred clients the image has
+//! those that are used most.
 
 use std::fs;
 use std::path::Path;
@@ -12,20 +13,22 @@ use crate::cache::remove_tree;
 use crate::command::Tool;
 use crate::progress::Progress;
 
-/// The clients, by name and version.
+/// The clients, with their versions.
 pub(super) const PACKAGE: &str = include_str!("../../node/sdk/package.json");
-/// With all that they depend on, pinned by content.
+/// The clients and their dependencies, with the integrity string of each.
 pub(super) const LOCK: &str = include_str!("../../node/sdk/package-lock.json");
 
 const MODULES: &str = "var/runtime/node_modules";
-/// `import` does not look into `NODE_PATH` but into the `node_modules` of every folder above the
-/// function's, `/var/task`. There it finds what `require` finds: layers first, then the SDK.
+/// Links that make `import` find what `require` finds by `NODE_PATH`: layers first, then the SDK.
+/// `import` ignores `NODE_PATH` and looks into the `node_modules` of every folder above the
+/// function's `/var/task`.
 const ABOVE_THE_FUNCTION: &[(&str, &str)] = &[
     ("var/node_modules", "/opt/nodejs/node_modules"),
     ("node_modules", "/var/runtime/node_modules"),
 ];
 
-/// Installs it below `root`, with `work` for what comes in between. No script of a package is run.
+/// Installs the SDK below `root`; `work` is for intermediate files. npm runs no script of a
+/// package.
 pub(super) fn install(
     root: &Path,
     work: &Path,
@@ -41,7 +44,7 @@ pub(super) fn install(
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
         .args(["--loglevel=error"])
         .current_dir(&project)
-        .advice("is the npm registry reachable? It said:")
+        .advice("is the npm registry reachable? Its output:")
         .run("npm: fetching the AWS SDK for JavaScript", progress)?;
     let fetched = project.join("node_modules");
     remove_unused(&fetched)?;
@@ -54,7 +57,7 @@ pub(super) fn install(
     Ok(())
 }
 
-/// What nothing loads: npm's own records, programs, declarations of types.
+/// Removes what no function loads: npm's records, programs, type declarations and source maps.
 fn remove_unused(modules: &Path) -> Result<(), RuntimeError> {
     let record = modules.join(".package-lock.json");
     fs::remove_file(&record).map_err(RuntimeError::io("remove", &record))?;

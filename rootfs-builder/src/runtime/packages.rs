@@ -1,5 +1,5 @@
-//! Fetches Debian packages and unpacks them, without running any of their
-//! scripts: seconds instead of minutes, and no privilege needed.
+//! Fetches Debian packages and unpacks them without running their scripts. That takes seconds
+//! instead of minutes and needs no privilege.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -9,11 +9,11 @@ use super::{Runtime, RuntimeError, apt};
 use crate::command::Tool;
 use crate::progress::Progress;
 
-/// The release that images are made from, on whatever host.
+/// The Debian release of the images, whatever release the host runs.
 pub(super) const SUITE: &str = "bookworm";
 
-/// What every function may rely on, about as much as Lambda's own base image:
-/// a shell and its tools, curl, C and C++ libraries, certificates, time zones.
+/// The packages of every image, about as much as Lambda's base image has: a shell and its tools,
+/// curl, the C and C++ libraries, certificates, time zones.
 const BASE: &[&str] = &[
     "bash",
     "busybox-static",
@@ -35,7 +35,7 @@ const BASE: &[&str] = &[
 
 const PYTHON: &[&str] = &["libsqlite3-0", "python3.11"];
 
-/// The packages that `runtime` is made of, less what they depend on.
+/// The packages of `runtime`'s image, without their dependencies.
 pub(super) fn wanted(runtime: Runtime) -> Vec<&'static str> {
     let own: &[&str] = match runtime {
         Runtime::Python311 => PYTHON,
@@ -45,8 +45,8 @@ pub(super) fn wanted(runtime: Runtime) -> Vec<&'static str> {
     [BASE, own].concat()
 }
 
-/// Unpacks the packages `wanted` into `root`, with `work` for what comes in between; `label` says
-/// what they are for.
+/// Fetches the packages `wanted` and their dependencies and unpacks them into the new folder
+/// `root`. `work` is for intermediate files; `label` names the artefact in progress lines.
 pub(super) fn unpack(
     wanted: &[&str],
     label: &str,
@@ -56,8 +56,8 @@ pub(super) fn unpack(
 ) -> Result<(), RuntimeError> {
     let archive = work.join("packages.tar");
     let sources = work.join("sources.list");
-    // Scripts are not run, so nothing needs root; where unprivileged user
-    // namespaces are off, mmdebstrap says so.
+    // No script is run, so an unprivileged user namespace is enough. Where the host forbids them,
+    // mmdebstrap's error says so.
     let mode = if nix::unistd::geteuid().is_root() {
         "root"
     } else {
@@ -74,7 +74,7 @@ pub(super) fn unpack(
         )
         .advice(
             "if a package is missing or can't be fetched, check /etc/apt and the network \
-             (apt-get update); it said:",
+             (apt-get update); mmdebstrap's output:",
         );
     let hosts = apt::sources(SUITE)?;
     tool = tool.arg(SUITE).arg(&archive);
@@ -98,7 +98,7 @@ pub(super) fn unpack(
         .arg(&archive)
         .arg("--directory")
         .arg(root)
-        .advice("is the disk full? It said:")
+        .advice("is the disk full? Its output:")
         .run(&format!("{label}: unpacking packages"), progress)?;
     for done in [&archive, &sources] {
         match fs::remove_file(done) {

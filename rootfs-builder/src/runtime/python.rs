@@ -1,5 +1,5 @@
-//! What the Python image has beyond its packages: the Lambda runtime client, its
-//! launcher, the AWS SDK, and bytecode.
+//! Completes the Python image: adds Lambda's runtime client, its launcher, the AWS SDK and bytecode
+//! to the unpacked Debian packages.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,26 +10,27 @@ use super::accounts::link;
 use crate::command::Tool;
 use crate::progress::Progress;
 
-/// The wheels of the runtime client and of the AWS SDK, pinned by content.
+/// The wheels of the runtime client and of the AWS SDK, with the hash of each.
 pub(super) const REQUIREMENTS: &str = include_str!("../../python/requirements.txt");
-/// `/var/runtime/bootstrap`.
+/// The launcher, `/var/runtime/bootstrap`.
 pub(super) const BOOTSTRAP: &str = include_str!("../../python/bootstrap");
 /// The client's transport, `/var/runtime/runtime_client.py`.
 pub(super) const TRANSPORT: &str = include_str!("../../python/runtime_client.py");
-/// What the launcher does about random generators, `/var/runtime/random_generators.py`.
+/// The launcher's part that registers random generators, `/var/runtime/random_generators.py`.
 pub(super) const GENERATORS: &str = include_str!("../../python/random_generators.py");
-/// `/etc/hearth/resident`: what every function's process executes of.
+/// `/etc/hearth/resident`: the files whose code every Python function executes.
 pub(super) const RESIDENT: &str = include_str!("../../python/resident");
-/// The transport that the client brings along. It would be found first.
+/// The runtime client's own transport. It is removed: Python would import it in place of
+/// [`TRANSPORT`].
 const NATIVE_TRANSPORT: &str = "runtime_client.cpython-311-x86_64-linux-gnu.so";
 
 const RUNTIME: &str = "var/runtime";
 const LIBRARY: &str = "usr/lib/python3.11";
-/// What must be importable in the finished image.
+/// Program that imports, in the finished image, everything that the launcher and functions rely on.
 const PROBE: &str = "import awslambdaric.bootstrap, boto3, random_generators, runtime_client, simplejson, ssl, sqlite3, \
                      ctypes, zlib, bz2, lzma, hashlib, uuid, zoneinfo, multiprocessing";
 
-/// Completes the tree at `root`, with `work` for what comes in between.
+/// Completes the tree at `root`; `work` is for intermediate files.
 pub(super) fn complete(
     root: &Path,
     work: &Path,
@@ -80,7 +81,7 @@ fn install_wheels(root: &Path, work: &Path, progress: &dyn Progress) -> Result<(
             "--require-hashes",
             "--only-binary=:all:",
         ])
-        // For the image's Python, whichever runs pip.
+        // Wheels for the image's Python; the Python that runs pip may be another.
         .args([
             "--implementation=cp",
             "--python-version=3.11",
@@ -95,18 +96,19 @@ fn install_wheels(root: &Path, work: &Path, progress: &dyn Progress) -> Result<(
         .arg(root.join(RUNTIME))
         .arg("--requirement")
         .arg(&requirements)
-        .advice("is python3-pip installed and the package index reachable? It said:")
+        .advice("is python3-pip installed and the package index reachable? pip's output:")
         .run(
             "python3.11: installing the Lambda runtime client and the AWS SDK",
             progress,
         )?;
-    // A wheel's programs; functions have no use for them.
+    // Programs of the wheels, which no function runs.
     let programs = root.join(RUNTIME).join("bin");
     crate::cache::remove_tree(&programs).map_err(RuntimeError::io("remove", &programs))?;
     fs::remove_file(&requirements).map_err(RuntimeError::io("remove", &requirements))
 }
 
-/// The agent reads these files before the runtime's snapshot is taken.
+/// Writes the list of files that the agent reads into the page cache before the runtime snapshot is
+/// saved. Without it each instance's first call reads them from the image.
 fn list_resident(root: &Path) -> Result<(), RuntimeError> {
     for path in RESIDENT.lines() {
         let path = root.join(path.trim_start_matches('/'));
@@ -120,11 +122,12 @@ fn list_resident(root: &Path) -> Result<(), RuntimeError> {
     fs::write(&list, RESIDENT).map_err(RuntimeError::io("write", &list))
 }
 
-/// Bytecode beside every source, since a guest's root can't be written to. It is
-/// never compared with the source again: neither changes.
+/// Compiles every source to bytecode, because a guest's root is read-only. Python does not compare
+/// the bytecode with its source at import (`unchecked-hash`), because neither can change.
 fn compile(root: &Path, progress: &dyn Progress) -> Result<(), RuntimeError> {
     interpreter(root)?
-        // Sets are written in the order of their hashes.
+        // Without a constant seed the order of a set's elements in the bytecode changes with each
+        // build.
         .env("PYTHONHASHSEED", "0")
         .args([
             "-s",
@@ -134,7 +137,7 @@ fn compile(root: &Path, progress: &dyn Progress) -> Result<(), RuntimeError> {
             "-f",
             "--invalidation-mode=unchecked-hash",
         ])
-        // Tracebacks show the guest's paths. The prefix must be absolute.
+        // Without these, tracebacks show the builder's paths. The prefix must be absolute.
         .arg("-s")
         .arg(root)
         .args(["-p", "/"])
@@ -144,8 +147,7 @@ fn compile(root: &Path, progress: &dyn Progress) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// The image's own interpreter, run on this host: by the image's loader, with
-/// the image's libraries, without entering the image.
+/// The image's interpreter, to be run on this host with the image's loader and libraries.
 fn interpreter(root: &Path) -> Result<Tool, RuntimeError> {
     let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
     let python = root.join("usr/bin/python3.11");

@@ -1,5 +1,6 @@
-//! From unpacked packages to the root of a guest: one `/usr`, only what is used,
-//! the mount points, certificates in one file.
+//! Turns unpacked Debian packages into the root file system of a guest: merges `/bin`, `/sbin` and
+//! `/lib` into `/usr`, removes what no function uses, adds mount points and the bundle of
+//! certificates.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -12,12 +13,11 @@ use super::{RuntimeError, accounts};
 use crate::cache::remove_tree;
 use crate::command::Tool;
 
-/// Folders that Debian 12 has below `/usr`, with a link at the old place. Its
-/// packages still bring some files at the old one.
+/// Folders that Debian 12 has below `/usr`, with a symbolic link at the old path. Some of its
+/// packages still contain files at the old path.
 const MERGED: &[&str] = &["bin", "sbin", "lib", "lib64"];
 
-/// Mount points and places that Lambda functions know, besides those that the
-/// packages bring.
+/// Mount points, and folders that functions for Lambda expect, that no package contains.
 const FOLDERS: &[&str] = &[
     "dev",
     "proc",
@@ -34,7 +34,7 @@ const FOLDERS: &[&str] = &[
     "usr/bin",
 ];
 
-/// Files and folders without use in a guest.
+/// Files and folders that no guest uses.
 const UNUSED: &[&str] = &[
     "boot",
     "home",
@@ -91,7 +91,7 @@ const UNUSED: &[&str] = &[
     "var/mail",
     "var/opt",
     "var/spool",
-    // Looked for at each start of Python; does nothing here.
+    // Python looks for these at each start; Debian's do nothing in a guest.
     "etc/python3.11",
     "usr/lib/python3.11/sitecustomize.py",
     // Parts of Python's library that need a display, a network or a compiler.
@@ -104,7 +104,7 @@ const UNUSED: &[&str] = &[
     "usr/lib/python3.11/pydoc_data",
 ];
 
-/// What the package manager and Perl bring, by the start of the file's name.
+/// Programs and libraries of the package manager and of Perl, by the start of the file's name.
 const UNUSED_PROGRAMS: &[&str] = &[
     "perl",
     "dpkg",
@@ -114,7 +114,7 @@ const UNUSED_PROGRAMS: &[&str] = &[
     "update-alternatives",
 ];
 
-/// Shapes the tree at `root`.
+/// Turns the tree at `root`, unpacked packages, into a guest's root file system.
 pub(super) fn shape(root: &Path) -> Result<(), RuntimeError> {
     merge_usr(root)?;
     for name in UNUSED {
@@ -140,14 +140,14 @@ pub(super) fn shape(root: &Path) -> Result<(), RuntimeError> {
     library_cache(root)
 }
 
-/// Without its cache the loader looks for each library in a dozen folders, a
-/// system call each.
+/// Writes the loader's cache, `/etc/ld.so.cache`. Without it the loader tries a dozen folders for
+/// each library, one system call each.
 fn library_cache(root: &Path) -> Result<(), RuntimeError> {
     let program = root.join("usr/sbin/ldconfig");
     if !program.is_file() {
         return Err(RuntimeError::Absent { path: program });
     }
-    // It enters the root to do its work, which takes privilege or a namespace.
+    // ldconfig calls chroot(2), which needs root or a user namespace.
     let tool = if nix::unistd::geteuid().is_root() {
         Tool::new(&program, "libc-bin")
     } else {
@@ -158,14 +158,14 @@ fn library_cache(root: &Path) -> Result<(), RuntimeError> {
     tool.arg("-X")
         .arg("-r")
         .arg(root)
-        .advice("the library cache could not be made:")
+        .advice("ldconfig could not write the library cache; its output:")
         .output()?;
-    // Holds time stamps, and serves only the next run.
+    // ldconfig's own cache holds time stamps, so two builds would differ; only ldconfig reads it.
     let cache = root.join("var/cache");
     remove_tree(&cache).map_err(RuntimeError::io("remove", &cache))
 }
 
-/// Moves what lies in `/bin` and so on below `/usr`.
+/// Moves the files of the [`MERGED`] folders below `/usr` and leaves symbolic links.
 fn merge_usr(root: &Path) -> Result<(), RuntimeError> {
     for name in MERGED {
         let (old, new) = (root.join(name), root.join("usr").join(name));
@@ -212,7 +212,7 @@ fn remove_programs(root: &Path) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// BusyBox stands in for every tool that no package brought.
+/// Links every BusyBox applet for which no package has a program of that name.
 fn applets(root: &Path) -> Result<(), RuntimeError> {
     let busybox = root.join("usr/bin/busybox");
     if !busybox.is_file() {
@@ -233,7 +233,8 @@ fn applets(root: &Path) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// The package's own script would do this; scripts are not run.
+/// Writes all certificates into one file. The package's own script does this on Debian, but no
+/// script is run here.
 fn certificates(root: &Path) -> Result<(), RuntimeError> {
     let source = root.join("usr/share/ca-certificates/mozilla");
     let mut bundle = Vec::new();
@@ -252,7 +253,7 @@ fn certificates(root: &Path) -> Result<(), RuntimeError> {
     fs::write(&path, bundle).map_err(RuntimeError::io("write", &path))?;
     remove_tree(&source).map_err(RuntimeError::io("remove", &source))?;
     folder(&root.join("usr/lib/ssl"))?;
-    // Where OpenSSL, and so Python, looks.
+    // OpenSSL, and therefore Python, reads this path.
     link(
         root,
         "usr/lib/ssl/cert.pem",
@@ -260,8 +261,8 @@ fn certificates(root: &Path) -> Result<(), RuntimeError> {
     )
 }
 
-/// No set-user-id programs; everything readable, whatever the builder's umask. For a tree that is
-/// complete.
+/// Sets the mode of every file: 0644, or 0755 if it is executable. So no program is set-user-id,
+/// and the builder's umask changes nothing. The tree must be complete.
 pub(super) fn modes(root: &Path) -> Result<(), RuntimeError> {
     for entry in WalkDir::new(root) {
         let entry = entry.map_err(|error| {
@@ -299,7 +300,7 @@ fn folder(path: &Path) -> Result<(), RuntimeError> {
         .map_err(RuntimeError::io("create", path))
 }
 
-/// The entries of a folder by name; none if it isn't there.
+/// The paths in a folder, sorted by name; empty if the folder doesn't exist.
 fn listed(folder: &Path) -> Result<Vec<PathBuf>, RuntimeError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

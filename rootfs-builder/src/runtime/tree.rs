@@ -1,4 +1,4 @@
-//! The expensive part of an image: its files without the agent, kept in the cache.
+//! Builds the tree of a runtime image: all its files without the agent. The cache keeps it.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -13,34 +13,34 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::space;
 
-/// What fetching and unpacking need at most.
+/// MiB that must be free to build a tree.
 const TREE_MIB: u64 = 768;
-/// The recipe is the code: a change to it makes another tree.
-const RECIPE: &[&[u8]] = &[
-    include_bytes!("accounts.rs"),
-    include_bytes!("node.rs"),
-    include_bytes!("node_sdk.rs"),
-    include_bytes!("packages.rs"),
-    include_bytes!("python.rs"),
-    include_bytes!("shape.rs"),
-    include_bytes!("tree.rs"),
+/// These files are part of the cache key, because a change to their code can change the tree.
+const RECIPE: &[&str] = &[
+    include_str!("accounts.rs"),
+    include_str!("node.rs"),
+    include_str!("node_sdk.rs"),
+    include_str!("packages.rs"),
+    include_str!("python.rs"),
+    include_str!("shape.rs"),
+    include_str!("tree.rs"),
 ];
 
-/// A finished tree.
+/// A complete tree in the cache.
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) root: PathBuf,
-    /// A hash over all paths, modes and contents.
+    /// A hash over the paths, modes and contents of all files.
     pub(super) identity: String,
 }
 
-/// Finds the tree of `runtime` in the cache, or builds it.
+/// Returns the tree of `runtime` from the cache, or builds it.
 pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -> Result<Tree> {
     let mut key = Key::new("tree")
         .with("runtime", runtime.name().as_bytes())
         .with("suite", packages::SUITE.as_bytes());
     for part in RECIPE {
-        key = key.with("recipe", part);
+        key = key.with_code("recipe", part);
     }
     key = match runtime {
         Runtime::Python311 => key
@@ -94,7 +94,7 @@ pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -
     let identity = identity(&root).map_err(RuntimeError::io("read", &root))?;
     let file = stage.path().join("identity");
     fs::write(&file, format!("{identity}\n")).map_err(CacheError::io("write", &file))?;
-    // Thousands of files: one call instead of one for each.
+    // syncfs(2) once, instead of fsync(2) for each of thousands of files.
     fs::File::open(stage.path())
         .map_err(CacheError::io("open", stage.path()))
         .and_then(|folder| {
@@ -113,7 +113,7 @@ fn opened(folder: &Path) -> Result<Tree> {
     })
 }
 
-/// A hash over everything that reaches the image.
+/// A hash over the paths, modes and contents of all files below `root`.
 fn identity(root: &Path) -> io::Result<String> {
     let mut key = Key::new("files");
     for entry in WalkDir::new(root).sort_by_file_name() {
@@ -121,7 +121,7 @@ fn identity(root: &Path) -> io::Result<String> {
         let path = entry.path();
         let name = path
             .strip_prefix(root)
-            .expect("the walk stays below its start");
+            .expect("WalkDir returns paths below its root");
         key = key.with("path", name.as_os_str().as_encoded_bytes());
         let kind = entry.file_type();
         let content = if kind.is_symlink() {
@@ -139,14 +139,14 @@ fn identity(root: &Path) -> io::Result<String> {
     Ok(key.finish())
 }
 
-/// Makes `to` the same tree as `from`, out of links to the same files.
+/// Copies the tree `from` to `to`; files are hard links, so no content is copied.
 pub(super) fn link(from: &Path, to: &Path) -> std::result::Result<(), RuntimeError> {
     for entry in WalkDir::new(from) {
         let entry = entry.map_err(|error| RuntimeError::io("read", from)(error.into()))?;
         let path = entry.path();
         let name = path
             .strip_prefix(from)
-            .expect("the walk stays below its start");
+            .expect("WalkDir returns paths below its root");
         let target = if name.as_os_str().is_empty() {
             to.to_owned()
         } else {

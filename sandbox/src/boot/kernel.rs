@@ -105,7 +105,10 @@ mod tests {
         let table = params.e820_table;
         let entries = &table[..usize::from(params.e820_entries)];
         let ram: u64 = entries.iter().map(|e| e.size).sum();
-        assert_eq!(ram, size.bytes() - (layout::HIGH_MEMORY.0 - layout::RESTORE_SEED.0));
+        assert_eq!(
+            ram,
+            size.bytes() - (layout::HIGH_MEMORY.0 - layout::RESTORE_SEED.0)
+        );
         let mut line = [0; 6];
         memory.read_slice(&mut line, layout::COMMAND_LINE).unwrap();
         assert_eq!(&line, b"quiet\0");
