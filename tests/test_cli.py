@@ -108,6 +108,23 @@ def slow_init(folder):
     return folder
 
 
+@contextlib.contextmanager
+def deploy_in_background(controller, folder):
+    """`hearth deploy` as a process whose messages the test reads."""
+    process = subprocess.Popen(
+        [layout.HEARTH, "deploy", folder],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HEARTH_ENDPOINT": controller.url},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
 def is_in_init(controller, name):
     def look():
         listed = hearth(controller, "ls")
@@ -118,20 +135,10 @@ def is_in_init(controller, name):
 
 def test_ctrl_c_says_that_a_deploy_goes_on_and_ls_says_what_it_does(controller, tmp_path):
     folder = slow_init(tmp_path / "endless")
-    process = subprocess.Popen(
-        [layout.HEARTH, "deploy", folder],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HEARTH_ENDPOINT": controller.url},
-    )
-    try:
+    with deploy_in_background(controller, folder) as process:
         is_in_init(controller, "endless")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
-    finally:
-        process.kill()
     assert process.returncode == 130
     assert "goes on in the controller" in said and "hearth rm endless" in said
     refused = hearth(controller, "invoke", "endless")
@@ -140,20 +147,10 @@ def test_ctrl_c_says_that_a_deploy_goes_on_and_ls_says_what_it_does(controller, 
 
 
 def test_a_function_that_is_deleted_while_it_is_deployed_is_told_as_that(controller, tmp_path):
-    process = subprocess.Popen(
-        [layout.HEARTH, "deploy", slow_init(tmp_path / "removed")],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HEARTH_ENDPOINT": controller.url},
-    )
-    try:
+    with deploy_in_background(controller, slow_init(tmp_path / "removed")) as process:
         is_in_init(controller, "removed")
         hearth(controller, "rm", "removed").ok()
         _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == 1
     assert "removed was deleted while it was being deployed" in said
     # A pipe hears of a long wait from time to time.
@@ -162,15 +159,7 @@ def test_a_function_that_is_deleted_while_it_is_deployed_is_told_as_that(control
 
 def test_a_deploy_can_be_given_up_and_the_function_deployed_again(controller, tmp_path):
     folder = slow_init(tmp_path / "renewed")
-    process = subprocess.Popen(
-        [layout.HEARTH, "deploy", folder],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HEARTH_ENDPOINT": controller.url},
-    )
-    try:
+    with deploy_in_background(controller, folder) as process:
         is_in_init(controller, "renewed")
         request = urllib.request.Request(
             f"{controller.url}/hearth/v1/functions/renewed/deploy", method="DELETE"
@@ -178,8 +167,6 @@ def test_a_deploy_can_be_given_up_and_the_function_deployed_again(controller, tm
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 204
         _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == 3 and "given up" in said
     shell_function(folder, "again")
     hearth(controller, "deploy", folder).ok()

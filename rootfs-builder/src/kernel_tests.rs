@@ -62,10 +62,10 @@ fn an_archive_of_something_else_is_refused() {
 }
 
 #[test]
-fn a_patch_that_does_not_fit_is_refused() {
+fn a_patch_that_does_not_apply_is_refused() {
     let (_dir, cache, archive) = with_source(&[("Kconfig", ""), ("a.c", "other\n")]);
     let error = build(&cache, &archive, &[PATCH_OF_A], "").to_string();
-    assert!(error.contains("the patch does not fit"), "{error}");
+    assert!(error.contains("the patch does not apply"), "{error}");
     assert!(error.contains("FAILED"), "{error}");
 }
 
@@ -75,7 +75,7 @@ fn each_patch_is_applied_on_top_of_those_before_it() {
     let (_dir, cache, archive) = with_source(&[("Kconfig", ""), ("a.c", "one\n")]);
     let wrong_order = build(&cache, &archive, &[second, PATCH_OF_A], "").to_string();
     assert!(
-        wrong_order.contains("the patch does not fit"),
+        wrong_order.contains("the patch does not apply"),
         "{wrong_order}"
     );
     // There is no makefile: the patches are applied, and then the configuration fails.

@@ -20,6 +20,8 @@ pub const MMIO_GAP_START: u64 = 0xd000_0000;
 /// First address after the device window.
 pub const MMIO_GAP_END: u64 = 0x1_0000_0000;
 
+/// Bytes of a page of guest memory, and of the host's.
+pub const PAGE: usize = 4096;
 const MIB: u64 = 1 << 20;
 
 /// A valid size of guest memory.

@@ -5,7 +5,7 @@
 use kvm_bindings::kvm_sregs;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, PAGE};
 
 const CR0_WP: u64 = 1 << 16;
 const PRESENT: u64 = 1;
@@ -14,7 +14,6 @@ const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-pub(super) const PAGE: usize = 4096;
 
 /// The kind of access to memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::page_walk::{Access, AddressSpace, PAGE, to_border};
+use super::page_walk::{Access, AddressSpace, to_border};
 use super::{AssistError, set_regs};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, PAGE};
 
 /// Maximum number of bytes in one call, so that a vCPU that is asked to stop does so soon.
 const MAX_BYTES: u64 = 1 << 16;

@@ -14,9 +14,8 @@ use nix::unistd::{Whence, lseek64};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::unique::for_clones;
-use crate::memory::{GuestMemory, Slot, slots};
+use crate::memory::{GuestMemory, PAGE, Slot, slots};
 
-const PAGE: usize = 4096;
 /// Maximum number of pages that one call writes.
 const RUN: usize = 256;
 /// Bits of a pagemap entry (Documentation/admin-guide/mm/pagemap.rst): the page is present, is

@@ -27,10 +27,8 @@ use nix::errno::Errno;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use crate::boot::layout;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, PAGE};
 
-/// Size of a page.
-pub const PAGE: usize = 4096;
 /// Bytes of [`layout::RESTORE_SEED`] that the guest kernel reads.
 const SEED: usize = 64;
 
@@ -134,8 +132,7 @@ const RESEED_TIME_INTERVALS: [u64; 2] = [60 * 60, 7 * 60];
 const RESEED_TIMES: std::ops::Range<u64> = 1_420_000_000..4_260_000_000;
 
 /// Marks each generator of OpenSSL in a page of guest memory as one that has made as many numbers as it
-/// may: before the next one it takes a new seed from its parent, and the topmost from the kernel. Says
-/// how many there were.
+/// may: before the next one it takes a new seed from its parent, and the topmost from the kernel.
 ///
 /// OpenSSL 1.1.1 (`struct rand_drbg_st`) and 3 and 4 (`struct prov_drbg_st`) keep a generator's limits
 /// one behind the other, on the heap, in every copy of the library, linked statically or not:
@@ -152,8 +149,7 @@ const RESEED_TIMES: std::ops::Range<u64> = 1_420_000_000..4_260_000_000;
 /// A page may end anywhere in between, and the next page of guest-physical memory belongs to somebody
 /// else. The two numbers at 0 are aligned and always on one page; what comes before them on that page
 /// shows what they are, or, in the first 56 bytes of a page, what comes after them.
-pub fn expire_openssl(page: &mut [u8]) -> usize {
-    let mut found = 0;
+fn expire_openssl(page: &mut [u8]) {
     let mut at = 0;
     while at + 8 <= page.len() {
         if let Some(interval) = generator_at(page, at) {
@@ -161,11 +157,9 @@ pub fn expire_openssl(page: &mut [u8]) -> usize {
             let interval = interval.max(1);
             page[at..at + 4].copy_from_slice(&interval.to_le_bytes());
             page[at + 4..at + 8].copy_from_slice(&interval.to_le_bytes());
-            found += 1;
         }
         at += 8;
     }
-    found
 }
 
 /// The reseed interval of the generator whose counters are at `at`.
@@ -213,12 +207,12 @@ fn generator_at(page: &[u8], at: usize) -> Option<u32> {
 
 /// Applies to the page at `address` what a snapshot has differently from the microVM that it was taken
 /// of. `zero_pages` must be sorted.
-pub fn for_clones(page: &mut [u8], address: u64, zero_pages: &[u64]) -> usize {
+pub fn for_clones(page: &mut [u8], address: u64, zero_pages: &[u64]) {
     if zero_pages.binary_search(&address).is_ok() {
         page.fill(0);
-        return 0;
+    } else {
+        expire_openssl(page);
     }
-    expire_openssl(page)
 }
 
 #[cfg(test)]
@@ -269,7 +263,7 @@ mod tests {
                     }
                 }
                 let at = usize::try_from(start + 56).unwrap();
-                assert_eq!(expire_openssl(&mut page), 1, "at {at}");
+                expire_openssl(&mut page);
                 assert_eq!(counters(&page, at), (interval, interval), "at {at}");
             }
         }
@@ -279,7 +273,7 @@ mod tests {
     fn a_generator_without_a_limit_gets_one() {
         let mut page = vec![0; PAGE];
         page[64..64 + 88].copy_from_slice(&generator(7, 0, 0));
-        assert_eq!(expire_openssl(&mut page), 1);
+        expire_openssl(&mut page);
         assert_eq!(counters(&page, 64 + 56), (1, 1));
     }
 
@@ -298,7 +292,7 @@ mod tests {
         pages.push(random);
         for page in &mut pages {
             let before = page.clone();
-            assert_eq!(expire_openssl(page), 0);
+            expire_openssl(page);
             assert!(*page == before);
         }
     }
