@@ -157,6 +157,7 @@ ALL_ROWS = [
         instances=100,
     ),
     python("grpc", "grpc", wheels="grpc"),
+    python("bson", "bson", wheels="bson"),
     node("own", "math", "crypto", "webcrypto", "tls"),
     node("workers", "worker_crypto", "worker_math", starts=INIT),
     node(
@@ -168,6 +169,14 @@ ALL_ROWS = [
     ),
     # Its store is a text, which nobody can fill.
     node("nanoid-new", "nanoid6", files=("nanoid6/**/*",), starts=INIT),
+    # They keep a generator, or a part of each id, in variables that nobody else can set.
+    node(
+        "keepers",
+        "forge",
+        "bson",
+        files=("node-forge/package.json", "node-forge/lib/*", "bson/package.json", "bson/lib/*"),
+        starts=INIT,
+    ),
     node("openssl", "addon", addon=True),
     node(
         "libsodium",

@@ -21,7 +21,7 @@ def before_snapshot():
     """Makes the generators ready for a snapshot. Returns what the agent is told (see the agent's
     generators/registered.rs), and a function to call once the first event has come."""
     facts = ["process %d" % os.getpid()]
-    for prepare in (_python, _numpy, _uuid, _tempfile):
+    for prepare in (_python, _numpy, _uuid, _tempfile, _bson):
         facts += prepare()
     known = "random" in sys.modules
 
@@ -86,6 +86,14 @@ def _tempfile():
     names = getattr(module, "_name_sequence", None)
     if names is not None:
         names._rng_pid = None
+    return []
+
+
+def _bson():
+    """MongoDB's ObjectIds carry five random bytes that are drawn once for a process."""
+    module = sys.modules.get("bson.objectid")
+    if hasattr(getattr(module, "ObjectId", None), "_pid"):
+        module.ObjectId._pid = None
     return []
 
 

@@ -18,7 +18,7 @@ use memchr::memmem::Finder;
 use super::processes::CodeFile;
 
 /// Beginnings of file names, and what such a file brings.
-const NAMES: [(&str, &str); 15] = [
+const NAMES: [(&str, &str); 27] = [
     ("libgnutls.so", GNUTLS),
     ("libgcrypt.so", LIBGCRYPT),
     ("libfreebl", NSS),
@@ -34,6 +34,18 @@ const NAMES: [(&str, &str); 15] = [
     ("perl", "Perl's rand"),
     ("libphp", "PHP's random generators"),
     ("php", "PHP's random generators"),
+    ("libcoreclr.so", DOTNET),
+    ("libpypy", "PyPy's random"),
+    ("pypy", "PyPy's random"),
+    ("deno", DENO),
+    ("bun", BUN),
+    ("beam.smp", "Erlang's random generators"),
+    ("liblua", "Lua's math.random"),
+    ("lua", "Lua's math.random"),
+    ("libjulia", "Julia's random generators"),
+    ("libR.so", "R's random generators"),
+    ("libtcl", "Tcl's rand"),
+    ("libguile-", "Guile's random"),
 ];
 
 /// Interpreters whose generator a managed runtime registers.
@@ -44,8 +56,8 @@ const INTERPRETERS: [(&str, &str); 4] = [
     ("libnode", "Node.js's random generators"),
 ];
 
-/// Texts that only the code with the generator carries.
-const TEXTS: [(&[u8], &str); 13] = [
+/// Bytes that only the code with the generator has.
+const TEXTS: [(&[u8], &str); 18] = [
     (b"GNUTLS_SYSTEM_PRIORITY_FILE", GNUTLS),
     (b"/etc/gcrypt/random.conf", LIBGCRYPT),
     (b"FREEBL_NO_DEPEND", NSS),
@@ -56,8 +68,16 @@ const TEXTS: [(&[u8], &str); 13] = [
     (b"AutoSeededRandomPool", CRYPTOPP),
     (b"could not initialize thread_rng", RUST_RAND),
     (b"could not initialize ThreadRng", RUST_RAND),
-    (b"/fastrand-", "Rust's fastrand"),
+    (b"/fastrand-", FASTRAND),
+    // A program that panics nowhere in fastrand has no text of it, but the numbers that its generator
+    // adds: since version 2.1, and before.
+    (&0x2d35_8dcc_aa6c_78a5_u64.to_le_bytes(), FASTRAND),
+    (&0xa076_1d64_78bd_642f_u64.to_le_bytes(), FASTRAND),
     (b"\xff Go buildinf:", "Go's math/rand"),
+    // The section that .NET's ahead-of-time compiler puts code into.
+    (b"\0__managedcode\0", DOTNET),
+    (b"ext:deno_", DENO),
+    (b"BUN_CONFIG_", BUN),
     (
         b"This file is packed with the UPX",
         "a program packed by UPX",
@@ -72,6 +92,10 @@ const WOLFSSL: &str = "wolfSSL";
 const BOTAN: &str = "Botan";
 const CRYPTOPP: &str = "Crypto++";
 const RUST_RAND: &str = "Rust's rand";
+const FASTRAND: &str = "Rust's fastrand";
+const DOTNET: &str = ".NET's System.Random";
+const DENO: &str = "Deno's random generators";
+const BUN: &str = "Bun's random generators";
 const OLD_OPENSSL: &str = "OpenSSL before 1.1.1";
 const UNKNOWN_OPENSSL: &str = "OpenSSL of an unknown version";
 const LIBRESSL: &str = "LibreSSL";
@@ -266,7 +290,10 @@ impl Findings {
 
 fn named(name: &str, registered: bool) -> Vec<&'static str> {
     let begins = |(prefix, library): &(&str, &'static str)| -> Option<&'static str> {
-        name.starts_with(prefix).then_some(*library)
+        let rest = name.strip_prefix(prefix)?;
+        // A program's name ends there or is followed by a version: `lua5.4`, not `luamake`.
+        let whole = prefix.starts_with("lib") || !rest.starts_with(|c: char| c.is_alphabetic());
+        whole.then_some(*library)
     };
     let mut found: Vec<_> = NAMES.iter().find_map(begins).into_iter().collect();
     if !registered {
@@ -430,6 +457,8 @@ mod tests {
         assert_eq!(named("python3.11", false), ["Python's random"]);
         assert!(named("python3.11", true).is_empty());
         assert_eq!(named("node", false), ["Node.js's random generators"]);
+        assert_eq!(named("lua5.4", true), ["Lua's math.random"]);
+        assert!(named("bundle.so", true).is_empty() && named("nodes", false).is_empty());
         assert!(named("libcrypto.so.3", false).is_empty());
         assert!(named("libc.so.6", false).is_empty());
     }

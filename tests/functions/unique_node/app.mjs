@@ -84,6 +84,17 @@ const libraries = {
     return () => [nanoid()];
   },
 
+  forge() {
+    const forge = require("node-forge");
+    return () => [forge.util.bytesToHex(forge.random.getBytesSync(16))];
+  },
+
+  // An ObjectId is a time, five bytes of the process, and a count.
+  bson() {
+    const { ObjectId } = require("bson");
+    return () => [new ObjectId().toHexString().slice(8)];
+  },
+
   // OpenSSL inside an addon.
   addon() {
     const { draw } = require("./addon.node");
