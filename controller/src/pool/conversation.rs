@@ -21,12 +21,10 @@ use super::streaming::{Incoming, Part, Sink};
 use super::warm_up::restore_command;
 use crate::function::Artefacts;
 use crate::instance::{
-    MailboxAnswer, MicroVm, VmError, VmEvent, outcome, private_bytes, realtime_ns, thaw,
+    Deadline, MailboxAnswer, MicroVm, START_LIMIT, Step, VmError, VmEvent, outcome, private_bytes,
+    realtime_ns, thaw,
 };
 
-/// Maximum time from a restore's command to its reply. Usual are a few milliseconds; this is for an
-/// overloaded host.
-pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
 /// Maximum time of a runtime's after-restore hook, as on Lambda.
 pub(crate) const HOOKS_LIMIT: Duration = Duration::from_secs(10);
 
@@ -104,58 +102,49 @@ pub(crate) async fn converse(
         talk.vcpu_runs(talk.began, vm, output);
     }
     loop {
-        let limit = talk.limit;
-        let event = tokio::select! {
+        let progress = tokio::select! {
             biased;
             () = stop.cancelled() => {
                 return talk.ended(vm, Answer::Broken("the controller was stopped".into()));
             }
-            event = vm.next_by(limit) => event,
+            progress = vm.wait_for(talk.deadline, |vm, event| talk.on_event(vm, event, output)) => {
+                progress
+            }
         };
-        // Checked even if there is an event: a guest that floods events must not evade its timeout.
-        let late = Instant::now() >= limit;
-        match event {
-            Some(Ok(event)) if !late => match talk.on_event(vm, event, output) {
-                Ok(Progress::None) => {}
-                Ok(Progress::Part(part)) => {
-                    if let Err(answer) = talk.pass_on(sink, part, stop).await {
-                        return talk.ended(vm, answer);
-                    }
+        match progress {
+            Ok(Progress::Part(part)) => {
+                if let Err(answer) = talk.pass_on(sink, part, stop).await {
+                    return talk.ended(vm, answer);
                 }
-                Ok(Progress::HookFailed(kind)) => {
-                    let refusal = NotRun::RestoreHook(kind.clone());
-                    return Err(talk.hooks_failed(output, refusal, &kind));
-                }
-                Ok(Progress::Answer(answer, usage)) => return talk.finished(vm, answer, usage),
-                Ok(Progress::Mailbox(answer)) => return talk.answered(vm, answer),
-                Ok(Progress::StreamEnd(usage)) => {
-                    let answer = match sink {
-                        Some(_) => Answer::Response(Bytes::new()),
-                        None => talk.incoming.whole(),
-                    };
-                    return talk.finished(vm, answer, usage);
-                }
-                Err(why) => return talk.failed(vm, why),
-            },
-            Some(Err(why)) => return talk.failed(vm, why),
-            Some(Ok(_)) | None if talk.ran_since.is_some() => {
+            }
+            Ok(Progress::HookFailed(kind)) => {
+                let refusal = NotRun::RestoreHook(kind.clone());
+                return Err(talk.hooks_failed(output, refusal, &kind));
+            }
+            Ok(Progress::Answer(answer, usage)) => return talk.finished(vm, answer, usage),
+            Ok(Progress::Mailbox(answer)) => return talk.answered(vm, answer),
+            Ok(Progress::StreamEnd(usage)) => {
+                let answer = match sink {
+                    Some(_) => Answer::Response(Bytes::new()),
+                    None => talk.incoming.whole(),
+                };
+                return talk.finished(vm, answer, usage);
+            }
+            Err(VmError::Late(..)) if talk.ran_since.is_some() => {
                 return talk.ended(vm, Answer::TimedOut(invocation.limits.timeout));
             }
-            Some(Ok(_)) | None if talk.awaited.is_none() => {
+            Err(VmError::Late(..)) if talk.awaited.is_none() => {
                 let refusal = NotRun::RestoreTimeout(HOOKS_LIMIT);
                 return Err(talk.hooks_failed(output, refusal, "timeout"));
             }
-            Some(Ok(_)) | None => {
-                return talk.failed(vm, VmError::Late("a start", START_LIMIT));
-            }
+            Err(why) => return talk.failed(vm, why),
         }
     }
 }
 
-/// What follows from an event of the microVM.
+/// What an invocation waits for: an answer, or a part of one.
 #[derive(Debug)]
 enum Progress {
-    None,
     /// A part of a streamed result.
     Part(Part),
     /// The end of a streamed result.
@@ -185,7 +174,7 @@ struct Conversation<'a> {
     ran_since: Option<Instant>,
     /// Until the vCPU runs, the end of the timeout for its start; then the end of the function's
     /// timeout, even if the guest has not reported that it has thawed.
-    limit: Instant,
+    deadline: Deadline,
     /// The microVM's CPU time at `ran_since`.
     cpu_before: Duration,
     /// Whether the result is streamed; set by its first part.
@@ -205,7 +194,7 @@ impl<'a> Conversation<'a> {
             heard: false,
             thawed: begin.serves(),
             ran_since: None,
-            limit: began + START_LIMIT,
+            deadline: Deadline::since(began, START_LIMIT, "a start"),
             cpu_before: Duration::ZERO,
             streams: false,
             incoming: Incoming::default(),
@@ -257,7 +246,7 @@ impl<'a> Conversation<'a> {
         vm: &MicroVm,
         event: VmEvent,
         output: &mut Output<'_>,
-    ) -> Result<Progress, VmError> {
+    ) -> Result<Step<Progress>, VmError> {
         let message = match event {
             VmEvent::Reply(reply) => {
                 // The reply to an earlier command may come late. It is ignored.
@@ -269,17 +258,17 @@ impl<'a> Conversation<'a> {
                         self.vcpu_runs(Instant::now(), vm, output);
                     } else {
                         // The function's timeout begins after the after-restore hook.
-                        self.limit = Instant::now() + HOOKS_LIMIT;
+                        self.deadline = Deadline::after(HOOKS_LIMIT, "an after-restore hook");
                     }
                 }
-                return Ok(Progress::None);
+                return Ok(self.wait());
             }
             VmEvent::CpuBudgetExhausted => {
                 let limit = self.invocation.limits.cpu.unwrap_or_default();
                 let answer = Answer::CpuExhausted(limit);
-                return Ok(Progress::Answer(answer, Usage::default()));
+                return Ok(Step::Done(Progress::Answer(answer, Usage::default())));
             }
-            VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
+            VmEvent::Exited(_) => return Ok(Step::Unexpected(event)),
             VmEvent::Mailbox(message) => return self.on_mailbox(vm, message, output),
             VmEvent::Agent(message) => message,
         };
@@ -297,7 +286,7 @@ impl<'a> Conversation<'a> {
             AgentMessage::RestoreFailed(failed, _) if !self.thawed => {
                 let kind = Some(failed.error_type).filter(|kind| is_name(kind));
                 let kind = kind.unwrap_or_else(|| "Runtime.Unknown".into());
-                Ok(Progress::HookFailed(kind))
+                Ok(Step::Done(Progress::HookFailed(kind)))
             }
             AgentMessage::Thawed if !self.thawed => {
                 self.thawed = true;
@@ -307,7 +296,7 @@ impl<'a> Conversation<'a> {
                     output.restore_report(self.began.elapsed(), None);
                 }
                 self.vcpu_runs(Instant::now(), vm, output);
-                Ok(Progress::None)
+                Ok(self.wait())
             }
             AgentMessage::Log(log, lines) => {
                 if self.thawed {
@@ -315,28 +304,30 @@ impl<'a> Conversation<'a> {
                 } else {
                     output.hook(&log, lines);
                 }
-                Ok(Progress::None)
+                Ok(self.wait())
             }
             AgentMessage::Response(response, body) if !self.streams => {
                 self.check(&response.request_id)?;
-                Ok(Progress::Answer(Answer::Response(body), response.usage))
+                let answer = Answer::Response(body);
+                Ok(Step::Done(Progress::Answer(answer, response.usage)))
             }
             AgentMessage::ResponseStart(start) if !self.streams => {
                 self.check(&start.request_id)?;
                 self.streams = true;
                 self.content_type = start.content_type;
-                Ok(Progress::Part(Part::Start(self.content_type.clone())))
+                let part = Part::Start(self.content_type.clone());
+                Ok(Step::Done(Progress::Part(part)))
             }
             AgentMessage::ResponseChunk(chunk) if self.streams => {
-                self.incoming.count(&chunk).map_err(unexpected)?;
-                Ok(Progress::Part(Part::Chunk(chunk)))
+                self.incoming.count(&chunk).map_err(violation)?;
+                Ok(Step::Done(Progress::Part(Part::Chunk(chunk))))
             }
             AgentMessage::ResponseEnd(end, body) if self.streams => {
                 self.check(&end.request_id)?;
-                Ok(match end.error_type {
+                Ok(Step::Done(match end.error_type {
                     None => Progress::StreamEnd(end.usage),
                     kind => Progress::Answer(Answer::FunctionError { body, kind }, end.usage),
-                })
+                }))
             }
             AgentMessage::FunctionError(error, body) if !self.streams => {
                 self.check(&error.request_id)?;
@@ -344,42 +335,34 @@ impl<'a> Conversation<'a> {
                     body,
                     kind: error.error_type,
                 };
-                Ok(Progress::Answer(answer, error.usage))
+                Ok(Step::Done(Progress::Answer(answer, error.usage)))
             }
             AgentMessage::RuntimeExited(exited) => {
                 if let Some(id) = &exited.request_id {
                     self.check(id)?;
                 }
                 let answer = Answer::ended(exited.exit, exited.error_type.as_deref());
-                Ok(Progress::Answer(answer, exited.usage))
-            }
-            AgentMessage::Fatal(reason) => {
-                let reason: String = String::from_utf8_lossy(&reason).chars().take(500).collect();
-                Err(VmError::Unexpected(format!(
-                    "the agent has failed: {reason}"
-                )))
+                Ok(Step::Done(Progress::Answer(answer, exited.usage)))
             }
             AgentMessage::Response(..)
             | AgentMessage::FunctionError(..)
             | AgentMessage::ResponseStart(_)
             | AgentMessage::ResponseChunk(_)
-            | AgentMessage::ResponseEnd(..) => Err(unexpected("a second answer")),
-            AgentMessage::Thawed => Err(unexpected("Thawed twice")),
-            AgentMessage::Ready(_) => Err(unexpected("Ready before an answer")),
-            AgentMessage::Inspected(_) => Err(unexpected("Inspected without a request")),
-            AgentMessage::Hello(_) => Err(unexpected("Hello during an invocation")),
-            AgentMessage::Left => Err(unexpected("Left without a request")),
-            AgentMessage::Pong(_) => Err(unexpected("Pong without a ping")),
-            AgentMessage::RestoreFailed(..) => Err(unexpected("RestoreFailed after the restore")),
-            AgentMessage::InitFailed(..) => Err(unexpected("InitFailed after init")),
+            | AgentMessage::ResponseEnd(..) => Err(violation("a second answer")),
+            other => Ok(Step::Unexpected(VmEvent::Agent(other))),
         }
+    }
+
+    /// Goes on waiting, until the deadline that this event may have changed.
+    fn wait(&self) -> Step<Progress> {
+        Step::WaitUntil(self.deadline)
     }
 
     /// The guest has sent another message without `Thawed` before it. Its agent serves only after it has
     /// thawed, so it has. With hooks, `Thawed` is mandatory, because the function's timeout begins then.
     fn thawed_silently(&mut self, vm: &MicroVm, output: &mut Output<'_>) -> Result<(), VmError> {
         if self.invocation.version.snap_starts() {
-            return Err(unexpected("another message before Thawed"));
+            return Err(violation("another message before Thawed"));
         }
         self.thawed = true;
         self.vcpu_runs(Instant::now(), vm, output);
@@ -403,7 +386,7 @@ impl<'a> Conversation<'a> {
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(Answer::Broken("the controller was stopped".into())),
-            sent = timeout_at(self.limit.into(), sink.send(part)) => match sent {
+            sent = timeout_at(self.deadline.at().into(), sink.send(part)) => match sent {
                 // If the caller has been dropped, the function still runs to its end.
                 Ok(Ok(()) | Err(_)) => Ok(()),
                 Err(_) => Err(Answer::TimedOut(self.invocation.limits.timeout)),
@@ -417,7 +400,7 @@ impl<'a> Conversation<'a> {
             return;
         }
         self.ran_since = Some(since);
-        self.limit = since + self.invocation.limits.timeout;
+        self.deadline = Deadline::since(since, self.invocation.limits.timeout, "an answer");
         self.cpu_before = vm.process().cpu_time().unwrap_or_default();
         output.start();
     }
@@ -426,7 +409,7 @@ impl<'a> Conversation<'a> {
         if answered == self.invocation.request_id {
             return Ok(());
         }
-        Err(unexpected("an answer to another invocation"))
+        Err(violation("an answer to another invocation"))
     }
 
     /// The agent has sent the answer with its measurements.
@@ -486,7 +469,7 @@ impl<'a> Conversation<'a> {
             run,
             duration: run,
             max_memory_bytes: 0,
-            deadline: self.limit,
+            deadline: self.deadline.at(),
             waits: false,
         }
     }
@@ -528,6 +511,7 @@ impl<'a> Conversation<'a> {
     }
 }
 
-fn unexpected(what: &str) -> VmError {
+/// The error for a message whose kind is allowed now, and whose content or order is not.
+fn violation(what: &str) -> VmError {
     VmError::Unexpected(format!("the guest sent {what}"))
 }

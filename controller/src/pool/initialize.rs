@@ -12,11 +12,11 @@ use hearth_protocol::sandbox::{Command, RefusalKind, Resume};
 use super::answer::Answer;
 use super::conversation::{Begin, NotStarted, Ran, converse};
 use super::job::{Job, NotRun};
-use super::lifecycle::Instance;
+use super::lifecycle::{COMMAND_LIMIT, Instance};
 use super::output::Output;
 use super::warm_up::restore_command;
 use crate::function::{Artefacts, InstanceInit, new_log_stream};
-use crate::instance::{Init, MicroVm, VmError, init, private_bytes};
+use crate::instance::{Deadline, Init, MicroVm, VmError, init, private_bytes};
 use crate::logs::{Kind, Origin, PlatformEvent, Text};
 
 impl Instance {
@@ -74,7 +74,8 @@ impl Instance {
                 // Only a resume sets a budget of CPU time.
                 let paused = job.invocation.limits.cpu.is_some();
                 if paused {
-                    let pause = self.command(vm, Command::Pause).await;
+                    let deadline = Deadline::after(COMMAND_LIMIT, "a pause");
+                    let pause = vm.command(Command::Pause, deadline).await;
                     pause.map_err(not_started)?;
                 }
                 converse(

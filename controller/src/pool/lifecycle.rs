@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::{Command, Freeze, RefusalKind};
-use tokio::time::timeout;
 
 use super::conversation::{Begin, NotStarted, Ran, converse};
 use super::dispatch::Shared;
@@ -20,7 +19,7 @@ use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, StartsFrom, Version};
-use crate::instance::{MailboxWord, MicroVm, VmError, VmEvent, outcome};
+use crate::instance::{Deadline, MailboxWord, MicroVm, Step, VmError, VmEvent, outcome};
 use crate::logs::lines::Report;
 use crate::logs::{Kind, Origin, PlatformEvent, Tail, Text};
 
@@ -384,35 +383,36 @@ impl Instance {
 
     /// Waits until the runtime has asked for its next event. Returns where it waits.
     async fn settle(&self, vm: &mut MicroVm, deadline: Instant) -> ControlFlow<(), Settled> {
-        let limit = deadline.max(Instant::now() + SETTLE_LIMIT);
-        let why = loop {
-            let event = tokio::select! {
-                biased;
-                () = self.pool.stop.cancelled() => return ControlFlow::Break(()),
-                event = vm.next_by(limit) => event,
-            };
-            if Instant::now() >= limit {
-                break "the runtime did not ask for its next event in time".into();
-            }
-            match event {
-                Some(Ok(VmEvent::Agent(AgentMessage::Ready(ready)))) => {
+        let now = Instant::now();
+        let limit = deadline.saturating_duration_since(now).max(SETTLE_LIMIT);
+        let deadline = Deadline::since(now, limit, "the runtime's request for its next event");
+        let settled = vm.wait_for(deadline, |_, event| {
+            Ok(match event {
+                VmEvent::Agent(AgentMessage::Ready(ready)) => {
                     self.extensions_took(ready.extensions_us);
-                    return ControlFlow::Continue(Settled::Agent);
+                    Step::Done(Settled::Agent)
                 }
-                Some(Ok(VmEvent::Mailbox(MailboxWord::Waits))) => {
-                    return ControlFlow::Continue(Settled::Mailbox);
-                }
-                Some(Ok(VmEvent::Agent(AgentMessage::Log(of, text)))) => {
+                VmEvent::Mailbox(MailboxWord::Waits) => Step::Done(Settled::Mailbox),
+                VmEvent::Agent(AgentMessage::Log(of, text)) => {
                     self.log(Text::of_guest(&of, text));
+                    Step::Wait
                 }
-                Some(Ok(VmEvent::Reply(_))) => {}
-                Some(Ok(other)) => break format!("after its result the guest sent {other}"),
-                Some(Err(error)) => break error.to_string(),
-                None => break "the runtime did not ask for its next event in time".into(),
-            }
+                VmEvent::Reply(_) => Step::Wait,
+                other => Step::Unexpected(other),
+            })
+        });
+        let settled = tokio::select! {
+            biased;
+            () = self.pool.stop.cancelled() => return ControlFlow::Break(()),
+            settled = settled => settled,
         };
-        self.lost(&why);
-        ControlFlow::Break(())
+        match settled {
+            Ok(settled) => ControlFlow::Continue(settled),
+            Err(why) => {
+                self.lost(&why.to_string());
+                ControlFlow::Break(())
+            }
+        }
     }
 
     /// The next invocation, and the microVM's state for it; `None` if the instance must end.
@@ -429,8 +429,11 @@ impl Instance {
             if !budgeted && job.invocation.limits.cpu.is_none() {
                 return Some((job, Vm::Running));
             }
-            return match self.command(vm, Command::Pause).await {
-                Ok(()) => Some((job, Vm::Frozen)),
+            return match vm
+                .command(Command::Pause, Deadline::after(COMMAND_LIMIT, "a pause"))
+                .await
+            {
+                Ok(_) => Some((job, Vm::Frozen)),
                 Err(why) => {
                     self.lost(&why.to_string());
                     self.again(job, &why.to_string());
@@ -497,8 +500,11 @@ impl Instance {
             }
             ControlFlow::Break(()) => return None,
         }
-        match self.command(vm, Command::Pause).await {
-            Ok(()) => Some(()),
+        match vm
+            .command(Command::Pause, Deadline::after(COMMAND_LIMIT, "a pause"))
+            .await
+        {
+            Ok(_) => Some(()),
             Err(why) => {
                 self.lost(&why.to_string());
                 None
@@ -541,13 +547,6 @@ impl Instance {
             self.again(job, &why);
         }
         None
-    }
-
-    pub(super) async fn command(&self, vm: &mut MicroVm, command: Command) -> Result<(), VmError> {
-        timeout(COMMAND_LIMIT, vm.command(command))
-            .await
-            .map_err(|_| VmError::Late("a command", COMMAND_LIMIT))?
-            .map(drop)
     }
 
     /// Logs output that the function has written between invocations.

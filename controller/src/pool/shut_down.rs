@@ -8,7 +8,7 @@ use hearth_protocol::agent::{AgentMessage, HostMessage, Leave};
 use hearth_protocol::sandbox::{Command, Resume};
 
 use super::lifecycle::{Instance, Vm};
-use crate::instance::{MicroVm, VmError, VmEvent, realtime_ns};
+use crate::instance::{Deadline, MicroVm, Step, VmError, VmEvent, realtime_ns};
 use crate::logs::Text;
 
 /// Maximum time from the order to the agent's reply: the two seconds of the extensions, and reserve for
@@ -33,17 +33,20 @@ impl Instance {
         if self.version.config.layers.is_empty() && !self.extended.load(Ordering::Relaxed) {
             return;
         }
+        let deadline = Deadline::after(LIMIT, "the end of the extensions");
         let left = tokio::select! {
-            left = tokio::time::timeout(LIMIT, self.notify_extensions(vm, state, reason)) => left,
+            left = self.notify_extensions(vm, state, reason, deadline) => left,
             () = self.pool.stop.cancelled() => return,
         };
         let function = &self.version.name;
         match left {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+            Ok(()) => {}
+            Err(VmError::Late(..)) => {
+                tracing::info!(%function, "extensions did not shut down in time");
+            }
+            Err(error) => {
                 tracing::debug!(%function, %error, "an instance could not shut down its extensions");
             }
-            Err(_) => tracing::info!(%function, "extensions did not shut down in time"),
         }
     }
 
@@ -52,9 +55,13 @@ impl Instance {
         vm: &mut MicroVm,
         state: &Vm,
         reason: &str,
+        deadline: Deadline,
     ) -> Result<(), VmError> {
         match state {
-            Vm::Frozen => self.command(vm, Command::Resume(Resume::default())).await?,
+            Vm::Frozen => {
+                let resume = Command::Resume(Resume::default());
+                vm.command(resume, deadline).await?;
+            }
             Vm::Waiting => vm.release()?,
             Vm::Shell(_) | Vm::Running => {}
         }
@@ -62,13 +69,17 @@ impl Instance {
             reason: reason.into(),
             realtime_ns: realtime_ns(),
         })])?;
-        loop {
-            match vm.next().await? {
-                VmEvent::Agent(AgentMessage::Left) | VmEvent::Exited(_) => return Ok(()),
-                VmEvent::Agent(AgentMessage::Log(of, text)) => self.log(Text::of_guest(&of, text)),
+        vm.wait_for(deadline, |_, event| {
+            Ok(match event {
+                VmEvent::Agent(AgentMessage::Left) | VmEvent::Exited(_) => Step::Done(()),
+                VmEvent::Agent(AgentMessage::Log(of, text)) => {
+                    self.log(Text::of_guest(&of, text));
+                    Step::Wait
+                }
                 // Other messages belong to the invocation before.
-                _ => {}
-            }
-        }
+                _ => Step::Wait,
+            })
+        })
+        .await
     }
 }
