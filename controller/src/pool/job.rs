@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::concurrency::Slot;
-use super::streaming::Sink;
+use super::parts::Sink;
 use crate::function::Version;
 
 /// An invocation. The API has checked it.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, HostMessage};
 use hearth_protocol::sandbox::{Command, Resume};
 
-use super::lifecycle::{COMMAND_LIMIT, Instance};
+use super::lifecycle::Instance;
+use super::timeouts::COMMAND_LIMIT;
 use crate::instance::{Deadline, MicroVm, Step, VmError, VmEvent};
 use crate::logs::Text;
 

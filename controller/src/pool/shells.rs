@@ -13,11 +13,10 @@ use hearth_protocol::sandbox::{Command, State, Status};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::timeouts::READY_LIMIT;
 use crate::instance::{Deadline, LaunchError, Launcher, MicroVm, VmError};
 use crate::locks::lock;
 
-/// Maximum time for a new process to reply to its first command.
-const READY_LIMIT: Duration = Duration::from_secs(20);
 /// Time between the taking of a shell and the start of its replacement.
 const REFILL_DELAY: Duration = Duration::from_millis(100);
 /// Time between a failed start and the next one.

@@ -7,13 +7,11 @@ use std::time::Duration;
 use hearth_protocol::agent::{AgentMessage, HostMessage, Leave};
 use hearth_protocol::sandbox::{Command, Resume};
 
-use super::lifecycle::{Instance, Vm};
+use super::lifecycle::Instance;
+use super::readiness::Readiness;
+use super::timeouts::SHUT_DOWN_LIMIT;
 use crate::instance::{Deadline, MicroVm, Step, VmError, VmEvent, realtime_ns};
 use crate::logs::Text;
-
-/// Maximum time from the order to the agent's reply: the two seconds of the extensions, and reserve for
-/// a busy host.
-const LIMIT: Duration = Duration::from_secs(4);
 
 impl Instance {
     /// Records how long extensions ran after an invocation, as the agent reports it.
@@ -29,13 +27,13 @@ impl Instance {
 
     /// Lets extensions shut down. Only a function with layers, or whose agent has reported extensions,
     /// can have any; for all others this does nothing.
-    pub(super) async fn shut_down(&self, vm: &mut MicroVm, state: &Vm, reason: &str) {
+    pub(super) async fn shut_down(&self, vm: &mut MicroVm, ready: &Readiness, reason: &str) {
         if self.version.config.layers.is_empty() && !self.extended.load(Ordering::Relaxed) {
             return;
         }
-        let deadline = Deadline::after(LIMIT, "the end of the extensions");
+        let deadline = Deadline::after(SHUT_DOWN_LIMIT, "the end of the extensions");
         let left = tokio::select! {
-            left = self.notify_extensions(vm, state, reason, deadline) => left,
+            left = self.notify_extensions(vm, ready, reason, deadline) => left,
             () = self.pool.stop.cancelled() => return,
         };
         let function = &self.version.name;
@@ -53,17 +51,17 @@ impl Instance {
     async fn notify_extensions(
         &self,
         vm: &mut MicroVm,
-        state: &Vm,
+        ready: &Readiness,
         reason: &str,
         deadline: Deadline,
     ) -> Result<(), VmError> {
-        match state {
-            Vm::Frozen => {
+        match ready {
+            Readiness::Paused => {
                 let resume = Command::Resume(Resume::default());
                 vm.command(resume, deadline).await?;
             }
-            Vm::Waiting => vm.release()?,
-            Vm::Shell(_) | Vm::Running => {}
+            Readiness::AtMailbox => vm.release()?,
+            Readiness::Shell(_) | Readiness::Running { .. } => {}
         }
         vm.send([HostMessage::Leave(Leave {
             reason: reason.into(),

@@ -3,7 +3,7 @@
 use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::Resume;
 
-use super::conversation::HOOKS_LIMIT;
+use super::timeouts::HOOKS_LIMIT;
 use crate::function::Artefacts;
 use crate::instance::{
     CommandWithFiles, Deadline, MicroVm, RestoreFrom, START_LIMIT, Step, VmError, VmEvent, outcome,

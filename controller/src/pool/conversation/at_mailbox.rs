@@ -1,6 +1,7 @@
 //! Messages that come through the mailbox, from the runtime or from its agent.
 
-use super::{Conversation, NotStarted, Progress, Ran, violation};
+use super::events::{Progress, violation};
+use super::{Conversation, NotStarted, Ran};
 use crate::instance::{MailboxAnswer, MailboxWord, MicroVm, Step, VmError, VmEvent};
 use crate::pool::answer::Answer;
 use crate::pool::output::Output;
@@ -8,14 +9,9 @@ use crate::pool::output::Output;
 impl Conversation<'_> {
     pub(super) fn on_mailbox(
         &mut self,
-        vm: &MicroVm,
         word: MailboxWord,
         output: &mut Output<'_>,
     ) -> Result<Step<Progress>, VmError> {
-        self.heard = true;
-        if !self.thawed {
-            self.thawed_silently(vm, output)?;
-        }
         match word {
             MailboxWord::Output(lines) => {
                 output.at_mailbox(lines);
