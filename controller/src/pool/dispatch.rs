@@ -44,9 +44,9 @@ pub(crate) struct PoolSettings {
     pub(crate) memory_budget_mib: u64,
     pub(crate) idle_timeout: Duration,
     pub(crate) throttle_wait: Duration,
-    /// See [`Capacity::starts_ahead`].
+    /// See [`Capacity::starts_ahead`](super::entry::Capacity::starts_ahead).
     pub(crate) starts_ahead: usize,
-    /// See [`Capacity::finish_grace`].
+    /// See [`Capacity::finish_grace`](super::entry::Capacity::finish_grace).
     pub(crate) finish_grace: Duration,
 }
 
