@@ -118,6 +118,23 @@ const FOLDERS: &[Folder] = &[
         shared: &[],
     },
     Folder {
+        package: "controller",
+        path: "pool",
+        layers: &[
+            &["answer", "concurrency", "readiness", "timeouts"],
+            &["parts", "shells", "warm_up"],
+            &["job"],
+            &["entry", "output"],
+            &["state"],
+            &["eviction", "dispatch"],
+            &["conversation", "provision", "streaming"],
+            &["lifecycle"],
+            &["idle", "initialize", "ping", "shut_down"],
+            &["assembly"],
+        ],
+        shared: &[],
+    },
+    Folder {
         package: "guest-agent",
         path: "",
         layers: &[

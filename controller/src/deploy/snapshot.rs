@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 
 use hearth_protocol::agent::{AgentMessage, HostMessage, Inspected};
 use hearth_protocol::sandbox::{Command, Freeze, RefusalKind, Resume, Snapshot};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::error::DeployError;
 use crate::function::snapshot_files;
 use crate::instance::{
-    BootFrom, CommandWithFiles, InitError, MicroVm, SnapshotOutput, VmError, VmEvent, unexpected,
+    BootFrom, Deadline, InitError, MicroVm, START_LIMIT, SnapshotOutput, Step, VmError, VmEvent,
 };
 use crate::logs::Text;
 
 /// Maximum time to write a snapshot: 10 GiB on a slow disk.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
-/// Maximum time for any other command.
-const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// Maximum time for a pause or a resume. Longer than in the pool, because no client waits.
+const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 /// Maximum time for the agent to inspect the function's processes and their libraries: a few hundred MiB
 /// with software KVM.
 const INSPECT_LIMIT: Duration = Duration::from_secs(60);
@@ -42,19 +42,25 @@ pub(crate) async fn boot(
     let boot = boot
         .command()
         .map_err(doing("opening the kernel and the images"))?;
-    command(vm, boot, COMMAND_LIMIT)
+    vm.command(boot, Deadline::after(START_LIMIT, "a boot"))
         .await
         .map_err(doing("starting a kernel"))?;
     // A booted microVM is paused at its first instruction.
     let run = Command::Resume(Resume::default());
-    command(vm, run, COMMAND_LIMIT)
+    vm.command(run, Deadline::after(START_LIMIT, "a start"))
         .await
         .map_err(doing("starting a kernel"))?;
     let mut next_word = PROGRESS;
     loop {
-        let due = began + next_word.min(limit);
-        match timeout_at(due.into(), vm.next()).await {
-            Ok(Ok(VmEvent::Agent(AgentMessage::Hello(hello)))) => {
+        let due = Deadline::since(began, next_word.min(limit), "the agent's first message");
+        let hello = vm.wait_for(due, |_, event| {
+            Ok(match event {
+                VmEvent::Agent(AgentMessage::Hello(hello)) => Step::Done(hello),
+                other => Step::Unexpected(other),
+            })
+        });
+        match hello.await {
+            Ok(hello) => {
                 tracing::info!(
                     kernel = hello.kernel,
                     agent = hello.version,
@@ -63,21 +69,14 @@ pub(crate) async fn boot(
                 );
                 return Ok(());
             }
-            Ok(Ok(other)) => return Err(doing("booting")(unexpected(other))),
-            Ok(Err(error)) => return Err(doing("booting")(error)),
-            Err(_) if began.elapsed() >= limit => {
-                return Err(doing("booting")(VmError::Late(
-                    "the agent's first message",
-                    limit,
-                )));
-            }
-            Err(_) => {
+            Err(VmError::Late(..)) if next_word < limit => {
                 tracing::info!(
                     seconds = next_word.as_secs(),
                     "a guest kernel is still booting"
                 );
                 next_word += PROGRESS;
             }
+            Err(error) => return Err(doing("booting")(error)),
         }
     }
 }
@@ -89,25 +88,21 @@ pub(crate) async fn inspect(
     log: impl Fn(Text),
 ) -> Result<Inspected, DeployError> {
     let doing = DeployError::vm("looking for random generators that clones would share");
-    let deadline = Instant::now() + INSPECT_LIMIT;
+    let deadline = Deadline::after(INSPECT_LIMIT, "the agent's inspection");
     if let Err(error) = vm.send([HostMessage::Inspect]) {
         return Err(doing(error));
     }
-    loop {
-        let event = timeout_at(deadline.into(), vm.next()).await;
-        let Some(event) = event.ok().filter(|_| Instant::now() < deadline) else {
-            return Err(doing(VmError::Late(
-                "the agent's inspection",
-                INSPECT_LIMIT,
-            )));
-        };
-        match event {
-            Ok(VmEvent::Agent(AgentMessage::Inspected(inspected))) => return Ok(inspected),
-            Ok(VmEvent::Agent(AgentMessage::Log(of, text))) => log(Text::of_guest(&of, text)),
-            Ok(other) => return Err(doing(unexpected(other))),
-            Err(error) => return Err(doing(error)),
-        }
-    }
+    let inspected = vm.wait_for(deadline, |_, event| {
+        Ok(match event {
+            VmEvent::Agent(AgentMessage::Inspected(inspected)) => Step::Done(inspected),
+            VmEvent::Agent(AgentMessage::Log(of, text)) => {
+                log(Text::of_guest(&of, text));
+                Step::Wait
+            }
+            other => Step::Unexpected(other),
+        })
+    });
+    inspected.await.map_err(doing)
 }
 
 /// The same for a microVM that is paused after its snapshot.
@@ -116,7 +111,7 @@ pub(crate) async fn inspect_again(
     log: impl Fn(Text),
 ) -> Result<Inspected, DeployError> {
     let resume = Command::Resume(Resume::default());
-    command(vm, resume, COMMAND_LIMIT)
+    vm.command(resume, Deadline::after(PAUSE_LIMIT, "a resume"))
         .await
         .map_err(DeployError::vm("resuming after a snapshot"))?;
     inspect(vm, log).await
@@ -169,33 +164,30 @@ async fn write(
     output: &SnapshotOutput,
 ) -> Result<(), VmError> {
     // Every clone continues at this point. So the guest should be halted, not in a system call.
-    let freeze = || Command::Freeze(Freeze::within(FREEZE_WITHIN));
-    command(vm, freeze(), COMMAND_LIMIT).await?;
+    freeze(vm).await?;
     for tries in 1.. {
-        match command(vm, output.command(unique)?, SNAPSHOT_LIMIT).await {
+        let snapshot = Deadline::after(SNAPSHOT_LIMIT, "a snapshot");
+        match vm.command(output.command(unique)?, snapshot).await {
             // The guest has I/O in progress: let it run for a moment.
             Err(VmError::Refused(refusal))
                 if refusal.kind == RefusalKind::NotQuiet && tries < QUIET_TRIES =>
             {
-                command(vm, Command::Resume(Resume::default()), COMMAND_LIMIT).await?;
+                let resume = Command::Resume(Resume::default());
+                vm.command(resume, Deadline::after(PAUSE_LIMIT, "a resume"))
+                    .await?;
                 tokio::time::sleep(QUIET_PAUSE).await;
-                command(vm, freeze(), COMMAND_LIMIT).await?;
+                freeze(vm).await?;
             }
-            other => return other,
+            other => return other.map(drop),
         }
     }
     unreachable!("the last try returns")
 }
 
-async fn command(
-    vm: &mut MicroVm,
-    command: impl Into<CommandWithFiles>,
-    limit: Duration,
-) -> Result<(), VmError> {
-    timeout(limit, vm.command(command))
-        .await
-        .map_err(|_| VmError::Late("a command", limit))?
-        .map(drop)
+async fn freeze(vm: &mut MicroVm) -> Result<(), VmError> {
+    let freeze = Command::Freeze(Freeze::within(FREEZE_WITHIN));
+    let paused = vm.command(freeze, Deadline::after(PAUSE_LIMIT, "a pause"));
+    paused.await.map(drop)
 }
 
 impl From<InitError> for DeployError {
@@ -230,124 +222,7 @@ fn error_message(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::os::unix::net::UnixStream;
-
-    use bytes::{Bytes, BytesMut};
-    use hearth_protocol::agent::{Frame, Log, Ready};
-    use hearth_protocol::sandbox::{Message, Outcome, Reply, encode};
-
     use super::*;
-    use crate::instance::{RestoreFrom, SandboxProcess, init};
-
-    #[derive(Debug)]
-    struct NoProcess;
-
-    impl SandboxProcess for NoProcess {
-        fn pid(&self) -> u32 {
-            u32::MAX
-        }
-
-        fn cpu_time(&self) -> Option<Duration> {
-            None
-        }
-
-        fn set_memory(&self, _: u32) {}
-    }
-
-    fn frames<const N: usize>(messages: [AgentMessage; N]) -> BytesMut {
-        let mut bytes = BytesMut::new();
-        for message in messages {
-            Frame::from(message).encode(&mut bytes).unwrap();
-        }
-        bytes
-    }
-
-    /// Output was kept until init ended, so a function could fill the controller's memory.
-    #[tokio::test]
-    async fn output_during_init_is_passed_on_before_init_ends() {
-        let (sandbox, control) = UnixStream::pair().unwrap();
-        let (guest, agent) = UnixStream::pair().unwrap();
-        let mut vm = MicroVm::new(control, agent, None, Box::new(NoProcess)).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let snapshot = snapshot_files(dir.path());
-        for file in [&snapshot.state, &snapshot.memory] {
-            fs::write(file, "").unwrap();
-        }
-        let restore = RestoreFrom {
-            snapshot,
-            disks: Vec::new(),
-            fingerprint: String::new(),
-            resume: None,
-        };
-        let configure = serde_json::from_value(serde_json::json!({
-            "function_name": "f", "function_version": "$LATEST", "runtime": "provided",
-            "handler": "h", "memory_mib": 128, "ephemeral_storage_mib": 512, "region": "r",
-            "log_group": "g", "log_stream": "s", "initialization_type": "on-demand",
-            "environment": {}, "bootstrap": [], "layers": false,
-        }));
-        let outcome = Outcome::Done;
-        let reply = encode(&Message::Reply(Reply { id: 1, outcome })).unwrap();
-        (&sandbox).write_all(&reply).unwrap();
-        let line = AgentMessage::Log(Log::default(), Bytes::from_static(b"line\n"));
-        let sent = frames([AgentMessage::Thawed, line]);
-        (&guest).write_all(&sent).unwrap();
-        let (logged, mut log) = tokio::sync::mpsc::unbounded_channel();
-        let init = init(
-            &mut vm,
-            restore.command().unwrap(),
-            configure.unwrap(),
-            Duration::from_secs(60),
-            |_, text| logged.send(text).unwrap(),
-        );
-        let ready = async {
-            log.recv().await.unwrap();
-            let ready = frames([AgentMessage::Ready(Ready::default())]);
-            (&guest).write_all(&ready).unwrap();
-        };
-        let both = async { tokio::join!(init, ready) };
-        let (init, ()) = timeout(Duration::from_secs(20), both).await.unwrap();
-        init.unwrap().result.unwrap();
-    }
-
-    /// All messages were read before any other task could run, including the timers of timeouts.
-    #[tokio::test]
-    async fn a_guest_that_floods_messages_does_not_block_other_tasks() {
-        let (_sandbox, control) = UnixStream::pair().unwrap();
-        let (guest, agent) = UnixStream::pair().unwrap();
-        let mut vm = MicroVm::new(control, agent, None, Box::new(NoProcess)).unwrap();
-        let mut sent = BytesMut::new();
-        for _ in 0..1000 {
-            sent.extend_from_slice(&frames([AgentMessage::Thawed]));
-        }
-        (&guest).write_all(&sent).unwrap();
-        // This reads all bytes.
-        vm.next().await.unwrap();
-        let other = tokio::spawn(async {});
-        for _ in 1..1000 {
-            vm.next().await.unwrap();
-        }
-        assert!(other.is_finished());
-    }
-
-    /// 256 messages of 6 MiB each were kept.
-    #[tokio::test]
-    async fn messages_during_a_command_are_limited_in_bytes_and_not_part_of_the_error() {
-        let (_sandbox, control) = UnixStream::pair().unwrap();
-        let (guest, agent) = UnixStream::pair().unwrap();
-        let mut vm = MicroVm::new(control, agent, None, Box::new(NoProcess)).unwrap();
-        let large = || AgentMessage::Pong(Bytes::from(vec![b'x'; 4 << 20]));
-        let sent = frames([large(), large()]);
-        let sender = std::thread::spawn(move || (&guest).write_all(&sent));
-        let command = command(&mut vm, Command::Pause, Duration::from_secs(60));
-        let refused = command.await.unwrap_err();
-        assert!(matches!(refused, VmError::Unexpected(_)), "{refused}");
-        drop(vm);
-        // The write may have succeeded or failed.
-        let _ = sender.join().unwrap();
-        let unasked = unexpected(VmEvent::Agent(large())).to_string();
-        assert!(unasked.len() < 100 && unasked.contains("Pong"), "{unasked}");
-    }
 
     #[test]
     fn the_message_of_an_init_error_is_that_in_its_body_or_part_of_the_body() {

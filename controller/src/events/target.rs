@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -10,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::event::Event;
 use crate::function::{ArnScope, FunctionName, Version};
 use crate::pool::{Invocation, NotRun, Pool};
-use crate::registry::Catalog;
+use crate::registry::{Catalog, NoVersion};
 
 /// The result of an attempt to run a function with an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,11 +82,11 @@ impl PooledFunctions {
         if function.record.reserved_concurrency == Some(0) {
             return Err(Attempt::NoConcurrency);
         }
-        let qualifier = event.request.qualifier.as_deref();
-        let target = function.target(qualifier).ok_or(Attempt::Gone)?;
-        target
-            .live(&function)
-            .map_err(|state| Attempt::Failed(format!("the function is {}", state.name())))
+        let version = function.version_to_run(event.request.qualifier.as_deref());
+        version.map_err(|why| match why {
+            NoVersion::Missing => Attempt::Gone,
+            NoVersion::State(state) => Attempt::Failed(format!("the function is {}", state.name())),
+        })
     }
 
     async fn attempt(&self, event: &Event) -> Attempt {
@@ -101,21 +100,17 @@ impl PooledFunctions {
             return Attempt::Ending;
         };
         let request = &event.request;
-        let function_arn = match &request.qualifier {
-            Some(qualifier) => self.arn_scope.qualified_arn(&request.function, qualifier),
-            None => self.arn_scope.arn(&request.function),
-        };
         let invocation = Invocation {
-            request_id: request.request_id.clone(),
             limits: request.limits.on(&version),
-            version,
-            event: request.payload.clone(),
-            function_arn,
             trace_id: request.trace_id.clone(),
-            client_context: None,
-            tail: false,
             background: true,
-            accepted: Instant::now(),
+            ..Invocation::new(
+                request.request_id.clone(),
+                version,
+                self.arn_scope
+                    .function_arn(&request.function, request.qualifier.as_deref()),
+                request.payload.clone(),
+            )
         };
         match self.pool.submit(invocation).await {
             Ok(completed) => Attempt::Ran(Ran {

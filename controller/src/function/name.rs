@@ -74,6 +74,14 @@ impl ArnScope {
         self.arn_of(&format!("{name}:{qualifier}"))
     }
 
+    /// The ARN of a function, with its qualifier if there is one.
+    pub(crate) fn function_arn(&self, name: &FunctionName, qualifier: Option<&str>) -> String {
+        match qualifier {
+            Some(qualifier) => self.qualified_arn(name, qualifier),
+            None => self.arn(name),
+        }
+    }
+
     /// The ARN of a function whose name, with or without a qualifier, is `name`. It need not be valid.
     pub(crate) fn arn_of(&self, name: &str) -> String {
         self.lambda_arn(&format!("function:{name}"))

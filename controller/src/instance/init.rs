@@ -5,14 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, Configure, Exit, HostMessage, Log};
-use tokio::time::{timeout, timeout_at};
 
 use super::command_with_files::CommandWithFiles;
 use super::entropy::thaw;
+use super::exchange::{Deadline, START_LIMIT, Step};
 use super::microvm::{MicroVm, VmError, VmEvent};
-
-/// Maximum time until the restore's reply.
-const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The outcome of a function's init.
 #[derive(Debug)]
@@ -74,65 +71,50 @@ pub(crate) async fn init(
     log: impl Fn(&Log, Bytes),
 ) -> Result<Init, VmError> {
     let began = Instant::now();
-    timeout(RESTORE_LIMIT, vm.command(restore))
-        .await
-        .map_err(|_| VmError::Late("a restore", RESTORE_LIMIT))??;
+    vm.command(restore, Deadline::since(began, START_LIMIT, "a restore"))
+        .await?;
     let restore = began.elapsed();
     vm.send([thaw()?, HostMessage::Configure(configure)])?;
+    let deadline = Deadline::since(began, limit, "the end of init");
     let mut thawed = false;
-    let deadline = began + limit;
-    let mut init_us = None;
-    let result = loop {
-        let event = timeout_at(deadline.into(), vm.next()).await;
-        if Instant::now() >= deadline {
-            break Err(InitError::TimedOut(limit));
-        }
-        let Ok(event) = event else {
-            break Err(InitError::TimedOut(limit));
-        };
-        let message = match event? {
+    let ended = vm.wait_for(deadline, |_, event| {
+        let message = match event {
             VmEvent::Agent(message) => message,
-            other => return Err(unexpected(other)),
+            other => return Ok(Step::Unexpected(other)),
         };
-        match message {
-            AgentMessage::Thawed if !thawed => thawed = true,
-            AgentMessage::Log(of, text) if thawed => log(&of, text),
-            AgentMessage::Ready(ready) if thawed => {
-                // The guest's measurement does not contain the restore. It is clamped to the time that
-                // has passed here.
-                init_us = ready.init_us;
-                break Ok(());
+        Ok(match message {
+            AgentMessage::Thawed if !thawed => {
+                thawed = true;
+                Step::Wait
             }
+            AgentMessage::Log(of, text) if thawed => {
+                log(&of, text);
+                Step::Wait
+            }
+            AgentMessage::Ready(ready) if thawed => Step::Done(Ok(ready.init_us)),
             AgentMessage::InitFailed(failed, body) => {
                 let kind = failed.error_type.chars().take(128).collect();
-                break Err(InitError::Reported { kind, body });
+                Step::Done(Err(InitError::Reported { kind, body }))
             }
-            AgentMessage::RuntimeExited(exited) => {
-                break Err(InitError::Exited {
-                    exit: exited.exit,
-                    error_type: exited.error_type,
-                });
-            }
-            other => return Err(unexpected(VmEvent::Agent(other))),
-        }
+            AgentMessage::RuntimeExited(exited) => Step::Done(Err(InitError::Exited {
+                exit: exited.exit,
+                error_type: exited.error_type,
+            })),
+            other => Step::Unexpected(VmEvent::Agent(other)),
+        })
+    });
+    let result = match ended.await {
+        Err(VmError::Late(..)) => Err(InitError::TimedOut(limit)),
+        ended => ended?,
     };
+    // The guest's measurement does not contain the restore. It is clamped to the time that has passed
+    // here.
     let passed = began.elapsed();
-    let took = init_us.map_or(passed, Duration::from_micros).min(passed);
+    let measured = result.as_ref().ok().copied().flatten();
+    let took = measured.map_or(passed, Duration::from_micros).min(passed);
     Ok(Init {
-        result,
+        result: result.map(drop),
         restore,
         took,
     })
-}
-
-/// The error for an event that is not allowed during init.
-pub(crate) fn unexpected(event: VmEvent) -> VmError {
-    match event {
-        VmEvent::Exited(exited) => VmError::Exited(exited),
-        VmEvent::Agent(AgentMessage::Fatal(reason)) => VmError::Unexpected(format!(
-            "the agent has failed: {}",
-            String::from_utf8_lossy(&reason[..reason.len().min(500)])
-        )),
-        other => VmError::Unexpected(format!("the guest sent {other} during init")),
-    }
 }

@@ -20,7 +20,7 @@ use hearth_protocol::agent::{
 };
 use hearth_protocol::guest::MAX_PAYLOAD;
 use hearth_protocol::sandbox::{
-    ControlError, Event, Exited, Message, Outcome, Refusal, Reply, Request, Status, decode, encode,
+    ControlError, Event, Exited, Message, Refusal, Reply, Request, decode, encode,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
@@ -90,6 +90,15 @@ impl fmt::Display for VmEvent {
             Self::Exited(_) => "the end of its sandbox",
         })
     }
+}
+
+/// Which events to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// All, beginning with the messages of the agent that were kept during commands.
+    All,
+    /// Those that have not been read yet.
+    New,
 }
 
 /// Why a microVM can't be used any more.
@@ -290,13 +299,15 @@ impl MicroVm {
         self.next_unstashed().await
     }
 
-    /// The same, but returns `None` at `limit`.
+    /// The same, but returns `None` at `limit`, and from [`Source::New`] passes over the messages that are
+    /// kept.
     ///
     /// The timer is kept and postponed. A new timer for each invocation would often be due before all
     /// others, and would then wake tokio's timer thread to shorten its sleep.
-    pub(crate) async fn next_by(
+    pub(super) async fn next_by(
         &mut self,
         limit: std::time::Instant,
+        source: Source,
     ) -> Option<Result<VmEvent, VmError>> {
         let mut alarm = match self.alarm.take() {
             Some(mut alarm) => {
@@ -307,11 +318,18 @@ impl MicroVm {
         };
         let event = tokio::select! {
             biased;
-            event = self.next() => Some(event),
+            event = self.next_of(source) => Some(event),
             () = &mut alarm => None,
         };
         self.alarm = Some(alarm);
         event
+    }
+
+    async fn next_of(&mut self, source: Source) -> Result<VmEvent, VmError> {
+        match source {
+            Source::All => self.next().await,
+            Source::New => self.next_unstashed().await,
+        }
     }
 
     async fn next_unstashed(&mut self) -> Result<VmEvent, VmError> {
@@ -430,46 +448,16 @@ impl MicroVm {
         }
     }
 
-    /// Sends a command and waits for its reply. Messages of the agent meanwhile are kept for `next`.
-    pub(crate) async fn command(
-        &mut self,
-        command: impl Into<CommandWithFiles>,
-    ) -> Result<Option<Status>, VmError> {
-        let awaited = match self.submit(command) {
-            // The process has ended, but it may have sent the reason, which is read below.
-            Err(VmError::Gone) => self.next_id,
-            other => other?,
-        };
-        loop {
-            match self.next_unstashed().await? {
-                VmEvent::Mailbox(_) => {
-                    return Err(VmError::Unexpected(
-                        "a message through the mailbox during a command".into(),
-                    ));
-                }
-                VmEvent::Agent(message) => {
-                    self.stashed += Frame::from(message.clone()).payload.len();
-                    if self.stash.len() == MAX_STASH || self.stashed > MAX_STASHED {
-                        return Err(VmError::Unexpected(format!(
-                            "more than {MAX_STASH} messages or {MAX_STASHED} bytes during a command"
-                        )));
-                    }
-                    self.stash.push_back(message);
-                }
-                // This may be the reply to an earlier command that was only submitted.
-                VmEvent::Reply(reply) => {
-                    let id = reply.id;
-                    let status = outcome(reply)?;
-                    if id == awaited {
-                        return Ok(status);
-                    }
-                }
-                // The budget has ended before the reply. The microVM is paused then, which is fine for
-                // all commands that are sent here.
-                VmEvent::CpuBudgetExhausted => {}
-                VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
-            }
+    /// Keeps a message of the agent that came while a command's reply was awaited.
+    pub(super) fn keep(&mut self, message: AgentMessage) -> Result<(), VmError> {
+        self.stashed += Frame::from(message.clone()).payload.len();
+        if self.stash.len() == MAX_STASH || self.stashed > MAX_STASHED {
+            return Err(VmError::Unexpected(format!(
+                "more than {MAX_STASH} messages or {MAX_STASHED} bytes during a command"
+            )));
         }
+        self.stash.push_back(message);
+        Ok(())
     }
 }
 
@@ -479,13 +467,4 @@ async fn read_or_write(stream: &mut Option<&mut Stream>) -> Result<(), VmError> 
         return std::future::pending().await;
     };
     Ok(stream.read_or_write().await?)
-}
-
-/// The result of a command, from its reply.
-pub(crate) fn outcome(reply: Reply) -> Result<Option<Status>, VmError> {
-    match reply.outcome {
-        Outcome::Done => Ok(None),
-        Outcome::Status(status) => Ok(Some(status)),
-        Outcome::Refused(refusal) => Err(VmError::Refused(refusal)),
-    }
 }

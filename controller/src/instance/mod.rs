@@ -7,6 +7,7 @@
 //! * [`process`]: starts, measures and ends sandbox processes.
 //! * [`microvm`]: commands to the sandbox and messages to the agent; everything that comes back is one
 //!   stream of events.
+//! * [`exchange`]: waits for one of these events, with a deadline.
 //! * [`init`](mod@init): runs a function's init.
 //! * [`entropy`]: time and entropy for a restored guest.
 //!
@@ -16,6 +17,7 @@
 mod command_with_files;
 mod cpu_clock;
 mod entropy;
+mod exchange;
 mod identity;
 mod init;
 mod mailbox;
@@ -27,11 +29,12 @@ mod stream;
 
 pub(crate) use command_with_files::{BootFrom, CommandWithFiles, RestoreFrom, SnapshotOutput};
 pub(crate) use entropy::{realtime_ns, thaw};
+pub(crate) use exchange::{Deadline, START_LIMIT, Step, outcome};
 pub(crate) use identity::Identities;
-pub(crate) use init::{Init, InitError, init, unexpected};
+pub(crate) use init::{Init, InitError, init};
 pub(crate) use mailbox::{MailboxAnswer, MailboxUse, MailboxWord};
 pub(crate) use memory::{private_bytes, pss_kib};
-pub(crate) use microvm::{MicroVm, VmError, VmEvent, outcome};
+pub(crate) use microvm::{MicroVm, VmError, VmEvent};
 #[cfg(test)]
 pub(crate) use process::SandboxProcess;
 pub(crate) use process::{JailSettings, LaunchError, Launcher, ProcessLauncher};

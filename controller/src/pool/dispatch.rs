@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::concurrency::{Concurrency, Limit};
-use super::entry::{Capacity, GiveUp, Phase, Placed, StartOrder};
+use super::entry::{GiveUp, Phase, Placed, StartOrder};
 use super::job::{Completed, Invocation, Job, NotRun};
-use super::lifecycle;
+use super::parts::Sink;
 use super::shells::Shells;
 use super::state::State;
-use super::streaming::Sink;
 use crate::function::{Artefacts, FunctionName, Version};
 use crate::instance::pss_kib;
 use crate::locks::lock;
@@ -45,34 +44,36 @@ pub(crate) struct PoolSettings {
     pub(crate) memory_budget_mib: u64,
     pub(crate) idle_timeout: Duration,
     pub(crate) throttle_wait: Duration,
-    /// See [`Capacity::starts_ahead`].
+    /// See [`Capacity::starts_ahead`](super::entry::Capacity::starts_ahead).
     pub(crate) starts_ahead: usize,
-    /// See [`Capacity::finish_grace`].
+    /// See [`Capacity::finish_grace`](super::entry::Capacity::finish_grace).
     pub(crate) finish_grace: Duration,
 }
 
 /// The state that all instances share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    state: Mutex<State>,
-    concurrency: Arc<Concurrency>,
-    settings: PoolSettings,
+    pub(super) state: Mutex<State>,
+    pub(super) concurrency: Arc<Concurrency>,
+    pub(super) settings: PoolSettings,
     pub(crate) shells: Arc<Shells>,
-    source: Arc<dyn ArtefactSource>,
+    pub(super) source: Arc<dyn ArtefactSource>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logs: LogStore,
     /// Once cancelled, all instances end, also busy ones.
     pub(crate) stop: CancellationToken,
-    tasks: TaskTracker,
-    parked: Notify,
-    unwanted: Notify,
+    pub(super) tasks: TaskTracker,
+    pub(super) parked: Notify,
+    pub(super) unwanted: Notify,
+    /// Starts the task of an instance. It is passed in, because the task uses this value.
+    pub(super) launch: fn(&Arc<Self>, StartOrder),
 }
 
 /// The pool of all instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     pub(super) shared: Arc<Shared>,
-    tickets: Arc<AtomicU64>,
+    pub(super) tickets: Arc<AtomicU64>,
 }
 
 /// An instance in a listing.
@@ -195,50 +196,12 @@ impl Shared {
         let evicted = self.state().take_evicted();
         self.metrics.evictions.inc_by(evicted);
         for order in orders {
-            self.tasks.spawn(lifecycle::run(self.clone(), order));
+            (self.launch)(self, order);
         }
     }
 }
 
 impl Pool {
-    pub(crate) fn new(
-        settings: PoolSettings,
-        shells: Arc<Shells>,
-        source: Arc<dyn ArtefactSource>,
-        metrics: Arc<Metrics>,
-        logs: LogStore,
-    ) -> Self {
-        let capacity = Capacity {
-            max_instances: settings.max_instances,
-            max_per_function: settings.max_per_function,
-            memory_mib: settings.memory_budget_mib,
-            starts_ahead: settings.starts_ahead,
-            finish_grace: settings.finish_grace,
-        };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(capacity)),
-            concurrency: Concurrency::new(settings.account_concurrency),
-            settings,
-            shells,
-            source,
-            metrics,
-            logs,
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            parked: Notify::new(),
-            unwanted: Notify::new(),
-        });
-        shared.tasks.spawn(reap(shared.clone()));
-        shared.tasks.spawn({
-            let (shells, stop) = (shared.shells.clone(), shared.stop.clone());
-            async move { shells.keep(stop).await }
-        });
-        Self {
-            shared,
-            tickets: Arc::default(),
-        }
-    }
-
     /// Runs an invocation. If the caller is dropped, a running invocation continues to its end, and a
     /// waiting one is removed.
     pub(crate) async fn submit(&self, invocation: Invocation) -> Result<Completed, NotRun> {
@@ -443,27 +406,5 @@ impl Pool {
     /// Ends all instances, also busy ones.
     pub(crate) fn kill(&self) {
         self.shared.stop.cancel();
-    }
-}
-
-/// Ends instances after the idle timeout.
-async fn reap(shared: Arc<Shared>) {
-    loop {
-        let next = shared
-            .state()
-            .reap(shared.settings.idle_timeout, Instant::now());
-        // The idle timeout is the same for all, so an instance that becomes idle now is never the first
-        // to expire. Only if there was no idle instance does `parked` need to wake this task.
-        let due = async {
-            match next {
-                Some(next) => tokio::time::sleep_until(next.into()).await,
-                None => shared.parked.notified().await,
-            }
-        };
-        tokio::select! {
-            () = due => {}
-            () = shared.unwanted.notified() => {}
-            () = shared.stop.cancelled() => return,
-        }
     }
 }

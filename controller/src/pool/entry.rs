@@ -87,6 +87,18 @@ pub(crate) struct Capacity {
     pub(crate) finish_grace: Duration,
 }
 
+/// The provisioned concurrency of one version.
+#[derive(Debug)]
+pub(super) struct Provision {
+    pub(super) version: Arc<Version>,
+    pub(super) wanted: usize,
+    /// Number of failed starts since the last success, and why the last one failed.
+    pub(super) failures: u32,
+    pub(super) why: String,
+    /// Whether a limit of the host has prevented the last start.
+    pub(super) crowded: bool,
+}
+
 /// One instance.
 #[derive(Debug)]
 pub(crate) struct Entry {

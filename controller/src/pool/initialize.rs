@@ -10,13 +10,15 @@ use hearth_protocol::agent::{Configure, Log};
 use hearth_protocol::sandbox::{Command, RefusalKind, Resume};
 
 use super::answer::Answer;
-use super::conversation::{Begin, NotStarted, Ran, converse};
+use super::conversation::{NotStarted, Ran, converse};
 use super::job::{Job, NotRun};
 use super::lifecycle::Instance;
 use super::output::Output;
+use super::readiness::Readiness;
+use super::timeouts::COMMAND_LIMIT;
 use super::warm_up::restore_command;
 use crate::function::{Artefacts, InstanceInit, new_log_stream};
-use crate::instance::{Init, MicroVm, VmError, init, private_bytes};
+use crate::instance::{Deadline, Init, MicroVm, VmError, init, private_bytes};
 use crate::logs::{Kind, Origin, PlatformEvent, Text};
 
 impl Instance {
@@ -72,16 +74,18 @@ impl Instance {
         let ran = match init.result {
             Ok(()) => {
                 // Only a resume sets a budget of CPU time.
-                let paused = job.invocation.limits.cpu.is_some();
-                if paused {
-                    let pause = self.command(vm, Command::Pause).await;
+                let mut ready = Readiness::Running { budgeted: false };
+                if job.invocation.limits.cpu.is_some() {
+                    let deadline = Deadline::after(COMMAND_LIMIT, "a pause");
+                    let pause = vm.command(Command::Pause, deadline).await;
                     pause.map_err(not_started)?;
+                    ready = Readiness::Paused;
                 }
                 converse(
                     vm,
                     &job.invocation,
                     job.sink.as_ref(),
-                    Begin::Initialized { paused },
+                    &ready,
                     output,
                     &self.pool.stop,
                 )

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::concurrency::Slot;
-use super::streaming::Sink;
+use super::parts::Sink;
 use crate::function::Version;
 
 /// An invocation. The API has checked it.
@@ -30,6 +30,31 @@ pub(crate) struct Invocation {
     pub(crate) accepted: Instant,
 }
 
+impl Invocation {
+    /// An invocation whose client waits for the result, accepted now, with the version's own limits. All
+    /// invocations are made here: by the operations of `Invoke`, by function URLs and by the event queue,
+    /// which set the other fields.
+    pub(crate) fn new(
+        request_id: String,
+        version: Arc<Version>,
+        function_arn: String,
+        event: Bytes,
+    ) -> Self {
+        Self {
+            limits: Limits::of(&version),
+            request_id,
+            version,
+            event,
+            function_arn,
+            trace_id: None,
+            client_context: None,
+            tail: false,
+            background: false,
+            accepted: Instant::now(),
+        }
+    }
+}
+
 /// Limits of one invocation, never above its function's own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -41,6 +66,15 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
+    /// The version's own.
+    pub(crate) fn of(version: &Version) -> Self {
+        Self {
+            timeout: version.timeout(),
+            memory_mib: None,
+            cpu: None,
+        }
+    }
+
     /// Whether there are limits besides the timeout.
     pub(crate) fn any(&self) -> bool {
         self.memory_mib.is_some() || self.cpu.is_some()

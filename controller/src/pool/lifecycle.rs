@@ -9,45 +9,30 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use hearth_protocol::agent::AgentMessage;
-use hearth_protocol::sandbox::{Command, Freeze, RefusalKind};
-use tokio::time::timeout;
+use hearth_protocol::sandbox::RefusalKind;
 
-use super::conversation::{Begin, NotStarted, Ran, converse};
+use super::conversation::{NotStarted, Ran, converse};
 use super::dispatch::Shared;
-use super::entry::{Order, Parked, StartOrder, Taken};
+use super::entry::{StartOrder, Taken};
 use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
+use super::readiness::Readiness;
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, StartsFrom, Version};
-use crate::instance::{MailboxWord, MicroVm, VmError, VmEvent, outcome};
+use crate::instance::{MicroVm, VmError};
 use crate::logs::lines::Report;
 use crate::logs::{Kind, Origin, PlatformEvent, Tail, Text};
 
-/// Maximum time from the runtime's request for its next event to the pause, in which the guest returns
-/// from its system call and halts. Short, because the function's threads run during this time too.
-const FREEZE_WITHIN: Duration = Duration::from_millis(100);
-/// Maximum time for a pause or a resume.
-pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(10);
-/// Minimum of the time in which a runtime that has sent a result must ask for its next event.
-const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 /// Number of failed starts after which an invocation fails.
 const MAX_ATTEMPTS: u8 = 3;
 
-/// The microVM's state when an invocation begins.
-#[derive(Debug, Clone)]
-pub(super) enum Vm {
-    /// A shell.
-    Shell(Arc<Artefacts>),
-    /// Paused, or about to be paused: it needs a resume.
-    Frozen,
-    /// The runtime waits at the mailbox, and the vCPU does not run.
-    Waiting,
-    Running,
+/// Starts the task of an instance.
+pub(super) fn launch(pool: &Arc<Shared>, order: StartOrder) {
+    pool.tasks.spawn(run(pool.clone(), order));
 }
 
 /// Runs an instance from its start to its end.
-pub(crate) async fn run(pool: Arc<Shared>, order: StartOrder) {
+async fn run(pool: Arc<Shared>, order: StartOrder) {
     let instance = Instance {
         id: order.id,
         version: order.version,
@@ -56,22 +41,6 @@ pub(crate) async fn run(pool: Arc<Shared>, order: StartOrder) {
     };
     instance.run().await;
     instance.pool.gone(instance.id);
-}
-
-/// Where a runtime waits between two invocations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    /// At its agent. `budgeted`: the last invocation had a CPU budget, which a resume has to remove.
-    Agent { budgeted: bool },
-    /// At the mailbox.
-    Mailbox,
-}
-
-/// Where a runtime has asked for its next event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Settled {
-    Agent,
-    Mailbox,
 }
 
 /// Why an instance could not be started without an invocation.
@@ -84,7 +53,7 @@ enum NotReady {
 }
 
 pub(super) struct Instance {
-    id: u64,
+    pub(super) id: u64,
     pub(super) version: Arc<Version>,
     pub(super) pool: Arc<Shared>,
     /// Whether the agent has reported extensions.
@@ -104,14 +73,14 @@ impl Instance {
         };
         self.pool.state().claimed(self.id, vm.process().pid());
         let taken = self.pool.state().take(self.id);
-        let (mut job, mut state) = match taken {
+        let (mut job, mut ready) = match taken {
             // Another instance has taken the invocation.
             Taken::Nothing => return self.pool.shells.put_back(vm),
             Taken::Job(job) => {
                 // This start does not count any more, so an instance without an invocation may start.
                 self.pool.provision();
                 vm.process().set_memory(self.version.config.memory_mib);
-                (job, Vm::Shell(artefacts))
+                (job, Readiness::Shell(artefacts))
             }
             Taken::Ready => {
                 vm.process().set_memory(self.version.config.memory_mib);
@@ -122,7 +91,10 @@ impl Instance {
                 }
                 let next = self.pool.state().warmed(self.id, Instant::now());
                 self.pool.start(next);
-                match self.next(&mut vm, Rest::Agent { budgeted: false }).await {
+                match self
+                    .next(&mut vm, Readiness::Running { budgeted: false })
+                    .await
+                {
                     Some(next) => next,
                     None => return,
                 }
@@ -131,16 +103,16 @@ impl Instance {
         loop {
             // Only the agent and a resume can set limits of an invocation. So the runtime must not wait
             // at the mailbox.
-            if matches!(state, Vm::Waiting) && job.invocation.limits.any() {
+            if matches!(ready, Readiness::AtMailbox) && job.invocation.limits.any() {
                 if self.recall(&mut vm).await.is_none() {
                     return self.again(job, "an instance did not leave its mailbox");
                 }
-                state = Vm::Frozen;
+                ready = Readiness::Paused;
             }
-            let ControlFlow::Continue(rest) = self.serve(&mut vm, &state, job).await else {
+            let ControlFlow::Continue(after) = self.serve(&mut vm, &ready, job).await else {
                 return;
             };
-            (job, state) = match self.next(&mut vm, rest).await {
+            (job, ready) = match self.next(&mut vm, after).await {
                 Some(next) => next,
                 None => return,
             };
@@ -216,7 +188,7 @@ impl Instance {
     }
 
     /// Puts an invocation that has not begun back into the queue, or fails it after too many attempts.
-    fn again(&self, mut job: Job, why: &str) {
+    pub(super) fn again(&self, mut job: Job, why: &str) {
         job.attempts += 1;
         if job.attempts >= MAX_ATTEMPTS {
             return job.answer(Err(NotRun::Unavailable(why.into())));
@@ -225,10 +197,16 @@ impl Instance {
     }
 
     /// Serves one invocation, from its event to its result. Breaks if the microVM can't be used again.
-    async fn serve(&self, vm: &mut MicroVm, state: &Vm, job: Job) -> ControlFlow<(), Rest> {
-        let start = match state {
-            Vm::Shell(_) => Start::Cold,
-            Vm::Frozen | Vm::Waiting | Vm::Running => Start::Warm,
+    async fn serve(
+        &self,
+        vm: &mut MicroVm,
+        ready: &Readiness,
+        job: Job,
+    ) -> ControlFlow<(), Readiness> {
+        let start = if ready.is_shell() {
+            Start::Cold
+        } else {
+            Start::Warm
         };
         let queue = job.invocation.accepted.elapsed();
         let tail = job.invocation.tail.then(Tail::default);
@@ -237,7 +215,7 @@ impl Instance {
             invocation: &job.invocation,
             tail,
         };
-        match self.deliver(vm, state, &job, &mut output).await {
+        match self.deliver(vm, ready, &job, &mut output).await {
             Ok(ran) => {
                 let completed = self.complete(&ran, start, queue, output);
                 let reusable = ran.answer.reusable();
@@ -260,51 +238,43 @@ impl Instance {
                 job.answer(Ok(completed));
                 if !reusable {
                     if let Some(reason) = ran.answer.shutdown_reason() {
-                        self.shut_down(vm, &Vm::Running, reason).await;
+                        self.shut_down(vm, &Readiness::Running { budgeted }, reason)
+                            .await;
                     }
                     return ControlFlow::Break(());
                 }
                 if ran.waits {
-                    return ControlFlow::Continue(Rest::Mailbox);
+                    return ControlFlow::Continue(Readiness::AtMailbox);
                 }
-                ControlFlow::Continue(match self.settle(vm, ran.deadline).await? {
-                    Settled::Agent => Rest::Agent { budgeted },
-                    Settled::Mailbox => Rest::Mailbox,
-                })
+                self.settle(vm, ran.deadline, budgeted).await
             }
             Err(not_started) => {
                 drop(output);
-                self.not_started(state, job, &not_started);
+                self.not_started(ready, job, &not_started);
                 ControlFlow::Break(())
             }
         }
     }
 
-    /// Sends the event to the microVM as its state requires, and waits for the result.
+    /// Sends the event to the microVM as its readiness requires, and waits for the result.
     async fn deliver(
         &self,
         vm: &mut MicroVm,
-        state: &Vm,
+        ready: &Readiness,
         job: &Job,
         output: &mut Output<'_>,
     ) -> Result<Ran, NotStarted> {
-        let begin = match state {
-            Vm::Shell(artefacts) => match &artefacts.starts_from {
-                StartsFrom::FunctionSnapshot => Begin::Restore(artefacts),
-                StartsFrom::RuntimeSnapshot(how) => {
-                    let run = self.initialize_and_run(vm, artefacts, how, job, output);
-                    return run.await;
-                }
-            },
-            Vm::Frozen => Begin::Resume,
-            Vm::Waiting => Begin::Waiting,
-            Vm::Running => Begin::Running,
-        };
+        if let Readiness::Shell(artefacts) = ready
+            && let StartsFrom::RuntimeSnapshot(how) = &artefacts.starts_from
+        {
+            let run = self.initialize_and_run(vm, artefacts, how, job, output);
+            return run.await;
+        }
         let (sink, stop) = (job.sink.as_ref(), &self.pool.stop);
-        converse(vm, &job.invocation, sink, begin, output, stop).await
+        converse(vm, &job.invocation, sink, ready, output, stop).await
     }
 
-    fn not_started(&self, state: &Vm, job: Job, not_started: &NotStarted) {
+    fn not_started(&self, ready: &Readiness, job: Job, not_started: &NotStarted) {
         let why = not_started.to_string();
         tracing::warn!(
             function = %self.version.name,
@@ -314,7 +284,7 @@ impl Instance {
             "an instance could not begin its invocation"
         );
         self.pool.metrics.instance_failure("start");
-        if let Vm::Shell(artefacts) = state
+        if let Readiness::Shell(artefacts) = ready
             && (not_started.snapshot_unusable || !artefacts.complete())
         {
             // The next start rebuilds it. This counts as an attempt: otherwise a snapshot that can't be
@@ -382,181 +352,13 @@ impl Instance {
         }
     }
 
-    /// Waits until the runtime has asked for its next event. Returns where it waits.
-    async fn settle(&self, vm: &mut MicroVm, deadline: Instant) -> ControlFlow<(), Settled> {
-        let limit = deadline.max(Instant::now() + SETTLE_LIMIT);
-        let why = loop {
-            let event = tokio::select! {
-                biased;
-                () = self.pool.stop.cancelled() => return ControlFlow::Break(()),
-                event = vm.next_by(limit) => event,
-            };
-            if Instant::now() >= limit {
-                break "the runtime did not ask for its next event in time".into();
-            }
-            match event {
-                Some(Ok(VmEvent::Agent(AgentMessage::Ready(ready)))) => {
-                    self.extensions_took(ready.extensions_us);
-                    return ControlFlow::Continue(Settled::Agent);
-                }
-                Some(Ok(VmEvent::Mailbox(MailboxWord::Waits))) => {
-                    return ControlFlow::Continue(Settled::Mailbox);
-                }
-                Some(Ok(VmEvent::Agent(AgentMessage::Log(of, text)))) => {
-                    self.log(Text::of_guest(&of, text));
-                }
-                Some(Ok(VmEvent::Reply(_))) => {}
-                Some(Ok(other)) => break format!("after its result the guest sent {other}"),
-                Some(Err(error)) => break error.to_string(),
-                None => break "the runtime did not ask for its next event in time".into(),
-            }
-        };
-        self.lost(&why);
-        ControlFlow::Break(())
-    }
-
-    /// The next invocation, and the microVM's state for it; `None` if the instance must end.
-    async fn next(&self, vm: &mut MicroVm, rest: Rest) -> Option<(Job, Vm)> {
-        let waiting = self.pool.state().next(self.id);
-        let Rest::Agent { budgeted } = rest else {
-            return match waiting {
-                Some(job) => Some((job, Vm::Waiting)),
-                None => self.park(vm, Vm::Waiting).await,
-            };
-        };
-        if let Some(job) = waiting {
-            // Only a resume sets or removes a CPU budget. Without one, a pause would be wasted time.
-            if !budgeted && job.invocation.limits.cpu.is_none() {
-                return Some((job, Vm::Running));
-            }
-            return match self.command(vm, Command::Pause).await {
-                Ok(()) => Some((job, Vm::Frozen)),
-                Err(why) => {
-                    self.lost(&why.to_string());
-                    self.again(job, &why.to_string());
-                    None
-                }
-            };
-        }
-        // Does not wait for the pause, because an invocation may come meanwhile.
-        if let Err(why) = vm.submit(Command::Freeze(Freeze::within(FREEZE_WITHIN))) {
-            self.lost(&why.to_string());
-            return None;
-        }
-        self.park(vm, Vm::Frozen).await
-    }
-
-    /// Is idle until there is an invocation; `None` if the instance must end.
-    async fn park(&self, vm: &mut MicroVm, mut state: Vm) -> Option<(Job, Vm)> {
-        loop {
-            let parked = self.pool.state().park(self.id, Instant::now());
-            let orders = match parked {
-                Parked::Run(job) => return Some((job, state)),
-                Parked::End => {
-                    self.shut_down(vm, &state, "spindown").await;
-                    return None;
-                }
-                Parked::Wait(orders) => orders,
-            };
-            self.pool.notify_parked();
-            match self.idle(vm, orders).await? {
-                Order::Run(job) => return Some((job, state)),
-                Order::End => {
-                    self.shut_down(vm, &state, "spindown").await;
-                    return None;
-                }
-                Order::Ping { count, reply } => {
-                    if matches!(state, Vm::Waiting) {
-                        self.recall(vm).await?;
-                        state = Vm::Frozen;
-                    }
-                    let pinged = self.ping(vm, count).await;
-                    let failed = pinged.as_ref().err().map(ToString::to_string);
-                    // The caller may have been dropped.
-                    let _ = reply.send(pinged.map_err(|error| error.to_string()));
-                    if let Some(why) = failed {
-                        self.lost(&why);
-                        return None;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Makes a runtime that waits at the mailbox wait at its agent, and pauses the microVM.
-    async fn recall(&self, vm: &mut MicroVm) -> Option<()> {
-        if let Err(why) = vm.release() {
-            self.lost(&why.to_string());
-            return None;
-        }
-        match self.settle(vm, Instant::now()).await {
-            ControlFlow::Continue(Settled::Agent) => {}
-            ControlFlow::Continue(Settled::Mailbox) => {
-                self.lost("the runtime waits at the mailbox although it was sent to its agent");
-                return None;
-            }
-            ControlFlow::Break(()) => return None,
-        }
-        match self.command(vm, Command::Pause).await {
-            Ok(()) => Some(()),
-            Err(why) => {
-                self.lost(&why.to_string());
-                None
-            }
-        }
-    }
-
-    /// Waits for an order. Ends the instance if the microVM fails or sends an unexpected message.
-    async fn idle(
-        &self,
-        vm: &mut MicroVm,
-        mut orders: tokio::sync::oneshot::Receiver<Order>,
-    ) -> Option<Order> {
-        let why = loop {
-            tokio::select! {
-                biased;
-                // Checked first: the pool has already removed this instance, so a guest that floods
-                // messages must not delay its end.
-                order = &mut orders => return order.ok(),
-                event = vm.next() => match event {
-                    Ok(VmEvent::Agent(AgentMessage::Log(of, text))) => {
-                        self.log(Text::of_guest(&of, text));
-                    }
-                    Ok(VmEvent::Reply(reply)) => match outcome(reply) {
-                        Ok(_) => {}
-                        Err(error) => break error.to_string(),
-                    },
-                    // The CPU budget of the last invocation. The microVM is paused, as it should be.
-                    Ok(VmEvent::CpuBudgetExhausted) => {}
-                    Ok(other) => break format!("the guest sent {other} while it was idle"),
-                    Err(error) => break error.to_string(),
-                },
-            }
-        };
-        self.lost(&why);
-        self.pool.gone(self.id);
-        // An order that was sent at the same moment must not be lost with the instance.
-        orders.close();
-        if let Ok(Order::Run(job)) = orders.try_recv() {
-            self.again(job, &why);
-        }
-        None
-    }
-
-    pub(super) async fn command(&self, vm: &mut MicroVm, command: Command) -> Result<(), VmError> {
-        timeout(COMMAND_LIMIT, vm.command(command))
-            .await
-            .map_err(|_| VmError::Late("a command", COMMAND_LIMIT))?
-            .map(drop)
-    }
-
     /// Logs output that the function has written between invocations.
     pub(super) fn log(&self, text: Text) {
         let origin = Origin::of(&self.version, None);
         self.pool.logs.append(origin, Kind::Function, text);
     }
 
-    fn lost(&self, why: &str) {
+    pub(super) fn lost(&self, why: &str) {
         tracing::warn!(
             function = %self.version.name,
             instance = self.id,

@@ -5,20 +5,24 @@
 //! * [`state`]: all instances and waiting invocations, in one value behind one lock. It makes every
 //!   decision, without I/O. [`entry`] has its types, [`eviction`] ends instances.
 //! * [`dispatch`]: the pool's interface: submit, list, retire, drain.
+//! * [`assembly`]: puts a pool together.
 //! * [`provision`]: provisioned concurrency: instances that are kept ready.
 //! * [`shells`]: sandbox processes that are started ahead of need.
-//! * [`lifecycle`]: the task of an instance, from shell to end.
+//! * [`lifecycle`]: the task of an instance, from shell to end; [`idle`]: what it does between two
+//!   invocations. [`readiness`]: how its microVM is before an invocation.
 //! * [`shut_down`]: the end of an instance whose function has extensions.
 //! * [`warm_up`]: restores an instance without an invocation.
 //! * [`initialize`]: starts an instance from the runtime snapshot and runs the function's init in it, for
 //!   functions that must not start from a function snapshot.
-//! * [`streaming`]: results that the client gets as the function writes them.
+//! * [`streaming`]: results that the client gets as the function writes them; [`parts`] has their parts.
 //! * [`conversation`]: the messages of one invocation.
 //! * [`output`]: writes an invocation's output to the log.
 //! * [`ping`]: measures round trips to the agent.
+//! * [`timeouts`]: maximum times of all that.
 //! * [`answer`]: how an invocation ended, with Lambda's names and texts.
 
 mod answer;
+mod assembly;
 mod concurrency;
 mod conversation;
 mod dispatch;
@@ -26,18 +30,22 @@ mod dispatch;
 pub(crate) mod double;
 mod entry;
 mod eviction;
+mod idle;
 mod initialize;
 mod job;
 mod lifecycle;
 mod output;
+mod parts;
 mod ping;
 mod provision;
+mod readiness;
 mod shells;
 mod shut_down;
 mod state;
 mod streaming;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod warm_up;
 
 pub(crate) use answer::ERROR_KINDS;

@@ -8,24 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::dispatch::Pool;
-use super::entry::{Phase, StartOrder};
+use super::entry::{Phase, Provision, StartOrder};
 use super::state::State;
 use crate::function::Version;
 
 /// Number of failed starts in a row after which no more are tried.
 const MAX_FAILURES: u32 = 3;
-
-/// The provisioned concurrency of one version.
-#[derive(Debug)]
-pub(super) struct Provision {
-    version: Arc<Version>,
-    wanted: usize,
-    /// Number of failed starts since the last success, and why the last one failed.
-    failures: u32,
-    why: String,
-    /// Whether a limit of the host has prevented the last start.
-    crowded: bool,
-}
 
 /// The state of a version's provisioned concurrency.
 #[derive(Debug, Clone, PartialEq, Eq)]

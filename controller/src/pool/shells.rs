@@ -13,11 +13,10 @@ use hearth_protocol::sandbox::{Command, State, Status};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::instance::{LaunchError, Launcher, MicroVm, VmError};
+use super::timeouts::READY_LIMIT;
+use crate::instance::{Deadline, LaunchError, Launcher, MicroVm, VmError};
 use crate::locks::lock;
 
-/// Maximum time for a new process to reply to its first command.
-const READY_LIMIT: Duration = Duration::from_secs(20);
 /// Time between the taking of a shell and the start of its replacement.
 const REFILL_DELAY: Duration = Duration::from_millis(100);
 /// Time between a failed start and the next one.
@@ -59,10 +58,8 @@ impl Shells {
     /// Starts a sandbox process, and waits until it is a shell. Returns its status too.
     pub(crate) async fn launch(&self) -> Result<(MicroVm, Status), LaunchError> {
         let mut vm = self.launcher.launch().await?;
-        let status = tokio::time::timeout(READY_LIMIT, vm.command(Command::Status))
-            .await
-            .map_err(|_| VmError::Late("the first reply of a new sandbox", READY_LIMIT))??;
-        match status {
+        let ready = Deadline::after(READY_LIMIT, "the first reply of a new sandbox");
+        match vm.command(Command::Status, ready).await? {
             Some(status) if status.state == State::Shell => Ok((vm, status)),
             other => {
                 Err(VmError::Unexpected(format!("a new sandbox says that it is {other:?}")).into())

@@ -7,13 +7,11 @@ use std::time::Duration;
 use hearth_protocol::agent::{AgentMessage, HostMessage, Leave};
 use hearth_protocol::sandbox::{Command, Resume};
 
-use super::lifecycle::{Instance, Vm};
-use crate::instance::{MicroVm, VmError, VmEvent, realtime_ns};
+use super::lifecycle::Instance;
+use super::readiness::Readiness;
+use super::timeouts::SHUT_DOWN_LIMIT;
+use crate::instance::{Deadline, MicroVm, Step, VmError, VmEvent, realtime_ns};
 use crate::logs::Text;
-
-/// Maximum time from the order to the agent's reply: the two seconds of the extensions, and reserve for
-/// a busy host.
-const LIMIT: Duration = Duration::from_secs(4);
 
 impl Instance {
     /// Records how long extensions ran after an invocation, as the agent reports it.
@@ -29,46 +27,57 @@ impl Instance {
 
     /// Lets extensions shut down. Only a function with layers, or whose agent has reported extensions,
     /// can have any; for all others this does nothing.
-    pub(super) async fn shut_down(&self, vm: &mut MicroVm, state: &Vm, reason: &str) {
+    pub(super) async fn shut_down(&self, vm: &mut MicroVm, ready: &Readiness, reason: &str) {
         if self.version.config.layers.is_empty() && !self.extended.load(Ordering::Relaxed) {
             return;
         }
+        let deadline = Deadline::after(SHUT_DOWN_LIMIT, "the end of the extensions");
         let left = tokio::select! {
-            left = tokio::time::timeout(LIMIT, self.notify_extensions(vm, state, reason)) => left,
+            left = self.notify_extensions(vm, ready, reason, deadline) => left,
             () = self.pool.stop.cancelled() => return,
         };
         let function = &self.version.name;
         match left {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+            Ok(()) => {}
+            Err(VmError::Late(..)) => {
+                tracing::info!(%function, "extensions did not shut down in time");
+            }
+            Err(error) => {
                 tracing::debug!(%function, %error, "an instance could not shut down its extensions");
             }
-            Err(_) => tracing::info!(%function, "extensions did not shut down in time"),
         }
     }
 
     async fn notify_extensions(
         &self,
         vm: &mut MicroVm,
-        state: &Vm,
+        ready: &Readiness,
         reason: &str,
+        deadline: Deadline,
     ) -> Result<(), VmError> {
-        match state {
-            Vm::Frozen => self.command(vm, Command::Resume(Resume::default())).await?,
-            Vm::Waiting => vm.release()?,
-            Vm::Shell(_) | Vm::Running => {}
+        match ready {
+            Readiness::Paused => {
+                let resume = Command::Resume(Resume::default());
+                vm.command(resume, deadline).await?;
+            }
+            Readiness::AtMailbox => vm.release()?,
+            Readiness::Shell(_) | Readiness::Running { .. } => {}
         }
         vm.send([HostMessage::Leave(Leave {
             reason: reason.into(),
             realtime_ns: realtime_ns(),
         })])?;
-        loop {
-            match vm.next().await? {
-                VmEvent::Agent(AgentMessage::Left) | VmEvent::Exited(_) => return Ok(()),
-                VmEvent::Agent(AgentMessage::Log(of, text)) => self.log(Text::of_guest(&of, text)),
+        vm.wait_for(deadline, |_, event| {
+            Ok(match event {
+                VmEvent::Agent(AgentMessage::Left) | VmEvent::Exited(_) => Step::Done(()),
+                VmEvent::Agent(AgentMessage::Log(of, text)) => {
+                    self.log(Text::of_guest(&of, text));
+                    Step::Wait
+                }
                 // Other messages belong to the invocation before.
-                _ => {}
-            }
-        }
+                _ => Step::Wait,
+            })
+        })
+        .await
     }
 }

@@ -18,9 +18,10 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::entry::{Capacity, Entry, GiveUp, Order, Parked, Phase, Placed, StartOrder, Taken};
+use super::entry::{
+    Capacity, Entry, GiveUp, Order, Parked, Phase, Placed, Provision, StartOrder, Taken,
+};
 use super::job::Job;
-use super::provision::Provision;
 use crate::function::Version;
 use crate::metrics::Census;
 

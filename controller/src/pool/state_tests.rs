@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::job::{Invocation, Limits, NotRun};
+use super::super::job::{Invocation, NotRun};
 use super::*;
 use crate::function::{Code, FunctionConfig, FunctionName, VersionId};
 use crate::registry::test_record;
@@ -59,20 +59,13 @@ impl Book {
             sink: None,
             reply,
             invocation: Box::new(Invocation {
-                request_id: self.tickets.to_string(),
-                version: version.clone(),
-                event: bytes::Bytes::new(),
-                function_arn: String::new(),
-                trace_id: None,
-                client_context: None,
-                limits: Limits {
-                    timeout: version.timeout(),
-                    memory_mib: None,
-                    cpu: None,
-                },
-                tail: false,
-                background: false,
                 accepted: self.now,
+                ..Invocation::new(
+                    self.tickets.to_string(),
+                    version.clone(),
+                    String::new(),
+                    bytes::Bytes::new(),
+                )
             }),
         }
     }

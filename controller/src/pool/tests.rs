@@ -93,21 +93,15 @@ fn invocation(version: Arc<Version>, event: String) -> Invocation {
     } else {
         SOON
     };
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let limits = Limits {
+        timeout,
+        ..Limits::of(&version)
+    };
     Invocation {
-        request_id: uuid::Uuid::new_v4().to_string(),
-        version,
-        event: Bytes::from(event),
-        function_arn: "arn".into(),
-        trace_id: None,
-        client_context: None,
-        limits: Limits {
-            timeout,
-            memory_mib: None,
-            cpu: None,
-        },
+        limits,
         tail: true,
-        background: false,
-        accepted: Instant::now(),
+        ..Invocation::new(request_id, version, "arn".into(), Bytes::from(event))
     }
 }
 

@@ -1,13 +1,14 @@
 //! Restores an instance without an invocation, for provisioned concurrency.
 
-use std::time::Instant;
-
 use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::Resume;
 
-use super::conversation::{HOOKS_LIMIT, START_LIMIT};
+use super::timeouts::HOOKS_LIMIT;
 use crate::function::Artefacts;
-use crate::instance::{CommandWithFiles, MicroVm, RestoreFrom, VmError, VmEvent, outcome, thaw};
+use crate::instance::{
+    CommandWithFiles, Deadline, MicroVm, RestoreFrom, START_LIMIT, Step, VmError, VmEvent, outcome,
+    thaw,
+};
 use crate::logs::Text;
 
 /// Restores a function snapshot and waits until the guest has thawed. With `hooks` the runtime first runs
@@ -18,25 +19,19 @@ pub(super) async fn warm_up(
     hooks: bool,
     log: impl Fn(Text),
 ) -> Result<(), VmError> {
-    let mut late = VmError::Late("a start", START_LIMIT);
-    let mut deadline = Instant::now() + START_LIMIT;
+    let start = Deadline::after(START_LIMIT, "a start");
     let awaited = vm.submit(restore_command(artefacts, Resume::default())?)?;
     vm.send([thaw()?])?;
     let (mut restored, mut thawed) = (false, false);
-    while !(restored && thawed) {
-        let event = vm.next_by(deadline).await;
-        // Checked even if there is an event: a guest that floods events must not evade its timeout.
-        let Some(event) = event.filter(|_| Instant::now() < deadline) else {
-            return Err(late);
-        };
-        let event = event?;
+    let ready = vm.wait_for(start, |_, event| {
+        let mut step = Step::Wait;
         match event {
             VmEvent::Reply(reply) => {
                 restored |= reply.id == awaited;
                 outcome(reply)?;
                 if restored && hooks {
-                    late = VmError::Late("an after-restore hook", HOOKS_LIMIT);
-                    deadline = Instant::now() + HOOKS_LIMIT;
+                    let hook = Deadline::after(HOOKS_LIMIT, "an after-restore hook");
+                    step = Step::WaitUntil(hook);
                 }
             }
             VmEvent::Agent(AgentMessage::Thawed) => thawed = true,
@@ -47,14 +42,14 @@ pub(super) async fn warm_up(
                 let what = format!("the after-restore hook failed: {kind}");
                 return Err(VmError::Unexpected(what));
             }
-            VmEvent::Exited(exited) => return Err(VmError::Exited(exited)),
-            _ => {
-                let what = "a restored guest sent an unexpected message before it had thawed";
-                return Err(VmError::Unexpected(what.into()));
-            }
+            other => return Ok(Step::Unexpected(other)),
         }
-    }
-    Ok(())
+        if restored && thawed {
+            step = Step::Done(());
+        }
+        Ok(step)
+    });
+    ready.await
 }
 
 /// The command that restores a version's snapshot. Fails if a file of it has changed since it was

@@ -16,4 +16,4 @@ pub use database::RegistryError;
 pub(crate) use database::tests::{record as test_record, version_record as test_version_record};
 pub(crate) use database::{Contents, Database, Stored};
 pub use encryption::{KeyError, NotDecrypted};
-pub(crate) use target::Target;
+pub(crate) use target::{NoVersion, Target};

@@ -13,7 +13,26 @@ pub(crate) enum Target<'a> {
     Alias(&'a AliasRecord),
 }
 
+/// Why a function has no version that could run an invocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoVersion {
+    /// There is no such version or alias.
+    Missing,
+    /// The version is in this state.
+    State(State),
+}
+
 impl Function {
+    /// The version that runs an invocation with this qualifier. An alias with weights chooses at random
+    /// in each call.
+    pub(crate) fn version_to_run(
+        &self,
+        qualifier: Option<&str>,
+    ) -> Result<Arc<Version>, NoVersion> {
+        let target = self.target(qualifier).ok_or(NoVersion::Missing)?;
+        target.live(self).map_err(NoVersion::State)
+    }
+
     /// Resolves a qualifier; no qualifier is `$LATEST`. `None` if there is no such version or alias.
     pub(crate) fn target(&self, qualifier: Option<&str>) -> Option<Target<'_>> {
         let Some(qualifier) = qualifier else {
@@ -37,9 +56,8 @@ impl Function {
 }
 
 impl Target<'_> {
-    /// The version that runs an invocation, or the state of one that can't. An alias with weights
-    /// chooses at random in each call.
-    pub(crate) fn live(&self, function: &Function) -> Result<Arc<Version>, State> {
+    /// The version that runs an invocation, or the state of one that can't.
+    fn live(&self, function: &Function) -> Result<Arc<Version>, State> {
         let chosen = match self {
             Self::Latest => None,
             Self::Published(published) => Some(*published),

@@ -34,7 +34,7 @@ use crate::function_url::{
     self, Address, Incoming, SplitError, add_cors_headers, address_of, is_preflight, preflight,
     with_prelude,
 };
-use crate::pool::{Invocation, Limits, NotRun};
+use crate::pool::{Invocation, NotRun};
 
 /// The layer's state.
 #[derive(Debug, Clone)]
@@ -159,19 +159,8 @@ impl FunctionUrlLayer {
         let version = self.app.find_active(named)?;
         let invocation = Invocation {
             trace_id: Some(trace_id(&parts.headers, &request_id)),
-            request_id,
-            limits: Limits {
-                timeout: version.timeout(),
-                memory_mib: None,
-                cpu: None,
-            },
-            version,
-            event,
-            function_arn: named.arn(&self.app.arn_scope),
-            client_context: None,
-            tail: false,
-            background: false,
             accepted,
+            ..Invocation::new(request_id, version, named.arn(&self.app.arn_scope), event)
         };
         if url.mode == InvokeMode::ResponseStream {
             return url_stream::run(&self.app.pool, invocation).await;

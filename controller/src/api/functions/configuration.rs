@@ -114,10 +114,7 @@ impl<'a> Shown<'a> {
     /// The JSON in a list, where Lambda leaves out the state and the runtime's version.
     pub(crate) fn listed(&self, arn_scope: &ArnScope) -> Value {
         let config = self.config;
-        let arn = match &self.qualifier {
-            Some(qualifier) => arn_scope.qualified_arn(self.name, qualifier),
-            None => arn_scope.arn(self.name),
-        };
+        let arn = arn_scope.function_arn(self.name, self.qualifier.as_deref());
         let optimized = config.snap_starts(self.version);
         let mut out = json!({
             "FunctionName": self.name,

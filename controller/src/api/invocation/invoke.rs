@@ -2,7 +2,7 @@
 //! event, or only checks (`DryRun`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::request::InvokeRequest;
+use super::request::{InvocationType, InvokeRequest};
 use crate::api::app::App;
 use crate::api::events;
 use crate::api::http::error::ApiError;
@@ -22,14 +22,6 @@ use crate::events::EventLimits;
 use crate::function::VersionId;
 use crate::pool::{Completed, Start};
 
-/// The header `X-Amz-Invocation-Type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    RequestResponse,
-    Event,
-    DryRun,
-}
-
 pub(crate) async fn invoke(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
@@ -37,42 +29,30 @@ pub(crate) async fn invoke(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let accepted = Instant::now();
-    let version = app.find_active(&named)?;
-    let executed = version.id;
-    let kind = kind(&headers)?;
-    let request = InvokeRequest::read(version, &request_id, &headers, body).await?;
-    match kind {
-        Kind::RequestResponse => {}
-        Kind::Event => {
+    let request = InvokeRequest::read(&app, named, request_id, &headers, body, true).await?;
+    match request.kind {
+        InvocationType::RequestResponse => {}
+        InvocationType::Event => {
             let limits = EventLimits::of(&request.limits, &request.version);
-            let (trace_id, event) = (request.trace_id, request.event);
-            return events::accept(&app, request_id, named, trace_id, event, limits).await;
+            return events::accept(
+                &app,
+                request.request_id,
+                request.named,
+                request.trace_id,
+                request.event,
+                limits,
+            )
+            .await;
         }
-        Kind::DryRun => return Ok(StatusCode::NO_CONTENT.into_response()),
+        InvocationType::DryRun => return Ok(StatusCode::NO_CONTENT.into_response()),
     }
-    let invocation = request.invocation(request_id, named.arn(&app.arn_scope), accepted);
+    let executed = request.version.id;
+    let invocation = request.invocation(&app.arn_scope);
     let completed = app.pool.submit(invocation).await.map_err(|error| {
         tracing::debug!(%error, "the invocation did not run");
         ApiError::not_run(&error)
     })?;
     Ok(respond(completed, executed))
-}
-
-fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
-    match headers
-        .get("x-amz-invocation-type")
-        .map(HeaderValue::as_bytes)
-    {
-        None | Some(b"RequestResponse") => Ok(Kind::RequestResponse),
-        Some(b"DryRun") => Ok(Kind::DryRun),
-        Some(b"Event") => Ok(Kind::Event),
-        Some(other) => Err(ApiError::constraint(
-            &String::from_utf8_lossy(other),
-            "invocationType",
-            "Member must satisfy enum value set: [Event, RequestResponse, DryRun]",
-        )),
-    }
 }
 
 fn respond(completed: Completed, executed: VersionId) -> Response {
@@ -125,24 +105,4 @@ fn respond(completed: Completed, executed: VersionId) -> Response {
 
 fn millis(duration: Duration) -> String {
     format!("{:.3}", duration.as_secs_f64() * 1000.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with(name: &'static str, value: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(name, value.parse().unwrap());
-        headers
-    }
-
-    #[test]
-    fn invocation_types_are_lambdas_and_case_matters() {
-        assert!(kind(&with("x-amz-invocation-type", "requestresponse")).is_err());
-        for (name, expected) in [("Event", Kind::Event), ("DryRun", Kind::DryRun)] {
-            let headers = with("x-amz-invocation-type", name);
-            assert_eq!(kind(&headers).unwrap(), expected);
-        }
-    }
 }

@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::body::Body;
@@ -21,7 +20,7 @@ use hearth_protocol::guest::MAX_CHUNK;
 use serde_json::{Map, Value};
 
 use super::event_stream::event;
-use super::request::InvokeRequest;
+use super::request::{InvocationType, InvokeRequest};
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
 use crate::api::http::request_id::RequestId;
@@ -36,15 +35,12 @@ pub(crate) async fn invoke(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let accepted = Instant::now();
-    let version = app.find_active(&named)?;
-    let executed = version.id;
-    let dry_run = dry_run(&headers)?;
-    let request = InvokeRequest::read(version, &request_id, &headers, body).await?;
-    if dry_run {
+    let request = InvokeRequest::read(&app, named, request_id, &headers, body, false).await?;
+    if request.kind == InvocationType::DryRun {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let invocation = request.invocation(request_id, named.arn(&app.arn_scope), accepted);
+    let executed = request.version.id;
+    let invocation = request.invocation(&app.arn_scope);
     let opened = app.pool.open(invocation).await.map_err(|error| {
         tracing::debug!(%error, "the invocation did not run");
         ApiError::not_run(&error)
@@ -54,21 +50,6 @@ pub(crate) async fn invoke(
         Opened::Stream { rest, .. } => in_pieces(rest),
     };
     Ok(respond(body, executed))
-}
-
-fn dry_run(headers: &HeaderMap) -> Result<bool, ApiError> {
-    match headers
-        .get("x-amz-invocation-type")
-        .map(HeaderValue::as_bytes)
-    {
-        None | Some(b"RequestResponse") => Ok(false),
-        Some(b"DryRun") => Ok(true),
-        Some(other) => Err(ApiError::constraint(
-            &String::from_utf8_lossy(other),
-            "invocationType",
-            "Member must satisfy enum value set: [RequestResponse, DryRun]",
-        )),
-    }
 }
 
 /// A result that is there as a whole, in events no larger than those of a stream.

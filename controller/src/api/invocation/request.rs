@@ -1,4 +1,5 @@
-//! Reads a request to invoke a function: checks its headers and payload, and makes an [`Invocation`].
+//! Reads a request to invoke a function: finds the version, checks headers and payload, and makes an
+//! [`Invocation`]. `Invoke` and `InvokeWithResponseStream` begin here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +12,12 @@ use bytes::Bytes;
 use hearth_protocol::guest::MAX_PAYLOAD;
 use serde::de::IgnoredAny;
 
+use crate::api::app::App;
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
 use crate::api::http::trace::trace_id;
-use crate::function::Version;
+use crate::api::target::names::Named;
+use crate::function::{ArnScope, Version};
 use crate::pool::{Invocation, Limits};
 
 /// Longest client context, in bytes of base64.
@@ -22,52 +25,95 @@ const MAX_CLIENT_CONTEXT: usize = 3583;
 /// Smallest memory limit that a request may set for its runtime, in MiB.
 const MIN_MEMORY_MIB: u64 = 16;
 
+/// The header `X-Amz-Invocation-Type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InvocationType {
+    /// The client waits for the result.
+    RequestResponse,
+    /// The client does not wait.
+    Event,
+    /// Only check the request.
+    DryRun,
+}
+
+impl InvocationType {
+    /// Reads the header. `events`: whether the operation accepts events.
+    fn read(headers: &HeaderMap, events: bool) -> Result<Self, ApiError> {
+        let Some(asked) = headers.get("x-amz-invocation-type") else {
+            return Ok(Self::RequestResponse);
+        };
+        match asked.as_bytes() {
+            b"RequestResponse" => Ok(Self::RequestResponse),
+            b"DryRun" => Ok(Self::DryRun),
+            b"Event" if events => Ok(Self::Event),
+            other => Err(ApiError::constraint(
+                &String::from_utf8_lossy(other),
+                "invocationType",
+                if events {
+                    "Member must satisfy enum value set: [Event, RequestResponse, DryRun]"
+                } else {
+                    "Member must satisfy enum value set: [RequestResponse, DryRun]"
+                },
+            )),
+        }
+    }
+}
+
 /// A request to invoke a version, checked.
 #[derive(Debug)]
-pub(crate) struct InvokeRequest {
+pub(super) struct InvokeRequest {
+    pub(super) kind: InvocationType,
+    pub(super) named: Named,
+    pub(super) request_id: String,
     pub(super) version: Arc<Version>,
     tail: bool,
     client_context: Option<String>,
     pub(super) trace_id: String,
     pub(super) limits: Limits,
     pub(super) event: Bytes,
+    accepted: Instant,
 }
 
 impl InvokeRequest {
-    pub(crate) async fn read(
-        version: Arc<Version>,
-        request_id: &str,
+    /// Reads a request. `events`: whether the operation accepts events.
+    pub(super) async fn read(
+        app: &App,
+        named: Named,
+        request_id: String,
         headers: &HeaderMap,
         body: Body,
+        events: bool,
     ) -> Result<Self, ApiError> {
+        let accepted = Instant::now();
+        let version = app.find_active(&named)?;
         Ok(Self {
+            kind: InvocationType::read(headers, events)?,
             tail: tail(headers)?,
             client_context: client_context(headers)?,
-            trace_id: trace_id(headers, request_id),
+            trace_id: trace_id(headers, &request_id),
             limits: limits(headers, &version)?,
             event: payload(headers, body).await?,
+            named,
+            request_id,
             version,
+            accepted,
         })
     }
 
     /// A synchronous invocation: its client waits for the result.
-    pub(crate) fn invocation(
-        self,
-        request_id: String,
-        function_arn: String,
-        accepted: Instant,
-    ) -> Invocation {
+    pub(super) fn invocation(self, arn_scope: &ArnScope) -> Invocation {
         Invocation {
-            request_id,
-            version: self.version,
-            event: self.event,
-            function_arn,
             trace_id: Some(self.trace_id),
             client_context: self.client_context,
             limits: self.limits,
             tail: self.tail,
-            background: false,
-            accepted,
+            accepted: self.accepted,
+            ..Invocation::new(
+                self.request_id,
+                self.version,
+                self.named.arn(arn_scope),
+                self.event,
+            )
         }
     }
 }
@@ -253,6 +299,32 @@ mod tests {
         assert!(context(b"{").is_err());
         assert!(client_context(&with("x-amz-client-context", "%%%")).is_err());
         assert!(context(&[b' '; 3000]).is_err());
+    }
+
+    #[test]
+    fn invocation_types_are_lambdas_and_case_matters() {
+        use InvocationType::{DryRun, Event, RequestResponse};
+
+        let read =
+            |name: &str, events| InvocationType::read(&with("x-amz-invocation-type", name), events);
+        assert!(read("requestresponse", true).is_err());
+        for (name, kind) in [
+            ("Event", Event),
+            ("RequestResponse", RequestResponse),
+            ("DryRun", DryRun),
+        ] {
+            assert_eq!(read(name, true).unwrap(), kind);
+        }
+        for (events, names) in [
+            (true, "[Event, RequestResponse, DryRun]"),
+            (false, "[RequestResponse, DryRun]"),
+        ] {
+            let refused = format!("{:?}", read("x", events).unwrap_err());
+            assert!(refused.contains(names), "{refused}");
+            let none = InvocationType::read(&HeaderMap::new(), events);
+            assert_eq!(none.unwrap(), RequestResponse);
+        }
+        assert!(read("Event", false).is_err());
     }
 
     #[test]

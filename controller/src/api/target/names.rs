@@ -197,10 +197,7 @@ impl Named {
 
     /// The ARN, with the qualifier if the request gives one.
     pub(crate) fn arn(&self, arn_scope: &ArnScope) -> String {
-        match &self.qualifier {
-            Some(qualifier) => arn_scope.qualified_arn(&self.name, qualifier),
-            None => arn_scope.arn(&self.name),
-        }
+        arn_scope.function_arn(&self.name, self.qualifier.as_deref())
     }
 
     /// Refuses every qualifier except `$LATEST`, because nothing else can be changed.

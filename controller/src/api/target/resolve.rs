@@ -6,7 +6,7 @@ use super::names::Named;
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
 use crate::function::{AliasName, LATEST, Version};
-use crate::registry::{Function, Target};
+use crate::registry::{Function, NoVersion, Target};
 
 impl App {
     /// The function, for operations on the whole of it: no qualifier but `$LATEST` is allowed.
@@ -65,7 +65,10 @@ impl App {
     /// The version that runs an invocation.
     pub(crate) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
         let function = self.function_by_version(named)?;
-        let target = self.target(&function, named)?;
-        target.live(&function).map_err(ApiError::state)
+        let version = function.version_to_run(named.qualifier.as_deref());
+        version.map_err(|why| match why {
+            NoVersion::Missing => ApiError::function_not_found(&named.arn(&self.arn_scope)),
+            NoVersion::State(state) => ApiError::state(state),
+        })
     }
 }

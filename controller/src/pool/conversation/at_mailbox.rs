@@ -1,31 +1,27 @@
 //! Messages that come through the mailbox, from the runtime or from its agent.
 
-use super::{Conversation, NotStarted, Progress, Ran, unexpected};
-use crate::instance::{MailboxAnswer, MailboxWord, MicroVm, VmError};
+use super::events::{Progress, violation};
+use super::{Conversation, NotStarted, Ran};
+use crate::instance::{MailboxAnswer, MailboxWord, MicroVm, Step, VmError, VmEvent};
 use crate::pool::answer::Answer;
 use crate::pool::output::Output;
 
 impl Conversation<'_> {
     pub(super) fn on_mailbox(
         &mut self,
-        vm: &MicroVm,
         word: MailboxWord,
         output: &mut Output<'_>,
-    ) -> Result<Progress, VmError> {
-        self.heard = true;
-        if !self.thawed {
-            self.thawed_silently(vm, output)?;
-        }
+    ) -> Result<Step<Progress>, VmError> {
         match word {
             MailboxWord::Output(lines) => {
                 output.at_mailbox(lines);
-                Ok(Progress::None)
+                Ok(self.wait())
             }
-            MailboxWord::Waits => Err(unexpected("a wait at the mailbox before an answer")),
-            MailboxWord::Answer(_) if self.streams => Err(unexpected("a second answer")),
+            MailboxWord::Waits => Ok(Step::Unexpected(VmEvent::Mailbox(word))),
+            MailboxWord::Answer(_) if self.streams => Err(violation("a second answer")),
             MailboxWord::Answer(answer) => {
                 self.check(&answer.meta.request_id)?;
-                Ok(Progress::Mailbox(answer))
+                Ok(Step::Done(Progress::Mailbox(answer)))
             }
         }
     }
