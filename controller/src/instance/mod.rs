@@ -8,6 +8,7 @@
 //! * [`microvm`]: commands to the sandbox and messages to the agent; everything that comes back is one
 //!   stream of events.
 //! * [`init`](mod@init): runs a function's init.
+//! * [`log_subject`]: what the log lines about a microVM belong to.
 //! * [`entropy`]: time and entropy for a restored guest.
 //!
 //! Everything that comes out of a microVM is hostile. A microVM that sends an unexpected message is
@@ -18,6 +19,7 @@ mod cpu_clock;
 mod entropy;
 mod identity;
 mod init;
+mod log_subject;
 mod mailbox;
 mod memory;
 mod microvm;
@@ -29,6 +31,7 @@ pub(crate) use command_with_files::{BootFrom, CommandWithFiles, RestoreFrom, Sna
 pub(crate) use entropy::{realtime_ns, thaw};
 pub(crate) use identity::Identities;
 pub(crate) use init::{Init, InitError, init, unexpected};
+pub(crate) use log_subject::LogSubject;
 pub(crate) use mailbox::{MailboxAnswer, MailboxUse, MailboxWord};
 pub(crate) use memory::{private_bytes, pss_kib};
 pub(crate) use microvm::{MicroVm, VmError, VmEvent, outcome};

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use hearth_protocol::agent::AgentMessage;
 use hearth_protocol::sandbox::{Command, Freeze, RefusalKind};
 use tokio::time::timeout;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::conversation::{Begin, NotStarted, Ran, converse};
 use super::dispatch::Shared;
@@ -20,7 +22,7 @@ use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, StartsFrom, Version};
-use crate::instance::{MailboxWord, MicroVm, VmError, VmEvent, outcome};
+use crate::instance::{LogSubject, MailboxWord, MicroVm, VmError, VmEvent, outcome};
 use crate::logs::lines::Report;
 use crate::logs::{Kind, Origin, PlatformEvent, Tail, Text};
 
@@ -48,8 +50,17 @@ pub(super) enum Vm {
 
 /// Runs an instance from its start to its end.
 pub(crate) async fn run(pool: Arc<Shared>, order: StartOrder) {
+    let span = tracing::error_span!(
+        parent: None,
+        "instance",
+        id = order.id,
+        pid = Empty,
+        function = %order.version.name,
+        version = %order.version.id
+    );
     let instance = Instance {
         id: order.id,
+        subject: LogSubject::new(span),
         version: order.version,
         pool,
         extended: AtomicBool::new(false),
@@ -85,6 +96,8 @@ enum NotReady {
 
 pub(super) struct Instance {
     id: u64,
+    /// What its log lines belong to.
+    pub(super) subject: LogSubject,
     pub(super) version: Arc<Version>,
     pub(super) pool: Arc<Shared>,
     /// Whether the agent has reported extensions.
@@ -94,7 +107,7 @@ pub(super) struct Instance {
 impl Instance {
     async fn run(&self) {
         let prepared = tokio::select! {
-            prepared = self.prepare() => prepared,
+            prepared = self.prepare().instrument(self.subject.span().clone()) => prepared,
             // A rebuild of the artefacts may take longer than the controller may take to end.
             () = self.pool.stop.cancelled() => return,
         };
@@ -103,6 +116,7 @@ impl Instance {
             Err(why) => return self.start_failed(&why),
         };
         self.pool.state().claimed(self.id, vm.process().pid());
+        self.subject.span().record("pid", vm.process().pid());
         let taken = self.pool.state().take(self.id);
         let (mut job, mut state) = match taken {
             // Another instance has taken the invocation.
@@ -110,12 +124,13 @@ impl Instance {
             Taken::Job(job) => {
                 // This start does not count any more, so an instance without an invocation may start.
                 self.pool.provision();
-                vm.process().set_memory(self.version.config.memory_mib);
+                self.own(&vm);
                 (job, Vm::Shell(artefacts))
             }
             Taken::Ready => {
-                vm.process().set_memory(self.version.config.memory_mib);
-                match self.warm(&mut vm, &artefacts).await {
+                self.own(&vm);
+                let warmed = self.warm(&mut vm, &artefacts);
+                match warmed.instrument(self.subject.span().clone()).await {
                     Ok(()) => {}
                     Err(NotReady::Start(why)) => return self.start_failed(&why),
                     Err(NotReady::Init(why)) => return self.init_failed(&why),
@@ -137,7 +152,9 @@ impl Instance {
                 }
                 state = Vm::Frozen;
             }
-            let ControlFlow::Continue(rest) = self.serve(&mut vm, &state, job).await else {
+            let span = self.invocation_span(&state, &job);
+            let served = self.serve(&mut vm, &state, job).instrument(span).await;
+            let ControlFlow::Continue(rest) = served else {
                 return;
             };
             (job, state) = match self.next(&mut vm, rest).await {
@@ -157,6 +174,23 @@ impl Instance {
             .await
             .map_err(|error| error.to_string())?;
         Ok((vm, artefacts))
+    }
+
+    /// The sandbox becomes this instance's.
+    fn own(&self, vm: &MicroVm) {
+        vm.process().belongs_to(&self.subject);
+        vm.process().set_memory(self.version.config.memory_mib);
+    }
+
+    /// The span in which an invocation is served. Only a cold one has it at every level: see `process_log`.
+    fn invocation_span(&self, state: &Vm, job: &Job) -> Span {
+        let (parent, request_id) = (self.subject.span(), &job.invocation.request_id);
+        match state {
+            Vm::Shell(_) => tracing::error_span!(parent: parent, "invocation", request_id),
+            Vm::Frozen | Vm::Waiting | Vm::Running => {
+                tracing::debug_span!(parent: parent, "invocation", request_id)
+            }
+        }
     }
 
     /// Starts an instance in a shell without an invocation.
@@ -191,25 +225,22 @@ impl Instance {
     /// The function's init has failed in an instance without an invocation. Invocations in the queue stay
     /// there: each gets another instance, and the error if init fails in that one too.
     fn init_failed(&self, why: &str) {
-        tracing::warn!(
-            function = %self.version.name,
-            instance = self.id,
-            why,
-            "the function's init failed in an instance"
-        );
+        let span = self.subject.span();
+        span.in_scope(|| tracing::warn!(error = why, "the function's init failed in an instance"));
         self.pool.metrics.instance_failure("init");
         self.pool.state().provision_failed(self.version.serial, why);
     }
 
     fn start_failed(&self, why: &str) {
-        tracing::error!(
-            function = %self.version.name,
-            instance = self.id,
-            why,
-            "the controller could not start an instance"
-        );
         self.pool.metrics.instance_failure("start");
         let waiting = self.pool.state().start_failed(self.id, why);
+        self.subject.span().in_scope(|| {
+            tracing::error!(
+                request_id = waiting.as_ref().map(|job| &job.invocation.request_id),
+                error = why,
+                "the controller could not start an instance"
+            );
+        });
         if let Some(job) = waiting {
             self.again(job, why);
         }
@@ -231,6 +262,8 @@ impl Instance {
             Vm::Frozen | Vm::Waiting | Vm::Running => Start::Warm,
         };
         let queue = job.invocation.accepted.elapsed();
+        self.subject.serves(&job.invocation.request_id);
+        tracing::debug!(?start, "an instance begins an invocation");
         let tail = job.invocation.tail.then(Tail::default);
         let mut output = Output {
             store: &self.pool.logs,
@@ -248,13 +281,13 @@ impl Instance {
                     self.pool
                         .metrics
                         .instance_failure(ran.answer.metric().unwrap_or("sandbox"));
-                    tracing::info!(
-                        function = %self.version.name,
-                        request_id = job.invocation.request_id,
-                        instance = self.id,
-                        answer = ?ran.answer,
-                        "an instance ends, because its invocation did not end normally"
-                    );
+                    self.subject.log(|request_id| {
+                        tracing::info!(
+                            request_id,
+                            error = ?ran.answer,
+                            "an instance ends, because its invocation did not end normally"
+                        );
+                    });
                     self.pool.gone(self.id);
                 }
                 job.answer(Ok(completed));
@@ -306,13 +339,13 @@ impl Instance {
 
     fn not_started(&self, state: &Vm, job: Job, not_started: &NotStarted) {
         let why = not_started.to_string();
-        tracing::warn!(
-            function = %self.version.name,
-            request_id = job.invocation.request_id,
-            instance = self.id,
-            why,
-            "an instance could not begin its invocation"
-        );
+        self.subject.log(|request_id| {
+            tracing::warn!(
+                request_id,
+                error = why,
+                "an instance could not begin its invocation"
+            );
+        });
         self.pool.metrics.instance_failure("start");
         if let Vm::Shell(artefacts) = state
             && (not_started.snapshot_unusable || !artefacts.complete())
@@ -557,12 +590,13 @@ impl Instance {
     }
 
     fn lost(&self, why: &str) {
-        tracing::warn!(
-            function = %self.version.name,
-            instance = self.id,
-            why,
-            "an instance was lost between invocations"
-        );
+        self.subject.log(|request_id| {
+            tracing::warn!(
+                request_id,
+                error = why,
+                "the controller has lost an instance between invocations"
+            );
+        });
         self.pool.metrics.instance_failure("lost");
     }
 }

@@ -37,14 +37,13 @@ impl Instance {
             left = tokio::time::timeout(LIMIT, self.notify_extensions(vm, state, reason)) => left,
             () = self.pool.stop.cancelled() => return,
         };
-        let function = &self.version.name;
-        match left {
+        self.subject.log(|request_id| match left {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::debug!(%function, %error, "an instance could not shut down its extensions");
+                tracing::debug!(request_id, %error, "an instance could not shut down its extensions");
             }
-            Err(_) => tracing::info!(%function, "extensions did not shut down in time"),
-        }
+            Err(_) => tracing::info!(request_id, "the extensions of an instance did not shut down in time"),
+        });
     }
 
     async fn notify_extensions(

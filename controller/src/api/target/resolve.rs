@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::names::Named;
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
+use crate::api::http::request_id;
 use crate::function::{AliasName, LATEST, Version};
 use crate::registry::{Function, Target};
 
@@ -66,6 +67,8 @@ impl App {
     pub(crate) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
         let function = self.function_by_version(named)?;
         let target = self.target(&function, named)?;
-        target.live(&function).map_err(ApiError::state)
+        let version = target.live(&function).map_err(ApiError::state)?;
+        request_id::runs_version(&version);
+        Ok(version)
     }
 }
