@@ -150,10 +150,11 @@ pub(crate) mod capture {
     //! For tests: what this thread logs.
 
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, OnceLock};
 
     use serde_json::Value;
-    use tracing::subscriber::DefaultGuard;
+    use tracing::Dispatch;
+    use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
     use super::*;
 
@@ -166,6 +167,11 @@ pub(crate) mod capture {
 
     /// Captures what this thread logs from `level` on, as the controller would write it.
     pub(crate) fn log(format: LogFormat, level: &str) -> Captured {
+        // If there is only one subscriber, `tracing` asks the thread that is the first to reach a line
+        // whether anybody wants it, and remembers the answer for all threads: a test without a subscriber
+        // would turn the line off for this one.
+        static SECOND: OnceLock<Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| Dispatch::new(NoSubscriber::default()));
         let written = Written::default();
         let writer = written.clone();
         let subscriber = subscriber(format, EnvFilter::new(level), false, move || writer.clone());

@@ -124,7 +124,7 @@ impl Dispatcher {
                 tracing::info!(
                     function = %turn.function,
                     request_id = event.request.request_id,
-                    "an event is dropped: its function has been deleted"
+                    "the controller drops an event: its function has been deleted"
                 );
                 self.record(&event, &Outcome::Over { record: None }).await;
             }
@@ -180,7 +180,7 @@ impl Dispatcher {
                 request_id = event.request.request_id,
                 runs = event.runs,
                 condition = condition.name(),
-                "an event is dropped without a successful run"
+                "the controller drops an event without a successful run"
             );
         }
         self.metrics.over(function, condition);
