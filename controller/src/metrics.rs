@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use hearth_protocol::jail::{Jail, JailPart};
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -22,36 +23,131 @@ const SECONDS: [f64; 20] = [
 /// The outcomes of a deploy.
 const DEPLOY_OUTCOMES: [&str; 3] = ["successful", "failed", "superseded"];
 
-/// All metrics of a controller. Those of a function are named after Lambda's metrics in CloudWatch.
-#[derive(Debug)]
-pub(crate) struct Metrics {
-    registry: Registry,
-    /// Every value of the label `error`.
-    error_kinds: &'static [&'static str],
-    invocations: IntCounterVec,
-    errors: IntCounterVec,
-    throttles: IntCounterVec,
-    duration: HistogramVec,
-    restore: HistogramVec,
-    init: HistogramVec,
-    post_runtime_extensions: HistogramVec,
-    starts: IntCounterVec,
-    deploys: IntCounterVec,
-    failures: IntCounterVec,
-    instances: IntGaugeVec,
-    memory: IntGauge,
-    memory_budget: IntGauge,
-    shells: IntGauge,
-    cpu_isolation: IntGaugeVec,
-    jail: IntGaugeVec,
-    queue: HistogramVec,
-    requests: IntCounterVec,
-    deploys_under_way: IntGaugeVec,
-    deploy_duration: HistogramVec,
-    data_free: IntGauge,
-    pub(crate) evictions: IntCounter,
-    pub(crate) logs_lost: IntCounter,
-    pub(crate) rebuilds: IntCounter,
+/// A kind of metric: one value, or a family with one value for each combination of its labels' values.
+trait Kind: Collector + Clone + Sized + 'static {
+    fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
+}
+
+impl Kind for IntCounter {
+    fn make(name: &str, help: &str, _: &[&str]) -> prometheus::Result<Self> {
+        Self::new(name, help)
+    }
+}
+
+impl Kind for IntGauge {
+    fn make(name: &str, help: &str, _: &[&str]) -> prometheus::Result<Self> {
+        Self::new(name, help)
+    }
+}
+
+impl Kind for IntCounterVec {
+    fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        Self::new(Opts::new(name, help), labels)
+    }
+}
+
+impl Kind for IntGaugeVec {
+    fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        Self::new(Opts::new(name, help), labels)
+    }
+}
+
+impl Kind for HistogramVec {
+    fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        Self::new(options, labels)
+    }
+}
+
+fn register<K: Kind>(
+    registry: &Registry,
+    name: &str,
+    labels: &[&str],
+    help: &str,
+) -> prometheus::Result<K> {
+    let metric = K::make(name, help, labels)?;
+    registry.register(Box::new(metric.clone())).map(|()| metric)
+}
+
+/// Defines [`Metrics`] and its constructor from a table: field, kind, name, labels, help.
+macro_rules! metrics {
+    ($($visibility:vis $field:ident: $kind:ty = $name:literal $labels:expr, $help:literal;)*) => {
+        /// All metrics of a controller. Those of a function are named after Lambda's metrics in CloudWatch.
+        #[derive(Debug)]
+        pub(crate) struct Metrics {
+            registry: Registry,
+            /// Every value of the label `error`.
+            error_kinds: &'static [&'static str],
+            $($visibility $field: $kind,)*
+        }
+
+        impl Metrics {
+            fn registered(
+                registry: Registry,
+                error_kinds: &'static [&'static str],
+            ) -> prometheus::Result<Self> {
+                Ok(Self {
+                    $($field: register(&registry, $name, &$labels, $help)?,)*
+                    registry,
+                    error_kinds,
+                })
+            }
+        }
+    };
+}
+
+metrics! {
+    build: IntGaugeVec = "hearth_build_info" ["version"],
+        "1, with the controller's version as a label.";
+    invocations: IntCounterVec = "hearth_invocations_total" ["function"],
+        "Invocations that ran, including those that failed.";
+    errors: IntCounterVec = "hearth_errors_total" ["function", "error"],
+        "Invocations that ended in a function error, including timeouts.";
+    throttles: IntCounterVec = "hearth_throttles_total" ["function"],
+        "Invocations that the controller refused because of a concurrency or memory limit.";
+    duration: HistogramVec = "hearth_duration_seconds" ["function"],
+        "Time from when the controller sends the event until it has the function's answer.";
+    restore: HistogramVec = "hearth_restore_duration_seconds" ["function"],
+        "Time to restore a snapshot into a sandbox, until the guest runs.";
+    init: HistogramVec = "hearth_init_duration_seconds" ["function"],
+        "Time of a function's init, at deploy or in an instance.";
+    post_runtime_extensions: HistogramVec = "hearth_post_runtime_extensions_duration_seconds" ["function"],
+        "Time that extensions ran after the function's answer.";
+    starts: IntCounterVec = "hearth_starts_total" ["function", "start"],
+        "Invocations by start type: cold (in a new instance) or warm (in an idle instance).";
+    deploys: IntCounterVec = "hearth_deploys_total" ["outcome"],
+        "Deploys by outcome: successful, failed or superseded.";
+    failures: IntCounterVec = "hearth_instance_failures_total" ["reason"],
+        "Instances that failed or that the controller killed, by reason.";
+    instances: IntGaugeVec = "hearth_instances" ["state"],
+        "Instances by state.";
+    memory: IntGauge = "hearth_instance_memory_bytes" [],
+        "Sum of the memory sizes of all instances.";
+    memory_budget: IntGauge = "hearth_instance_memory_budget_bytes" [],
+        "Maximum sum of the memory sizes of all instances.";
+    shells: IntGauge = "hearth_shells" [],
+        "Shells: sandbox processes that wait for a restore.";
+    cpu_isolation: IntGaugeVec = "hearth_cpu_isolation" ["mode"],
+        "1 for the cgroup version that enforces CPU shares, or for the mode none; 0 for all others.";
+    jail: IntGaugeVec = "hearth_jail" ["part"],
+        "1 for each active part of the sandboxes' jail, 0 for each inactive part.";
+    queue: HistogramVec = "hearth_queue_duration_seconds" ["function"],
+        "Time from when the controller accepts an invocation until an instance is ready for it.";
+    requests: IntCounterVec = "hearth_http_requests_total" ["method", "route", "status"],
+        "HTTP requests by method, route and status. The route is none for function URLs and for \
+         requests that the controller refused before routing.";
+    deploys_under_way: IntGaugeVec = "hearth_deploys" ["state"],
+        "Current deploys by state: running, or waiting for other deploys (--max-deploys).";
+    deploy_duration: HistogramVec = "hearth_deploy_duration_seconds" [],
+        "Time of a successful deploy, including the time that it waited for other deploys.";
+    data_free: IntGauge = "hearth_data_directory_free_bytes" [],
+        "Free space of the file system that the data directory is on.";
+    pub(crate) evictions: IntCounter = "hearth_evictions_total" [],
+        "Idle instances that the controller ended because other instances needed their memory or their slot.";
+    pub(crate) logs_lost: IntCounter = "hearth_log_batches_lost_total" [],
+        "Batches of function output that the controller dropped because it could not store them in time.";
+    pub(crate) rebuilds: IntCounter = "hearth_snapshot_rebuilds_total" [],
+        "Snapshots that the controller rebuilt because the stored one was unusable.";
 }
 
 /// Instances by state.
@@ -67,156 +163,16 @@ pub(crate) struct Census {
 impl Metrics {
     /// `error_kinds`: all kinds that callers pass to [`Metrics::error`]. [`Metrics::forget`] removes
     /// only the series of these.
-    pub(crate) fn new(error_kinds: &'static [&'static str]) -> Result<Self, prometheus::Error> {
+    pub(crate) fn new(error_kinds: &'static [&'static str]) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        let counter = |name: &str, help: &str| {
-            let metric = IntCounter::new(name, help)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        let gauge = |name: &str, help: &str| {
-            let metric = IntGauge::new(name, help)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        let histograms = |name: &str, help: &str, labels: &[&str]| {
-            let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-            let metric = HistogramVec::new(options, labels)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        let function = ["function"];
-        let build = gauges(
-            "hearth_build_info",
-            "1, with the controller's version as a label.",
-            &["version"],
-        )?;
-        build.with_label_values(&[crate::VERSION]).set(1);
         registry.register(Box::new(ProcessMetrics::new()?))?;
-        let deploys = counters(
-            "hearth_deploys_total",
-            "Deploys by outcome: successful, failed or superseded.",
-            &["outcome"],
-        )?;
+        let metrics = Self::registered(registry, error_kinds)?;
+        metrics.build.with_label_values(&[crate::VERSION]).set(1);
         // A counter that appears with its first event hides that event from increase().
         for outcome in DEPLOY_OUTCOMES {
-            deploys.with_label_values(&[outcome]);
+            metrics.deploys.with_label_values(&[outcome]);
         }
-        Ok(Self {
-            queue: histograms(
-                "hearth_queue_duration_seconds",
-                "Time from when the controller accepts an invocation until an instance is ready for it.",
-                &function,
-            )?,
-            requests: counters(
-                "hearth_http_requests_total",
-                "HTTP requests by method, route and status. The route is none for function URLs and for \
-                 requests that the controller refused before routing.",
-                &["method", "route", "status"],
-            )?,
-            deploys_under_way: gauges(
-                "hearth_deploys",
-                "Current deploys by state: running, or waiting for other deploys (--max-deploys).",
-                &["state"],
-            )?,
-            deploy_duration: histograms(
-                "hearth_deploy_duration_seconds",
-                "Time of a successful deploy, including the time that it waited for other deploys.",
-                &[],
-            )?,
-            data_free: gauge(
-                "hearth_data_directory_free_bytes",
-                "Free space of the file system that the data directory is on.",
-            )?,
-            invocations: counters(
-                "hearth_invocations_total",
-                "Invocations that ran, including those that failed.",
-                &function,
-            )?,
-            errors: counters(
-                "hearth_errors_total",
-                "Invocations that ended in a function error, including timeouts.",
-                &["function", "error"],
-            )?,
-            throttles: counters(
-                "hearth_throttles_total",
-                "Invocations that the controller refused because of a concurrency or memory limit.",
-                &function,
-            )?,
-            duration: histograms(
-                "hearth_duration_seconds",
-                "Time from when the controller sends the event until it has the function's answer.",
-                &function,
-            )?,
-            restore: histograms(
-                "hearth_restore_duration_seconds",
-                "Time to restore a snapshot into a sandbox, until the guest runs.",
-                &function,
-            )?,
-            post_runtime_extensions: histograms(
-                "hearth_post_runtime_extensions_duration_seconds",
-                "Time that extensions ran after the function's answer.",
-                &function,
-            )?,
-            init: histograms(
-                "hearth_init_duration_seconds",
-                "Time of a function's init, at deploy or in an instance.",
-                &function,
-            )?,
-            starts: counters(
-                "hearth_starts_total",
-                "Invocations by start type: cold (in a new instance) or warm (in an idle instance).",
-                &["function", "start"],
-            )?,
-            deploys,
-            failures: counters(
-                "hearth_instance_failures_total",
-                "Instances that failed or that the controller killed, by reason.",
-                &["reason"],
-            )?,
-            instances: gauges("hearth_instances", "Instances by state.", &["state"])?,
-            memory: gauge(
-                "hearth_instance_memory_bytes",
-                "Sum of the memory sizes of all instances.",
-            )?,
-            memory_budget: gauge(
-                "hearth_instance_memory_budget_bytes",
-                "Maximum sum of the memory sizes of all instances.",
-            )?,
-            shells: gauge(
-                "hearth_shells",
-                "Shells: sandbox processes that wait for a restore.",
-            )?,
-            cpu_isolation: gauges(
-                "hearth_cpu_isolation",
-                "1 for the cgroup version that enforces CPU shares, or for the mode none; 0 for all others.",
-                &["mode"],
-            )?,
-            jail: gauges(
-                "hearth_jail",
-                "1 for each active part of the sandboxes' jail, 0 for each inactive part.",
-                &["part"],
-            )?,
-            evictions: counter(
-                "hearth_evictions_total",
-                "Idle instances that the controller ended because other instances needed their memory or their slot.",
-            )?,
-            logs_lost: counter(
-                "hearth_log_batches_lost_total",
-                "Batches of function output that the controller dropped because it could not store them in time.",
-            )?,
-            rebuilds: counter(
-                "hearth_snapshot_rebuilds_total",
-                "Snapshots that the controller rebuilt because the stored one was unusable.",
-            )?,
-            registry,
-            error_kinds,
-        })
+        Ok(metrics)
     }
 
     /// For parts of the controller that register further metrics.

@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequest;
+use tracing::Instrument;
 
 use crate::api;
 use crate::assembly::{Controller, StartError};
@@ -160,7 +161,10 @@ async fn drain_connections(controller: &Controller, graceful: GracefulShutdown, 
     if tokio::time::timeout(limit, &mut done).await.is_ok() {
         return;
     }
-    tracing::warn!("some requests did not end within {} s", limit.as_secs());
+    tracing::warn!(
+        "some requests did not end within {} s, so the controller ends their instances",
+        limit.as_secs()
+    );
     events.abandon();
     controller.app.pool.close();
     controller.app.pool.kill();
@@ -216,12 +220,13 @@ async fn accept(
         };
         let service = TowerToHyperService::new(MapRequest::new(router.clone(), with_peer));
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
+        let connection = async move {
             if let Err(error) = Repoll::new(connection).await {
                 tracing::debug!(%error, "a client's connection has failed");
             }
             drop(permit);
-        });
+        };
+        tokio::spawn(connection.instrument(tracing::debug_span!("connection", %peer)));
     }
     graceful
 }

@@ -1,5 +1,7 @@
 //! Changes run in a task of their own, so that they reach their end even if the client disconnects.
 
+use tracing::Instrument;
+
 use super::app::App;
 use super::http::error::ApiError;
 use super::target::names::Named;
@@ -28,7 +30,7 @@ impl App {
 pub(crate) async fn to_the_end<T: Send + 'static>(
     change: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::spawn(change)
+    tokio::spawn(change.in_current_span())
         .await
         .map_err(|_| ApiError::service("The change was not finished"))
 }

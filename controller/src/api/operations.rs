@@ -20,14 +20,22 @@ use super::invocation::{invoke, invoke_async, invoke_stream};
 use super::layers::versions as layer_versions;
 use super::policies::{function, layer};
 use super::qualifiers::{aliases, versions};
+use super::traffic::OperationNames;
 
 /// The routes of all operations.
 pub(super) fn routes() -> Router<Arc<App>> {
     let Operations { router, all } = operations();
     for Operation { name, method, path } in all {
-        tracing::trace!(%method, path, name, "serving an operation");
+        tracing::trace!(%method, path, name, "the controller serves an operation");
     }
     router
+}
+
+/// Their names, for the log.
+pub(super) fn names() -> OperationNames {
+    let all = operations().all.into_iter();
+    all.map(|Operation { name, method, path }| ((method, path), name))
+        .collect()
 }
 
 /// The routes for monitors.

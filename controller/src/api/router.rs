@@ -20,8 +20,9 @@ use crate::auth::Authentication;
 pub(crate) fn router(app: Arc<App>, authentication: &Authentication) -> Router {
     let behind_urls = app.clone();
     let metrics = app.metrics.clone();
+    let names = Arc::new(operations::names());
     let routes = authorized(operations::routes(), &app, authentication)
-        .route_layer(from_fn(traffic::note_route))
+        .route_layer(from_fn_with_state(names, traffic::note_route))
         .fallback(async |uri: Uri| ApiError::unknown_path(uri.path()))
         .method_not_allowed_fallback(async || ApiError::method())
         .with_state(app);

@@ -71,7 +71,7 @@ impl Verifier {
             .keys
             .find(&presented.key_id)
             .map_err(|error: KeysError| {
-                tracing::error!(%error, "all requests are refused: the access keys can't be read");
+                tracing::error!(%error, "the controller refuses all requests: it can't read the access keys");
                 AuthError::Keys
             })?
             .ok_or(AuthError::Unrecognized)?;
@@ -168,7 +168,7 @@ fn check_signature(
     // Helps authors of clients. The canonical request contains no secret.
     tracing::debug!(
         canonical = %String::from_utf8_lossy(&canonical),
-        "the signature is not that of this canonical request"
+        "a request's signature is not that of this canonical request"
     );
     Err(AuthError::mismatch())
 }

@@ -4,10 +4,11 @@
 //! Each deploy has a key. Its result counts only if the function's record still awaits that key.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::control::{ControlError, Deployer, new_revision};
 use super::error::DeployError;
@@ -17,6 +18,7 @@ use crate::function::{
     Artefacts, Code, Deployed, FunctionConfig, FunctionName, State, Status, UpdateStatus, Version,
     VersionId,
 };
+use crate::locks::lock;
 use crate::registry::{Function, RegistryError};
 
 /// The result of a successful deploy.
@@ -43,7 +45,10 @@ impl Deployer {
         for function in functions {
             self.provision(&function);
             if function.pending().next().is_some() {
-                tracing::info!(function = %function.record.name, "resuming the deploy that the restart interrupted");
+                tracing::info!(
+                    function = %function.record.name,
+                    "the controller resumes a deploy that its restart interrupted"
+                );
                 self.start_all(&function);
             }
             versions.extend(function.all_live().cloned());
@@ -79,12 +84,14 @@ impl Deployer {
     }
 
     fn start(&self, name: &FunctionName, version: VersionId, key: &str) {
+        // Within the span of the request that has changed the function, if this process has answered it.
+        let span = tracing::error_span!("deploy", function = %name, %version, key);
         let (name, key) = (name.clone(), key.to_owned());
         let cancel = self.stop.child_token();
         self.running().insert(key.clone(), cancel.clone());
         let this = self.clone();
         let began = Instant::now();
-        self.tasks.spawn(async move {
+        let deploy = async move {
             let built = tokio::select! {
                 built = this.build(&name, version, &key) => built,
                 () = cancel.cancelled() => Err(DeployError::Cancelled),
@@ -95,18 +102,14 @@ impl Deployer {
             }
             if let Err(error) = this.finish(&name, version, &key, built).await {
                 // The function stays pending, and the next start restarts the deploy.
-                tracing::error!(
-                    function = %name,
-                    %version,
-                    %error,
-                    "the controller could not store the result of a deploy"
-                );
+                tracing::error!(%error, "the controller could not store the result of a deploy");
             }
-        });
+        };
+        self.tasks.spawn(deploy.instrument(span));
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, CancellationToken>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 
     pub(super) fn cancel(&self, key: &str) {
@@ -141,13 +144,7 @@ impl Deployer {
                 (&record.config, &record.code)
             }
         };
-        tracing::info!(
-            function = %name,
-            %version,
-            key,
-            runtime = config.runtime.id(),
-            "a deploy begins"
-        );
+        tracing::info!(runtime = config.runtime.id(), "a deploy begins");
         let source = Source {
             name,
             version,
@@ -186,11 +183,11 @@ impl Deployer {
         };
         match &built {
             Ok(_) => {
-                tracing::info!(function = %name, %version, key, "a deploy has succeeded");
+                tracing::info!("a deploy has succeeded");
                 self.metrics.deploy("successful");
             }
             Err(DeployError::Cancelled) => {
-                tracing::info!(function = %name, %version, "deploy given up");
+                tracing::info!("the controller has given up a deploy");
                 self.metrics.deploy("superseded");
                 drop(ImageGuard(Some(self.builder.data.image(key))));
             }
@@ -198,7 +195,7 @@ impl Deployer {
                 // As a string, which is quoted in the log: it may contain text of a guest, and a line
                 // break in it could forge a log line.
                 let error = error.to_string();
-                tracing::warn!(function = %name, %version, key, error, "a deploy has failed");
+                tracing::warn!(error, "a deploy has failed");
                 self.metrics.deploy("failed");
                 drop(ImageGuard(Some(self.builder.data.image(key))));
             }
@@ -268,6 +265,49 @@ fn settle_version(function: &mut Function, number: u32, built: Result<Built, Dep
         }
         Err(error) => {
             record.state = Status::because(State::Failed, error.to_string(), error.reason_code());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::builder::tests::{Fixture, KEY};
+    use super::*;
+    use crate::process_log::{LogFormat, capture};
+
+    /// A line about a boot or a snapshot did not say for which function it was.
+    #[tokio::test]
+    async fn every_line_of_a_deploy_has_its_function_version_key_and_request_id() {
+        let captured = capture::log(LogFormat::Json, "info");
+        let (deployer, mut record, _folder) = Fixture::new().deployer();
+        std::fs::write(deployer.builder.data.image(KEY), "code").unwrap();
+        // The second has no image and no package.
+        for key in [KEY, "f-111111111111"] {
+            record.pending_deploy = Some(key.into());
+            let function = Function::new(record.clone());
+            let function = deployer.catalog.write().await.put(function).await.unwrap();
+            let request = tracing::error_span!("request", request_id = format!("of {key}"));
+            request.in_scope(|| deployer.start_all(&function));
+            while !deployer.tasks.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        }
+        for (message, keys) in [
+            ("a deploy begins", &[KEY, "f-111111111111"][..]),
+            ("the controller makes a runtime snapshot", &[KEY]),
+            ("a guest has booted", &[KEY]),
+            ("a deploy has succeeded", &[KEY]),
+            ("a deploy has failed", &["f-111111111111"]),
+        ] {
+            let lines = captured.lines(message);
+            assert_eq!(lines.len(), keys.len(), "{message}: {}", captured.text());
+            for (line, key) in lines.iter().zip(keys) {
+                let field = |name| capture::field(line, name);
+                assert_eq!(field("key"), key, "{line}");
+                assert_eq!(field("function"), "f", "{line}");
+                assert_eq!(field("version"), "$LATEST", "{line}");
+                assert_eq!(field("request_id"), &format!("of {key}"), "{line}");
+            }
         }
     }
 }

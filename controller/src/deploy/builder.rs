@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_protocol::agent::{Configure, Log};
 use hearth_protocol::sandbox::{RefusalKind, Resume, Snapshot};
 use hearth_rootfs::function::{FunctionError, FunctionImage};
 use tokio::sync::Semaphore;
+use tracing::Span;
 
 use super::error::DeployError;
 use super::host::{Base, Host, function_fingerprint, reading};
@@ -25,7 +26,10 @@ use crate::function::{
     ArnScope, Artefacts, Fingerprints, InstanceInit, Made, Runtime, Sealed, SharedGenerators,
     SnapshotFiles, StartsFrom, new_log_stream, snapshot_files,
 };
-use crate::instance::{BootFrom, Init, InitError, MailboxUse, MicroVm, RestoreFrom, VmError, init};
+use crate::instance::{
+    BootFrom, Init, InitError, LogSubject, MailboxUse, MicroVm, RestoreFrom, VmError, init,
+};
+use crate::locks::lock;
 use crate::logs::{Kind, LogStore, PlatformEvent, Text};
 use crate::metrics::Metrics;
 use crate::pool::Shells;
@@ -240,14 +244,14 @@ impl Builder {
                 fingerprint: base.fingerprint.clone(),
                 resume: Some(Resume::default()),
             };
-            let (mut vm, _) = self.shells.launch().await?;
+            let mut vm = self.sandbox().await?;
             let init = match self.init(&mut vm, restore, source).await {
                 Ok(init) => init,
                 Err(VmError::Refused(refusal))
                     if refusal.kind == RefusalKind::SnapshotUnusable && !last =>
                 {
                     tracing::warn!(
-                        why = refusal.message,
+                        error = refusal.message,
                         "the controller rebuilds a runtime snapshot that can't be used"
                     );
                     self.metrics.rebuilds.inc();
@@ -308,6 +312,13 @@ impl Builder {
         Ok(Some(generators))
     }
 
+    /// A new sandbox for this deploy, whose span its log lines get.
+    async fn sandbox(&self) -> Result<MicroVm, DeployError> {
+        let (vm, _) = self.shells.launch().await?;
+        vm.process().belongs_to(&LogSubject::new(Span::current()));
+        Ok(vm)
+    }
+
     async fn init(
         &self,
         vm: &mut MicroVm,
@@ -329,16 +340,16 @@ impl Builder {
 
     /// Reports, in both logs, that clones would share random generators, and the consequence.
     fn report_generators(&self, source: Source<'_>, generators: &SharedGenerators, opted_in: bool) {
-        let (function, version, libraries) = (source.name, source.version, generators);
+        let libraries = generators;
         if opted_in {
             tracing::info!(
-                %function, %version, %libraries,
+                %libraries,
                 "instances would share random generators; the author opted in to the snapshot with \
                  SnapStart and has to reseed them in an after-restore hook"
             );
         } else {
             tracing::info!(
-                %function, %version, %libraries,
+                %libraries,
                 "instances would share random generators: init runs in each instance"
             );
         }
@@ -370,7 +381,7 @@ impl Builder {
         let runtime = runtime.image_name();
         let key = runtime_key(base, runtime);
         let turn = {
-            let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut bases = lock(&self.bases);
             bases.entry(key.clone()).or_default().clone()
         };
         let _turn = match turn.try_lock() {
@@ -407,7 +418,7 @@ impl Builder {
             memory_mib = base.memory_mib,
             "the controller makes a runtime snapshot"
         );
-        let (mut vm, _) = self.shells.launch().await?;
+        let mut vm = self.sandbox().await?;
         let boot = BootFrom {
             kernel: base.kernel.clone(),
             disks: vec![Some(base.image.clone()), None, None],
@@ -426,7 +437,7 @@ impl Builder {
         tracing::info!(
             runtime,
             memory_mib = base.memory_mib,
-            "a runtime snapshot is ready"
+            "the controller has made a runtime snapshot"
         );
         Ok(folder)
     }
@@ -514,4 +525,4 @@ pub(crate) fn new_key(name: impl std::fmt::Display) -> String {
 
 #[cfg(test)]
 #[path = "builder_tests.rs"]
-mod tests;
+pub(super) mod tests;

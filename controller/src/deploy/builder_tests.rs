@@ -4,20 +4,22 @@ use std::fs;
 
 use sha2::{Digest, Sha256};
 
+use super::super::control::Deployer;
 use super::*;
 use crate::function::{FunctionRecord, VersionId, shared_generator};
 use crate::hex::hex;
 use crate::logs::{Filter, Kept, Query};
 use crate::pool::double::{Doubles, Stage};
-use crate::registry::test_record;
+use crate::pool::test_pool;
+use crate::registry::{Catalog, Database, test_record};
 
-const KEY: &str = "f-000000000000";
+pub(in crate::deploy) const KEY: &str = "f-000000000000";
 const KEPT: Kept = Kept {
     max_bytes: 1 << 20,
     max_age: Duration::from_secs(3600),
 };
 
-struct Fixture {
+pub(in crate::deploy) struct Fixture {
     builder: Builder,
     stage: Arc<Stage>,
     record: FunctionRecord,
@@ -25,7 +27,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(in crate::deploy) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("cache");
         artefact(&cache.join("kernel"), "vmlinux");
@@ -38,6 +40,18 @@ impl Fixture {
             record: test_record("f"),
             folder,
         }
+    }
+
+    /// A deployer with this builder and an empty registry, a record for its first function, and the folder
+    /// of all its files.
+    pub(in crate::deploy) fn deployer(self) -> (Deployer, FunctionRecord, tempfile::TempDir) {
+        let (data, logs) = (&self.builder.data, self.builder.logs.clone());
+        let metrics = self.builder.metrics.clone();
+        let (database, _) = Database::open(&data.registry(), &data.key()).unwrap();
+        let catalog = Arc::new(Catalog::new(database, Vec::new(), Vec::new()));
+        let pool = test_pool(metrics.clone(), logs.clone());
+        let deployer = Deployer::new(catalog, Arc::new(self.builder), pool, logs, metrics);
+        (deployer, self.record, self.folder)
     }
 
     /// The same after a restart.

@@ -293,7 +293,11 @@ impl Deployer {
         };
         let data = &self.builder.data;
         if let Err(error) = std::fs::hard_link(data.image(source), data.image(key)) {
-            tracing::debug!(key, %error, "the image can't be shared, so the deploy makes another one");
+            tracing::debug!(
+                key,
+                %error,
+                "the controller could not link an image, so the deploy makes another one"
+            );
         }
     }
 }

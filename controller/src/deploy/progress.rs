@@ -2,8 +2,10 @@
 //! `LastUpdateStatusReason` show it while the deploy runs, and the metrics count the deploys.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::locks::lock;
 
 /// What a deploy does at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +88,7 @@ impl Progress {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is one insertion or removal: whole even if a thread panicked.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -114,7 +114,7 @@ impl Deployer {
         tracing::info!(
             function = %name,
             version = %VersionId::Number(number),
-            "a version was deleted"
+            "the controller has deleted a version"
         );
         Ok(())
     }

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::builder::{Builder, new_key};
 use super::error::DeployError;
 use super::source::Source;
@@ -11,7 +13,7 @@ use crate::function::{Artefacts, Deployed, Made, Version, VersionId};
 use crate::pool::ArtefactSource;
 use crate::registry::{Catalog, Function};
 
-/// Rebuilds artefacts that can't be used.
+/// Rebuilds artefacts that can't be used. The caller's span has function and version.
 #[derive(Debug)]
 pub(crate) struct Rebuilder {
     builder: Arc<Builder>,
@@ -33,7 +35,8 @@ impl Rebuilder {
             code: &version.code,
             key: &key,
         };
-        let artefacts = self.builder.build(source).await?;
+        let span = tracing::error_span!("rebuild", key);
+        let artefacts = self.builder.build(source).instrument(span).await?;
         let made = artefacts.made();
         let writer = self.catalog.write().await;
         match writer
@@ -44,8 +47,6 @@ impl Rebuilder {
                 if let Err(error) = writer.put(function).await {
                     // The version serves now, but the next start rebuilds it again.
                     tracing::error!(
-                        function = %name,
-                        version = %version.id,
                         %error,
                         "the controller could not store the record of a rebuilt snapshot"
                     );
@@ -94,8 +95,6 @@ impl ArtefactSource for Rebuilder {
             self.make(version).await.map_err(|error| {
                 let error = error.to_string();
                 tracing::error!(
-                    function = %version.name,
-                    version = %version.id,
                     error,
                     "the controller could not rebuild the snapshot of a function"
                 );

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::clock::Clock;
 use super::config::{Configs, EventInvokeConfig};
@@ -54,7 +56,14 @@ impl Dispatcher {
                 (turns, schedule.wake_at_ms())
             };
             for turn in turns {
-                self.runs.spawn(self.clone().take(turn));
+                // At debug: see `process_log`.
+                let span = tracing::debug_span!(
+                    "event",
+                    id = turn.id,
+                    function = %turn.function,
+                    request_id = Empty
+                );
+                self.runs.spawn(self.clone().take(turn).instrument(span));
             }
             let sleep = wake_at.map_or(LONGEST_SLEEP, |at| {
                 let wait = u64::try_from(at - self.clock.now_ms()).unwrap_or(0);
@@ -75,6 +84,7 @@ impl Dispatcher {
             Ok(None) => return self.queue.abandon(&turn),
             Err(error) => {
                 tracing::error!(
+                    event = turn.id,
                     function = %turn.function,
                     %error,
                     "the controller can't read an event"
@@ -82,6 +92,7 @@ impl Dispatcher {
                 return self.put_back(&turn, Obstacle::Failure, i64::MAX);
             }
         };
+        Span::current().record("request_id", &event.request.request_id);
         let qualifier = event.request.qualifier.as_deref();
         let config = self.configs.get(&turn.function, qualifier);
         let config = config.as_deref();
@@ -100,11 +111,11 @@ impl Dispatcher {
                 self.ran(event, &turn, ran, config).await;
             }
             Attempt::Throttled => self.put_back(&turn, Obstacle::Throttle, expires_ms),
-            Attempt::Failed(why) => {
+            Attempt::Failed(error) => {
                 tracing::warn!(
                     function = %turn.function,
                     request_id = event.request.request_id,
-                    why,
+                    error,
                     "an event could not run; the controller tries again later"
                 );
                 self.put_back(&turn, Obstacle::Failure, expires_ms);
@@ -113,7 +124,7 @@ impl Dispatcher {
                 tracing::info!(
                     function = %turn.function,
                     request_id = event.request.request_id,
-                    "an event is dropped: its function has been deleted"
+                    "the controller drops an event: its function has been deleted"
                 );
                 self.record(&event, &Outcome::Over { record: None }).await;
             }
@@ -169,7 +180,7 @@ impl Dispatcher {
                 request_id = event.request.request_id,
                 runs = event.runs,
                 condition = condition.name(),
-                "an event is dropped without a successful run"
+                "the controller drops an event without a successful run"
             );
         }
         self.metrics.over(function, condition);
@@ -198,7 +209,7 @@ impl Dispatcher {
             now_ms: self.clock.now_ms(),
         };
         let to = ending.destination(config)?;
-        let why = if self.functions.exists(&to.function) {
+        let error = if self.functions.exists(&to.function) {
             match ending.event_for(to) {
                 Ok(record) => return Some(record),
                 Err(error) => error.to_string(),
@@ -206,7 +217,13 @@ impl Dispatcher {
         } else {
             "there is no such function".into()
         };
-        tracing::warn!(%function, destination = to.arn, why, "an event's record can't be sent");
+        tracing::warn!(
+            %function,
+            request_id = event.request.request_id,
+            destination = to.arn,
+            error,
+            "the controller can't send the record of an event"
+        );
         self.metrics.undelivered(function.as_str());
         None
     }

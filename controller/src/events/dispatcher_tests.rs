@@ -24,6 +24,7 @@ use super::queue::tests::{BOUNDS, request, schedule};
 use super::retry::RetrySettings;
 use super::target::{Attempt, Functions, Ran};
 use crate::function::FunctionName;
+use crate::process_log::{LogFormat, capture};
 
 /// Maximum time to wait for something that must happen.
 const SOON: Duration = Duration::from_secs(20);
@@ -374,4 +375,28 @@ async fn an_event_that_the_end_cuts_off_runs_again_at_the_next_start_without_los
     assert!(fixture.seen().iter().all(|(_, runs)| *runs == 0));
     assert_eq!(fixture.queued(), 0);
     fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_line_about_an_event_has_its_request_id_and_function_at_every_level() {
+    for (level, spans) in [("info", 0), ("debug", 1)] {
+        let captured = capture::log(LogFormat::Json, level);
+        let (_dir, path) = new_path();
+        let fixture = Fixture::scripted(&path, [Attempt::Failed("no disk".into())]);
+        fixture.accept("r").await;
+        fixture.attempts(1).await;
+        fixture.end().await;
+        let line = &captured.lines("an event could not run")[0];
+        for (field, value) in [("request_id", "r"), ("function", "f"), ("error", "no disk")] {
+            assert_eq!(line["fields"][field], value, "{line}");
+        }
+        let own = line["spans"].as_array().map_or(&[][..], Vec::as_slice);
+        assert_eq!(own.len(), spans, "{line}");
+        for span in own {
+            assert_eq!(
+                (&span["name"], &span["request_id"]),
+                (&"event".into(), &"r".into())
+            );
+        }
+    }
 }

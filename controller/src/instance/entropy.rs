@@ -13,7 +13,7 @@ const ENTROPY: usize = 64;
 /// message and the restore fails.
 pub(crate) fn thaw() -> io::Result<HostMessage> {
     let mut entropy = [0; ENTROPY];
-    fill(&mut entropy)?;
+    getrandom::fill(&mut entropy).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(HostMessage::Thaw(
         Thaw {
             realtime_ns: realtime_ns(),
@@ -28,25 +28,6 @@ pub(crate) fn realtime_ns() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn fill(buffer: &mut [u8]) -> io::Result<()> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let rest = &mut buffer[filled..];
-        // SAFETY: the pointer and length are those of a live, exclusively borrowed slice.
-        let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
-        match usize::try_from(got) {
-            Ok(got) => filled += got,
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //!   stream of events.
 //! * [`exchange`]: waits for one of these events, with a deadline.
 //! * [`init`](mod@init): runs a function's init.
+//! * [`log_subject`]: what the log lines about a microVM belong to.
 //! * [`entropy`]: time and entropy for a restored guest.
 //!
 //! Everything that comes out of a microVM is hostile. A microVM that sends an unexpected message is
@@ -20,6 +21,7 @@ mod entropy;
 mod exchange;
 mod identity;
 mod init;
+mod log_subject;
 mod mailbox;
 mod memory;
 mod microvm;
@@ -32,6 +34,7 @@ pub(crate) use entropy::{realtime_ns, thaw};
 pub(crate) use exchange::{Deadline, START_LIMIT, Step, outcome};
 pub(crate) use identity::Identities;
 pub(crate) use init::{Init, InitError, init};
+pub(crate) use log_subject::LogSubject;
 pub(crate) use mailbox::{MailboxAnswer, MailboxUse, MailboxWord};
 pub(crate) use memory::{private_bytes, pss_kib};
 pub(crate) use microvm::{MicroVm, VmError, VmEvent};

@@ -14,20 +14,23 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
+use tracing::Span;
 
 use super::cpu_clock::CpuClock;
 use super::identity::{Identities, Identity};
+use super::log_subject::LogSubject;
 use super::mailbox::{Mailbox, MailboxUse};
 use super::microvm::MicroVm;
 use super::namespace::OwnNamespace;
 use crate::limits::{CpuCgroup, CpuCgroups};
+use crate::locks::lock;
 
 /// The descriptors of a sandbox's sockets and of `/dev/kvm`.
 const CONTROL_FD: RawFd = 3;
@@ -45,6 +48,8 @@ pub(crate) trait SandboxProcess: Debug + Send {
     fn cpu_time(&self) -> Option<Duration>;
     /// Sets the CPU share of a function with this memory size.
     fn set_memory(&self, memory_mib: u32);
+    /// Its log lines belong to this from now on.
+    fn belongs_to(&self, _subject: &LogSubject) {}
 }
 
 /// Starts sandbox processes without a guest, ready for `Boot` or `Restore`.
@@ -143,6 +148,8 @@ struct RealProcess {
     pid: u32,
     clock: Option<CpuClock>,
     reaper: TaskTracker,
+    /// What its log lines belong to: nothing, while it is a shell.
+    subject: Arc<Mutex<LogSubject>>,
 }
 
 impl SandboxProcess for RealProcess {
@@ -158,12 +165,19 @@ impl SandboxProcess for RealProcess {
         if let Some(cgroup) = &self.cgroup
             && let Err(error) = cgroup.set_memory(memory_mib)
         {
-            tracing::warn!(
-                pid = self.pid,
-                %error,
-                "the controller could not set the CPU share of a sandbox"
-            );
+            subject(&self.subject).log(|request_id| {
+                tracing::warn!(
+                    pid = self.pid,
+                    request_id,
+                    %error,
+                    "the controller could not set the CPU share of a sandbox"
+                );
+            });
         }
+    }
+
+    fn belongs_to(&self, subject: &LogSubject) {
+        *lock(&self.subject) = subject.clone();
     }
 }
 
@@ -176,17 +190,26 @@ impl Drop for RealProcess {
             tracing::debug!(pid = self.pid, %error, "the controller could not kill a sandbox");
         }
         let (cgroup, identity, pid) = (self.cgroup.take(), self.identity.take(), self.pid);
+        let subject = subject(&self.subject);
         self.reaper.spawn(async move {
             match child.wait().await {
-                Ok(status) if status.signal() == Some(libc::SIGSYS) => tracing::error!(
-                    pid,
-                    "a sandbox was killed for a system call that it may not make: its guest may \
-                     have broken into it"
-                ),
+                Ok(status) if status.signal() == Some(libc::SIGSYS) => subject.log(|request_id| {
+                    tracing::error!(
+                        pid,
+                        request_id,
+                        "the host kernel has killed a sandbox for a system call that it may not \
+                         make: its guest may have broken into it"
+                    );
+                }),
                 Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(pid, %error, "the controller could not wait for a sandbox's end");
-                }
+                Err(error) => subject.log(|request_id| {
+                    tracing::warn!(
+                        pid,
+                        request_id,
+                        %error,
+                        "the controller could not wait for a sandbox's end"
+                    );
+                }),
             }
             // Dropped after the wait: a cgroup can be removed only when it is empty, and a user id must
             // not be leased again while its process lives.
@@ -261,8 +284,9 @@ fn spawn(
     let pid = child
         .id()
         .expect("a child that was not waited for has an id");
+    let subject = Arc::new(Mutex::new(LogSubject::new(Span::none())));
     if let Some(stderr) = child.stderr.take() {
-        tokio::spawn(forward(pid, stderr));
+        tokio::spawn(forward(pid, subject.clone(), stderr));
     }
     let cgroup = cgroups.enter(pid);
     let process = RealProcess {
@@ -272,6 +296,7 @@ fn spawn(
         pid,
         clock: CpuClock::of(pid),
         reaper: reaper.clone(),
+        subject,
     };
     let mailbox = mailbox
         .map(Mailbox::new)
@@ -343,8 +368,13 @@ impl<'a> Line<'a> {
     }
 }
 
+/// What the lines of a sandbox belong to now.
+fn subject(current: &Mutex<LogSubject>) -> LogSubject {
+    lock(current).clone()
+}
+
 /// Carries a sandbox's log into this process's, up to a limit: a guest may have a hand in it.
-async fn forward(pid: u32, mut stderr: ChildStderr) {
+async fn forward(pid: u32, owned_by: Arc<Mutex<LogSubject>>, mut stderr: ChildStderr) {
     let mut lines = BufReader::new((&mut stderr).take(MAX_STDERR));
     let mut line = Vec::new();
     loop {
@@ -354,11 +384,15 @@ async fn forward(pid: u32, mut stderr: ChildStderr) {
             Ok(_) => {
                 let text = String::from_utf8_lossy(&line);
                 let text = text.trim_end().escape_debug().to_string();
-                match Line::of(&text) {
-                    Line::Sandbox => tracing::info!(target: "sandbox", pid, "{text}"),
-                    Line::Trouble(text) => tracing::warn!(target: "guest", pid, "{text}"),
-                    Line::Console(text) => tracing::debug!(target: "guest", pid, "{text}"),
-                }
+                subject(&owned_by).log(|request_id| match Line::of(&text) {
+                    Line::Sandbox => tracing::info!(target: "sandbox", pid, request_id, "{text}"),
+                    Line::Trouble(text) => {
+                        tracing::warn!(target: "guest", pid, request_id, "{text}");
+                    }
+                    Line::Console(text) => {
+                        tracing::debug!(target: "guest", pid, request_id, "{text}");
+                    }
+                });
             }
             Err(error) => {
                 tracing::debug!(pid, %error, "the controller could not read a sandbox's log");
@@ -369,17 +403,22 @@ async fn forward(pid: u32, mut stderr: ChildStderr) {
     drop(lines);
     // After the limit: a full pipe would block the sandbox, so read and discard the rest.
     if let Ok(dropped @ 1..) = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await {
-        tracing::warn!(
-            pid,
-            dropped,
-            "a sandbox has written more than {MAX_STDERR} bytes of log; the rest was dropped"
-        );
+        subject(&owned_by).log(|request_id| {
+            tracing::warn!(
+                pid,
+                request_id,
+                dropped,
+                "a sandbox has written more than {MAX_STDERR} bytes of log; the controller has \
+                 dropped the rest"
+            );
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process_log::{LogFormat, capture};
 
     /// A quarter of the log at info was the guest kernels' talk about firmware.
     #[test]
@@ -392,5 +431,33 @@ mod tests {
         let panic = "Kernel panic - not syncing: no init";
         assert_eq!(Line::of(&format!("guest: {panic}")), Line::Trouble(panic));
         assert_eq!(Line::of("hearth-sandbox: vsock: x"), Line::Sandbox);
+    }
+
+    /// Only the process id tied a sandbox's line to the call that it served.
+    #[tokio::test]
+    async fn a_line_of_a_sandbox_has_the_function_and_the_request_id_that_it_serves() {
+        let captured = capture::log(LogFormat::Json, "info");
+        let span = tracing::error_span!("instance", id = 3, function = "f");
+        let subject = LogSubject::new(span);
+        let owned_by = Arc::new(Mutex::new(subject.clone()));
+        for (request_id, line) in [("first", "one"), ("second", "guest: Kernel panic")] {
+            subject.serves(request_id);
+            let mut child = Command::new("sh")
+                .args(["-c", &format!("echo '{line}' >&2")])
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            forward(7, owned_by.clone(), child.stderr.take().unwrap()).await;
+            child.wait().await.unwrap();
+        }
+        for (message, target, request_id) in [
+            ("one", "sandbox", "first"),
+            ("Kernel panic", "guest", "second"),
+        ] {
+            let line = &captured.lines(message)[0];
+            assert_eq!(line["target"], target);
+            assert_eq!(capture::field(line, "request_id"), request_id);
+            assert_eq!(capture::field(line, "function"), "f");
+        }
     }
 }

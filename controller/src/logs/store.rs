@@ -168,7 +168,8 @@ impl LogStore {
         if !matches!(sent, Ok(true)) {
             tracing::warn!(
                 %function,
-                "the log of a deleted function was not removed: the log's thread has ended"
+                "the controller could not remove the log of a deleted function: its thread for logs has \
+                 ended"
             );
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::concurrency::{Concurrency, Limit};
 use super::entry::{GiveUp, Phase, Placed, StartOrder};
@@ -118,7 +119,8 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// The artefacts of a version, rebuilt if they can't be used. Concurrent callers share one rebuild.
+    /// The artefacts of a version, rebuilt if they can't be used. Concurrent callers share one rebuild. The
+    /// caller's span has function and version.
     pub(crate) async fn artefacts(&self, version: &Arc<Version>) -> Result<Arc<Artefacts>, String> {
         if let Some(artefacts) = version.artefacts()
             && artefacts.sealed().is_verified()
@@ -129,13 +131,8 @@ impl Shared {
         if let Some(artefacts) = version.artefacts() {
             match verified(artefacts.clone()).await {
                 Ok(()) => return Ok(artefacts),
-                Err(why) => {
-                    tracing::warn!(
-                        function = %version.name,
-                        version = %version.id,
-                        why,
-                        "the snapshot of a function can't be used"
-                    );
+                Err(error) => {
+                    tracing::warn!(error, "the controller can't use the snapshot of a function");
                     version.discard_artefacts(&artefacts);
                 }
             }
@@ -147,11 +144,7 @@ impl Shared {
             return Err(why.clone());
         }
         self.metrics.rebuilds.inc();
-        tracing::warn!(
-            function = %version.name,
-            version = %version.id,
-            "the controller rebuilds the snapshot of a function"
-        );
+        tracing::warn!("the controller rebuilds the snapshot of a function");
         let made = self.source.rebuild(version).await;
         *last_failure = made.as_ref().err().map(|why| (Instant::now(), why.clone()));
         made
@@ -196,6 +189,8 @@ impl Shared {
         let evicted = self.state().take_evicted();
         self.metrics.evictions.inc_by(evicted);
         for order in orders {
+            // Ties the instance to the call that needs it: the instance's own span outlives the call.
+            tracing::debug!(instance = order.id, "the controller starts an instance");
             (self.launch)(self, order);
         }
     }
@@ -302,14 +297,20 @@ impl Pool {
 
     /// Makes sure that a version has usable artefacts.
     pub(crate) async fn prepare(&self, version: &Arc<Version>) {
-        if let Err(why) = self.shared.artefacts(version).await {
-            tracing::error!(
-                function = %version.name,
-                version = %version.id,
-                why,
-                "a function can't serve: its snapshot can't be rebuilt"
-            );
-        }
+        let span = tracing::error_span!(
+            "prepare",
+            function = %version.name,
+            version = %version.id
+        );
+        let prepare = async {
+            if let Err(error) = self.shared.artefacts(version).await {
+                tracing::error!(
+                    error,
+                    "a function can't serve: the controller could not rebuild its snapshot"
+                );
+            }
+        };
+        prepare.instrument(span).await;
     }
 
     /// Ends the idle instances of a version that was replaced or deleted.

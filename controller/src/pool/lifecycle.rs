@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::sandbox::RefusalKind;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::conversation::{NotStarted, Ran, converse};
 use super::dispatch::Shared;
@@ -19,7 +21,7 @@ use super::output::Output;
 use super::readiness::Readiness;
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, StartsFrom, Version};
-use crate::instance::{MicroVm, VmError};
+use crate::instance::{LogSubject, MicroVm, VmError};
 use crate::logs::lines::Report;
 use crate::logs::{Kind, Origin, PlatformEvent, Tail, Text};
 
@@ -33,8 +35,17 @@ pub(super) fn launch(pool: &Arc<Shared>, order: StartOrder) {
 
 /// Runs an instance from its start to its end.
 async fn run(pool: Arc<Shared>, order: StartOrder) {
+    let span = tracing::error_span!(
+        parent: None,
+        "instance",
+        id = order.id,
+        pid = Empty,
+        function = %order.version.name,
+        version = %order.version.id
+    );
     let instance = Instance {
         id: order.id,
+        subject: LogSubject::new(span),
         version: order.version,
         pool,
         extended: AtomicBool::new(false),
@@ -54,6 +65,8 @@ enum NotReady {
 
 pub(super) struct Instance {
     pub(super) id: u64,
+    /// What its log lines belong to.
+    pub(super) subject: LogSubject,
     pub(super) version: Arc<Version>,
     pub(super) pool: Arc<Shared>,
     /// Whether the agent has reported extensions.
@@ -63,7 +76,7 @@ pub(super) struct Instance {
 impl Instance {
     async fn run(&self) {
         let prepared = tokio::select! {
-            prepared = self.prepare() => prepared,
+            prepared = self.prepare().instrument(self.subject.span().clone()) => prepared,
             // A rebuild of the artefacts may take longer than the controller may take to end.
             () = self.pool.stop.cancelled() => return,
         };
@@ -72,6 +85,7 @@ impl Instance {
             Err(why) => return self.start_failed(&why),
         };
         self.pool.state().claimed(self.id, vm.process().pid());
+        self.subject.span().record("pid", vm.process().pid());
         let taken = self.pool.state().take(self.id);
         let (mut job, mut ready) = match taken {
             // Another instance has taken the invocation.
@@ -79,12 +93,13 @@ impl Instance {
             Taken::Job(job) => {
                 // This start does not count any more, so an instance without an invocation may start.
                 self.pool.provision();
-                vm.process().set_memory(self.version.config.memory_mib);
+                self.own(&vm);
                 (job, Readiness::Shell(artefacts))
             }
             Taken::Ready => {
-                vm.process().set_memory(self.version.config.memory_mib);
-                match self.warm(&mut vm, &artefacts).await {
+                self.own(&vm);
+                let warmed = self.warm(&mut vm, &artefacts);
+                match warmed.instrument(self.subject.span().clone()).await {
                     Ok(()) => {}
                     Err(NotReady::Start(why)) => return self.start_failed(&why),
                     Err(NotReady::Init(why)) => return self.init_failed(&why),
@@ -109,7 +124,9 @@ impl Instance {
                 }
                 ready = Readiness::Paused;
             }
-            let ControlFlow::Continue(after) = self.serve(&mut vm, &ready, job).await else {
+            let span = self.invocation_span(&ready, &job);
+            let served = self.serve(&mut vm, &ready, job).instrument(span).await;
+            let ControlFlow::Continue(after) = served else {
                 return;
             };
             (job, ready) = match self.next(&mut vm, after).await {
@@ -129,6 +146,22 @@ impl Instance {
             .await
             .map_err(|error| error.to_string())?;
         Ok((vm, artefacts))
+    }
+
+    /// The sandbox becomes this instance's.
+    fn own(&self, vm: &MicroVm) {
+        vm.process().belongs_to(&self.subject);
+        vm.process().set_memory(self.version.config.memory_mib);
+    }
+
+    /// The span in which an invocation is served. Only a cold one has it at every level: see `process_log`.
+    fn invocation_span(&self, ready: &Readiness, job: &Job) -> Span {
+        let (parent, request_id) = (self.subject.span(), &job.invocation.request_id);
+        if ready.is_shell() {
+            tracing::error_span!(parent: parent, "invocation", request_id)
+        } else {
+            tracing::debug_span!(parent: parent, "invocation", request_id)
+        }
     }
 
     /// Starts an instance in a shell without an invocation.
@@ -163,25 +196,22 @@ impl Instance {
     /// The function's init has failed in an instance without an invocation. Invocations in the queue stay
     /// there: each gets another instance, and the error if init fails in that one too.
     fn init_failed(&self, why: &str) {
-        tracing::warn!(
-            function = %self.version.name,
-            instance = self.id,
-            why,
-            "the function's init failed in an instance"
-        );
+        let span = self.subject.span();
+        span.in_scope(|| tracing::warn!(error = why, "the function's init failed in an instance"));
         self.pool.metrics.instance_failure("init");
         self.pool.state().provision_failed(self.version.serial, why);
     }
 
     fn start_failed(&self, why: &str) {
-        tracing::error!(
-            function = %self.version.name,
-            instance = self.id,
-            why,
-            "the controller could not start an instance"
-        );
         self.pool.metrics.instance_failure("start");
         let waiting = self.pool.state().start_failed(self.id, why);
+        self.subject.span().in_scope(|| {
+            tracing::error!(
+                request_id = waiting.as_ref().map(|job| &job.invocation.request_id),
+                error = why,
+                "the controller could not start an instance"
+            );
+        });
         if let Some(job) = waiting {
             self.again(job, why);
         }
@@ -209,6 +239,8 @@ impl Instance {
             Start::Warm
         };
         let queue = job.invocation.accepted.elapsed();
+        self.subject.serves(&job.invocation.request_id);
+        tracing::debug!(?start, "an instance begins an invocation");
         let tail = job.invocation.tail.then(Tail::default);
         let mut output = Output {
             store: &self.pool.logs,
@@ -226,13 +258,13 @@ impl Instance {
                     self.pool
                         .metrics
                         .instance_failure(ran.answer.metric().unwrap_or("sandbox"));
-                    tracing::info!(
-                        function = %self.version.name,
-                        request_id = job.invocation.request_id,
-                        instance = self.id,
-                        answer = ?ran.answer,
-                        "an instance ends, because its invocation did not end normally"
-                    );
+                    self.subject.log(|request_id| {
+                        tracing::info!(
+                            request_id,
+                            error = ?ran.answer,
+                            "an instance ends, because its invocation did not end normally"
+                        );
+                    });
                     self.pool.gone(self.id);
                 }
                 job.answer(Ok(completed));
@@ -276,13 +308,13 @@ impl Instance {
 
     fn not_started(&self, ready: &Readiness, job: Job, not_started: &NotStarted) {
         let why = not_started.to_string();
-        tracing::warn!(
-            function = %self.version.name,
-            request_id = job.invocation.request_id,
-            instance = self.id,
-            why,
-            "an instance could not begin its invocation"
-        );
+        self.subject.log(|request_id| {
+            tracing::warn!(
+                request_id,
+                error = why,
+                "an instance could not begin its invocation"
+            );
+        });
         self.pool.metrics.instance_failure("start");
         if let Readiness::Shell(artefacts) = ready
             && (not_started.snapshot_unusable || !artefacts.complete())
@@ -359,12 +391,13 @@ impl Instance {
     }
 
     pub(super) fn lost(&self, why: &str) {
-        tracing::warn!(
-            function = %self.version.name,
-            instance = self.id,
-            why,
-            "an instance was lost between invocations"
-        );
+        self.subject.log(|request_id| {
+            tracing::warn!(
+                request_id,
+                error = why,
+                "the controller has lost an instance between invocations"
+            );
+        });
         self.pool.metrics.instance_failure("lost");
     }
 }

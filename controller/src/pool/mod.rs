@@ -53,4 +53,8 @@ pub(crate) use concurrency::Claim;
 pub(crate) use dispatch::{ArtefactSource, PingError, Pool, PoolSettings};
 pub(crate) use job::{Completed, Invocation, Limits, NotRun, Start};
 pub(crate) use shells::Shells;
+#[cfg(test)]
+pub(crate) use state::tests::version as test_version;
 pub(crate) use streaming::{Next, Opened, Streamed};
+#[cfg(test)]
+pub(crate) use tests::pool as test_pool;

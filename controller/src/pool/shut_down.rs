@@ -36,16 +36,16 @@ impl Instance {
             left = self.notify_extensions(vm, ready, reason, deadline) => left,
             () = self.pool.stop.cancelled() => return,
         };
-        let function = &self.version.name;
-        match left {
+        self.subject.log(|request_id| match left {
             Ok(()) => {}
-            Err(VmError::Late(..)) => {
-                tracing::info!(%function, "extensions did not shut down in time");
-            }
+            Err(VmError::Late(..)) => tracing::info!(
+                request_id,
+                "the extensions of an instance did not shut down in time"
+            ),
             Err(error) => {
-                tracing::debug!(%function, %error, "an instance could not shut down its extensions");
+                tracing::debug!(request_id, %error, "an instance could not shut down its extensions");
             }
-        }
+        });
     }
 
     async fn notify_extensions(

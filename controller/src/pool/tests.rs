@@ -1,6 +1,7 @@
 //! Tests of the pool with test doubles that speak the real protocol.
 
 mod init;
+mod log;
 mod streaming;
 
 use std::sync::Arc;
@@ -30,6 +31,13 @@ const SETTINGS: PoolSettings = PoolSettings {
 };
 /// For what should come at once on a host that may be busy.
 const SOON: Duration = Duration::from_secs(20);
+
+/// A pool whose sandboxes are doubles.
+pub(crate) fn pool(metrics: Arc<Metrics>, logs: LogStore) -> Pool {
+    let stage = Stage::new();
+    let shells = Arc::new(Shells::new(Arc::new(Doubles(stage.clone())), 0));
+    Pool::new(SETTINGS, shells, stage, metrics, logs)
+}
 
 struct Fixture {
     stage: Arc<Stage>,

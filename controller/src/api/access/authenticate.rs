@@ -22,7 +22,6 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
-use crate::api::http::request_id::RequestId;
 use crate::auth::{AccessKey, Authentication, BodyHash, Verifier};
 use crate::function_url;
 
@@ -91,11 +90,10 @@ async fn authenticate(
     ) {
         return next.run(request).await;
     }
-    let id = request.extensions().get::<RequestId>().cloned();
     match authenticator.admit(request).await {
         Ok(request) => next.run(request).await,
         Err(refused) => {
-            tracing::debug!(?id, ?refused, "a request was not authenticated");
+            tracing::debug!(error = ?refused, "the controller has not authenticated a request");
             refused.into_response()
         }
     }

@@ -35,7 +35,7 @@ async fn authorize(State(app): State<Arc<App>>, request: Request, next: Next) ->
     match permitted(&app, request).await {
         Ok(request) => next.run(request).await,
         Err(refused) => {
-            tracing::debug!(?refused, "a request was not permitted");
+            tracing::debug!(error = ?refused, "the controller has not permitted a request");
             refused.into_response()
         }
     }

@@ -24,7 +24,7 @@ use crate::api::app::App;
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
 use crate::api::http::peer::Peer;
-use crate::api::http::request_id::RequestId;
+use crate::api::http::request_id::{self, RequestId};
 use crate::api::http::trace::trace_id;
 use crate::api::invocation::request::too_large;
 use crate::api::packages::download;
@@ -114,6 +114,7 @@ impl FunctionUrlLayer {
         request: Request,
     ) -> Result<Response<Body>, ApiError> {
         let accepted = Instant::now();
+        request_id::runs_operation("InvokeFunctionUrl");
         let mut share = None;
         let request = match (&self.authenticator, url.auth) {
             (Some(authenticator), AuthType::Iam) => {
@@ -181,7 +182,7 @@ impl FunctionUrlLayer {
         Ok(response.unwrap_or_else(|malformed| {
             tracing::debug!(
                 function = %named.name,
-                %malformed,
+                error = %malformed,
                 "the function's result is no valid HTTP response"
             );
             bad_gateway()

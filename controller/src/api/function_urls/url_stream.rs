@@ -45,7 +45,7 @@ pub(crate) async fn run(pool: &Pool, invocation: Invocation) -> Result<Response<
                 Err(malformed) => {
                     tracing::debug!(
                         %function,
-                        %malformed,
+                        error = %malformed,
                         "the function's result is no valid HTTP response"
                     );
                     return Ok(bad_gateway());

@@ -18,11 +18,11 @@ use crate::api::change::{ChangeError, to_the_end};
 use crate::api::concurrency::reserved;
 use crate::api::events;
 use crate::api::http::error::ApiError;
-use crate::api::http::page;
 use crate::api::http::parameters::Parameters;
 use crate::api::http::response::json_response;
 use crate::api::http::violations::{checked, found};
 use crate::api::http::wire::parse;
+use crate::api::http::{page, request_id};
 use crate::api::packages::upload::{self, CodeInput, read};
 use crate::api::target::extract::{Function, Namespaced};
 use crate::api::target::names::Named;
@@ -81,6 +81,7 @@ pub(crate) async fn create(
             Some((name?, code?, config))
         })?;
         let name = Named::parse_new(name, &app.arn_scope)?;
+        request_id::names_function(&name);
         upload::refuse_unsupported(kind, architectures)?;
         let config = config.create(|arns| app.layers(arns))?;
         let tags = check_tags(input.tags.unwrap_or_default())?;

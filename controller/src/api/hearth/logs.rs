@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
@@ -110,12 +111,13 @@ pub(crate) async fn follow(
         .ok_or_else(|| ApiError::queue_full("Too many logs are being followed"))?;
     let (pieces, body) = mpsc::channel(1);
     let draining = app.draining.clone();
-    tokio::spawn(async move {
+    let send = async move {
         tokio::select! {
             () = send_records(follower, &pieces) => {}
             () = draining.cancelled() => {}
         }
-    });
+    };
+    tokio::spawn(send.in_current_span());
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),

@@ -1,4 +1,4 @@
-//! Request ids, and paths with a trailing slash.
+//! Request ids, the spans of requests, and paths with a trailing slash.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,14 @@ use axum::extract::Request;
 use axum::http::uri::{PathAndQuery, Uri};
 use axum::http::{HeaderValue, Method, Response};
 use axum::middleware::Next;
+use tracing::field::{Empty, display};
+use tracing::{Instrument, Span};
 use uuid::Uuid;
+
+use crate::function::{FunctionName, Version};
+
+/// The span's name.
+const REQUEST: &str = "request";
 
 /// The id of a request. The function, the log and the response's `x-amzn-RequestId` have the same.
 #[derive(Debug, Clone)]
@@ -21,9 +28,17 @@ pub(crate) async fn assign(mut request: Request, next: Next) -> Response<Body> {
     // Only what the log will have is copied.
     let asked = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| (request.method().clone(), request.uri().path().to_owned()));
-    let mut response = next.run(request).await;
+    // At debug: most requests are warm invocations. See `process_log`.
+    let span = tracing::debug_span!(
+        REQUEST,
+        request_id = id,
+        operation = Empty,
+        function = Empty,
+        version = Empty
+    );
+    let mut response = next.run(request).instrument(span.clone()).await;
     if let Some((method, path)) = asked {
-        log(&id, &method, &path, &response, began.elapsed());
+        span.in_scope(|| log(&method, &path, &response, began.elapsed()));
     }
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert("x-amzn-requestid", id);
@@ -33,24 +48,60 @@ pub(crate) async fn assign(mut request: Request, next: Next) -> Response<Body> {
 
 /// Writes one line for each request, invocations, throttles (429) and refusals (403) included. The line has
 /// no query, because a query may hold a signature.
-fn log(id: &str, method: &Method, path: &str, response: &Response<Body>, took: Duration) {
+fn log(method: &Method, path: &str, response: &Response<Body>, took: Duration) {
     let header = |name: &str| {
         let value = response.headers().get(name)?;
         value.to_str().ok()
     };
     tracing::debug!(
-        request_id = id,
         %method,
         path,
         status = response.status().as_u16(),
         error_type = header("x-amzn-errortype"),
-        version = header("x-amz-executed-version"),
         function_error = header("x-amz-function-error"),
         start = header("x-hearth-start"),
         duration_ms = header("x-hearth-duration-ms"),
         took_ms = took.as_secs_f64() * 1000.0,
-        "request answered"
+        "the controller has answered a request"
     );
+}
+
+/// The span of a request that is no invocation. It is there at every level, because such requests are
+/// rare.
+pub(crate) fn span(request: &Request, operation: &'static str) -> Span {
+    let current = Span::current();
+    // At debug, `assign` has made it.
+    if current
+        .metadata()
+        .is_some_and(|span| span.name() == REQUEST)
+    {
+        current.record("operation", operation);
+        return current;
+    }
+    let id = request.extensions().get::<RequestId>();
+    tracing::error_span!(
+        REQUEST,
+        request_id = id.map(|id| id.0.as_str()),
+        operation,
+        function = Empty
+    )
+}
+
+/// Adds the operation to the request's span.
+pub(crate) fn runs_operation(operation: &'static str) {
+    Span::current().record("operation", operation);
+}
+
+/// Adds the function to the request's span.
+pub(crate) fn names_function(function: &FunctionName) {
+    Span::current().record("function", display(function));
+}
+
+/// Adds the version to the request's span, and its function.
+pub(crate) fn runs_version(version: &Version) {
+    let span = Span::current();
+    span.record("function", display(&version.name));
+    span.record("version", display(version.id));
 }
 
 /// Removes a slash at the path's end, because older SDKs send one on some paths.
@@ -74,37 +125,46 @@ pub(crate) fn without_trailing_slash(mut request: Request) -> Request {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::middleware::from_fn;
+
     use super::*;
+    use crate::process_log::{LogFormat, capture};
+
+    /// A router whose only route logs.
+    fn router(log: fn()) -> Router {
+        Router::new()
+            .route(
+                "/functions/f/invocations",
+                axum::routing::post(async move || {
+                    log();
+                    (
+                        StatusCode::TOO_MANY_REQUESTS,
+                        [("x-amzn-errortype", "TooManyRequestsException")],
+                    )
+                }),
+            )
+            .layer(from_fn(assign))
+    }
+
+    async fn post(router: Router) -> String {
+        let request = Request::post("/functions/f/invocations").body(Body::empty());
+        let answered = tower::ServiceExt::oneshot(router, request.unwrap()).await;
+        let answered = answered.unwrap();
+        let id = answered.headers()["x-amzn-requestid"].to_str();
+        id.unwrap().to_owned()
+    }
 
     /// At no level did the log say that an invocation ran, was throttled or refused.
-    #[test]
-    fn a_request_is_logged_with_its_id_and_what_became_of_it() {
-        let written = Written::default();
-        let writer = written.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::DEBUG)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        let response = Response::builder()
-            .status(429)
-            .header("x-amzn-errortype", "TooManyRequestsException")
-            .body(Body::empty())
-            .unwrap();
-        tracing::subscriber::with_default(subscriber, || {
-            let path = "/2015-03-31/functions/f/invocations";
-            log(
-                "the-id",
-                &Method::POST,
-                path,
-                &response,
-                Duration::from_millis(2),
-            );
-        });
-        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    #[tokio::test]
+    async fn a_request_is_logged_with_its_id_and_what_became_of_it() {
+        let captured = capture::log(LogFormat::Text, "debug");
+        let id = post(router(|| {})).await;
+        let text = captured.text();
         for part in [
             "DEBUG",
-            "request_id=\"the-id\"",
+            &format!("request_id=\"{id}\""),
             "functions/f/invocations",
             "status=429",
             "TooManyRequestsException",
@@ -113,18 +173,30 @@ mod tests {
         }
     }
 
-    #[derive(Debug, Clone, Default)]
-    struct Written(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    #[tokio::test]
+    async fn a_line_that_a_handler_logs_has_the_id_function_and_version_of_its_request() {
+        let captured = capture::log(LogFormat::Json, "debug");
+        let id = post(router(|| {
+            runs_version(&crate::pool::test_version("hello", 128));
+            tracing::debug!("within");
+        }))
+        .await;
+        let lines = captured.lines("within");
+        assert_eq!(capture::field(&lines[0], "request_id"), &id);
+        assert_eq!(capture::field(&lines[0], "function"), "hello");
+        assert_eq!(capture::field(&lines[0], "version"), "$LATEST");
+    }
 
-    impl std::io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
+    /// A span for each of them would cost every warm invocation.
+    #[tokio::test]
+    async fn an_invocation_has_no_span_at_the_usual_level() {
+        let captured = capture::log(LogFormat::Json, "info");
+        post(router(|| {
+            assert!(Span::current().is_none());
+            tracing::info!("within");
+        }))
+        .await;
+        assert_eq!(captured.lines("within").len(), 1);
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl std::error::Error for Mismatch {}
 impl de::Error for Mismatch {
     /// For errors that serde itself finds, AWS's message is not known.
     fn custom<T: fmt::Display>(why: T) -> Self {
-        tracing::debug!(%why, "a request's body does not fit its model");
+        tracing::debug!(error = %why, "a request's body does not fit its model");
         Self("The request body does not fit the operation".into())
     }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn invoke(
     let executed = request.version.id;
     let invocation = request.invocation(&app.arn_scope);
     let completed = app.pool.submit(invocation).await.map_err(|error| {
-        tracing::debug!(%error, "the invocation did not run");
+        tracing::debug!(%error, "an invocation did not run");
         ApiError::not_run(&error)
     })?;
     Ok(respond(completed, executed))
@@ -71,7 +71,9 @@ fn respond(completed: Completed, executed: VersionId) -> Response {
     let mut put = |name: &'static str, value: String| match HeaderValue::try_from(value) {
         Ok(value) => drop(headers.insert(name, value)),
         // Versions, digits, base64 and JSON of digits are always valid in a header.
-        Err(error) => tracing::error!(name, %error, "a response header was left out"),
+        Err(error) => {
+            tracing::error!(name, %error, "the controller has left out a response header")
+        }
     };
     put("x-amz-executed-version", executed.to_string());
     if let Some(tail) = completed.tail {

@@ -42,7 +42,7 @@ pub(crate) async fn invoke(
     let executed = request.version.id;
     let invocation = request.invocation(&app.arn_scope);
     let opened = app.pool.open(invocation).await.map_err(|error| {
-        tracing::debug!(%error, "the invocation did not run");
+        tracing::debug!(%error, "an invocation did not run");
         ApiError::not_run(&error)
     })?;
     let body = match opened {
@@ -116,7 +116,7 @@ fn respond(body: Body, executed: VersionId) -> Response {
     match HeaderValue::try_from(executed.to_string()) {
         Ok(value) => drop(headers.insert("x-amz-executed-version", value)),
         // Versions are always valid in a header.
-        Err(error) => tracing::error!(%error, "a response header was left out"),
+        Err(error) => tracing::error!(%error, "the controller has left out a response header"),
     }
     response
 }

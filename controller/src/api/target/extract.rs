@@ -9,6 +9,7 @@ use super::names::{NameForm, Named};
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
 use crate::api::http::parameters::{Parameters, Segments};
+use crate::api::http::request_id;
 
 /// The function that the path names, with the query's qualifier.
 #[derive(Debug)]
@@ -23,7 +24,9 @@ impl FromRequestParts<Arc<App>> for Function {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        named(parts, app, NameForm::Function).await.map(Self)
+        let named = named(parts, app, NameForm::Function).await?;
+        request_id::names_function(&named.name);
+        Ok(Self(named))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::names::Named;
 use crate::api::app::App;
 use crate::api::http::error::ApiError;
+use crate::api::http::request_id;
 use crate::function::{AliasName, LATEST, Version};
 use crate::registry::{Function, NoVersion, Target};
 
@@ -66,9 +67,11 @@ impl App {
     pub(crate) fn find_active(&self, named: &Named) -> Result<Arc<Version>, ApiError> {
         let function = self.function_by_version(named)?;
         let version = function.version_to_run(named.qualifier.as_deref());
-        version.map_err(|why| match why {
+        let version = version.map_err(|why| match why {
             NoVersion::Missing => ApiError::function_not_found(&named.arn(&self.arn_scope)),
             NoVersion::State(state) => ApiError::state(state),
-        })
+        })?;
+        request_id::runs_version(&version);
+        Ok(version)
     }
 }
