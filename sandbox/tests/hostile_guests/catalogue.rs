@@ -19,7 +19,9 @@ fn rows(document: &str) -> Vec<(String, usize)> {
     for row in text.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let (first, last) = (cells[0], quoted(cells[cells.len() - 1]));
-        if let ([name], [path]) = (&quoted(first)[..], &last[..]) {
+        if let ([name], [path]) = (&quoted(first)[..], &last[..])
+            && path.contains('/')
+        {
             let file = sandbox.parent().unwrap().join(path);
             files.insert(*name, std::fs::read_to_string(&file).unwrap());
             continue;

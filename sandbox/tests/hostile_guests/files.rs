@@ -3,7 +3,10 @@
 use std::fs::File;
 
 use hearth_protocol::mailbox::{PAGE, PAGES};
-use hearth_protocol::sandbox::{Command, ExitReason, Outcome, RefusalKind, Resume};
+use hearth_protocol::sandbox::{
+    Command, ExitReason, MAX_RANDOM_RANGE, MAX_RANDOM_RANGES, Outcome, RandomRange, RefusalKind,
+    Resume,
+};
 use hearth_sandbox::devices::virtio::TransportState;
 use hearth_sandbox::devices::virtio::block::BlockState;
 use hearth_sandbox::devices::virtio::queue::SavedQueue;
@@ -121,6 +124,7 @@ struct Body {
     disks: Vec<TransportState<BlockState>>,
     vsock: TransportState<VsockState>,
     mailbox: Option<Mailbox>,
+    random_ranges: Vec<RandomRange>,
     pit: kvm_pit_state2,
     clock: kvm_clock_data,
     chips: [kvm_irqchip; 3],
@@ -359,6 +363,31 @@ fn mailboxes_that_are_not_in_memory() {
     // The state that all of these are made from is accepted.
     let mut body = snapshot.body();
     forged(good)(&mut body);
+    let state = file_of(&postcard::to_stdvec(&body).unwrap());
+    std::fs::write(snapshot.guest.path("it.state"), state).unwrap();
+    Sandbox::start().done(snapshot.guest.restore("it", None));
+}
+
+#[test]
+fn random_ranges_that_are_not_in_memory() {
+    let snapshot = Snapshot::take();
+    let range = |address, len| RandomRange { address, len };
+    let refused = |what, ranges: Vec<RandomRange>| {
+        snapshot.forged(what, |body| body.random_ranges = ranges);
+    };
+    let end = 128 << 20;
+    for (address, len) in [(end, 1), (end - 1, 2), (0xd000_0000, 1), (u64::MAX, 1)] {
+        refused("a range outside of memory", vec![range(address, len)]);
+    }
+    for len in [0, MAX_RANDOM_RANGE + 1, u32::MAX] {
+        refused("a range of another length", vec![range(0x20_0000, len)]);
+    }
+    let good = vec![range(0x20_0000, MAX_RANDOM_RANGE); MAX_RANDOM_RANGES];
+    let more = [&good[..], &good[..1]].concat();
+    refused("more ranges than there may be", more);
+    // The state that all of these are made from is accepted.
+    let mut body = snapshot.body();
+    body.random_ranges = good;
     let state = file_of(&postcard::to_stdvec(&body).unwrap());
     std::fs::write(snapshot.guest.path("it.state"), state).unwrap();
     Sandbox::start().done(snapshot.guest.restore("it", None));
