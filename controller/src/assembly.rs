@@ -12,7 +12,9 @@ use tokio_util::task::TaskTracker;
 use crate::api::{App, Downloads};
 use crate::auth::AuthSetupError;
 use crate::data_dir::{DataDir, DataDirError};
-use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
+use crate::deploy::{
+    Builder, BuilderSettings, BuilderTools, Deployer, Host, Packages, Rebuilder, Times,
+};
 use crate::events::{
     Bounds, Events, EventsError, EventsStartError, PooledFunctions, RetrySettings,
 };
@@ -189,18 +191,22 @@ impl Controller {
         let (database, stored) = Database::open(&data.registry(), &key)?;
         sweep(&data, &stored)?;
         let Contents { functions, layers } = stored;
-        let builder = Arc::new(Builder::new(
-            data.clone(),
-            host_facts,
-            Packages::in_folder(&data.packages())?,
-            arn_scope.clone(),
+        let tools = BuilderTools {
+            data: data.clone(),
+            host: host_facts,
+            packages: Packages::in_folder(&data.packages())?,
+            shells: shells.clone(),
+            logs: logs.clone(),
+            metrics: metrics.clone(),
+        };
+        let builder_settings = BuilderSettings {
+            arn_scope: arn_scope.clone(),
             times,
-            settings.mailbox,
-            settings.max_deploys as usize,
-            shells.clone(),
-            logs.clone(),
-            metrics.clone(),
-        ));
+            mailbox: settings.mailbox,
+            max_deploys: settings.max_deploys as usize,
+            kept_snapshot_bytes: settings.kept_snapshots_mib << 20,
+        };
+        let builder = Arc::new(Builder::new(tools, builder_settings));
         let functions = functions
             .into_iter()
             .map(|function| revive(&builder, function))

@@ -51,7 +51,9 @@ pub(crate) struct Metrics {
     data_free: IntGauge,
     pub(crate) evictions: IntCounter,
     pub(crate) logs_lost: IntCounter,
+    kept_snapshots: IntGauge,
     pub(crate) rebuilds: IntCounter,
+    pub(crate) reuses: IntCounter,
 }
 
 /// Instances by state.
@@ -214,6 +216,14 @@ impl Metrics {
                 "hearth_snapshot_rebuilds_total",
                 "Snapshots that the controller rebuilt because the stored one was unusable.",
             )?,
+            reuses: counter(
+                "hearth_snapshot_reuses_total",
+                "Deploys that used the function snapshot of an earlier deploy instead of running init.",
+            )?,
+            kept_snapshots: gauge(
+                "hearth_kept_snapshot_bytes",
+                "Space on disk of the snapshots of replaced code that the controller keeps for a rollback.",
+            )?,
             registry,
             error_kinds,
         })
@@ -297,6 +307,12 @@ impl Metrics {
         if let Some(free) = data_free {
             self.data_free.set(i64::try_from(free).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Sets the space on disk of kept snapshots, in bytes.
+    pub(crate) fn set_kept_snapshots(&self, bytes: u64) {
+        self.kept_snapshots
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn deploy(&self, outcome: &'static str) {

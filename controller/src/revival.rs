@@ -44,7 +44,10 @@ pub(crate) fn sweep(data: &DataDir, contents: &Contents) -> Result<(), DataDirEr
 pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
     let mut function = Function::new(stored.record);
     let record = &function.record;
-    if let Some(Deployed { config, code, made }) = &record.deployed {
+    if let Some(Deployed {
+        config, code, made, ..
+    }) = &record.deployed
+    {
         let source = Source {
             name: &record.name,
             version: VersionId::Latest,
