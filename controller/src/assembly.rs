@@ -16,7 +16,7 @@ use crate::deploy::{
     Builder, BuilderSettings, BuilderTools, Deployer, Host, Packages, Rebuilder, Times,
 };
 use crate::events::{
-    Bounds, Events, EventsError, EventsStartError, PooledFunctions, RetrySettings,
+    Bounds, EventSettings, Events, EventsError, EventsStartError, PooledFunctions, RetrySettings,
 };
 use crate::function::ArnScope;
 use crate::instance::{Identities, JailSettings, ProcessLauncher};
@@ -256,7 +256,6 @@ impl Controller {
             ),
             &metrics,
             draining.clone(),
-            &catalog,
         )
         .await?;
         let isolation = cgroups.isolation();
@@ -325,7 +324,6 @@ async fn start_events(
     functions: PooledFunctions,
     metrics: &Metrics,
     draining: CancellationToken,
-    catalog: &Catalog,
 ) -> Result<Events, StartError> {
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let most = settings
@@ -345,14 +343,13 @@ async fn start_events(
         base: Duration::from_millis(settings.event_retry_base_ms),
         max_age: Duration::from_secs(settings.event_max_age),
     };
+    let settings = EventSettings { bounds, retry };
     Events::start(
         &data.events(),
-        bounds,
-        retry,
+        settings,
         Arc::new(functions),
         metrics,
         draining,
-        |name| catalog.get(name).is_some(),
     )
     .await
     .map_err(|error| match error {

@@ -15,7 +15,7 @@ use super::intake::ImageGuard;
 use super::source::Source;
 use crate::function::{
     Artefacts, Code, Deployed, FunctionConfig, FunctionName, State, Status, UpdateStatus, Version,
-    VersionId,
+    VersionContent, VersionId,
 };
 use crate::registry::{Function, RegistryError};
 
@@ -31,9 +31,14 @@ struct Built {
 
 impl Built {
     fn version(self, name: &FunctionName, id: VersionId, revision: &str) -> Arc<Version> {
-        let (config, code) = (self.config, self.code);
-        let artefacts = Some(self.artefacts);
-        Version::new(name.clone(), id, config, code, revision.into(), artefacts)
+        let content = VersionContent {
+            name: name.clone(),
+            id,
+            config: self.config,
+            code: self.code,
+            revision_id: revision.into(),
+        };
+        Version::new(content, Some(self.artefacts))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::function::{ArtefactFiles, Environment, VersionId, artefacts_in};
+use crate::function::{ArtefactFiles, Environment, VersionContent, VersionId, artefacts_in};
 use crate::registry::test_record;
 
 /// A `$LATEST` of function `name` that owns new artefacts with this fingerprint.
@@ -18,9 +18,14 @@ fn of_artefacts(name: &str, secret: &str, artefacts: Arc<Artefacts>) -> Arc<Vers
     let mut config = record.config;
     let variables = [("SECRET".to_owned(), secret.to_owned())];
     config.environment = Some(Environment(variables.into()));
-    let (id, revision) = (VersionId::Latest, record.revision_id);
-    let artefacts = Some(artefacts);
-    Version::new(record.name, id, config, record.code, revision, artefacts)
+    let content = VersionContent {
+        name: record.name,
+        id: VersionId::Latest,
+        config,
+        code: record.code,
+        revision_id: record.revision_id,
+    };
+    Version::new(content, Some(artefacts))
 }
 
 /// Replaces one version by the other as a deploy does. Returns the place of the former's files.

@@ -40,4 +40,4 @@ pub(crate) use shared_generators::SharedGenerators;
 #[cfg(test)]
 pub(crate) use shared_generators::tests::found as shared_generator;
 pub(crate) use url::{AuthType, Cors, FunctionUrl, FunctionUrls, InvokeMode};
-pub(crate) use version::Version;
+pub(crate) use version::{Version, VersionContent};

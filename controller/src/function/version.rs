@@ -24,17 +24,27 @@ pub(crate) struct Version {
     pub(crate) rebuilding: tokio::sync::Mutex<Option<(Instant, String)>>,
 }
 
+/// What a version is made with.
+#[derive(Debug)]
+pub(crate) struct VersionContent {
+    pub(crate) name: FunctionName,
+    pub(crate) id: VersionId,
+    pub(crate) config: FunctionConfig,
+    pub(crate) code: Code,
+    pub(crate) revision_id: String,
+}
+
 impl Version {
     /// The version takes over the ownership of `artefacts`, which are `None` if they have to be rebuilt before
     /// the first start.
-    pub(crate) fn new(
-        name: FunctionName,
-        id: VersionId,
-        config: FunctionConfig,
-        code: Code,
-        revision_id: String,
-        artefacts: Option<Arc<Artefacts>>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(content: VersionContent, artefacts: Option<Arc<Artefacts>>) -> Arc<Self> {
+        let VersionContent {
+            name,
+            id,
+            config,
+            code,
+            revision_id,
+        } = content;
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             serial: NEXT.fetch_add(1, Ordering::Relaxed),
