@@ -60,4 +60,4 @@ impl Builder {
 
 #[cfg(test)]
 #[path = "reuse_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -150,7 +150,8 @@ fn name() -> FunctionName {
     FunctionName::parse("f").unwrap()
 }
 
-fn deployer(folder: &Path, stage: &Arc<Stage>) -> Deployer {
+/// The deploys of a controller with a data directory in `folder`.
+pub(in crate::deploy) fn deployer(folder: &Path, stage: &Arc<Stage>) -> Deployer {
     let builder: Arc<Builder> = Arc::new(builder(folder, stage));
     let data = &builder.data;
     let (database, stored) = Database::open(&data.registry(), &data.key()).unwrap();
