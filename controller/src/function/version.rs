@@ -1,10 +1,11 @@
 //! A version of a function that can run.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{Artefacts, Code, FunctionConfig, FunctionName, VersionId};
+use crate::locks::lock;
 
 /// A version of a function that can run. Invocations, instances and the catalog share it. An instance
 /// serves only the version that it was started from.
@@ -69,26 +70,17 @@ impl Version {
     }
 
     pub(crate) fn artefacts(&self) -> Option<Arc<Artefacts>> {
-        self.artefacts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.artefacts).clone()
     }
 
     /// Sets new artefacts. The version takes over their ownership.
     pub(crate) fn set_artefacts(&self, artefacts: Arc<Artefacts>) {
-        *self
-            .artefacts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(artefacts);
+        *lock(&self.artefacts) = Some(artefacts);
     }
 
     /// Discards artefacts that could not be used, unless others have replaced them already.
     pub(crate) fn discard_artefacts(&self, unusable: &Arc<Artefacts>) {
-        let mut place = self
-            .artefacts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut place = lock(&self.artefacts);
         if place.as_ref().is_some_and(|now| Arc::ptr_eq(now, unusable)) {
             unusable.mark_unusable();
             *place = None;
