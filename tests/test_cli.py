@@ -82,6 +82,21 @@ def test_a_redeploy_replaces_the_code(controller, tmp_path):
     assert hearth(controller, "invoke", "again").ok().strip() == '"two"'
 
 
+def test_a_rollback_says_that_init_did_not_run(controller, tmp_path):
+    folder = shell_function(tmp_path / "back", "one")
+    assert "init did not run" not in hearth(controller, "deploy", folder).ok()
+    shell_function(folder, "two")
+    assert "init did not run" not in hearth(controller, "deploy", folder).ok()
+    shell_function(folder, "one")
+    assert "init did not run: there was a snapshot" in hearth(controller, "deploy", folder).ok()
+    assert hearth(controller, "invoke", "back").ok().strip() == '"one"'
+    shell_function(folder, "two")
+    assert hearth(controller, "deploy", folder, "--json").json()["snapshot_reused"] is True
+    # Of a deploy that had nothing to do it would not be true.
+    assert hearth(controller, "deploy", folder, "--json").json()["snapshot_reused"] is False
+    assert hearth(controller, "invoke", "back").ok().strip() == '"two"'
+
+
 def test_a_deploy_with_an_alias_is_released_and_an_older_release_serves_until_then(
     controller, tmp_path
 ):

@@ -268,7 +268,9 @@ def test_a_runtime_may_come_from_a_layer_and_stays_when_the_layer_is_deleted(
     assert invoke(client, "thin", {"op": "who"}).ok()["code"] == "thin"
     client.delete_layer_version(LayerName="runtime", VersionNumber=1)
     # Made anew from the package, which is the function's now.
-    client.update_function_configuration(FunctionName="thin", Timeout=7)
+    client.update_function_configuration(
+        FunctionName="thin", Environment={"Variables": {"TAG": "thin"}}
+    )
     wait_updated(client, "thin")
     controller.stop()
     controller.start()

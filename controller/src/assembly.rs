@@ -12,9 +12,11 @@ use tokio_util::task::TaskTracker;
 use crate::api::{App, Downloads};
 use crate::auth::AuthSetupError;
 use crate::data_dir::{DataDir, DataDirError};
-use crate::deploy::{Builder, Deployer, Host, Packages, Rebuilder, Times};
+use crate::deploy::{
+    Builder, BuilderSettings, BuilderTools, Deployer, Host, Packages, Rebuilder, Times,
+};
 use crate::events::{
-    Bounds, Events, EventsError, EventsStartError, PooledFunctions, RetrySettings,
+    Bounds, EventSettings, Events, EventsError, EventsStartError, PooledFunctions, RetrySettings,
 };
 use crate::function::ArnScope;
 use crate::instance::{Identities, JailSettings, ProcessLauncher};
@@ -189,18 +191,22 @@ impl Controller {
         let (database, stored) = Database::open(&data.registry(), &key)?;
         sweep(&data, &stored)?;
         let Contents { functions, layers } = stored;
-        let builder = Arc::new(Builder::new(
-            data.clone(),
-            host_facts,
-            Packages::in_folder(&data.packages())?,
-            arn_scope.clone(),
+        let tools = BuilderTools {
+            data: data.clone(),
+            host: host_facts,
+            packages: Packages::in_folder(&data.packages())?,
+            shells: shells.clone(),
+            logs: logs.clone(),
+            metrics: metrics.clone(),
+        };
+        let builder_settings = BuilderSettings {
+            arn_scope: arn_scope.clone(),
             times,
-            settings.mailbox,
-            settings.max_deploys as usize,
-            shells.clone(),
-            logs.clone(),
-            metrics.clone(),
-        ));
+            mailbox: settings.mailbox,
+            max_deploys: settings.max_deploys as usize,
+            kept_snapshot_bytes: settings.kept_snapshots_mib << 20,
+        };
+        let builder = Arc::new(Builder::new(tools, builder_settings));
         let functions = functions
             .into_iter()
             .map(|function| revive(&builder, function))
@@ -250,7 +256,6 @@ impl Controller {
             ),
             &metrics,
             draining.clone(),
-            &catalog,
         )
         .await?;
         let isolation = cgroups.isolation();
@@ -319,7 +324,6 @@ async fn start_events(
     functions: PooledFunctions,
     metrics: &Metrics,
     draining: CancellationToken,
-    catalog: &Catalog,
 ) -> Result<Events, StartError> {
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let most = settings
@@ -339,14 +343,13 @@ async fn start_events(
         base: Duration::from_millis(settings.event_retry_base_ms),
         max_age: Duration::from_secs(settings.event_max_age),
     };
+    let settings = EventSettings { bounds, retry };
     Events::start(
         &data.events(),
-        bounds,
-        retry,
+        settings,
         Arc::new(functions),
         metrics,
         draining,
-        |name| catalog.get(name).is_some(),
     )
     .await
     .map_err(|error| match error {

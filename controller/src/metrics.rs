@@ -148,6 +148,10 @@ metrics! {
         "Batches of function output that the controller dropped because it could not store them in time.";
     pub(crate) rebuilds: IntCounter = "hearth_snapshot_rebuilds_total" [],
         "Snapshots that the controller rebuilt because the stored one was unusable.";
+    pub(crate) reuses: IntCounter = "hearth_snapshot_reuses_total" [],
+        "Deploys that used the function snapshot of an earlier deploy instead of running init.";
+    kept_snapshots: IntGauge = "hearth_kept_snapshot_bytes" [],
+        "Space on disk of the snapshots of replaced code that the controller keeps for a rollback.";
 }
 
 /// Instances by state.
@@ -253,6 +257,12 @@ impl Metrics {
         if let Some(free) = data_free {
             self.data_free.set(i64::try_from(free).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Sets the space on disk of kept snapshots, in bytes.
+    pub(crate) fn set_kept_snapshots(&self, bytes: u64) {
+        self.kept_snapshots
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn deploy(&self, outcome: &'static str) {

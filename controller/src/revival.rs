@@ -5,46 +5,32 @@ use std::sync::Arc;
 
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deploy::{Builder, Source};
-use crate::function::{Deployed, Made, Version, VersionId};
+use crate::function::{Deployed, Made, Version, VersionContent, VersionId};
 use crate::registry::{Contents, Function, Published, Stored};
 
 /// Deletes files to which no record refers.
 pub(crate) fn sweep(data: &DataDir, contents: &Contents) -> Result<(), DataDirError> {
     let mut keys = HashSet::new();
-    let mut packages = HashSet::new();
-    let mut configs = Vec::new();
     for Stored { record, versions } in &contents.functions {
-        packages.insert(record.code.sha256.as_str());
-        configs.push(&record.config);
         keys.extend(record.pending_deploy.as_deref());
-        if let Some(deployed) = &record.deployed {
-            packages.insert(deployed.code.sha256.as_str());
-            configs.push(&deployed.config);
-            keys.insert(&deployed.made.key);
-        }
+        keys.extend(record.deployed.as_ref().map(|deployed| &*deployed.made.key));
         for version in versions {
-            packages.insert(version.code.sha256.as_str());
-            configs.push(&version.config);
             keys.extend(version.pending_deploy.as_deref());
-            keys.extend(version.made.as_ref().map(|made| made.key.as_str()));
+            keys.extend(version.made.as_ref().map(|made| &*made.key));
         }
     }
-    let used = configs.iter().flat_map(|config| &config.layers);
-    packages.extend(used.map(|layer| layer.code.sha256.as_str()));
-    let layers = contents
-        .layers
-        .iter()
-        .flat_map(|layer| layer.versions.values());
-    packages.extend(layers.map(|version| version.code.sha256.as_str()));
     let names = contents.functions.iter().map(|f| f.record.name.as_str());
-    data.sweep(&keys, &packages, &names.collect())
+    data.sweep(&keys, &contents.packages(), &names.collect())
 }
 
 /// A stored function, with the artefacts of its versions that can still be used.
 pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
     let mut function = Function::new(stored.record);
     let record = &function.record;
-    if let Some(Deployed { config, code, made }) = &record.deployed {
+    if let Some(Deployed {
+        config, code, made, ..
+    }) = &record.deployed
+    {
         let source = Source {
             name: &record.name,
             version: VersionId::Latest,
@@ -89,12 +75,12 @@ fn revive_version(
         );
         builder.forget(source.key);
     }
-    Version::new(
-        source.name.clone(),
-        source.version,
-        source.config.clone(),
-        source.code.clone(),
-        revision.into(),
-        artefacts,
-    )
+    let content = VersionContent {
+        name: source.name.clone(),
+        id: source.version,
+        config: source.config.clone(),
+        code: source.code.clone(),
+        revision_id: revision.into(),
+    };
+    Version::new(content, artefacts)
 }

@@ -115,6 +115,11 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_MAX_DEPLOYS", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_deploys: u32,
 
+    /// Most disk space of the snapshots of replaced code, in MiB. A rollback to such code, with unchanged
+    /// environment variables, does not run init again. 0 keeps none.
+    #[arg(long, env = "HEARTH_KEPT_SNAPSHOTS_MIB", default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub kept_snapshots_mib: u64,
+
     /// Seconds that a function's init may take at deploy [default: 10; 300 on software-KVM hosts,
     /// where the guest's kernel is interpreted].
     #[arg(long, env = "HEARTH_INIT_TIMEOUT", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=900))]

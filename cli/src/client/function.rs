@@ -55,6 +55,9 @@ pub(crate) struct Hearth {
     /// Why its init runs in each instance; empty if instances start from a snapshot of after it.
     #[serde(default)]
     pub(crate) init_in_each_instance: Vec<SharedGenerator>,
+    /// Whether its last deploy used the snapshot of an earlier one instead of running init.
+    #[serde(default)]
+    pub(crate) snapshot_reused: bool,
 }
 
 /// A library with a random generator that all instances would share if they started from a snapshot.
@@ -352,6 +355,15 @@ mod tests {
         );
         assert_eq!(Hearth::default().notice(), None);
         assert_eq!(Hearth::default().libraries(), None);
+    }
+
+    #[test]
+    fn a_reused_snapshot_is_understood() {
+        let text =
+            r#"{"FunctionName":"f","MemorySize":128,"Timeout":3,"Hearth":{"SnapshotReused":true}}"#;
+        let configuration: Configuration = serde_json::from_str(text).unwrap();
+        assert!(configuration.hearth.snapshot_reused);
+        assert!(!Hearth::default().snapshot_reused);
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
         init_log::show(client, error, output);
     })?;
     let seconds = start.elapsed();
+    // Of a function that was not changed, it would be said of an earlier deploy.
+    let reused = deployed == Deployed::Updated && configuration.hearth.snapshot_reused;
     if output.json {
         output.value(&json!({
             "version": version,
@@ -64,6 +66,7 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
             "code_sha256": package.sha256,
             "seconds": seconds.as_secs_f64(),
             "init_in_each_instance": configuration.hearth.init_in_each_instance,
+            "snapshot_reused": reused,
         }))?;
     } else {
         let change = match deployed {
@@ -81,6 +84,9 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
             count(package.files, "file"),
             size(package.zip.len() as u64),
         ))?;
+        if reused {
+            output.line("init did not run: there was a snapshot of this code and configuration")?;
+        }
         if let Some(notice) = configuration.hearth.notice() {
             output.line(&output.foreign(Stream::Stdout, &notice))?;
         }

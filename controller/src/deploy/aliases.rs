@@ -1,9 +1,8 @@
 //! Creates, changes and deletes aliases. They need no deploy.
 
-use std::sync::Arc;
-
-use super::control::{ControlError, Deployer, new_revision};
-use crate::function::{AliasName, AliasRecord, FunctionName, VersionId, Weighted};
+use super::change::Change;
+use super::control::{ControlError, new_revision};
+use crate::function::{AliasName, AliasRecord, VersionId, Weighted};
 use crate::registry::Function;
 
 /// A change of an alias; `None` keeps a member as it is.
@@ -17,84 +16,63 @@ pub(crate) struct AliasChange {
     pub(crate) revision: Option<String>,
 }
 
-impl Deployer {
-    pub(crate) async fn create_alias(
-        &self,
-        name: &FunctionName,
-        alias: AliasName,
-        record: AliasRecord,
-    ) -> Result<Arc<Function>, ControlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        check(&function, &record)?;
-        if function.record.aliases.contains_key(&alias) {
-            return Err(ControlError::AliasExists(alias));
-        }
-        let mut function = Function::clone(&function);
-        let record = AliasRecord {
-            revision_id: new_revision(),
-            ..record
-        };
-        function.record.aliases.insert(alias, record);
-        Ok(writer.put(function).await?)
+pub(crate) fn create(
+    change: &mut Change<'_>,
+    alias: AliasName,
+    record: AliasRecord,
+) -> Result<(), ControlError> {
+    check(&change.function, &record)?;
+    let aliases = &mut change.function.record.aliases;
+    if aliases.contains_key(&alias) {
+        return Err(ControlError::AliasExists(alias));
     }
+    let record = AliasRecord {
+        revision_id: new_revision(),
+        ..record
+    };
+    aliases.insert(alias, record);
+    Ok(())
+}
 
-    pub(crate) async fn update_alias(
-        &self,
-        name: &FunctionName,
-        alias: &AliasName,
-        change: AliasChange,
-    ) -> Result<Arc<Function>, ControlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        let mut function = Function::clone(&function);
-        let known = function.record.aliases.get(alias);
-        let mut record = known
-            .cloned()
-            .ok_or_else(|| ControlError::NoAlias(alias.clone()))?;
-        if change
-            .revision
-            .is_some_and(|seen| seen != record.revision_id)
-        {
-            return Err(ControlError::Revision);
-        }
-        if let Some(version) = change.version {
-            record.version = version;
-        }
-        if let Some(description) = change.description {
-            record.description = description;
-        }
-        if let Some(additional) = change.additional {
-            record.additional = additional;
-        }
-        check(&function, &record)?;
-        record.revision_id = new_revision();
-        function.record.aliases.insert(alias.clone(), record);
-        let function = writer.put(function).await?;
-        self.provision(&function);
-        Ok(function)
+pub(crate) fn update(
+    change: &mut Change<'_>,
+    alias: AliasName,
+    wish: AliasChange,
+) -> Result<(), ControlError> {
+    let known = change.function.record.aliases.get(&alias).cloned();
+    let Some(mut record) = known else {
+        return Err(ControlError::NoAlias(alias));
+    };
+    if wish.revision.is_some_and(|seen| seen != record.revision_id) {
+        return Err(ControlError::Revision);
     }
+    if let Some(version) = wish.version {
+        record.version = version;
+    }
+    if let Some(description) = wish.description {
+        record.description = description;
+    }
+    if let Some(additional) = wish.additional {
+        record.additional = additional;
+    }
+    check(&change.function, &record)?;
+    record.revision_id = new_revision();
+    change.function.record.aliases.insert(alias, record);
+    Ok(())
+}
 
-    /// Deletes an alias. Deleting one that does not exist succeeds.
-    pub(crate) async fn delete_alias(
-        &self,
-        name: &FunctionName,
-        alias: &AliasName,
-    ) -> Result<(), ControlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        if !function.record.aliases.contains_key(alias) {
-            return Ok(());
-        }
-        let mut function = Function::clone(&function);
-        function.record.aliases.remove(alias);
-        function.record.policies.remove(&alias.to_string());
-        function.record.urls.remove(&alias.to_string());
-        function.record.provisioned.remove(&alias.to_string());
-        let function = writer.put(function).await?;
-        self.provision(&function);
-        Ok(())
+/// Deletes an alias. Deleting one that does not exist succeeds.
+pub(crate) fn delete(change: &mut Change<'_>, alias: &AliasName) -> Result<(), ControlError> {
+    let record = &mut change.function.record;
+    if record.aliases.remove(alias).is_none() {
+        change.write_nothing();
+        return Ok(());
     }
+    let qualifier = alias.to_string();
+    record.policies.remove(&qualifier);
+    record.urls.remove(&qualifier);
+    record.provisioned.remove(&qualifier);
+    Ok(())
 }
 
 /// Checks the versions of an alias.
@@ -126,6 +104,8 @@ fn check(function: &Function, record: &AliasRecord) -> Result<(), ControlError> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::registry::{Published, test_record, test_version_record};
 

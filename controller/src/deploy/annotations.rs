@@ -2,65 +2,50 @@
 
 use std::collections::BTreeMap;
 
-use super::control::{ControlError, Deployer, new_revision};
-use crate::function::{AliasName, FunctionName, LATEST, Statement, VersionId, policy};
+use super::change::Change;
+use super::control::{ControlError, new_revision};
+use crate::function::{AliasName, LATEST, Statement, VersionId, policy};
 use crate::registry::Function;
 
-impl Deployer {
-    /// Changes a function's tags; `change` may refuse.
-    pub(crate) async fn change_tags<E: From<ControlError>>(
-        &self,
-        name: &FunctionName,
-        change: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        let mut function = Function::clone(&function);
-        change(&mut function.record.tags)?;
-        function.record.revision_id = new_revision();
-        writer.put(function).await.map_err(ControlError::Registry)?;
-        Ok(())
-    }
+/// Changes a function's tags; `wish` may refuse.
+pub(crate) fn change_tags<E>(
+    change: &mut Change<'_>,
+    wish: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), E>,
+) -> Result<(), E> {
+    wish(&mut change.function.record.tags)?;
+    change.function.record.revision_id = new_revision();
+    Ok(())
+}
 
-    /// Adds a permission to the policy of a function, a version or an alias.
-    pub(crate) async fn grant(
-        &self,
-        name: &FunctionName,
-        qualifier: Option<&str>,
-        statement: Statement,
-        revision: Option<&str>,
-    ) -> Result<(), ControlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        let mut function = Function::clone(&function);
-        renew_revision(&mut function, qualifier, revision)?;
-        let key = qualifier.unwrap_or(LATEST).to_owned();
-        policy::add(function.record.policies.entry(key).or_default(), statement)?;
-        writer.put(function).await?;
-        Ok(())
-    }
+/// Adds a permission to the policy of a function, a version or an alias.
+pub(crate) fn grant(
+    change: &mut Change<'_>,
+    qualifier: Option<&str>,
+    statement: Statement,
+    revision: Option<&str>,
+) -> Result<(), ControlError> {
+    renew_revision(&mut change.function, qualifier, revision)?;
+    let key = qualifier.unwrap_or(LATEST).to_owned();
+    let policies = &mut change.function.record.policies;
+    policy::add(policies.entry(key).or_default(), statement)?;
+    Ok(())
+}
 
-    /// Removes a permission.
-    pub(crate) async fn revoke(
-        &self,
-        name: &FunctionName,
-        qualifier: Option<&str>,
-        sid: &str,
-        revision: Option<&str>,
-    ) -> Result<(), ControlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        let mut function = Function::clone(&function);
-        let key = qualifier.unwrap_or(LATEST);
-        let statements = function.record.policies.entry(key.to_owned()).or_default();
-        policy::remove(statements, sid)?;
-        if statements.is_empty() {
-            function.record.policies.remove(key);
-        }
-        renew_revision(&mut function, qualifier, revision)?;
-        writer.put(function).await?;
-        Ok(())
+/// Removes a permission.
+pub(crate) fn revoke(
+    change: &mut Change<'_>,
+    qualifier: Option<&str>,
+    sid: &str,
+    revision: Option<&str>,
+) -> Result<(), ControlError> {
+    let key = qualifier.unwrap_or(LATEST);
+    let policies = &mut change.function.record.policies;
+    let statements = policies.entry(key.to_owned()).or_default();
+    policy::remove(statements, sid)?;
+    if statements.is_empty() {
+        policies.remove(key);
     }
+    renew_revision(&mut change.function, qualifier, revision)
 }
 
 /// Sets a new revision of the function, version or alias with this policy, if `seen` is the current

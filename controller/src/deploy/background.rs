@@ -16,7 +16,7 @@ use super::intake::ImageGuard;
 use super::source::Source;
 use crate::function::{
     Artefacts, Code, Deployed, FunctionConfig, FunctionName, State, Status, UpdateStatus, Version,
-    VersionId,
+    VersionContent, VersionId,
 };
 use crate::locks::lock;
 use crate::registry::{Function, RegistryError};
@@ -25,14 +25,22 @@ use crate::registry::{Function, RegistryError};
 struct Built {
     config: FunctionConfig,
     code: Code,
+    /// It owns them until a version does.
     artefacts: Arc<Artefacts>,
+    /// Whether an earlier deploy has made them.
+    reused: bool,
 }
 
 impl Built {
     fn version(self, name: &FunctionName, id: VersionId, revision: &str) -> Arc<Version> {
-        let (config, code) = (self.config, self.code);
-        let artefacts = Some(self.artefacts);
-        Version::new(name.clone(), id, config, code, revision.into(), artefacts)
+        let content = VersionContent {
+            name: name.clone(),
+            id,
+            config: self.config,
+            code: self.code,
+            revision_id: revision.into(),
+        };
+        Version::new(content, Some(self.artefacts))
     }
 }
 
@@ -152,11 +160,19 @@ impl Deployer {
             code,
             key,
         };
-        let artefacts = self.builder.build(source).await?;
+        let live: Vec<_> = function.all_live().filter_map(|v| v.artefacts()).collect();
+        let reused = self.builder.reuse(source, &live).await;
+        // Or they would keep files of versions that are replaced meanwhile.
+        drop(live);
+        let (artefacts, reused) = match reused {
+            Some(artefacts) => (artefacts, true),
+            None => (self.builder.build(source).await?, false),
+        };
         Ok(Built {
             config: config.clone(),
             code: code.clone(),
             artefacts,
+            reused,
         })
     }
 
@@ -174,7 +190,7 @@ impl Deployer {
         let awaits = |function: &Function| function.pending().any(|due| due == (version, key));
         let Some(before) = writer.get(name).filter(|function| awaits(function)) else {
             if let Ok(built) = built {
-                built.artefacts.delete_when_unused();
+                built.artefacts.disown();
             }
             // The image may have been made when the package was checked.
             drop(ImageGuard(Some(self.builder.data.image(key))));
@@ -210,6 +226,9 @@ impl Deployer {
         if let Some(former) = &before.live
             && !function.all_live().any(|live| Arc::ptr_eq(live, former))
         {
+            if let Some(now) = &function.live {
+                self.builder.kept.replaced(former, now);
+            }
             self.pool.retire(former);
         }
         self.drop_packages(&writer, &before).await;
@@ -229,6 +248,7 @@ fn settle_latest(function: &mut Function, built: Result<Built, DeployError>) {
                 config: built.config.clone(),
                 code: built.code.clone(),
                 made: built.artefacts.made(),
+                snapshot_reused: built.reused,
             });
             record.state = Status::plain(State::Active);
             record.last_update = Some(Status::plain(UpdateStatus::Successful));

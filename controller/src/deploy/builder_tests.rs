@@ -29,10 +29,7 @@ pub(in crate::deploy) struct Fixture {
 impl Fixture {
     pub(in crate::deploy) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let cache = folder.path().join("cache");
-        artefact(&cache.join("kernel"), "vmlinux");
-        artefact(&cache.join("images"), "provided.erofs");
-        fs::write(folder.path().join("sandbox"), "sandbox").unwrap();
+        artefacts_of_host(folder.path());
         let stage = Stage::new();
         Self {
             builder: builder(folder.path(), &stage),
@@ -98,6 +95,14 @@ impl Fixture {
     }
 }
 
+/// Kernel, runtime image and sandbox program.
+pub(in crate::deploy) fn artefacts_of_host(folder: &Path) {
+    let cache = folder.join("cache");
+    artefact(&cache.join("kernel"), "vmlinux");
+    artefact(&cache.join("images"), "provided.erofs");
+    fs::write(folder.join("sandbox"), "sandbox").unwrap();
+}
+
 /// A finished file of the artefact cache.
 fn artefact(kind: &Path, file: &str) {
     let folder = kind.join("aa");
@@ -108,7 +113,8 @@ fn artefact(kind: &Path, file: &str) {
     fs::write(kind.join(format!("current-{file}")), "aa").unwrap();
 }
 
-fn builder(folder: &Path, stage: &Arc<Stage>) -> Builder {
+/// A builder with a data directory of its own in `folder`.
+pub(in crate::deploy) fn builder(folder: &Path, stage: &Arc<Stage>) -> Builder {
     let data = Arc::new(DataDir::open(&folder.join("data")).unwrap());
     let metrics = Arc::new(Metrics::new(&[]).unwrap());
     let logs = LogStore::open(data.logs(), KEPT, metrics.logs_lost.clone()).unwrap();
@@ -126,18 +132,22 @@ fn builder(folder: &Path, stage: &Arc<Stage>) -> Builder {
         region: "us-east-1".into(),
         account: "000000000000".into(),
     };
-    Builder::new(
-        data.clone(),
-        host.unwrap(),
-        Packages::in_folder(&data.packages()).unwrap(),
-        arn_scope,
-        times,
-        MailboxUse::On,
-        1,
-        Arc::new(Shells::new(Arc::new(Doubles(stage.clone())), 0)),
+    let tools = BuilderTools {
+        data: data.clone(),
+        host: host.unwrap(),
+        packages: Packages::in_folder(&data.packages()).unwrap(),
+        shells: Arc::new(Shells::new(Arc::new(Doubles(stage.clone())), 0)),
         logs,
         metrics,
-    )
+    };
+    let settings = BuilderSettings {
+        arn_scope,
+        times,
+        mailbox: MailboxUse::On,
+        max_deploys: 1,
+        kept_snapshot_bytes: u64::MAX,
+    };
+    Builder::new(tools, settings)
 }
 
 fn runtime_snapshot(artefacts: &Artefacts) -> PathBuf {
@@ -156,7 +166,7 @@ async fn a_function_without_shared_generators_starts_from_a_function_snapshot() 
         StartsFrom::FunctionSnapshot
     ));
     assert_eq!(artefacts.made().shared_generators, None);
-    assert!(artefacts.folder.join("memory").is_file());
+    assert!(artefacts.files.folder.join("memory").is_file());
     let log = fixture.log().await;
     assert!(!log.contains("random generator"), "{log}");
 }
@@ -168,15 +178,15 @@ async fn a_function_with_a_shared_generator_has_no_function_snapshot_and_its_log
     let artefacts = fixture.build(VersionId::Latest).await;
     let runtime = runtime_snapshot(&artefacts);
     assert!(runtime.join("memory").is_file() && artefacts.complete());
-    assert!(!artefacts.folder.join("memory").exists());
+    assert!(!artefacts.files.folder.join("memory").exists());
     assert!(artefacts.sealed().is_verified());
     let line = "Init runs in each instance: GnuTLS (/opt/lib/libgnutls.so.30) has a random generator \
                 that can't be reseeded in a snapshot. SnapStart opts in to the snapshot.";
     let log = fixture.log().await;
     assert!(log.lines().any(|said| said == line), "{log}");
     // The runtime snapshot is shared: it stays when the version is deleted.
-    let image = artefacts.code_image.clone();
-    artefacts.delete_when_unused();
+    let image = artefacts.files.code_image.clone();
+    artefacts.disown();
     drop(artefacts);
     assert!(!image.exists() && runtime.join("memory").is_file());
 }
@@ -203,6 +213,16 @@ async fn the_artefacts_of_a_version_are_found_again_after_a_restart() {
     assert_eq!(again.made(), made);
 }
 
+/// The second attempt failed: no folder can be renamed to one that has files.
+#[tokio::test]
+async fn a_deploy_that_was_interrupted_after_its_snapshot_is_repeated_under_its_key() {
+    let fixture = Fixture::new();
+    let left = fixture.build(VersionId::Latest).await.files.folder.clone();
+    assert!(left.join("seal").is_file());
+    let again = fixture.build(VersionId::Latest).await;
+    assert!(again.files.folder == left && again.sealed().is_verified());
+}
+
 #[tokio::test]
 async fn with_snapstart_there_is_a_function_snapshot_and_the_log_says_to_reseed() {
     let mut fixture = Fixture::new();
@@ -213,12 +233,12 @@ async fn with_snapstart_there_is_a_function_snapshot_and_the_log_says_to_reseed(
         artefacts.starts_from,
         StartsFrom::FunctionSnapshot
     ));
-    assert!(artefacts.folder.join("memory").is_file());
+    assert!(artefacts.files.folder.join("memory").is_file());
     let log = fixture.log().await;
     assert!(log.contains("because SnapStart is on: GnuTLS"), "{log}");
     assert!(log.contains("Reseed it in an after-restore hook."), "{log}");
     // SnapStart is for published versions.
-    fs::remove_dir_all(&artefacts.folder).unwrap();
+    fs::remove_dir_all(&artefacts.files.folder).unwrap();
     let latest = fixture.build(VersionId::Latest).await;
     assert!(latest.made().shared_generators.is_some());
 }

@@ -226,6 +226,7 @@ impl Deployer {
         for live in function.all_live() {
             self.pool.retire(live);
         }
+        self.builder.kept.forget(name);
         self.drop_packages(&writer, &function).await;
         self.pool.concurrency().set_claim(name, Claim::default());
         self.logs.remove(name).await;

@@ -5,13 +5,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use hearth_protocol::agent::Configure;
 use hearth_rootfs::Artefact;
 use hearth_rootfs::cache::Cache;
 use sha2::{Digest, Sha256};
 
 use super::error::DeployError;
-use super::source::Source;
-use crate::function::{Runtime, SealError, check_artefact};
+use crate::function::{LayerUse, Runtime, SealError, check_artefact};
 use crate::hex::hex;
 use crate::instance::MailboxUse;
 
@@ -114,18 +114,38 @@ impl Host {
     }
 }
 
-/// The fingerprint of a function snapshot: of its runtime snapshot, its code and its configuration.
-pub(crate) fn function_fingerprint(base: &Base, source: Source<'_>, region: &str) -> String {
-    let config = serde_json::to_string(source.config).expect("a configuration is plain JSON");
+/// The fingerprint of a function snapshot: of everything that the guest can see until its init ends. Two
+/// deploys with the same fingerprint may share one snapshot, so whatever init can see must be part of it:
+///
+/// * what was booted, which is in `base`: kernel, runtime image with the agent, sandbox program, kind of
+///   host, memory size;
+/// * the images: the function's code, and its layers in their order;
+/// * the message to the agent, as a whole: name and version of the function, handler, environment, sizes,
+///   region, log group, initialization type. A field that the message gets later is covered too.
+///
+/// What the guest does not see is not part of it: timeout, description, role, tracing mode, the system log
+/// level.
+pub(super) fn function_fingerprint(
+    base: &Base,
+    code: &str,
+    layers: &[LayerUse],
+    configure: Configure,
+) -> String {
+    let configure = Configure {
+        // New for each init. What a function makes of it may differ between any two instances on Lambda.
+        log_stream: String::new(),
+        ..configure
+    };
+    let configure = serde_json::to_string(&configure).expect("the message is plain JSON");
+    let layers: Vec<&str> = layers.iter().map(|layer| &*layer.code.sha256).collect();
     fingerprint(&[
-        // 4: since then, the agent looks for random generators that clones would share.
-        "function 4",
+        // To be raised when the controller makes another snapshot, or another image, of the same parts.
+        // 5: since then, the configuration is what the agent gets to know.
+        "function 5",
         &base.fingerprint,
-        source.name.as_str(),
-        &source.version.to_string(),
-        &source.code.sha256,
-        &config,
-        region,
+        code,
+        &layers.join(" "),
+        &configure,
     ])
 }
 
@@ -165,6 +185,82 @@ pub(super) async fn reading(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::function::Code;
+
+    fn base(fingerprint: &str) -> Base {
+        Base {
+            kernel: PathBuf::new(),
+            image: PathBuf::new(),
+            memory_mib: 128,
+            fingerprint: fingerprint.into(),
+            sums: Default::default(),
+        }
+    }
+
+    fn layer(sha256: &str) -> LayerUse {
+        LayerUse {
+            arn: "arn".into(),
+            code: Code {
+                sha256: sha256.into(),
+                size: 1,
+                unpacked: 1,
+            },
+        }
+    }
+
+    fn configure() -> serde_json::Value {
+        serde_json::json!({
+            "function_name": "f", "function_version": "$LATEST", "runtime": "provided",
+            "handler": "h", "memory_mib": 128, "ephemeral_storage_mib": 512, "region": "r",
+            "log_group": "g", "log_stream": "s", "initialization_type": "on-demand",
+            "environment": { "A": "B" }, "bootstrap": ["b"], "layers": false, "mailbox": true,
+        })
+    }
+
+    fn of(base: &Base, code: &str, layers: &[LayerUse], configure: serde_json::Value) -> String {
+        let configure = serde_json::from_value(configure).unwrap();
+        function_fingerprint(base, code, layers, configure)
+    }
+
+    #[test]
+    fn each_thing_that_init_can_see_changes_the_fingerprint() {
+        let plain = || of(&base("b"), "c", &[], configure());
+        let mut all = vec![
+            plain(),
+            of(&base("another"), "c", &[], configure()),
+            of(&base("b"), "another", &[], configure()),
+            of(&base("b"), "c", &[layer("1")], configure()),
+            of(&base("b"), "c", &[layer("1"), layer("2")], configure()),
+            of(&base("b"), "c", &[layer("2"), layer("1")], configure()),
+        ];
+        let configured = configure();
+        for (field, value) in configured.as_object().unwrap() {
+            let mut other = configured.clone();
+            other[field] = match value {
+                serde_json::Value::String(_) => "another".into(),
+                serde_json::Value::Number(_) => 1024.into(),
+                serde_json::Value::Bool(value) => (!value).into(),
+                serde_json::Value::Array(_) => serde_json::json!(["another"]),
+                _ => serde_json::json!({ "A": "C" }),
+            };
+            let other = of(&base("b"), "c", &[], other);
+            // The one value that is new for each init.
+            if field == "log_stream" {
+                assert_eq!(other, plain());
+            } else {
+                all.push(other);
+            }
+        }
+        let of_message = serde_json::from_value::<Configure>(configured.clone()).unwrap();
+        assert_eq!(
+            serde_json::to_value(of_message).unwrap(),
+            configured,
+            "this test knows every field of the message"
+        );
+        let count = all.len();
+        let different: std::collections::HashSet<String> = all.into_iter().collect();
+        assert_eq!(different.len(), count);
+    }
 
     #[test]
     fn different_parts_with_the_same_concatenation_have_different_fingerprints() {

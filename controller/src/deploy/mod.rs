@@ -4,40 +4,50 @@
 //! * [`source`]: what a version is made of.
 //! * [`host`]: what snapshots are bound to: kernel, images, sandbox, kind of host.
 //! * [`snapshot`]: talking a microVM into a state worth keeping, and keeping it.
-//! * [`builder`]: runtime snapshots and function snapshots, made when needed.
+//! * [`builder`]: images and snapshots, made when needed: a [`runtime_snapshot`], then a
+//!   [`function_snapshot`] from it.
+//! * [`reuse`]: a deploy without a new snapshot. [`kept_snapshots`]: those of replaced code.
 //! * [`control`]: create, update, delete: what the API asks for, one at a time, nothing lost.
 //! * [`intake`]: the packages that come with it.
-//! * [`publish`]: `$LATEST` becomes a version. [`aliases`] point to versions.
+//! * [`publish`]: `$LATEST` becomes a version.
+//! * [`change`]: changes of a function that need no deploy. The next five modules have a function for each.
+//! * [`aliases`] point to versions.
 //! * [`concurrency`]: what a function has for itself.
 //! * [`provisioning`]: what of a function is kept ready.
 //! * [`annotations`]: tags and policies.
-//! * [`layers`]: what functions have at `/opt`.
 //! * [`urls`]: by which HTTP clients reach a function.
+//! * [`layers`]: what functions have at `/opt`.
 //! * [`background`]: the deploys that follow from it all.
 //! * [`progress`]: which phase each of them is in.
 //! * [`rebuilder`]: files that can't be used any more are made anew.
 
-mod aliases;
-mod annotations;
+pub(crate) mod aliases;
+pub(crate) mod annotations;
 mod background;
 mod builder;
-mod concurrency;
+mod change;
+pub(crate) mod concurrency;
 mod control;
 mod error;
+mod function_snapshot;
 mod host;
 mod intake;
+mod kept_snapshots;
 mod layers;
 mod packages;
 mod progress;
-mod provisioning;
+pub(crate) mod provisioning;
 mod publish;
 mod rebuilder;
+mod reuse;
+mod runtime_snapshot;
 mod snapshot;
 mod source;
-mod urls;
+pub(crate) mod urls;
 
 pub(crate) use aliases::AliasChange;
-pub(crate) use builder::{Builder, Times};
+pub(crate) use builder::{Builder, BuilderSettings, BuilderTools, Times};
+pub(crate) use change::Change;
 pub(crate) use control::{CodeUpdate, ControlError, Deployer};
 pub(crate) use error::DeployError;
 pub(crate) use host::Host;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::concurrency::LEAST_UNRESERVED;
+use super::change::Change;
+use super::concurrency::{LEAST_UNRESERVED, left_with};
 use super::control::{ControlError, Deployer, now};
 use crate::function::{FunctionName, ProvisionedRecord, VersionId};
 use crate::registry::Function;
@@ -16,44 +17,16 @@ impl Deployer {
         qualifier: &str,
         requested: u32,
     ) -> Result<Arc<Function>, ControlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        let mut function = Function::clone(&function);
-        check_overlap(&function, qualifier)?;
-        let record = ProvisionedRecord {
-            requested,
-            last_modified: now(),
-        };
-        function.record.provisioned.insert(qualifier.into(), record);
-        self.check_provisioned(&function, requested)?;
-        let function = writer.put(function).await?;
-        self.set_claim(&function);
-        for (number, requested) in wanted(&function) {
+        let put = |change: &mut Change<'_>| put(change, qualifier, requested);
+        let (function, ()) = self.change(name, put).await?;
+        for number in wanted(&function).into_keys() {
             let version = function.versions.get(&number);
             if let Some(live) = version.and_then(|version| version.live.as_ref()) {
-                self.pool.set_provisioned(live, requested);
                 // A new request tries again after failed starts.
                 self.pool.provision_again(live);
             }
         }
         Ok(function)
-    }
-
-    /// Removes the provisioned concurrency of a version or alias. Without any, nothing changes.
-    pub(crate) async fn delete_provisioned(
-        &self,
-        name: &FunctionName,
-        qualifier: &str,
-    ) -> Result<(), ControlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        let mut function = Function::clone(&function);
-        if function.record.provisioned.remove(qualifier).is_none() {
-            return Ok(());
-        }
-        let function = writer.put(function).await?;
-        self.provision(&function);
-        Ok(())
     }
 
     /// Sets the provisioned concurrency of each version in the pool.
@@ -67,37 +40,54 @@ impl Deployer {
             }
         }
     }
+}
 
-    /// Checks the limits of provisioned concurrency.
-    fn check_provisioned(&self, function: &Function, requested: u32) -> Result<(), ControlError> {
-        let refuse = |message: String| Err(ControlError::Invalid(message));
-        let total = total(function);
-        if function
-            .record
-            .reserved_concurrency
-            .is_some_and(|reserved| reserved < total)
-        {
-            return refuse(
-                "Requested Provisioned Concurrency should not be greater than the \
-                 reservedConcurrentExecution for function"
-                    .into(),
-            );
-        }
-        let limit = self.pool.concurrency().limit();
-        if requested > limit {
-            return refuse(format!(
-                "Specified ConcurrentExecutions for function is greater than account's unreserved \
-                 concurrency [{limit}]."
-            ));
-        }
-        if self.left_with(function) < i64::from(LEAST_UNRESERVED) {
-            return refuse(format!(
-                "Specified ConcurrentExecutions for function decreases account's \
-                 UnreservedConcurrentExecution below its minimum value of [{LEAST_UNRESERVED}]."
-            ));
-        }
-        Ok(())
+fn put(change: &mut Change<'_>, qualifier: &str, requested: u32) -> Result<(), ControlError> {
+    check_overlap(&change.function, qualifier)?;
+    let record = ProvisionedRecord {
+        requested,
+        last_modified: now(),
+    };
+    let provisioned = &mut change.function.record.provisioned;
+    provisioned.insert(qualifier.into(), record);
+    check_limits(change, requested)
+}
+
+/// Removes the provisioned concurrency of a version or alias. Without any, nothing changes.
+pub(crate) fn delete(change: &mut Change<'_>, qualifier: &str) -> Result<(), ControlError> {
+    let provisioned = &mut change.function.record.provisioned;
+    if provisioned.remove(qualifier).is_none() {
+        change.write_nothing();
     }
+    Ok(())
+}
+
+/// Checks the limits of provisioned concurrency.
+fn check_limits(change: &Change<'_>, requested: u32) -> Result<(), ControlError> {
+    let refuse = |message: String| Err(ControlError::Invalid(message));
+    let total = total(&change.function);
+    let reserved = change.function.record.reserved_concurrency;
+    if reserved.is_some_and(|reserved| reserved < total) {
+        return refuse(
+            "Requested Provisioned Concurrency should not be greater than the \
+             reservedConcurrentExecution for function"
+                .into(),
+        );
+    }
+    let limit = change.pool.concurrency().limit();
+    if requested > limit {
+        return refuse(format!(
+            "Specified ConcurrentExecutions for function is greater than account's unreserved \
+             concurrency [{limit}]."
+        ));
+    }
+    if left_with(change) < i64::from(LEAST_UNRESERVED) {
+        return refuse(format!(
+            "Specified ConcurrentExecutions for function decreases account's \
+             UnreservedConcurrentExecution below its minimum value of [{LEAST_UNRESERVED}]."
+        ));
+    }
+    Ok(())
 }
 
 /// The provisioned concurrency of all versions and aliases of a function.

@@ -52,9 +52,9 @@ impl Rebuilder {
                     );
                 }
             }
-            // The version was replaced meanwhile. The artefacts serve its waiting invocations and are
-            // deleted after that.
-            None => artefacts.delete_when_unused(),
+            // The version was replaced meanwhile, so it does not own them. They serve its waiting invocations
+            // and are deleted after that.
+            None => artefacts.disown(),
         }
         version.set_artefacts(artefacts.clone());
         Ok(artefacts)
@@ -72,6 +72,7 @@ fn renewed(function: &Function, version: &Arc<Version>, made: Made) -> Option<Fu
                 config: version.config.clone(),
                 code: version.code.clone(),
                 made,
+                snapshot_reused: false,
             });
         }
         VersionId::Number(number) => {

@@ -2,8 +2,9 @@
 
 use uuid::Uuid;
 
-use super::control::{ControlError, Deployer, now};
-use crate::function::{AuthType, Cors, FunctionName, FunctionUrl, InvokeMode};
+use super::change::Change;
+use super::control::{ControlError, now};
+use crate::function::{AuthType, Cors, FunctionUrl, InvokeMode};
 use crate::registry::Function;
 
 /// Why a change of a URL was refused.
@@ -28,74 +29,49 @@ pub(crate) struct UrlChange {
     pub(crate) mode: Option<InvokeMode>,
 }
 
-impl Deployer {
-    /// Creates a URL for `$LATEST` (an empty `qualifier`) or for an alias.
-    pub(crate) async fn create_url(
-        &self,
-        name: &FunctionName,
-        qualifier: &str,
-        auth: AuthType,
-        change: UrlChange,
-    ) -> Result<FunctionUrl, UrlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        check_alias(&function, qualifier)?;
-        if function.record.urls.contains_key(qualifier) {
-            return Err(UrlError::Exists);
-        }
-        let now = now();
-        let url = FunctionUrl {
-            id: Uuid::new_v4().simple().to_string(),
-            auth,
-            cors: change.cors,
-            mode: change.mode.unwrap_or_default(),
-            created: now.clone(),
-            modified: now,
-        };
-        let mut function = Function::clone(&function);
-        function.record.urls.insert(qualifier.into(), url.clone());
-        writer.put(function).await.map_err(ControlError::from)?;
-        Ok(url)
+/// Creates a URL for `$LATEST` (an empty `qualifier`) or for an alias.
+pub(crate) fn create(
+    change: &mut Change<'_>,
+    qualifier: &str,
+    auth: AuthType,
+    wish: UrlChange,
+) -> Result<FunctionUrl, UrlError> {
+    check_alias(&change.function, qualifier)?;
+    let urls = &mut change.function.record.urls;
+    if urls.contains_key(qualifier) {
+        return Err(UrlError::Exists);
     }
+    let now = now();
+    let url = FunctionUrl {
+        id: Uuid::new_v4().simple().to_string(),
+        auth,
+        cors: wish.cors,
+        mode: wish.mode.unwrap_or_default(),
+        created: now.clone(),
+        modified: now,
+    };
+    urls.insert(qualifier.into(), url.clone());
+    Ok(url)
+}
 
-    pub(crate) async fn update_url(
-        &self,
-        name: &FunctionName,
-        qualifier: &str,
-        change: UrlChange,
-    ) -> Result<FunctionUrl, UrlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        check_alias(&function, qualifier)?;
-        let mut function = Function::clone(&function);
-        let url = function
-            .record
-            .urls
-            .get_mut(qualifier)
-            .ok_or(UrlError::None)?;
-        url.auth = change.auth.unwrap_or(url.auth);
-        url.cors = change.cors.or(url.cors.take());
-        url.mode = change.mode.unwrap_or(url.mode);
-        url.modified = now();
-        let url = url.clone();
-        writer.put(function).await.map_err(ControlError::from)?;
-        Ok(url)
-    }
+pub(crate) fn update(
+    change: &mut Change<'_>,
+    qualifier: &str,
+    wish: UrlChange,
+) -> Result<FunctionUrl, UrlError> {
+    check_alias(&change.function, qualifier)?;
+    let urls = &mut change.function.record.urls;
+    let url = urls.get_mut(qualifier).ok_or(UrlError::None)?;
+    url.auth = wish.auth.unwrap_or(url.auth);
+    url.cors = wish.cors.or(url.cors.take());
+    url.mode = wish.mode.unwrap_or(url.mode);
+    url.modified = now();
+    Ok(url.clone())
+}
 
-    pub(crate) async fn delete_url(
-        &self,
-        name: &FunctionName,
-        qualifier: &str,
-    ) -> Result<(), UrlError> {
-        let writer = self.catalog.write().await;
-        let function = writer.get(name).ok_or(ControlError::NotFound)?;
-        let mut function = Function::clone(&function);
-        if function.record.urls.remove(qualifier).is_none() {
-            return Err(UrlError::None);
-        }
-        writer.put(function).await.map_err(ControlError::from)?;
-        Ok(())
-    }
+pub(crate) fn delete(change: &mut Change<'_>, qualifier: &str) -> Result<(), UrlError> {
+    let urls = &mut change.function.record.urls;
+    urls.remove(qualifier).map(drop).ok_or(UrlError::None)
 }
 
 /// Checks that the alias of a URL exists. Lambda's error for a missing alias is that of a missing function.

@@ -68,18 +68,24 @@ pub(crate) struct Events {
     runs: TaskTracker,
 }
 
+/// The settings of the queue and of its events.
+#[derive(Debug)]
+pub(crate) struct EventSettings {
+    pub(crate) bounds: Bounds,
+    pub(crate) retry: RetrySettings,
+}
+
 impl Events {
-    /// Opens the queue and runs its events until `closing`. Events of functions for which `exists` is
-    /// false are deleted. Must run in a tokio runtime.
+    /// Opens the queue and runs its events until `closing`. Events of functions that do not exist are
+    /// deleted. Must run in a tokio runtime.
     pub(crate) async fn start(
         path: &Path,
-        bounds: Bounds,
-        retry: RetrySettings,
+        settings: EventSettings,
         functions: Arc<dyn Functions>,
         metrics: &Metrics,
         closing: CancellationToken,
-        exists: impl Fn(&FunctionName) -> bool,
     ) -> Result<Self, EventsStartError> {
+        let EventSettings { bounds, retry } = settings;
         let metrics = Arc::new(EventMetrics::new(metrics.registry())?);
         let queue = Arc::new(Queue::open(path, Schedule::new(bounds))?);
         let configs = Configs::new(queue.commits(), queue.configs().await?)?;
@@ -94,7 +100,7 @@ impl Events {
         };
         let mut stored = queue.schedule().functions();
         stored.extend(configs.functions());
-        for function in stored.iter().filter(|function| !exists(function)) {
+        for function in stored.iter().filter(|function| !functions.exists(function)) {
             tracing::info!(%function, "the controller deletes the events of a deleted function");
             this.forget(function).await?;
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LayerUse, Logging, VersionId};
 
-/// A function's configuration. All of it is part of the function snapshot's fingerprint.
+/// A function's configuration. What init can see of it is part of the function snapshot's fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FunctionConfig {
     pub(crate) runtime: Runtime,

@@ -3,6 +3,7 @@
 
 mod alias;
 mod arn;
+mod artefacts;
 mod config;
 mod layer;
 mod logging;
@@ -17,6 +18,11 @@ mod version;
 
 pub(crate) use alias::{AliasName, AliasRecord, Aliases, Weighted};
 pub(crate) use arn::{is_account, is_partition, is_region};
+#[cfg(test)]
+pub(crate) use artefacts::tests::artefacts_in;
+pub(crate) use artefacts::{
+    ArtefactFiles, Artefacts, Fingerprints, InstanceInit, SnapshotFiles, StartsFrom, snapshot_files,
+};
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
 pub(crate) use layer::{LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion};
 pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel, new_log_stream};
@@ -34,6 +40,4 @@ pub(crate) use shared_generators::SharedGenerators;
 #[cfg(test)]
 pub(crate) use shared_generators::tests::found as shared_generator;
 pub(crate) use url::{AuthType, Cors, FunctionUrl, FunctionUrls, InvokeMode};
-pub(crate) use version::{
-    Artefacts, Fingerprints, InstanceInit, SnapshotFiles, StartsFrom, Version, snapshot_files,
-};
+pub(crate) use version::{Version, VersionContent};

@@ -98,6 +98,9 @@ pub(crate) struct Deployed {
     pub(crate) code: Code,
     #[serde(flatten)]
     pub(crate) made: Made,
+    /// Whether an earlier deploy has made the artefacts, so that this one did not run init.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) snapshot_reused: bool,
 }
 
 /// The record of a version's artefacts.

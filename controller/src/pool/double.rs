@@ -26,7 +26,8 @@ use tokio::sync::Semaphore;
 
 use super::dispatch::ArtefactSource;
 use crate::function::{
-    Artefacts, Fingerprints, InstanceInit, SharedGenerators, StartsFrom, Version, shared_generator,
+    ArtefactFiles, Artefacts, Fingerprints, InstanceInit, SharedGenerators, StartsFrom, Version,
+    shared_generator,
 };
 use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess, socket_pair};
 
@@ -130,16 +131,17 @@ impl Stage {
             std::fs::write(folder.join(name), "x").unwrap();
         }
         let code = folder.join("code");
-        let artefacts = Artefacts::new(
-            "k".into(),
-            code.clone(),
-            code,
-            None,
+        let files = ArtefactFiles {
+            key: "k".into(),
+            runtime_image: code.clone(),
+            code_image: code,
+            layers_image: None,
             folder,
-            Fingerprints::default(),
-            starts_from,
-        );
+        };
+        let artefacts = Artefacts::new(files, Fingerprints::default(), starts_from);
         artefacts.sealed().seal().unwrap();
+        // For the version that gets them.
+        artefacts.own();
         artefacts
     }
 }

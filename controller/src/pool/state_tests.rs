@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::job::{Invocation, NotRun};
 use super::*;
-use crate::function::{Code, FunctionConfig, FunctionName, VersionId};
+use crate::function::{Code, FunctionConfig, FunctionName, VersionContent, VersionId};
 use crate::registry::test_record;
 
 const GRACE: Duration = Duration::from_millis(100);
@@ -26,8 +26,14 @@ pub(crate) fn version(name: &str, memory_mib: u32) -> Arc<Version> {
         size: 0,
         unpacked: 0,
     };
-    let name = FunctionName::parse(name).unwrap();
-    Version::new(name, VersionId::Latest, config, code, "r".into(), None)
+    let content = VersionContent {
+        name: FunctionName::parse(name).unwrap(),
+        id: VersionId::Latest,
+        config,
+        code,
+        revision_id: "r".into(),
+    };
+    Version::new(content, None)
 }
 
 struct Book {

@@ -6,6 +6,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::packages_in_use::of_layer;
 use super::{Database, RegistryError};
 use crate::function::{
     FunctionName, FunctionRecord, LayerName, LayerRecord, Version, VersionId, VersionRecord,
@@ -50,27 +51,6 @@ impl Function {
     pub(crate) fn all_live(&self) -> impl Iterator<Item = &Arc<Version>> {
         let published = self.versions.values().filter_map(|v| v.live.as_ref());
         self.live.iter().chain(published)
-    }
-
-    /// The hashes of all packages that its records refer to, some more than once.
-    pub(crate) fn packages(&self) -> impl Iterator<Item = &str> {
-        let deployed = self.record.deployed.as_ref().map(|deployed| &deployed.code);
-        let versions = self.versions.values().map(|version| &version.record.code);
-        let deployed_config = self
-            .record
-            .deployed
-            .as_ref()
-            .map(|deployed| &deployed.config);
-        let configs = self.versions.values().map(|version| &version.record.config);
-        let layers = std::iter::once(&self.record.config)
-            .chain(deployed_config)
-            .chain(configs)
-            .flat_map(|config| config.layers.iter().map(|layer| &layer.code));
-        std::iter::once(&self.record.code)
-            .chain(deployed)
-            .chain(versions)
-            .chain(layers)
-            .map(|code| code.sha256.as_str())
     }
 
     /// The versions with a running deploy, and the deploys' keys.
@@ -201,15 +181,13 @@ impl Writer<'_> {
 
     /// Whether the record of any function or layer refers to this package.
     pub(crate) fn uses_code(&self, sha256: &str) -> bool {
-        let layers = self.catalog.layers();
-        let mut versions = layers.iter().flat_map(|layer| layer.versions.values());
-        if versions.any(|version| version.code.sha256 == sha256) {
-            return true;
-        }
-        self.catalog
-            .read()
+        let layers = self.catalog.read_layers();
+        let functions = self.catalog.read();
+        layers
             .values()
-            .any(|function| function.packages().any(|used| used == sha256))
+            .flat_map(|layer| of_layer(layer))
+            .chain(functions.values().flat_map(|function| function.packages()))
+            .any(|used| used == sha256)
     }
 
     pub(crate) async fn put(&self, function: Function) -> Result<Arc<Function>, RegistryError> {

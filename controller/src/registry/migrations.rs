@@ -167,6 +167,7 @@ mod tests {
                 fingerprint: "f".into(),
                 shared_generators: None,
             },
+            snapshot_reused: false,
         });
         let mut document = serde_json::to_value(&old).unwrap();
         for field in [

@@ -8,6 +8,7 @@ mod database;
 mod documents;
 mod encryption;
 mod migrations;
+mod packages_in_use;
 mod target;
 
 pub(crate) use catalog::{Catalog, Function, Published, Writer};

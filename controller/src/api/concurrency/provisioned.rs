@@ -19,6 +19,7 @@ use crate::api::http::violations::found;
 use crate::api::http::wire::parse;
 use crate::api::target::extract::Function;
 use crate::api::target::names::Named;
+use crate::deploy::{Change, provisioning};
 use crate::function::{LATEST, ProvisionedRecord, State as VersionState};
 use crate::registry::{self, Target};
 
@@ -120,7 +121,8 @@ pub(crate) async fn delete(
 ) -> Result<Response, ApiError> {
     let (_, qualifier) = provisionable(&app, &named, NOT_A_VERSION)?;
     app.change_function(&named, |deployer, name| async move {
-        deployer.delete_provisioned(&name, &qualifier).await
+        let delete = |change: &mut Change<'_>| provisioning::delete(change, &qualifier);
+        deployer.change(&name, delete).await
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())

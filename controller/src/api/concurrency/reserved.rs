@@ -17,6 +17,7 @@ use crate::api::http::violations::found;
 use crate::api::http::wire::parse;
 use crate::api::target::extract::Function;
 use crate::api::target::names::Named;
+use crate::deploy::{Change, concurrency};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -80,7 +81,8 @@ fn check_unqualified(named: &Named) -> Result<(), ApiError> {
 
 async fn reserve(app: &App, named: &Named, reserved: Option<u32>) -> Result<(), ApiError> {
     app.change_function(named, |deployer, name| async move {
-        deployer.reserve_concurrency(&name, reserved).await
+        let reserve = |change: &mut Change<'_>| concurrency::reserve(change, reserved);
+        deployer.change(&name, reserve).await
     })
     .await?;
     Ok(())

@@ -21,7 +21,7 @@ use crate::api::http::violations::{Violations, checked, found};
 use crate::api::http::wire::parse;
 use crate::api::target::extract::Function;
 use crate::api::target::names::Named;
-use crate::deploy::{ControlError, UrlChange, UrlError};
+use crate::deploy::{Change, ControlError, UrlChange, UrlError, urls};
 use crate::function::{AliasName, ArnScope, AuthType, Cors, FunctionUrl, InvokeMode};
 
 /// Maximum number of items of a list in a CORS configuration, and maximum length of each.
@@ -148,15 +148,18 @@ pub(crate) async fn create(
     let alias = alias(&named)?;
     let body = read_small(&headers, body, "CreateFunctionUrlConfig").await?;
     let input: UrlInput = parse(&body)?;
-    let (auth, change) = found(|violations| {
+    let (auth, wish) = found(|violations| {
         violations.given(input.auth_type.as_ref(), "authType");
-        let change = input.check(violations);
-        Some((change.auth?, change))
+        let wish = input.check(violations);
+        Some((wish.auth?, wish))
     })?;
-    let mode_given = change.mode.is_some();
+    let mode_given = wish.mode.is_some();
     let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
-    let made = to_the_end(async move { deployer.create_url(&name, &of, auth, change).await });
-    let url = made
+    let made = to_the_end(async move {
+        let create = |change: &mut Change<'_>| urls::create(change, &of, auth, wish);
+        deployer.change(&name, create).await
+    });
+    let (_, url) = made
         .await?
         .map_err(|error| refused(error, &named, &app.arn_scope))?;
     let mut answer = written(&url, mode_given, &named, &alias, &headers, &app.arn_scope);
@@ -190,11 +193,14 @@ pub(crate) async fn update(
     let alias = alias(&named)?;
     let body = read_small(&headers, body, "UpdateFunctionUrlConfig").await?;
     let input: UrlInput = parse(&body)?;
-    let change = checked(|violations| input.check(violations))?;
-    let mode_given = change.mode.is_some();
+    let wish = checked(|violations| input.check(violations))?;
+    let mode_given = wish.mode.is_some();
     let (deployer, name, of) = (app.deployer.clone(), named.name.clone(), alias.clone());
-    let changed = to_the_end(async move { deployer.update_url(&name, &of, change).await });
-    let url = changed
+    let changed = to_the_end(async move {
+        let update = |change: &mut Change<'_>| urls::update(change, &of, wish);
+        deployer.change(&name, update).await
+    });
+    let (_, url) = changed
         .await?
         .map_err(|error| refused(error, &named, &app.arn_scope))?;
     let answer = written(&url, mode_given, &named, &alias, &headers, &app.arn_scope);
@@ -207,8 +213,11 @@ pub(crate) async fn delete(
 ) -> Result<Response, ApiError> {
     let alias = alias(&named)?;
     let (deployer, name) = (app.deployer.clone(), named.name.clone());
-    let deleted = to_the_end(async move { deployer.delete_url(&name, &alias).await }).await?;
-    deleted.map_err(|error| match error {
+    let deleted = to_the_end(async move {
+        let delete = |change: &mut Change<'_>| urls::delete(change, &alias);
+        deployer.change(&name, delete).await
+    });
+    deleted.await?.map_err(|error| match error {
         UrlError::Control(ControlError::NotFound) => {
             refused(UrlError::None, &named, &app.arn_scope)
         }

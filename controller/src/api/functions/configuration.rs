@@ -26,6 +26,8 @@ pub(crate) struct Shown<'a> {
     last_update: Update<'a>,
     /// Why init runs in each instance of what serves; `None` if it does not.
     shared_generators: Option<&'a SharedGenerators>,
+    /// Whether the deploy of what serves has used the snapshot of an earlier one.
+    snapshot_reused: bool,
     /// The key of the deploy that makes it.
     pending: Option<&'a str>,
 }
@@ -57,6 +59,10 @@ impl<'a> Shown<'a> {
                 .deployed
                 .as_ref()
                 .and_then(|deployed| deployed.made.shared_generators.as_ref()),
+            snapshot_reused: record
+                .deployed
+                .as_ref()
+                .is_some_and(|deployed| deployed.snapshot_reused),
             pending: record.pending_deploy.as_deref(),
         }
     }
@@ -79,6 +85,8 @@ impl<'a> Shown<'a> {
                 .made
                 .as_ref()
                 .and_then(|made| made.shared_generators.as_ref()),
+            // Its number is in its guest, so only its own deploy could have made the snapshot.
+            snapshot_reused: false,
             pending: record.pending_deploy.as_deref(),
         }
     }
@@ -188,6 +196,9 @@ impl<'a> Shown<'a> {
                 .map(|found| json!({ "Library": found.library, "File": found.file }));
             out["Hearth"] = json!({ "InitInEachInstance": libraries.collect::<Value>() });
         }
+        if self.snapshot_reused {
+            out["Hearth"] = json!({ "SnapshotReused": true });
+        }
         out
     }
 }
@@ -249,7 +260,8 @@ mod tests {
     use crate::registry::test_record;
 
     #[test]
-    fn a_function_whose_init_runs_in_each_instance_says_why() {
+    fn a_function_says_why_init_runs_in_each_instance_and_that_its_snapshot_is_of_an_earlier_deploy()
+     {
         let arn_scope = ArnScope {
             region: "us-east-1".into(),
             account: "000000000000".into(),
@@ -261,17 +273,22 @@ mod tests {
             fingerprint: "f".into(),
             shared_generators: None,
         };
-        let mut shown = |made: &Made| {
+        let mut shown = |made: &Made, reused| {
             record.deployed = Some(Deployed {
                 config: record.config.clone(),
                 code: record.code.clone(),
                 made: made.clone(),
+                snapshot_reused: reused,
             });
             Shown::latest(&record).configuration(&arn_scope)["Hearth"].clone()
         };
-        assert_eq!(shown(&made), Value::Null);
+        assert_eq!(shown(&made, false), Value::Null);
+        assert_eq!(shown(&made, true), json!({ "SnapshotReused": true }));
         made.shared_generators = SharedGenerators::of_guest(&[gnutls]);
         let found = json!({ "Library": "GnuTLS", "File": "/opt/lib/libgnutls.so.30" });
-        assert_eq!(shown(&made), json!({ "InitInEachInstance": [found] }));
+        assert_eq!(
+            shown(&made, false),
+            json!({ "InitInEachInstance": [found] })
+        );
     }
 }

@@ -20,6 +20,7 @@ use crate::api::http::response::json_response;
 use crate::api::http::violations::found;
 use crate::api::http::wire::parse;
 use crate::api::target::names::{NameForm, Named};
+use crate::deploy::{Change, annotations};
 
 const PATTERN: &str = "Member must satisfy regular expression pattern: \
     arn:(aws[a-zA-Z-]*)?:lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\\d{1}:\\d{12}:\
@@ -99,12 +100,15 @@ pub(crate) async fn remove(
 async fn change(
     app: &App,
     named: Named,
-    change: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), ChangeError> + Send + 'static,
+    wish: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), ChangeError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let arn = app.arn_scope.arn(&named.name);
     let deployer = app.deployer.clone();
-    to_the_end(async move { deployer.change_tags(&named.name, change).await })
-        .await?
-        .map_err(|error| error.into_api_error(&arn))?;
+    to_the_end(async move {
+        let change_tags = |change: &mut Change<'_>| annotations::change_tags(change, wish);
+        deployer.change(&named.name, change_tags).await
+    })
+    .await?
+    .map_err(|error| error.into_api_error(&arn))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

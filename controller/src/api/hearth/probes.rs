@@ -27,6 +27,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Api
     let disk = statvfs(app.builder.data.root()).ok();
     let free = disk.map(|disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
     app.metrics.set_current(running, waiting, free);
+    app.metrics.set_kept_snapshots(app.builder.kept.bytes());
     let text = app
         .metrics
         .text(app.pool.census(), app.pool.shells())

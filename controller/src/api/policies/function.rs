@@ -20,6 +20,7 @@ use crate::api::http::violations::{Violations, checked};
 use crate::api::http::wire::parse;
 use crate::api::target::extract::{Function, Namespaced};
 use crate::api::target::names::Named;
+use crate::deploy::{Change, annotations};
 use crate::function::{Conditions, LATEST, Statement, policy_document};
 use crate::registry::Target;
 
@@ -106,9 +107,10 @@ pub(crate) async fn add(
     let deployer = app.deployer.clone();
     to_the_end(async move {
         let Named { name, qualifier } = named;
-        deployer
-            .grant(&name, qualifier.as_deref(), statement, revision.as_deref())
-            .await
+        let grant = |change: &mut Change<'_>| {
+            annotations::grant(change, qualifier.as_deref(), statement, revision.as_deref())
+        };
+        deployer.change(&name, grant).await
     })
     .await?
     .map_err(|error| ApiError::control(error, &arn))?;
@@ -156,9 +158,10 @@ pub(crate) async fn remove(
     let deployer = app.deployer.clone();
     to_the_end(async move {
         let Named { name, qualifier } = named;
-        deployer
-            .revoke(&name, qualifier.as_deref(), &sid, revision.as_deref())
-            .await
+        let revoke = |change: &mut Change<'_>| {
+            annotations::revoke(change, qualifier.as_deref(), &sid, revision.as_deref())
+        };
+        deployer.change(&name, revoke).await
     })
     .await?
     .map_err(|error| ApiError::control(error, &arn))?;

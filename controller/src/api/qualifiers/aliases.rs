@@ -20,7 +20,7 @@ use crate::api::http::violations::{Violations, checked, found};
 use crate::api::http::wire::parse;
 use crate::api::target::extract::Function;
 use crate::api::target::names::Named;
-use crate::deploy::AliasChange;
+use crate::deploy::{AliasChange, Change, aliases};
 use crate::function::{AliasName, AliasRecord, VersionId, Weighted};
 use crate::registry;
 
@@ -191,9 +191,10 @@ pub(crate) async fn create(
         revision_id: String::new(),
     };
     let made = alias.clone();
-    let function = app
+    let (function, ()) = app
         .change_function(&named, |deployer, name| async move {
-            deployer.create_alias(&name, made, record).await
+            let create = |change: &mut Change<'_>| aliases::create(change, made, record);
+            deployer.change(&name, create).await
         })
         .await?;
     shown(&app, &function, &alias, StatusCode::CREATED)
@@ -249,11 +250,12 @@ pub(crate) async fn update(
         check_alias(violations, segments.get("alias"))
     })?;
     app.find(&named)?;
-    let change = input.change(&named, &app)?;
+    let wish = input.change(&named, &app)?;
     let changed = alias.clone();
-    let function = app
+    let (function, ()) = app
         .change_function(&named, |deployer, name| async move {
-            deployer.update_alias(&name, &changed, change).await
+            let update = |change: &mut Change<'_>| aliases::update(change, changed, wish);
+            deployer.change(&name, update).await
         })
         .await?;
     shown(&app, &function, &alias, StatusCode::OK)
@@ -267,7 +269,8 @@ pub(crate) async fn delete(
     app.find(&named)?;
     let alias = parse_alias(&segments)?;
     app.change_function(&named, |deployer, name| async move {
-        deployer.delete_alias(&name, &alias).await
+        let delete = |change: &mut Change<'_>| aliases::delete(change, &alias);
+        deployer.change(&name, delete).await
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())

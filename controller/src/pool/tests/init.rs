@@ -154,7 +154,7 @@ async fn a_runtime_snapshot_outlives_the_versions_that_start_from_it() {
     let fixture = Fixture::new(SETTINGS);
     let f = fixture.version_with_init("f", "ok");
     fixture.run(&f, "x").await.unwrap();
-    let code = f.artefacts().unwrap().code_image.clone();
+    let code = f.artefacts().unwrap().files.code_image.clone();
     fixture.pool.retire(&f);
     drop(f);
     let deadline = Instant::now() + SOON;
