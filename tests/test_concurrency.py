@@ -1,6 +1,5 @@
 """Many invocations at once: as many instances as needed, up to the limit, then 429."""
 
-import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -125,9 +124,7 @@ def test_a_delete_lets_an_invocation_finish_and_leaves_nothing_of_the_function(
 ):
     create(client, "doomed", guest_package)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(
-            invoke_raw, controller, "doomed", json.dumps({"op": "sleep", "n": 5000}).encode()
-        )
+        running = pool.submit(invoke_raw, controller, "doomed", b'{"op":"sleep","n":5000}')
         until("it runs", lambda: [i["state"] for i in controller.instances("doomed")] == ["busy"])
         client.delete_function(FunctionName="doomed")
         answer = running.result()

@@ -410,6 +410,12 @@ def hostile(controller, event):
     right meanwhile and afterwards, and an instance that has failed serves nothing more."""
     client = lambda_client(controller.url)
     call(client, "echo").ok()
+
+    def one_is_idle():
+        return [i["state"] for i in controller.instances(NAME)] == ["idle"]
+
+    # Otherwise the harmful call may get an instance of its own, and this one stays.
+    until("its only instance is idle", one_is_idle)
     limit = 1.5
     with ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
