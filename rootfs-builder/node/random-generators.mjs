@@ -75,7 +75,8 @@ let drewInt = false;
 
 function note(buffer) {
   if (!watching || !(buffer?.byteLength > 0)) return;
-  const place = caller(new Error().stack);
+  // A function can replace what a stack is made into, by any value.
+  const place = caller(String(new Error().stack));
   const { name, major } = packageOf(place);
   const keeper = KEEPERS.get(name);
   const filled = keeper !== undefined && major <= keeper;
