@@ -67,10 +67,10 @@ def open_files(pid: int) -> dict[int, str]:
 
 
 def private_kib(pid: int) -> int:
-    """Memory that would come free if the process ended: private clean and dirty pages."""
-    return sum(
-        kib for name, kib in smaps(pid).items() if name in ("Private_Clean", "Private_Dirty")
-    )
+    """Memory that only this process has: anonymous pages, those that were swapped out too. Not pages of
+    files, which the host drops and reads again as it likes."""
+    figures = smaps(pid)
+    return figures["Anonymous"] + figures["Swap"]
 
 
 def smaps(pid: int) -> dict[str, int]:
