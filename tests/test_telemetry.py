@@ -45,9 +45,14 @@ def client(told):
 
 
 def what(messages, by):
-    """What one of the two was told, in order."""
-    lines = [json.loads(m.removeprefix("TOLD ")) for m in messages if m.startswith("TOLD ")]
+    """What one of the two was told, in order, each event once: the agent sends a batch again that a
+    listener has not acknowledged in five seconds, and on a busy host the listener may have read it."""
+    lines = [json.loads(m) for m in dict.fromkeys(told_lines(messages))]
     return [line["what"] for line in lines if line["by"] == by]
+
+
+def told_lines(messages):
+    return (m.removeprefix("TOLD ") for m in messages if m.startswith("TOLD "))
 
 
 def told_by(controller, by):

@@ -24,6 +24,7 @@ class Site:
     runtime: str
     adapters_mode: str
     urls_mode: str
+    generator: str
 
     @property
     def streams(self) -> bool:
@@ -31,8 +32,14 @@ class Site:
 
 
 SITES = [
-    Site("flask", "python3.11", "buffered", "BUFFERED"),
-    Site("express", "nodejs20.x", "response_stream", "RESPONSE_STREAM"),
+    Site("flask", "python3.11", "buffered", "BUFFERED", "Python's random"),
+    Site(
+        "express",
+        "nodejs20.x",
+        "response_stream",
+        "RESPONSE_STREAM",
+        "Node.js's random generators",
+    ),
 ]
 
 
@@ -174,16 +181,17 @@ def test_an_event_of_api_gateway_is_a_request_too(client, site):
     assert body == bytes(range(256)) * 16
 
 
-def test_every_instance_goes_on_from_the_same_running_site(controller, site):
-    site, url = site
-    seen = set()
-    for _ in range(2):
-        controller.end_instances(site.name)
-        answer = controller.http.request("GET", f"{url}/greet/me")
-        assert answer.status == 200
-        seen.add(answer.json()["process"])
-    # It was started once, before the snapshot.
-    assert len(seen) == 1
+def test_its_own_interpreter_makes_a_sites_init_run_in_each_instance_and_the_log_says_so(
+    controller, site
+):
+    """The runtime that could register the interpreter's random generators is not started."""
+    site, _ = site
+    configuration = f"/2015-03-31/functions/{site.name}/configuration"
+    (library,) = controller.get(configuration).json()["Hearth"]["InitInEachInstance"]
+    assert library["Library"] == site.generator
+    told = [r["message"] for r in controller.logs(site.name, "?limit=10000")]
+    (why,) = [m for m in told if m.startswith("Init runs in each instance: ")]
+    assert site.generator in why
 
 
 def test_an_answer_in_pieces_is_whole_and_streamed_where_it_shall(controller, site):

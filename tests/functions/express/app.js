@@ -11,7 +11,6 @@ app.get("/greet/:name", (request, answer) => {
     name: request.params.name,
     words: [request.query.word ?? []].flat(),
     said: request.get("x-said"),
-    process: process.pid,
   });
 });
 

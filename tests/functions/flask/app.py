@@ -2,7 +2,6 @@
 it. Its twin is tests/functions/express."""
 
 import json
-import os
 import time
 
 from flask import Flask, Response, jsonify, request
@@ -21,7 +20,6 @@ def greet(name: str):
         name=name,
         words=request.args.getlist("word"),
         said=request.headers.get("x-said"),
-        process=os.getpid(),
     )
 
 
