@@ -18,4 +18,4 @@ const proxy = http.createServer((request, reply) => {
   });
 });
 proxy.requestTimeout = 0;
-proxy.listen(9009, "127.0.0.1");
+proxy.listen(9009, "127.0.0.1", () => console.log("the proxy listens"));
