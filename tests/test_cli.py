@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -274,7 +275,19 @@ def test_doctor_finds_this_machine_ready():
 
 def test_help_names_every_command():
     told = run(layout.HEARTH, "--help").ok()
-    for command in ("serve", "deploy", "invoke", "logs", "ls", "rm", "dev", "keys", "doctor"):
+    for command in (
+        "serve",
+        "deploy",
+        "invoke",
+        "logs",
+        "ls",
+        "rm",
+        "dev",
+        "keys",
+        "backup",
+        "restore",
+        "doctor",
+    ):
         assert command in told
         assert run(layout.HEARTH, command, "--help").ok()
 
@@ -314,8 +327,9 @@ def dev(template, tmp_path):
     host.assert_nothing_left(before)
 
 
-def ask(url):
-    with urllib.request.urlopen(urllib.request.Request(url, data=b"{}"), timeout=120) as answer:
+def ask(url, headers=()):
+    request = urllib.request.Request(url, data=b"{}", headers=dict(headers))
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return json.loads(answer.read())
 
 
@@ -340,6 +354,14 @@ def test_dev_serves_the_folder_and_never_answers_with_stale_code(dev):
         # The change is seen by inotify, a moment after the write; from then on nothing stale.
         until(f"the answer is {answer}", lambda answer=answer: ask(url) == answer, 60)
         assert ask(url) == answer
+    for header in (
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(url, header)
+        assert refused.value.code == 403, header
     assert process.poll() is None
     lines = log.read_text().splitlines()
     assert sum("200" in line for line in lines) >= 3, lines

@@ -25,6 +25,80 @@ def test_twenty_concurrent_invocations_use_as_many_instances_and_all_answer_righ
     assert most == len(events), f"at most {most} instances at the same time"
 
 
+@pytest.mark.alone
+def test_a_burst_of_cold_invocations_is_answered_and_another_function_beside_it(own_controller):
+    controller = own_controller("--max-starts", "2")
+    most = 0
+    with ThreadPoolExecutor(50) as pool:
+        events = [b'{"op":"echo","n":%d}' % n for n in range(48)]
+        burst = [pool.submit(invoke_raw, controller, "guest", event) for event in events]
+        beside = pool.submit(invoke_raw, controller, "probe", b'{"op":"environment"}')
+        while wait([*burst, beside], timeout=0.05).not_done:
+            most = max(most, controller.metrics()["hearth_starts_under_way"])
+    for n, answer in enumerate(future.result() for future in burst):
+        assert answer.ok() == {"op": "echo", "n": n}
+    beside.result().ok()
+    assert most <= 2
+    until(
+        "no start is left under way",
+        lambda: controller.metrics()["hearth_starts_under_way"] == 0,
+    )
+    metrics = controller.metrics()
+    assert metrics["hearth_invocations_waiting"] == 0
+    assert metrics["hearth_start_wait_duration_seconds_count"] >= 2
+
+
+@pytest.mark.alone
+def test_beyond_the_bound_of_waiting_invocations_429_at_once(own_controller):
+    controller = own_controller(
+        *("--max-instances", "1", "--max-waiting-per-function", "1"),
+        *("--throttle-wait-ms", "60000"),
+    )
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(invoke_raw, controller, "guest", b'{"op":"sleep","n":8000}')
+        until("it runs", lambda: [i["state"] for i in controller.instances()] == ["busy"])
+        waiting = pool.submit(invoke_raw, controller, "guest", b'{"op":"echo"}')
+        until("one waits", lambda: controller.metrics()["hearth_invocations_waiting"] == 1)
+        refused = invoke_raw(controller, "guest", b'{"op":"echo"}')
+        assert refused.status == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert not waiting.done()
+        running.result().ok()
+        assert waiting.result().ok() == {"op": "echo"}
+
+
+def test_reserved_concurrency_has_instances_whatever_another_function_takes(own_controller):
+    controller = own_controller(
+        *("--max-instances", "4", "--max-instances-per-function", "4"),
+        *("--throttle-wait-ms", "200"),
+    )
+    client = lambda_client(controller.url)
+    client.put_function_concurrency(FunctionName="probe", ReservedConcurrentExecutions=2)
+    with ThreadPoolExecutor(2) as pool:
+        running = [
+            pool.submit(invoke, client, "guest", {"op": "sleep", "n": 8000}) for _ in range(2)
+        ]
+        until(
+            "two busy instances",
+            lambda: [i["state"] for i in controller.instances("guest")] == ["busy", "busy"],
+        )
+        assert invoke_raw(controller, "guest", b'{"op":"echo"}').status == 429
+        invoke(client, "probe", {"op": "environment"}).ok()
+        for future in running:
+            future.result().ok()
+
+
+def test_one_function_has_at_most_half_of_the_host_by_default(own_controller):
+    controller = own_controller("--max-instances", "2", "--throttle-wait-ms", "200")
+    client = lambda_client(controller.url)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(invoke, client, "guest", {"op": "sleep", "n": 8000})
+        until("it runs", lambda: [i["state"] for i in controller.instances("guest")] == ["busy"])
+        assert invoke_raw(controller, "guest", b'{"op":"echo"}').status == 429
+        invoke(client, "probe", {"op": "environment"}).ok()
+        running.result().ok()
+
+
 def test_concurrent_answers_are_never_mixed_up(controller, client):
     def ask(n):
         event = {"op": "echo", "which": n, "filler": "x" * (n * 97 % 5000)}
@@ -173,7 +247,7 @@ def test_a_client_that_disconnects_in_mid_invocation_costs_nobody_else(controlle
     body = b'{"op":"sleep","n":2000}'
     with socket.create_connection(("127.0.0.1", controller.port)) as hasty:
         hasty.sendall(
-            b"POST /2015-03-31/functions/guest/invocations HTTP/1.1\r\nHost: h\r\n"
+            b"POST /2015-03-31/functions/guest/invocations HTTP/1.1\r\nHost: localhost\r\n"
             + f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )

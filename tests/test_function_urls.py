@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 from harness import host, layout, package, signatures
 from harness.command import run
+from harness.deadline import until
 from harness.invocation import create, invoke, lambda_client, wait_for
 
 WEB = {"Runtime": "python3.11", "Handler": "app.handler"}
@@ -22,9 +24,9 @@ def web(start_controller, tmp_path_factory):
     controller = start_controller(folder)
     client = lambda_client(controller.url)
     create(client, "web", package.folder(layout.FUNCTIONS / "web"), **WEB)
-    config = client.create_function_url_config(FunctionName="web", AuthType="NONE")
+    client.create_function_url_config(FunctionName="web", AuthType="NONE")
     yield SimpleNamespace(
-        controller=controller, client=client, url=config["FunctionUrl"], http=controller.http
+        controller=controller, client=client, url=controller.by_path("web"), http=controller.http
     )
     assert controller.stop() == 0
     host.assert_nothing_left(before)
@@ -54,7 +56,8 @@ def test_a_url_is_made_read_changed_listed_and_deleted(web):
     cors = {"AllowOrigins": ["*"], "AllowMethods": ["GET"], "MaxAge": 60}
     made = client.create_function_url_config(FunctionName="guest", AuthType="AWS_IAM", Cors=cors)
     assert made["ResponseMetadata"]["HTTPStatusCode"] == 201
-    assert made["FunctionUrl"] == f"{web.controller.url}/fn/guest/"
+    host = rf"http://[0-9a-z]{{32}}\.lambda-url\.localhost:{web.controller.port}/"
+    assert re.fullmatch(host, made["FunctionUrl"])
     assert made["FunctionArn"].endswith(":function:guest")
     assert (made["AuthType"], made["Cors"]) == ("AWS_IAM", cors)
     assert "InvokeMode" not in made, "it was not given"
@@ -73,7 +76,7 @@ def test_a_url_is_made_read_changed_listed_and_deleted(web):
     deleted = client.delete_function_url_config(FunctionName="guest")
     assert deleted["ResponseMetadata"]["HTTPStatusCode"] == 204
     assert not client.list_function_url_configs(FunctionName="guest")["FunctionUrlConfigs"]
-    assert web.http.request("GET", made["FunctionUrl"]).status == 403
+    assert web.controller.by_host("GET", made["FunctionUrl"]).status == 403
 
 
 def test_what_is_no_configuration_is_refused_with_lambdas_error(web):
@@ -100,9 +103,9 @@ def test_what_is_no_configuration_is_refused_with_lambdas_error(web):
 def test_the_aws_cli_makes_and_deletes_a_url(aws, web):
     words = ("--function-name", "probe")
     made = aws(web.controller, "create-function-url-config", *words, "--auth-type", "NONE").json()
-    assert web.http.request("GET", made["FunctionUrl"]).status != 403
+    assert web.controller.by_host("GET", made["FunctionUrl"]).status != 403
     aws(web.controller, "delete-function-url-config", *words).ok()
-    assert web.http.request("GET", made["FunctionUrl"]).status == 403
+    assert web.controller.by_host("GET", made["FunctionUrl"]).status == 403
 
 
 def test_a_url_outlives_the_controller_and_ends_with_its_function(own_controller, guest_package):
@@ -136,6 +139,10 @@ def test_a_request_is_an_event_of_payload_format_two(web):
             "Cookie": "one=1; two=2",
             "X-Custom": "Value",
             "User-Agent": "test/1",
+            "Connection": "X-Hop",
+            "X-Hop": "1",
+            "Keep-Alive": "timeout=5",
+            "TE": "trailers",
         },
     )
     assert answer.status == 200
@@ -154,7 +161,23 @@ def test_a_request_is_an_event_of_payload_format_two(web):
     }
     assert headers["x-custom"] == "Value"
     assert headers["host"] == web.controller.address
-    assert "cookie" not in headers
+    assert headers["cookie"] == "one=1; two=2"
+    assert headers["x-forwarded-port"] == str(web.controller.port)
+    assert not {"connection", "x-hop", "keep-alive", "te"} & set(headers)
+    trace = json.loads(get(web, "/trace").data)
+    assert trace["header"].startswith("Root=1-")
+    assert trace["own"].split(";")[0] == trace["header"]
+    sent = {"X-Amzn-Trace-Id": "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8"}
+    trace = json.loads(get(web, "/trace", headers=sent).data)
+    assert trace == {"header": "Root=1-5759e988-bd862e3fe1be46a994272793"} | {
+        "own": sent["X-Amzn-Trace-Id"]
+    }
+    chunks = iter([b"abc", b"def"])
+    headers = json.loads(get(web, "/event", method="POST", body=chunks, chunked=True).data)[
+        "headers"
+    ]
+    assert "transfer-encoding" not in headers
+    assert headers["content-length"] == "6"
     assert context["http"] == {
         "method": "PUT",
         "path": "/event",
@@ -187,6 +210,10 @@ def test_a_host_names_the_function_too(web):
     assert whole.data == b"/fn/guest/", "on its own host every path is the function's"
     other = name.replace(name[:4], "0000", 1)
     assert web.http.request("GET", f"{url}/event", headers={"Host": other}).status == 403
+    config = web.client.get_function_url_config(FunctionName="web")
+    told = json.loads(web.controller.by_host("GET", config["FunctionUrl"] + "event?a=1").data)
+    assert told["requestContext"]["domainName"].endswith(".lambda-url.localhost")
+    assert told["rawQueryString"] == "a=1"
 
 
 def test_bytes_come_and_go_as_they_are(web):
@@ -229,6 +256,29 @@ def test_what_is_no_answer_is_a_bad_gateway(web):
         answer = get(web, path)
         assert (answer.status, answer.data) == (502, b"Internal Server Error"), path
     assert get(web, "/text").status == 200
+
+
+def test_the_log_says_why_an_answer_was_refused(web):
+    answer = get(web, "/malformed")
+    lines = until(
+        "the reason is in the log",
+        lambda: [
+            record["message"]
+            for record in web.controller.logs("web")
+            if record["request_id"] == answer.headers["x-amzn-requestid"]
+            and "no valid HTTP response" in record["message"]
+        ],
+    )
+    assert len(lines) == 1
+    assert "statusCode is not an HTTP status from 200 to 599" in lines[0]
+
+
+def test_headers_of_the_connection_do_not_come_from_a_function(web):
+    answer = get(web, "/hops")
+    assert answer.status == 200
+    for name in ("x-hop", "keep-alive", "te", "trailer", "upgrade", "proxy-authenticate"):
+        assert name not in answer.headers, name
+    assert answer.headers["x-end"] == "1"
 
 
 def test_requests_beyond_six_megabytes_are_refused(web):
@@ -299,6 +349,36 @@ def test_without_cors_the_function_answers_browsers_itself(web):
     assert answer.headers["access-control-allow-origin"] == "https://own.example"
 
 
+def test_a_page_by_path_has_an_origin_of_its_own(web):
+    answer = get(web, "/page")
+    policies = answer.headers.getlist("content-security-policy")
+    assert policies[0] == "img-src *"
+    assert policies[1].startswith("sandbox ") and "allow-same-origin" not in policies[1]
+    assert "service-worker-allowed" not in answer.headers
+    worker = get(web, "/page", headers={"Service-Worker": "script"})
+    assert (worker.status, worker.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
+    config = web.client.get_function_url_config(FunctionName="web")
+    answer = web.controller.by_host("GET", config["FunctionUrl"] + "page")
+    assert answer.headers.getlist("content-security-policy") == ["img-src *"]
+    assert answer.headers["service-worker-allowed"] == "/"
+
+
+def test_pages_use_a_public_url_and_an_aws_iam_url_only_if_its_owner_lets_them(web, config):
+    for headers in (ORIGIN, {"Sec-Fetch-Site": "cross-site"}):
+        assert get(web, "/text", method="POST", headers=headers).status == 200
+    config(AuthType="AWS_IAM")
+    assert get(web, "/text").status == 200, "signatures are not checked on loopback"
+    for headers in (ORIGIN, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        refused = get(web, "/text", method="POST", headers=headers)
+        assert (refused.status, refused.headers["x-amzn-errortype"]) == (
+            403,
+            "AccessDeniedException",
+        )
+    config(Cors={"AllowOrigins": [ORIGIN["Origin"]]})
+    assert get(web, "/text", method="POST", headers=ORIGIN).status == 200
+    assert get(web, "/text", method="POST", headers={"Origin": "null"}).status == 403
+
+
 # Who may use it.
 
 
@@ -321,11 +401,11 @@ def test_an_aws_iam_url_takes_a_signature_and_a_none_url_does_not(start_controll
             aws_access_key_id=keys["admin"][0],
             aws_secret_access_key=keys["admin"][1],
         )
-        url = client.create_function_url_config(FunctionName="guest", AuthType="AWS_IAM")
+        client.create_function_url_config(FunctionName="guest", AuthType="AWS_IAM")
 
         def call(key, body=b"", sent=None):
             request = signatures.signed(
-                "POST", url["FunctionUrl"] + "p", {}, body, key=key, region="us-east-1"
+                "POST", controller.by_path("guest") + "p", {}, body, key=key, region="us-east-1"
             )
             headers = dict(request.headers.items())
             return controller.http.request("POST", request.url, body=sent or body, headers=headers)
@@ -359,12 +439,13 @@ def test_an_aliases_url_runs_what_the_alias_points_to(web):
     wait_for(client, "published_version_active", "web", Qualifier=version)
     client.create_alias(FunctionName="web", Name="live", FunctionVersion=version)
     made = client.create_function_url_config(FunctionName="web", Qualifier="live", AuthType="NONE")
-    assert made["FunctionUrl"].endswith("/fn/web:live/")
+    by_path = web.controller.by_path("web", "live")
     assert made["FunctionArn"].endswith(":function:web:live")
-    answer = web.http.request("GET", made["FunctionUrl"] + "event")
+    answer = web.http.request("GET", by_path + "event")
     assert json.loads(answer.data)["rawPath"] == "/event"
     listed = client.list_function_url_configs(FunctionName="web")["FunctionUrlConfigs"]
     assert len(listed) == 2
+    assert web.controller.by_host("GET", made["FunctionUrl"]).status == 200
     client.delete_alias(FunctionName="web", Name="live")
-    assert web.http.request("GET", made["FunctionUrl"]).status == 403
+    assert web.http.request("GET", by_path).status == 403
     assert invoke(client, "web", {"rawPath": "/text"}).ok() == "just text"

@@ -19,7 +19,7 @@ def test_create_answers_pending_then_active_with_lambdas_configuration(
         Role=ROLE,
         Code={"ZipFile": guest_package},
         Description="a description",
-        Environment={"Variables": {"K": "V"}},
+        Environment={"Variables": {"KEY": "V"}},
         Tags={"team": "blue"},
     )
     assert created["ResponseMetadata"]["HTTPStatusCode"] == 201
@@ -40,7 +40,7 @@ def test_create_answers_pending_then_active_with_lambdas_configuration(
         "CodeSize": len(guest_package),
         "CodeSha256": base64.b64encode(hashlib.sha256(guest_package).digest()).decode(),
         "Version": "$LATEST",
-        "Environment": {"Variables": {"K": "V"}},
+        "Environment": {"Variables": {"KEY": "V"}},
         "PackageType": "Zip",
         "Architectures": ["x86_64"],
         "EphemeralStorage": {"Size": 512},

@@ -26,6 +26,8 @@ def test_a_function_sees_lambdas_environment_and_its_own(controller, client):
         "AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001",
         "LAMBDA_TASK_ROOT": "/var/task",
         "LAMBDA_RUNTIME_DIR": "/var/runtime",
+        "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
+        "AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:2000",
         "TZ": ":UTC",
     }
     assert {name: seen.get(name) for name in expected} == expected

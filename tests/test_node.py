@@ -87,6 +87,11 @@ def test_the_context_is_lambdas(client, node):
     assert "--max-old-space-size=116" in about["arguments"]
 
 
+def test_the_guest_knows_its_own_name(client, node):
+    answer = invoke(client, NAME, {"op": "name"}).ok()
+    assert answer == {"name": "sandbox", "address": "127.0.0.1", "family": 4}
+
+
 def test_a_handler_answers_by_callback_or_not_at_all(client, node):
     assert invoke(client, NAME, {"op": "callback", "value": [1]}).ok() == {"called": [1]}
     assert invoke(client, NAME, {"op": "nothing"}).ok() is None
@@ -108,6 +113,17 @@ def test_an_error_has_its_type_message_and_trace(client, node, op, kind, message
     assert any("/var/task/app.js" in line for line in body["trace"])
     # `uncaught` ends the process; the next call starts another.
     assert invoke(client, NAME, {"op": "count"}).ok() >= 1
+
+
+@pytest.mark.parametrize("kind", ["function", "class", "symbol", "nothing"])
+def test_a_result_without_json_is_the_clients_error_and_the_process_lives_on(client, node, kind):
+    while invoke(client, NAME, {"op": "count"}).start != "warm":
+        pass
+    body = invoke(client, NAME, {"op": "without_json", "kind": kind}).failed()
+    assert (body["errorType"], body["errorMessage"]) == ("TypeError", "Wrong arguments")
+    after = invoke(client, NAME, {"op": "count"})
+    after.ok()
+    assert after.start == "warm"
 
 
 def test_what_it_writes_is_in_the_log_in_order(client, node):

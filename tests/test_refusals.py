@@ -36,7 +36,7 @@ def guarded(start_controller, tmp_path_factory):
 
 
 def ask(peer, line, length, *headers):
-    head = [f"{line} HTTP/1.1", "Host: h", f"Content-Length: {length}", *headers]
+    head = [f"{line} HTTP/1.1", "Host: localhost", f"Content-Length: {length}", *headers]
     peer.sendall("\r\n".join([*head, "", ""]).encode())
 
 

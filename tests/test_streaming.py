@@ -232,7 +232,7 @@ def url(controller, client):
             FunctionName="guest", AuthType="NONE", InvokeMode=mode
         )
         assert config["InvokeMode"] == mode
-        return lambda query: f"{config['FunctionUrl']}?{query}"
+        return lambda query: f"{controller.by_path('guest')}?{query}"
 
     yield make
     client.delete_function_url_config(FunctionName="guest")

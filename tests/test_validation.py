@@ -242,6 +242,7 @@ def test_members_that_are_null_or_unknown_are_as_if_they_were_not_there(controll
         {"EphemeralStorage": {"Size": 511}},
         {"EphemeralStorage": {"Size": 10_241}},
         {"Environment": {"Variables": {"1BAD": "x"}}},
+        {"Environment": {"Variables": {"X": "a name of one letter"}}},
         {"Environment": {"Variables": {"A=B": "x"}}},
         {"Environment": {"Variables": {"AWS_REGION": "mars"}}},
         {"Environment": {"Variables": {"BIG": "x" * 4097}}},

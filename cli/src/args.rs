@@ -112,7 +112,7 @@ pub(crate) struct Json {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a controller on this machine
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Package a folder and create or update its function
     Deploy(Deploy),
     /// Run a function and print its result
@@ -130,6 +130,10 @@ pub(crate) enum Command {
     /// Make, list and revoke the access keys of a controller on this machine
     #[command(subcommand)]
     Keys(Keys),
+    /// Copy everything that a controller on this machine can't make again, while it runs
+    Backup(Backup),
+    /// Put a backup into an empty data directory
+    Restore(Backup),
     /// Check whether this machine can run Hearth, and say what to do if it can't
     Doctor(Doctor),
 }
@@ -143,18 +147,38 @@ impl Command {
             Self::Ls(ls) => Some(&ls.remote),
             Self::Rm(rm) => Some(&rm.remote),
             Self::Doctor(doctor) => Some(&doctor.remote),
-            Self::Serve(_) | Self::Dev(_) | Self::Keys(_) => None,
+            Self::Serve(_) | Self::Dev(_) | Self::Keys(_) | Self::Backup(_) | Self::Restore(_) => {
+                None
+            }
         }
     }
 
     fn json(&self) -> bool {
         match self {
+            Self::Backup(backup) | Self::Restore(backup) => backup.output.json,
             Self::Keys(Keys::Create(create)) => create.of.output.json,
             Self::Keys(Keys::List(of)) => of.output.json,
             Self::Keys(Keys::Revoke(revoke)) => revoke.of.output.json,
             other => other.remote().is_some_and(|remote| remote.json),
         }
     }
+}
+
+/// Options of `backup` and `restore`, which work on a data directory.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth backup /root/hearth-backup
+  hearth restore /root/hearth-backup --data-dir /var/lib/hearth")]
+pub(crate) struct Backup {
+    /// Folder of the backup
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// The controller's data directory [default: as `hearth serve`]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Json,
 }
 
 #[derive(Debug, Args)]

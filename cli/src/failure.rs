@@ -3,6 +3,7 @@
 use std::io;
 
 use hearth_controller::auth::KeysError;
+use hearth_controller::backup::BackupError;
 use hearth_controller::{LogError, ServeError};
 
 use crate::check::CheckError;
@@ -48,6 +49,9 @@ pub(crate) enum Failure {
     /// The access keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// A backup or its restoration.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The log's settings.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -76,6 +80,12 @@ impl Failure {
             Self::Deployment(error) if error.is_callers() => YOURS,
             Self::Dev(error) if error.is_callers() => YOURS,
             Self::Keys(error) if error.is_callers() => YOURS,
+            Self::Backup(
+                BackupError::NoRegistry(_)
+                | BackupError::NotEmpty(_)
+                | BackupError::NoBackup(_)
+                | BackupError::InUse(_),
+            ) => YOURS,
             Self::Settings(_) | Self::Log(_) => YOURS,
             // `hearth logs f | head` is done when head is.
             Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -86,6 +96,7 @@ impl Failure {
             | Self::Dev(_)
             | Self::Serve(_)
             | Self::Keys(_)
+            | Self::Backup(_)
             | Self::Runtime(_)
             | Self::Stdout(_)
             | Self::Unfit => PLATFORMS,

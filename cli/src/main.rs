@@ -64,6 +64,8 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Rm(rm) => commands::rm::run(&client()?, &rm, output),
         Command::Dev(dev) => Ok(dev::run(dev, output)?),
         Command::Keys(keys) => commands::keys::run(&keys, output),
+        Command::Backup(of) => commands::backup::backup(&of, output),
+        Command::Restore(of) => commands::backup::restore(&of, output),
         Command::Doctor(doctor) => doctor::run(&client()?, &doctor, output),
     }
 }

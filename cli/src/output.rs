@@ -1,6 +1,11 @@
 //! Where text goes and how it looks: results on standard output, everything else on standard
 //! error; colours only on a terminal, and not with `NO_COLOR`; no progress unless standard error is a terminal.
+//!
+//! Most of what is written comes from somebody else: functions, the controller, file names. On a terminal
+//! [`visible`] shows characters that a terminal would obey. All text goes through it here, so that no
+//! command can forget it.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -28,16 +33,28 @@ pub(crate) enum Tone {
 }
 
 impl Tone {
-    fn code(self) -> &'static str {
+    const ALL: [Self; 5] = [
+        Self::Good,
+        Self::Careful,
+        Self::Bad,
+        Self::Quiet,
+        Self::Strong,
+    ];
+
+    /// The escape sequence that begins it.
+    fn begin(self) -> &'static str {
         match self {
-            Self::Good => "32",
-            Self::Careful => "33",
-            Self::Bad => "31",
-            Self::Quiet => "2",
-            Self::Strong => "1",
+            Self::Good => "\x1b[32m",
+            Self::Careful => "\x1b[33m",
+            Self::Bad => "\x1b[31m",
+            Self::Quiet => "\x1b[2m",
+            Self::Strong => "\x1b[1m",
         }
     }
 }
+
+/// The escape sequence that ends every tone.
+const END_OF_TONE: &str = "\x1b[0m";
 
 /// Which stream a text is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,43 +80,68 @@ impl Output {
 
     /// `text` in the colour of `tone`, if `stream` shows colours.
     pub(crate) fn paint(&self, stream: Stream, tone: Tone, text: &str) -> String {
-        let colour = match stream {
-            Stream::Stdout => self.stdout_colour,
-            Stream::Stderr => self.stderr_colour,
-        };
-        if colour {
-            format!("\x1b[{}m{text}\x1b[0m", tone.code())
+        if self.shows_colours(stream) {
+            format!("{}{text}{END_OF_TONE}", tone.begin())
         } else {
             text.to_owned()
         }
     }
 
-    /// `text`, which a function wrote, fit for `stream`: on a terminal control characters are
-    /// shown, not obeyed.
+    /// `text`, which somebody else wrote, fit for `stream`: on a terminal control characters are
+    /// shown, not obeyed, colours included.
     pub(crate) fn foreign(&self, stream: Stream, text: &str) -> String {
-        let terminal = match stream {
-            Stream::Stdout => self.stdout_terminal,
-            Stream::Stderr => self.stderr_terminal,
-        };
-        if terminal {
-            printable(text)
+        if self.is_terminal(stream) {
+            visible(text, false).into_owned()
         } else {
             text.to_owned()
+        }
+    }
+
+    /// The same for a text that may have tones.
+    fn fit<'a>(&self, stream: Stream, text: &'a str) -> Cow<'a, str> {
+        if self.is_terminal(stream) {
+            visible(text, self.shows_colours(stream))
+        } else {
+            Cow::Borrowed(text)
+        }
+    }
+
+    /// The same for bytes of the result. A terminal also obeys bytes that are no text.
+    fn fit_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.stdout_terminal {
+            let text = String::from_utf8_lossy(bytes);
+            Cow::Owned(visible(&text, false).into_owned().into_bytes())
+        } else {
+            Cow::Borrowed(bytes)
+        }
+    }
+
+    fn is_terminal(&self, stream: Stream) -> bool {
+        match stream {
+            Stream::Stdout => self.stdout_terminal,
+            Stream::Stderr => self.stderr_terminal,
+        }
+    }
+
+    fn shows_colours(&self, stream: Stream) -> bool {
+        match stream {
+            Stream::Stdout => self.stdout_colour,
+            Stream::Stderr => self.stderr_colour,
         }
     }
 
     /// A line of the result.
     pub(crate) fn line(&self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
+        out.write_all(self.fit(Stream::Stdout, text).as_bytes())?;
         out.write_all(b"\n")?;
         out.flush()
     }
 
-    /// Bytes of the result, as they are.
+    /// Bytes of the result: into a file or pipe as they are, on a terminal as text.
     pub(crate) fn raw(&self, bytes: &[u8]) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        out.write_all(bytes)?;
+        out.write_all(&self.fit_bytes(bytes))?;
         // A result without a newline would leave the prompt behind it.
         if self.stdout_terminal && !bytes.ends_with(b"\n") {
             out.write_all(b"\n")?;
@@ -122,7 +164,7 @@ impl Output {
     /// Something to know beside the result.
     pub(crate) fn note(&self, text: &str) {
         // Standard error that can't be written has no reader: the text is dropped.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = writeln!(io::stderr().lock(), "{}", self.fit(Stream::Stderr, text));
     }
 
     /// Whether a person reads standard error as it is written.
@@ -133,6 +175,8 @@ impl Output {
     /// `text` in place of what the terminal's line shows. It is cut where the line ends: a longer one
     /// could not be taken back.
     pub(crate) fn in_place(&self, text: &str) {
+        // A second line could not be taken back either.
+        let text = self.fit(Stream::Stderr, text).replace('\n', " ");
         // Auto-wrap off, to the left, clear the line, the text, auto-wrap on.
         // As for a note: there is nothing to do about a standard error that can't be written.
         let _ = write!(io::stderr().lock(), "\x1b[?7l\r\x1b[K{text}\x1b[?7h");
@@ -146,21 +190,71 @@ impl Output {
     }
 }
 
-/// `text` with control characters, except tab and newline, made visible.
-fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\t' && c != '\n' {
+/// `text` with every character made visible that a terminal obeys, or that changes what a reader sees of
+/// the others: `\u{1b}` for ESC. With `tones` the escape sequences of [`Output::paint`] stay, and no others.
+fn visible(text: &str, tones: bool) -> Cow<'_, str> {
+    if !text.chars().any(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let own = Tone::ALL.iter().map(|tone| tone.begin());
+        let mut own = own.chain([END_OF_TONE]);
+        if tones && let Some(own) = own.find(|own| rest.starts_with(own)) {
+            out.push_str(own);
+            rest = &rest[own.len()..];
+            continue;
+        }
+        if is_obeyed(c) {
             out.extend(c.escape_unicode());
         } else {
             out.push(c);
         }
+        rest = &rest[c.len_utf8()..];
     }
-    out
+    Cow::Owned(out)
 }
 
-/// Columns under their headings, each as wide as its widest cell.
-pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+/// Control characters except tab and newline, and the formatting characters of Unicode that turn the
+/// direction of text, end a line, or are never visible.
+fn is_obeyed(c: char) -> bool {
+    let control = c.is_control() && c != '\t' && c != '\n';
+    control
+        || matches!(
+            c,
+            '\u{61c}'
+                | '\u{200b}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+impl Output {
+    /// Columns under their headings for standard output, each as wide as its widest cell.
+    pub(crate) fn table(&self, headings: &[&str], rows: &[Vec<String>]) -> String {
+        let fit = |cell: &String| {
+            let cell = self.foreign(Stream::Stdout, cell);
+            // One row is one line.
+            if self.stdout_terminal {
+                cell.replace('\n', "\\n")
+            } else {
+                cell
+            }
+        };
+        let rows: Vec<Vec<String>> = rows
+            .iter()
+            .map(|row| row.iter().map(fit).collect())
+            .collect();
+        columns(headings, &rows)
+    }
+}
+
+fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         let widths = cells.map(|cell| cell.chars().count());
@@ -244,10 +338,10 @@ mod tests {
             vec!["ü".to_owned(), "22".to_owned()],
         ];
         assert_eq!(
-            table(&["NAME", "N"], &rows),
+            PLAIN.table(&["NAME", "N"], &rows),
             "NAME          N\npython-hello  1\nü             22"
         );
-        assert_eq!(table(&["NAME"], &[]), "NAME");
+        assert_eq!(PLAIN.table(&["NAME"], &[]), "NAME");
     }
 
     #[test]
@@ -284,6 +378,67 @@ mod tests {
             "a\x1bb",
             "a file keeps them"
         );
+    }
+
+    /// `hearth invoke` wrote a function's result to the terminal as it was.
+    #[test]
+    fn nothing_that_is_written_to_a_terminal_is_obeyed() {
+        let title = "\x1b]0;pwned\x07\x1b[31mRED";
+        let shown = "\\u{1b}]0;pwned\\u{7}\\u{1b}[31mRED";
+        assert_eq!(*PLAIN.fit_bytes(title.as_bytes()), *shown.as_bytes());
+        assert_eq!(PLAIN.fit(Stream::Stdout, title), shown);
+        assert_eq!(PLAIN.fit(Stream::Stderr, title), title, "a file keeps them");
+        assert_eq!(
+            *PLAIN.fit_bytes(b"\x9b31m\xff"),
+            *"\u{fffd}31m\u{fffd}".as_bytes()
+        );
+        let cell = vec![vec!["a\x1b[2J\nb".to_owned()]];
+        assert_eq!(PLAIN.table(&["N"], &cell), "N\na\\u{1b}[2J\\nb");
+        let file = Output {
+            stdout_terminal: false,
+            ..PLAIN
+        };
+        assert_eq!(*file.fit_bytes(b"\x9b\xff"), *b"\x9b\xff");
+    }
+
+    #[test]
+    fn text_that_turns_around_or_hides_is_shown() {
+        for c in [
+            '\u{7f}',
+            '\u{9b}',
+            '\r',
+            '\u{202e}',
+            '\u{2066}',
+            '\u{200f}',
+            '\u{61c}',
+            '\u{2028}',
+            '\u{feff}',
+            '\u{e0041}',
+        ] {
+            let text = format!("a{c}b");
+            let expected = format!("a{}b", c.escape_unicode());
+            assert_eq!(PLAIN.foreign(Stream::Stdout, &text), expected);
+        }
+        let fine = "a\tb\nc ü \u{5d0} \u{1f469}\u{200d}\u{1f4bb}";
+        assert_eq!(PLAIN.foreign(Stream::Stdout, fine), fine);
+    }
+
+    #[test]
+    fn tones_stay_and_no_other_sequence_does() {
+        let coloured = Output {
+            stdout_colour: true,
+            ..PLAIN
+        };
+        for tone in Tone::ALL {
+            let painted = coloured.paint(Stream::Stdout, tone, "x");
+            assert_eq!(coloured.fit(Stream::Stdout, &painted), painted);
+            assert_ne!(PLAIN.fit(Stream::Stdout, &painted), painted);
+        }
+        let others = "\x1b[5mx\x1b[31;1m\x1b[";
+        assert!(!coloured.fit(Stream::Stdout, others).contains('\x1b'));
+        let painted = coloured.paint(Stream::Stdout, Tone::Bad, "\x1b[2J");
+        let fit = coloured.fit(Stream::Stdout, &painted);
+        assert_eq!(fit, "\x1b[31m\\u{1b}[2J\x1b[0m");
     }
 
     #[test]

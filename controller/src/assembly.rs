@@ -20,13 +20,14 @@ use crate::events::{
 };
 use crate::function::ArnScope;
 use crate::instance::{Identities, JailSettings, ProcessLauncher};
-use crate::limits::{CpuCgroups, Isolation};
+use crate::limits::{CpuCgroups, HostCpus, Isolation};
 use crate::logs::{Kept, LogStore};
 use crate::metrics::Metrics;
 use crate::pool::{ERROR_KINDS, Pool, PoolSettings, Shells};
 use crate::registry::{Catalog, Contents, Database, RegistryError};
 use crate::revival::{revive, sweep};
 use crate::settings::{Settings, SettingsError};
+use crate::sqlite::checkpoint;
 
 /// Default share of the host's memory for instances, as a fraction.
 const MEMORY_SHARE: (u64, u64) = (7, 10);
@@ -42,6 +43,13 @@ const INIT_SOFTWARE: u64 = 300;
 /// as the start of another instance takes. With software KVM both take many times longer.
 const GRACE_HARDWARE: Duration = Duration::from_millis(50);
 const GRACE_SOFTWARE: Duration = Duration::from_secs(1);
+/// Time after the restore for which a start counts as one at most: about as long as a guest needs for its
+/// first answer if the function itself takes no time. With software KVM that was 40 to 50 ms.
+const TAIL_HARDWARE: Duration = Duration::from_millis(25);
+const TAIL_SOFTWARE: Duration = Duration::from_millis(100);
+/// Interval between two measurements of the host's CPUs. Short, because a burst starts instances until the
+/// first measurement.
+const CPUS_PERIOD: Duration = Duration::from_millis(100);
 /// Maximum time until killed sandboxes have ended.
 const REAP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -105,6 +113,9 @@ impl Controller {
         settings.check()?;
         let started = Instant::now();
         let data = Arc::new(DataDir::open(&settings.data_dir()?)?);
+        if let Some(mib) = settings.min_free_mib {
+            data.set_floor(mib << 20);
+        }
         let sandbox = settings.sandbox_bin()?;
         if !sandbox.is_file() {
             return Err(StartError::NoSandbox(sandbox));
@@ -173,6 +184,7 @@ impl Controller {
             account: settings.account.clone(),
         };
         metrics.set_jail(&jail);
+        metrics.set_free_floor(data.floor());
         let warnings = warnings(settings, &cgroups, &host_facts, &jail);
         let init = settings
             .init_timeout
@@ -189,7 +201,7 @@ impl Controller {
 
         let key = settings.key_file.clone().unwrap_or_else(|| data.key());
         let (database, stored) = Database::open(&data.registry(), &key)?;
-        sweep(&data, &stored)?;
+        sweep(&data, &database, &stored)?;
         let Contents { functions, layers } = stored;
         let tools = BuilderTools {
             data: data.clone(),
@@ -211,18 +223,30 @@ impl Controller {
             .into_iter()
             .map(|function| revive(&builder, function))
             .collect();
+        let damaged = database.is_damaged();
         let catalog = Arc::new(Catalog::new(database, functions, layers));
+        if !damaged {
+            builder.remove_unused_runtimes(&catalog, 0);
+        }
         let rebuilder = Arc::new(Rebuilder::new(builder.clone(), catalog.clone()));
         let pool_settings = PoolSettings {
             account_concurrency: settings.account_concurrency,
             max_instances: settings.max_instances as usize,
-            max_per_function: settings
-                .max_instances_per_function
-                .unwrap_or(settings.max_instances) as usize,
+            max_per_function: settings.max_per_function() as usize,
             memory_budget_mib,
+            memory_per_function_mib: settings.memory_per_function_mib(memory_budget_mib),
             idle_timeout: Duration::from_secs(settings.idle_timeout),
             throttle_wait: settings.throttle_wait(),
-            starts_ahead: cpus(),
+            max_starts: settings
+                .max_starts
+                .map_or_else(cpus, |starts| starts as usize),
+            max_waiting: settings.max_waiting(),
+            start_wait: Duration::from_millis(settings.start_wait_ms),
+            start_tail: if software {
+                TAIL_SOFTWARE
+            } else {
+                TAIL_HARDWARE
+            },
             finish_grace: if software {
                 GRACE_SOFTWARE
             } else {
@@ -235,6 +259,7 @@ impl Controller {
             rebuilder,
             metrics.clone(),
             logs.clone(),
+            HostCpus::new(CPUS_PERIOD),
         );
         let deployer = Deployer::new(
             catalog.clone(),
@@ -299,7 +324,26 @@ impl Controller {
         self.app.pool.drained().await;
         self.app.logs.flush().await;
         clear_away(&self.cgroups, &self.reaper).await;
+        self.checkpoint().await;
         self.data.remove_address();
+    }
+
+    /// Completes the SQLite files: a copy of the file alone is then a copy of everything.
+    async fn checkpoint(&self) {
+        let files = [self.data.registry(), self.data.events()];
+        let checkpoints = move || files.map(|file| (checkpoint(&file), file));
+        let Ok(results) = tokio::task::spawn_blocking(checkpoints).await else {
+            return;
+        };
+        for (result, file) in results {
+            if let Err(error) = result {
+                tracing::warn!(
+                    path = %file.display(),
+                    %error,
+                    "the controller could not complete a file from its write-ahead log"
+                );
+            }
+        }
     }
 }
 
@@ -329,9 +373,7 @@ async fn start_events(
     let most = settings
         .event_concurrency
         .map_or_else(|| for_events(settings.max_instances.into()), u64::from);
-    let of_one = settings
-        .max_instances_per_function
-        .unwrap_or(settings.max_instances);
+    let of_one = settings.max_per_function();
     let bounds = Bounds {
         running: count(most),
         per_function: count(for_events(of_one.into()).min(most)),

@@ -10,12 +10,14 @@
 pub mod api;
 mod assembly;
 pub mod auth;
+pub mod backup;
 mod data_dir;
 mod deploy;
 mod events;
 mod function;
 mod function_url;
 mod hex;
+mod hop_by_hop;
 mod instance;
 mod limits;
 mod locks;
@@ -30,15 +32,18 @@ mod revival;
 mod serve;
 mod settings;
 mod sqlite;
+mod web_pages;
 
 pub use assembly::StartError;
 pub use data_dir::DataDirError;
 pub use events::EventsError;
+pub use hop_by_hop::HopByHop;
 pub use limits::CpuLimit;
 pub use process_log::{LogError, LogFormat, LogSettings};
-pub use registry::{KeyError, NotDecrypted, RegistryError};
+pub use registry::{KeyError, NotDecrypted, RegistryError, find_damage};
 pub use serve::{ServeError, serve};
 pub use settings::{Settings, SettingsError, address};
+pub use web_pages::{PageCheck, Refused, is_for_function_url};
 
 /// This build's version, as in `/hearth/v1/status` and the log.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -133,6 +133,13 @@ metrics! {
         "1 for each active part of the sandboxes' jail, 0 for each inactive part.";
     queue: HistogramVec = "hearth_queue_duration_seconds" ["function"],
         "Time from when the controller accepts an invocation until an instance is ready for it.";
+    start_wait: HistogramVec = "hearth_start_wait_duration_seconds" [],
+        "Time from when the controller accepts an invocation until it begins to start an instance for it. \
+         Events do not count.";
+    starts_under_way: IntGauge = "hearth_starts_under_way" [],
+        "Starts of instances that are under way (at most --max-starts).";
+    waiting: IntGauge = "hearth_invocations_waiting" [],
+        "Invocations that wait for an instance.";
     requests: IntCounterVec = "hearth_http_requests_total" ["method", "route", "status"],
         "HTTP requests by method, route and status. The route is none for function URLs and for \
          requests that the controller refused before routing.";
@@ -142,10 +149,12 @@ metrics! {
         "Time of a successful deploy, including the time that it waited for other deploys.";
     data_free: IntGauge = "hearth_data_directory_free_bytes" [],
         "Free space of the file system that the data directory is on.";
+    data_floor: IntGauge = "hearth_data_directory_free_floor_bytes" [],
+        "Free space below which the controller refuses deploys and events (--min-free-mib).";
     pub(crate) evictions: IntCounter = "hearth_evictions_total" [],
         "Idle instances that the controller ended because other instances needed their memory or their slot.";
     pub(crate) logs_lost: IntCounter = "hearth_log_batches_lost_total" [],
-        "Batches of function output that the controller dropped because it could not store them in time.";
+        "Batches of log lines that the controller dropped because it could not store them, or not in time.";
     pub(crate) rebuilds: IntCounter = "hearth_snapshot_rebuilds_total" [],
         "Snapshots that the controller rebuilt because the stored one was unusable.";
     pub(crate) reuses: IntCounter = "hearth_snapshot_reuses_total" [],
@@ -162,6 +171,10 @@ pub(crate) struct Census {
     pub(crate) finishing: u32,
     pub(crate) idle: u32,
     pub(crate) memory_mib: u64,
+    /// Number of start slots in use.
+    pub(crate) starts: usize,
+    /// Number of invocations that wait for an instance.
+    pub(crate) waiting: usize,
 }
 
 impl Metrics {
@@ -228,6 +241,13 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    /// Records how long an invocation waited until the start of its instance began.
+    pub(crate) fn start_waited(&self, took: Duration) {
+        self.start_wait
+            .with_label_values::<&str>(&[])
+            .observe(took.as_secs_f64());
+    }
+
     /// Counts an answered request. Unusual methods count as `other`. Otherwise clients could create any
     /// number of series.
     pub(crate) fn request(&self, method: &Method, route: &str, status: StatusCode) {
@@ -262,6 +282,12 @@ impl Metrics {
     /// Sets the space on disk of kept snapshots, in bytes.
     pub(crate) fn set_kept_snapshots(&self, bytes: u64) {
         self.kept_snapshots
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the free space below which deploys and events are refused, in bytes.
+    pub(crate) fn set_free_floor(&self, bytes: u64) {
+        self.data_floor
             .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
@@ -321,7 +347,13 @@ impl Metrics {
             self.instances.with_label_values(&[state]).set(count.into());
         }
         self.memory.set(bytes(census.memory_mib));
-        self.shells.set(i64::try_from(shells).unwrap_or(i64::MAX));
+        for (gauge, count) in [
+            (&self.shells, shells),
+            (&self.starts_under_way, census.starts),
+            (&self.waiting, census.waiting),
+        ] {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
@@ -355,10 +387,13 @@ mod tests {
         metrics.request(&get, "/metrics", StatusCode::OK);
         metrics.set_current(1, 2, Some(4096));
         metrics.deployed(Duration::from_secs(7));
+        metrics.start_waited(Duration::from_millis(2));
         let text = metrics
             .text(
                 Census {
                     idle: 2,
+                    starts: 3,
+                    waiting: 4,
                     ..Census::default()
                 },
                 1,
@@ -381,6 +416,9 @@ mod tests {
             "hearth_deploys_total{outcome=\"failed\"} 0",
             "hearth_deploy_duration_seconds_count 1",
             "hearth_data_directory_free_bytes 4096",
+            "hearth_starts_under_way 3",
+            "hearth_invocations_waiting 4",
+            "hearth_start_wait_duration_seconds_count 1",
             concat!(
                 "hearth_build_info{version=\"",
                 env!("CARGO_PKG_VERSION"),

@@ -3,13 +3,22 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError, Unreferenced};
 use crate::deploy::{Builder, Source};
 use crate::function::{Deployed, Made, Version, VersionContent, VersionId};
-use crate::registry::{Contents, Function, Published, Stored};
+use crate::registry::{Contents, Continuity, Database, Function, Published, Stored};
 
-/// Deletes files to which no record refers.
-pub(crate) fn sweep(data: &DataDir, contents: &Contents) -> Result<(), DataDirError> {
+/// Deletes files to which no record refers, if the registry is known to be the one that they belong to.
+pub(crate) fn sweep(
+    data: &DataDir,
+    database: &Database,
+    contents: &Contents,
+) -> Result<(), DataDirError> {
+    let unreferenced = match database.continuity() {
+        _ if database.is_damaged() => Unreferenced::Keep,
+        Continuity::Proven => Unreferenced::Delete,
+        Continuity::Unproven => Unreferenced::Move,
+    };
     let mut keys = HashSet::new();
     for Stored { record, versions } in &contents.functions {
         keys.extend(record.pending_deploy.as_deref());
@@ -20,7 +29,7 @@ pub(crate) fn sweep(data: &DataDir, contents: &Contents) -> Result<(), DataDirEr
         }
     }
     let names = contents.functions.iter().map(|f| f.record.name.as_str());
-    data.sweep(&keys, &contents.packages(), &names.collect())
+    data.sweep(unreferenced, &keys, &contents.packages(), &names.collect())
 }
 
 /// A stored function, with the artefacts of its versions that can still be used.
@@ -32,6 +41,7 @@ pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
     }) = &record.deployed
     {
         let source = Source {
+            incarnation: &function.incarnation,
             name: &record.name,
             version: VersionId::Latest,
             config,
@@ -44,6 +54,7 @@ pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
     for version in stored.versions {
         let live = version.made.as_ref().map(|made| {
             let source = Source {
+                incarnation: &function.incarnation,
                 name: &function.record.name,
                 version: VersionId::Number(version.number),
                 config: &version.config,
@@ -76,6 +87,7 @@ fn revive_version(
         builder.forget(source.key);
     }
     let content = VersionContent {
+        incarnation: source.incarnation.clone(),
         name: source.name.clone(),
         id: source.version,
         config: source.config.clone(),

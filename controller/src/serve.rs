@@ -26,9 +26,9 @@ use tracing::Instrument;
 use crate::api;
 use crate::assembly::{Controller, StartError};
 use crate::auth::Authentication;
-use crate::data_dir::DataDirError;
 use crate::repoll::Repoll;
 use crate::settings::Settings;
+use crate::web_pages::PageCheck;
 
 /// Longest time for a request's headers, from the start of the connection or the end of the previous
 /// response.
@@ -60,9 +60,6 @@ pub enum ServeError {
         /// The kernel's error.
         source: std::io::Error,
     },
-    /// The address file can't be written.
-    #[error(transparent)]
-    Address(DataDirError),
 }
 
 /// Runs a controller until `shutdown` completes, then drains it. Sends the address to `ready` as soon as
@@ -85,10 +82,7 @@ pub async fn serve(
         started = Controller::start(&settings) => started?,
         () = &mut shutdown => return Ok(()),
     };
-    if let Err(error) = controller.data.write_address(&address.to_string()) {
-        controller.stop().await;
-        return Err(ServeError::Address(error));
-    }
+    controller.data.write_address(&address.to_string());
     tracing::info!("the controller listens on http://{address}");
     if let Some(ready) = ready {
         // An error means that the caller has dropped the receiver and does not need the address.
@@ -96,7 +90,8 @@ pub async fn serve(
     }
     if let Some((listener, address)) = monitoring {
         tracing::info!("the controller serves metrics on http://{address}/metrics");
-        let router = api::monitoring(controller.app.clone());
+        let pages = PageCheck::open(address, &settings.allowed_host, false);
+        let router = api::monitoring(controller.app.clone(), pages);
         let end = controller.app.draining.clone().cancelled_owned();
         tokio::spawn(accept(
             listener,
@@ -105,7 +100,11 @@ pub async fn serve(
             Box::pin(end),
         ));
     }
-    let router = api::router(controller.app.clone(), &authentication);
+    let pages = match &authentication {
+        Authentication::Off => PageCheck::open(address, &settings.allowed_host, true),
+        Authentication::Signatures(_) => PageCheck::signed(),
+    };
+    let router = api::router(controller.app.clone(), &authentication, pages);
     let leaving = controller.app.leaving.clone();
     let delay = Duration::from_secs(settings.drain_delay);
     let shutdown = Box::pin(async move {

@@ -10,6 +10,7 @@ use clap::{Args, Parser};
 use crate::function::{is_account, is_region};
 use crate::instance::MailboxUse;
 use crate::limits::CpuLimit;
+use crate::web_pages::host_name;
 
 /// Settings of a controller. `hearthd`, `hearth serve` and `hearth dev` share them.
 #[derive(Debug, Clone, Args)]
@@ -38,6 +39,18 @@ pub struct Settings {
     /// Prometheus if the first address needs signatures.
     #[arg(long, env = "HEARTH_METRICS_LISTEN", value_name = "ADDR:PORT", value_parser = address)]
     pub metrics_listen: Option<SocketAddr>,
+
+    /// Host names, beside IP addresses and localhost, by which clients reach an address without signatures
+    /// (--listen or --metrics-listen): the address refuses requests for other names, because a web page
+    /// may have chosen them. Several are separated by commas.
+    #[arg(
+        long,
+        env = "HEARTH_ALLOWED_HOST",
+        value_name = "NAME",
+        value_delimiter = ',',
+        value_parser = host_name
+    )]
+    pub allowed_host: Vec<String>,
 
     /// Directory of all data that the controller keeps: registry, packages, images, snapshots, logs
     /// [default: /var/lib/hearth for root, else ~/.local/share/hearth].
@@ -74,7 +87,8 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_MAX_INSTANCES", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_instances: u32,
 
-    /// Most instances at once of one function [default: the same as of all functions].
+    /// Most instances at once of one function [default: half of --max-instances and at most half of
+    /// --memory-budget-mib, so that one function does not take the whole host].
     #[arg(long, env = "HEARTH_MAX_INSTANCES_PER_FUNCTION", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_instances_per_function: Option<u32>,
 
@@ -106,6 +120,25 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub throttle_wait_ms: u64,
+
+    /// Most starts of instances under way at once; others wait for their turn [default: the number of CPUs].
+    #[arg(long, env = "HEARTH_MAX_STARTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub max_starts: Option<u32>,
+
+    /// Milliseconds that an invocation waits for its turn to start an instance, if no limit is reached. Then
+    /// the controller refuses it with 429.
+    #[arg(
+        long,
+        env = "HEARTH_START_WAIT_MS",
+        default_value_t = 5000,
+        value_name = "MS"
+    )]
+    pub start_wait_ms: u64,
+
+    /// Most invocations of one function that wait for an instance; the controller refuses further ones with
+    /// 429 at once. Events do not count [default: half of --account-concurrency].
+    #[arg(long, env = "HEARTH_MAX_WAITING_PER_FUNCTION", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_waiting_per_function: Option<u32>,
 
     /// Sandbox processes that the controller starts in advance.
     #[arg(long, env = "HEARTH_SHELLS", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
@@ -185,6 +218,11 @@ pub struct Settings {
     /// setting of its own.
     #[arg(long, env = "HEARTH_EVENT_MAX_AGE", default_value_t = 21_600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_209_600))]
     pub event_max_age: u64,
+
+    /// Free space of the data directory's file system in MiB below which the controller refuses deploys
+    /// and events [default: 256, or 5 % of the file system if that is less].
+    #[arg(long, env = "HEARTH_MIN_FREE_MIB", value_name = "MIB", value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
+    pub min_free_mib: Option<u64>,
 
     /// Most disk space for the log records of each function, in MiB.
     #[arg(long, env = "HEARTH_LOG_MIB", default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
@@ -281,6 +319,26 @@ impl Settings {
                 .map(|exe| exe.with_file_name("hearth-sandbox"))
                 .map_err(SettingsError::NoExecutable),
         }
+    }
+
+    /// Maximum number of instances of one function.
+    pub(crate) fn max_per_function(&self) -> u32 {
+        let half = self.max_instances.div_ceil(2);
+        self.max_instances_per_function.unwrap_or(half)
+    }
+
+    /// Maximum memory of the instances of one function, of this budget for all.
+    pub(crate) fn memory_per_function_mib(&self, budget_mib: u64) -> u64 {
+        match self.max_instances_per_function {
+            Some(_) => budget_mib,
+            None => budget_mib.div_ceil(2),
+        }
+    }
+
+    /// Maximum number of invocations of one function that wait for an instance.
+    pub(crate) fn max_waiting(&self) -> usize {
+        let most = self.max_waiting_per_function;
+        most.unwrap_or((self.account_concurrency / 2).max(1)) as usize
     }
 
     /// How long an invocation waits for an instance if a limit is reached.

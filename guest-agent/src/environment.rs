@@ -9,7 +9,10 @@ use hearth_protocol::guest::{MAILBOX_FD, MAILBOX_VARIABLE, RUNTIME_API_ADDRESS};
 use crate::spawn::LOG_FD;
 
 /// Variables that a function may replace with its own.
-const DEFAULTS: [(&str, &str); 4] = [
+const DEFAULTS: [(&str, &str); 6] = [
+    // Nothing listens there: tracing libraries send datagrams that are lost, and don't complain.
+    ("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR"),
+    ("AWS_XRAY_DAEMON_ADDRESS", "127.0.0.1:2000"),
     ("LANG", "en_US.UTF-8"),
     (
         "LD_LIBRARY_PATH",
@@ -176,6 +179,8 @@ mod tests {
                 "AWS_LAMBDA_LOG_STREAM_NAME=2026/01/01/[7]0",
                 "AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
                 "AWS_REGION=us-east-1",
+                "AWS_XRAY_CONTEXT_MISSING=LOG_ERROR",
+                "AWS_XRAY_DAEMON_ADDRESS=127.0.0.1:2000",
                 "LAMBDA_RUNTIME_DIR=/var/runtime",
                 "LAMBDA_TASK_ROOT=/var/task",
                 "LANG=en_US.UTF-8",

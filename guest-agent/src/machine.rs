@@ -26,11 +26,14 @@ pub(crate) enum MachineError {
     },
     #[error("bringing up the loopback interface: {0}")]
     Loopback(Errno),
+    #[error("reading {NAME_FILE}: {0}")]
+    HostnameFile(std::io::Error),
     #[error("setting the host name: {0}")]
     Hostname(Errno),
 }
 
-const NAME: &str = "hearth";
+/// The image's file with the guest's name, which `/etc/hosts` resolves.
+const NAME_FILE: &str = "/etc/hostname";
 
 /// Mounts the file systems, brings up loopback, and sets the host name.
 pub(crate) fn prepare() -> Result<(), MachineError> {
@@ -75,7 +78,8 @@ pub(crate) fn prepare() -> Result<(), MachineError> {
         let _ = fs::write(Path::new("/proc/sys").join(switch), value);
     }
     loopback_up()?;
-    nix::unistd::sethostname(NAME).map_err(MachineError::Hostname)
+    let name = fs::read_to_string(NAME_FILE).map_err(MachineError::HostnameFile)?;
+    nix::unistd::sethostname(name.trim_end()).map_err(MachineError::Hostname)
 }
 
 /// Mounts `/tmp` with the function's configured size.

@@ -19,10 +19,10 @@ use std::ptr::NonNull;
 use bytes::{Bytes, BytesMut};
 use hearth_mailbox::pages::Pages;
 use hearth_protocol::mailbox::{
-    ANSWERS, COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_UNHEARD, COMMAND_WAIT, DOORBELL_IDLE,
-    DOORBELL_PORT, DOORBELL_PORTS, DOORBELL_WAIT, EVENT_TIME, KIND_ERROR, KIND_RESPONSE, OPEN,
-    PAGE, PAGES, PEAK_KIB, READING, READS_OUTPUT, REGISTER_PORT, REQUEST_ID_HEADER, REQUEST_ID_LEN,
-    VIA_AGENT, WORKING,
+    ANSWERS, AnswerMeta, COMMAND, COMMAND_AGENT, COMMAND_EVENT, COMMAND_UNHEARD, COMMAND_WAIT,
+    DOORBELL_IDLE, DOORBELL_PORT, DOORBELL_PORTS, DOORBELL_WAIT, EVENT_TIME, KIND_ERROR,
+    KIND_RESPONSE, OPEN, PAGE, PAGES, PEAK_KIB, READING, READS_OUTPUT, REGISTER_PORT,
+    REQUEST_ID_HEADER, REQUEST_ID_LEN, VIA_AGENT, WORKING,
 };
 
 const NAME: &CStr = c"mailbox";
@@ -57,6 +57,14 @@ pub(crate) struct Event {
     pub(crate) body: Bytes,
     /// The host's wall clock when it wrote the event: nanoseconds since the epoch.
     pub(crate) realtime_ns: u64,
+}
+
+/// An answer that the runtime has given and not sent.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) failed: bool,
+    pub(crate) meta: AnswerMeta,
+    pub(crate) body: Bytes,
 }
 
 /// Whether the agent waits at the mailbox for the next event.
@@ -177,6 +185,20 @@ impl Mailbox {
     pub(crate) fn has_answered(&mut self) -> bool {
         let answers = self.pages.get(ANSWERS);
         std::mem::replace(&mut self.answers, answers) != answers
+    }
+
+    /// Takes over the answer that the runtime holds, if it holds one. Only the agent sends it then. What
+    /// is no valid answer is dropped.
+    pub(crate) fn take_held(&self) -> Option<Held> {
+        if !self.pages.take_held() {
+            return None;
+        }
+        let (kind, meta, body) = self.pages.held_answer();
+        Some(Held {
+            failed: kind == KIND_ERROR,
+            meta: AnswerMeta::parse(&meta).ok()?,
+            body: body.into(),
+        })
     }
 
     /// The invocation that the runtime took from the mailbox and works on.
@@ -352,3 +374,28 @@ fn check(result: isize) -> io::Result<usize> {
 
 /// The descriptors that a runtime is started with: the pages' file, and the reading end of its output.
 pub(crate) type Descriptors = [RawFd; 2];
+
+#[cfg(test)]
+mod tests {
+    use hearth_protocol::mailbox::{ANSWER_BODY, ANSWER_KIND, ANSWER_META, DATA_SIZE, HELD};
+
+    use super::*;
+
+    /// The header is the function's to write.
+    #[test]
+    fn lengths_of_a_held_answer_are_bounded_and_one_that_is_none_is_dropped() {
+        let mailbox = Mailbox::make().unwrap();
+        assert!(mailbox.take_held().is_none());
+        mailbox.pages.set(ANSWER_KIND, KIND_ERROR);
+        mailbox.pages.set(ANSWER_BODY, u32::MAX);
+        mailbox.pages.set(HELD, 1);
+        let held = mailbox.take_held().unwrap();
+        assert!(held.failed && held.meta.request_id.is_empty());
+        assert_eq!(held.body.len(), DATA_SIZE);
+        // Zeros are no header lines.
+        mailbox.pages.set(ANSWER_META, u32::MAX);
+        mailbox.pages.set(HELD, 1);
+        assert!(mailbox.take_held().is_none());
+        assert_eq!(mailbox.pages.get(HELD), 0);
+    }
+}

@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-/* Results of hearth_mailbox_answer. */
+/* Results of hearth_mailbox_answer and hearth_mailbox_next. */
 #define HEARTH_MAILBOX_NOT_HERE 0 /* The mailbox can't be used for this answer: post it to the Runtime
                                    * API, and ask there for the next event. */
 #define HEARTH_MAILBOX_AGENT 1    /* The answer was taken; ask the Runtime API for the next event. */
@@ -31,6 +31,16 @@ int hearth_mailbox_open(void);
  * Runtime API. At most 32 KiB of headers and 6 MiB + 100 bytes of body; for longer ones the result is
  * HEARTH_MAILBOX_NOT_HERE. */
 int hearth_mailbox_answer(int failed, const void *meta, size_t meta_len, const void *body, size_t body_len);
+
+/* The same in two steps, for runtimes that run code of the function between their answer and their call
+ * for the next event. Whatever that code does, the host gets the answer: at once, with the call for the
+ * next event, within 100 ms, or when the process ends.
+ *
+ * hearth_mailbox_give takes the answer, once for each event. It returns 1, or 0 if the mailbox can't be
+ * used: post the answer to the Runtime API. hearth_mailbox_next waits for the next event, after an answer
+ * that was taken; HEARTH_MAILBOX_NOT_HERE means that the answer has to be posted after all. */
+int hearth_mailbox_give(int failed, const void *meta, size_t meta_len, const void *body, size_t body_len);
+int hearth_mailbox_next(void);
 
 /* Lengths of the event in the mailbox: of its headers (as in the Runtime API), and of its body. */
 size_t hearth_mailbox_event_meta(void);

@@ -15,6 +15,24 @@ struct OpenMailbox {
     body: usize,
 }
 
+impl OpenMailbox {
+    /// Remembers the lengths of an event that has come. Returns the result as a number.
+    fn outcome(&mut self, answered: Answered) -> c_int {
+        match answered {
+            Answered::NotHere => 0,
+            Answered::Agent => 1,
+            Answered::Event {
+                meta,
+                body,
+                clock_is_off,
+            } => {
+                (self.meta, self.body) = (meta, body);
+                2 + c_int::from(clock_is_off)
+            }
+        }
+    }
+}
+
 // SAFETY: the header requires that only one thread at a time calls.
 unsafe impl Sync for Global {}
 
@@ -52,24 +70,51 @@ pub unsafe extern "C" fn hearth_mailbox_answer(
     let Some(mailbox) = &mut global.mailbox else {
         return 0;
     };
-    let kind = if failed == 0 {
-        Kind::Response
-    } else {
-        Kind::Error
+    // SAFETY: the caller guarantees it.
+    let (meta, body) = unsafe { (slice(meta, meta_len), slice(body, body_len)) };
+    let answered = mailbox.answer(kind(failed), meta, body);
+    global.outcome(answered)
+}
+
+/// Answers without waiting. Returns 1, or 0 if the mailbox can't be used for this answer.
+///
+/// # Safety
+/// As [`hearth_mailbox_answer`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hearth_mailbox_give(
+    failed: c_int,
+    meta: *const c_void,
+    meta_len: usize,
+    body: *const c_void,
+    body_len: usize,
+) -> c_int {
+    // SAFETY: as above.
+    let global = unsafe { &mut *GLOBAL.0.get() };
+    let Some(mailbox) = &mut global.mailbox else {
+        return 0;
     };
     // SAFETY: the caller guarantees it.
     let (meta, body) = unsafe { (slice(meta, meta_len), slice(body, body_len)) };
-    match mailbox.answer(kind, meta, body) {
-        Answered::NotHere => 0,
-        Answered::Agent => 1,
-        Answered::Event {
-            meta,
-            body,
-            clock_is_off,
-        } => {
-            (global.meta, global.body) = (meta, body);
-            2 + c_int::from(clock_is_off)
-        }
+    c_int::from(mailbox.give(kind(failed), meta, body))
+}
+
+/// Sends the answer that was given, and waits. Returns what [`hearth_mailbox_answer`] does.
+#[unsafe(no_mangle)]
+pub extern "C" fn hearth_mailbox_next() -> c_int {
+    // SAFETY: as above.
+    let global = unsafe { &mut *GLOBAL.0.get() };
+    let Some(mailbox) = &mut global.mailbox else {
+        return 0;
+    };
+    let answered = mailbox.await_event();
+    global.outcome(answered)
+}
+
+fn kind(failed: c_int) -> Kind {
+    if failed == 0 {
+        Kind::Response
+    } else {
+        Kind::Error
     }
 }
 

@@ -3,12 +3,13 @@
 use std::arch::asm;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use hearth_protocol::guest::MAX_PAYLOAD;
 use hearth_protocol::mailbox::{
     ANSWER_BODY, ANSWER_GOES_ON, ANSWER_KIND, ANSWER_META, COMMAND, COMMAND_UNHEARD, DATA_SIZE,
     DOORBELL_ANSWER, DOORBELL_MORE, DOORBELL_PORT, DOORBELL_TAKEN, EVENT_BODY, EVENT_META, FRAMES,
-    LOG_LEN, LOG_SIZE, MAX_META, PAGE, PAGES, REQUEST_ID, REQUEST_ID_LEN,
+    HELD, LOG_LEN, LOG_SIZE, MAX_META, PAGE, PAGES, REQUEST_ID, REQUEST_ID_LEN,
 };
 
 const DATA: usize = PAGE + LOG_SIZE;
@@ -146,6 +147,33 @@ impl Pages {
         self.set(LOG_LEN, word(log.len()));
         self.end_answer(later);
         self.get(COMMAND) != COMMAND_UNHEARD
+    }
+
+    fn held(&self) -> &AtomicU32 {
+        // SAFETY: aligned, and mapped for as long as `self` lives. Every user of this word uses it as
+        // an atomic.
+        unsafe { AtomicU32::from_ptr(self.word(HELD)) }
+    }
+
+    /// Announces that the pages hold a whole answer.
+    pub(crate) fn hold(&mut self) {
+        self.held().store(1, Ordering::SeqCst);
+    }
+
+    /// Takes over the answer that is held. `false`: there is none, or the other side has taken it.
+    pub fn take_held(&self) -> bool {
+        self.held().swap(0, Ordering::SeqCst) == 1
+    }
+
+    /// Copies the answer that was held: its kind, its meta part and its body. Only
+    /// [`take_held`](Self::take_held) gives a right to it.
+    pub fn held_answer(&self) -> (u32, Vec<u8>, Vec<u8>) {
+        let meta = (self.get(ANSWER_META) as usize).min(MAX_META);
+        let body = (self.get(ANSWER_BODY) as usize).min(DATA_SIZE - meta);
+        let (mut meta, mut body) = (vec![0; meta], vec![0; body]);
+        self.read_data(0, &mut meta);
+        self.read_data(meta.len(), &mut body);
+        (self.get(ANSWER_KIND), meta, body)
     }
 
     /// Lengths of the event in the pages: of its headers and of its body.

@@ -20,6 +20,11 @@
 //! A runtime sends its answer and waits for the next event in one step, [`DOORBELL_ANSWER`]. Before it
 //! rings, it sets [`COMMAND`] to [`COMMAND_UNHEARD`]; afterwards [`COMMAND`] says what to do next.
 //!
+//! Between its answer and its call for the next event, a runtime may run code of the function, which may
+//! take long or end the process. The answer must not suffer from that. So such a runtime writes its
+//! answer into the pages as soon as it has it ([`HELD`]), where the agent finds it too. An answer that
+//! does not fit is sent at once ([`ANSWER_GOES_ON`]), and the runtime waits with [`DOORBELL_WAIT`].
+//!
 //! For runtimes that don't use the mailbox, the agent uses the same pages. It sends an answer as soon as
 //! it has one and runs on ([`ANSWER_GOES_ON`]). Once the runtime has asked for the next event, which may
 //! be much later, the agent waits for it here ([`DOORBELL_WAIT`]). At any time at most one of agent and
@@ -129,6 +134,10 @@ pub const READING: usize = 0x94;
 /// Header field between agent and runtime: whether the runtime reads its output with each answer.
 /// If so, the agent need not wake up for each line.
 pub const READS_OUTPUT: usize = 0x98;
+/// Header field between agent and runtime: 1 while the pages hold a whole answer that the runtime has
+/// given and not sent. The runtime sends it when it asks for its next event. If the runtime ends first,
+/// or takes long, the agent sends it. Whoever swaps the 1 for a 0 owns the answer, so it is sent once.
+pub const HELD: usize = 0x9c;
 /// Header field: the request id of the event, [`REQUEST_ID_LEN`] bytes.
 pub const REQUEST_ID: usize = 0xc0;
 /// Bytes of a request id, a UUID as text.
@@ -352,6 +361,7 @@ mod tests {
             PEAK_KIB,
             READING,
             READS_OUTPUT,
+            HELD,
         ]
         .map(|at| (at, 4))
         .to_vec();

@@ -2,19 +2,30 @@
 module of the same name that the client brings along: the same four functions,
 but spoken over the agent's local socket and without a second library of HTTP.
 
-A result and the call for the next event are sent together, and the replies to
-both are read together: two system calls and one wake-up for an invocation
-instead of a dozen and three. System calls are what an invocation costs where
-the guest's kernel is interpreted.
+The reply to a result is read together with the next event: an invocation takes
+few system calls and wake-ups, which are what it costs where the guest's kernel
+is interpreted.
 
 Where the process has a mailbox (mailbox/include/hearth_mailbox.h), all but the
 first event come from there, and results go there, without either. What the
 mailbox can't do goes by the socket.
+
+Where AWS_LAMBDA_RUNTIME_API is not the agent's address any more, a wrapper or an
+extension has put a proxy in front of the Runtime API. Then everything goes to
+that address, as the client's own module would send it.
+
+Between a result and the call for the next event, code of the function may run:
+the finalizers of its objects, its threads. Whatever that does, the caller gets
+the result. So a result leaves at once, or it lies in the mailbox, where the
+agent finds it when the process ends or takes long. And the next event is asked
+for when it is wanted, and not before: a process that is about to end must not
+get one.
 """
 import os
 import socket
 
-# Both are the agent's: protocol/src/guest.rs.
+# All are the agent's: protocol/src/guest.rs.
+_RUNTIME_API = "127.0.0.1:9001"
 _ADDRESS = "\0hearth-runtime-api"
 _MAX_PAYLOAD = 6 * 1024 * 1024 + 100
 
@@ -37,14 +48,14 @@ _view = memoryview(_buffer)
 # What of the buffer was received and not read: from, to.
 _unread = (0, 0)
 
+# The proxy, if there is one.
+_proxy = None
 _connection = None
-# Whether the next event has been asked for, and by an answer whose reply is owed.
-_asked = False
+# What the answer is called whose reply is owed.
 _owed = None
 
 
-# The mailbox's functions, where there is one, and the answer that goes there when
-# the next event is asked for.
+# The mailbox's functions, where there is one, and the answer that lies in it.
 _mailbox = None
 _answer = None
 _NOT_HERE, _AGENT, _EVENT, _CLOCK = 0, 1, 2, 3
@@ -55,7 +66,11 @@ _CLOCK_IS_OFF = b"GET /hearth/clock HTTP/1.1\r\n\r\n"
 
 def initialize_client(user_agent):
     """The agent does not care who its client is. What the process has for a mailbox is opened."""
-    global _mailbox
+    global _mailbox, _proxy
+    address = os.environ.get("AWS_LAMBDA_RUNTIME_API", _RUNTIME_API)
+    if address != _RUNTIME_API:
+        _proxy = _Proxy(address, user_agent)
+        os.environ.pop(_VARIABLE, None)
     if _VARIABLE not in os.environ:
         return
     try:
@@ -77,8 +92,8 @@ def has_mailbox():
 
 
 def _leave_mailbox():
-    global _mailbox
-    _mailbox = None
+    global _mailbox, _answer
+    _mailbox = _answer = None
 
 
 class _Mailbox:
@@ -89,8 +104,11 @@ class _Mailbox:
 
         number, size, text = ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p
         library = ctypes.CDLL(_LIBRARY)
-        self._exchange = library.hearth_mailbox_answer
-        self._exchange.argtypes = (number, text, size, text, size)
+        # Keeps the interpreter's lock: another thread would run before the answer is there.
+        self._give = ctypes.PyDLL(_LIBRARY).hearth_mailbox_give
+        self._give.argtypes = (number, text, size, text, size)
+        self.next = library.hearth_mailbox_next
+        self.next.argtypes = ()
         self._meta = library.hearth_mailbox_event_meta
         self._meta.restype = size
         self._body = library.hearth_mailbox_event_body
@@ -104,12 +122,13 @@ class _Mailbox:
         self._blank.restype = ctypes.py_object
         self.opened = bool(library.hearth_mailbox_open())
         # Used once, and so in memory before the snapshot.
-        self.answer(False, b"", b"")
+        self.give(False, b"", b"")
+        self.next()
         self.event()
 
-    def answer(self, failed, meta, body):
-        """Answers and waits."""
-        return self._exchange(failed, meta, len(meta), body, len(body))
+    def give(self, failed, meta, body):
+        """Answers without waiting. Whether the mailbox has taken the answer."""
+        return self._give(failed, meta, len(meta), body, len(body))
 
     def event(self):
         """The event that came: its headers and its body."""
@@ -118,15 +137,57 @@ class _Mailbox:
         return meta, body
 
 
+class _Proxy:
+    """The Runtime API at another address. Each request has a connection of its own."""
+
+    def __init__(self, address, user_agent):
+        # Only where it is used: its import takes long.
+        import http.client
+
+        self._connect = http.client.HTTPConnection
+        self._address = address
+        self._own = {"User-Agent": user_agent}
+
+    def _request(self, method, path, body=None, headers=()):
+        connection = self._connect(self._address)
+        try:
+            connection.request(method, path, body, {**self._own, **dict(headers)})
+            reply = connection.getresponse()
+            return reply.status, reply.headers, reply.read()
+        finally:
+            connection.close()
+
+    def next(self):
+        status, fields, body = self._request("GET", _API.decode() + "next")
+        if status != 200:
+            raise RuntimeError("Failed to get next")
+        # The parser has taken the bytes for Latin-1.
+        texts = {
+            name: value.encode("latin-1").decode()
+            for name in _HEADERS
+            if (value := fields.get(name)) is not None
+        }
+        return body, _headers(texts)
+
+    def post(self, invoke_id, kind, body, content_type, invocation_id, what, xray_fault=None):
+        headers = {"Content-Type": content_type}
+        if invocation_id:
+            headers["Lambda-Runtime-Invocation-Id"] = invocation_id
+        if xray_fault is not None:
+            headers["Lambda-Runtime-Function-XRay-Error-Cause"] = xray_fault.encode()
+        path = _API.decode() + invoke_id + kind.decode()
+        _accepted(what, self._request("POST", path, body, headers)[0])
+
+
 def next():
     """Waits for an event: its bytes and its headers, those that it lacks as None."""
-    global _asked, _owed
+    global _owed
+    if _proxy is not None:
+        return _proxy.next()
     if _answer is not None and (event := _exchange()) is not None:
         return event
     _connect()
-    if not _asked:
-        _connection.sendall(_NEXT)
-    _asked = False
+    _connection.sendall(_NEXT)
     if _owed is not None:
         what, _owed = _owed, None
         _accepted(what, _reply()[0])
@@ -159,17 +220,10 @@ def _headers(fields):
 
 
 def _exchange():
-    """Answers at the mailbox and waits there; nothing where the socket has to go on."""
+    """Sends the answer that lies in the mailbox and waits there; nothing where the socket has to go on."""
     global _answer
     answer, _answer = _answer, None
-    invoke_id, kind, body, content_type, invocation_id, what = answer
-    outcome = _NOT_HERE
-    if _mailbox is not None:
-        meta = b"Lambda-Runtime-Aws-Request-Id: %s\r\nContent-Type: %s\r\n" % (
-            invoke_id.encode(),
-            content_type.encode(),
-        )
-        outcome = _mailbox.answer(kind == b"/error", meta, body)
+    outcome = _mailbox.next()
     if outcome == _NOT_HERE:
         _send(*answer)
         return None
@@ -191,28 +245,29 @@ def post_invocation_result(invoke_id, result, content_type, invocation_id=None):
 
 
 def post_error(invoke_id, error, xray_fault, invocation_id=None):
-    """Sends an error: text, JSON. There is no tracing that its cause could go to."""
-    _post(
-        invoke_id,
-        b"/error",
-        error if isinstance(error, bytes) else error.encode(),
-        "application/json",
-        invocation_id,
-        "error",
-    )
+    """Sends an error: text, JSON. The agent has no tracing that its cause could go to."""
+    body = error if isinstance(error, bytes) else error.encode()
+    _post(invoke_id, b"/error", body, "application/json", invocation_id, "error", xray_fault)
 
 
-def _post(invoke_id, kind, body, content_type, invocation_id, what):
+def _post(invoke_id, kind, body, content_type, invocation_id, what, xray_fault=None):
     global _answer
-    if _mailbox is not None and len(body) <= _MAX_PAYLOAD:
-        # With the call for the next event, which comes at once.
-        _answer = (invoke_id, kind, body, content_type, invocation_id, what)
-    else:
-        _send(invoke_id, kind, body, content_type, invocation_id, what)
+    if _proxy is not None:
+        return _proxy.post(invoke_id, kind, body, content_type, invocation_id, what, xray_fault)
+    answer = (invoke_id, kind, body, content_type, invocation_id, what)
+    if _mailbox is not None:
+        meta = b"Lambda-Runtime-Aws-Request-Id: %s\r\nContent-Type: %s\r\n" % (
+            invoke_id.encode(),
+            content_type.encode(),
+        )
+        if _mailbox.give(kind == b"/error", meta, body):
+            _answer = answer
+            return
+    _send(*answer)
 
 
 def _send(invoke_id, kind, body, content_type, invocation_id, what):
-    global _asked, _owed
+    global _owed
     _connect()
     head = b"POST %s%s%s HTTP/1.1\r\nContent-Type: %s\r\nContent-Length: %d\r\n" % (
         _API,
@@ -223,19 +278,16 @@ def _send(invoke_id, kind, body, content_type, invocation_id, what):
     )
     if invocation_id:
         head += b"Lambda-Runtime-Invocation-Id: %s\r\n" % invocation_id.encode()
-    if len(body) > _MAX_PAYLOAD:
-        # It will be refused, and that ends the client's loop: nothing is asked for after it.
-        _connection.sendall(head + b"\r\n")
-        _connection.sendall(body)
-        _accepted(what, _reply()[0])
-        return
-    _asked, _owed = True, what
     if len(body) <= len(_buffer):
-        _connection.sendall(b"%s\r\n%s%s" % (head, body, _NEXT))
+        _connection.sendall(b"%s\r\n%s" % (head, body))
     else:
         _connection.sendall(head + b"\r\n")
         _connection.sendall(body)
-        _connection.sendall(_NEXT)
+    if len(body) > _MAX_PAYLOAD:
+        # It will be refused, and that ends the client's loop.
+        _accepted(what, _reply()[0])
+    else:
+        _owed = what
 
 
 def _accepted(what, status):

@@ -21,6 +21,7 @@ pub mod boot;
 pub mod control;
 pub mod devices;
 pub mod event_loop;
+pub mod fault_signals;
 pub mod files;
 mod freeze;
 pub mod host;

@@ -12,6 +12,7 @@ use clap::Parser;
 use hearth_protocol::jail::JailPart;
 use hearth_protocol::sandbox::{Event, ExitReason, Exited, Message, encode};
 use hearth_sandbox::event_loop::EventLoop;
+use hearth_sandbox::fault_signals;
 use hearth_sandbox::jail::{self, Filters, HostResources, Identity, Mismatch, NO_MAILBOX};
 use hearth_sandbox::mailbox::MailboxSocket;
 use hearth_sandbox::microvm::machine::Sockets;
@@ -74,6 +75,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    fault_signals::use_default_actions();
     let arguments = Arguments::parse();
     if arguments.report_jail {
         return report_jail(&arguments);

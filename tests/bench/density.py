@@ -48,6 +48,7 @@ def density(data: Path, count: int, progress: Callable[[str], None]) -> dict:
     controller = Controller(
         data,
         *("--max-instances", str(count + 10), "--memory-budget-mib", str(budget)),
+        *("--max-instances-per-function", str(count + 10)),
         *("--idle-timeout", "3600"),
     ).start()
     client = lambda_client(controller.url)

@@ -83,7 +83,7 @@ class Client:
 
     def call(self, body: bytes) -> None:
         head = (
-            f"POST /2015-03-31/functions/{NAME}/invocations HTTP/1.1\r\nHost: hearth\r\n"
+            f"POST /2015-03-31/functions/{NAME}/invocations HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         self.socket.sendall(head.encode() + body)

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -131,6 +132,18 @@ class Controller:
             request = signed(method, url, headers, body, key=self.key, region="us-east-1")
             options["headers"] = dict(request.headers.items())
         return self.http.request(method, url, **options)
+
+    def by_path(self, function: str, alias: str = "") -> str:
+        """The address of a function's URL by path, with a slash at its end. Its address by host name is
+        for programs that resolve names below `localhost`; urllib3 leaves that to the system."""
+        return f"{self.url}/fn/{function}{':' if alias else ''}{alias}/"
+
+    def by_host(self, method: str, url: str, **options) -> urllib3.BaseHTTPResponse:
+        """A request to an address whose host name means this controller."""
+        parts = urllib.parse.urlsplit(url)
+        headers = {**(options.pop("headers", None) or {}), "Host": parts.netloc}
+        path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        return self.http.request(method, self.url + path, headers=headers, **options)
 
     def metrics(self) -> dict[str, float]:
         """`/metrics` as a map from series (name and labels as printed) to value."""

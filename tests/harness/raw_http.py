@@ -26,7 +26,8 @@ def answer_of(peer: socket.socket) -> bytes:
 
 
 def status_of(said: bytes) -> int | None:
-    return int(said.split(b" ", 2)[1]) if said.startswith(b"HTTP/1.1 ") else None
+    is_answer = said.startswith((b"HTTP/1.0 ", b"HTTP/1.1 "))
+    return int(said.split(b" ", 2)[1]) if is_answer else None
 
 
 def whole_answer(peer: socket.socket) -> tuple[int | None, dict[str, str], bytes]:

@@ -1,24 +1,14 @@
 //! Forwards a client's request to the controller unchanged, and its answer back.
 
+use hearth_controller::HopByHop;
 use ureq::Body;
 use ureq::http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
 
 use super::{Client, ClientError};
 
-/// Headers that belong to one connection, not to the message (RFC 9110, 7.6.1), and those that each
-/// connection sets itself.
-const OF_THE_CONNECTION: &[HeaderName] = &[
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::HOST,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// Headers that each connection sets itself, beside those that belong to the connection. `Host` is not
+/// among them: it may name a function URL, and the controller's answers contain links to it.
+const SET_ANEW: &[HeaderName] = &[header::CONTENT_LENGTH, header::EXPECT];
 
 /// An answer with its body read.
 #[derive(Debug)]
@@ -38,17 +28,12 @@ impl Client {
         body: &[u8],
     ) -> Result<Answer, ClientError> {
         let mut request = Request::builder().method(method);
-        for (name, value) in headers.iter().filter(|(name, _)| is_end_to_end(name)) {
+        for (name, value) in &end_to_end(headers) {
             request = request.header(name, value);
         }
         let response: Response<Body> = self.any_status(request, path_and_query, body)?;
         let status = response.status();
-        let headers = response
-            .headers()
-            .iter()
-            .filter(|(name, _)| is_end_to_end(name))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
+        let headers = end_to_end(response.headers());
         Ok(Answer {
             status,
             headers,
@@ -57,8 +42,17 @@ impl Client {
     }
 }
 
-fn is_end_to_end(name: &HeaderName) -> bool {
-    !OF_THE_CONNECTION.contains(name) && name.as_str() != "keep-alive"
+/// The headers that go with the message from one connection to the next.
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    let hop_by_hop = HopByHop::of(headers);
+    let each = headers.iter();
+    let kept = each.filter(|(name, _)| !hop_by_hop.contains(name) && !SET_ANEW.contains(name));
+    // Not by `collect`, which keeps one value of each name.
+    let mut passed = HeaderMap::new();
+    for (name, value) in kept {
+        passed.append(name, value.clone());
+    }
+    passed
 }
 
 #[cfg(test)]
@@ -67,22 +61,36 @@ mod tests {
 
     #[test]
     fn a_connections_own_headers_stay_on_it() {
+        let mut headers = HeaderMap::new();
         for name in [
-            "host",
-            "connection",
             "keep-alive",
             "content-length",
+            "expect",
             "transfer-encoding",
-        ] {
-            assert!(!is_end_to_end(&name.parse().unwrap()), "{name}");
-        }
-        for name in [
-            "x-amz-log-type",
+            "x-hop",
+            "host",
+            "origin",
             "authorization",
-            "content-type",
             "x-hearth-timeout-ms",
         ] {
-            assert!(is_end_to_end(&name.parse().unwrap()), "{name}");
+            let name: HeaderName = name.parse().unwrap();
+            headers.insert(name, "1".parse().unwrap());
         }
+        headers.insert(header::CONNECTION, "close, X-Hop".parse().unwrap());
+        for cookie in ["a=1", "b=2"] {
+            headers.append(header::SET_COOKIE, cookie.parse().unwrap());
+        }
+        let passed = end_to_end(&headers);
+        let mut names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let expected = [
+            "authorization",
+            "host",
+            "origin",
+            "set-cookie",
+            "x-hearth-timeout-ms",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(passed.get_all(header::SET_COOKIE).iter().count(), 2);
     }
 }

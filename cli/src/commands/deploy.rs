@@ -30,6 +30,7 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
     if !output.json {
         for remark in &package.remarks {
             let label = output.paint(Stream::Stderr, Tone::Careful, "warning:");
+            let remark = output.foreign(Stream::Stderr, remark);
             output.note(&format!("{label} {remark}"));
         }
     }
@@ -79,7 +80,7 @@ pub(crate) fn run(client: &Client, deploy: &Deploy, output: Output) -> Result<()
             output.paint(Stream::Stdout, Tone::Strong, &configuration.function_name),
             output.paint(Stream::Stdout, Tone::Good, change),
             span(seconds),
-            configuration.runtime,
+            output.foreign(Stream::Stdout, &configuration.runtime),
             configuration.memory_size,
             count(package.files, "file"),
             size(package.zip.len() as u64),

@@ -121,9 +121,11 @@ fn show_json(invocation: &Invocation, output: Output) -> Result<(), Failure> {
 fn show_report(invocation: &Invocation, output: Output) {
     let paint = |tone, text: &str| output.paint(Stream::Stderr, tone, text);
     if let Some(error) = &invocation.function_error {
+        let error = output.foreign(Stream::Stderr, error);
         output.note(&paint(Tone::Bad, &format!("the function failed ({error})")));
     }
     for line in report_lines(&invocation.report) {
+        let line = output.foreign(Stream::Stderr, &line);
         output.note(&paint(Tone::Quiet, &line));
     }
     for line in invocation.log.lines() {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::args::{CreateKey, Keys, KeysOf};
 use crate::failure::Failure;
-use crate::output::{Output, Stream, Tone, table};
+use crate::output::{Output, Stream, Tone};
 
 /// Runs the command.
 pub(crate) fn run(keys: &Keys, output: Output) -> Result<(), Failure> {
@@ -59,7 +59,7 @@ fn list(of: &KeysOf, output: Output) -> Result<(), Failure> {
         return Ok(());
     }
     let rows: Vec<Vec<String>> = keys.into_iter().map(row).collect();
-    let text = table(&["NAME", "ID", "PERMITS", "MADE (UTC)"], &rows);
+    let text = output.table(&["NAME", "ID", "PERMITS", "MADE (UTC)"], &rows);
     let (head, body) = text.split_once('\n').unwrap_or((&text, ""));
     output.line(&output.paint(Stream::Stdout, Tone::Strong, head))?;
     output.line(body)?;

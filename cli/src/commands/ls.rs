@@ -5,7 +5,7 @@ use crate::client::function::Configuration;
 use crate::client::observe::Instance;
 use crate::client::{Client, ClientError};
 use crate::failure::Failure;
-use crate::output::{Output, Stream, Tone, size, span_of_seconds, table};
+use crate::output::{Output, Stream, Tone, size, span_of_seconds};
 
 /// Runs the command.
 pub(crate) fn run(client: &Client, ls: &Ls, output: Output) -> Result<(), Failure> {
@@ -37,7 +37,7 @@ pub(crate) fn run(client: &Client, ls: &Ls, output: Output) -> Result<(), Failur
             function_row(&function)
         });
     }
-    let text = table(headings, &rows);
+    let text = output.table(headings, &rows);
     let (head, body) = text.split_once('\n').unwrap_or((&text, ""));
     output.line(&output.paint(Stream::Stdout, Tone::Strong, head))?;
     output.line(body)?;

@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use hearth_controller::{PageCheck, Refused as RefusedRequest, is_for_function_url};
 use serde_json::json;
 
 use super::deployer::{Files, state_of};
@@ -37,12 +39,36 @@ pub(super) struct Front {
     pub(super) output: Output,
 }
 
-/// All there is to be asked.
-pub(super) fn router(front: Front) -> Router {
+/// All there is to be asked, by programs and by pages that `pages` lets through.
+pub(super) fn router(front: Front, pages: PageCheck) -> Router {
     Router::new()
         .fallback(handle)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(front)
+        .layer(from_fn_with_state(Arc::new(pages), refuse_pages))
+}
+
+/// The development server checks no signatures either, and runs more code at a request than the
+/// controller behind it.
+async fn refuse_pages(
+    State(pages): State<Arc<PageCheck>>,
+    mut request: Request,
+    next: Next,
+) -> Response<Body> {
+    match pages.check(&mut request) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => response(refusal(&refused)),
+    }
+}
+
+fn refusal(refused: &RefusedRequest) -> Answer {
+    let (status, kind) = match refused {
+        RefusedRequest::Malformed(_) => (StatusCode::BAD_REQUEST, "ValidationException"),
+        RefusedRequest::Host(_) | RefusedRequest::Page => {
+            (StatusCode::FORBIDDEN, "AccessDeniedException")
+        }
+    };
+    problem(status, kind, &refused.to_string())
 }
 
 async fn handle(
@@ -61,6 +87,10 @@ async fn handle(
             &error.to_string(),
         )
     });
+    response(answer)
+}
+
+fn response(answer: Answer) -> Response<Body> {
     let mut response = Response::new(Body::from(answer.body));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
@@ -76,7 +106,9 @@ impl Front {
     }
 
     fn route(&self, method: Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Answer {
-        let path = if uri.path() == "/" {
+        // On the host of a function URL every path is the function's.
+        let is_event = uri.path() == "/" && !is_for_function_url(headers);
+        let path = if is_event {
             if method != Method::POST {
                 let hint = format!("POST an event here to run {}", self.name);
                 return problem(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", &hint);
@@ -86,7 +118,8 @@ impl Front {
             uri.path_and_query()
                 .map_or_else(|| uri.path().to_owned(), ToString::to_string)
         };
-        if is_invocation(&path) {
+        let invokes = is_invocation(&path) && !is_for_function_url(headers);
+        if invokes {
             match self.gate.pass(|| state_of(&self.files).fingerprint) {
                 Ok(()) => {}
                 Err(Refused::NotDeployed(why)) => {
@@ -99,14 +132,14 @@ impl Front {
             }
         }
         // An empty POST is an event without content.
-        let body = if uri.path() == "/" && body.is_empty() {
+        let body = if is_event && body.is_empty() {
             b"{}"
         } else {
             body
         };
         // What the function prints is shown here, whether or not the caller wants to see it.
         let mut headers = headers.clone();
-        if is_invocation(&path) {
+        if invokes {
             headers.insert(LOG_TYPE, HeaderValue::from_static("Tail"));
         }
         match self.client.forward(method, &path, &headers, body) {
@@ -219,6 +252,28 @@ mod tests {
         let log = "START RequestId: r Version: $LATEST\nhello\n[ERROR] x\rTraceback\r\n\
                    END RequestId: r\nREPORT RequestId: r\tDuration: 1 ms\n";
         assert_eq!(own_lines(log), ["hello", "[ERROR] x", "Traceback"]);
+    }
+
+    /// Every page that the developer had open could run the function and change it.
+    #[test]
+    fn a_request_of_a_foreign_page_is_refused() {
+        let pages = PageCheck::open(([127, 0, 0, 1], 9000).into(), &[], true);
+        for (host, origin, status) in [
+            ("localhost:9000", None, None),
+            ("localhost:9000", Some("http://localhost:9000"), None),
+            ("localhost:9000", Some("http://evil.example"), Some(403)),
+            ("evil.example:9000", None, Some(403)),
+            ("", None, Some(400)),
+        ] {
+            let mut request = Request::post("/").header("host", host);
+            if let Some(origin) = origin {
+                request = request.header("origin", origin);
+            }
+            let mut request = request.body(Body::empty()).unwrap();
+            let refused = pages.check(&mut request).err();
+            let answered = refused.map(|refused| refusal(&refused).status.as_u16());
+            assert_eq!(answered, status, "{host} {origin:?}");
+        }
     }
 
     #[test]

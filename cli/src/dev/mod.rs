@@ -20,7 +20,7 @@ use std::time::Duration;
 use deployer::Deployer;
 use front::Front;
 use gate::Gate;
-use hearth_controller::{LogError, ServeError, Settings};
+use hearth_controller::{LogError, PageCheck, ServeError, Settings};
 use notify::{RecursiveMode, Watcher};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -145,6 +145,7 @@ async fn serve(dev: Dev, settings: Settings, output: Output) -> Result<(), DevEr
     let signal = told_to_end()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let (ready, address) = oneshot::channel();
+    let allowed_hosts = settings.allowed_host.clone();
     let controller = hearth_controller::serve(settings, Some(ready), async {
         // Sent or dropped, either way it is time.
         let _ = stopped.await;
@@ -152,7 +153,7 @@ async fn serve(dev: Dev, settings: Settings, output: Output) -> Result<(), DevEr
     tokio::pin!(controller);
     let front = async {
         let address = address.await.map_err(|_| DevError::ControllerGone)?;
-        serve_front(dev, address, signal, output).await
+        serve_front(dev, address, &allowed_hosts, signal, output).await
     };
     let front_ended = tokio::select! {
         ended = &mut controller => {
@@ -171,6 +172,7 @@ async fn serve(dev: Dev, settings: Settings, output: Output) -> Result<(), DevEr
 async fn serve_front(
     dev: Dev,
     controller: SocketAddr,
+    allowed_hosts: &[String],
     signal: impl Future<Output = ()> + Send + 'static,
     output: Output,
 ) -> Result<(), DevError> {
@@ -201,7 +203,9 @@ async fn serve_front(
     ));
 
     let (closed, drain) = oneshot::channel::<()>();
-    let server = axum::serve(listener, front::router(front)).with_graceful_shutdown(async move {
+    let pages = PageCheck::open(address, allowed_hosts, true);
+    let routes = front::router(front, pages);
+    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
         signal.await;
         gate.close();
         // The receiver is gone if the server has ended already.

@@ -8,6 +8,7 @@ mod host;
 mod jail;
 mod kvm;
 mod programs;
+mod records;
 mod space;
 
 use hearth_controller::Settings;
@@ -107,6 +108,7 @@ fn look(client: &Client, doctor: &Doctor) -> Vec<Check> {
             checks.extend(settings.sandbox_bin().ok().map(|bin| jail::check(&bin)));
             checks.extend(artefacts::check(&settings));
             checks.extend(space::check(&settings));
+            checks.extend(records::check(&settings));
         }
         Err(error) => checks.push(Check::fail(
             "settings",
@@ -126,8 +128,10 @@ fn rendered(check: &Check, output: Output) -> String {
         Verdict::Fail => ("fail", Tone::Bad),
     };
     let word = output.paint(Stream::Stdout, tone, word);
-    let mut text = format!("{word}  {:<14} {}", check.name, check.found);
+    let found = output.foreign(Stream::Stdout, &check.found);
+    let mut text = format!("{word}  {:<14} {found}", check.name);
     if let Some(advice) = &check.advice {
+        let advice = output.foreign(Stream::Stdout, advice);
         text.push_str(&format!("\n                     → {advice}"));
     }
     text

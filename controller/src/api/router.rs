@@ -12,12 +12,14 @@ use super::access::authorize::authorized;
 use super::app::App;
 use super::function_urls::function_url_layer::{self, FunctionUrlLayer};
 use super::http::error::ApiError;
+use super::http::page_check::{self, CheckedListener};
 use super::http::{request_id, unread};
 use super::{operations, traffic};
 use crate::auth::Authentication;
+use crate::web_pages::PageCheck;
 
 /// Every route, behind authentication and authorization.
-pub(crate) fn router(app: Arc<App>, authentication: &Authentication) -> Router {
+pub(crate) fn router(app: Arc<App>, authentication: &Authentication, pages: PageCheck) -> Router {
     let behind_urls = app.clone();
     let metrics = app.metrics.clone();
     let names = Arc::new(operations::names());
@@ -39,14 +41,22 @@ pub(crate) fn router(app: Arc<App>, authentication: &Authentication) -> Router {
     };
     authenticated(whole, authenticator)
         .layer(from_fn_with_state(urls, function_url_layer::serve))
+        .layer(from_fn_with_state(
+            CheckedListener::new(pages),
+            page_check::check,
+        ))
         .layer(from_fn(request_id::assign))
         .layer(from_fn_with_state(metrics, traffic::count))
         .layer(from_fn(unread::settle))
 }
 
 /// Probes and metrics without authentication, for an address that only monitors reach.
-pub(crate) fn monitoring(app: Arc<App>) -> Router {
+pub(crate) fn monitoring(app: Arc<App>, pages: PageCheck) -> Router {
     operations::probes()
         .with_state(app)
+        .layer(from_fn_with_state(
+            CheckedListener::new(pages),
+            page_check::check,
+        ))
         .layer(from_fn(unread::settle))
 }

@@ -15,8 +15,8 @@ use super::error::DeployError;
 use super::intake::ImageGuard;
 use super::source::Source;
 use crate::function::{
-    Artefacts, Code, Deployed, FunctionConfig, FunctionName, State, Status, UpdateStatus, Version,
-    VersionContent, VersionId,
+    Artefacts, Code, Deployed, FunctionConfig, FunctionName, Incarnation, State, Status,
+    UpdateStatus, Version, VersionContent, VersionId,
 };
 use crate::locks::lock;
 use crate::registry::{Function, RegistryError};
@@ -32,9 +32,16 @@ struct Built {
 }
 
 impl Built {
-    fn version(self, name: &FunctionName, id: VersionId, revision: &str) -> Arc<Version> {
+    fn version(
+        self,
+        incarnation: Incarnation,
+        name: FunctionName,
+        id: VersionId,
+        revision: &str,
+    ) -> Arc<Version> {
         let content = VersionContent {
-            name: name.clone(),
+            incarnation,
+            name,
             id,
             config: self.config,
             code: self.code,
@@ -154,6 +161,7 @@ impl Deployer {
         };
         tracing::info!(runtime = config.runtime.id(), "a deploy begins");
         let source = Source {
+            incarnation: &function.incarnation,
             name,
             version,
             config,
@@ -252,7 +260,8 @@ fn settle_latest(function: &mut Function, built: Result<Built, DeployError>) {
             });
             record.state = Status::plain(State::Active);
             record.last_update = Some(Status::plain(UpdateStatus::Successful));
-            let version = built.version(&record.name, VersionId::Latest, &record.revision_id);
+            let (life, name) = (function.incarnation.clone(), record.name.clone());
+            let version = built.version(life, name, VersionId::Latest, &record.revision_id);
             function.live = Some(version);
         }
         Err(error) => {
@@ -270,7 +279,7 @@ fn settle_latest(function: &mut Function, built: Result<Built, DeployError>) {
 
 /// Records the result of a deploy of a published version.
 fn settle_version(function: &mut Function, number: u32, built: Result<Built, DeployError>) {
-    let name = function.record.name.clone();
+    let (life, name) = (function.incarnation.clone(), function.record.name.clone());
     let Some(published) = function.published_mut(number) else {
         return;
     };
@@ -281,7 +290,7 @@ fn settle_version(function: &mut Function, number: u32, built: Result<Built, Dep
             record.made = Some(built.artefacts.made());
             record.state = Status::plain(State::Active);
             let id = VersionId::Number(number);
-            published.live = Some(built.version(&name, id, &record.revision_id));
+            published.live = Some(built.version(life, name, id, &record.revision_id));
         }
         Err(error) => {
             record.state = Status::because(State::Failed, error.to_string(), error.reason_code());

@@ -241,7 +241,7 @@ impl Builder {
 
     /// A new sandbox for this deploy, whose span its log lines get.
     pub(super) async fn sandbox(&self) -> Result<MicroVm, DeployError> {
-        let (vm, _) = self.shells.launch().await?;
+        let vm = self.shells.launch_for_deploy().await?;
         vm.process().belongs_to(&LogSubject::new(Span::current()));
         Ok(vm)
     }

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::control::Deployer;
 use super::*;
-use crate::function::{FunctionRecord, VersionId, shared_generator};
+use crate::function::{FunctionRecord, Incarnation, VersionId, shared_generator};
 use crate::hex::hex;
 use crate::logs::{Filter, Kept, Query};
 use crate::pool::double::{Doubles, Stage};
@@ -23,6 +23,7 @@ pub(in crate::deploy) struct Fixture {
     builder: Builder,
     stage: Arc<Stage>,
     record: FunctionRecord,
+    incarnation: Incarnation,
     folder: tempfile::TempDir,
 }
 
@@ -35,6 +36,7 @@ impl Fixture {
             builder: builder(folder.path(), &stage),
             stage,
             record: test_record("f"),
+            incarnation: Incarnation::default(),
             folder,
         }
     }
@@ -68,6 +70,7 @@ impl Fixture {
 
     fn source(&self, version: VersionId) -> Source<'_> {
         Source {
+            incarnation: &self.incarnation,
             name: &self.record.name,
             version,
             config: &self.record.config,

@@ -45,10 +45,18 @@ pub(super) fn left_with(change: &Change<'_>) -> i64 {
 }
 
 impl Deployer {
-    /// Sets the function's claim in the pool.
+    /// Sets the function's claim in the pool, and the instances that are set aside for it.
     pub(super) fn set_claim(&self, function: &Function) {
         let name = &function.record.name;
         self.pool.concurrency().set_claim(name, claim(function));
+        let reserved = function.record.reserved_concurrency.unwrap_or(0);
+        let memory = function
+            .all_live()
+            .map(|version| version.config.memory_mib)
+            .max();
+        // Until its first deploy has succeeded, it has no version that serves.
+        let memory = memory.unwrap_or(function.record.config.memory_mib);
+        self.pool.reserve(name, reserved, memory);
     }
 }
 

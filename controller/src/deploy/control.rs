@@ -14,6 +14,8 @@ use super::builder::{Builder, new_key};
 use super::error::DeployError;
 use super::intake::Accepted;
 use super::layers::check_layers;
+use super::unused_runtimes::KEPT_UNUSED;
+use crate::data_dir::LowSpace;
 use crate::function::{
     AliasName, Aliases, FunctionConfig, FunctionName, FunctionRecord, FunctionUrls, Policies,
     PolicyError, State, Status, UpdateStatus, VersionId,
@@ -65,6 +67,9 @@ pub(crate) enum ControlError {
     /// The same for requests whose error has no `Type` on Lambda.
     #[error("{0}")]
     Untyped(String),
+    /// There is not enough free space for a deploy.
+    #[error(transparent)]
+    LowSpace(#[from] LowSpace),
     /// The registry has failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -127,6 +132,7 @@ impl Deployer {
         if self.catalog.get(&name).is_some() {
             return Err(ControlError::Exists);
         }
+        self.check_space()?;
         let accepted = self.accept(new_key(&name), package).await?;
         let writer = self.catalog.write().await;
         if writer.get(&name).is_some() {
@@ -168,6 +174,7 @@ impl Deployer {
     ) -> Result<Arc<Function>, ControlError> {
         let before = self.catalog.get(name).ok_or(ControlError::NotFound)?;
         changeable(&before.record, revision)?;
+        self.check_space()?;
         let accepted = self.accept(new_key(name), package).await?;
         let writer = self.catalog.write().await;
         let mut function = Function::clone(&*writer.get(name).ok_or(ControlError::NotFound)?);
@@ -193,6 +200,7 @@ impl Deployer {
         revision: Option<&str>,
         change: impl FnOnce(&FunctionConfig) -> Result<FunctionConfig, E>,
     ) -> Result<Arc<Function>, E> {
+        self.check_space()?;
         let writer = self.catalog.write().await;
         let function = writer.get(name).ok_or(ControlError::NotFound)?;
         let mut function = Function::clone(&function);
@@ -226,12 +234,24 @@ impl Deployer {
         for live in function.all_live() {
             self.pool.retire(live);
         }
-        self.builder.kept.forget(name);
+        self.builder.kept.forget(&function.incarnation);
         self.drop_packages(&writer, &function).await;
         self.pool.concurrency().set_claim(name, Claim::default());
+        self.pool.reserve(name, 0, 0);
         self.logs.remove(name).await;
         self.metrics.forget(name.as_str());
+        self.builder
+            .remove_unused_runtimes(&self.catalog, KEPT_UNUSED);
+        self.builder.data.hold_reserve();
         Ok(())
+    }
+
+    /// Refuses a deploy when there is less free space than the floor.
+    pub(super) fn check_space(&self) -> Result<(), ControlError> {
+        self.builder
+            .data
+            .low_space()
+            .map_or(Ok(()), |low| Err(low.into()))
     }
 
     /// Stores the package, then the record that refers to it, and starts the deploys.

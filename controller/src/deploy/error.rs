@@ -80,6 +80,16 @@ impl DeployError {
         move |source| Self::Vm { doing, source }
     }
 
+    /// The text for clients, who need not know the host's paths.
+    pub(crate) fn for_clients(&self) -> String {
+        match self {
+            Self::Io { action, source, .. } => format!("can't {action} a file: {source}"),
+            Self::Packages(_) => "the package store has failed".into(),
+            Self::Image(_) => "the package's image could not be made".into(),
+            other => other.to_string(),
+        }
+    }
+
     /// Lambda's `StateReasonCode`.
     pub(crate) fn reason_code(&self) -> &'static str {
         match self {

@@ -62,7 +62,9 @@ impl Builder {
             };
             self.report_init(source, init.took, init.result.as_ref().err());
             init.result?;
-            self.metrics.init(source.name.as_str(), init.took);
+            source.incarnation.while_it_lasts(|| {
+                self.metrics.init(source.name.as_str(), init.took);
+            });
             running.enter(Phase::Save);
             return self.unique_snapshot(&mut vm, source, artefacts).await;
         }
@@ -123,7 +125,7 @@ impl Builder {
             let text = Text::of_guest(of, text);
             self.logs.append(source.origin(), Kind::Function, text);
         };
-        init(vm, restore.command()?, configure, limit, log).await
+        init(vm, restore.command()?, configure, limit, log, || {}).await
     }
 
     fn report_init(&self, source: Source<'_>, took: Duration, error: Option<&InitError>) {

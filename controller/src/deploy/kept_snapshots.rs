@@ -3,7 +3,8 @@
 //! When a deploy replaces `$LATEST`, the artefacts of the replaced version are kept here for a while. A
 //! later deploy of the same code and configuration takes them back instead of running init again. They
 //! fill a bounded space on disk: the one that was replaced first goes first. The registry does not mention
-//! them, so they end with the process: the next start deletes what is left of them.
+//! them, so they end with the process: no later one uses what is left of them, and the next start deletes
+//! it, unless that start keeps or sets aside all files without a reference (`revival`).
 //!
 //! Two things are never kept, because their owner expects them to be gone: snapshots of a deleted function,
 //! and snapshots with other environment variables than the function has now. Variables are secrets, they
@@ -12,7 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use crate::function::{Artefacts, Fingerprints, FunctionName, StartsFrom, Version};
+use crate::function::{Artefacts, Fingerprints, Incarnation, StartsFrom, Version};
 use crate::locks::lock;
 
 /// Artefacts of replaced versions, without an owner: the reference here keeps the files.
@@ -25,7 +26,8 @@ pub(crate) struct KeptSnapshots {
 
 #[derive(Debug)]
 struct Kept {
-    function: FunctionName,
+    /// The life of the function: another function of its name must not start from these artefacts.
+    incarnation: Incarnation,
     artefacts: Arc<Artefacts>,
     /// Space on disk.
     bytes: u64,
@@ -44,7 +46,7 @@ impl KeptSnapshots {
     /// otherwise its files may be gone.
     pub(super) fn replaced(&self, former: &Version, now: &Version) {
         if former.config.environment != now.config.environment {
-            self.forget(&former.name);
+            self.forget(&former.incarnation);
             return;
         }
         let Some(artefacts) = former.artefacts() else {
@@ -58,7 +60,7 @@ impl KeptSnapshots {
             return;
         }
         let kept = Kept {
-            function: former.name.clone(),
+            incarnation: former.incarnation.clone(),
             bytes: artefacts.disk_bytes(),
             artefacts,
         };
@@ -84,21 +86,25 @@ impl KeptSnapshots {
         without_space
     }
 
-    /// Removes artefacts that fit, for a deploy that becomes their owner.
-    pub(super) fn take(&self, fingerprints: &Fingerprints) -> Option<Arc<Artefacts>> {
+    /// Removes artefacts of a function that fit, for a deploy that becomes their owner.
+    pub(super) fn take(
+        &self,
+        function: &Incarnation,
+        fingerprints: &Fingerprints,
+    ) -> Option<Arc<Artefacts>> {
         let mut kept = lock(&self.kept);
-        let place = kept
-            .iter()
-            .position(|kept| kept.artefacts.fits(fingerprints))?;
+        let place = kept.iter().position(|kept| {
+            kept.incarnation.is_same(function) && kept.artefacts.fits(fingerprints)
+        })?;
         kept.remove(place).map(|kept| kept.artefacts)
     }
 
     /// Removes everything of a function.
-    pub(super) fn forget(&self, function: &FunctionName) {
+    pub(super) fn forget(&self, function: &Incarnation) {
         let mut kept = lock(&self.kept);
         let (gone, stay) = kept
             .drain(..)
-            .partition::<VecDeque<_>, _>(|kept| kept.function == *function);
+            .partition::<VecDeque<_>, _>(|kept| kept.incarnation.is_same(function));
         *kept = stay;
         // The files are deleted when the lock is free again.
         drop(kept);

@@ -6,19 +6,22 @@ use super::*;
 use crate::function::{ArtefactFiles, Environment, VersionContent, VersionId, artefacts_in};
 use crate::registry::test_record;
 
-/// A `$LATEST` of function `name` that owns new artefacts with this fingerprint.
-fn version(folder: &Path, name: &str, fingerprint: &str, secret: &str) -> Arc<Version> {
-    let artefacts = artefacts_in(folder, &format!("{name}-{fingerprint}"), fingerprint);
+/// A `$LATEST` of function `f` that owns new artefacts with this fingerprint.
+fn version(folder: &Path, f: &Incarnation, fingerprint: &str, secret: &str) -> Arc<Version> {
+    // Other functions may have artefacts with this fingerprint.
+    let place = tempfile::tempdir_in(folder).unwrap().keep();
+    let artefacts = artefacts_in(&place, "key", fingerprint);
     artefacts.own();
-    of_artefacts(name, secret, artefacts)
+    of_artefacts(f, secret, artefacts)
 }
 
-fn of_artefacts(name: &str, secret: &str, artefacts: Arc<Artefacts>) -> Arc<Version> {
-    let record = test_record(name);
+fn of_artefacts(f: &Incarnation, secret: &str, artefacts: Arc<Artefacts>) -> Arc<Version> {
+    let record = test_record("f");
     let mut config = record.config;
     let variables = [("SECRET".to_owned(), secret.to_owned())];
     config.environment = Some(Environment(variables.into()));
     let content = VersionContent {
+        incarnation: f.clone(),
         name: record.name,
         id: VersionId::Latest,
         config,
@@ -53,17 +56,17 @@ fn one(folder: &Path) -> u64 {
 #[test]
 fn a_replaced_snapshot_is_there_for_one_deploy_with_its_fingerprint() {
     let dir = tempfile::tempdir().unwrap();
-    let kept = KeptSnapshots::new(u64::MAX);
+    let (kept, f) = (KeptSnapshots::new(u64::MAX), Incarnation::default());
     let (first, second) = (
-        version(dir.path(), "f", "1", "s"),
-        version(dir.path(), "f", "2", "s"),
+        version(dir.path(), &f, "1", "s"),
+        version(dir.path(), &f, "2", "s"),
     );
     let files = replace(&kept, first, &second);
     assert!(files.folder.exists() && kept.bytes() > 0);
-    assert!(kept.take(&fingerprints("2")).is_none());
-    let taken = kept.take(&fingerprints("1")).unwrap();
+    assert!(kept.take(&f, &fingerprints("2")).is_none());
+    let taken = kept.take(&f, &fingerprints("1")).unwrap();
     assert!(taken.sealed().is_verified());
-    assert!(kept.take(&fingerprints("1")).is_none());
+    assert!(kept.take(&f, &fingerprints("1")).is_none());
     assert_eq!(kept.bytes(), 0);
     // The deploy that took it was given up.
     drop(taken);
@@ -73,11 +76,11 @@ fn a_replaced_snapshot_is_there_for_one_deploy_with_its_fingerprint() {
 #[test]
 fn a_snapshot_that_the_next_deploy_reuses_is_not_kept_and_outlives_the_replaced_version() {
     let dir = tempfile::tempdir().unwrap();
-    let kept = KeptSnapshots::new(u64::MAX);
-    let first = version(dir.path(), "f", "1", "s");
+    let (kept, f) = (KeptSnapshots::new(u64::MAX), Incarnation::default());
+    let first = version(dir.path(), &f, "1", "s");
     let shared = first.artefacts().unwrap();
     shared.own();
-    let second = of_artefacts("f", "s", shared);
+    let second = of_artefacts(&f, "s", shared);
     let files = replace(&kept, first, &second);
     assert_eq!(kept.bytes(), 0);
     assert!(second.artefacts().unwrap().complete());
@@ -89,8 +92,11 @@ fn a_snapshot_that_the_next_deploy_reuses_is_not_kept_and_outlives_the_replaced_
 #[test]
 fn the_snapshot_that_was_replaced_first_is_deleted_when_space_is_short() {
     let dir = tempfile::tempdir().unwrap();
-    let kept = KeptSnapshots::new(2 * one(dir.path()));
-    let new = |fingerprint| version(dir.path(), "f", fingerprint, "s");
+    let (kept, f) = (
+        KeptSnapshots::new(2 * one(dir.path())),
+        Incarnation::default(),
+    );
+    let new = |fingerprint| version(dir.path(), &f, fingerprint, "s");
     let mut now = new("0");
     let mut replaced = Vec::new();
     for fingerprint in ["1", "2", "3"] {
@@ -109,15 +115,18 @@ fn the_snapshot_that_was_replaced_first_is_deleted_when_space_is_short() {
 fn no_snapshot_with_replaced_environment_variables_or_of_a_deleted_function_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let kept = KeptSnapshots::new(u64::MAX);
-    let new = |name, fingerprint, secret| version(dir.path(), name, fingerprint, secret);
-    let other = replace(&kept, new("g", "1", "s"), &new("g", "2", "s"));
-    let second = new("f", "2", "leaked");
-    let first = replace(&kept, new("f", "1", "leaked"), &second);
+    let (f, g) = (Incarnation::default(), Incarnation::default());
+    let new = |f, fingerprint, secret| version(dir.path(), f, fingerprint, secret);
+    let other = replace(&kept, new(&g, "1", "s"), &new(&g, "2", "s"));
+    let second = new(&f, "2", "leaked");
+    let first = replace(&kept, new(&f, "1", "leaked"), &second);
     assert!(first.folder.exists());
-    let second = replace(&kept, second, &new("f", "3", "rotated"));
+    let second = replace(&kept, second, &new(&f, "3", "rotated"));
     assert!(!first.folder.exists() && !second.folder.exists());
     assert!(other.folder.exists());
-    kept.forget(&FunctionName::parse("g").unwrap());
+    // `g` may be another function of the same name, created when `f` was deleted, or the other way round.
+    assert!(kept.take(&f, &fingerprints("1")).is_none());
+    kept.forget(&g);
     assert!(!other.folder.exists());
     assert_eq!(kept.bytes(), 0);
 }
@@ -125,15 +134,15 @@ fn no_snapshot_with_replaced_environment_variables_or_of_a_deleted_function_is_k
 #[test]
 fn an_unusable_snapshot_is_not_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let kept = KeptSnapshots::new(u64::MAX);
-    let first = version(dir.path(), "f", "1", "s");
+    let (kept, f) = (KeptSnapshots::new(u64::MAX), Incarnation::default());
+    let first = version(dir.path(), &f, "1", "s");
     first.artefacts().unwrap().mark_unusable();
-    let files = replace(&kept, first, &version(dir.path(), "f", "2", "s"));
+    let files = replace(&kept, first, &version(dir.path(), &f, "2", "s"));
     assert!(!files.folder.exists());
     // A restore of an instance that was still starting may show it later.
-    let first = version(dir.path(), "f", "3", "s");
+    let first = version(dir.path(), &f, "3", "s");
     let late = first.artefacts().unwrap();
-    replace(&kept, first, &version(dir.path(), "f", "4", "s"));
+    replace(&kept, first, &version(dir.path(), &f, "4", "s"));
     late.mark_unusable();
-    assert!(kept.take(&fingerprints("3")).is_none());
+    assert!(kept.take(&f, &fingerprints("3")).is_none());
 }

@@ -20,6 +20,7 @@ impl Deployer {
         describe: impl FnOnce(Code, String) -> LayerVersion,
     ) -> Result<(u32, LayerVersion), ControlError> {
         // The image is made only to check the archive. A deploy makes one image of all layers.
+        self.check_space()?;
         let key = new_key(format_args!("layer-{name}"));
         let accepted = self.accept(key, package).await?;
         let writer = self.catalog.write().await;

@@ -19,6 +19,7 @@
 //! * [`layers`]: what functions have at `/opt`.
 //! * [`background`]: the deploys that follow from it all.
 //! * [`progress`]: which phase each of them is in.
+//! * [`unused_runtimes`]: runtime snapshots that no function uses are removed.
 //! * [`rebuilder`]: files that can't be used any more are made anew.
 
 pub(crate) mod aliases;
@@ -43,6 +44,7 @@ mod reuse;
 mod runtime_snapshot;
 mod snapshot;
 mod source;
+mod unused_runtimes;
 pub(crate) mod urls;
 
 pub(crate) use aliases::AliasChange;

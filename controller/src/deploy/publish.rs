@@ -30,6 +30,7 @@ impl Deployer {
         let function = writer.get(name).ok_or(ControlError::NotFound)?;
         let record = &function.record;
         changeable(record, wish.revision.as_deref())?;
+        self.check_space()?;
         if record.state.is != State::Active {
             return Err(ControlError::State(record.state.is));
         }

@@ -29,6 +29,7 @@ impl Rebuilder {
         let name = &version.name;
         let key = new_key(name);
         let source = Source {
+            incarnation: &version.incarnation,
             name,
             version: version.id,
             config: &version.config,

@@ -29,7 +29,7 @@ impl Builder {
             .iter()
             .find(|artefacts| artefacts.fits(&fingerprints))
             .cloned()
-            .or_else(|| self.kept.take(&fingerprints))?;
+            .or_else(|| self.kept.take(source.incarnation, &fingerprints))?;
         // The image that was made for this deploy may be another link to that of the snapshot. It goes first,
         // because removing a link changes the stamp by which the seal knows the file.
         drop(ImageGuard(Some(self.data.image(source.key))));

@@ -11,6 +11,7 @@ use crate::data_dir::DataDir;
 use crate::deploy::builder::tests::{artefacts_of_host, builder};
 use crate::deploy::{Builder, CodeUpdate, ControlError, Deployer, Publish, Rebuilder};
 use crate::function::{Environment, FunctionConfig, FunctionName, FunctionRecord, VersionId};
+use crate::limits::HostCpus;
 use crate::logs::LogStore;
 use crate::pool::double::{Doubles, Stage};
 use crate::pool::{Pool, PoolSettings, Shells};
@@ -22,9 +23,13 @@ const POOL: PoolSettings = PoolSettings {
     max_instances: 100,
     max_per_function: 100,
     memory_budget_mib: 100_000,
+    memory_per_function_mib: 100_000,
     idle_timeout: Duration::from_secs(600),
     throttle_wait: Duration::from_millis(50),
-    starts_ahead: 2,
+    max_starts: 4,
+    max_waiting: 100,
+    start_wait: SOON,
+    start_tail: Duration::ZERO,
     finish_grace: Duration::from_millis(100),
 };
 /// For what should come at once on a host that may be busy.
@@ -155,14 +160,15 @@ pub(in crate::deploy) fn deployer(folder: &Path, stage: &Arc<Stage>) -> Deployer
     let builder: Arc<Builder> = Arc::new(builder(folder, stage));
     let data = &builder.data;
     let (database, stored) = Database::open(&data.registry(), &data.key()).unwrap();
-    sweep(data, &stored).unwrap();
+    sweep(data, &database, &stored).unwrap();
     let Contents { functions, layers } = stored;
     let functions = functions.into_iter().map(|f| revive(&builder, f)).collect();
     let catalog = Arc::new(Catalog::new(database, functions, layers));
     let rebuilder = Arc::new(Rebuilder::new(builder.clone(), catalog.clone()));
     let (metrics, logs): (_, LogStore) = (builder.metrics.clone(), builder.logs.clone());
     let shells = Arc::new(Shells::new(Arc::new(Doubles(stage.clone())), 0));
-    let pool = Pool::new(POOL, shells, rebuilder, metrics.clone(), logs.clone());
+    let cpus = HostCpus::idle();
+    let pool = Pool::new(POOL, shells, rebuilder, metrics.clone(), logs.clone(), cpus);
     Deployer::new(catalog, builder, pool, logs, metrics)
 }
 

@@ -60,27 +60,29 @@ pub(crate) struct Configs {
 
 impl Configs {
     /// Parses the documents in the file.
-    pub(crate) fn new(
-        commits: GroupCommit,
-        documents: Vec<rows::ConfigRow>,
-    ) -> Result<Self, EventsError> {
+    pub(crate) fn new(commits: GroupCommit, documents: Vec<rows::ConfigRow>) -> Self {
         let mut book = Book::new();
         for row in documents {
-            let unreadable = |why: String| EventsError::Config {
-                function: row.function.clone(),
-                why,
-            };
-            let name = FunctionName::parse(&row.function)
-                .map_err(|error| unreadable(error.to_string()))?;
-            let config = serde_json::from_str(&row.document)
-                .map_err(|error| unreadable(error.to_string()))?;
-            book.insert((name, row.qualifier), Arc::new(config));
+            let name = FunctionName::parse(&row.function).map_err(|error| error.to_string());
+            let config = serde_json::from_str(&row.document).map_err(|error| error.to_string());
+            match (name, config) {
+                (Ok(name), Ok(config)) => {
+                    book.insert((name, row.qualifier), Arc::new(config));
+                }
+                // The function's events then have the defaults.
+                (Err(error), _) | (_, Err(error)) => tracing::error!(
+                    function = row.function,
+                    qualifier = row.qualifier,
+                    error,
+                    "an event invoke configuration is damaged"
+                ),
+            }
         }
-        Ok(Self {
+        Self {
             commits,
             book: Arc::new(RwLock::new(book)),
             writing: Mutex::new(()),
-        })
+        }
     }
 
     /// The configuration of a qualifier; `None` is `$LATEST`.
@@ -221,7 +223,7 @@ mod tests {
         let connection = rows::open(path).unwrap();
         let documents = rows::configs(&connection).unwrap();
         let commits = GroupCommit::start(connection, path.into()).unwrap();
-        Configs::new(commits, documents).unwrap()
+        Configs::new(commits, documents)
     }
 
     fn config(retries: u32) -> EventInvokeConfig {

@@ -15,13 +15,13 @@ use super::clock::Clock;
 use super::config::{Configs, EventInvokeConfig};
 use super::destinations::Ending;
 use super::event::{Event, EventRequest};
-use super::host_cpus::HostCpus;
 use super::metrics::EventMetrics;
 use super::queue::{Outcome, Queue};
 use super::retry::{AfterError, Condition, RetrySettings};
 use super::schedule::{Obstacle, Turn};
 use super::target::{Attempt, Functions, Ran};
 use crate::function::LATEST;
+use crate::limits::HostCpus;
 
 /// Maximum sleep, because the host's clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -104,6 +104,10 @@ impl Dispatcher {
             return self.over(&event, why, None, config).await;
         }
         match self.functions.run(&event).await {
+            _ if !self.queue.schedule().holds(&turn) => {
+                // Its function was deleted, and so were its events and its metrics.
+                self.queue.abandon(&turn);
+            }
             Attempt::Ran(ran) => {
                 let age = u64::try_from(began_ms - event.accepted_ms).unwrap_or(0);
                 self.metrics

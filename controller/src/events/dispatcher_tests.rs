@@ -17,13 +17,13 @@ use super::clock::Clock;
 use super::config::{Configs, Destination, EventInvokeConfig};
 use super::dispatcher::Dispatcher;
 use super::event::Event;
-use super::host_cpus::HostCpus;
 use super::metrics::EventMetrics;
 use super::queue::Queue;
 use super::queue::tests::{BOUNDS, request, schedule};
 use super::retry::RetrySettings;
 use super::target::{Attempt, Functions, Ran};
 use crate::function::FunctionName;
+use crate::limits::HostCpus;
 use crate::process_log::{LogFormat, capture};
 
 /// Maximum time to wait for something that must happen.
@@ -95,7 +95,7 @@ impl Fixture {
         let queue = Arc::new(Queue::open(path, schedule(BOUNDS)).unwrap());
         let this = Self {
             functions: Arc::new(functions),
-            configs: Arc::new(Configs::new(queue.commits(), Vec::new()).unwrap()),
+            configs: Arc::new(Configs::new(queue.commits(), Vec::new())),
             queue,
             now: Arc::default(),
             closing: CancellationToken::new(),
@@ -108,7 +108,7 @@ impl Fixture {
             functions: this.functions.clone(),
             retry: SETTINGS,
             metrics: Arc::new(EventMetrics::new(&Registry::new()).unwrap()),
-            cpus: HostCpus::new(),
+            cpus: HostCpus::new(Duration::from_millis(250)),
             clock: Clock::Test(this.now.clone()),
             closing: this.closing.clone(),
             abandoned: this.abandoned.clone(),

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, ErrorCode, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
 /// Maximum number of changes in one transaction.
@@ -37,12 +37,12 @@ pub enum EventsError {
         /// The newest that this program knows.
         known: usize,
     },
-    /// A stored event invoke configuration can't be read.
+    /// An event invoke configuration can't be written.
     #[error("event queue: event invoke configuration of function {function:?}: {why}")]
     Config {
         /// The function's name.
         function: String,
-        /// The parser's error.
+        /// The error.
         why: String,
     },
     /// The writer's thread has ended.
@@ -51,6 +51,25 @@ pub enum EventsError {
 }
 
 impl EventsError {
+    /// The text for clients, who need not know the host's paths.
+    pub(crate) fn for_clients(&self) -> String {
+        match self {
+            Self::Sqlite { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether the file is damaged as a whole.
+    pub(crate) fn is_damage(&self) -> bool {
+        let Self::Sqlite { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.sqlite_error_code(),
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+        )
+    }
+
     pub(crate) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
         Self::Sqlite {
             path: path.into(),
@@ -125,6 +144,11 @@ impl GroupCommit {
             .spawn(move || write(connection, &path, inbox))
             .map_err(|_| EventsError::Closed)?;
         Ok(Self { changes })
+    }
+
+    /// Whether the thread that owns the connection runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.changes.is_closed()
     }
 
     /// Runs `work` in the next transaction. After the commit has succeeded or failed, the writer's thread

@@ -8,7 +8,6 @@
 //! * [`group_commit`]: writes many changes in one transaction. [`rows`]: the changes.
 //! * [`schedule`]: which event runs next. [`retry`]: when a failed event runs again. Both decide without
 //!   I/O.
-//! * [`host_cpus`]: whether the host has CPU time for more events at once.
 //! * [`queue`]: the events on disk and their schedule, kept consistent.
 //! * [`target`]: runs an event's function in the pool.
 //! * [`config`]: event invoke configurations: retries, maximum age, destinations.
@@ -24,7 +23,6 @@ mod dispatcher;
 mod dispatcher_tests;
 mod event;
 mod group_commit;
-mod host_cpus;
 mod metrics;
 mod queue;
 mod retry;
@@ -42,7 +40,6 @@ pub(crate) use config::{Destination, EventInvokeConfig};
 use dispatcher::Dispatcher;
 pub(crate) use event::{EventLimits, EventRequest};
 pub use group_commit::EventsError;
-use host_cpus::HostCpus;
 pub(crate) use metrics::EventMetrics;
 use metrics::QueueCensus;
 pub(crate) use queue::NotAccepted;
@@ -51,11 +48,17 @@ pub(crate) use retry::RetrySettings;
 pub(crate) use schedule::Bounds;
 use schedule::Schedule;
 pub(crate) use target::{Functions, PooledFunctions};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::data_dir::set_aside;
 use crate::function::FunctionName;
+use crate::limits::HostCpus;
 use crate::metrics::Metrics;
+
+/// Interval between two measurements of the host's CPUs.
+const CPUS_PERIOD: Duration = Duration::from_millis(250);
 
 /// The event queue and its dispatcher.
 #[derive(Debug)]
@@ -66,6 +69,8 @@ pub(crate) struct Events {
     clock: Clock,
     abandoned: CancellationToken,
     runs: TaskTracker,
+    /// The task that runs events until the end.
+    dispatcher: Option<AbortHandle>,
 }
 
 /// The settings of the queue and of its events.
@@ -87,16 +92,17 @@ impl Events {
     ) -> Result<Self, EventsStartError> {
         let EventSettings { bounds, retry } = settings;
         let metrics = Arc::new(EventMetrics::new(metrics.registry())?);
-        let queue = Arc::new(Queue::open(path, Schedule::new(bounds))?);
-        let configs = Configs::new(queue.commits(), queue.configs().await?)?;
+        let queue = Arc::new(open_or_begin_anew(path, bounds)?);
+        let configs = Configs::new(queue.commits(), queue.configs().await?);
         let configs = Arc::new(configs);
-        let this = Self {
+        let mut this = Self {
             queue: queue.clone(),
             configs: configs.clone(),
             metrics: metrics.clone(),
             clock: Clock::Host,
             abandoned: CancellationToken::new(),
             runs: TaskTracker::new(),
+            dispatcher: None,
         };
         let mut stored = queue.schedule().functions();
         stored.extend(configs.functions());
@@ -114,13 +120,13 @@ impl Events {
             functions,
             retry,
             metrics,
-            cpus: HostCpus::new(),
+            cpus: HostCpus::new(CPUS_PERIOD),
             clock: this.clock.clone(),
             closing,
             abandoned: this.abandoned.clone(),
             runs: this.runs.clone(),
         });
-        this.runs.spawn(dispatcher.dispatch());
+        this.dispatcher = Some(this.runs.spawn(dispatcher.dispatch()).abort_handle());
         Ok(this)
     }
 
@@ -130,6 +136,12 @@ impl Events {
         self.queue.accept(request, self.clock.now_ms()).await?;
         self.metrics.received(function.as_str());
         Ok(())
+    }
+
+    /// Whether events are stored and run: the writer's thread and the dispatcher run.
+    pub(crate) fn is_alive(&self) -> bool {
+        let ended = |task: &AbortHandle| task.is_finished();
+        self.queue.is_alive() && !self.dispatcher.as_ref().is_some_and(ended)
     }
 
     /// The event invoke configurations.
@@ -178,6 +190,23 @@ impl Events {
     /// Running events are about to be killed. They will run again at the next start.
     pub(crate) fn abandon(&self) {
         self.abandoned.cancel();
+    }
+}
+
+/// Opens the queue. A file that is damaged as a whole is set aside: only its events are lost.
+fn open_or_begin_anew(path: &Path, bounds: Bounds) -> Result<Queue, EventsError> {
+    match Queue::open(path, Schedule::new(bounds)) {
+        Err(error) if error.is_damage() => {
+            tracing::error!(
+                %error,
+                "the event queue can't be read: the controller sets its file aside and begins an \
+                 empty one"
+            );
+            let files = ["db", "db-wal", "db-shm"].map(|end| path.with_extension(end));
+            set_aside(&files);
+            Queue::open(path, Schedule::new(bounds))
+        }
+        other => other,
     }
 }
 

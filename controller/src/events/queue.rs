@@ -88,10 +88,17 @@ impl Queue {
     /// Opens the file and schedules the events in it.
     pub(crate) fn open(path: &Path, mut schedule: Schedule) -> Result<Self, EventsError> {
         let connection = rows::open(path)?;
-        let stored = rows::all(&connection).map_err(|error| EventsError::sqlite(path, error))?;
+        let sqlite = |error| EventsError::sqlite(path, error);
+        let stored = rows::all(&connection).map_err(sqlite)?;
+        // If a table can't be read, the file is damaged, and the caller must know it now.
+        rows::configs(&connection).map_err(sqlite)?;
         let ids = Ids::after(stored.last().map_or(0, |last| last.id));
         for event in stored {
             let Ok(function) = FunctionName::parse(&event.function) else {
+                tracing::error!(
+                    event = event.id,
+                    "the controller skips an event that is damaged: it has no function"
+                );
                 continue;
             };
             let cost = cost(event.payload_len);
@@ -109,6 +116,11 @@ impl Queue {
             path: path.into(),
             ids,
         })
+    }
+
+    /// Whether the writer's thread runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.commits.is_alive()
     }
 
     /// The writer of the file, which also holds the event invoke configurations.

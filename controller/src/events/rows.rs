@@ -110,7 +110,7 @@ pub(crate) fn all(connection: &Connection) -> rusqlite::Result<Vec<Stored>> {
     let rows = select.query_map([], |row| {
         Ok(Stored {
             id: row.get(0)?,
-            function: row.get(1)?,
+            function: text(row, 1)?.unwrap_or_default(),
             due_ms: row.get(2)?,
             payload_len: row.get::<_, i64>(3)?.unsigned_abs(),
         })
@@ -157,7 +157,7 @@ pub(crate) fn read(connection: &Connection, id: i64) -> rusqlite::Result<Option<
 }
 
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
-    let name: String = row.get(2)?;
+    let name = text(row, 2)?.unwrap_or_default();
     let function = FunctionName::parse(&name).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
     })?;
@@ -166,11 +166,11 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         accepted_ms: row.get(4)?,
         runs: row.get(5)?,
         request: EventRequest {
-            request_id: row.get(1)?,
+            request_id: text(row, 1)?.unwrap_or_default(),
             function,
-            qualifier: row.get(3)?,
+            qualifier: text(row, 3)?,
             payload: Bytes::from(row.get::<_, Vec<u8>>(10)?),
-            trace_id: row.get(6)?,
+            trace_id: text(row, 6)?,
             limits: EventLimits {
                 timeout_ms: row.get(7)?,
                 memory_mib: row.get(8)?,
@@ -178,6 +178,12 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
             },
         },
     })
+}
+
+/// A text, in which bytes that are none are replaced: one damaged row must not hide all others.
+fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<String>> {
+    let bytes = row.get_ref(at)?.as_bytes_or_null().unwrap_or_default();
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
 /// When the oldest event was accepted.
@@ -236,9 +242,9 @@ pub(crate) fn configs(connection: &Connection) -> rusqlite::Result<Vec<ConfigRow
     let mut select = connection.prepare("SELECT function, qualifier, document FROM configs")?;
     let rows = select.query_map([], |row| {
         Ok(ConfigRow {
-            function: row.get(0)?,
-            qualifier: row.get(1)?,
-            document: row.get(2)?,
+            function: text(row, 0)?.unwrap_or_default(),
+            qualifier: text(row, 1)?.unwrap_or_default(),
+            document: text(row, 2)?.unwrap_or_default(),
         })
     })?;
     rows.collect()

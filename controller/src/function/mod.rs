@@ -5,6 +5,7 @@ mod alias;
 mod arn;
 mod artefacts;
 mod config;
+mod incarnation;
 mod layer;
 mod logging;
 mod name;
@@ -24,6 +25,7 @@ pub(crate) use artefacts::{
     ArtefactFiles, Artefacts, Fingerprints, InstanceInit, SnapshotFiles, StartsFrom, snapshot_files,
 };
 pub(crate) use config::{Environment, FunctionConfig, Runtime};
+pub(crate) use incarnation::Incarnation;
 pub(crate) use layer::{LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion};
 pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel, new_log_stream};
 pub(crate) use name::{ArnScope, FunctionName};

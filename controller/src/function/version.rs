@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Artefacts, Code, FunctionConfig, FunctionName, VersionId};
+use super::{Artefacts, Code, FunctionConfig, FunctionName, Incarnation, VersionId};
 use crate::locks::lock;
 
 /// A version of a function that can run. Invocations, instances and the catalog share it. An instance
@@ -13,6 +13,8 @@ use crate::locks::lock;
 pub(crate) struct Version {
     /// A number that is unique in this process.
     pub(crate) serial: u64,
+    /// The life of the function that this is a version of.
+    pub(crate) incarnation: Incarnation,
     pub(crate) name: FunctionName,
     pub(crate) id: VersionId,
     pub(crate) config: FunctionConfig,
@@ -28,6 +30,8 @@ pub(crate) struct Version {
 /// What a version is made with.
 #[derive(Debug)]
 pub(crate) struct VersionContent {
+    /// The life of the function.
+    pub(crate) incarnation: Incarnation,
     pub(crate) name: FunctionName,
     pub(crate) id: VersionId,
     pub(crate) config: FunctionConfig,
@@ -40,6 +44,7 @@ impl Version {
     /// the first start.
     pub(crate) fn new(content: VersionContent, artefacts: Option<Arc<Artefacts>>) -> Arc<Self> {
         let VersionContent {
+            incarnation,
             name,
             id,
             config,
@@ -49,6 +54,7 @@ impl Version {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             serial: NEXT.fetch_add(1, Ordering::Relaxed),
+            incarnation,
             name,
             id,
             config,

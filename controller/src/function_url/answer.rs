@@ -4,24 +4,29 @@
 //! status 200 and type JSON.
 
 use axum::body::Body;
-use axum::http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SET_COOKIE, TRANSFER_ENCODING, UPGRADE,
-};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use crate::hop_by_hop::HopByHop;
+
 /// The result does not describe a valid response. The text is the reason, for the log.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Malformed(pub(super) &'static str);
 
+impl Malformed {
+    /// A result ends before its prelude does.
+    pub(crate) const CUT_SHORT: Self = Self("the result ends before its prelude");
+}
+
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Headers of the connection, which the controller sets itself. A function's are dropped.
-const OF_THE_CONNECTION: [HeaderName; 4] = [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE];
+/// The headers of a result that are dropped, because the controller sets its connection's own.
+pub(super) struct Dropped(HopByHop);
 
 /// The response for a function's result.
 pub(crate) fn response(result: Bytes) -> Result<Response<Body>, Malformed> {
@@ -91,11 +96,12 @@ pub(super) fn put_headers(
     match described.get("headers") {
         None | Some(Value::Null) => {}
         Some(Value::Object(given)) => {
+            let dropped = Dropped::of(given);
             for (name, value) in given {
                 let name = HeaderName::try_from(name.as_str())
                     .map_err(|_| Malformed("a header's name is not valid"))?;
                 let value = header_value(value)?;
-                if !is_of_the_connection(&name) {
+                if !dropped.contains(&name) {
                     headers.insert(name, value);
                 }
             }
@@ -118,9 +124,22 @@ pub(super) fn put_headers(
     Ok(())
 }
 
-/// Whether a header belongs to the connection.
-pub(super) fn is_of_the_connection(name: &HeaderName) -> bool {
-    OF_THE_CONNECTION.contains(name)
+impl Dropped {
+    /// Those among a result's `headers`.
+    pub(super) fn of(headers: &Map<String, Value>) -> Self {
+        let values = headers
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
+            .flat_map(|(_, value)| match value {
+                Value::Array(values) => values.as_slice(),
+                one => std::slice::from_ref(one),
+            });
+        Self(HopByHop::named_by(values.filter_map(Value::as_str)))
+    }
+
+    pub(super) fn contains(&self, name: &HeaderName) -> bool {
+        *name == CONTENT_LENGTH || self.0.contains(name)
+    }
 }
 
 pub(super) fn header_value(value: &Value) -> Result<HeaderValue, Malformed> {
@@ -171,7 +190,8 @@ mod tests {
     async fn a_description_is_followed() {
         let (status, headers, body) = made(
             r#" {"statusCode": 201, "headers": {"Content-Type": "text/html", "X-N": 1, "X-B": true,
-            "Content-Length": "999", "Connection": "close"}, "cookies": ["a=1; HttpOnly", "b=2"],
+            "Content-Length": "999", "Connection": "close, X-Hop", "x-hop": "1", "Keep-Alive": "timeout=5",
+            "TE": "trailers", "Trailer": "x", "Proxy-Authenticate": "Basic"}, "cookies": ["a=1; HttpOnly", "b=2"],
             "body": "PGgxPg==", "isBase64Encoded": true}"#,
         )
         .await

@@ -52,22 +52,32 @@ pub(crate) fn add_cors_headers(cors: &Cors, asked: &HeaderMap, answer: &mut Head
     }
 }
 
+fn allows_all(cors: &Cors) -> bool {
+    let origins = cors.allow_origins.as_deref().unwrap_or_default();
+    origins.iter().any(|allowed| allowed == "*")
+}
+
+/// Whether a request has an origin that the configuration allows.
+pub(crate) fn allows_origin(cors: &Cors, asked: &HeaderMap) -> bool {
+    let Some(origin) = asked.get(ORIGIN) else {
+        return false;
+    };
+    let mut origins = cors.allow_origins.iter().flatten();
+    allows_all(cors)
+        || origins.any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+}
+
 /// Adds `Access-Control-Allow-Origin` if the origin is allowed, and returns whether it is. With
 /// credentials it must name the origin, because browsers then reject `*`.
 fn allow_origin(cors: &Cors, asked: &HeaderMap, answer: &mut HeaderMap) -> bool {
     let Some(origin) = asked.get(ORIGIN) else {
         return false;
     };
-    let credentials = cors.allow_credentials == Some(true);
-    let origins = cors.allow_origins.as_deref().unwrap_or_default();
-    let all = origins.iter().any(|allowed| allowed == "*");
-    let named = origins
-        .iter()
-        .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
-    if !all && !named {
+    if !allows_origin(cors, asked) {
         return false;
     }
-    if all && !credentials {
+    let credentials = cors.allow_credentials == Some(true);
+    if allows_all(cors) && !credentials {
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     } else {
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());

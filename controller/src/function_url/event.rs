@@ -11,6 +11,11 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use crate::hop_by_hop::HopByHop;
+
+/// The header with the root of the invocation's trace.
+const TRACE_ID: &str = "x-amzn-trace-id";
+
 /// The parts of a request that become its event.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
@@ -26,6 +31,8 @@ pub(crate) struct Incoming<'a> {
     /// The id of the function URL.
     pub(crate) id: &'a str,
     pub(crate) request_id: &'a str,
+    /// The root of the invocation's trace: `Root=1-…`.
+    pub(crate) trace_root: &'a str,
     /// The signer of the request, if the URL's `AuthType` is `AWS_IAM`.
     pub(crate) caller: Option<Caller<'a>>,
     pub(crate) now: OffsetDateTime,
@@ -69,33 +76,51 @@ pub(crate) fn event(incoming: &Incoming<'_>) -> Value {
     event.into()
 }
 
-/// `headers` of the event: names in lower case, several values of one name joined by commas. Cookies are
-/// left out, because the event has them in `cookies`.
+/// `headers` of the event: names in lower case, several values of one name joined by commas. Headers of
+/// the connection are left out, and `Expect`, which the controller has answered.
 fn headers(incoming: &Incoming<'_>) -> Map<String, Value> {
     let mut joined: BTreeMap<&str, String> = BTreeMap::new();
+    let hop_by_hop = HopByHop::of(incoming.headers);
     for (name, value) in incoming.headers {
-        if name == header::COOKIE {
+        if hop_by_hop.contains(name) || *name == header::EXPECT || name == TRACE_ID {
             continue;
         }
-        add(&mut joined, name.as_str(), &text(value.as_bytes()));
+        // Cookies have a separator of their own (RFC 6265, section 5.4).
+        let separator = if *name == header::COOKIE { "; " } else { "," };
+        add(
+            &mut joined,
+            name.as_str(),
+            &text(value.as_bytes()),
+            separator,
+        );
+    }
+    // A body in chunks is whole now: whoever sends the event on has to know its length.
+    if incoming.headers.contains_key(header::TRANSFER_ENCODING) {
+        joined.insert("content-length", incoming.body.len().to_string());
     }
     if let Some(peer) = incoming.peer {
-        add(&mut joined, "x-forwarded-for", &peer.ip().to_string());
+        add(&mut joined, "x-forwarded-for", &peer.ip().to_string(), ",");
     }
-    joined
+    let proto = joined
         .entry("x-forwarded-proto")
         .or_insert_with(|| "http".into());
+    let default_port = if proto == "https" { "443" } else { "80" };
+    let (_, port) = domain_and_port(incoming.headers);
+    joined
+        .entry("x-forwarded-port")
+        .or_insert_with(|| port.unwrap_or_else(|| default_port.into()));
+    joined.insert(TRACE_ID, incoming.trace_root.to_owned());
     joined
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect()
 }
 
-fn add<'a>(joined: &mut BTreeMap<&'a str, String>, name: &'a str, value: &str) {
+fn add<'a>(joined: &mut BTreeMap<&'a str, String>, name: &'a str, value: &str, separator: &str) {
     joined
         .entry(name)
         .and_modify(|all| {
-            all.push(',');
+            all.push_str(separator);
             all.push_str(value);
         })
         .or_insert_with(|| value.to_owned());
@@ -144,17 +169,26 @@ fn decoded(text: &str) -> String {
     percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
+/// The host and the port in `Host`. A client leaves out the port if it is the scheme's own.
+fn domain_and_port(headers: &HeaderMap) -> (String, Option<String>) {
+    let host = headers.get(header::HOST);
+    let host = host.map(|host| text(host.as_bytes())).unwrap_or_default();
+    // An IPv6 address has colons of its own, in brackets.
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => {
+            let port = (!port.is_empty()).then(|| port.to_owned());
+            (name.to_owned(), port)
+        }
+        _ => (host, None),
+    }
+}
+
 fn context(incoming: &Incoming<'_>) -> Value {
     let header = |name: HeaderName| {
         let value = incoming.headers.get(name)?;
         Some(text(value.as_bytes()))
     };
-    let domain = header(header::HOST).unwrap_or_default();
-    // An IPv6 address has colons of its own, in brackets.
-    let domain = match domain.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => name,
-        _ => &domain,
-    };
+    let (domain, _) = domain_and_port(incoming.headers);
     let time = incoming.now.format(format_description!(
         "[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000"
     ));
@@ -237,6 +271,7 @@ mod tests {
             peer: Some(([192, 0, 2, 7], 4711).into()),
             id: "abc",
             request_id: "r",
+            trace_root: "Root=1-2-3",
             caller: None,
             now: OffsetDateTime::from_unix_timestamp(1_583_348_638).unwrap(),
         })
@@ -270,7 +305,10 @@ mod tests {
                     "user-agent": "t/1",
                     "x-many": "one,two",
                     "content-type": "application/json; charset=utf-8",
+                    "cookie": "a=1; b=2; c=3",
+                    "x-amzn-trace-id": "Root=1-2-3",
                     "x-forwarded-for": "192.0.2.7",
+                    "x-forwarded-port": "9070",
                     "x-forwarded-proto": "http",
                 },
                 "queryStringParameters": { "x": "1,2 3", "y": "a/b", "z": "" },
@@ -309,6 +347,55 @@ mod tests {
         ] {
             let event = made("/", &[("host", host)], b"");
             assert_eq!(event["requestContext"]["domainName"], domain, "{host}");
+        }
+    }
+
+    /// An adapter that sent the event on to a web server announced a body in chunks that was not.
+    #[test]
+    fn headers_of_the_connection_stay_behind() {
+        let event = made(
+            "/",
+            &[
+                ("host", "h"),
+                ("connection", "close, X-Hop"),
+                ("x-hop", "1"),
+                ("keep-alive", "timeout=5"),
+                ("te", "trailers"),
+                ("trailer", "x"),
+                ("upgrade", "h2c"),
+                ("proxy-authorization", "Basic x"),
+                ("transfer-encoding", "chunked"),
+                ("expect", "100-continue"),
+                ("x-amzn-trace-id", "Root=1-a-b;Parent=c"),
+                ("x-end", "to end"),
+            ],
+            b"abc",
+        );
+        assert_eq!(
+            event["headers"],
+            json!({
+                "host": "h",
+                "content-length": "3",
+                "x-amzn-trace-id": "Root=1-2-3",
+                "x-end": "to end",
+                "x-forwarded-for": "192.0.2.7",
+                "x-forwarded-port": "80",
+                "x-forwarded-proto": "http",
+            })
+        );
+    }
+
+    #[test]
+    fn the_port_is_the_one_that_the_client_reached() {
+        for (headers, port) in [
+            (&[("host", "h:9070")][..], "9070"),
+            (&[("host", "[::1]:9070")], "9070"),
+            (&[("host", "[::1]")], "80"),
+            (&[("host", "h"), ("x-forwarded-proto", "https")], "443"),
+            (&[("host", "h:1"), ("x-forwarded-port", "2")], "2"),
+        ] {
+            let event = made("/", headers, b"");
+            assert_eq!(event["headers"]["x-forwarded-port"], port, "{headers:?}");
         }
     }
 

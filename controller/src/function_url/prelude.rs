@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
 
-use super::answer::{Malformed, header_value, put_headers, status};
+use super::answer::{Dropped, Malformed, header_value, put_headers, status};
 
 /// `Content-Type` of a result with a prelude.
 pub(crate) const INTEGRATION_RESPONSE: &str = "application/vnd.awslambda.http-integration-response";
@@ -67,7 +67,7 @@ impl Prelude {
 pub(crate) fn with_prelude(result: &Bytes) -> Result<Response<Body>, SplitError> {
     match Prelude::default().push(result)? {
         Some((response, body)) => Ok(response.map(|()| Body::from(body))),
-        None => Err(Malformed("the result ends before its prelude").into()),
+        None => Err(Malformed::CUT_SHORT.into()),
     }
 }
 
@@ -96,15 +96,16 @@ fn several(described: &mut Map<String, Value>) -> Result<HeaderMap, Malformed> {
     let Some(Value::Object(headers)) = described.get_mut("headers") else {
         return Ok(several);
     };
+    let dropped = Dropped::of(headers);
     let mut kept = Map::new();
     for (name, value) in std::mem::take(headers) {
+        let parsed = HeaderName::try_from(name.as_str());
+        if parsed.as_ref().is_ok_and(|name| dropped.contains(name)) {
+            continue;
+        }
         match value {
             Value::Array(values) => {
-                let name = HeaderName::try_from(name)
-                    .map_err(|_| Malformed("a header's name is not valid"))?;
-                if super::answer::is_of_the_connection(&name) {
-                    continue;
-                }
+                let name = parsed.map_err(|_| Malformed("a header's name is not valid"))?;
                 for value in &values {
                     several.append(name.clone(), header_value(value)?);
                 }
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     const WHOLE: &[u8] = b"{\"statusCode\":201,\"headers\":{\"X-A\":\"1\",\"x-b\":[\"2\",\"3\"],\
-        \"Content-Length\":[\"9\"]},\"cookies\":[\"c=1\"]}\0\0\0\0\0\0\0\0bo\0dy";
+        \"Content-Length\":[\"9\"],\"connection\":[\"close\",\"X-Hop\"],\"x-hop\":\"1\"},\"cookies\":[\"c=1\"]}\0\0\0\0\0\0\0\0bo\0dy";
 
     fn check(response: &Response<()>) {
         let headers = response.headers();
@@ -130,7 +131,9 @@ mod tests {
         assert_eq!(headers.get_all("x-b").iter().count(), 2);
         assert_eq!(headers["set-cookie"], "c=1");
         assert_eq!(headers["content-type"], "application/octet-stream");
-        assert!(!headers.contains_key("content-length"));
+        for name in ["content-length", "connection", "x-hop"] {
+            assert!(!headers.contains_key(name), "{name}");
+        }
     }
 
     #[test]

@@ -176,6 +176,7 @@ async fn output_during_init_is_passed_on_before_init_ends() {
         configure.unwrap(),
         Duration::from_secs(60),
         |_, text| logged.send(text).unwrap(),
+        || {},
     );
     let ready = async {
         log.recv().await.unwrap();

@@ -62,17 +62,19 @@ impl InitError {
 }
 
 /// Runs a function's init. `restore` restores the runtime snapshot and lets the microVM run; `log` gets the
-/// function's output. An error is one of the platform; an error of the function is in [`Init`].
+/// function's output, and `restored` is called when the microVM runs. An error is one of the platform; an error of the function is in [`Init`].
 pub(crate) async fn init(
     vm: &mut MicroVm,
     restore: CommandWithFiles,
     configure: Configure,
     limit: Duration,
     log: impl Fn(&Log, Bytes),
+    restored: impl FnOnce(),
 ) -> Result<Init, VmError> {
     let began = Instant::now();
     vm.command(restore, Deadline::since(began, START_LIMIT, "a restore"))
         .await?;
+    restored();
     let restore = began.elapsed();
     vm.send([thaw()?, HostMessage::Configure(configure)])?;
     let deadline = Deadline::since(began, limit, "the end of init");

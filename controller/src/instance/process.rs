@@ -56,6 +56,11 @@ pub(crate) trait SandboxProcess: Debug + Send {
 pub(crate) trait Launcher: Debug + Send + Sync + 'static {
     /// Starts a process.
     fn launch(&self) -> Pin<Box<dyn Future<Output = Result<MicroVm, LaunchError>> + Send + '_>>;
+
+    /// Whether it can start processes: its thread runs.
+    fn is_alive(&self) -> bool {
+        true
+    }
 }
 
 /// Why a sandbox process could not be started.
@@ -137,6 +142,10 @@ impl Launcher for ProcessLauncher {
             result.await.map_err(|_| LaunchError::Closed)?
         })
     }
+
+    fn is_alive(&self) -> bool {
+        !self.orders.is_closed()
+    }
 }
 
 /// A child process with its cgroup.
@@ -199,6 +208,15 @@ impl Drop for RealProcess {
                         request_id,
                         "the host kernel has killed a sandbox for a system call that it may not \
                          make: its guest may have broken into it"
+                    );
+                }),
+                Ok(status) if status.signal() == Some(libc::SIGBUS) => subject.log(|request_id| {
+                    tracing::error!(
+                        pid,
+                        request_id,
+                        "the host kernel has ended a sandbox because it could not give it a page of a \
+                         file (SIGBUS): the disk of the data directory is full or fails, or a \
+                         snapshot was cut off"
                     );
                 }),
                 Ok(_) => {}

@@ -1,6 +1,8 @@
-//! Limits that the host's kernel enforces on sandbox processes.
+//! CPU shares, which the host's kernel enforces on sandbox processes, and how busy its CPUs are.
 
 mod cgroup;
+mod host_cpus;
 
 pub use cgroup::CpuLimit;
 pub(crate) use cgroup::{CpuCgroup, CpuCgroups, Isolation};
+pub(crate) use host_cpus::HostCpus;

@@ -108,6 +108,14 @@ pub(crate) fn restore_report(duration: Duration, failed: Option<&str>) -> String
     }
 }
 
+/// The line about a result that is no HTTP response.
+pub(crate) fn refused_result(request_id: &str, reason: &str) -> String {
+    format!(
+        "RequestId: {request_id} The client of the function URL received 502: the function's result is no \
+         valid HTTP response: {reason}"
+    )
+}
+
 pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use super::record::{MAX_PAGE_BYTES, Query, Record};
+use super::record::{MAX_PAGE_BYTES, Query, Record, parse};
 use super::segments::{self, Segment};
 
 /// Longest line, in bytes. The store writes none that is longer.
@@ -198,8 +198,8 @@ impl Lines {
                 return Ok(None);
             }
             self.offset += size as u64;
-            // A line that a crash has cut off is not valid JSON. Skip it.
-            if let Ok(record) = serde_json::from_slice(&self.line) {
+            // A line that a crash has cut off, or that is damaged, is skipped.
+            if let Some(record) = parse(&self.line) {
                 return Ok(Some((record, size)));
             }
         }

@@ -40,6 +40,11 @@ pub(crate) enum PlatformEvent<'a> {
         took: Duration,
         failed: Option<&'a str>,
     },
+    /// The client of a function URL received a 502, because the result is no valid HTTP response.
+    RefusedResult {
+        request_id: &'a str,
+        reason: &'a str,
+    },
 }
 
 impl PlatformEvent<'_> {
@@ -77,6 +82,9 @@ impl PlatformEvent<'_> {
                 opted_in,
             } => vec![lines::shared_generators(generators, opted_in)],
             Self::Restore { took, failed } => vec![lines::restore_report(took, failed)],
+            Self::RefusedResult { request_id, reason } => {
+                vec![lines::refused_result(request_id, reason)]
+            }
         }
     }
 
@@ -131,6 +139,13 @@ impl PlatformEvent<'_> {
                 put_status(&mut record, status);
                 let level = well(&status, SystemLevel::Debug);
                 vec![(level, event("restoreReport", record))]
+            }
+            Self::RefusedResult { request_id, reason } => {
+                let record = json!({
+                    "requestId": request_id,
+                    "message": lines::refused_result(request_id, reason),
+                });
+                vec![(SystemLevel::Warn, event("refusedResult", record))]
             }
             Self::SharedGenerators {
                 generators,
@@ -292,6 +307,22 @@ mod tests {
         let record = &found(true).json(SystemTime::UNIX_EPOCH)[0].1["record"];
         assert_eq!(record["initInEachInstance"], false);
         assert_eq!(record["libraries"][0]["library"], "GnuTLS");
+    }
+
+    /// A 502 of a function URL left no trace of its reason.
+    #[test]
+    fn a_refused_result_is_said_at_every_level() {
+        let refused = PlatformEvent::RefusedResult {
+            request_id: "r",
+            reason: "body is not base64",
+        };
+        assert_eq!(
+            kinds(refused, SystemLevel::Warn),
+            ["platform.refusedResult"]
+        );
+        let lines = refused.records(&LogFormat::Text);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("RequestId: r ") && lines[0].ends_with("body is not base64"));
     }
 
     #[test]

@@ -92,6 +92,16 @@ impl Filter {
     }
 }
 
+/// Largest number of a record: a time in the year 2255. A greater one was not written by a controller: its
+/// file is damaged, and numbers after it would overflow.
+pub(super) const MAX_SEQ: u64 = 1 << 53;
+
+/// The record in a line; `None` if the line is damaged.
+pub(super) fn parse(line: &[u8]) -> Option<Record> {
+    let record: Record = serde_json::from_slice(line).ok()?;
+    (record.seq <= MAX_SEQ).then_some(record)
+}
+
 /// Microseconds since 1970.
 pub(super) fn micros(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH)

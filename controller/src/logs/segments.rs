@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::record::{Record, micros};
+use super::record::{MAX_SEQ, micros, parse};
 
 /// Number of files of a log that has its maximum size.
 const FILES: u64 = 8;
@@ -55,7 +55,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
             // Names of earlier versions, which kept two files.
             Some("log.1") => Some(0),
             Some("log") => Some(1),
-            stem => stem.and_then(|stem| stem.parse().ok()),
+            stem => stem.and_then(|stem| stem.parse().ok().filter(|first| *first <= MAX_SEQ)),
         };
         segments.extend(first.map(|first| Segment { first, path }));
     }
@@ -118,7 +118,7 @@ impl Appender {
 
     /// The number of the next record. It increases even if the clock stands still or is set back.
     pub(super) fn number(&mut self, at: SystemTime) -> u64 {
-        self.last_seq = micros(at).max(self.last_seq + 1);
+        self.last_seq = micros(at).max(self.last_seq.saturating_add(1));
         self.last_seq
     }
 
@@ -193,7 +193,7 @@ fn last_number(path: &Path) -> io::Result<u64> {
     for near in [1 << 16, 4 << 20] {
         let end = end_of(path, near)?;
         let records = end.rsplit(|byte| *byte == b'\n');
-        let mut whole = records.filter_map(|line| serde_json::from_slice::<Record>(line).ok());
+        let mut whole = records.filter_map(parse);
         if let Some(record) = whole.next() {
             return Ok(record.seq);
         }

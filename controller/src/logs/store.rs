@@ -3,11 +3,12 @@
 //! slow down all others.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, Thread};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fs, io};
 
@@ -21,7 +22,7 @@ use super::page::{self, Page};
 use super::record::{Filter, Kind, Query, Record};
 use super::segments::{self, Appender, Kept};
 use super::text::Text;
-use crate::function::{FunctionName, Version, VersionId};
+use crate::function::{FunctionName, Incarnation, Version, VersionId};
 use crate::locks::lock;
 
 /// Maximum number of batches that wait for the writer.
@@ -47,6 +48,8 @@ const MAX_FOLLOWERS: usize = 256;
 /// The function, version and invocation that a record belongs to.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
+    /// The life of the function. After its end nothing is written any more.
+    pub(crate) incarnation: Incarnation,
     pub(crate) function: FunctionName,
     pub(crate) version: VersionId,
     pub(crate) request_id: Option<String>,
@@ -55,6 +58,7 @@ pub(crate) struct Origin {
 impl Origin {
     pub(crate) fn of(version: &Version, request_id: Option<&str>) -> Self {
         Self {
+            incarnation: version.incarnation.clone(),
             function: version.name.clone(),
             version: version.id,
             request_id: request_id.map(Into::into),
@@ -89,7 +93,7 @@ pub(crate) struct LogStore {
     orders: SyncSender<Order>,
     /// Bytes in the batches among them.
     waiting: Arc<AtomicUsize>,
-    writer: Thread,
+    writer: Arc<JoinHandle<()>>,
     folder: PathBuf,
     kept: Kept,
     lost: IntCounter,
@@ -111,6 +115,7 @@ impl LogStore {
             kept,
             open: HashMap::new(),
             gathered: None,
+            lost: lost.clone(),
             followers: followers.clone(),
         };
         let writer = thread::Builder::new()
@@ -119,7 +124,7 @@ impl LogStore {
         Ok(Self {
             orders,
             waiting,
-            writer: writer.thread().clone(),
+            writer: Arc::new(writer),
             folder,
             kept,
             lost,
@@ -127,6 +132,11 @@ impl LogStore {
             readers: Arc::new(Semaphore::new(READERS)),
             seats: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         })
+    }
+
+    /// Whether the writer's thread runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.writer.is_finished()
     }
 
     /// Appends records, without waiting. Drops them if the queue is full.
@@ -188,7 +198,7 @@ impl LogStore {
     /// Sends an order, waiting if the queue is full, and wakes the writer. `false`: the writer has ended.
     fn order(&self, order: Order) -> bool {
         let sent = self.orders.send(order).is_ok();
-        self.writer.unpark();
+        self.writer.thread().unpark();
         sent
     }
 
@@ -245,6 +255,7 @@ struct Writer {
     kept: Kept,
     open: HashMap<FunctionName, Appender>,
     gathered: Option<Gathered>,
+    lost: IntCounter,
     followers: Followers,
 }
 
@@ -254,6 +265,8 @@ struct Gathered {
     /// Number of the first record.
     first: u64,
     lines: Vec<u8>,
+    /// Number of batches that these lines are of.
+    batches: u64,
 }
 
 impl Writer {
@@ -286,11 +299,22 @@ impl Writer {
         match order {
             Order::Write(batch) => {
                 self.waiting.fetch_sub(batch.size, Ordering::Relaxed);
-                if let Err(error) = self.gather(&batch) {
-                    let function = &batch.origin.function;
-                    tracing::warn!(%function, %error, "the controller could not write a function's log");
-                    self.open.remove(function);
+                // A deleted function's log is removed after the end of its incarnation. So nothing of it
+                // is left, and nothing gets into the log of the next function of that name.
+                if batch.origin.incarnation.is_over() {
+                    return;
                 }
+                // A panic because of one function's files must not end the logs of all others.
+                let gathered = catch_unwind(AssertUnwindSafe(|| self.gather(&batch)));
+                let error = match gathered {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error,
+                    Err(_) => io::Error::other("a bug in the controller, which has panicked"),
+                };
+                let function = &batch.origin.function;
+                tracing::warn!(%function, %error, "the controller could not write a function's log");
+                self.open.remove(function);
+                self.lost.inc();
             }
             Order::Flush(done) => {
                 self.write();
@@ -327,6 +351,7 @@ impl Writer {
         {
             tracing::warn!(%function, %error, "the controller could not write a function's log");
             self.open.remove(function);
+            self.lost.inc_by(gathered.batches);
         }
         self.notify_followers(function);
     }
@@ -359,6 +384,7 @@ impl Writer {
         let time = OffsetDateTime::from(batch.at)
             .format(&Rfc3339)
             .map_err(io::Error::other)?;
+        let mut counted = false;
         for line in batch.text.records() {
             // A write has failed and has closed the log.
             let Some(appender) = self.open.get_mut(function) else {
@@ -369,7 +395,12 @@ impl Writer {
                 function: function.clone(),
                 first: seq,
                 lines: Vec::new(),
+                batches: 0,
             });
+            if !counted || gathered.lines.is_empty() {
+                gathered.batches += 1;
+                counted = true;
+            }
             let record = Record {
                 seq,
                 time: time.clone(),

@@ -16,6 +16,7 @@ const KEPT: Kept = Kept {
 fn store(dir: &Path, kept: Kept) -> (LogStore, Origin) {
     let lost = IntCounter::new("lost", "lost").unwrap();
     let origin = Origin {
+        incarnation: Incarnation::default(),
         function: FunctionName::parse("f").unwrap(),
         version: VersionId::Latest,
         request_id: None,
@@ -418,4 +419,69 @@ async fn the_number_of_followers_is_limited() {
     followers.pop();
     let again = store.follow(&f.function, None, Filter::default()).await;
     assert!(again.unwrap().is_some());
+}
+
+/// A number in a damaged line overflowed, and that ended the logs of all functions.
+#[tokio::test]
+async fn a_damaged_number_costs_its_line_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("f")).unwrap();
+    let line = |seq: u64, message: &str| {
+        format!(
+            "{{\"seq\":{seq},\"time\":\"2026-12-01T00:00:00Z\",\"request_id\":null,\
+             \"kind\":\"function\",\"message\":\"{message}\"}}\n"
+        )
+    };
+    let text = line(5, "before") + &line(u64::MAX, "damaged");
+    fs::write(dir.path().join("f/00000000000000000005.jsonl"), text).unwrap();
+    fs::write(dir.path().join("f/18446744073709551615.jsonl"), "").unwrap();
+    let (store, f) = store(dir.path(), KEPT);
+    let after = Bytes::from_static(b"after\n");
+    store.append(f.clone(), Kind::Function, Text::lines(after));
+    let page = store.read(&f.function, all()).await.unwrap();
+    // The first one is older than records are kept.
+    assert_eq!(messages(&page.records), ["after"]);
+    assert!(store.is_alive());
+}
+
+/// Its running call wrote into the log of the next function of that name.
+#[tokio::test]
+async fn a_deleted_functions_call_writes_nothing_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, old) = store(dir.path(), KEPT);
+    let line = |text: &'static str| Text::lines(Bytes::from_static(text.as_bytes()));
+    store.append(old.clone(), Kind::Function, line("old\n"));
+    old.incarnation.end();
+    store.remove(&old.function).await;
+    store.append(old.clone(), Kind::Function, line("late\n"));
+    store.flush().await;
+    assert!(!dir.path().join("f").exists());
+    let new = Origin {
+        incarnation: Incarnation::default(),
+        ..old.clone()
+    };
+    store.append(new.clone(), Kind::Function, line("new\n"));
+    store.append(old, Kind::Function, line("late\n"));
+    let page = store.read(&new.function, all()).await.unwrap();
+    assert_eq!(messages(&page.records), ["new"]);
+}
+
+#[tokio::test]
+async fn lines_that_can_not_be_written_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let lost = IntCounter::new("lost", "lost").unwrap();
+    let store = LogStore::open(dir.path().into(), KEPT, lost.clone()).unwrap();
+    fs::write(dir.path().join("f"), "in the way").unwrap();
+    let origin = Origin {
+        incarnation: Incarnation::default(),
+        function: FunctionName::parse("f").unwrap(),
+        version: VersionId::Latest,
+        request_id: None,
+    };
+    for _ in 0..3 {
+        let line = Text::lines(Bytes::from_static(b"x\n"));
+        store.append(origin.clone(), Kind::Function, line);
+    }
+    store.flush().await;
+    assert_eq!(lost.get(), 3);
 }

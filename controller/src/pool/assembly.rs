@@ -11,8 +11,10 @@ use super::concurrency::Concurrency;
 use super::dispatch::{ArtefactSource, Pool, PoolSettings, Shared};
 use super::entry::Capacity;
 use super::lifecycle;
+use super::queued::attend;
 use super::shells::Shells;
 use super::state::State;
+use crate::limits::HostCpus;
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
 
@@ -23,12 +25,16 @@ impl Pool {
         source: Arc<dyn ArtefactSource>,
         metrics: Arc<Metrics>,
         logs: LogStore,
+        cpus: HostCpus,
     ) -> Self {
         let capacity = Capacity {
             max_instances: settings.max_instances,
             max_per_function: settings.max_per_function,
             memory_mib: settings.memory_budget_mib,
-            starts_ahead: settings.starts_ahead,
+            memory_per_function_mib: settings.memory_per_function_mib,
+            max_starts: settings.max_starts,
+            max_waiting: settings.max_waiting,
+            start_wait: settings.start_wait,
             finish_grace: settings.finish_grace,
         };
         let shared = Arc::new(Shared {
@@ -42,10 +48,13 @@ impl Pool {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             parked: Notify::new(),
+            queued: Notify::new(),
+            cpus,
             unwanted: Notify::new(),
             launch: lifecycle::launch,
         });
         shared.tasks.spawn(reap(shared.clone()));
+        shared.tasks.spawn(attend(shared.clone()));
         shared.tasks.spawn({
             let (shells, stop) = (shared.shells.clone(), shared.stop.clone());
             async move { shells.keep(stop).await }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hearth_protocol::agent::{HostMessage, Invoke};
 use hearth_protocol::sandbox::{Command, Resume};
+use tokio::sync::Notify;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
@@ -31,16 +32,17 @@ use super::timeouts::HOOKS_LIMIT;
 use super::warm_up::restore_command;
 use crate::instance::{Deadline, MicroVm, START_LIMIT, VmError, realtime_ns, thaw};
 
-/// Runs one invocation to its result.
+/// Runs one invocation to its result. `restored` is notified when a microVM that was a shell runs.
 pub(crate) async fn converse(
     vm: &mut MicroVm,
     invocation: &Invocation,
     sink: Option<&Sink>,
     ready: &Readiness,
     output: &mut Output<'_>,
+    restored: &Notify,
     stop: &CancellationToken,
 ) -> Result<Ran, NotStarted> {
-    let mut talk = Conversation::new(invocation, ready);
+    let mut talk = Conversation::new(invocation, ready, restored);
     if let Err(why) = talk.open(vm, ready) {
         return Err(NotStarted {
             why,
@@ -96,6 +98,7 @@ pub(crate) async fn converse(
 #[derive(Debug)]
 struct Conversation<'a> {
     invocation: &'a Invocation,
+    restored: &'a Notify,
     began: Instant,
     /// The number of the command whose reply is awaited.
     awaited: Option<u64>,
@@ -120,10 +123,11 @@ struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    fn new(invocation: &'a Invocation, ready: &Readiness) -> Self {
+    fn new(invocation: &'a Invocation, ready: &Readiness, restored: &'a Notify) -> Self {
         let began = Instant::now();
         Self {
             invocation,
+            restored,
             began,
             awaited: None,
             by_mailbox: matches!(ready, Readiness::AtMailbox),

@@ -12,13 +12,14 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::concurrency::{Concurrency, Limit};
-use super::entry::{GiveUp, Phase, Placed, StartOrder};
+use super::entry::{Phase, Placed, StartOrder};
 use super::job::{Completed, Invocation, Job, NotRun};
 use super::parts::Sink;
 use super::shells::Shells;
 use super::state::State;
 use crate::function::{Artefacts, FunctionName, Version};
 use crate::instance::pss_kib;
+use crate::limits::HostCpus;
 use crate::locks::lock;
 use crate::logs::LogStore;
 use crate::metrics::{Census, Metrics};
@@ -43,10 +44,19 @@ pub(crate) struct PoolSettings {
     pub(crate) max_instances: usize,
     pub(crate) max_per_function: usize,
     pub(crate) memory_budget_mib: u64,
+    pub(crate) memory_per_function_mib: u64,
     pub(crate) idle_timeout: Duration,
+    /// Maximum time that an invocation waits for an instance if a limit of instances or memory is reached.
     pub(crate) throttle_wait: Duration,
-    /// See [`Capacity::starts_ahead`](super::entry::Capacity::starts_ahead).
-    pub(crate) starts_ahead: usize,
+    /// See [`Capacity::max_starts`](super::entry::Capacity::max_starts).
+    pub(crate) max_starts: usize,
+    /// See [`Capacity::max_waiting`](super::entry::Capacity::max_waiting).
+    pub(crate) max_waiting: usize,
+    /// See [`Capacity::start_wait`](super::entry::Capacity::start_wait).
+    pub(crate) start_wait: Duration,
+    /// Time after a restore for which a start counts as one at most: about as long as a guest needs for
+    /// its first answer if the function itself takes no time.
+    pub(crate) start_tail: Duration,
     /// See [`Capacity::finish_grace`](super::entry::Capacity::finish_grace).
     pub(crate) finish_grace: Duration,
 }
@@ -65,6 +75,9 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     pub(super) parked: Notify,
+    /// Notified when an invocation has begun to wait.
+    pub(super) queued: Notify,
+    pub(super) cpus: HostCpus,
     pub(super) unwanted: Notify,
     /// Starts the task of an instance. It is passed in, because the task uses this value.
     pub(super) launch: fn(&Arc<Self>, StartOrder),
@@ -168,12 +181,6 @@ impl Shared {
         self.start(orders);
     }
 
-    /// Starts missing instances of the provisioned concurrency.
-    pub(super) fn provision(self: &Arc<Self>) {
-        let orders = self.state().provision_all(Instant::now());
-        self.start(orders);
-    }
-
     /// Wakes the reaper, if there was no idle instance before.
     pub(crate) fn notify_parked(&self) {
         self.parked.notify_one();
@@ -191,6 +198,9 @@ impl Shared {
         for order in orders {
             // Ties the instance to the call that needs it: the instance's own span outlives the call.
             tracing::debug!(instance = order.id, "the controller starts an instance");
+            if let Some(waited) = order.waited {
+                self.metrics.start_waited(waited);
+            }
             (self.launch)(self, order);
         }
     }
@@ -209,10 +219,16 @@ impl Pool {
         sink: Option<Sink>,
     ) -> Result<Completed, NotRun> {
         let serial = invocation.version.serial;
-        let function = invocation.version.name.clone();
-        let admitted = self.shared.concurrency.admit(&function);
+        let version = invocation.version.clone();
+        let function = &version.name;
+        let throttle = || {
+            let metrics = &self.shared.metrics;
+            let count = || metrics.throttle(function.as_str());
+            version.incarnation.while_it_lasts(count);
+        };
+        let admitted = self.shared.concurrency.admit(function);
         let slot = admitted.map_err(|limit| {
-            self.shared.metrics.throttle(function.as_str());
+            throttle();
             match limit {
                 Limit::Account => NotRun::Throttled,
                 Limit::Reserved => NotRun::ReservedConcurrency,
@@ -228,71 +244,31 @@ impl Pool {
             sink,
             reply,
         };
-        let now = Instant::now();
-        let (placed, counting) = {
+        let placed = {
             let mut state = self.shared.state();
             if state.is_closed() {
                 return Err(NotRun::Ending);
             }
-            let placed = state.submit(job, now);
-            (placed, state.counts_on_finishing(serial, now))
+            state.submit(job, Instant::now())
         };
-        if let Placed::Waits(orders) = placed {
-            self.shared.start(orders);
-            if counting {
-                self.look_again(serial);
+        let answered = match placed {
+            Placed::Given => None,
+            Placed::Full => Some(Err(NotRun::Throttled)),
+            Placed::Waits(orders) => {
+                self.shared.start(orders);
+                self.shared.queued.notify_one();
+                self.start_of(serial, ticket, &mut answer).await
             }
-            if let Some(answered) = self.start_of(serial, ticket, &mut answer).await {
+        };
+        match answered {
+            Some(answered) => {
                 if matches!(answered, Err(NotRun::Throttled)) {
-                    self.shared.metrics.throttle(function.as_str());
+                    throttle();
                 }
-                return answered;
+                answered
             }
+            None => answer.await.unwrap_or(Err(NotRun::Ending)),
         }
-        answer.await.unwrap_or(Err(NotRun::Ending))
-    }
-
-    /// Waits until a queued invocation has begun; then returns `None`. Returns its result if it gets one
-    /// before: for example, it is throttled if no instance becomes free in time.
-    async fn start_of(
-        &self,
-        serial: u64,
-        ticket: u64,
-        answer: &mut oneshot::Receiver<Result<Completed, NotRun>>,
-    ) -> Option<Result<Completed, NotRun>> {
-        let wait = self.shared.settings.throttle_wait;
-        loop {
-            if let Ok(answered) = tokio::time::timeout(wait, &mut *answer).await {
-                return Some(answered.unwrap_or(Err(NotRun::Ending)));
-            }
-            let (orders, given_up) = {
-                let (mut state, now) = (self.shared.state(), Instant::now());
-                // Another instance may fit by now, or an instance that was about to be free is not.
-                (
-                    state.provide_serial(serial, now),
-                    state.give_up(serial, ticket, now),
-                )
-            };
-            self.shared.start(orders);
-            match given_up {
-                GiveUp::Removed => return Some(Err(NotRun::Throttled)),
-                GiveUp::Coming => {}
-                GiveUp::Started => return None,
-            }
-        }
-    }
-
-    /// After a short time, starts instances if those that were about to be free are not.
-    fn look_again(&self, serial: u64) {
-        let shared = self.shared.clone();
-        self.shared.tasks.spawn(async move {
-            tokio::select! {
-                () = tokio::time::sleep(shared.settings.finish_grace) => {}
-                () = shared.stop.cancelled() => return,
-            }
-            let orders = shared.state().provide_serial(serial, Instant::now());
-            shared.start(orders);
-        });
     }
 
     /// Makes sure that a version has usable artefacts.
@@ -355,6 +331,11 @@ impl Pool {
 
     pub(crate) fn census(&self) -> Census {
         self.shared.state().census()
+    }
+
+    /// Whether sandbox processes can be started.
+    pub(crate) fn can_launch(&self) -> bool {
+        self.shared.shells.can_launch()
     }
 
     pub(crate) fn shells(&self) -> usize {

@@ -313,6 +313,11 @@ async fn initialize(
     match configure.handler.as_str() {
         "hang" => Ok(()),
         "die" => Err(std::io::ErrorKind::BrokenPipe.into()),
+        "gate" => {
+            stage.gate.acquire().await.unwrap().forget();
+            let ready = AgentMessage::Ready(Ready::default());
+            say(agent, [ready]).await
+        }
         "exit" => {
             let exited = RuntimeExited {
                 request_id: None,

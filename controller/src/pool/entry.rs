@@ -51,6 +51,9 @@ pub(crate) enum Taken {
 pub(crate) struct StartOrder {
     pub(crate) id: u64,
     pub(crate) version: Arc<Version>,
+    /// How long the invocation has waited for which the instance starts. `None` for one that nobody waits
+    /// for.
+    pub(crate) waited: Option<Duration>,
 }
 
 /// Where a new invocation went.
@@ -60,14 +63,16 @@ pub(crate) enum Placed {
     Given,
     /// Into the queue; the caller must start these instances.
     Waits(Vec<StartOrder>),
+    /// Nowhere: as many invocations of its function wait as may.
+    Full,
 }
 
 /// The decision for an invocation that has waited for the maximum time.
 #[derive(Debug)]
 pub(crate) enum GiveUp {
-    /// No instance is starting or about to be free for it: it was removed from the queue.
+    /// It can't be served in time: it was removed from the queue.
     Removed,
-    /// An instance is starting or about to be free for it.
+    /// An instance is starting or about to be free for it, or it may wait longer for a start slot.
     Coming,
     /// It is running, or has ended.
     Started,
@@ -79,9 +84,15 @@ pub(crate) struct Capacity {
     pub(crate) max_instances: usize,
     pub(crate) max_per_function: usize,
     pub(crate) memory_mib: u64,
-    /// Instances without a waiting invocation start only while fewer than this many are starting. Each
-    /// start uses a CPU for a while, so many starts at once would delay all of them.
-    pub(crate) starts_ahead: usize,
+    /// Memory of all instances of one function.
+    pub(crate) memory_per_function_mib: u64,
+    /// Number of start slots. Each start uses a CPU for a while, so more starts at once than CPUs would
+    /// delay all of them.
+    pub(crate) max_starts: usize,
+    /// Maximum number of waiting invocations of one function.
+    pub(crate) max_waiting: usize,
+    /// Maximum time that an invocation waits for a start slot.
+    pub(crate) start_wait: Duration,
     /// For how long an instance that has sent its result counts as about to be free. After that a waiting
     /// invocation gets a new instance.
     pub(crate) finish_grace: Duration,
@@ -104,6 +115,10 @@ pub(super) struct Provision {
 pub(crate) struct Entry {
     pub(crate) version: Arc<Version>,
     pub(crate) phase: Phase,
+    /// Whether its start holds a start slot.
+    pub(crate) holds_slot: bool,
+    /// Whether its start waits for the version's artefacts.
+    pub(crate) prepares: bool,
     pub(crate) started: Instant,
     pub(crate) pid: Option<u32>,
     pub(crate) invocations: u64,

@@ -1,58 +1,12 @@
-//! Evicts idle instances so that others fit, and ends those of old versions or after the idle timeout.
+//! Ends instances: those of old versions, those that were idle for long, and all at the end.
 
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Order, Phase, StartOrder};
 use super::job::Job;
 use super::state::State;
-use crate::function::Version;
 
 impl State {
-    /// Evicts idle instances, least recently used first, until one more instance of a version fits.
-    /// Returns whether it fits.
-    pub(super) fn evict_for(&mut self, version: &Version) -> bool {
-        let of_function = self
-            .instances
-            .values()
-            .filter(|entry| entry.version.name == version.name)
-            .count();
-        if self.ending || of_function >= self.capacity.max_per_function {
-            return false;
-        }
-        let memory = u64::from(version.config.memory_mib);
-        let fits = |state: &Self| {
-            state.instances.len() < state.capacity.max_instances
-                && state.memory_mib + memory <= state.capacity.memory_mib
-        };
-        // Check first whether evictions can free enough memory: otherwise the idle instances are kept.
-        let idle_memory: u64 = self
-            .instances
-            .values()
-            .filter(|entry| matches!(entry.phase, Phase::Idle { .. }))
-            .filter(|entry| !self.is_wanted(entry.version.serial))
-            .map(|entry| u64::from(entry.version.config.memory_mib))
-            .sum();
-        if self.memory_mib - idle_memory + memory > self.capacity.memory_mib {
-            return false;
-        }
-        while !fits(self) {
-            let oldest = self
-                .instances
-                .iter()
-                .filter_map(|(id, entry)| match entry.phase {
-                    Phase::Idle { since, .. } if !self.is_wanted(entry.version.serial) => {
-                        Some((since, *id))
-                    }
-                    _ => None,
-                })
-                .min();
-            let Some((_, id)) = oldest else { return false };
-            self.end(id);
-            self.evicted += 1;
-        }
-        true
-    }
-
     /// Ends an idle instance. It stops counting against the limits at once.
     pub(super) fn end(&mut self, id: u64) {
         if let Some(entry) = self.remove(id)
@@ -64,6 +18,7 @@ impl State {
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Entry> {
+        self.started(id);
         let entry = self.instances.remove(&id)?;
         self.memory_mib -= u64::from(entry.version.config.memory_mib);
         if let Some(group) = self.groups.get_mut(&entry.version.serial) {
@@ -72,6 +27,7 @@ impl State {
             if matches!(entry.phase, Phase::Starting) {
                 group.starting -= 1;
             }
+            group.preparing -= usize::from(entry.prepares);
         }
         self.forget_empty(entry.version.serial);
         Some(entry)
@@ -96,7 +52,7 @@ impl State {
         for id in idle {
             self.end(id);
         }
-        self.provide_all(now)
+        self.admit(now)
     }
 
     /// Ends instances that have been idle for `limit`. Returns when the next one will have been.

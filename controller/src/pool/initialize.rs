@@ -35,8 +35,9 @@ impl Instance {
             ..how.configure.clone()
         };
         let log = |of: &Log, text| self.log(Text::of_guest(of, text));
+        let restored = || self.restored.notify_one();
         let init = tokio::select! {
-            init = init(vm, restore, configure, how.limit, log) => init?,
+            init = init(vm, restore, configure, how.limit, log, restored) => init?,
             () = self.pool.stop.cancelled() => {
                 return Err(VmError::Unexpected("the controller is ending".into()));
             }
@@ -44,8 +45,10 @@ impl Instance {
         let failed = init.result.as_ref().err();
         if failed.is_none() {
             vm.has_initialized();
-            let function = self.version.name.as_str();
-            self.pool.metrics.init(function, init.took);
+            self.version.incarnation.while_it_lasts(|| {
+                let function = self.version.name.as_str();
+                self.pool.metrics.init(function, init.took);
+            });
         }
         let event = PlatformEvent::Init {
             took: init.took,
@@ -87,6 +90,7 @@ impl Instance {
                     job.sink.as_ref(),
                     &ready,
                     output,
+                    &self.restored,
                     &self.pool.stop,
                 )
                 .await?

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::sandbox::RefusalKind;
+use tokio::sync::Notify;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
@@ -49,6 +50,7 @@ async fn run(pool: Arc<Shared>, order: StartOrder) {
         version: order.version,
         pool,
         extended: AtomicBool::new(false),
+        restored: Notify::new(),
     };
     instance.run().await;
     instance.pool.gone(instance.id);
@@ -71,6 +73,8 @@ pub(super) struct Instance {
     pub(super) pool: Arc<Shared>,
     /// Whether the agent has reported extensions.
     pub(super) extended: AtomicBool,
+    /// Notified when its guest runs after the restore.
+    pub(super) restored: Notify,
 }
 
 impl Instance {
@@ -81,7 +85,8 @@ impl Instance {
             () = self.pool.stop.cancelled() => return,
         };
         let (mut vm, artefacts) = match prepared {
-            Ok(prepared) => prepared,
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => return,
             Err(why) => return self.start_failed(&why),
         };
         self.pool.state().claimed(self.id, vm.process().pid());
@@ -91,14 +96,12 @@ impl Instance {
             // Another instance has taken the invocation.
             Taken::Nothing => return self.pool.shells.put_back(vm),
             Taken::Job(job) => {
-                // This start does not count any more, so an instance without an invocation may start.
-                self.pool.provision();
                 self.own(&vm);
                 (job, Readiness::Shell(artefacts))
             }
             Taken::Ready => {
                 self.own(&vm);
-                let warmed = self.warm(&mut vm, &artefacts);
+                let warmed = self.hold_slot(self.warm(&mut vm, &artefacts));
                 match warmed.instrument(self.subject.span().clone()).await {
                     Ok(()) => {}
                     Err(NotReady::Start(why)) => return self.start_failed(&why),
@@ -136,16 +139,18 @@ impl Instance {
         }
     }
 
-    /// Gets artefacts and a shell.
-    async fn prepare(&self) -> Result<(MicroVm, Arc<Artefacts>), String> {
-        let artefacts = self.pool.artefacts(&self.version).await?;
+    /// Gets artefacts and a shell; `None` if the start has to begin again.
+    async fn prepare(&self) -> Result<Option<(MicroVm, Arc<Artefacts>)>, String> {
+        let Some(artefacts) = self.artefacts_at_hand() else {
+            return self.get_artefacts().await.map(|()| None);
+        };
         let vm = self
             .pool
             .shells
             .claim()
             .await
             .map_err(|error| error.to_string())?;
-        Ok((vm, artefacts))
+        Ok(Some((vm, artefacts)))
     }
 
     /// The sandbox becomes this instance's.
@@ -185,8 +190,9 @@ impl Instance {
     /// Restores the function snapshot and lets the guest thaw.
     async fn thaw(&self, vm: &mut MicroVm, artefacts: &Artefacts) -> Result<(), VmError> {
         let hooks = self.version.snap_starts();
+        let restored = || self.restored.notify_one();
         tokio::select! {
-            warmed = warm_up(vm, artefacts, hooks, |text| self.log(text)) => warmed,
+            warmed = warm_up(vm, artefacts, hooks, |text| self.log(text), restored) => warmed,
             () = self.pool.stop.cancelled() => {
                 Err(VmError::Unexpected("the controller is ending".into()))
             }
@@ -247,7 +253,13 @@ impl Instance {
             invocation: &job.invocation,
             tail,
         };
-        match self.deliver(vm, ready, &job, &mut output).await {
+        let delivered = if start == Start::Cold {
+            let deliver = self.deliver(vm, ready, &job, &mut output);
+            self.hold_slot(deliver).await
+        } else {
+            self.deliver(vm, ready, &job, &mut output).await
+        };
+        match delivered {
             Ok(ran) => {
                 let completed = self.complete(&ran, start, queue, output);
                 let reusable = ran.answer.reusable();
@@ -303,7 +315,8 @@ impl Instance {
             return run.await;
         }
         let (sink, stop) = (job.sink.as_ref(), &self.pool.stop);
-        converse(vm, &job.invocation, sink, ready, output, stop).await
+        let restored = &self.restored;
+        converse(vm, &job.invocation, sink, ready, output, restored, stop).await
     }
 
     fn not_started(&self, ready: &Readiness, job: Job, not_started: &NotStarted) {
@@ -340,7 +353,6 @@ impl Instance {
     ) -> Completed {
         let invocation = output.invocation;
         let id = &invocation.request_id;
-        let function = self.version.name.as_str();
         let max_memory_mib = ran.max_memory_bytes.div_ceil(1 << 20);
         let report = Report {
             duration: ran.duration,
@@ -356,15 +368,8 @@ impl Instance {
             report: &report,
             also: ran.answer.log_line(id).as_deref(),
         });
-        let metrics = &self.pool.metrics;
-        metrics.invocation(function, start == Start::Cold, ran.duration);
-        metrics.queued(function, queue);
-        if start == Start::Cold {
-            metrics.restored(function, ran.restore);
-        }
-        if let Some(kind) = ran.answer.metric() {
-            metrics.error(function, kind);
-        }
+        let lasting = &self.version.incarnation;
+        lasting.while_it_lasts(|| self.count(ran, start, queue));
         Completed {
             payload: ran.answer.body(id),
             content_type: ran.content_type.clone(),
@@ -381,6 +386,19 @@ impl Instance {
                 total: invocation.accepted.elapsed(),
             },
             tail: output.tail.map(Tail::into_bytes),
+        }
+    }
+
+    /// Counts an invocation that has ended.
+    fn count(&self, ran: &Ran, start: Start, queue: Duration) {
+        let (metrics, function) = (&self.pool.metrics, self.version.name.as_str());
+        metrics.invocation(function, start == Start::Cold, ran.duration);
+        metrics.queued(function, queue);
+        if start == Start::Cold {
+            metrics.restored(function, ran.restore);
+        }
+        if let Some(kind) = ran.answer.metric() {
+            metrics.error(function, kind);
         }
     }
 

@@ -4,9 +4,13 @@
 //! * [`job`]: an invocation with its limits, and its result.
 //! * [`state`]: all instances and waiting invocations, in one value behind one lock. It makes every
 //!   decision, without I/O. [`entry`] has its types, [`eviction`] ends instances.
+//! * [`admission`]: which waiting invocation gets the next start. [`queued`]: how an invocation waits.
+//!   [`starting`]: how long a start counts as one.
 //! * [`dispatch`]: the pool's interface: submit, list, retire, drain.
 //! * [`assembly`]: puts a pool together.
 //! * [`provision`]: provisioned concurrency: instances that are kept ready.
+//! * [`shares`]: what one function may have of the host, and what it can't lose to others.
+//!   [`reservations`]: what is set aside.
 //! * [`shells`]: sandbox processes that are started ahead of need.
 //! * [`lifecycle`]: the task of an instance, from shell to end; [`idle`]: what it does between two
 //!   invocations. [`readiness`]: how its microVM is before an invocation.
@@ -21,6 +25,7 @@
 //! * [`timeouts`]: maximum times of all that.
 //! * [`answer`]: how an invocation ended, with Lambda's names and texts.
 
+mod admission;
 mod answer;
 mod assembly;
 mod concurrency;
@@ -38,9 +43,13 @@ mod output;
 mod parts;
 mod ping;
 mod provision;
+mod queued;
 mod readiness;
+mod reservations;
+mod shares;
 mod shells;
 mod shut_down;
+mod starting;
 mod state;
 mod streaming;
 #[cfg(test)]

@@ -44,28 +44,25 @@ impl State {
             crowded: false,
         };
         self.provisions.insert(version.serial, provision);
-        self.provision_all(now)
+        self.admit(now)
     }
 
-    /// Starts missing instances within the limits, and not all at once. Must be called again after each
-    /// start.
+    /// Starts missing instances within the limits, in the start slots that no invocation needs.
     pub(super) fn provision_all(&mut self, now: Instant) -> Vec<StartOrder> {
         let mut orders = Vec::new();
         if self.provisions.is_empty() {
             return orders;
         }
-        let mut starting: usize = self.groups.values().map(|group| group.starting).sum();
         let mut serials: Vec<u64> = self.provisions.keys().copied().collect();
         serials.sort_unstable();
         for serial in serials {
             let mut crowded = false;
             while !crowded
-                && starting < self.capacity.starts_ahead
+                && self.slots_used < self.capacity.max_starts
                 && let Some(version) = self.missing(serial)
             {
-                if self.evict_for(&version) {
+                if self.evict_for(&version, now) {
                     orders.push(self.begin(&version, now));
-                    starting += 1;
                 } else {
                     crowded = true;
                 }
@@ -81,7 +78,9 @@ impl State {
     fn missing(&self, serial: u64) -> Option<Arc<Version>> {
         let provision = self.provisions.get(&serial)?;
         let enough = self.count(serial) >= provision.wanted;
-        (!enough && provision.failures < MAX_FAILURES).then(|| provision.version.clone())
+        let preparing = self.groups.get(&serial).is_some_and(|g| g.preparing > 0);
+        (!enough && !preparing && provision.failures < MAX_FAILURES)
+            .then(|| provision.version.clone())
     }
 
     fn count(&self, serial: u64) -> usize {
@@ -101,13 +100,14 @@ impl State {
         };
         entry.phase = Phase::Finishing { since: now };
         let serial = entry.version.serial;
+        self.started(id);
         if let Some(group) = self.groups.get_mut(&serial) {
             group.starting -= 1;
         }
         if let Some(provision) = self.provisions.get_mut(&serial) {
             provision.failures = 0;
         }
-        self.provision_all(now)
+        self.admit(now)
     }
 
     /// An instance could not be started.

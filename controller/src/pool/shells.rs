@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hearth_protocol::sandbox::{Command, State, Status};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::timeouts::READY_LIMIT;
@@ -21,6 +21,9 @@ use crate::locks::lock;
 const REFILL_DELAY: Duration = Duration::from_millis(100);
 /// Time between a failed start and the next one.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Maximum time for which a deploy's step waits while callers wait for instances. Otherwise a host that is
+/// always busy would never deploy.
+const DEPLOY_WAIT: Duration = Duration::from_secs(5);
 
 /// The shells that are ready.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct Shells {
     ready: Mutex<VecDeque<MicroVm>>,
     wanted: usize,
     changed: Notify,
+    /// Whether callers wait for instances that could start if the host had time for them.
+    callers_wait: watch::Sender<bool>,
 }
 
 impl Shells {
@@ -38,7 +43,27 @@ impl Shells {
             ready: Mutex::default(),
             wanted,
             changed: Notify::new(),
+            callers_wait: watch::Sender::new(false),
         }
+    }
+
+    /// Whether sandbox processes can be started.
+    pub(crate) fn can_launch(&self) -> bool {
+        self.launcher.is_alive()
+    }
+
+    pub(super) fn set_callers_wait(&self, wait: bool) {
+        self.callers_wait
+            .send_if_modified(|before| std::mem::replace(before, wait) != wait);
+    }
+
+    /// Starts a sandbox process for a deploy or a rebuild, once no caller waits for an instance.
+    pub(crate) async fn launch_for_deploy(&self) -> Result<MicroVm, LaunchError> {
+        let mut callers_wait = self.callers_wait.subscribe();
+        let quiet = callers_wait.wait_for(|wait| !wait);
+        // After the time it begins all the same.
+        let _ = tokio::time::timeout(DEPLOY_WAIT, quiet).await;
+        self.launch().await.map(|(vm, _)| vm)
     }
 
     /// Takes a shell: one that is ready, or else a new one.

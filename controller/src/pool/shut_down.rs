@@ -20,9 +20,11 @@ impl Instance {
             return;
         };
         self.extended.store(true, Ordering::Relaxed);
-        self.pool
-            .metrics
-            .post_runtime_extensions(self.version.name.as_str(), Duration::from_micros(micros));
+        let took = Duration::from_micros(micros);
+        self.version.incarnation.while_it_lasts(|| {
+            let function = self.version.name.as_str();
+            self.pool.metrics.post_runtime_extensions(function, took);
+        });
     }
 
     /// Lets extensions shut down. Only a function with layers, or whose agent has reported extensions,

@@ -3,6 +3,7 @@
 //! An instance counts against the limits from the decision to start it to the decision to end it.
 //! Invocations of a version wait in one queue, in the order of their arrival, events last. The next
 //! instance that can serve takes the first: an idle one, one that has just sent a result, or a new one.
+//! `admission` decides when a new one starts.
 //!
 //! ```text
 //!           take              finishing           park
@@ -13,7 +14,6 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -22,7 +22,8 @@ use super::entry::{
     Capacity, Entry, GiveUp, Order, Parked, Phase, Placed, Provision, StartOrder, Taken,
 };
 use super::job::Job;
-use crate::function::Version;
+use super::reservations::Reservations;
+use crate::function::FunctionName;
 use crate::metrics::Census;
 
 /// The instances and waiting invocations of one version.
@@ -35,6 +36,8 @@ pub(super) struct Group {
     pub(super) instances: usize,
     /// Number of instances in the phase `Starting`.
     pub(super) starting: usize,
+    /// Number of these that wait for the version's artefacts.
+    pub(super) preparing: usize,
 }
 
 /// All instances and all waiting invocations.
@@ -46,7 +49,14 @@ pub(crate) struct State {
     pub(super) memory_mib: u64,
     /// By the version's serial.
     pub(super) provisions: HashMap<u64, Provision>,
-    next_id: u64,
+    pub(super) reservations: Reservations,
+    pub(super) next_id: u64,
+    /// Number of start slots in use.
+    pub(super) slots_used: usize,
+    /// The functions with waiting invocations, in the order in which they get slots.
+    pub(super) turns: VecDeque<FunctionName>,
+    /// Whether the host's CPUs have had time left lately.
+    pub(super) spare_cpus: bool,
     pub(super) ending: bool,
     pub(super) evicted: u64,
 }
@@ -59,7 +69,11 @@ impl State {
             instances: BTreeMap::new(),
             memory_mib: 0,
             provisions: HashMap::new(),
+            reservations: Reservations::default(),
             next_id: 1,
+            slots_used: 0,
+            turns: VecDeque::new(),
+            spare_cpus: true,
             ending: false,
             evicted: 0,
         }
@@ -71,28 +85,54 @@ impl State {
         let Some(job) = self.wake(job) else {
             return Placed::Given;
         };
-        let queue = &mut self.groups.entry(version.serial).or_default().queue;
+        if !job.invocation.background && !self.may_wait(&version.name) {
+            return Placed::Full;
+        }
+        self.take_turn(&version.name);
+        let group = self.groups.entry(version.serial).or_default();
         let place = if job.invocation.background {
-            queue.len()
+            group.queue.len()
         } else {
-            queue.partition_point(|waiting| !waiting.invocation.background)
+            group.callers()
         };
-        queue.insert(place, job);
-        Placed::Waits(self.provide(&version, now))
+        group.queue.insert(place, job);
+        if !self.may_start(version.serial, now) {
+            return Placed::Waits(Vec::new());
+        }
+        Placed::Waits(self.admit(now))
     }
 
-    /// Puts an invocation that its instance could not begin at the head of the queue.
+    /// Puts an invocation that its instance could not begin at the head of the queue, an event behind the
+    /// callers.
     pub(crate) fn resubmit(&mut self, job: Job, now: Instant) -> Vec<StartOrder> {
         let version = job.invocation.version.clone();
         let Some(job) = self.wake(job) else {
             return Vec::new();
         };
-        self.groups
-            .entry(version.serial)
-            .or_default()
-            .queue
-            .push_front(job);
-        self.provide(&version, now)
+        self.take_turn(&version.name);
+        let group = self.groups.entry(version.serial).or_default();
+        let place = if job.invocation.background {
+            group.callers()
+        } else {
+            0
+        };
+        group.queue.insert(place, job);
+        self.admit(now)
+    }
+
+    /// Gives a function with a waiting invocation a place among those that get start slots: the last one, if
+    /// none of its invocations waits already.
+    fn take_turn(&mut self, function: &FunctionName) {
+        let waits = self.groups.values().any(|group| {
+            let first = group.queue.front();
+            first.is_some_and(|job| job.invocation.version.name == *function)
+        });
+        if !waits {
+            self.turns.retain(|other| other != function);
+        }
+        if !self.turns.contains(function) {
+            self.turns.push_back(function.clone());
+        }
     }
 
     fn wake(&mut self, mut job: Job) -> Option<Job> {
@@ -118,92 +158,6 @@ impl State {
             }
         }
         Some(job)
-    }
-
-    /// Starts as many instances of a version as its queue needs, within the limits.
-    pub(crate) fn provide(&mut self, version: &Arc<Version>, now: Instant) -> Vec<StartOrder> {
-        let mut orders = Vec::new();
-        loop {
-            let soon = self.soon_free(version.serial, now);
-            let Some(group) = self.groups.get(&version.serial) else {
-                break;
-            };
-            if group.queue.len() <= group.starting + soon || !self.evict_for(version) {
-                break;
-            }
-            orders.push(self.begin(version, now));
-        }
-        orders
-    }
-
-    /// Adds an instance that fits, in the phase `Starting`.
-    pub(super) fn begin(&mut self, version: &Arc<Version>, now: Instant) -> StartOrder {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.memory_mib += u64::from(version.config.memory_mib);
-        let entry = Entry {
-            version: version.clone(),
-            phase: Phase::Starting,
-            started: now,
-            pid: None,
-            invocations: 0,
-        };
-        self.instances.insert(id, entry);
-        let group = self.groups.entry(version.serial).or_default();
-        group.instances += 1;
-        group.starting += 1;
-        StartOrder {
-            id,
-            version: version.clone(),
-        }
-    }
-
-    /// [`Self::provide`] for a version of which only the serial is known.
-    pub(crate) fn provide_serial(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
-        let waiting = self
-            .groups
-            .get(&serial)
-            .and_then(|group| group.queue.front());
-        match waiting.map(|job| job.invocation.version.clone()) {
-            Some(version) => self.provide(&version, now),
-            None => Vec::new(),
-        }
-    }
-
-    /// Starts instances for the queues of all versions, the longest-waiting invocation first.
-    pub(super) fn provide_all(&mut self, now: Instant) -> Vec<StartOrder> {
-        let mut waiting: Vec<((bool, Instant), Arc<Version>)> = self
-            .groups
-            .values()
-            .filter_map(|group| group.queue.front())
-            .map(|job| &job.invocation)
-            .map(|next| ((next.background, next.accepted), next.version.clone()))
-            .collect();
-        waiting.sort_by_key(|(order, _)| *order);
-        waiting
-            .into_iter()
-            .flat_map(|(_, version)| self.provide(&version, now))
-            .collect()
-    }
-
-    /// Number of instances that have sent their result and should be free at any moment.
-    fn soon_free(&self, serial: u64, now: Instant) -> usize {
-        self.instances
-            .values()
-            .filter(|entry| match entry.phase {
-                Phase::Finishing { since } => {
-                    entry.version.serial == serial && now < since + self.capacity.finish_grace
-                }
-                _ => false,
-            })
-            .count()
-    }
-
-    /// Whether invocations of a version wait for instances that have sent their result.
-    pub(crate) fn counts_on_finishing(&self, serial: u64, now: Instant) -> bool {
-        self.groups.get(&serial).is_some_and(|group| {
-            group.queue.len() > group.starting && self.soon_free(serial, now) > 0
-        })
     }
 
     /// A starting instance has a process.
@@ -288,10 +242,7 @@ impl State {
     /// An instance has ended. Returns the instances to start in its place.
     pub(crate) fn gone(&mut self, id: u64, now: Instant) -> Vec<StartOrder> {
         self.remove(id);
-        // Waiting invocations first, then provisioned concurrency.
-        let mut orders = self.provide_all(now);
-        orders.extend(self.provision_all(now));
-        orders
+        self.admit(now)
     }
 
     /// A start has failed: removes the instance, and returns the first waiting invocation.
@@ -303,19 +254,27 @@ impl State {
         job
     }
 
-    /// Decides about an invocation that has waited for the maximum time.
+    /// Decides about an invocation that has waited for as long as it may for an instance to become free. It
+    /// may wait longer for a start slot.
     pub(crate) fn give_up(&mut self, serial: u64, ticket: u64, now: Instant) -> GiveUp {
         let soon = self.soon_free(serial, now);
-        let Some(group) = self.groups.get_mut(&serial) else {
+        let Some(group) = self.groups.get(&serial) else {
             return GiveUp::Started;
         };
         let Some(position) = group.queue.iter().position(|job| job.ticket == ticket) else {
             return GiveUp::Started;
         };
-        if position < group.starting + soon {
+        let invocation = &group.queue[position].invocation;
+        let in_time = now < invocation.accepted + self.capacity.start_wait;
+        if position < group.starting + soon
+            || group.preparing > 0
+            || (in_time && self.fits(&invocation.version, now))
+        {
             return GiveUp::Coming;
         }
-        group.queue.remove(position);
+        if let Some(group) = self.groups.get_mut(&serial) {
+            group.queue.remove(position);
+        }
         self.forget_empty(serial);
         GiveUp::Removed
     }
@@ -355,6 +314,8 @@ impl State {
     pub(crate) fn census(&self) -> Census {
         let mut census = Census {
             memory_mib: self.memory_mib,
+            starts: self.slots_used,
+            waiting: self.waiting(),
             ..Census::default()
         };
         for entry in self.instances.values() {

@@ -1,18 +1,24 @@
 //! Tests of the pool's decisions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::job::{Invocation, NotRun};
 use super::*;
-use crate::function::{Code, FunctionConfig, FunctionName, VersionContent, VersionId};
+use crate::function::{
+    Code, FunctionConfig, FunctionName, Incarnation, Version, VersionContent, VersionId,
+};
 use crate::registry::test_record;
 
-const GRACE: Duration = Duration::from_millis(100);
-const ROOMY: Capacity = Capacity {
+pub(crate) const GRACE: Duration = Duration::from_millis(100);
+pub(crate) const ROOMY: Capacity = Capacity {
     max_instances: 10,
     max_per_function: 10,
     memory_mib: 10_000,
-    starts_ahead: 2,
+    memory_per_function_mib: u64::MAX,
+    max_starts: 10,
+    max_waiting: 100,
+    start_wait: Duration::from_secs(1),
     finish_grace: GRACE,
 };
 
@@ -27,6 +33,7 @@ pub(crate) fn version(name: &str, memory_mib: u32) -> Arc<Version> {
         unpacked: 0,
     };
     let content = VersionContent {
+        incarnation: Incarnation::default(),
         name: FunctionName::parse(name).unwrap(),
         id: VersionId::Latest,
         config,
@@ -36,15 +43,15 @@ pub(crate) fn version(name: &str, memory_mib: u32) -> Arc<Version> {
     Version::new(content, None)
 }
 
-struct Book {
-    state: State,
-    now: Instant,
+pub(crate) struct Book {
+    pub(crate) state: State,
+    pub(crate) now: Instant,
     tickets: u64,
-    answers: Vec<oneshot::Receiver<Result<super::super::Completed, NotRun>>>,
+    pub(crate) answers: Vec<oneshot::Receiver<Result<super::super::Completed, NotRun>>>,
 }
 
 impl Book {
-    fn new(capacity: Capacity) -> Self {
+    pub(crate) fn new(capacity: Capacity) -> Self {
         Self {
             state: State::new(capacity),
             now: Instant::now(),
@@ -53,7 +60,7 @@ impl Book {
         }
     }
 
-    fn job(&mut self, version: &Arc<Version>) -> Job {
+    pub(crate) fn job(&mut self, version: &Arc<Version>) -> Job {
         let (reply, answer) = oneshot::channel();
         self.answers.push(answer);
         self.tickets += 1;
@@ -77,13 +84,20 @@ impl Book {
     }
 
     /// Submits an invocation; returns the ids of the instances to start.
-    fn submit(&mut self, version: &Arc<Version>) -> Vec<u64> {
+    pub(crate) fn submit(&mut self, version: &Arc<Version>) -> Vec<u64> {
         let job = self.job(version);
         ids(orders(self.state.submit(job, self.now)))
     }
 
     /// Takes an instance from its start to its first invocation's ticket.
-    fn take(&mut self, id: u64) -> u64 {
+    pub(crate) fn take(&mut self, id: u64) -> u64 {
+        let ticket = self.begin(id);
+        self.state.started(id);
+        ticket
+    }
+
+    /// Takes an instance to the begin of its first invocation; its start is still under way.
+    pub(crate) fn begin(&mut self, id: u64) -> u64 {
         match self.state.take(id) {
             Taken::Job(job) => job.ticket,
             other => panic!("{other:?}"),
@@ -91,7 +105,7 @@ impl Book {
     }
 
     /// Takes an instance from an answer to idle.
-    fn park(&mut self, id: u64) -> oneshot::Receiver<Order> {
+    pub(crate) fn park(&mut self, id: u64) -> oneshot::Receiver<Order> {
         self.state.finishing(id, self.now);
         assert!(self.state.next(id).is_none());
         match self.state.park(id, self.now) {
@@ -101,7 +115,7 @@ impl Book {
     }
 
     /// An idle instance of a version.
-    fn idle(&mut self, version: &Arc<Version>) -> (u64, oneshot::Receiver<Order>) {
+    pub(crate) fn idle(&mut self, version: &Arc<Version>) -> (u64, oneshot::Receiver<Order>) {
         let id = self.submit(version)[0];
         self.take(id);
         (id, self.park(id))
@@ -109,18 +123,18 @@ impl Book {
 }
 
 /// The ids of the instances to start for an invocation.
-fn orders(placed: Placed) -> Vec<StartOrder> {
+pub(crate) fn orders(placed: Placed) -> Vec<StartOrder> {
     match placed {
-        Placed::Given => Vec::new(),
+        Placed::Given | Placed::Full => Vec::new(),
         Placed::Waits(orders) => orders,
     }
 }
 
-fn ids(orders: Vec<StartOrder>) -> Vec<u64> {
+pub(crate) fn ids(orders: Vec<StartOrder>) -> Vec<u64> {
     orders.into_iter().map(|order| order.id).collect()
 }
 
-fn ordered(orders: &mut oneshot::Receiver<Order>) -> Option<u64> {
+pub(crate) fn ordered(orders: &mut oneshot::Receiver<Order>) -> Option<u64> {
     match orders.try_recv() {
         Ok(Order::Run(job)) => Some(job.ticket),
         Ok(Order::End) => Some(0),
@@ -220,9 +234,8 @@ fn an_invocation_waits_for_an_instance_that_has_just_answered_but_not_for_a_slow
     book.take(id);
     book.state.finishing(id, book.now);
     assert!(book.submit(&f).is_empty());
-    assert!(book.state.counts_on_finishing(f.serial, book.now));
     let later = book.now + GRACE;
-    assert_eq!(ids(book.state.provide_serial(f.serial, later)).len(), 1);
+    assert_eq!(book.state.admit(later).len(), 1);
 }
 
 #[test]
@@ -383,7 +396,7 @@ fn a_closed_pool_starts_nothing_and_returns_the_waiting_invocations() {
 }
 
 /// Takes an instance without an invocation from its start to idle.
-fn warm(book: &mut Book, id: u64) -> oneshot::Receiver<Order> {
+pub(crate) fn warm(book: &mut Book, id: u64) -> oneshot::Receiver<Order> {
     assert!(matches!(book.state.take(id), Taken::Ready));
     book.state.warmed(id, book.now);
     match book.state.park(id, book.now) {
@@ -410,6 +423,7 @@ fn provisioned_instances_are_started_without_an_invocation_and_replaced_when_the
 #[test]
 fn provisioned_instances_start_a_few_at_a_time() {
     let mut book = Book::new(Capacity {
+        max_starts: 2,
         max_instances: 500,
         max_per_function: 500,
         memory_mib: 128 * 500,
@@ -419,7 +433,7 @@ fn provisioned_instances_start_a_few_at_a_time() {
     let mut next = VecDeque::from(ids(book.state.set_provisioned(&f, 500, book.now)));
     let mut kept = Vec::new();
     while let Some(id) = next.pop_front() {
-        assert!(book.state.census().starting <= 2);
+        assert!(book.state.census().starts <= 2);
         assert!(matches!(book.state.take(id), Taken::Ready));
         next.extend(ids(book.state.warmed(id, book.now)));
         match book.state.park(id, book.now) {
@@ -433,13 +447,19 @@ fn provisioned_instances_start_a_few_at_a_time() {
 
 #[test]
 fn provisioned_instances_start_after_those_that_invocations_wait_for() {
-    let mut book = Book::new(ROOMY);
+    let mut book = Book::new(Capacity {
+        max_starts: 1,
+        ..ROOMY
+    });
     let (f, g) = (version("f", 128), version("g", 128));
     let first = book.submit(&g)[0];
-    book.submit(&g);
+    assert!(book.submit(&g).is_empty());
     assert!(book.state.set_provisioned(&f, 1, book.now).is_empty());
-    book.take(first);
-    assert_eq!(book.state.provision_all(book.now).len(), 1);
+    assert_eq!(book.take(first), 1);
+    let second = book.state.admit(book.now);
+    assert_eq!(second[0].version.name, g.name);
+    assert_eq!(book.take(second[0].id), 2);
+    assert_eq!(book.state.admit(book.now)[0].version.name, f.name);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests of the pool with test doubles that speak the real protocol.
 
+mod admission;
 mod init;
 mod log;
 mod streaming;
@@ -16,6 +17,7 @@ use super::{
     Completed, ERROR_KINDS, Invocation, Limits, NotRun, Pool, PoolSettings, Shells, Start,
 };
 use crate::function::Version;
+use crate::limits::HostCpus;
 use crate::logs::{Kept, LogStore};
 use crate::metrics::{Census, Metrics};
 
@@ -24,9 +26,13 @@ const SETTINGS: PoolSettings = PoolSettings {
     max_instances: 100,
     max_per_function: 100,
     memory_budget_mib: 100_000,
+    memory_per_function_mib: 100_000,
     idle_timeout: Duration::from_secs(600),
     throttle_wait: Duration::from_millis(50),
-    starts_ahead: 2,
+    max_starts: 4,
+    max_waiting: 100,
+    start_wait: SOON,
+    start_tail: Duration::from_millis(20),
     finish_grace: Duration::from_millis(100),
 };
 /// For what should come at once on a host that may be busy.
@@ -36,7 +42,7 @@ const SOON: Duration = Duration::from_secs(20);
 pub(crate) fn pool(metrics: Arc<Metrics>, logs: LogStore) -> Pool {
     let stage = Stage::new();
     let shells = Arc::new(Shells::new(Arc::new(Doubles(stage.clone())), 0));
-    Pool::new(SETTINGS, shells, stage, metrics, logs)
+    Pool::new(SETTINGS, shells, stage, metrics, logs, HostCpus::idle())
 }
 
 struct Fixture {
@@ -56,7 +62,14 @@ impl Fixture {
         };
         let store = LogStore::open(logs.path().into(), kept, metrics.logs_lost.clone()).unwrap();
         let shells = Arc::new(Shells::new(Arc::new(Doubles(stage.clone())), 0));
-        let pool = Pool::new(settings, shells, stage.clone(), metrics, store);
+        let pool = Pool::new(
+            settings,
+            shells,
+            stage.clone(),
+            metrics,
+            store,
+            HostCpus::idle(),
+        );
         Self {
             stage,
             pool,

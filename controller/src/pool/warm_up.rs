@@ -12,12 +12,13 @@ use crate::instance::{
 use crate::logs::Text;
 
 /// Restores a function snapshot and waits until the guest has thawed. With `hooks` the runtime first runs
-/// its after-restore hook.
+/// its after-restore hook. `on_restored` is called when the guest runs.
 pub(super) async fn warm_up(
     vm: &mut MicroVm,
     artefacts: &Artefacts,
     hooks: bool,
     log: impl Fn(Text),
+    on_restored: impl Fn(),
 ) -> Result<(), VmError> {
     let start = Deadline::after(START_LIMIT, "a start");
     let awaited = vm.submit(restore_command(artefacts, Resume::default())?)?;
@@ -29,6 +30,9 @@ pub(super) async fn warm_up(
             VmEvent::Reply(reply) => {
                 restored |= reply.id == awaited;
                 outcome(reply)?;
+                if restored {
+                    on_restored();
+                }
                 if restored && hooks {
                     let hook = Deadline::after(HOOKS_LIMIT, "an after-restore hook");
                     step = Step::WaitUntil(hook);

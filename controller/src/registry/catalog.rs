@@ -9,7 +9,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::packages_in_use::of_layer;
 use super::{Database, RegistryError};
 use crate::function::{
-    FunctionName, FunctionRecord, LayerName, LayerRecord, Version, VersionId, VersionRecord,
+    FunctionName, FunctionRecord, Incarnation, LayerName, LayerRecord, Version, VersionId,
+    VersionRecord,
 };
 use crate::function_url::UrlIndex;
 use crate::locks::{read, write};
@@ -18,6 +19,8 @@ use crate::locks::{read, write};
 #[derive(Debug, Clone)]
 pub(crate) struct Function {
     pub(crate) record: FunctionRecord,
+    /// From its creation, or this process's start, until its deletion.
+    pub(crate) incarnation: Incarnation,
     /// The version that serves `$LATEST`; `None` until the first deploy has succeeded.
     pub(crate) live: Option<Arc<Version>>,
     /// The published versions by number.
@@ -37,6 +40,7 @@ impl Function {
     pub(crate) fn new(record: FunctionRecord) -> Self {
         Self {
             record,
+            incarnation: Incarnation::default(),
             live: None,
             versions: BTreeMap::new(),
         }
@@ -102,6 +106,11 @@ impl Catalog {
             urls,
             writing: Mutex::new(()),
         }
+    }
+
+    /// Whether changes can be stored: the registry's thread runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.database.is_alive()
     }
 
     pub(crate) fn get(&self, name: &FunctionName) -> Option<Arc<Function>> {
@@ -223,6 +232,9 @@ impl Writer<'_> {
     ) -> Result<Option<Arc<Function>>, RegistryError> {
         self.catalog.database.delete(name).await?;
         let deleted = write(&self.catalog.functions).remove(name);
+        if let Some(deleted) = &deleted {
+            deleted.incarnation.end();
+        }
         let urls = deleted.as_ref().map(|deleted| &deleted.record.urls);
         self.catalog.urls.change(name, urls, None);
         Ok(deleted)

@@ -183,3 +183,119 @@ async fn a_layer_survives_reopening() {
     let (_database, stored) = Database::open(&path, &key).unwrap();
     assert_eq!(stored.layers, [layer]);
 }
+
+/// Waits until the thread has closed the file. Then the file alone is the whole registry.
+fn complete(path: &Path) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while path.with_extension("db-wal").exists() {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// A start with an empty registry deleted every package, image, snapshot and log.
+#[tokio::test]
+async fn a_registry_that_lacks_what_the_data_directory_has_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, key) = (dir.path().join("registry.db"), dir.path().join("key"));
+    let (database, _) = Database::open(&path, &key).unwrap();
+    assert_eq!(database.continuity(), Continuity::Unproven);
+    put(&database, &record("a")).await;
+    drop(database);
+    complete(&path);
+    let older = std::fs::read(&path).unwrap();
+    let (database, _) = Database::open(&path, &key).unwrap();
+    assert_eq!(database.continuity(), Continuity::Proven);
+    put(&database, &record("b")).await;
+    drop(database);
+    complete(&path);
+    let newest = std::fs::read(&path).unwrap();
+    let wal = path.with_extension("db-wal");
+
+    std::fs::write(&path, &older).unwrap();
+    let error = Database::open(&path, &key).unwrap_err().to_string();
+    assert!(error.contains("lacks the last 1 changes"), "{error}");
+    std::fs::write(&path, []).unwrap();
+    let error = Database::open(&path, &key).unwrap_err().to_string();
+    assert!(error.contains("registry.mark"), "{error}");
+    std::fs::create_dir(dir.path().join("packages")).unwrap();
+    std::fs::write(dir.path().join("packages/p"), "zip").unwrap();
+    let error = Database::open(&path, &key).unwrap_err().to_string();
+    assert!(error.contains("1 packages"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    Database::open(&path, &key).unwrap_err();
+    drop(std::fs::remove_file(path.with_extension("db-shm")));
+    drop(std::fs::remove_file(&wal));
+
+    std::fs::write(&path, &newest).unwrap();
+    let (database, stored) = Database::open(&path, &key).unwrap();
+    assert_eq!(database.continuity(), Continuity::Proven);
+    assert_eq!(stored.functions.len(), 2);
+    drop(database);
+    complete(&path);
+    std::fs::write(&path, &older).unwrap();
+    std::fs::remove_file(path.with_extension("mark")).unwrap();
+    let (database, stored) = Database::open(&path, &key).unwrap();
+    assert_eq!(database.continuity(), Continuity::Unproven);
+    assert_eq!(stored.functions.len(), 1);
+}
+
+/// One damaged row stopped the whole controller.
+#[tokio::test]
+async fn a_damaged_record_takes_down_its_own_function_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, key) = (dir.path().join("registry.db"), dir.path().join("key"));
+    let (database, _) = Database::open(&path, &key).unwrap();
+    for name in ["cut", "fine", "other", "sealed", "version"] {
+        let versions = [version_record(1), version_record(2)];
+        let written = versions.iter();
+        database.put(&record(name), written, vec![]).await.unwrap();
+    }
+    drop(database);
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch(
+        "UPDATE functions SET document = '{' WHERE name = 'cut';
+         UPDATE functions SET document = (SELECT document FROM functions WHERE name = 'fine')
+             WHERE name = 'other';
+         UPDATE functions SET document = json_set(document, '$.config.environment', 'x')
+             WHERE name = 'sealed';
+         UPDATE versions SET document = '{' WHERE function = 'version' AND number = 1;
+         INSERT INTO layers VALUES ('l', '{')",
+    )
+    .unwrap();
+    drop(file);
+    assert_eq!(find_damage(&path, &key).unwrap().len(), 5);
+    let (database, stored) = Database::open(&path, &key).unwrap();
+    assert!(database.is_damaged());
+    assert!(stored.layers.is_empty());
+    let by_name = |name: &str| {
+        let found = stored
+            .functions
+            .iter()
+            .find(|f| f.record.name.as_str() == name);
+        found.unwrap().clone()
+    };
+    for name in ["cut", "other", "sealed"] {
+        let Stored { record, .. } = by_name(name);
+        assert_eq!(record.state.is, State::Failed, "{name}");
+        assert!(record.state.reason.as_ref().unwrap().contains("damaged"));
+        let refused = database.put(&record, std::iter::empty(), vec![]).await;
+        assert!(matches!(refused, Err(RegistryError::Damaged { .. })));
+    }
+    assert_eq!(by_name("sealed").record.config.handler, "bootstrap");
+    assert_eq!(by_name("fine").record, record("fine"));
+    let Stored {
+        record: whole,
+        versions,
+    } = by_name("version");
+    assert_eq!(whole.state.is, State::Active);
+    assert_eq!(versions[0].state.is, State::Failed);
+    assert_eq!((versions[0].number, &versions[1]), (1, &version_record(2)));
+    put(&database, &record("fine")).await;
+    database.delete(&record("cut").name).await.unwrap();
+    put(&database, &record("cut")).await;
+    drop(database);
+    let (_database, stored) = Database::open(&path, &key).unwrap();
+    assert_eq!(stored.functions[0].record, record("cut"));
+    assert_eq!(find_damage(&path, &key).unwrap().len(), 4);
+}

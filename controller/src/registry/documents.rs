@@ -37,6 +37,20 @@ pub(super) fn from_document<T: DeserializeOwned>(
     serde_json::from_value(document).map_err(|source| unreadable(name, source))
 }
 
+/// The record in a document of function `name`, without its environment variables.
+pub(super) fn without_secrets<T: DeserializeOwned>(name: &str, document: &str) -> Option<T> {
+    let mut document: Value = serde_json::from_str(document).ok()?;
+    for place in SECRETS {
+        if let Some(secret) = document.pointer_mut(place) {
+            *secret = Value::Null;
+        }
+    }
+    let right = document.get("name").and_then(Value::as_str) == Some(name);
+    right
+        .then(|| serde_json::from_value(document).ok())
+        .flatten()
+}
+
 /// Encrypts the environment variables in a document.
 pub(super) fn encrypt(cipher: &Cipher, name: &str, document: &mut Value) {
     for place in SECRETS {

@@ -16,7 +16,7 @@ enum Step {
 }
 
 /// Schema changes in order. A file's `user_version` is the number of those that were applied.
-const MIGRATIONS: [Step; 5] = [
+const MIGRATIONS: [Step; 6] = [
     Step::Sql(
         "CREATE TABLE functions (
         name TEXT PRIMARY KEY NOT NULL,
@@ -45,7 +45,19 @@ const MIGRATIONS: [Step; 5] = [
         document TEXT NOT NULL
     ) STRICT, WITHOUT ROWID",
     ),
+    // What the mark beside the file is compared with.
+    Step::Sql(
+        "CREATE TABLE identity (
+        one INTEGER PRIMARY KEY NOT NULL CHECK (one = 1),
+        id TEXT NOT NULL,
+        changes INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO identity VALUES (1, lower(hex(randomblob(16))), 0)",
+    ),
 ];
+
+/// The number of steps before the one that makes the table `identity`.
+const BEFORE_IDENTITY: usize = 5;
 
 /// The number of changes that were applied to a file.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +69,16 @@ impl Schema {
         MIGRATIONS[..self.0]
             .iter()
             .any(|step| matches!(step, Step::Encrypt))
+    }
+
+    /// Whether the file is empty: no controller has written it.
+    pub(super) fn is_new(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether the file says which registry it is.
+    pub(super) fn has_identity(self) -> bool {
+        self.0 > BEFORE_IDENTITY
     }
 }
 

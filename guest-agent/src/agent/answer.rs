@@ -5,6 +5,7 @@ use bytes::Bytes;
 use hearth_protocol::agent::{AgentMessage, FunctionError, Response, Usage};
 use hearth_protocol::guest::MAX_PAYLOAD;
 
+use crate::mailbox::Held;
 use crate::runtime_api::reply;
 use crate::runtime_api::request::{Body, Request};
 use crate::telemetry::Outcome;
@@ -58,6 +59,18 @@ impl Answer {
                 reply: reply::accepted(),
             },
             Body::TooLong | Body::Streamed { .. } => Self::too_large(),
+        }
+    }
+
+    /// The answer that the runtime held at the mailbox.
+    pub(super) fn held(held: Held) -> Self {
+        Self {
+            failed: held.failed,
+            error_type: held.meta.error_type,
+            body: held.body,
+            whole: true,
+            // Nobody has asked.
+            reply: Bytes::new(),
         }
     }
 

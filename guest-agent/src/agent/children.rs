@@ -71,6 +71,7 @@ impl Agent {
         self.host.runtime_ended();
         // The runtime may have written after this turn's look at the pipe.
         self.read_output();
+        self.send_held_answer()?;
         let usage = self.usage()?;
         let running = self.runtime.lifecycle.running().map(str::to_owned);
         self.queue_all_output(running.as_deref())?;

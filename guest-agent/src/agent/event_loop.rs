@@ -60,6 +60,7 @@ impl Agent {
             self.read_output();
         } else if events.is_empty() {
             self.poll_output();
+            self.send_held_answer()?;
         } else if events.iter().any(|event| event.data() >= CONNECTIONS) {
             self.output
                 .catch_up(&mut self.host, &mut self.extensions, &mut self.scratch);

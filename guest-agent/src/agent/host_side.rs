@@ -16,7 +16,7 @@ use crate::clock::HostClock;
 use crate::entropy::Generator;
 use crate::host_link::HostLink;
 use crate::lifecycle::Lifecycle;
-use crate::mailbox::{Event, Mailbox, Reading, Wakeup};
+use crate::mailbox::{Event, Held, Mailbox, Reading, Wakeup};
 
 /// How the answer to the next invocation may reach the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +192,11 @@ impl HostSide {
         self.mailbox.clear_working();
         self.follow_clock(event.realtime_ns)?;
         Ok(event)
+    }
+
+    /// Takes over the answer that the runtime has given at the mailbox and not sent.
+    pub(super) fn take_held_answer(&self) -> Option<Held> {
+        self.mailbox.take_held()
     }
 
     /// Whether the runtime reads the function's output itself and sends it with its answers.

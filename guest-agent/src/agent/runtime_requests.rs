@@ -167,6 +167,29 @@ impl Agent {
         Ok(reply)
     }
 
+    /// Sends the answer that the runtime has given at the mailbox and not sent: it does something else
+    /// before it asks for the next event, or it has ended. The answer goes by the connection, where it
+    /// precedes the end of the runtime.
+    pub(super) fn send_held_answer(&mut self) -> Result<(), AgentError> {
+        let Some(held) = self.host.take_held_answer() else {
+            return Ok(());
+        };
+        let (to, request_id) = match held.failed {
+            true => ("InvocationErrorResponse", held.meta.request_id.clone()),
+            false => ("InvocationResponse", held.meta.request_id.clone()),
+        };
+        if self.runtime.lifecycle.answer(&request_id, to).is_err() {
+            // No invocation of that id is running: like an answer that is posted and refused.
+            return Ok(());
+        }
+        let answer = Answer::held(held);
+        let usage = self.usage()?;
+        self.queue_all_output(Some(&request_id))?;
+        self.extensions.report_done(|| answer.outcome(usage));
+        let (message, _) = answer.into_message(request_id, usage);
+        self.answer_host(message)
+    }
+
     fn init_error(&mut self, id: ConnectionId, request: Request) -> Result<Bytes, AgentError> {
         if let Err(error) = self.runtime.lifecycle.init_error() {
             return Ok(reply::transition_refused(error));

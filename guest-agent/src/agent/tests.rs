@@ -3,6 +3,7 @@
 
 mod extensions;
 mod generators;
+mod held;
 mod restoring;
 mod streaming;
 mod telemetry;

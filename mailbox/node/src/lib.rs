@@ -1,6 +1,6 @@
-//! The mailbox as a native module of Node.js, with the functions `open()`, `answer(failed, headers,
-//! body)` and `event()`. It only uses Node-API, whose binary interface is the same in every version
-//! of Node.js.
+//! The mailbox as a native module of Node.js, with the functions `open()`, `give(failed, headers,
+//! body)`, `takeBack()`, `next()` and `event()`. It only uses Node-API, whose binary interface is the
+//! same in every version of Node.js.
 //!
 //! Headers and body are passed as strings: the runtime client that uses this module has JSON in
 //! strings.
@@ -17,7 +17,7 @@ use napi_sys::{
     napi_throw_error, napi_value,
 };
 
-/// Results of an answer; see `mailbox/include/hearth_mailbox.h`.
+/// Results of `next()`; see `mailbox/include/hearth_mailbox.h`.
 const NOT_HERE: u32 = 0;
 const AGENT: u32 = 1;
 const EVENT: u32 = 2;
@@ -57,22 +57,20 @@ unsafe extern "C" fn open(env: napi_env, _: napi_callback_info) -> napi_value {
         });
         open.is_some()
     });
-    let mut value = ptr::null_mut();
-    // SAFETY: `env` is the caller's; the result is a local.
-    unsafe { napi_get_boolean(env, opened, &raw mut value) };
-    value
+    boolean(env, opened)
 }
 
-/// `answer(failed, headers, body)`: answers and waits; returns the result as a number.
-unsafe extern "C" fn answer(env: napi_env, info: napi_callback_info) -> napi_value {
+/// `give(failed, headers, body)`: answers without waiting; returns whether the mailbox has taken the
+/// answer.
+unsafe extern "C" fn give(env: napi_env, info: napi_callback_info) -> napi_value {
     // SAFETY: both are the caller's.
-    match unsafe { try_answer(env, info) } {
+    match unsafe { try_give(env, info) } {
         Ok(value) => value,
         Err(Failed) => throw(env),
     }
 }
 
-unsafe fn try_answer(env: napi_env, info: napi_callback_info) -> Result<napi_value, Failed> {
+unsafe fn try_give(env: napi_env, info: napi_callback_info) -> Result<napi_value, Failed> {
     let mut arguments = [ptr::null_mut(); 3];
     let mut count = arguments.len();
     let mut failed = false;
@@ -90,11 +88,36 @@ unsafe fn try_answer(env: napi_env, info: napi_callback_info) -> Result<napi_val
         (text(env, arguments[1])?, text(env, arguments[2])?)
     };
     let kind = if failed { Kind::Error } else { Kind::Response };
+    Ok(boolean(
+        env,
+        with_mailbox(|mailbox| mailbox.give(kind, &meta, &body)),
+    ))
+}
+
+/// `takeBack()`: whether the answer that was given had not left yet. It is the caller's to post then.
+unsafe extern "C" fn take_back(env: napi_env, _: napi_callback_info) -> napi_value {
+    boolean(env, with_mailbox(Mailbox::take_back))
+}
+
+/// Without a mailbox: `false`.
+fn with_mailbox(call: impl FnOnce(&mut Mailbox) -> bool) -> bool {
+    MAILBOX.with_borrow_mut(|open| open.as_mut().is_some_and(|open| call(&mut open.mailbox)))
+}
+
+fn boolean(env: napi_env, value: bool) -> napi_value {
+    let mut result = ptr::null_mut();
+    // SAFETY: `env` is the caller's; the result is a local.
+    unsafe { napi_get_boolean(env, value, &raw mut result) };
+    result
+}
+
+/// `next()`: sends the answer that was given, and waits; returns the result as a number.
+unsafe extern "C" fn next(env: napi_env, _: napi_callback_info) -> napi_value {
     let outcome = MAILBOX.with_borrow_mut(|open| {
         let Some(open) = open else {
             return NOT_HERE;
         };
-        match open.mailbox.answer(kind, &meta, &body) {
+        match open.mailbox.await_event() {
             Answered::NotHere => NOT_HERE,
             Answered::Agent => AGENT,
             Answered::Event {
@@ -109,8 +132,10 @@ unsafe fn try_answer(env: napi_env, info: napi_callback_info) -> Result<napi_val
     });
     let mut value = ptr::null_mut();
     // SAFETY: as above.
-    done(unsafe { napi_create_uint32(env, outcome, &raw mut value) })?;
-    Ok(value)
+    match done(unsafe { napi_create_uint32(env, outcome, &raw mut value) }) {
+        Ok(()) => value,
+        Err(Failed) => throw(env),
+    }
 }
 
 /// `event()`: returns the event's headers and its body, as two strings.
@@ -181,9 +206,11 @@ fn throw(env: napi_env) -> napi_value {
 /// Only Node.js may call it, with its own environment.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn napi_register_module_v1(env: napi_env, exports: napi_value) -> napi_value {
-    let functions: [(&CStr, napi_callback); 3] = [
+    let functions: [(&CStr, napi_callback); 5] = [
         (c"open", Some(open)),
-        (c"answer", Some(answer)),
+        (c"give", Some(give)),
+        (c"takeBack", Some(take_back)),
+        (c"next", Some(next)),
         (c"event", Some(event)),
     ];
     for (name, function) in functions {

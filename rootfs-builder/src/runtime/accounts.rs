@@ -11,6 +11,9 @@ use super::RuntimeError;
 const FUNCTION_USER: &str = "sbx_user1051";
 const FUNCTION_ID: u32 = 993;
 
+/// The guest's host name.
+const NAME: &str = "sandbox";
+
 /// Writes the files below `root`, the image's root.
 pub(super) fn write(root: &Path) -> Result<(), RuntimeError> {
     let files: [(&str, String); 7] = [
@@ -35,10 +38,12 @@ pub(super) fn write(root: &Path) -> Result<(), RuntimeError> {
         ),
         (
             "etc/hosts",
-            // Extensions for Lambda use the last two names for their own listeners.
-            "127.0.0.1 localhost sandbox.localdomain sandbox\n".to_owned(),
+            // Extensions for Lambda use the last two names for their own listeners. The last is the
+            // guest's own, too: programs look it up.
+            format!("127.0.0.1 localhost {NAME}.localdomain {NAME}\n"),
         ),
-        ("etc/hostname", "localhost\n".to_owned()),
+        // The agent reads it.
+        ("etc/hostname", format!("{NAME}\n")),
         ("etc/resolv.conf", String::new()),
         // For programs that read the time zone from this file and not from TZ.
         ("etc/timezone", "Etc/UTC\n".to_owned()),

@@ -33,7 +33,15 @@ const BASE: &[&str] = &[
     "zlib1g",
 ];
 
-const PYTHON: &[&str] = &["libsqlite3-0", "python3.11"];
+/// CPython's whole library, which Debian splits.
+const PYTHON: &[&str] = &[
+    "libsqlite3-0",
+    "python3-distutils",
+    "python3-gdbm",
+    "python3-lib2to3",
+    "python3.11",
+    "python3.11-venv",
+];
 
 /// The packages of `runtime`'s image, without their dependencies.
 pub(super) fn wanted(runtime: Runtime) -> Vec<&'static str> {

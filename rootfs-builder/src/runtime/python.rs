@@ -27,8 +27,10 @@ const NATIVE_TRANSPORT: &str = "runtime_client.cpython-311-x86_64-linux-gnu.so";
 const RUNTIME: &str = "var/runtime";
 const LIBRARY: &str = "usr/lib/python3.11";
 /// Program that imports, in the finished image, everything that the launcher and functions rely on.
-const PROBE: &str = "import awslambdaric.bootstrap, boto3, random_generators, runtime_client, simplejson, ssl, sqlite3, \
-                     ctypes, zlib, bz2, lzma, hashlib, uuid, zoneinfo, multiprocessing";
+pub(super) const PROBE: &str = include_str!("../../python/probe.py");
+/// Puts [`RUNTIME`] on the import path of every process of the interpreter, as Lambda's has what comes
+/// with the runtime. The launcher sets the path of its own process.
+const PATH_FILE: &str = "usr/lib/python3/dist-packages/runtime.pth";
 
 /// Completes the tree at `root`; `work` is for intermediate files.
 pub(super) fn complete(
@@ -55,6 +57,9 @@ pub(super) fn complete(
         link(root, &format!("var/lang/bin/{name}"), "/usr/bin/python3.11")?;
     }
     link(root, "usr/bin/python3", "python3.11")?;
+    let path_file = root.join(PATH_FILE);
+    fs::write(&path_file, format!("/{RUNTIME}\n"))
+        .map_err(RuntimeError::io("write", &path_file))?;
     compile(root, progress)?;
     interpreter(root)?
         .env("PYTHONPATH", root.join(RUNTIME))

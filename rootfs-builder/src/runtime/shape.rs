@@ -94,14 +94,16 @@ const UNUSED: &[&str] = &[
     // Python looks for these at each start; Debian's do nothing in a guest.
     "etc/python3.11",
     "usr/lib/python3.11/sitecustomize.py",
-    // Parts of Python's library that need a display, a network or a compiler.
-    "usr/lib/python3.11/ensurepip",
+    // Debian's word to pip not to install anything.
+    "usr/lib/python3.11/EXTERNALLY-MANAGED",
+    // Parts of Python's library that need a display, and its own tests.
     "usr/lib/python3.11/idlelib",
-    "usr/lib/python3.11/lib2to3",
     "usr/lib/python3.11/tkinter",
     "usr/lib/python3.11/turtledemo",
     "usr/lib/python3.11/test",
-    "usr/lib/python3.11/pydoc_data",
+    // Debian's scripts for packages.
+    "etc/python3",
+    "usr/share/python3",
 ];
 
 /// Programs and libraries of the package manager and of Perl, by the start of the file's name.

@@ -48,7 +48,8 @@ pub(super) fn obtain(cache: &Cache, runtime: Runtime, progress: &dyn Progress) -
             .with("bootstrap", python::BOOTSTRAP.as_bytes())
             .with("transport", python::TRANSPORT.as_bytes())
             .with("generators", python::GENERATORS.as_bytes())
-            .with("resident", python::RESIDENT.as_bytes()),
+            .with("resident", python::RESIDENT.as_bytes())
+            .with("probe", python::PROBE.as_bytes()),
         Runtime::Node20 | Runtime::Node22 => key
             .with("pins", node::PINS.as_bytes())
             .with("sdk", node_sdk::LOCK.as_bytes())

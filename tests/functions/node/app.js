@@ -1,12 +1,22 @@
 // A function that tells what it sees, answers in every way a handler can, and fails in every way
 // that Node.js knows; and one that streams. CommonJS; the example node-hello is a module.
 const crypto = require("node:crypto");
+const os = require("node:os");
+const { lookup } = require("node:dns/promises");
 
 // As a library would, which keeps its own reference to the generator.
 const { random } = Math;
 // Fills the stores that node:crypto draws from, so that a snapshot has them half used.
 const drawnInInit = [crypto.randomUUID(), crypto.randomInt(2 ** 40), Math.random()];
 let invocations = 0;
+
+// Results of which JSON.stringify makes no text.
+const withoutJson = {
+  function: () => 1,
+  class: class {},
+  symbol: Symbol("result"),
+  nothing: { toJSON() {} },
+};
 
 const how = {
   draws: async () => ({
@@ -36,6 +46,7 @@ const how = {
   },
   callback_error: (event, context, callback) => callback(new RangeError("by callback")),
   nothing: () => undefined,
+  without_json: async (event) => withoutJson[event.kind],
   throw: () => {
     throw new TypeError("thrown");
   },
@@ -48,6 +59,7 @@ const how = {
         throw new Error(event.text);
       }, 1);
     }),
+  name: async () => ({ name: os.hostname(), ...(await lookup(os.hostname())) }),
   say: async (event) => {
     console.log(event.text);
     console.error("an error", { of: "objects" });

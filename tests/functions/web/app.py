@@ -1,6 +1,7 @@
 """A web function: the path says what it is to answer."""
 
 import base64
+import os
 
 
 def handler(event, context):
@@ -37,6 +38,24 @@ def own_origin(event):
     }
 
 
+#: Headers of a connection, and one of the answer.
+HOPS = {
+    "Connection": "X-Hop",
+    "X-Hop": "1",
+    "Keep-Alive": "timeout=5",
+    "TE": "trailers",
+    "Trailer": "x",
+    "Upgrade": "h2c",
+    "Proxy-Authenticate": "Basic",
+    "X-End": "1",
+}
+#: Of a page that wants more than its own path.
+PAGE = {
+    "Content-Type": "text/html",
+    "Content-Security-Policy": "img-src *",
+    "Service-Worker-Allowed": "/",
+}
+
 ANSWERS = {
     "/event": lambda event: event,
     "/text": lambda event: "just text",
@@ -45,6 +64,12 @@ ANSWERS = {
     "/teapot": teapot,
     "/binary": binary,
     "/own-origin": own_origin,
+    "/trace": lambda event: {
+        "header": event["headers"]["x-amzn-trace-id"],
+        "own": os.environ["_X_AMZN_TRACE_ID"],
+    },
+    "/hops": lambda event: {"statusCode": 200, "headers": HOPS, "body": ""},
+    "/page": lambda event: {"statusCode": 200, "headers": PAGE, "body": "<p>a page</p>"},
     "/malformed": lambda event: {"statusCode": "soon"},
     "/large": lambda event: {"statusCode": 200, "body": "x" * 6_300_000},
 }

@@ -32,6 +32,9 @@ pub(crate) async fn accept(
             ),
         ));
     }
+    if let Some(low) = app.builder.data.low_space() {
+        return Err(ApiError::unavailable(low.to_string()));
+    }
     let request = EventRequest {
         trace_id: Some(trace_id),
         request_id,
@@ -48,7 +51,9 @@ pub(crate) async fn accept(
 pub(crate) async fn forget(app: &App, function: &FunctionName) -> Result<(), ApiError> {
     let dropped = app.events.forget(function).await;
     dropped.map_err(|error| {
-        ApiError::service(format!("The function's events were not deleted: {error}"))
+        tracing::error!(%function, %error, "a deleted function's events were not deleted");
+        let why = error.for_clients();
+        ApiError::service(format!("The function's events were not deleted: {why}"))
     })
 }
 
@@ -56,7 +61,9 @@ fn refused(why: NotAccepted) -> ApiError {
     match why {
         NotAccepted::Full(full) => ApiError::queue_full(full.to_string()),
         NotAccepted::Store(error) => {
-            ApiError::service(format!("The event could not be stored: {error}"))
+            tracing::error!(%error, "an event could not be stored");
+            let why = error.for_clients();
+            ApiError::service(format!("The event could not be stored: {why}"))
         }
     }
 }

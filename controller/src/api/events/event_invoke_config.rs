@@ -129,7 +129,7 @@ pub(crate) async fn list(
     app.function(&named).map_err(|_| no_function())?;
     let limit = page::items(&parameters, PAGE as usize, PAGE)?;
     let configs = app.events.configs();
-    let (page, more) = configs.list(&named.name, parameters.get("Marker"), limit);
+    let (page, more) = configs.list(&named.name, page::marker(&parameters), limit);
     let items = page.iter().map(|(qualifier, config)| {
         let named = Named {
             name: named.name.clone(),

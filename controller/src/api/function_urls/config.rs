@@ -23,6 +23,7 @@ use crate::api::target::extract::Function;
 use crate::api::target::names::Named;
 use crate::deploy::{Change, ControlError, UrlChange, UrlError, urls};
 use crate::function::{AliasName, ArnScope, AuthType, Cors, FunctionUrl, InvokeMode};
+use crate::web_pages::port_on_localhost;
 
 /// Maximum number of items of a list in a CORS configuration, and maximum length of each.
 const MAX_ORIGINS: (usize, usize) = (100, 253);
@@ -261,7 +262,7 @@ fn written(
     answer
 }
 
-/// The URL's configuration as JSON. The host in `FunctionUrl` is the one that the request names.
+/// The URL's configuration as JSON.
 fn shown(
     url: &FunctionUrl,
     named: &Named,
@@ -269,17 +270,12 @@ fn shown(
     headers: &HeaderMap,
     arn_scope: &ArnScope,
 ) -> Value {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or("localhost");
     let called = Named {
         name: named.name.clone(),
         qualifier: (!alias.is_empty()).then(|| alias.to_owned()),
     };
-    let separator = if alias.is_empty() { "" } else { ":" };
     let mut answer = json!({
-        "FunctionUrl": format!("http://{host}/fn/{}{separator}{alias}/", named.name),
+        "FunctionUrl": address(url, &called, headers),
         "FunctionArn": called.arn(arn_scope),
         "AuthType": url.auth,
         "CreationTime": url.created,
@@ -290,6 +286,22 @@ fn shown(
         answer["Cors"] = json!(cors);
     }
     answer
+}
+
+/// The URL's address for the client that asks. On this machine it is a host name of its own, which
+/// browsers resolve to loopback, and which keeps the function's pages apart from others. There may be no
+/// such names on the host by which a client from elsewhere comes, so that client gets a path on it.
+fn address(url: &FunctionUrl, called: &Named, headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST);
+    let host = host
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or("localhost");
+    if let Some(port) = port_on_localhost(host) {
+        return format!("http://{}.lambda-url.localhost{port}/", url.id);
+    }
+    let alias = called.qualifier.as_deref().map(|alias| format!(":{alias}"));
+    let alias = alias.unwrap_or_default();
+    format!("http://{host}/fn/{}{alias}/", called.name)
 }
 
 fn refused(error: UrlError, named: &Named, arn_scope: &ArnScope) -> ApiError {

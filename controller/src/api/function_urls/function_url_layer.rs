@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Response, header};
+use axum::http::{HeaderMap, Response, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use hearth_protocol::guest::MAX_PAYLOAD;
 use percent_encoding::percent_decode_str;
 use time::OffsetDateTime;
 
+use super::refused_result::RefusedResult;
 use super::response::{bad_gateway, has_prelude};
 use super::url_stream;
 use crate::api::access::authenticate::{Authenticator, Caller, UncheckedBodies};
@@ -25,16 +26,17 @@ use crate::api::http::body;
 use crate::api::http::error::ApiError;
 use crate::api::http::peer::Peer;
 use crate::api::http::request_id::{self, RequestId};
-use crate::api::http::trace::trace_id;
+use crate::api::http::trace::{self, trace_id};
 use crate::api::invocation::request::too_large;
 use crate::api::packages::download;
 use crate::api::target::names::{NameForm, Named};
 use crate::function::{AuthType, FunctionUrl, InvokeMode};
 use crate::function_url::{
-    self, Address, Incoming, SplitError, add_cors_headers, address_of, is_preflight, preflight,
-    with_prelude,
+    self, Address, Incoming, SplitError, add_cors_headers, address_of, allows_origin,
+    is_for_service_worker, is_preflight, isolate, preflight, with_prelude,
 };
 use crate::pool::{Invocation, NotRun};
+use crate::web_pages::{Refused, is_of_foreign_page};
 
 /// The layer's state.
 #[derive(Debug, Clone)]
@@ -66,26 +68,45 @@ pub(crate) async fn serve(
         }
         return next.run(request).await;
     };
-    let Some((named, url, path)) = layer.find(&address, request.uri().path()) else {
-        return ApiError::other_account().into_response();
-    };
-    let request_headers = request.headers().clone();
-    if let Some(cors) = &url.cors
-        && is_preflight(request.method(), &request_headers)
-    {
-        return preflight(cors, &request_headers);
+    let by_path = matches!(address, Address::Path { .. });
+    if by_path && is_for_service_worker(request.headers()) {
+        return ApiError::service_worker().into_response();
     }
-    let mut response = match layer.run(&named, &url, &path, request).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
+    let found = layer.find(&address, request.uri().path());
+    let mut response = match found {
+        Some((named, url, path)) => layer.respond(&named, &url, &path, request).await,
+        None => ApiError::other_account().into_response(),
     };
-    if let Some(cors) = &url.cors {
-        add_cors_headers(cors, &request_headers, response.headers_mut());
+    if by_path {
+        isolate(response.headers_mut());
     }
     response
 }
 
 impl FunctionUrlLayer {
+    async fn respond(
+        &self,
+        named: &Named,
+        url: &FunctionUrl,
+        path: &str,
+        request: Request,
+    ) -> Response<Body> {
+        let request_headers = request.headers().clone();
+        if let Some(cors) = &url.cors
+            && is_preflight(request.method(), &request_headers)
+        {
+            return preflight(cors, &request_headers);
+        }
+        let mut response = match self.run(named, url, path, request).await {
+            Ok(response) => response,
+            Err(error) => error.into_response(),
+        };
+        if let Some(cors) = &url.cors {
+            add_cors_headers(cors, &request_headers, response.headers_mut());
+        }
+        response
+    }
+
     /// The function, its URL, and the function's part of the path.
     fn find(&self, address: &Address<'_>, whole: &str) -> Option<(Named, FunctionUrl, String)> {
         let (named, path) = match address {
@@ -125,6 +146,9 @@ impl FunctionUrlLayer {
                 }
                 signed
             }
+            (None, AuthType::Iam) if is_unwanted(url, request.headers()) => {
+                return Err(ApiError::page_check(&Refused::Page));
+            }
             _ => {
                 share = self.unchecked.share(request.headers(), MAX_PAYLOAD).await?;
                 request
@@ -137,6 +161,7 @@ impl FunctionUrlLayer {
             .get()
             .cloned()
             .ok_or_else(|| ApiError::service("The request has no id"))?;
+        let trace_id = trace_id(&parts.headers, &request_id);
         let account = &self.app.arn_scope.account;
         let caller = parts.extensions.get::<Caller>();
         let event = function_url::event(&Incoming {
@@ -149,6 +174,7 @@ impl FunctionUrlLayer {
             peer: parts.extensions.get::<Peer>().map(|Peer(peer)| *peer),
             id: &url.id,
             request_id: &request_id,
+            trace_root: trace::root(&trace_id),
             caller: caller.map(|caller| caller.described(account)),
             now: OffsetDateTime::now_utc(),
         });
@@ -159,13 +185,14 @@ impl FunctionUrlLayer {
         }
         let version = self.app.find_active(named)?;
         let invocation = Invocation {
-            trace_id: Some(trace_id(&parts.headers, &request_id)),
+            trace_id: Some(trace_id),
             accepted,
             ..Invocation::new(request_id, version, named.arn(&self.app.arn_scope), event)
         };
         if url.mode == InvokeMode::ResponseStream {
-            return url_stream::run(&self.app.pool, invocation).await;
+            return url_stream::run(&self.app.pool, &self.app.logs, invocation).await;
         }
+        let refused = RefusedResult::of(&invocation, &self.app.logs);
         let completed = self.app.pool.submit(invocation).await;
         let completed = match completed {
             Ok(completed) => completed,
@@ -180,14 +207,17 @@ impl FunctionUrlLayer {
             function_url::response(completed.payload).map_err(SplitError::from)
         };
         Ok(response.unwrap_or_else(|malformed| {
-            tracing::debug!(
-                function = %named.name,
-                error = %malformed,
-                "the function's result is no valid HTTP response"
-            );
+            refused.because(&malformed);
             bad_gateway()
         }))
     }
+}
+
+/// Whether a browser sends a request for a page that may not use a URL with `AuthType: AWS_IAM`. Without
+/// signatures every local program may use it, but a page only if the URL's owner allows its origin.
+fn is_unwanted(url: &FunctionUrl, headers: &HeaderMap) -> bool {
+    let allowed = url.cors.as_ref();
+    is_of_foreign_page(headers) && !allowed.is_some_and(|cors| allows_origin(cors, headers))
 }
 
 /// Replaces every refusal of a signature by the same message, as Lambda does it.

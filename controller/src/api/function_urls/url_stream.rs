@@ -11,16 +11,22 @@ use axum::http::{HeaderValue, Response, header};
 use bytes::Bytes;
 use futures_util::stream;
 
+use super::refused_result::RefusedResult;
 use super::response::{bad_gateway, has_prelude};
 use crate::api::http::error::ApiError;
-use crate::function_url::Prelude;
+use crate::function_url::{Malformed, Prelude};
+use crate::logs::LogStore;
 use crate::pool::{Invocation, Next, Opened, Pool, Streamed};
 
 /// The content type of a body for which the function gives none.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-pub(crate) async fn run(pool: &Pool, invocation: Invocation) -> Result<Response<Body>, ApiError> {
-    let function = invocation.version.name.clone();
+pub(crate) async fn run(
+    pool: &Pool,
+    logs: &LogStore,
+    invocation: Invocation,
+) -> Result<Response<Body>, ApiError> {
+    let refused = RefusedResult::of(&invocation, logs);
     let opened = pool.open(invocation).await;
     let (content_type, mut rest) = match opened.map_err(|error| ApiError::not_run(&error))? {
         Opened::Whole(completed) if completed.failed => return Ok(bad_gateway()),
@@ -36,18 +42,19 @@ pub(crate) async fn run(pool: &Pool, invocation: Invocation) -> Result<Response<
         loop {
             let chunk = match rest.next().await {
                 Next::Chunk(chunk) => chunk,
-                Next::End(Ok(_)) => return Ok(bad_gateway()),
+                Next::End(Ok(completed)) => {
+                    if !completed.failed {
+                        refused.because(&Malformed::CUT_SHORT);
+                    }
+                    return Ok(bad_gateway());
+                }
                 Next::End(Err(error)) => return Err(ApiError::not_run(&error)),
             };
             match prelude.push(&chunk) {
                 Ok(None) => {}
                 Ok(Some((head, first))) => return Ok(head.map(|()| body(first, Some(rest)))),
                 Err(malformed) => {
-                    tracing::debug!(
-                        %function,
-                        error = %malformed,
-                        "the function's result is no valid HTTP response"
-                    );
+                    refused.because(&malformed);
                     return Ok(bad_gateway());
                 }
             }

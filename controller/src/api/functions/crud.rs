@@ -120,8 +120,7 @@ pub(crate) async fn list(
     if versions {
         return list_all_versions(&app, &parameters);
     }
-    let marker = parameters
-        .get("Marker")
+    let marker = page::marker(&parameters)
         .map(FunctionName::parse)
         .transpose()
         .map_err(|_| page::bad_marker())?;

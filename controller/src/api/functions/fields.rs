@@ -88,10 +88,10 @@ pub(crate) fn check_role(violations: &mut Violations, role: &str) {
 
 /// Checks the names of environment variables.
 pub(crate) fn check_variables(violations: &mut Violations, variables: &BTreeMap<String, String>) {
-    // Lambda accepts names of one letter, although its pattern does not.
     let good = |name: &String| {
         let mut bytes = name.bytes();
-        bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+        name.len() >= 2
+            && bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
             && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
     let belongs_to_lambda = |name: &String| RESERVED.contains(&name.as_str());

@@ -6,7 +6,7 @@ use crate::api::http::error::ApiError;
 use crate::api::http::violations::Violations;
 use crate::function::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel};
 
-/// The members that the request gives; `None` keeps a member as it is.
+/// The members that the request gives.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct LoggingConfig {
@@ -19,7 +19,7 @@ pub(crate) struct LoggingConfig {
 /// The same, after its form was checked.
 #[derive(Debug)]
 pub(crate) struct LoggingChange {
-    json: Option<bool>,
+    json: bool,
     application_level: Option<String>,
     system_level: Option<SystemLevel>,
     group: Option<String>,
@@ -48,7 +48,7 @@ impl LoggingConfig {
         }
         let system_level = self.system_log_level;
         LoggingChange {
-            json: self.log_format.map(|format| format == "JSON"),
+            json: self.log_format.as_deref() == Some("JSON"),
             application_level: self.application_log_level,
             system_level: system_level.and_then(|level| SystemLevel::parse(&level)),
             group: self.log_group,
@@ -57,33 +57,26 @@ impl LoggingConfig {
 }
 
 impl LoggingChange {
-    /// `before` with this change.
-    pub(crate) fn apply(self, before: &Logging) -> Result<Logging, ApiError> {
-        let (old_application, old_system) = match &before.format {
-            LogFormat::Text => ("INFO".to_owned(), SystemLevel::default()),
-            LogFormat::Json {
-                application_level,
-                system_level,
-            } => (application_level.clone(), *system_level),
-        };
-        let json = self.json.unwrap_or(before.format != LogFormat::Text);
-        if !json && (self.application_level.is_some() || self.system_level.is_some()) {
+    /// The configuration. It replaces the one before as a whole, as on Lambda: members that are not given
+    /// have their defaults.
+    pub(crate) fn logging(self) -> Result<Logging, ApiError> {
+        if !self.json && (self.application_level.is_some() || self.system_level.is_some()) {
             return Err(ApiError::invalid(
                 "LogLevel is not supported when LogFormat is set to \"Text\". Remove LogLevel from \
                  your request or change the LogFormat to \"Json\" and try again.",
             ));
         }
-        let format = if json {
+        let format = if self.json {
             LogFormat::Json {
-                application_level: self.application_level.unwrap_or(old_application),
-                system_level: self.system_level.unwrap_or(old_system),
+                application_level: self.application_level.unwrap_or_else(|| "INFO".into()),
+                system_level: self.system_level.unwrap_or_default(),
             }
         } else {
             LogFormat::Text
         };
         Ok(Logging {
             format,
-            group: self.group.or_else(|| before.group.clone()),
+            group: self.group,
         })
     }
 }
@@ -108,33 +101,34 @@ mod tests {
     use super::*;
     use crate::api::http::violations::checked;
 
-    fn apply(before: &Logging, given: Value) -> Result<Logging, ApiError> {
+    fn logging(given: Value) -> Result<Logging, ApiError> {
         let given: LoggingConfig = serde_json::from_value(given).unwrap();
-        checked(|violations| given.check(violations))?.apply(before)
+        checked(|violations| given.check(violations))?.logging()
     }
 
     #[test]
     fn json_has_levels_and_text_has_none() {
-        let text = Logging::default();
-        let json = apply(&text, json!({"LogFormat": "JSON"})).unwrap();
         let level = |application: &str, system_level| LogFormat::Json {
             application_level: application.into(),
             system_level,
         };
+        let json = logging(json!({"LogFormat": "JSON"})).unwrap();
         assert_eq!(json.format, level("INFO", SystemLevel::Info));
-        let warn = apply(&json, json!({"SystemLogLevel": "WARN", "LogGroup": "a/b"})).unwrap();
-        assert_eq!(warn.format, level("INFO", SystemLevel::Warn));
-        assert_eq!(warn.group_of("f"), "a/b");
-        let trace = apply(&warn, json!({"ApplicationLogLevel": "TRACE"})).unwrap();
-        assert_eq!(trace.format, level("TRACE", SystemLevel::Warn));
-        let back = apply(&trace, json!({"LogFormat": "Text"})).unwrap();
-        assert_eq!(back.format, LogFormat::Text);
-        assert_eq!(text.group_of("f"), "/aws/lambda/f");
+        let given = json!({
+            "LogFormat": "JSON", "SystemLogLevel": "WARN", "ApplicationLogLevel": "TRACE",
+            "LogGroup": "a/b",
+        });
+        let given = logging(given).unwrap();
+        assert_eq!(given.format, level("TRACE", SystemLevel::Warn));
+        assert_eq!(given.group_of("f"), "a/b");
+        for text in [json!({"LogFormat": "Text"}), json!({})] {
+            assert_eq!(logging(text).unwrap(), Logging::default());
+        }
+        assert_eq!(Logging::default().group_of("f"), "/aws/lambda/f");
     }
 
     #[test]
     fn invalid_members_and_combinations_are_refused() {
-        let text = Logging::default();
         for bad in [
             json!({"LogFormat": "json"}),
             json!({"ApplicationLogLevel": "INFO"}),
@@ -145,7 +139,7 @@ mod tests {
             json!({"LogGroup": "a b"}),
             json!({"LogGroup": "x".repeat(513)}),
         ] {
-            assert!(apply(&text, bad.clone()).is_err(), "{bad}");
+            assert!(logging(bad.clone()).is_err(), "{bad}");
         }
     }
 }

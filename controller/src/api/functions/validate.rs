@@ -111,12 +111,6 @@ pub(crate) struct ConfigChange {
     unsupported: Vec<&'static str>,
 }
 
-impl EnvironmentInput {
-    fn variables(self) -> BTreeMap<String, String> {
-        self.variables.unwrap_or_default()
-    }
-}
-
 impl ConfigInput {
     /// Checks the form of all given members, in the order of the API's model.
     pub(crate) fn check(self, violations: &mut Violations) -> ConfigChange {
@@ -139,7 +133,8 @@ impl ConfigInput {
         if let Some(arn) = &dead_letter_target {
             check_target_form(violations, arn, "deadLetterConfig.targetArn");
         }
-        let variables = self.environment.map(EnvironmentInput::variables);
+        // Without `Variables` an update keeps them: only `{"Variables": {}}` removes them.
+        let variables = self.environment.and_then(|given| given.variables);
         if let Some(variables) = &variables {
             check_variables(violations, variables);
         }
@@ -243,7 +238,7 @@ impl ConfigChange {
         }
         let runtime = self.runtime.map(|id| parse_runtime(&id)).transpose()?;
         let environment = self.variables.map(parse_environment).transpose()?;
-        let logging = self.logging.map(|logging| logging.apply(&before.logging));
+        let logging = self.logging.map(LoggingChange::logging);
         let layers = self.layers.map(|arns| layers(&arns)).transpose()?;
         let before = before.clone();
         Ok(FunctionConfig {
@@ -352,8 +347,9 @@ mod tests {
         let with =
             |name: &str, value: &str| create(json!({"Environment": {"Variables": {name: value}}}));
         with("KEY", "value").unwrap();
-        with("K", "\u{1F525}").unwrap();
+        with("K2", "\u{1F525}").unwrap();
         for (name, value) in [
+            ("K", "x"),
             ("1BAD", "x"),
             ("A=B", "x"),
             ("", "x"),
@@ -403,13 +399,49 @@ mod tests {
         assert!(!message.contains("s3cret"), "{message}");
     }
 
+    fn updated(before: &FunctionConfig, changes: Value) -> FunctionConfig {
+        let input = read(&changes).unwrap();
+        let change = checked(|violations| input.check(violations)).unwrap();
+        change.apply(before, |_| Ok(Vec::new())).unwrap()
+    }
+
+    /// `Environment={}` removed all variables.
+    #[test]
+    fn an_empty_member_of_an_update_changes_nothing() {
+        let before = create(json!({
+            "Environment": {"Variables": {"KEY": "1"}}, "TracingConfig": {"Mode": "Active"},
+            "SnapStart": {"ApplyOn": "PublishedVersions"}, "Description": "d",
+        }))
+        .unwrap();
+        for empty in [
+            json!({"Environment": {}, "TracingConfig": {}, "SnapStart": {}, "VpcConfig": {}}),
+            json!({"Environment": {"Variables": null}, "DeadLetterConfig": {}}),
+            json!({"Environment": null, "TracingConfig": null, "EphemeralStorage": null}),
+        ] {
+            assert_eq!(updated(&before, empty.clone()), before, "{empty}");
+        }
+        let cleared = updated(&before, json!({"Environment": {"Variables": {}}}));
+        assert_eq!(cleared.environment.unwrap().0.len(), 0);
+        assert_eq!(updated(&before, json!({"Description": ""})).description, "");
+    }
+
+    #[test]
+    fn an_update_replaces_the_logging_configuration_as_a_whole() {
+        let levels = json!({"LogFormat": "JSON", "ApplicationLogLevel": "WARN", "LogGroup": "g"});
+        let before = create(json!({"LoggingConfig": levels})).unwrap();
+        let after = updated(&before, json!({"LoggingConfig": {"LogGroup": "h"}}));
+        assert_eq!(after.logging.format, crate::function::LogFormat::Text);
+        assert_eq!(after.logging.group_of("f"), "h");
+        let after = updated(&before, json!({"LoggingConfig": {}}));
+        assert_eq!(after.logging, Logging::default());
+    }
+
     #[test]
     fn an_update_changes_only_the_members_that_it_names() {
         let before =
-            create(json!({"Description": "d", "Environment": {"Variables": {"A": "1"}}})).unwrap();
-        let input = read(&json!({"Timeout": 9})).unwrap();
-        let change = checked(|violations| input.check(violations)).unwrap();
-        let after = change.apply(&before, |_| Ok(Vec::new())).unwrap();
+            create(json!({"Description": "d", "Environment": {"Variables": {"KEY": "1"}}}))
+                .unwrap();
+        let after = updated(&before, json!({"Timeout": 9}));
         assert_eq!(
             after,
             FunctionConfig {

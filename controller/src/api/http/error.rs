@@ -11,6 +11,8 @@ use crate::auth::AuthError;
 use crate::deploy::ControlError;
 use crate::function::{MAX_POLICY, PolicyError, State};
 use crate::pool::{NotRun, PingError};
+use crate::registry::RegistryError;
+use crate::web_pages::Refused;
 
 const ACCESS_DENIED: &str = "AccessDeniedException";
 const SERIALIZATION: &str = "SerializationException";
@@ -156,6 +158,25 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceException", message)
     }
 
+    /// A request of a foreign web page, or without a valid `Host`.
+    pub(crate) fn page_check(refused: &Refused) -> Self {
+        match refused {
+            Refused::Malformed(_) => Self::validation(refused.to_string()),
+            Refused::Host(_) | Refused::Page => {
+                Self::new(StatusCode::FORBIDDEN, ACCESS_DENIED, refused.to_string())
+            }
+        }
+    }
+
+    /// A browser asks for the script of a service worker.
+    pub(crate) fn service_worker() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            ACCESS_DENIED,
+            "A service worker needs a function URL with a host name of its own",
+        )
+    }
+
     /// Authentication or authorization failed.
     pub(crate) fn access(error: &AuthError) -> Self {
         let status = match error {
@@ -220,9 +241,21 @@ impl ApiError {
             },
             ControlError::Conflict(message) => Self::conflict(message),
             ControlError::Policy(error) => Self::policy(error),
-            ControlError::Registry(_) | ControlError::Host(_) => {
+            ControlError::Registry(error @ RegistryError::Damaged { .. }) => {
+                Self::conflict(error.to_string())
+            }
+            ControlError::LowSpace(low) => Self::new(
+                StatusCode::BAD_REQUEST,
+                "CodeStorageExceededException",
+                low.to_string(),
+            ),
+            ControlError::Registry(error) => {
                 tracing::error!(arn, %error, "a change of a function failed");
-                Self::service(error.to_string())
+                Self::service(error.for_clients())
+            }
+            ControlError::Host(error) => {
+                tracing::error!(arn, %error, "a change of a function failed");
+                Self::service(error.for_clients())
             }
         }
     }

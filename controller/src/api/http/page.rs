@@ -36,6 +36,11 @@ pub(crate) fn items(parameters: &Parameters, unasked: usize, most: u32) -> Resul
     Ok(asked as usize)
 }
 
+/// The marker of the requested page. An empty one is none: programs send what they found as `NextMarker`.
+pub(crate) fn marker(parameters: &Parameters) -> Option<&str> {
+    parameters.get("Marker").filter(|marker| !marker.is_empty())
+}
+
 /// The items of the requested page, and the marker of the next page if there is one.
 pub(crate) fn cut<T>(
     mut items: impl Iterator<Item = T>,
@@ -43,7 +48,7 @@ pub(crate) fn cut<T>(
     key: impl Fn(&T) -> String,
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
     let size = size(parameters)?;
-    if let Some(marker) = parameters.get("Marker").filter(|marker| !marker.is_empty())
+    if let Some(marker) = marker(parameters)
         && !items.any(|item| key(&item) == marker)
     {
         return Err(bad_marker());
@@ -84,6 +89,7 @@ mod tests {
         let (rest, next) = page(&[("Marker", "58")]).unwrap();
         assert_eq!((rest, next), (vec![59, 60], None));
         assert_eq!(page(&[]).unwrap().0.len(), 50);
+        assert_eq!(page(&[("Marker", "")]).unwrap(), page(&[]).unwrap());
     }
 
     #[test]

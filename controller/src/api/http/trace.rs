@@ -17,6 +17,14 @@ pub(crate) fn trace_id(headers: &HeaderMap, request_id: &str) -> String {
         .map_or_else(|| begin(request_id), ToOwned::to_owned)
 }
 
+/// The root of a trace, `Root=1-…`; the whole text if it names none.
+pub(crate) fn root(trace_id: &str) -> &str {
+    let mut parts = trace_id.split(';').map(str::trim);
+    parts
+        .find(|part| part.starts_with("Root="))
+        .unwrap_or(trace_id)
+}
+
 /// A new trace, made unique by the random part of the request's id.
 fn begin(request_id: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -41,6 +49,18 @@ mod tests {
     #[test]
     fn a_callers_trace_goes_on() {
         assert_eq!(passed_on("Root=1-2-3"), "Root=1-2-3");
+    }
+
+    #[test]
+    fn a_root_is_told_from_the_rest_of_its_trace() {
+        for trace in [
+            "Root=1-2-3",
+            "Root=1-2-3;Parent=4",
+            "Self=0; Root=1-2-3;Sampled=1",
+        ] {
+            assert_eq!(root(trace), "Root=1-2-3", "{trace}");
+        }
+        assert_eq!(root("mine"), "mine");
     }
 
     #[test]

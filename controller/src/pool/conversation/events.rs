@@ -77,6 +77,9 @@ impl Conversation<'_> {
         outcome(reply)?;
         if expected {
             self.awaited = None;
+            if !self.thawed {
+                self.restored.notify_one();
+            }
             if self.thawed || !self.invocation.version.snap_starts() {
                 self.vcpu_runs(Instant::now(), vm, output);
             } else {
@@ -97,9 +100,7 @@ impl Conversation<'_> {
         let hooks = self.invocation.version.snap_starts();
         match message {
             AgentMessage::Thawed => {
-                self.thawed = true;
-                // The order between the two sockets is not defined: the restore's reply may still be
-                // unread.
+                self.has_thawed();
                 if hooks {
                     output.restore_report(self.began.elapsed(), None);
                 }
@@ -192,9 +193,16 @@ impl Conversation<'_> {
         if self.invocation.version.snap_starts() {
             return Err(violation("another message before Thawed"));
         }
-        self.thawed = true;
+        self.has_thawed();
         self.vcpu_runs(Instant::now(), vm, output);
         Ok(())
+    }
+
+    /// The guest has thawed, so its microVM runs. The order between the two sockets is not defined: the
+    /// restore's reply may still be unread, and without this the start would hold its slot until the end.
+    fn has_thawed(&mut self) {
+        self.thawed = true;
+        self.restored.notify_one();
     }
 
     pub(super) fn check(&self, answered: &str) -> Result<(), VmError> {

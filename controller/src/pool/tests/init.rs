@@ -195,3 +195,24 @@ async fn provisioning_stops_with_the_reason_after_init_has_failed() {
     // An invocation still gets the function error.
     assert!(fixture.run(&f, "x").await.unwrap().failed);
 }
+
+#[tokio::test]
+async fn a_slow_init_holds_no_start_slot() {
+    let fixture = Fixture::new(PoolSettings {
+        max_starts: 1,
+        ..SETTINGS
+    });
+    let f = fixture.version_with_init("f", "gate");
+    let running: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(run(fixture.pool.clone(), f.clone(), "x".into())))
+        .collect();
+    fixture
+        .until("all three are in their init", |census| census.busy == 3)
+        .await;
+    let g = fixture.version("g");
+    fixture.run(&g, "x").await.unwrap();
+    fixture.stage.gate.add_permits(3);
+    for task in running {
+        task.await.unwrap().unwrap();
+    }
+}

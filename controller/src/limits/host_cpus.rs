@@ -1,13 +1,11 @@
-//! Measures whether the host's CPUs are idle. Only then do more events at once get more done; otherwise
-//! they would slow down each other and synchronous invocations.
+//! Measures whether the host's CPUs are idle. Only then do more invocations at once get more done; otherwise
+//! they would slow down each other.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::locks::lock;
 
-/// Interval between two measurements.
-const PERIOD: Duration = Duration::from_millis(250);
 /// The part of their time, as a fraction, that the CPUs must be idle.
 const IDLE_PART: (u64, u64) = (1, 4);
 
@@ -28,12 +26,16 @@ struct Sample {
 /// The host's CPUs, with the load of all processes.
 #[derive(Debug)]
 pub(crate) struct HostCpus {
+    /// Interval between two measurements.
+    period: Duration,
     last: Mutex<Sample>,
 }
 
 impl HostCpus {
-    pub(crate) fn new() -> Self {
+    /// Measures at most once in each `period`.
+    pub(crate) fn new(period: Duration) -> Self {
         Self {
+            period,
             last: Mutex::new(Sample {
                 at: Instant::now(),
                 ticks: read().unwrap_or_default(),
@@ -42,11 +44,19 @@ impl HostCpus {
         }
     }
 
+    /// CPUs that always have time.
+    #[cfg(test)]
+    pub(crate) fn idle() -> Self {
+        let cpus = Self::new(Duration::MAX);
+        lock(&cpus.last).time_left = true;
+        cpus
+    }
+
     /// Whether the CPUs were idle enough in the last period.
     pub(crate) fn have_time(&self) -> bool {
         let mut last = lock(&self.last);
-        if last.at.elapsed() >= PERIOD {
-            // If `/proc/stat` can't be read, no window grows.
+        if last.at.elapsed() >= self.period {
+            // If `/proc/stat` can't be read, the CPUs count as busy.
             let now = read().unwrap_or_default();
             last.time_left = time_left(last.ticks, now);
             last.ticks = now;

@@ -1,0 +1,43 @@
+//! How long the start of an instance holds its start slot: see [`admission`](super::admission).
+
+use std::sync::Arc;
+
+use super::lifecycle::Instance;
+use crate::function::Artefacts;
+
+impl Instance {
+    /// The version's artefacts if they can be used at once.
+    pub(super) fn artefacts_at_hand(&self) -> Option<Arc<Artefacts>> {
+        let artefacts = self.version.artefacts();
+        artefacts.filter(|artefacts| artefacts.sealed().is_verified())
+    }
+
+    /// Makes sure that the version has usable artefacts, without a start slot. The start then begins again
+    /// in another instance, when it is its turn.
+    pub(super) async fn get_artefacts(&self) -> Result<(), String> {
+        self.pool.state().prepares(self.id);
+        self.pool.admit();
+        self.pool.artefacts(&self.version).await.map(drop)
+    }
+
+    /// Runs the part of a start that begins with the restore. The start slot is released when it ends, or
+    /// some time after the restore.
+    pub(super) async fn hold_slot<T>(&self, start: impl Future<Output = T>) -> T {
+        // On the heap, so that the task of an instance is not larger for the rest of its life.
+        let mut start = Box::pin(start);
+        let settled = async {
+            self.restored.notified().await;
+            tokio::time::sleep(self.pool.settings.start_tail).await;
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = &mut start => Some(ended),
+            () = settled => None,
+        };
+        self.pool.started(self.id);
+        match ended {
+            Some(ended) => ended,
+            None => start.await,
+        }
+    }
+}

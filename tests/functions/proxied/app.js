@@ -1,0 +1,4 @@
+exports.handler = async (event) => {
+  if (event === "fail") throw new RangeError("on purpose");
+  return event;
+};

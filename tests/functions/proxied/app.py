@@ -1,0 +1,4 @@
+def handler(event, context):
+    if event == "fail":
+        raise ValueError("on purpose")
+    return event
