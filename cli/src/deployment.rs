@@ -286,10 +286,13 @@ fn succeeded(
     if !configuration.is_failed() {
         return Ok(configuration);
     }
-    let created = configuration.state == "Failed";
-    let (reason, code) = if created {
+    let mut serving = false;
+    let (reason, code) = if let Some(failed) = configuration.hearth.init_failed {
+        (Some(failed.reason), Some(failed.reason_code))
+    } else if configuration.state == "Failed" {
         (configuration.state_reason, configuration.state_reason_code)
     } else {
+        serving = true;
         (
             configuration.last_update_status_reason,
             configuration.last_update_status_reason_code,
@@ -299,7 +302,7 @@ fn succeeded(
         name: name.clone(),
         code: code.unwrap_or_default(),
         reason: reason.unwrap_or_else(|| "the controller gives no reason; see its log".to_owned()),
-        serving: !created,
+        serving,
         log_before,
     })
 }

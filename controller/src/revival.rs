@@ -47,6 +47,7 @@ pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
             config,
             code,
             key: &made.key,
+            replaces: false,
         };
         let live = revive_version(builder, source, made, &record.revision_id);
         function.live = Some(live);
@@ -60,6 +61,7 @@ pub(crate) fn revive(builder: &Builder, stored: Stored) -> Function {
                 config: &version.config,
                 code: &version.code,
                 key: &made.key,
+                replaces: false,
             };
             revive_version(builder, source, made, &version.revision_id)
         });

@@ -55,9 +55,19 @@ pub(crate) struct Hearth {
     /// Why its init runs in each instance; empty if instances start from a snapshot of after it.
     #[serde(default)]
     pub(crate) init_in_each_instance: Vec<SharedGenerator>,
+    /// Set if its init failed at the deploy: each invocation tries it again, and gets the error.
+    pub(crate) init_failed: Option<FailedInit>,
     /// Whether its last deploy used the snapshot of an earlier one instead of running init.
     #[serde(default)]
     pub(crate) snapshot_reused: bool,
+}
+
+/// An init that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct FailedInit {
+    pub(crate) reason: String,
+    pub(crate) reason_code: String,
 }
 
 /// A library with a random generator that all instances would share if they started from a snapshot.
@@ -96,9 +106,11 @@ impl Hearth {
 }
 
 impl Configuration {
-    /// Whether what was asked for last is not what serves, because its deploy failed.
+    /// Whether what was asked for last does not serve, because its deploy or its init failed.
     pub(crate) fn is_failed(&self) -> bool {
-        self.state == "Failed" || self.last_update_status.as_deref() == Some("Failed")
+        self.state == "Failed"
+            || self.last_update_status.as_deref() == Some("Failed")
+            || self.hearth.init_failed.is_some()
     }
 
     /// Whether a deploy of it is under way.
@@ -119,10 +131,11 @@ impl Configuration {
     pub(crate) fn failure(&self) -> Option<&str> {
         if self.state == "Failed" {
             self.state_reason.as_deref()
-        } else if self.is_failed() {
+        } else if self.last_update_status.as_deref() == Some("Failed") {
             self.last_update_status_reason.as_deref()
         } else {
-            None
+            let failed = self.hearth.init_failed.as_ref();
+            failed.map(|failed| failed.reason.as_str())
         }
     }
 }

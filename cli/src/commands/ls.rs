@@ -56,6 +56,8 @@ fn remark(function: &Configuration) -> Option<String> {
     let why = function.failure()?;
     Some(if function.state == "Failed" {
         format!("{name} failed: {why}")
+    } else if function.hearth.init_failed.is_some() {
+        format!("{name}: its init failed, and each invocation tries it again: {why}")
     } else {
         format!("{name}: the last update failed and what was deployed before it serves: {why}")
     })
@@ -90,6 +92,7 @@ fn function_row(function: &Configuration) -> Vec<String> {
         Some("Failed") if function.state != "Failed" => {
             format!("{} (last update failed)", function.state)
         }
+        _ if function.hearth.init_failed.is_some() => format!("{} (init failed)", function.state),
         _ => function.state.clone(),
     };
     let state = match function.hearth.libraries() {
@@ -182,6 +185,14 @@ mod tests {
             remark(&function).as_deref(),
             Some("f: init of the function: 4 s")
         );
+        let init = r#","State":"Active","Hearth":{"InitFailed":{"Reason":"no module x","ReasonCode":"c"}}"#;
+        let function: Configuration = serde_json::from_str(&text(init)).unwrap();
+        let row = function_row(&function);
+        assert_eq!(
+            (&*row[1], &*row[6]),
+            ("Active (init failed)", "148 B (not serving)")
+        );
+        assert!(remark(&function).unwrap().ends_with("again: no module x"));
         let fine: Configuration = serde_json::from_str(&text(r#","State":"Active""#)).unwrap();
         assert_eq!(remark(&fine), None);
     }

@@ -167,6 +167,7 @@ impl Deployer {
             config,
             code,
             key,
+            replaces: version == VersionId::Latest && function.live.as_ref().is_some_and(works),
         };
         let live: Vec<_> = function.all_live().filter_map(|v| v.artefacts()).collect();
         let reused = self.builder.reuse(source, &live).await;
@@ -242,6 +243,12 @@ impl Deployer {
         self.drop_packages(&writer, &before).await;
         Ok(())
     }
+}
+
+/// Whether a version's init has not failed.
+fn works(version: &Arc<Version>) -> bool {
+    let artefacts = version.artefacts();
+    artefacts.is_none_or(|artefacts| artefacts.failed_init().is_none())
 }
 
 /// Records the result of a deploy of `$LATEST`. After a failed update, the old version keeps serving.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_protocol::agent::Configure;
 use hearth_rootfs::function::{FunctionError, FunctionImage};
@@ -19,7 +19,7 @@ use super::runtime_snapshot::runtime_key;
 use super::source::Source;
 use crate::data_dir::DataDir;
 use crate::function::{
-    ArnScope, ArtefactFiles, Artefacts, Fingerprints, InstanceInit, Made, SharedGenerators,
+    ArnScope, ArtefactFiles, Artefacts, FailedInit, Fingerprints, InstanceInit, Made, NoSnapshot,
     StartsFrom, new_log_stream,
 };
 use crate::instance::{LogSubject, MailboxUse, MicroVm};
@@ -105,7 +105,7 @@ impl Builder {
     }
 
     /// Makes the artefacts of a version. The caller becomes their owner. After a failure none of their files
-    /// is left.
+    /// is left. An init that fails is no failure where [`Source::serves_failed_init`].
     pub(crate) async fn build(&self, source: Source<'_>) -> Result<Arc<Artefacts>, DeployError> {
         let running = self.progress.begin(source.key);
         let _permit = self
@@ -125,16 +125,28 @@ impl Builder {
         running.enter(Phase::Image);
         self.image(source).await?;
         self.layers_image(source).await?;
-        let generators = self
+        let made = self
             .function_snapshot(&base, source, &artefacts, &running)
-            .await?;
-        if let Some(generators) = generators {
+            .await;
+        let no_snapshot = match made {
+            Err(error) if error.is_of_init() && source.serves_failed_init() => {
+                let reason = error.to_string();
+                tracing::warn!(
+                    error = reason,
+                    "a function's init has failed: each instance tries it again"
+                );
+                let code = error.reason_code().into();
+                Some(NoSnapshot::InitFailed(FailedInit { reason, code }))
+            }
+            made => made?.map(NoSnapshot::SharedGenerators),
+        };
+        if let Some(why) = no_snapshot {
             // For the seal.
             let folder = &artefacts.files.folder;
             std::fs::create_dir(folder).map_err(DeployError::io("create", folder))?;
             Arc::get_mut(&mut artefacts)
                 .expect("there is no other reference yet")
-                .starts_from = self.starts_from(&base, source, Some(generators));
+                .starts_from = self.starts_from(&base, source, Some(why));
         }
         let made = artefacts.clone();
         reading(move || made.sealed().seal()).await?;
@@ -147,7 +159,7 @@ impl Builder {
     pub(crate) fn find(&self, source: Source<'_>, made: &Made) -> Option<Arc<Artefacts>> {
         let config = source.config;
         let base = self.host.base(config.runtime, config.memory_mib).ok()?;
-        let artefacts = self.artefacts(&base, source, made.shared_generators.clone());
+        let artefacts = self.artefacts(&base, source, made.no_snapshot());
         let usable = made.fingerprint == artefacts.fingerprints.deployed && artefacts.complete();
         // Its caller decides about the files: without an owner, dropping the value would delete them.
         artefacts.own();
@@ -167,13 +179,13 @@ impl Builder {
         &self,
         base: &Base,
         source: Source<'_>,
-        generators: Option<SharedGenerators>,
+        no_snapshot: Option<NoSnapshot>,
     ) -> Arc<Artefacts> {
         let layers = !source.config.layers.is_empty();
         Artefacts::new(
             self.files(source.key, base.image.clone(), layers),
             self.fingerprints(base, source),
-            self.starts_from(base, source, generators),
+            self.starts_from(base, source, no_snapshot),
         )
     }
 
@@ -187,14 +199,14 @@ impl Builder {
         }
     }
 
-    /// What the instances of a version start from. `generators` are those that clones would share.
+    /// What the instances of a version start from.
     fn starts_from(
         &self,
         base: &Base,
         source: Source<'_>,
-        generators: Option<SharedGenerators>,
+        no_snapshot: Option<NoSnapshot>,
     ) -> StartsFrom {
-        let Some(generators) = generators else {
+        let Some(why) = no_snapshot else {
             return StartsFrom::FunctionSnapshot;
         };
         let key = runtime_key(base, source.config.runtime.image_name());
@@ -202,7 +214,8 @@ impl Builder {
             runtime_snapshot: self.data.runtime_snapshot(&key),
             configure: self.configure(source),
             limit: self.times.init,
-            generators,
+            since: Instant::now(),
+            why,
         }))
     }
 

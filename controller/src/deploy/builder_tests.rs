@@ -76,6 +76,7 @@ impl Fixture {
             config: &self.record.config,
             code: &self.record.code,
             key: KEY,
+            replaces: false,
         }
     }
 
@@ -192,6 +193,42 @@ async fn a_function_with_a_shared_generator_has_no_function_snapshot_and_its_log
     artefacts.disown();
     drop(artefacts);
     assert!(!image.exists() && runtime.join("memory").is_file());
+}
+
+#[tokio::test]
+async fn a_function_whose_init_fails_serves_its_error_and_is_found_so_after_a_restart() {
+    let mut fixture = Fixture::new();
+    fixture.record.config.handler = "raise".into();
+    let artefacts = fixture.build(VersionId::Latest).await;
+    let failed = artefacts.failed_init().unwrap().clone();
+    assert_eq!(failed.reason, "Runtime.ImportModuleError: no module x");
+    assert_eq!(failed.code, "FunctionError.RuntimeInitError");
+    assert!(artefacts.complete() && artefacts.sealed().is_verified());
+    let made = serde_json::to_string(&artefacts.made()).unwrap();
+    let made = serde_json::from_str(&made).unwrap();
+    let found = fixture
+        .builder
+        .find(fixture.source(VersionId::Latest), &made);
+    assert_eq!(found.unwrap().failed_init(), Some(&failed));
+}
+
+#[tokio::test]
+async fn an_init_that_fails_replaces_nothing_that_works_and_no_snap_start() {
+    let mut fixture = Fixture::new();
+    fixture.record.config.handler = "raise".into();
+    fixture.record.config.snap_start = "PublishedVersions".into();
+    let sources = [
+        Source {
+            replaces: true,
+            ..fixture.source(VersionId::Latest)
+        },
+        fixture.source(VersionId::Number(1)),
+    ];
+    for source in sources {
+        fs::write(fixture.builder.data.image(KEY), "code").unwrap();
+        let error = fixture.builder.build(source).await.unwrap_err();
+        assert!(matches!(error, DeployError::Init { .. }), "{error}");
+    }
 }
 
 #[tokio::test]

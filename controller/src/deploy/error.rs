@@ -80,6 +80,11 @@ impl DeployError {
         move |source| Self::Vm { doing, source }
     }
 
+    /// Whether the function's own init has failed, and not the platform.
+    pub(super) fn is_of_init(&self) -> bool {
+        matches!(self, Self::Init { .. } | Self::InitTimeout(_))
+    }
+
     /// The text for clients, who need not know the host's paths.
     pub(crate) fn for_clients(&self) -> String {
         match self {

@@ -35,6 +35,7 @@ impl Rebuilder {
             config: &version.config,
             code: &version.code,
             key: &key,
+            replaces: false,
         };
         let span = tracing::error_span!("rebuild", key);
         let artefacts = self.builder.build(source).instrument(span).await?;

@@ -91,14 +91,14 @@ fn runtimes_in_use(function: &Function) -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::super::builder::tests::{Fixture, KEY};
     use super::super::source::Source;
     use super::*;
     use crate::function::{
-        ArtefactFiles, Artefacts, Fingerprints, FunctionRecord, InstanceInit, SharedGenerators,
-        Version, VersionContent, VersionId,
+        ArtefactFiles, Artefacts, Fingerprints, FunctionRecord, InstanceInit, NoSnapshot,
+        SharedGenerators, Version, VersionContent, VersionId,
     };
 
     /// Empty runtime snapshots with these names, the newest first.
@@ -131,12 +131,14 @@ mod tests {
             config: &record.config,
             code: &record.code,
             key: KEY,
+            replaces: false,
         };
         let init = InstanceInit {
             runtime_snapshot: builder.data.runtime_snapshot(runtime),
             configure: builder.configure(source),
             limit: Duration::from_secs(1),
-            generators: SharedGenerators::of_threads_that_do_not_rest(),
+            since: Instant::now(),
+            why: NoSnapshot::SharedGenerators(SharedGenerators::of_threads_that_do_not_rest()),
         };
         let files = ArtefactFiles {
             key: KEY.into(),

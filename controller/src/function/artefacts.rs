@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_protocol::agent::Configure;
 
-use super::{Made, Sealed, SharedGenerators};
+use super::{FailedInit, Made, NoSnapshot, Sealed};
 
 /// The fingerprints of a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,8 +39,10 @@ pub(crate) struct InstanceInit {
     pub(crate) configure: Configure,
     /// Timeout of init.
     pub(crate) limit: Duration,
+    /// When this process began to start instances so.
+    pub(crate) since: Instant,
     /// Why there is no function snapshot.
-    pub(crate) generators: SharedGenerators,
+    pub(crate) why: NoSnapshot,
 }
 
 /// Where the images and the snapshot of one deploy are. Each deploy that makes its files gives them names
@@ -134,10 +136,27 @@ impl Artefacts {
         Made {
             key: self.files.key.clone(),
             fingerprint: self.fingerprints.deployed.clone(),
-            shared_generators: match &self.starts_from {
-                StartsFrom::FunctionSnapshot => None,
-                StartsFrom::RuntimeSnapshot(init) => Some(init.generators.clone()),
+            shared_generators: match self.no_snapshot() {
+                Some(NoSnapshot::SharedGenerators(generators)) => Some(generators.clone()),
+                _ => None,
             },
+            failed_init: self.failed_init().cloned(),
+        }
+    }
+
+    /// Why there is no function snapshot; `None` if there is one.
+    fn no_snapshot(&self) -> Option<&NoSnapshot> {
+        match &self.starts_from {
+            StartsFrom::FunctionSnapshot => None,
+            StartsFrom::RuntimeSnapshot(init) => Some(&init.why),
+        }
+    }
+
+    /// The failure for which init is tried again in each instance, if one is.
+    pub(crate) fn failed_init(&self) -> Option<&FailedInit> {
+        match self.no_snapshot()? {
+            NoSnapshot::InitFailed(failed) => Some(failed),
+            NoSnapshot::SharedGenerators(_) => None,
         }
     }
 

@@ -9,6 +9,7 @@ mod incarnation;
 mod layer;
 mod logging;
 mod name;
+mod no_snapshot;
 pub(crate) mod policy;
 mod qualifier;
 mod record;
@@ -29,6 +30,7 @@ pub(crate) use incarnation::Incarnation;
 pub(crate) use layer::{LayerName, LayerPolicy, LayerRecord, LayerUse, LayerVersion};
 pub(crate) use logging::{APPLICATION_LEVELS, LogFormat, Logging, SystemLevel, new_log_stream};
 pub(crate) use name::{ArnScope, FunctionName};
+pub(crate) use no_snapshot::{FailedInit, NoSnapshot};
 pub(crate) use policy::{
     Conditions, MAX_POLICY, Policies, PolicyError, Statement, document as policy_document,
 };

@@ -6,7 +6,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{Aliases, FunctionConfig, FunctionName, FunctionUrls, Policies, SharedGenerators};
+use super::{
+    Aliases, FailedInit, FunctionConfig, FunctionName, FunctionUrls, NoSnapshot, Policies,
+    SharedGenerators,
+};
 use crate::hex::unhex;
 
 /// The record of a function.
@@ -110,9 +113,24 @@ pub(crate) struct Made {
     pub(crate) key: String,
     /// The fingerprint of the snapshot.
     pub(crate) fingerprint: String,
-    /// Why there is no function snapshot, so that init runs in each instance; `None` if there is one.
+    /// The generators for which there is no function snapshot, so that init runs in each instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shared_generators: Option<SharedGenerators>,
+    /// The failure for which there is no function snapshot: init is tried again in each instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failed_init: Option<FailedInit>,
+}
+
+impl Made {
+    /// Why there is no function snapshot; `None` if there is one.
+    pub(crate) fn no_snapshot(&self) -> Option<NoSnapshot> {
+        let failed = self.failed_init.clone().map(NoSnapshot::InitFailed);
+        failed.or_else(|| {
+            self.shared_generators
+                .clone()
+                .map(NoSnapshot::SharedGenerators)
+        })
+    }
 }
 
 /// A state with its reason.

@@ -25,7 +25,7 @@ use crate::logs::LogStore;
 use crate::metrics::{Census, Metrics};
 
 /// Time between a failed attempt to rebuild a version's artefacts and the next one.
-const REBUILD_PAUSE: Duration = Duration::from_secs(10);
+pub(super) const REBUILD_PAUSE: Duration = Duration::from_secs(10);
 
 /// Rebuilds the artefacts of a version that can't be used.
 pub(crate) trait ArtefactSource: std::fmt::Debug + Send + Sync {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use hearth_protocol::agent::{
@@ -26,8 +26,8 @@ use tokio::sync::Semaphore;
 
 use super::dispatch::ArtefactSource;
 use crate::function::{
-    ArtefactFiles, Artefacts, Fingerprints, InstanceInit, SharedGenerators, StartsFrom, Version,
-    shared_generator,
+    ArtefactFiles, Artefacts, FailedInit, Fingerprints, InstanceInit, NoSnapshot, SharedGenerators,
+    StartsFrom, Version, shared_generator,
 };
 use crate::instance::{LaunchError, Launcher, MicroVm, SandboxProcess, socket_pair};
 
@@ -94,6 +94,32 @@ impl Stage {
 
     /// The same of a function whose init runs in each instance, and does what `handler` says.
     pub(crate) fn artefacts_with_init(&self, handler: &str) -> Arc<Artefacts> {
+        let gnutls = shared_generator("GnuTLS", "/opt/lib/libgnutls.so.30");
+        let generators = SharedGenerators::of_guest(&[gnutls]).unwrap();
+        let why = NoSnapshot::SharedGenerators(generators);
+        self.artefacts_without_snapshot(handler, why, Instant::now())
+    }
+
+    /// The same of a function whose init failed at its deploy, so long ago.
+    pub(crate) fn artefacts_after_failed_init(
+        &self,
+        handler: &str,
+        ago: Duration,
+    ) -> Arc<Artefacts> {
+        let why = NoSnapshot::InitFailed(FailedInit {
+            reason: "Runtime.ImportModuleError: no module x".into(),
+            code: "FunctionError.RuntimeInitError".into(),
+        });
+        let since = Instant::now().checked_sub(ago).unwrap();
+        self.artefacts_without_snapshot(handler, why, since)
+    }
+
+    fn artefacts_without_snapshot(
+        &self,
+        handler: &str,
+        why: NoSnapshot,
+        since: Instant,
+    ) -> Arc<Artefacts> {
         let runtime_snapshot = self.runtime_snapshot();
         std::fs::create_dir_all(&runtime_snapshot).unwrap();
         for name in ["state", "memory"] {
@@ -105,7 +131,6 @@ impl Stage {
             "log_group": "g", "log_stream": "s", "initialization_type": "on-demand",
             "environment": {}, "bootstrap": [], "layers": false,
         }));
-        let gnutls = shared_generator("GnuTLS", "/opt/lib/libgnutls.so.30");
         self.artefacts_of(StartsFrom::RuntimeSnapshot(Box::new(InstanceInit {
             runtime_snapshot,
             configure: configure.unwrap(),
@@ -114,7 +139,8 @@ impl Stage {
             } else {
                 INIT_LIMIT
             },
-            generators: SharedGenerators::of_guest(&[gnutls]).unwrap(),
+            since,
+            why,
         })))
     }
 

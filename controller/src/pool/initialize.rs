@@ -4,20 +4,23 @@
 //! instances. An init that fails is a function error: the client gets it as the result, and the next
 //! invocation tries again in another instance.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::agent::{Configure, Log};
 use hearth_protocol::sandbox::{Command, RefusalKind, Resume};
+use tracing::Instrument;
 
 use super::answer::Answer;
 use super::conversation::{NotStarted, Ran, converse};
+use super::dispatch::REBUILD_PAUSE;
 use super::job::{Job, NotRun};
 use super::lifecycle::Instance;
 use super::output::Output;
 use super::readiness::Readiness;
 use super::timeouts::COMMAND_LIMIT;
 use super::warm_up::restore_command;
-use crate::function::{Artefacts, InstanceInit, new_log_stream};
+use crate::function::{Artefacts, InstanceInit, NoSnapshot, new_log_stream};
 use crate::instance::{Deadline, Init, MicroVm, VmError, init, private_bytes};
 use crate::logs::{Kind, Origin, PlatformEvent, Text};
 
@@ -118,6 +121,27 @@ impl Instance {
             init: Some(init.took),
             ..ran
         })
+    }
+
+    /// Init has ended well in this instance. If it failed at the deploy, and so there is no snapshot, the
+    /// controller now tries to make one. Starts meanwhile wait for it.
+    pub(super) fn init_works(&self, artefacts: &Arc<Artefacts>, how: &InstanceInit) {
+        // Else an init that works in instances alone would run twice for each of them.
+        let due = how.since.elapsed() >= REBUILD_PAUSE && !self.version.is_retired();
+        if !matches!(how.why, NoSnapshot::InitFailed(_)) || !due {
+            return;
+        }
+        self.version.discard_artefacts(artefacts);
+        let (pool, version) = (self.pool.clone(), self.version.clone());
+        let make = async move {
+            tokio::select! {
+                // The rebuild logs its own failure, and the next start tries again.
+                _ = pool.artefacts(&version) => {}
+                () = pool.stop.cancelled() => {}
+            }
+        };
+        let span = self.subject.span().clone();
+        self.pool.tasks.spawn(make.instrument(span));
     }
 
     /// The microVM has failed before it got the event.

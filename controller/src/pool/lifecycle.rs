@@ -174,7 +174,11 @@ impl Instance {
         let warmed = match &artefacts.starts_from {
             StartsFrom::FunctionSnapshot => self.thaw(vm, artefacts).await,
             StartsFrom::RuntimeSnapshot(how) => match self.initialize(vm, artefacts, how).await {
-                Ok(init) => return init.result.map_err(|e| NotReady::Init(e.to_string())),
+                Ok(init) => {
+                    init.result.map_err(|e| NotReady::Init(e.to_string()))?;
+                    self.init_works(artefacts, how);
+                    return Ok(());
+                }
                 Err(error) => Err(error),
             },
         };
@@ -311,8 +315,13 @@ impl Instance {
         if let Readiness::Shell(artefacts) = ready
             && let StartsFrom::RuntimeSnapshot(how) = &artefacts.starts_from
         {
-            let run = self.initialize_and_run(vm, artefacts, how, job, output);
-            return run.await;
+            let ran = self
+                .initialize_and_run(vm, artefacts, how, job, output)
+                .await?;
+            if ran.answer.reusable() {
+                self.init_works(artefacts, how);
+            }
+            return Ok(ran);
         }
         let (sink, stop) = (job.sink.as_ref(), &self.pool.stop);
         let restored = &self.restored;

@@ -188,6 +188,7 @@ mod tests {
                 key: "k".into(),
                 fingerprint: "f".into(),
                 shared_generators: None,
+                failed_init: None,
             },
             snapshot_reused: false,
         });

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::api::target::names::Named;
 use crate::deploy::Progress;
 use crate::function::{
-    ArnScope, Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging,
-    SharedGenerators, State, Status, UpdateStatus, VersionId,
+    ArnScope, Code, FunctionConfig, FunctionName, FunctionRecord, LogFormat, Logging, Made,
+    NoSnapshot, State, Status, UpdateStatus, VersionId,
 };
 use crate::registry::{Function, Published, Target};
 
@@ -24,8 +24,8 @@ pub(crate) struct Shown<'a> {
     last_modified: &'a str,
     state: &'a Status<State>,
     last_update: Update<'a>,
-    /// Why init runs in each instance of what serves; `None` if it does not.
-    shared_generators: Option<&'a SharedGenerators>,
+    /// What serves.
+    made: Option<&'a Made>,
     /// Whether the deploy of what serves has used the snapshot of an earlier one.
     snapshot_reused: bool,
     /// The key of the deploy that makes it.
@@ -55,10 +55,7 @@ impl<'a> Shown<'a> {
             last_modified: &record.last_modified,
             state: &record.state,
             last_update: Update::Latest(record.last_update.as_ref()),
-            shared_generators: record
-                .deployed
-                .as_ref()
-                .and_then(|deployed| deployed.made.shared_generators.as_ref()),
+            made: record.deployed.as_ref().map(|deployed| &deployed.made),
             snapshot_reused: record
                 .deployed
                 .as_ref()
@@ -81,10 +78,7 @@ impl<'a> Shown<'a> {
             last_modified: &record.last_modified,
             state: &record.state,
             last_update: Update::Never,
-            shared_generators: record
-                .made
-                .as_ref()
-                .and_then(|made| made.shared_generators.as_ref()),
+            made: record.made.as_ref(),
             // Its number is in its guest, so only its own deploy could have made the snapshot.
             snapshot_reused: false,
             pending: record.pending_deploy.as_deref(),
@@ -190,11 +184,18 @@ impl<'a> Shown<'a> {
             Update::Never => {}
         }
         // No member of Lambda's: its clients ignore those that they don't know.
-        if let Some(generators) = self.shared_generators {
-            let libraries = generators
-                .iter()
-                .map(|found| json!({ "Library": found.library, "File": found.file }));
-            out["Hearth"] = json!({ "InitInEachInstance": libraries.collect::<Value>() });
+        match self.made.and_then(Made::no_snapshot) {
+            Some(NoSnapshot::SharedGenerators(generators)) => {
+                let libraries = generators
+                    .iter()
+                    .map(|found| json!({ "Library": found.library, "File": found.file }));
+                out["Hearth"] = json!({ "InitInEachInstance": libraries.collect::<Value>() });
+            }
+            Some(NoSnapshot::InitFailed(failed)) => {
+                let failed = json!({ "Reason": failed.reason, "ReasonCode": failed.code });
+                out["Hearth"] = json!({ "InitFailed": failed });
+            }
+            None => {}
         }
         if self.snapshot_reused {
             out["Hearth"] = json!({ "SnapshotReused": true });
@@ -256,7 +257,7 @@ impl<'a> Target<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::function::{Deployed, Made, shared_generator};
+    use crate::function::{Deployed, FailedInit, SharedGenerators, shared_generator};
     use crate::registry::test_record;
 
     #[test]
@@ -272,6 +273,7 @@ mod tests {
             key: "k".into(),
             fingerprint: "f".into(),
             shared_generators: None,
+            failed_init: None,
         };
         let mut shown = |made: &Made, reused| {
             record.deployed = Some(Deployed {
@@ -290,5 +292,13 @@ mod tests {
             shown(&made, false),
             json!({ "InitInEachInstance": [found] })
         );
+        made.failed_init = Some(FailedInit {
+            reason: "Runtime.ImportModuleError: why".into(),
+            code: "FunctionError.RuntimeInitError".into(),
+        });
+        let failed = json!({
+            "Reason": "Runtime.ImportModuleError: why", "ReasonCode": "FunctionError.RuntimeInitError",
+        });
+        assert_eq!(shown(&made, false), json!({ "InitFailed": failed }));
     }
 }

@@ -1,7 +1,9 @@
 //! Functions whose init runs in each instance.
 
+use super::super::dispatch::REBUILD_PAUSE;
 use super::super::double::SLOW_INIT;
 use super::*;
+use crate::function::StartsFrom;
 
 impl Fixture {
     fn version_with_init(&self, name: &str, handler: &str) -> Arc<Version> {
@@ -44,6 +46,28 @@ async fn an_instance_that_starts_by_init_serves_and_is_warm_after_that() {
         (fixture.inits(), second.phases.restore),
         (1, Duration::ZERO)
     );
+}
+
+/// It was lost for good: a function whose init had failed once, on a slow host, failed until it was deployed
+/// again.
+#[tokio::test]
+async fn after_an_init_that_failed_at_the_deploy_one_that_works_makes_the_snapshot() {
+    for (ago, rebuilt) in [(REBUILD_PAUSE, 1), (Duration::ZERO, 0)] {
+        let fixture = Fixture::new(SETTINGS);
+        let f = version("f", 128);
+        f.set_artefacts(fixture.stage.artefacts_after_failed_init("ok", ago));
+        let first = fixture.run(&f, "one").await.unwrap();
+        assert_eq!((&first.payload[..], first.failed), (&b"one"[..], false));
+        fixture.until("idle", |census| census.idle == 1).await;
+        // A rebuild would have been begun before the instance was idle, and holds the lock until it is done.
+        tokio::task::yield_now().await;
+        drop(f.rebuilding.lock().await);
+        assert_eq!(fixture.stage.rebuilt.load(Ordering::SeqCst), rebuilt);
+        let starts_from = &f.artefacts().unwrap().starts_from;
+        let has_snapshot = matches!(starts_from, StartsFrom::FunctionSnapshot);
+        assert_eq!(has_snapshot, rebuilt == 1);
+        assert_eq!(fixture.run(&f, "two").await.unwrap().start, Start::Warm);
+    }
 }
 
 #[tokio::test]
