@@ -1,5 +1,6 @@
 """Each way a function can fail gets Lambda's own answer, and the next invocation works."""
 
+import json
 import re
 import time
 
