@@ -138,7 +138,7 @@ def test_each_call_of_a_handler_that_can_not_be_imported_gets_the_error(controll
         body = answer.failed()
         assert body["errorType"] == "Runtime.ImportModuleError"
         assert "no_such_module" in body["errorMessage"]
-        assert "INIT_REPORT" in answer.log or "no_such_module" in answer.log
+        assert "Error Type: Runtime.ImportModuleError" in answer.log
     failed = hearths_own(controller, "unimportable")["InitFailed"]
     assert failed["Reason"].startswith("Runtime.ImportModuleError: ")
     assert failed["ReasonCode"] == "FunctionError.RuntimeInitError"
@@ -155,7 +155,7 @@ def test_an_init_that_failed_is_tried_again_and_once_it_works_there_is_a_snapsho
     controller, client
 ):
     """By its clock: before that, it is a machine that is too slow, or a neighbour that is not there."""
-    works_from = time.time() + 60
+    works_from = time.time() + 45
     source = (
         "import os, time\n"
         f"if time.time() < {works_from}:\n"
