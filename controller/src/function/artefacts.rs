@@ -75,6 +75,7 @@ pub(crate) struct Artefacts {
     sealed: OnceLock<Sealed>,
     owners: AtomicUsize,
     unusable: AtomicBool,
+    worked: AtomicBool,
 }
 
 impl Artefacts {
@@ -91,6 +92,7 @@ impl Artefacts {
             sealed: OnceLock::new(),
             owners: AtomicUsize::new(0),
             unusable: AtomicBool::new(false),
+            worked: AtomicBool::new(false),
         })
     }
 
@@ -113,6 +115,15 @@ impl Artefacts {
 
     pub(crate) fn is_unusable(&self) -> bool {
         self.unusable.load(Ordering::Acquire)
+    }
+
+    /// Records that an instance has started from these files.
+    pub(crate) fn has_worked(&self) {
+        self.worked.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn worked(&self) -> bool {
+        self.worked.load(Ordering::Relaxed)
     }
 
     /// Whether a deploy with this fingerprint may start its instances from these artefacts. There must be a

@@ -21,10 +21,39 @@ pub(crate) struct Version {
     pub(crate) code: Code,
     pub(crate) revision_id: String,
     artefacts: Mutex<Option<Arc<Artefacts>>>,
+    duds: Mutex<Duds>,
     retired: AtomicBool,
     /// Locked during a rebuild of the artefacts, so that concurrent callers share one. Holds the time and
     /// the reason of the last failure.
     pub(crate) rebuilding: tokio::sync::Mutex<Option<(Instant, String)>>,
+}
+
+/// Artefacts of one version that were discarded before any instance had started from them, one after the other.
+#[derive(Debug, Default)]
+struct Duds {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Duds {
+    /// Pause after the second in a row: the first may have been made by an earlier process.
+    const PAUSE: Duration = Duration::from_secs(10);
+    /// The pause doubles up to this.
+    const LONGEST: Duration = Duration::from_secs(640);
+
+    fn discarded(&mut self, worked: bool, now: Instant) {
+        self.count = if worked { 0 } else { self.count + 1 };
+        self.last = Some(now);
+    }
+
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let doublings = self.count.checked_sub(2)?;
+        let pause = Self::PAUSE.saturating_mul(1 << doublings.min(16));
+        let until = self.last? + pause.min(Self::LONGEST);
+        until
+            .checked_duration_since(now)
+            .filter(|left| !left.is_zero())
+    }
 }
 
 /// What a version is made with.
@@ -61,6 +90,7 @@ impl Version {
             code,
             revision_id,
             artefacts: Mutex::new(artefacts),
+            duds: Mutex::default(),
             retired: AtomicBool::new(false),
             rebuilding: tokio::sync::Mutex::default(),
         })
@@ -90,7 +120,14 @@ impl Version {
         if place.as_ref().is_some_and(|now| Arc::ptr_eq(now, unusable)) {
             unusable.mark_unusable();
             *place = None;
+            lock(&self.duds).discarded(unusable.worked(), Instant::now());
         }
+    }
+
+    /// How long the next rebuild of the artefacts has to wait, because no instance has started from those of
+    /// the last one.
+    pub(crate) fn rebuild_waits(&self) -> Option<Duration> {
+        lock(&self.duds).wait(Instant::now())
     }
 
     /// Marks this version as replaced or deleted: no instance of it stays idle, and it owns its artefacts no
@@ -107,5 +144,28 @@ impl Version {
 
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A snapshot that could be made, but never restored, was made again for each invocation.
+    #[test]
+    fn rebuilds_of_what_never_works_wait_longer_and_longer() {
+        let mut duds = Duds::default();
+        let mut now = Instant::now();
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            duds.discarded(false, now);
+            let wait = duds.wait(now).unwrap_or_default();
+            waits.push(wait.as_secs());
+            now += wait;
+            assert_eq!(duds.wait(now), None);
+        }
+        assert_eq!(waits, [0, 10, 20, 40, 80, 160, 320, 640, 640, 640]);
+        duds.discarded(true, now);
+        assert_eq!(duds.wait(now), None);
     }
 }

@@ -156,6 +156,12 @@ impl Shared {
         {
             return Err(why.clone());
         }
+        if let Some(wait) = version.rebuild_waits() {
+            return Err(format!(
+                "no instance could start from the last snapshots: the controller makes another one in {} s",
+                wait.as_secs() + 1
+            ));
+        }
         self.metrics.rebuilds.inc();
         tracing::warn!("the controller rebuilds the snapshot of a function");
         let made = self.source.rebuild(version).await;

@@ -56,6 +56,8 @@ pub(crate) struct Stage {
     pub(crate) launched: AtomicUsize,
     /// Whether snapshots are refused as unusable.
     pub(crate) stale: AtomicBool,
+    /// Whether they are also after a rebuild.
+    pub(crate) hopeless: AtomicBool,
     /// Number of rebuilds of artefacts.
     pub(crate) rebuilt: AtomicUsize,
     /// The behaviour of the init in rebuilt artefacts; `None` if these have a function snapshot.
@@ -77,6 +79,7 @@ impl Stage {
             alive: AtomicUsize::new(0),
             launched: AtomicUsize::new(0),
             stale: AtomicBool::new(false),
+            hopeless: AtomicBool::new(false),
             rebuilt: AtomicUsize::new(0),
             rebuilt_with: Mutex::default(),
             inits: Mutex::default(),
@@ -197,7 +200,8 @@ impl ArtefactSource for Stage {
     ) -> Pin<Box<dyn Future<Output = Result<Arc<Artefacts>, String>> + Send + 'a>> {
         Box::pin(async {
             self.rebuilt.fetch_add(1, Ordering::SeqCst);
-            self.stale.store(false, Ordering::SeqCst);
+            let hopeless = self.hopeless.load(Ordering::SeqCst);
+            self.stale.store(hopeless, Ordering::SeqCst);
             let artefacts = match &*self.rebuilt_with.lock().unwrap() {
                 None => self.artefacts(),
                 Some(handler) => self.artefacts_with_init(handler),

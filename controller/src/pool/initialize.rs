@@ -131,6 +131,7 @@ impl Instance {
         if !matches!(how.why, NoSnapshot::InitFailed(_)) || !due {
             return;
         }
+        artefacts.has_worked();
         self.version.discard_artefacts(artefacts);
         let (pool, version) = (self.pool.clone(), self.version.clone());
         let make = async move {

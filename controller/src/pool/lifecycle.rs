@@ -188,7 +188,9 @@ impl Instance {
             // The next start rebuilds it.
             self.version.discard_artefacts(artefacts);
         }
-        warmed.map_err(|error| NotReady::Start(error.to_string()))
+        warmed.map_err(|error| NotReady::Start(error.to_string()))?;
+        artefacts.has_worked();
+        Ok(())
     }
 
     /// Restores the function snapshot and lets the guest thaw.
@@ -265,6 +267,9 @@ impl Instance {
         };
         match delivered {
             Ok(ran) => {
+                if let Readiness::Shell(artefacts) = ready {
+                    artefacts.has_worked();
+                }
                 let completed = self.complete(&ran, start, queue, output);
                 let reusable = ran.answer.reusable();
                 let budgeted = job.invocation.limits.cpu.is_some();
@@ -341,8 +346,7 @@ impl Instance {
         if let Readiness::Shell(artefacts) = ready
             && (not_started.snapshot_unusable || !artefacts.complete())
         {
-            // The next start rebuilds it. This counts as an attempt: otherwise a snapshot that can't be
-            // used even when it is new would be rebuilt for ever.
+            // The next start rebuilds it, or waits if the one before could not be used either.
             self.version.discard_artefacts(artefacts);
         }
         self.pool.gone(self.id);

@@ -288,6 +288,25 @@ async fn an_unusable_snapshot_is_rebuilt_and_the_invocation_does_not_fail() {
     assert_eq!(fixture.stage.rebuilt.load(Ordering::SeqCst), 1);
 }
 
+/// It was rebuilt three times for each invocation, without a pause.
+#[tokio::test]
+async fn a_snapshot_that_never_restores_is_not_rebuilt_for_every_invocation() {
+    let fixture = Fixture::new(SETTINGS);
+    let f = fixture.version("f");
+    fixture.stage.stale.store(true, Ordering::SeqCst);
+    fixture.stage.hopeless.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        let refused = fixture.run(&f, "x").await.unwrap_err();
+        assert!(matches!(refused, NotRun::Unavailable(_)), "{refused:?}");
+    }
+    assert_eq!(fixture.stage.rebuilt.load(Ordering::SeqCst), 1);
+    let refused = fixture.run(&f, "x").await.unwrap_err();
+    assert!(
+        refused.to_string().contains("makes another one in"),
+        "{refused}"
+    );
+}
+
 #[tokio::test]
 async fn a_function_runs_to_its_end_when_its_caller_is_dropped() {
     let fixture = Fixture::new(SETTINGS);
