@@ -11,6 +11,7 @@ pub mod api;
 mod assembly;
 pub mod auth;
 pub mod backup;
+mod connections;
 mod data_dir;
 mod deploy;
 mod events;

@@ -1,31 +1,36 @@
 //! The HTTP server: listens, accepts connections, and drains them at shutdown.
 //!
-//! A client can't block the server. The number of connections is limited. The server closes a
-//! connection if a request's headers take too long or if the client does not read its answer. The code
-//! that reads a body limits its size and its time.
+//! A client can't block the server. The number of connections is limited, and the idlest gives way to a new
+//! one: [`connections`](crate::connections). The server closes a connection if a request's headers take too
+//! long or if the client does not read its answer. The code that reads a body limits its size and its time.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::http::Request;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tower::util::MapRequest;
+use tower::ServiceExt;
 use tracing::Instrument;
 
 use crate::api;
 use crate::assembly::{Controller, StartError};
 use crate::auth::Authentication;
+use crate::connections::{Connections, LAST_READ, LastingBody, Place};
 use crate::repoll::Repoll;
 use crate::settings::Settings;
 use crate::web_pages::PageCheck;
@@ -70,6 +75,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     settings.check().map_err(StartError::Settings)?;
+    use_all_descriptors();
     let authentication = Authentication::of(&settings).map_err(StartError::Authentication)?;
     // The ports first, so that a second controller with the same ports starts no microVMs.
     let (listener, address) = listen(settings.listen).await?;
@@ -111,7 +117,7 @@ pub async fn serve(
         shutdown.await;
         announce_shutdown(&leaving, delay).await;
     });
-    let graceful = accept(
+    let connections = accept(
         listener,
         router,
         settings.max_connections as usize,
@@ -120,10 +126,19 @@ pub async fn serve(
     .await;
     controller.app.draining.cancel();
     let drain = Duration::from_secs(settings.drain_timeout);
-    drain_connections(&controller, graceful, drain).await;
+    drain_connections(&controller, &connections, drain).await;
     controller.stop().await;
     tracing::info!("the controller has ended");
     Ok(())
+}
+
+/// Raises the process's limit of open files as far as it may. A shell's 1,024 are those of about 170 instances.
+fn use_all_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the controller can't raise its limit of open files");
+    }
 }
 
 /// Makes /readyz answer 503 and keeps the port open for `delay`.
@@ -149,13 +164,13 @@ async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeEr
 }
 
 /// Waits until all requests and events have ended. After `limit`, ends the instances that they wait for.
-async fn drain_connections(controller: &Controller, graceful: GracefulShutdown, limit: Duration) {
+async fn drain_connections(controller: &Controller, connections: &Connections, limit: Duration) {
     tracing::info!(
-        connections = graceful.count(),
+        connections = connections.tasks.len(),
         "the controller accepts no more connections and waits for requests"
     );
     let events = &controller.app.events;
-    let done = async { tokio::join!(graceful.shutdown(), events.drained()) };
+    let done = async { tokio::join!(connections.end(), events.drained()) };
     tokio::pin!(done);
     if tokio::time::timeout(limit, &mut done).await.is_ok() {
         return;
@@ -186,24 +201,20 @@ async fn accept(
     router: Router,
     max_connections: usize,
     mut shutdown: impl Future<Output = ()> + Unpin,
-) -> GracefulShutdown {
-    let permits = Arc::new(Semaphore::new(max_connections));
-    let graceful = GracefulShutdown::new();
+) -> Arc<Connections> {
+    let connections = Connections::new(max_connections);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEADERS);
     loop {
-        let permit = tokio::select! {
-            permit = permits.clone().acquire_owned() => permit.expect("never closed"),
-            () = &mut shutdown => break,
-        };
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Often too many open files: other tasks may close some in the meantime.
+                    // Often too many open files.
                     tracing::warn!(%error, "the controller can't accept a connection");
+                    connections.end_idlest();
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -213,21 +224,65 @@ async fn accept(
         if let Err(error) = prepare(&stream, UNREAD_LIMIT_MS) {
             tracing::debug!(%error, "a client's socket does not take its options");
         }
-        let with_peer = move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(api::Peer(peer));
-            request
+        let place = tokio::select! {
+            place = connections.place() => place,
+            () = &mut shutdown => break,
         };
-        let service = TowerToHyperService::new(MapRequest::new(router.clone(), with_peer));
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let service = TowerToHyperService::new(service(router.clone(), peer, place.clone()));
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let ending = connections.ending.clone();
         let connection = async move {
-            if let Err(error) = Repoll::new(connection).await {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                () = place.lost.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    match tokio::time::timeout(LAST_READ, connection.as_mut()).await {
+                        Ok(ended) => ended,
+                        // Its next request had arrived just before.
+                        Err(_) if place.is_busy() => connection.await,
+                        Err(_) => Ok(()),
+                    }
+                }
+                () = ending.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a client's connection has failed");
             }
-            drop(permit);
         };
-        tokio::spawn(connection.instrument(tracing::debug_span!("connection", %peer)));
+        let span = tracing::debug_span!("connection", %peer);
+        connections
+            .tasks
+            .spawn(Repoll::new(connection).instrument(span));
     }
-    graceful
+    connections
+}
+
+/// Answers the requests of one connection, whose place is busy until an answer is written.
+fn service(
+    router: Router,
+    peer: SocketAddr,
+    place: Arc<Place>,
+) -> impl tower::Service<
+    Request<Incoming>,
+    Response = Response,
+    Error = Infallible,
+    Future: Future<Output = Result<Response, Infallible>> + Send,
+> + Clone {
+    tower::service_fn(move |mut request: Request<Incoming>| {
+        let busy = place.begin();
+        request.extensions_mut().insert(api::Peer(peer));
+        let answer = router.clone().oneshot(request);
+        async move {
+            Ok(answer
+                .await?
+                .map(|body| Body::new(LastingBody::new(body, busy))))
+        }
+    })
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ const FOLDERS: &[Folder] = &[
                 "repoll",
                 "sqlite",
             ],
-            &["data_dir", "function", "limits"],
+            &["connections", "data_dir", "function", "limits"],
             &["backup", "function_url", "instance", "logs", "metrics"],
             &["pool", "registry", "web_pages"],
             &["settings"],

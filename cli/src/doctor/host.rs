@@ -96,12 +96,12 @@ pub(super) fn open_files() -> Check {
     }
 }
 
-/// The soft limit: a controller does not raise it.
+/// The hard limit, to which a controller raises its soft one.
 fn most_open_files(limits: &str) -> Option<u64> {
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"))?;
-    match line.split_ascii_whitespace().next()? {
+    match line.split_ascii_whitespace().nth(1)? {
         "unlimited" => Some(u64::MAX),
         number => number.parse().ok(),
     }
@@ -134,9 +134,9 @@ mod tests {
     }
 
     #[test]
-    fn the_soft_limit_of_open_files_counts() {
+    fn the_hard_limit_of_open_files_counts() {
         let line = "Max open files            1024                 524288               files \n";
-        assert_eq!(most_open_files(line), Some(1024));
+        assert_eq!(most_open_files(line), Some(524_288));
         let line = "Max open files            unlimited            unlimited            files \n";
         assert_eq!(most_open_files(line), Some(u64::MAX));
         assert_eq!(most_open_files(""), None);
