@@ -54,8 +54,9 @@ pub(crate) struct PoolSettings {
     pub(crate) max_waiting: usize,
     /// See [`Capacity::start_wait`](super::entry::Capacity::start_wait).
     pub(crate) start_wait: Duration,
-    /// Time after a restore for which a start counts as one at most: about as long as a guest needs for
-    /// its first answer if the function itself takes no time.
+    /// Time after a restore for which a start counts as one at most, without the time in which the guest
+    /// waits for a CPU: about as long as a guest needs for its first answer if the function itself takes no
+    /// time.
     pub(crate) start_tail: Duration,
     /// See [`Capacity::finish_grace`](super::entry::Capacity::finish_grace).
     pub(crate) finish_grace: Duration,

@@ -1,9 +1,14 @@
 //! How long the start of an instance holds its start slot: see [`admission`](super::admission).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::lifecycle::Instance;
 use crate::function::Artefacts;
+use crate::limits::cpu_wait;
+
+/// A guest that waits for a CPU holds its start slot for so many times the pool's `start_tail` at most.
+const MOST_TAILS: u32 = 10;
 
 impl Instance {
     /// The version's artefacts if they can be used at once.
@@ -27,7 +32,7 @@ impl Instance {
         let mut start = Box::pin(start);
         let settled = async {
             self.restored.notified().await;
-            tokio::time::sleep(self.pool.settings.start_tail).await;
+            self.tail().await;
         };
         let ended = tokio::select! {
             biased;
@@ -38,6 +43,22 @@ impl Instance {
         match ended {
             Some(ended) => ended,
             None => start.await,
+        }
+    }
+
+    /// Ends when the guest has had its `start_tail`. Time in which it waits for a CPU does not count, up to a
+    /// bound. If it did, starts would pile up on a host with other load, until no guest got far enough to
+    /// answer.
+    async fn tail(&self) {
+        let tail = self.pool.settings.start_tail;
+        let pid = self.pool.state().pid(self.id);
+        let waited = || pid.and_then(cpu_wait).unwrap_or_default();
+        let (began, before) = (Instant::now(), waited());
+        let mut left = tail;
+        while !left.is_zero() && began.elapsed() < tail * MOST_TAILS {
+            tokio::time::sleep(left).await;
+            let in_vain = waited().saturating_sub(before);
+            left = tail.saturating_sub(began.elapsed().saturating_sub(in_vain));
         }
     }
 }
