@@ -105,7 +105,14 @@ const FOLDERS: &[Folder] = &[
         path: "api/http",
         layers: &[
             &["error", "peer", "request_id", "response", "trace", "unread"],
-            &["body", "page_check", "parameters", "violations", "wire"],
+            &[
+                "body",
+                "page_check",
+                "parameters",
+                "unserved",
+                "violations",
+                "wire",
+            ],
             &["page"],
         ],
         shared: &[],

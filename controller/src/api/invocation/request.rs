@@ -16,6 +16,7 @@ use crate::api::app::App;
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
 use crate::api::http::trace::trace_id;
+use crate::api::http::unserved::refuse_header;
 use crate::api::target::names::Named;
 use crate::function::{ArnScope, Version};
 use crate::pool::{Invocation, Limits};
@@ -86,6 +87,11 @@ impl InvokeRequest {
     ) -> Result<Self, ApiError> {
         let accepted = Instant::now();
         let version = app.find_active(&named)?;
+        refuse_header(headers, "X-Amz-Tenant-Id")?;
+        // Only `Invoke` has it.
+        if events {
+            refuse_header(headers, "X-Amz-Durable-Execution-Name")?;
+        }
         Ok(Self {
             kind: InvocationType::read(headers, events)?,
             tail: tail(headers)?,
