@@ -70,7 +70,11 @@ VALUES = {
     "Cors.AllowMethods": ["GET"],
 }
 #: Where one operation takes other values.
-VALUES_OF = {("AddLayerVersionPermission", "Action"): "lambda:GetLayerVersion"}
+VALUES_OF = {
+    ("AddLayerVersionPermission", "Action"): "lambda:GetLayerVersion",
+    # SnapStart and tenant isolation exclude each other.
+    ("CreateFunction", "SnapStart.ApplyOn"): "None",
+}
 
 #: Members that are served without an echo in the answer.
 WITHOUT_ECHO = {
@@ -111,6 +115,7 @@ REFUSED_PARAMETERS = {
     "InvocationType": "no such",
     "LogType": "no such",
     "ClientContext": "no such",
+    "TenantId": "no,such",
     "Marker": None,  # test_sdk.py
     "TagKeys": None,  # test_tags_policy.py
 }

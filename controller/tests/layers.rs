@@ -121,7 +121,8 @@ const FOLDERS: &[Folder] = &[
         package: "controller",
         path: "api/invocation",
         layers: &[
-            &["event_stream", "request"],
+            &["event_stream", "tenant"],
+            &["request"],
             &["invoke", "invoke_async", "invoke_stream"],
         ],
         shared: &[],

@@ -21,7 +21,7 @@ use crate::api::http::error::ApiError;
 use crate::api::http::parameters::Parameters;
 use crate::api::http::response::json_response;
 use crate::api::http::unserved::{self, Asked};
-use crate::api::http::violations::{checked, found};
+use crate::api::http::violations::{Violations, checked, found};
 use crate::api::http::wire::parse;
 use crate::api::http::{page, request_id};
 use crate::api::packages::upload::{self, CodeInput, read};
@@ -45,17 +45,30 @@ struct CreateInput<'a> {
     code_signing_config_arn: Asked,
     #[serde(default)]
     publish_to: Asked,
-    #[serde(default)]
-    tenancy_config: Asked,
+    tenancy_config: Option<TenancyConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TenancyConfig {
+    tenant_isolation_mode: Option<String>,
+}
+
+impl TenancyConfig {
+    fn check(&self, violations: &mut Violations) {
+        let field = "tenancyConfig.tenantIsolationMode";
+        if let Some(mode) = violations.given(self.tenant_isolation_mode.as_ref(), field) {
+            violations.one_of(mode, &["PER_TENANT"], field);
+        }
+    }
 }
 
 impl CreateInput<'_> {
     /// The members that are not served, besides those that an update has too.
-    fn unserved(&self) -> [(&'static str, Asked); 3] {
+    fn unserved(&self) -> [(&'static str, Asked); 2] {
         [
             ("CodeSigningConfigArn", self.code_signing_config_arn),
             ("PublishTo", self.publish_to),
-            ("TenancyConfig", self.tenancy_config),
         ]
     }
 }
@@ -98,13 +111,17 @@ pub(crate) async fn create(
             let code = violations.given(input.code.as_ref(), "code");
             upload::check_kind(violations, kind, architectures);
             let config = config.check_new(violations);
+            if let Some(tenancy) = &input.tenancy_config {
+                tenancy.check(violations);
+            }
             Some((name?, code?, config))
         })?;
         let name = Named::parse_new(name, &app.arn_scope)?;
         request_id::names_function(&name);
         upload::refuse_unsupported(kind, architectures)?;
         unserved::refuse(&input.unserved())?;
-        let config = config.create(|arns| app.layers(arns))?;
+        let isolated = input.tenancy_config.is_some();
+        let config = config.create(isolated, |arns| app.layers(arns))?;
         let tags = check_tags(input.tags.unwrap_or_default())?;
         let publish = input.publish.unwrap_or(false);
         (config, tags, name, code.package()?, publish)

@@ -202,7 +202,11 @@ impl ConfigInput {
 
 impl ConfigChange {
     /// The configuration of a new function.
-    pub(crate) fn create(self, layers: impl FindLayers) -> Result<FunctionConfig, ApiError> {
+    pub(crate) fn create(
+        self,
+        tenant_isolation: bool,
+        layers: impl FindLayers,
+    ) -> Result<FunctionConfig, ApiError> {
         if self.runtime.is_none() || self.handler.is_none() {
             return Err(ApiError::invalid(
                 "Runtime and Handler are mandatory parameters for functions created with \
@@ -222,6 +226,7 @@ impl ConfigChange {
             snap_start: "None".into(),
             layers: Vec::new(),
             logging: Logging::default(),
+            tenant_isolation,
         };
         self.apply(&defaults, layers)
     }
@@ -241,7 +246,7 @@ impl ConfigChange {
         let logging = self.logging.map(LoggingChange::logging);
         let layers = self.layers.map(|arns| layers(&arns)).transpose()?;
         let before = before.clone();
-        Ok(FunctionConfig {
+        let config = FunctionConfig {
             runtime: runtime.unwrap_or(before.runtime),
             handler: self.handler.unwrap_or(before.handler),
             role: self.role.unwrap_or(before.role),
@@ -256,7 +261,14 @@ impl ConfigChange {
             snap_start: self.snap_start.unwrap_or(before.snap_start),
             layers: layers.unwrap_or(before.layers),
             logging: logging.transpose()?.unwrap_or(before.logging),
-        })
+            tenant_isolation: before.tenant_isolation,
+        };
+        if config.tenant_isolation && config.snap_start == "PublishedVersions" {
+            return Err(ApiError::invalid(
+                "SnapStart is not supported for functions with tenant isolation mode",
+            ));
+        }
+        Ok(config)
     }
 }
 
@@ -282,7 +294,7 @@ mod tests {
             .unwrap()
             .extend(changes.as_object().unwrap().clone());
         checked(|violations| read(&input).map(|input| input.check_new(violations)))??
-            .create(|_| Ok(Vec::new()))
+            .create(false, |_| Ok(Vec::new()))
     }
 
     #[test]
