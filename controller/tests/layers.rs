@@ -105,7 +105,14 @@ const FOLDERS: &[Folder] = &[
         path: "api/http",
         layers: &[
             &["error", "peer", "request_id", "response", "trace", "unread"],
-            &["body", "page_check", "parameters", "violations", "wire"],
+            &[
+                "body",
+                "page_check",
+                "parameters",
+                "unserved",
+                "violations",
+                "wire",
+            ],
             &["page"],
         ],
         shared: &[],
@@ -114,7 +121,8 @@ const FOLDERS: &[Folder] = &[
         package: "controller",
         path: "api/invocation",
         layers: &[
-            &["event_stream", "request"],
+            &["event_stream", "tenant"],
+            &["request"],
             &["invoke", "invoke_async", "invoke_stream"],
         ],
         shared: &[],

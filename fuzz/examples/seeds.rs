@@ -263,6 +263,7 @@ fn host_messages() -> Vec<HostMessage> {
         function_arn: "arn:aws:lambda:us-east-1:000000000000:function:f".into(),
         trace_id: Some("Root=1-5".into()),
         client_context: Some("{}".into()),
+        tenant_id: Some("blue".into()),
         memory_limit_mib: Some(128),
         realtime_ns: 1_700_000_000_000_000_000,
     };

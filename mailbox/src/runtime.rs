@@ -37,6 +37,7 @@ const DEADLINE: &str = "Lambda-Runtime-Deadline-Ms";
 const FUNCTION_ARN: &str = "Lambda-Runtime-Invoked-Function-Arn";
 const TRACE_ID: &str = "Lambda-Runtime-Trace-Id";
 const CLIENT_CONTEXT: &str = "Lambda-Runtime-Client-Context";
+const TENANT_ID: &str = "Lambda-Runtime-Aws-Tenant-Id";
 const ERROR_TYPE: &str = "Lambda-Runtime-Function-Error-Type";
 
 /// What a handler gets to know about its invocation.
@@ -52,6 +53,8 @@ pub struct Context {
     pub trace_id: Option<String>,
     /// The caller's client context, as JSON.
     pub client_context: Option<String>,
+    /// The tenant that the invocation is for, of a function with tenant isolation.
+    pub tenant_id: Option<String>,
 }
 
 impl Context {
@@ -69,6 +72,7 @@ impl Context {
             invoked_function_arn: get(FUNCTION_ARN)?.to_owned(),
             trace_id: get(TRACE_ID).map(str::to_owned),
             client_context: get(CLIENT_CONTEXT).map(str::to_owned),
+            tenant_id: get(TENANT_ID).map(str::to_owned),
         })
     }
 

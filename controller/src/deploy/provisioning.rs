@@ -44,6 +44,13 @@ impl Deployer {
 
 fn put(change: &mut Change<'_>, qualifier: &str, requested: u32) -> Result<(), ControlError> {
     check_overlap(&change.function, qualifier)?;
+    // An instance that starts without an invocation has no tenant.
+    if change.function.record.config.tenant_isolation {
+        return Err(ControlError::Invalid(
+            "Provisioned Concurrency is not supported for functions with tenant isolation mode"
+                .into(),
+        ));
+    }
     let record = ProvisionedRecord {
         requested,
         last_modified: now(),

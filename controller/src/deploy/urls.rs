@@ -37,6 +37,11 @@ pub(crate) fn create(
     wish: UrlChange,
 ) -> Result<FunctionUrl, UrlError> {
     check_alias(&change.function, qualifier)?;
+    // A request to a URL has no tenant.
+    if change.function.record.config.tenant_isolation {
+        let refused = "Function URLs are not supported for functions with tenant isolation mode";
+        return Err(ControlError::Invalid(refused.into()).into());
+    }
     let urls = &mut change.function.record.urls;
     if urls.contains_key(qualifier) {
         return Err(UrlError::Exists);

@@ -80,6 +80,7 @@ impl Ending<'_> {
             qualifier: to.qualifier.clone(),
             payload,
             trace_id: self.event.request.trace_id.clone(),
+            tenant: None,
             limits: EventLimits::default(),
         })
     }
@@ -174,6 +175,7 @@ mod tests {
                 qualifier: None,
                 payload: payload.into(),
                 trace_id: Some("Root=1".into()),
+                tenant: None,
                 limits: EventLimits::default(),
             },
         }

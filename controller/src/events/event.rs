@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::function::{FunctionName, Version};
+use crate::function::{FunctionName, TenantId, Version};
 use crate::pool::Limits;
 
 /// Approximate size of an event without its payload, in bytes: its row and its entries in two indexes.
@@ -20,6 +20,8 @@ pub(crate) struct EventRequest {
     pub(crate) qualifier: Option<String>,
     pub(crate) payload: Bytes,
     pub(crate) trace_id: Option<String>,
+    /// The tenant that it is for, of a function with tenant isolation.
+    pub(crate) tenant: Option<TenantId>,
     pub(crate) limits: EventLimits,
 }
 

@@ -3,6 +3,7 @@ use bytes::Bytes;
 use super::super::event::EventLimits;
 use super::super::schedule::Bounds;
 use super::*;
+use crate::function::TenantId;
 
 pub(crate) const BOUNDS: Bounds = Bounds {
     running: 100,
@@ -32,6 +33,7 @@ pub(crate) fn request(function: &str, id: &str) -> EventRequest {
         qualifier: Some("live".into()),
         payload: Bytes::from_static(b" {\"a\": 1.0}"),
         trace_id: Some("Root=1".into()),
+        tenant: TenantId::parse("blue"),
         limits: EventLimits {
             timeout_ms: Some(5),
             memory_mib: None,

@@ -10,11 +10,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::event::{Event, EventLimits, EventRequest};
 use super::group_commit::EventsError;
-use crate::function::FunctionName;
+use crate::function::{FunctionName, TenantId};
 use crate::sqlite::{BUSY, make_durable};
 
 /// Schema changes in order. A file's `user_version` is the number of those that were applied.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "CREATE TABLE events (
     id INTEGER PRIMARY KEY NOT NULL,
     request_id TEXT NOT NULL,
@@ -36,6 +36,8 @@ CREATE INDEX events_of_function ON events (function, id)",
     document TEXT NOT NULL,
     PRIMARY KEY (function, qualifier)
 ) STRICT, WITHOUT ROWID",
+    // After the payload, which is fine for a column that only `read` reads.
+    "ALTER TABLE events ADD COLUMN tenant TEXT",
 ];
 
 /// Number of pages of 4 KiB in the write-ahead log after which SQLite writes them into the file.
@@ -127,8 +129,8 @@ pub(crate) fn insert(
     connection
         .prepare_cached(
             "INSERT INTO events (id, request_id, function, qualifier, accepted_ms, due_ms, runs,
-                 trace_id, timeout_ms, memory_mib, cpu_ms, payload)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, ?6, ?7, ?8, ?9, ?10)",
+                 trace_id, timeout_ms, memory_mib, cpu_ms, payload, tenant)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute(params![
             id,
@@ -141,6 +143,7 @@ pub(crate) fn insert(
             event.limits.memory_mib,
             event.limits.cpu_ms,
             &event.payload[..],
+            event.tenant.as_ref().map(TenantId::as_str),
         ])
         .map(drop)
 }
@@ -149,7 +152,7 @@ pub(crate) fn read(connection: &Connection, id: i64) -> rusqlite::Result<Option<
     connection
         .prepare_cached(
             "SELECT id, request_id, function, qualifier, accepted_ms, runs, trace_id, timeout_ms,
-                 memory_mib, cpu_ms, payload
+                 memory_mib, cpu_ms, payload, tenant
              FROM events WHERE id = ?1",
         )?
         .query_row(params![id], event)
@@ -171,6 +174,8 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
             qualifier: text(row, 3)?,
             payload: Bytes::from(row.get::<_, Vec<u8>>(10)?),
             trace_id: text(row, 6)?,
+            // A damaged one is none, and then the function does not run.
+            tenant: text(row, 11)?.as_deref().and_then(TenantId::parse),
             limits: EventLimits {
                 timeout_ms: row.get(7)?,
                 memory_mib: row.get(8)?,

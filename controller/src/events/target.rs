@@ -95,6 +95,9 @@ impl PooledFunctions {
             Err(attempt) => return attempt,
         };
         let executed = version.id;
+        if version.config.tenant_isolation != event.request.tenant.is_some() {
+            return Attempt::Failed("the function isolates tenants, and the event has none".into());
+        }
         let memory = version.config.memory_mib.min(self.memory_mib);
         let Ok(_share) = self.memory.acquire_many(memory).await else {
             return Attempt::Ending;
@@ -103,6 +106,7 @@ impl PooledFunctions {
         let invocation = Invocation {
             limits: request.limits.on(&version),
             trace_id: request.trace_id.clone(),
+            tenant: request.tenant.clone(),
             background: true,
             ..Invocation::new(
                 request.request_id.clone(),

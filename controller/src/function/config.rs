@@ -32,6 +32,9 @@ pub(crate) struct FunctionConfig {
     pub(crate) layers: Vec<LayerUse>,
     #[serde(default, skip_serializing_if = "Logging::is_default")]
     pub(crate) logging: Logging,
+    /// Whether no two tenants share an instance. It never changes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) tenant_isolation: bool,
 }
 
 impl FunctionConfig {

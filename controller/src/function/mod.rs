@@ -15,6 +15,7 @@ mod qualifier;
 mod record;
 mod seal;
 mod shared_generators;
+mod tenant;
 mod url;
 mod version;
 
@@ -43,5 +44,6 @@ pub(crate) use seal::{SealError, Sealed, check_artefact};
 pub(crate) use shared_generators::SharedGenerators;
 #[cfg(test)]
 pub(crate) use shared_generators::tests::found as shared_generator;
+pub(crate) use tenant::{MAX_TENANT_ID, TenantId};
 pub(crate) use url::{AuthType, Cors, FunctionUrl, FunctionUrls, InvokeMode};
 pub(crate) use version::{Version, VersionContent};

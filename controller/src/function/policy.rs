@@ -34,6 +34,7 @@ pub(crate) struct Conditions {
     pub(crate) event_source_token: Option<String>,
     pub(crate) organization: Option<String>,
     pub(crate) function_url_auth: Option<String>,
+    pub(crate) invoked_via_function_url: Option<bool>,
 }
 
 impl Statement {
@@ -128,6 +129,10 @@ impl Conditions {
         if let Some(arn) = self.source_arn {
             document.insert("ArnLike".into(), json!({ "AWS:SourceArn": arn }));
         }
+        if let Some(via) = self.invoked_via_function_url {
+            let via = json!({ "lambda:InvokedViaFunctionUrl": via.to_string() });
+            document.insert("Bool".into(), via);
+        }
         (!document.is_empty()).then(|| document.into())
     }
 }
@@ -194,13 +199,14 @@ mod tests {
         let conditions = Conditions {
             source_arn: Some("arn:b".into()),
             source_account: Some("1".into()),
+            invoked_via_function_url: Some(true),
             ..Conditions::default()
         };
         let (action, resource) = ("lambda:InvokeFunction".into(), "arn:f".into());
         let statement = Statement::allow("s".into(), "*", action, resource, conditions).unwrap();
         assert_eq!(
             document(&[statement]),
-            r#"{"Version":"2012-10-17","Id":"default","Statement":[{"Sid":"s","Effect":"Allow","Principal":"*","Action":"lambda:InvokeFunction","Resource":"arn:f","Condition":{"ArnLike":{"AWS:SourceArn":"arn:b"},"StringEquals":{"AWS:SourceAccount":"1"}}}]}"#
+            r#"{"Version":"2012-10-17","Id":"default","Statement":[{"Sid":"s","Effect":"Allow","Principal":"*","Action":"lambda:InvokeFunction","Resource":"arn:f","Condition":{"ArnLike":{"AWS:SourceArn":"arn:b"},"Bool":{"lambda:InvokedViaFunctionUrl":"true"},"StringEquals":{"AWS:SourceAccount":"1"}}}]}"#
         );
     }
 }

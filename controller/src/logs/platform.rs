@@ -15,11 +15,15 @@ pub(crate) enum PlatformEvent<'a> {
     Start {
         request_id: &'a str,
         version: &'a str,
+        /// Only JSON has it.
+        tenant: Option<&'a str>,
     },
     /// An invocation has ended.
     Done {
         request_id: &'a str,
         report: &'a Report<'a>,
+        /// As in `Start`.
+        tenant: Option<&'a str>,
         /// An additional line of Lambda's about an error, in the text format only: in JSON it is part of
         /// the status.
         also: Option<&'a str>,
@@ -66,11 +70,13 @@ impl PlatformEvent<'_> {
             Self::Start {
                 request_id,
                 version,
+                ..
             } => vec![lines::start(request_id, version)],
             Self::Done {
                 request_id,
                 report,
                 also,
+                ..
             } => also
                 .map(str::to_owned)
                 .into_iter()
@@ -100,17 +106,23 @@ impl PlatformEvent<'_> {
             Self::Start {
                 request_id,
                 version,
+                tenant,
             } => {
-                let record = json!({ "requestId": request_id, "version": version });
+                let mut record = json!({ "requestId": request_id, "version": version });
+                put_tenant(&mut record, tenant);
                 vec![(SystemLevel::Info, event("start", record))]
             }
             Self::Done {
-                request_id, report, ..
+                request_id,
+                report,
+                tenant,
+                ..
             } => {
                 let mut done = json!({
                     "requestId": request_id,
                     "metrics": { "durationMs": rounded(report.duration) },
                 });
+                put_tenant(&mut done, tenant);
                 put_status(&mut done, report.status);
                 let mut metrics = json!({
                     "durationMs": rounded(report.duration),
@@ -126,6 +138,7 @@ impl PlatformEvent<'_> {
                     metrics["initDurationMs"] = rounded(init).into();
                 }
                 let mut summary = json!({ "requestId": request_id, "metrics": metrics });
+                put_tenant(&mut summary, tenant);
                 put_status(&mut summary, report.status);
                 let status = &report.status;
                 vec![
@@ -181,6 +194,12 @@ fn status_of(failed: Option<&str>) -> ReportStatus<'_> {
         None => ReportStatus::Success,
         Some("timeout") => ReportStatus::Timeout,
         Some(kind) => ReportStatus::Error(kind),
+    }
+}
+
+fn put_tenant(record: &mut Value, tenant: Option<&str>) {
+    if let Some(tenant) = tenant {
+        record["tenantId"] = tenant.into();
     }
 }
 
@@ -243,6 +262,7 @@ mod tests {
         PlatformEvent::Done {
             request_id: "r",
             report,
+            tenant: Some("blue"),
             also: Some("more"),
         }
     }
@@ -263,6 +283,7 @@ mod tests {
                 "type": "platform.report",
                 "record": {
                     "requestId": "r",
+                    "tenantId": "blue",
                     "metrics": {
                         "durationMs": 1.23, "billedDurationMs": 2, "memorySizeMB": 128,
                         "maxMemoryUsedMB": 38, "restoreDurationMs": 45.0,

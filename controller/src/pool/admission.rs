@@ -29,9 +29,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Phase, StartOrder};
-use super::job::Invocation;
+use super::job::{GroupKey, Invocation};
 use super::state::{Group, State};
-use crate::function::{FunctionName, Version};
+use crate::function::{FunctionName, TenantId, Version};
 
 /// For how long an invocation waits for the instances that its version has before it may get a new one
 /// although the host's CPUs are busy.
@@ -41,6 +41,7 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 struct Candidate {
     version: Arc<Version>,
+    tenant: Option<TenantId>,
     waited: Duration,
     /// Whether it is an event.
     background: bool,
@@ -103,7 +104,7 @@ impl State {
             }
             return Some(StartOrder {
                 waited: (!background).then_some(next.waited),
-                ..self.begin(&next.version, now)
+                ..self.begin(&next.version, next.tenant, now)
             });
         }
         None
@@ -116,17 +117,18 @@ impl State {
             group.instances > 0 || !group.queue.is_empty()
         });
         let mut hungry: HashMap<FunctionName, Option<Candidate>> = HashMap::new();
-        for (serial, group) in &self.groups {
+        for (key, group) in &self.groups {
             let Some(first) = group.queue.front() else {
                 continue;
             };
             let function = first.invocation.version.name.clone();
             let best = hungry.entry(function).or_default();
-            let Some(invocation) = self.unserved(*serial, group, now) else {
+            let Some(invocation) = self.unserved(key, group, now) else {
                 continue;
             };
             let candidate = Candidate {
                 version: invocation.version.clone(),
+                tenant: invocation.tenant.clone(),
                 waited: now.saturating_duration_since(invocation.accepted),
                 background: invocation.background,
             };
@@ -137,8 +139,13 @@ impl State {
         hungry
     }
 
-    /// The first invocation of a version's queue for which an instance may start now.
-    fn unserved<'a>(&self, serial: u64, group: &'a Group, now: Instant) -> Option<&'a Invocation> {
+    /// The first invocation of a group's queue for which an instance may start now.
+    fn unserved<'a>(
+        &self,
+        key: &GroupKey,
+        group: &'a Group,
+        now: Instant,
+    ) -> Option<&'a Invocation> {
         if group.preparing > 0 {
             return None;
         }
@@ -148,18 +155,24 @@ impl State {
         if !has_none && !has_waited && !self.spare_cpus {
             return None;
         }
-        let served = group.starting + self.soon_free(serial, now);
+        let served = group.starting + self.soon_free(key, now);
         group.queue.get(served).map(|job| &*job.invocation)
     }
 
     /// Adds an instance that fits, in the phase `Starting`.
-    pub(super) fn begin(&mut self, version: &Arc<Version>, now: Instant) -> StartOrder {
+    pub(super) fn begin(
+        &mut self,
+        version: &Arc<Version>,
+        tenant: Option<TenantId>,
+        now: Instant,
+    ) -> StartOrder {
         let id = self.next_id;
         self.next_id += 1;
         self.slots_used += 1;
         self.memory_mib += u64::from(version.config.memory_mib);
         let entry = Entry {
             version: version.clone(),
+            tenant,
             phase: Phase::Starting,
             holds_slot: true,
             prepares: false,
@@ -167,10 +180,10 @@ impl State {
             pid: None,
             invocations: 0,
         };
-        self.instances.insert(id, entry);
-        let group = self.groups.entry(version.serial).or_default();
+        let group = self.groups.entry(entry.group()).or_default();
         group.instances += 1;
         group.starting += 1;
+        self.instances.insert(id, entry);
         StartOrder {
             id,
             version: version.clone(),
@@ -193,7 +206,7 @@ impl State {
             return;
         };
         if !std::mem::replace(&mut entry.prepares, true)
-            && let Some(group) = self.groups.get_mut(&entry.version.serial)
+            && let Some(group) = self.groups.get_mut(&entry.group())
         {
             group.preparing += 1;
         }
@@ -205,12 +218,12 @@ impl State {
     }
 
     /// Number of instances that have sent their result and should be free at any moment.
-    pub(super) fn soon_free(&self, serial: u64, now: Instant) -> usize {
+    pub(super) fn soon_free(&self, key: &GroupKey, now: Instant) -> usize {
         self.instances
             .values()
             .filter(|entry| match entry.phase {
                 Phase::Finishing { since } => {
-                    entry.version.serial == serial && now < since + self.capacity.finish_grace
+                    entry.is_of(key) && now < since + self.capacity.finish_grace
                 }
                 _ => false,
             })
@@ -219,10 +232,10 @@ impl State {
 
     /// Whether submitting an invocation of this version can make a start possible: a cheap question, since
     /// an overloaded host asks it for each invocation.
-    pub(super) fn may_start(&self, serial: u64, now: Instant) -> bool {
-        let group = self.groups.get(&serial);
+    pub(super) fn may_start(&self, key: &GroupKey, now: Instant) -> bool {
+        let group = self.groups.get(key);
         self.slots_used < self.capacity.max_starts
-            && group.is_some_and(|group| self.unserved(serial, group, now).is_some())
+            && group.is_some_and(|group| self.unserved(key, group, now).is_some())
     }
 
     /// Whether one more caller of a function may wait. The queue of events has its own limits.

@@ -224,7 +224,12 @@ fn nothing_starts_for_callers_that_have_left_and_nothing_is_left_of_their_versio
     book.submit(&g);
     book.answers.truncate(1);
     assert!(book.run(first).is_empty());
-    assert!(!book.state.groups.contains_key(&g.serial));
+    assert!(
+        !book
+            .state
+            .groups
+            .contains_key(&GroupKey::without_tenant(g.serial))
+    );
     assert_eq!(book.state.waiting(), 0);
 }
 
@@ -243,7 +248,9 @@ fn a_start_that_waits_for_artefacts_holds_no_slot_and_is_the_only_one_of_its_ver
     assert!(book.state.admit(book.now).is_empty());
     for ticket in [1, 2] {
         let much_later = book.now + Duration::from_secs(60);
-        let given_up = book.state.give_up(f.serial, ticket, much_later);
+        let given_up = book
+            .state
+            .give_up(&GroupKey::without_tenant(f.serial), ticket, much_later);
         assert!(matches!(given_up, GiveUp::Coming), "{ticket}");
     }
     assert!(
@@ -284,7 +291,9 @@ fn an_invocation_waits_longer_for_its_turn_than_at_a_limit_but_not_for_ever() {
     book.submit(&large);
     let soon = book.now + Duration::from_millis(100);
     let gives_up = |book: &mut Book, version: &Version, ticket, now| {
-        let decided = book.state.give_up(version.serial, ticket, now);
+        let decided = book
+            .state
+            .give_up(&GroupKey::without_tenant(version.serial), ticket, now);
         matches!(decided, GiveUp::Removed)
     };
     assert!(!gives_up(&mut book, &f, 2, soon));

@@ -157,6 +157,7 @@ impl<'a> Conversation<'a> {
             function_arn: self.invocation.function_arn.clone(),
             trace_id: self.invocation.trace_id.clone(),
             client_context: self.invocation.client_context.clone(),
+            tenant_id: self.invocation.tenant.as_ref().map(|id| id.as_str().into()),
             memory_limit_mib: limits.memory_mib,
             realtime_ns,
         };

@@ -105,6 +105,8 @@ pub(crate) struct InstanceInfo {
     pid: Option<u32>,
     pss_kib: Option<u64>,
     invocations: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant_id: Option<String>,
 }
 
 /// Why pings could not be measured.
@@ -225,7 +227,7 @@ impl Pool {
         invocation: Invocation,
         sink: Option<Sink>,
     ) -> Result<Completed, NotRun> {
-        let serial = invocation.version.serial;
+        let key = invocation.group();
         let version = invocation.version.clone();
         let function = &version.name;
         let throttle = || {
@@ -264,7 +266,7 @@ impl Pool {
             Placed::Waits(orders) => {
                 self.shared.start(orders);
                 self.shared.queued.notify_one();
-                self.start_of(serial, ticket, &mut answer).await
+                self.start_of(&key, ticket, &mut answer).await
             }
         };
         match answered {
@@ -327,6 +329,7 @@ impl Pool {
                 pid: entry.pid,
                 pss_kib: None,
                 invocations: entry.invocations,
+                tenant_id: entry.tenant.as_ref().map(|id| id.as_str().into()),
             })
             .collect();
         // This reads files, so the lock must not be held.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::job::Job;
-use crate::function::Version;
+use super::job::{GroupKey, Job};
+use crate::function::{TenantId, Version};
 
 /// An order to an idle instance.
 #[derive(Debug)]
@@ -114,6 +114,8 @@ pub(super) struct Provision {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) version: Arc<Version>,
+    /// The only tenant that it serves, if the version isolates tenants.
+    pub(crate) tenant: Option<TenantId>,
     pub(crate) phase: Phase,
     /// Whether its start holds a start slot.
     pub(crate) holds_slot: bool,
@@ -122,6 +124,19 @@ pub(crate) struct Entry {
     pub(crate) started: Instant,
     pub(crate) pid: Option<u32>,
     pub(crate) invocations: u64,
+}
+
+impl Entry {
+    pub(super) fn group(&self) -> GroupKey {
+        GroupKey {
+            serial: self.version.serial,
+            tenant: self.tenant.clone(),
+        }
+    }
+
+    pub(super) fn is_of(&self, key: &GroupKey) -> bool {
+        self.version.serial == key.serial && self.tenant == key.tenant
+    }
 }
 
 /// The phase of an instance. Only an idle one can get orders.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Order, Phase, StartOrder};
-use super::job::Job;
+use super::job::{GroupKey, Job};
 use super::state::State;
 
 impl State {
@@ -21,7 +21,8 @@ impl State {
         self.started(id);
         let entry = self.instances.remove(&id)?;
         self.memory_mib -= u64::from(entry.version.config.memory_mib);
-        if let Some(group) = self.groups.get_mut(&entry.version.serial) {
+        let key = entry.group();
+        if let Some(group) = self.groups.get_mut(&key) {
             group.idle.retain(|idle| *idle != id);
             group.instances -= 1;
             if matches!(entry.phase, Phase::Starting) {
@@ -29,14 +30,14 @@ impl State {
             }
             group.preparing -= usize::from(entry.prepares);
         }
-        self.forget_empty(entry.version.serial);
+        self.forget_empty(&key);
         Some(entry)
     }
 
-    pub(super) fn forget_empty(&mut self, serial: u64) {
-        let group = self.groups.get(&serial);
+    pub(super) fn forget_empty(&mut self, key: &GroupKey) {
+        let group = self.groups.get(key);
         if group.is_some_and(|group| group.instances == 0 && group.queue.is_empty()) {
-            self.groups.remove(&serial);
+            self.groups.remove(key);
         }
     }
 
@@ -44,11 +45,10 @@ impl State {
     /// invocation, but first serve the version's queue.
     pub(crate) fn retire(&mut self, serial: u64, now: Instant) -> Vec<StartOrder> {
         self.provisions.remove(&serial);
-        let idle = self
-            .groups
-            .get(&serial)
-            .map(|group| group.idle.clone())
-            .unwrap_or_default();
+        let of_version = self.groups.iter().filter(|(key, _)| key.serial == serial);
+        let idle: Vec<u64> = of_version
+            .flat_map(|(_, group)| group.idle.iter().copied())
+            .collect();
         for id in idle {
             self.end(id);
         }

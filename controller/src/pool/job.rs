@@ -8,7 +8,24 @@ use tokio::sync::oneshot;
 
 use super::concurrency::Slot;
 use super::parts::Sink;
-use crate::function::Version;
+use crate::function::{TenantId, Version};
+
+/// What an instance and an invocation must have in common: the version, and the tenant if the version
+/// isolates tenants. Instances and invocations of two keys never meet, so no instance serves two tenants.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct GroupKey {
+    /// The version's.
+    pub(super) serial: u64,
+    pub(super) tenant: Option<TenantId>,
+}
+
+impl GroupKey {
+    /// The key of invocations without a tenant.
+    pub(super) fn without_tenant(serial: u64) -> Self {
+        let tenant = None;
+        Self { serial, tenant }
+    }
+}
 
 /// An invocation. The API has checked it.
 #[derive(Debug, Clone)]
@@ -22,6 +39,8 @@ pub(crate) struct Invocation {
     pub(crate) trace_id: Option<String>,
     /// JSON.
     pub(crate) client_context: Option<String>,
+    /// There is one if and only if the version isolates tenants.
+    pub(crate) tenant: Option<TenantId>,
     pub(crate) limits: Limits,
     /// Whether the client has asked for the end of the log.
     pub(crate) tail: bool,
@@ -48,9 +67,20 @@ impl Invocation {
             function_arn,
             trace_id: None,
             client_context: None,
+            tenant: None,
             tail: false,
             background: false,
             accepted: Instant::now(),
+        }
+    }
+}
+
+impl Invocation {
+    /// The instances that may serve it.
+    pub(super) fn group(&self) -> GroupKey {
+        GroupKey {
+            serial: self.version.serial,
+            tenant: self.tenant.clone(),
         }
     }
 }

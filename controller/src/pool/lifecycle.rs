@@ -21,7 +21,7 @@ use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
 use super::readiness::Readiness;
 use super::warm_up::warm_up;
-use crate::function::{Artefacts, StartsFrom, Version};
+use crate::function::{Artefacts, StartsFrom, TenantId, Version};
 use crate::instance::{LogSubject, MicroVm, VmError};
 use crate::logs::lines::Report;
 use crate::logs::{Kind, Origin, PlatformEvent, Tail, Text};
@@ -379,6 +379,7 @@ impl Instance {
         output.event(PlatformEvent::Done {
             request_id: id,
             report: &report,
+            tenant: invocation.tenant.as_ref().map(TenantId::as_str),
             also: ran.answer.log_line(id).as_deref(),
         });
         let lasting = &self.version.incarnation;

@@ -7,6 +7,7 @@ use hearth_protocol::agent::Log;
 use hearth_protocol::output::Lines;
 
 use super::job::Invocation;
+use crate::function::TenantId;
 use crate::logs::{Kind, LogStore, Origin, PlatformEvent, Tail, Text};
 
 /// Writes the log records of one invocation.
@@ -60,6 +61,7 @@ impl Output<'_> {
         self.event(PlatformEvent::Start {
             request_id: &invocation.request_id,
             version: &version,
+            tenant: invocation.tenant.as_ref().map(TenantId::as_str),
         });
     }
 

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use super::dispatch::Pool;
 use super::entry::{Phase, Provision, StartOrder};
-use super::state::State;
+use super::job::GroupKey;
+use super::state::{Group, State};
 use crate::function::Version;
 
 /// Number of failed starts in a row after which no more are tried.
@@ -62,7 +63,7 @@ impl State {
                 && let Some(version) = self.missing(serial)
             {
                 if self.evict_for(&version, now) {
-                    orders.push(self.begin(&version, now));
+                    orders.push(self.begin(&version, None, now));
                 } else {
                     crowded = true;
                 }
@@ -78,13 +79,18 @@ impl State {
     fn missing(&self, serial: u64) -> Option<Arc<Version>> {
         let provision = self.provisions.get(&serial)?;
         let enough = self.count(serial) >= provision.wanted;
-        let preparing = self.groups.get(&serial).is_some_and(|g| g.preparing > 0);
+        let preparing = self.group(serial).is_some_and(|g| g.preparing > 0);
         (!enough && !preparing && provision.failures < MAX_FAILURES)
             .then(|| provision.version.clone())
     }
 
     fn count(&self, serial: u64) -> usize {
-        self.groups.get(&serial).map_or(0, |group| group.instances)
+        self.group(serial).map_or(0, |group| group.instances)
+    }
+
+    /// A version's group. Versions that isolate tenants have none, and no provisioned concurrency.
+    fn group(&self, serial: u64) -> Option<&Group> {
+        self.groups.get(&GroupKey::without_tenant(serial))
     }
 
     /// Whether an idle instance of this version is part of the provisioned concurrency.
@@ -99,12 +105,12 @@ impl State {
             return Vec::new();
         };
         entry.phase = Phase::Finishing { since: now };
-        let serial = entry.version.serial;
+        let key = entry.group();
         self.started(id);
-        if let Some(group) = self.groups.get_mut(&serial) {
+        if let Some(group) = self.groups.get_mut(&key) {
             group.starting -= 1;
         }
-        if let Some(provision) = self.provisions.get_mut(&serial) {
+        if let Some(provision) = self.provisions.get_mut(&key.serial) {
             provision.failures = 0;
         }
         self.admit(now)
@@ -129,7 +135,7 @@ impl State {
                 failed: None,
             };
         };
-        let begun = self.groups.get(&serial);
+        let begun = self.group(serial);
         let begun = begun.map_or(0, |group| group.instances - group.starting);
         let ready = begun.min(provision.wanted);
         let failed = if ready == provision.wanted {

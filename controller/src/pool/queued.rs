@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::dispatch::{Pool, Shared};
 use super::entry::GiveUp;
-use super::job::{Completed, NotRun};
+use super::job::{Completed, GroupKey, NotRun};
 
 /// How often the pool looks whether waiting invocations may get instances for which there was no reason
 /// before: instances that should be free are not, the host's CPUs have time, or an invocation has waited
@@ -22,7 +22,7 @@ impl Pool {
     /// before: for example, it is throttled if it can't be served in time.
     pub(super) async fn start_of(
         &self,
-        serial: u64,
+        key: &GroupKey,
         ticket: u64,
         answer: &mut oneshot::Receiver<Result<Completed, NotRun>>,
     ) -> Option<Result<Completed, NotRun>> {
@@ -33,7 +33,7 @@ impl Pool {
             }
             // Another instance may fit by now, or an instance that was about to be free is not.
             self.shared.admit();
-            let given_up = self.shared.state().give_up(serial, ticket, Instant::now());
+            let given_up = self.shared.state().give_up(key, ticket, Instant::now());
             match given_up {
                 GiveUp::Removed => return Some(Err(NotRun::Throttled)),
                 GiveUp::Coming => wait = wait.max(MIN_WAIT),

@@ -1,7 +1,8 @@
 //! The state of all instances and waiting invocations: pure decisions, without I/O.
 //!
 //! An instance counts against the limits from the decision to start it to the decision to end it.
-//! Invocations of a version wait in one queue, in the order of their arrival, events last. The next
+//! Invocations of a version wait in one queue, in the order of their arrival, events last; those of a
+//! function with tenant isolation in one for each tenant, and its instances belong to one tenant. The next
 //! instance that can serve takes the first: an idle one, one that has just sent a result, or a new one.
 //! `admission` decides when a new one starts.
 //!
@@ -21,12 +22,12 @@ use tokio::sync::oneshot;
 use super::entry::{
     Capacity, Entry, GiveUp, Order, Parked, Phase, Placed, Provision, StartOrder, Taken,
 };
-use super::job::Job;
+use super::job::{GroupKey, Job};
 use super::reservations::Reservations;
 use crate::function::FunctionName;
 use crate::metrics::Census;
 
-/// The instances and waiting invocations of one version.
+/// The instances and waiting invocations of one version, or of one tenant of it.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// Ids of idle instances, least recently used first.
@@ -44,7 +45,7 @@ pub(super) struct Group {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(super) capacity: Capacity,
-    pub(super) groups: HashMap<u64, Group>,
+    pub(super) groups: HashMap<GroupKey, Group>,
     pub(super) instances: BTreeMap<u64, Entry>,
     pub(super) memory_mib: u64,
     /// By the version's serial.
@@ -89,14 +90,15 @@ impl State {
             return Placed::Full;
         }
         self.take_turn(&version.name);
-        let group = self.groups.entry(version.serial).or_default();
+        let key = job.invocation.group();
+        let group = self.groups.entry(key.clone()).or_default();
         let place = if job.invocation.background {
             group.queue.len()
         } else {
             group.callers()
         };
         group.queue.insert(place, job);
-        if !self.may_start(version.serial, now) {
+        if !self.may_start(&key, now) {
             return Placed::Waits(Vec::new());
         }
         Placed::Waits(self.admit(now))
@@ -110,7 +112,7 @@ impl State {
             return Vec::new();
         };
         self.take_turn(&version.name);
-        let group = self.groups.entry(version.serial).or_default();
+        let group = self.groups.entry(job.invocation.group()).or_default();
         let place = if job.invocation.background {
             group.callers()
         } else {
@@ -136,7 +138,7 @@ impl State {
     }
 
     fn wake(&mut self, mut job: Job) -> Option<Job> {
-        let Some(group) = self.groups.get_mut(&job.invocation.version.serial) else {
+        let Some(group) = self.groups.get_mut(&job.invocation.group()) else {
             return Some(job);
         };
         while let Some(id) = group.idle.pop() {
@@ -178,9 +180,9 @@ impl State {
         let Some(entry) = self.instances.get(&id) else {
             return Taken::Nothing;
         };
-        let serial = entry.version.serial;
-        let Some(job) = self.pop(serial) else {
-            if self.is_wanted(serial) && !self.ending {
+        let key = entry.group();
+        let Some(job) = self.pop(&key) else {
+            if self.is_wanted(key.serial) && !self.ending {
                 return Taken::Ready;
             }
             self.remove(id);
@@ -189,15 +191,15 @@ impl State {
         let entry = self.instances.get_mut(&id).expect("looked up above");
         entry.phase = Phase::Busy;
         entry.invocations += 1;
-        if let Some(group) = self.groups.get_mut(&serial) {
+        if let Some(group) = self.groups.get_mut(&key) {
             group.starting -= 1;
         }
         Taken::Job(job)
     }
 
-    /// Takes the first invocation of a version's queue whose caller still waits.
-    fn pop(&mut self, serial: u64) -> Option<Job> {
-        let queue = &mut self.groups.get_mut(&serial)?.queue;
+    /// Takes the first invocation of a group's queue whose caller still waits.
+    fn pop(&mut self, key: &GroupKey) -> Option<Job> {
+        let queue = &mut self.groups.get_mut(key)?.queue;
         loop {
             let job = queue.pop_front()?;
             if !job.reply.is_closed() {
@@ -215,8 +217,8 @@ impl State {
 
     /// An instance's runtime has asked for the next event: the next invocation, if one waits.
     pub(crate) fn next(&mut self, id: u64) -> Option<Job> {
-        let serial = self.instances.get(&id)?.version.serial;
-        let job = self.pop(serial)?;
+        let key = self.instances.get(&id)?.group();
+        let job = self.pop(&key)?;
         let entry = self.instances.get_mut(&id).expect("looked up above");
         entry.phase = Phase::Busy;
         entry.invocations += 1;
@@ -236,11 +238,7 @@ impl State {
         }
         let (wake, orders) = oneshot::channel();
         entry.phase = Phase::Idle { since: now, wake };
-        self.groups
-            .entry(entry.version.serial)
-            .or_default()
-            .idle
-            .push(id);
+        self.groups.entry(entry.group()).or_default().idle.push(id);
         Parked::Wait(orders)
     }
 
@@ -252,18 +250,18 @@ impl State {
 
     /// A start has failed: removes the instance, and returns the first waiting invocation.
     pub(crate) fn start_failed(&mut self, id: u64, why: &str) -> Option<Job> {
-        let serial = self.instances.get(&id)?.version.serial;
-        self.provision_failed(serial, why);
-        let job = self.pop(serial);
+        let key = self.instances.get(&id)?.group();
+        self.provision_failed(key.serial, why);
+        let job = self.pop(&key);
         self.remove(id);
         job
     }
 
     /// Decides about an invocation that has waited for as long as it may for an instance to become free. It
     /// may wait longer for a start slot.
-    pub(crate) fn give_up(&mut self, serial: u64, ticket: u64, now: Instant) -> GiveUp {
-        let soon = self.soon_free(serial, now);
-        let Some(group) = self.groups.get(&serial) else {
+    pub(crate) fn give_up(&mut self, key: &GroupKey, ticket: u64, now: Instant) -> GiveUp {
+        let soon = self.soon_free(key, now);
+        let Some(group) = self.groups.get(key) else {
             return GiveUp::Started;
         };
         let Some(position) = group.queue.iter().position(|job| job.ticket == ticket) else {
@@ -277,10 +275,10 @@ impl State {
         {
             return GiveUp::Coming;
         }
-        if let Some(group) = self.groups.get_mut(&serial) {
+        if let Some(group) = self.groups.get_mut(key) {
             group.queue.remove(position);
         }
-        self.forget_empty(serial);
+        self.forget_empty(key);
         GiveUp::Removed
     }
 
@@ -288,18 +286,19 @@ impl State {
         self.ending
     }
 
-    /// Orders the idle instance that was used last to measure pings.
+    /// Orders the idle instance of a version that was used last to measure pings; with tenants, that of any
+    /// of them.
     pub(crate) fn ping(
         &mut self,
         serial: u64,
         count: u32,
         reply: oneshot::Sender<Result<Vec<u64>, String>>,
     ) -> bool {
-        let Some(id) = self
+        let mut of_version = self
             .groups
-            .get_mut(&serial)
-            .and_then(|group| group.idle.pop())
-        else {
+            .iter_mut()
+            .filter(|(key, _)| key.serial == serial);
+        let Some(id) = of_version.find_map(|(_, group)| group.idle.pop()) else {
             return false;
         };
         let entry = self
@@ -338,3 +337,7 @@ impl State {
 #[cfg(test)]
 #[path = "state_tests.rs"]
 pub(super) mod tests;
+
+#[cfg(test)]
+#[path = "tenant_tests.rs"]
+mod tenant_tests;

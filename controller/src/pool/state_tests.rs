@@ -311,16 +311,19 @@ fn an_invocation_that_has_waited_too_long_is_removed_unless_an_instance_is_start
     let id = book.submit(&f)[0];
     book.submit(&f);
     assert!(matches!(
-        book.state.give_up(f.serial, 1, book.now),
+        book.state
+            .give_up(&GroupKey::without_tenant(f.serial), 1, book.now),
         GiveUp::Coming
     ));
     assert!(matches!(
-        book.state.give_up(f.serial, 2, book.now),
+        book.state
+            .give_up(&GroupKey::without_tenant(f.serial), 2, book.now),
         GiveUp::Removed
     ));
     book.take(id);
     assert!(matches!(
-        book.state.give_up(f.serial, 1, book.now),
+        book.state
+            .give_up(&GroupKey::without_tenant(f.serial), 1, book.now),
         GiveUp::Started
     ));
     assert!(book.state.next(id).is_none());

@@ -114,6 +114,7 @@ pub(super) fn stand_in(name: FunctionName, why: &str) -> FunctionRecord {
             snap_start: "None".into(),
             layers: Vec::new(),
             logging: crate::function::Logging::default(),
+            tenant_isolation: false,
         },
         code: Code {
             sha256: "0".repeat(64),

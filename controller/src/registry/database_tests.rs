@@ -21,6 +21,7 @@ pub(crate) fn record(name: &str) -> FunctionRecord {
             snap_start: "None".into(),
             layers: Vec::new(),
             logging: crate::function::Logging::default(),
+            tenant_isolation: false,
         },
         code: Code {
             sha256: "0".repeat(64),

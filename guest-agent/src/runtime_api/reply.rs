@@ -239,6 +239,7 @@ mod tests {
                 function_arn: "arn".into(),
                 trace_id: Some("Root=1".into()),
                 client_context: Some("{\"a\":\"\u{e9}\"}".into()),
+                tenant_id: Some("blue".into()),
                 ..Invoke::default()
             },
             7,
@@ -248,7 +249,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
              Lambda-Runtime-Aws-Request-Id: id\r\nLambda-Runtime-Deadline-Ms: 5\r\n\
              Lambda-Runtime-Invoked-Function-Arn: arn\r\nLambda-Runtime-Trace-Id: Root=1\r\n\
-             Lambda-Runtime-Client-Context: {\"a\":\"\u{e9}\"}\r\nContent-Length: 7\r\n\r\n"
+             Lambda-Runtime-Client-Context: {\"a\":\"\u{e9}\"}\r\n\
+             Lambda-Runtime-Aws-Tenant-Id: blue\r\nContent-Length: 7\r\n\r\n"
         );
     }
 

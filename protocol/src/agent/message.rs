@@ -138,6 +138,9 @@ pub struct Invoke {
     /// `Lambda-Runtime-Client-Context`: JSON, already decoded from base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_context: Option<String>,
+    /// `Lambda-Runtime-Aws-Tenant-Id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<String>,
     /// A memory limit for this invocation only, below the function's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit_mib: Option<u32>,
@@ -163,6 +166,9 @@ impl Invoke {
         }
         if let Some(context) = &self.client_context {
             header(&mut head, "Lambda-Runtime-Client-Context", context);
+        }
+        if let Some(tenant) = &self.tenant_id {
+            header(&mut head, "Lambda-Runtime-Aws-Tenant-Id", tenant);
         }
         head
     }

@@ -8,7 +8,7 @@ use crate::api::app::App;
 use crate::api::http::error::ApiError;
 use crate::api::target::names::Named;
 use crate::events::{EventLimits, EventRequest, NotAccepted};
-use crate::function::FunctionName;
+use crate::function::{FunctionName, TenantId};
 
 /// Largest payload of an asynchronous invocation, in bytes.
 const MAX_EVENT: usize = 1 << 20;
@@ -19,6 +19,7 @@ pub(crate) async fn accept(
     request_id: String,
     named: Named,
     trace_id: String,
+    tenant: Option<TenantId>,
     payload: Bytes,
     limits: EventLimits,
 ) -> Result<Response, ApiError> {
@@ -37,6 +38,7 @@ pub(crate) async fn accept(
     }
     let request = EventRequest {
         trace_id: Some(trace_id),
+        tenant,
         request_id,
         function: named.name,
         qualifier: named.qualifier,

@@ -79,6 +79,12 @@ impl App {
         let named =
             Named::parse(arn, None, NameForm::Function, &self.arn_scope).map_err(invalid)?;
         self.check_exists(&named).map_err(invalid)?;
+        if self.function(&named)?.record.config.tenant_isolation {
+            return Err(ApiError::invalid(
+                "Destinations are not supported for functions with tenant isolation mode: the \
+                 record names no tenant",
+            ));
+        }
         if named.name == of.name {
             return Err(ApiError::invalid(
                 "You can't specify the function as a destination for itself.",

@@ -145,6 +145,9 @@ impl<'a> Shown<'a> {
         if let Some(environment) = &config.environment {
             out["Environment"] = json!({ "Variables": environment });
         }
+        if config.tenant_isolation {
+            out["TenancyConfig"] = json!({ "TenantIsolationMode": "PER_TENANT" });
+        }
         if !config.layers.is_empty() {
             let layers = config.layers.iter();
             out["Layers"] = layers

@@ -20,7 +20,8 @@ use crate::api::events;
 use crate::api::http::error::ApiError;
 use crate::api::http::parameters::Parameters;
 use crate::api::http::response::json_response;
-use crate::api::http::violations::{checked, found};
+use crate::api::http::unserved::{self, Asked};
+use crate::api::http::violations::{Violations, checked, found};
 use crate::api::http::wire::parse;
 use crate::api::http::{page, request_id};
 use crate::api::packages::upload::{self, CodeInput, read};
@@ -40,6 +41,36 @@ struct CreateInput<'a> {
     architectures: Option<Vec<String>>,
     publish: Option<bool>,
     tags: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    code_signing_config_arn: Asked,
+    #[serde(default)]
+    publish_to: Asked,
+    tenancy_config: Option<TenancyConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TenancyConfig {
+    tenant_isolation_mode: Option<String>,
+}
+
+impl TenancyConfig {
+    fn check(&self, violations: &mut Violations) {
+        let field = "tenancyConfig.tenantIsolationMode";
+        if let Some(mode) = violations.given(self.tenant_isolation_mode.as_ref(), field) {
+            violations.one_of(mode, &["PER_TENANT"], field);
+        }
+    }
+}
+
+impl CreateInput<'_> {
+    /// The members that are not served, besides those that an update has too.
+    fn unserved(&self) -> [(&'static str, Asked); 2] {
+        [
+            ("CodeSigningConfigArn", self.code_signing_config_arn),
+            ("PublishTo", self.publish_to),
+        ]
+    }
 }
 
 /// The members of `UpdateFunctionCode` besides those of [`CodeInput`], which are in the same object.
@@ -50,6 +81,8 @@ struct UpdateCodeInput {
     publish: Option<bool>,
     dry_run: Option<bool>,
     revision_id: Option<String>,
+    #[serde(default)]
+    publish_to: Asked,
 }
 
 #[derive(Deserialize)]
@@ -78,12 +111,17 @@ pub(crate) async fn create(
             let code = violations.given(input.code.as_ref(), "code");
             upload::check_kind(violations, kind, architectures);
             let config = config.check_new(violations);
+            if let Some(tenancy) = &input.tenancy_config {
+                tenancy.check(violations);
+            }
             Some((name?, code?, config))
         })?;
         let name = Named::parse_new(name, &app.arn_scope)?;
         request_id::names_function(&name);
         upload::refuse_unsupported(kind, architectures)?;
-        let config = config.create(|arns| app.layers(arns))?;
+        unserved::refuse(&input.unserved())?;
+        let isolated = input.tenancy_config.is_some();
+        let config = config.create(isolated, |arns| app.layers(arns))?;
         let tags = check_tags(input.tags.unwrap_or_default())?;
         let publish = input.publish.unwrap_or(false);
         (config, tags, name, code.package()?, publish)
@@ -110,6 +148,10 @@ pub(crate) async fn list(
     State(app): State<Arc<App>>,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
+    // No function has copies in other regions, so all of them are all of `ALL`.
+    if !matches!(parameters.get("MasterRegion"), None | Some("" | "ALL")) {
+        return Err(unserved::unserved("MasterRegion"));
+    }
     let versions = match parameters.get("FunctionVersion") {
         None => false,
         Some(version) => {
@@ -243,6 +285,7 @@ pub(crate) async fn update_code(
         checked(|violations| upload::check_kind(violations, None, architectures))?;
         app.find(&named)?;
         upload::refuse_unsupported(None, architectures)?;
+        unserved::refuse(&[("PublishTo", input.publish_to)])?;
         let wish = CodeUpdate {
             dry_run: input.dry_run.unwrap_or(false),
             publish: input.publish.unwrap_or(false),

@@ -6,18 +6,17 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::fields::{check_handler, check_role, check_variables, parse_environment, parse_runtime};
 use super::logging_config::{LoggingChange, LoggingConfig};
 use crate::api::events::destinations::{check_dead_letter_target, check_target_form};
 use crate::api::http::error::ApiError;
+use crate::api::http::unserved::{self, Asked};
 use crate::api::http::violations::Violations;
 use crate::api::layers::names::check_used_layers;
 use crate::function::{FunctionConfig, LayerUse, Logging, Runtime};
 
-/// The members that create and update have in common. Members of unsupported features are refused
-/// unless their value means "off".
+/// The members that create and update have in common. Those that are not served come last.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ConfigInput {
@@ -33,12 +32,23 @@ pub(crate) struct ConfigInput {
     snap_start: Option<SnapStart>,
     logging_config: Option<LoggingConfig>,
     layers: Option<Vec<String>>,
-    file_system_configs: Option<Vec<Value>>,
-    image_config: Option<Value>,
-    vpc_config: Option<VpcConfig>,
     dead_letter_config: Option<DeadLetterConfig>,
-    #[serde(rename = "KMSKeyArn")]
-    kms_key_arn: Option<String>,
+    #[serde(default)]
+    accelerator_config: Asked,
+    #[serde(default)]
+    capacity_provider_config: Asked,
+    #[serde(default)]
+    durable_config: Asked,
+    #[serde(default)]
+    file_system_configs: Asked,
+    #[serde(default)]
+    image_config: Asked,
+    #[serde(default, rename = "KMSKeyArn")]
+    kms_key_arn: Asked,
+    #[serde(default)]
+    runtime_config: Asked,
+    #[serde(default)]
+    vpc_config: Asked,
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,12 +85,6 @@ struct SnapStart {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct VpcConfig {
-    subnet_ids: Option<Vec<Value>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
 struct DeadLetterConfig {
     target_arn: Option<String>,
 }
@@ -107,14 +111,14 @@ pub(crate) struct ConfigChange {
     logging: Option<LoggingChange>,
     layers: Option<Vec<String>>,
     dead_letter_target: Option<String>,
-    /// Given members of unsupported features.
-    unsupported: Vec<&'static str>,
+    /// Members that are not served.
+    unserved: [(&'static str, Asked); 8],
 }
 
 impl ConfigInput {
     /// Checks the form of all given members, in the order of the API's model.
     pub(crate) fn check(self, violations: &mut Violations) -> ConfigChange {
-        let unsupported = self.unsupported();
+        let unserved = self.unserved();
         if let Some(role) = &self.role {
             check_role(violations, role);
         }
@@ -172,7 +176,7 @@ impl ConfigInput {
             logging: self.logging_config.map(|logging| logging.check(violations)),
             layers: self.layers,
             dead_letter_target,
-            unsupported,
+            unserved,
         }
     }
 
@@ -182,25 +186,27 @@ impl ConfigInput {
         self.check(violations)
     }
 
-    fn unsupported(&self) -> Vec<&'static str> {
-        let given = |list: &Option<Vec<Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
-        let image = self.image_config.as_ref();
-        let vpc = self.vpc_config.as_ref();
-        let key = self.kms_key_arn.as_ref();
-        let members = [
-            ("FileSystemConfigs", given(&self.file_system_configs)),
-            ("ImageConfig", image.is_some_and(|config| !config.is_null())),
-            ("VpcConfig", vpc.is_some_and(|vpc| given(&vpc.subnet_ids))),
-            ("KMSKeyArn", key.is_some_and(|arn| !arn.is_empty())),
-        ];
-        let members = members.into_iter().filter(|(_, given)| *given);
-        members.map(|(member, _)| member).collect()
+    fn unserved(&self) -> [(&'static str, Asked); 8] {
+        [
+            ("AcceleratorConfig", self.accelerator_config),
+            ("CapacityProviderConfig", self.capacity_provider_config),
+            ("DurableConfig", self.durable_config),
+            ("FileSystemConfigs", self.file_system_configs),
+            ("ImageConfig", self.image_config),
+            ("KMSKeyArn", self.kms_key_arn),
+            ("RuntimeConfig", self.runtime_config),
+            ("VpcConfig", self.vpc_config),
+        ]
     }
 }
 
 impl ConfigChange {
     /// The configuration of a new function.
-    pub(crate) fn create(self, layers: impl FindLayers) -> Result<FunctionConfig, ApiError> {
+    pub(crate) fn create(
+        self,
+        tenant_isolation: bool,
+        layers: impl FindLayers,
+    ) -> Result<FunctionConfig, ApiError> {
         if self.runtime.is_none() || self.handler.is_none() {
             return Err(ApiError::invalid(
                 "Runtime and Handler are mandatory parameters for functions created with \
@@ -220,6 +226,7 @@ impl ConfigChange {
             snap_start: "None".into(),
             layers: Vec::new(),
             logging: Logging::default(),
+            tenant_isolation,
         };
         self.apply(&defaults, layers)
     }
@@ -233,15 +240,13 @@ impl ConfigChange {
         if let Some(arn) = &self.dead_letter_target {
             check_dead_letter_target(arn)?;
         }
-        if let Some(member) = self.unsupported.first() {
-            return Err(ApiError::invalid(format!("{member} is not supported yet")));
-        }
+        unserved::refuse(&self.unserved)?;
         let runtime = self.runtime.map(|id| parse_runtime(&id)).transpose()?;
         let environment = self.variables.map(parse_environment).transpose()?;
         let logging = self.logging.map(LoggingChange::logging);
         let layers = self.layers.map(|arns| layers(&arns)).transpose()?;
         let before = before.clone();
-        Ok(FunctionConfig {
+        let config = FunctionConfig {
             runtime: runtime.unwrap_or(before.runtime),
             handler: self.handler.unwrap_or(before.handler),
             role: self.role.unwrap_or(before.role),
@@ -256,13 +261,20 @@ impl ConfigChange {
             snap_start: self.snap_start.unwrap_or(before.snap_start),
             layers: layers.unwrap_or(before.layers),
             logging: logging.transpose()?.unwrap_or(before.logging),
-        })
+            tenant_isolation: before.tenant_isolation,
+        };
+        if config.tenant_isolation && config.snap_start == "PublishedVersions" {
+            return Err(ApiError::invalid(
+                "SnapStart is not supported for functions with tenant isolation mode",
+            ));
+        }
+        Ok(config)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::api::http::violations::checked;
@@ -282,7 +294,7 @@ mod tests {
             .unwrap()
             .extend(changes.as_object().unwrap().clone());
         checked(|violations| read(&input).map(|input| input.check_new(violations)))??
-            .create(|_| Ok(Vec::new()))
+            .create(false, |_| Ok(Vec::new()))
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! * [`page_check`]: refuses requests of foreign web pages
 //! * [`parameters`]: the path's segments and the query
 //! * [`body`], [`unread`], [`wire`]: bodies: reading within limits, handling unread rests, parsing JSON
+//! * [`unserved`]: members of the API's model that are refused
 //! * [`violations`], [`error`]: errors, with Lambda's texts
 //! * [`response`], [`page`]: responses and lists
 
@@ -17,5 +18,6 @@ pub(super) mod request_id;
 pub(super) mod response;
 pub(super) mod trace;
 pub(super) mod unread;
+pub(super) mod unserved;
 pub(super) mod violations;
 pub(super) mod wire;

@@ -39,6 +39,7 @@ pub(crate) async fn invoke(
                 request.request_id,
                 request.named,
                 request.trace_id,
+                request.tenant,
                 request.event,
                 limits,
             )

@@ -9,6 +9,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 
 use super::request::{limits, payload};
+use super::tenant;
 use crate::api::app::App;
 use crate::api::events;
 use crate::api::http::error::ApiError;
@@ -25,8 +26,10 @@ pub(crate) async fn invoke_async(
     body: Body,
 ) -> Result<Response, ApiError> {
     let version = app.find_active(&named)?;
+    // The operation has no member for a tenant.
+    let tenant = tenant::read(&HeaderMap::new(), &version)?;
     let payload = payload(&headers, body).await?;
     let limits = EventLimits::of(&limits(&headers, &version)?, &version);
     let trace_id = trace_id(&headers, &request_id);
-    events::accept(&app, request_id, named, trace_id, payload, limits).await
+    events::accept(&app, request_id, named, trace_id, tenant, payload, limits).await
 }

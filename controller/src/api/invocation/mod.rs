@@ -10,3 +10,4 @@ pub(super) mod invoke;
 pub(super) mod invoke_async;
 pub(super) mod invoke_stream;
 pub(super) mod request;
+mod tenant;

@@ -12,12 +12,14 @@ use bytes::Bytes;
 use hearth_protocol::guest::MAX_PAYLOAD;
 use serde::de::IgnoredAny;
 
+use super::tenant;
 use crate::api::app::App;
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
 use crate::api::http::trace::trace_id;
+use crate::api::http::unserved::refuse_header;
 use crate::api::target::names::Named;
-use crate::function::{ArnScope, Version};
+use crate::function::{ArnScope, TenantId, Version};
 use crate::pool::{Invocation, Limits};
 
 /// Longest client context, in bytes of base64.
@@ -68,6 +70,7 @@ pub(super) struct InvokeRequest {
     pub(super) version: Arc<Version>,
     tail: bool,
     client_context: Option<String>,
+    pub(super) tenant: Option<TenantId>,
     pub(super) trace_id: String,
     pub(super) limits: Limits,
     pub(super) event: Bytes,
@@ -86,10 +89,15 @@ impl InvokeRequest {
     ) -> Result<Self, ApiError> {
         let accepted = Instant::now();
         let version = app.find_active(&named)?;
+        // Only `Invoke` has it.
+        if events {
+            refuse_header(headers, "X-Amz-Durable-Execution-Name")?;
+        }
         Ok(Self {
             kind: InvocationType::read(headers, events)?,
             tail: tail(headers)?,
             client_context: client_context(headers)?,
+            tenant: tenant::read(headers, &version)?,
             trace_id: trace_id(headers, &request_id),
             limits: limits(headers, &version)?,
             event: payload(headers, body).await?,
@@ -105,6 +113,7 @@ impl InvokeRequest {
         Invocation {
             trace_id: Some(self.trace_id),
             client_context: self.client_context,
+            tenant: self.tenant,
             limits: self.limits,
             tail: self.tail,
             accepted: self.accepted,

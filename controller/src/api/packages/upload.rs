@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::api::http::body;
 use crate::api::http::error::ApiError;
+use crate::api::http::unserved::{self, Asked};
 use crate::api::http::violations::{Violations, enum_set};
 
 /// Largest body of a create or update, in bytes: a 50 MB package in base64, and the other members.
@@ -25,15 +26,24 @@ pub(crate) const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
 pub(crate) struct CodeInput<'a> {
     #[serde(borrow)]
     zip_file: Option<Cow<'a, str>>,
-    image_uri: Option<String>,
-    #[serde(rename = "S3Bucket")]
-    s3_bucket: Option<String>,
+    #[serde(default)]
+    image_uri: Asked,
+    #[serde(default, rename = "S3Bucket")]
+    s3_bucket: Asked,
+    #[serde(default, rename = "S3Key")]
+    s3_key: Asked,
+    #[serde(default, rename = "S3ObjectVersion")]
+    s3_object_version: Asked,
+    #[serde(default, rename = "S3ObjectStorageMode")]
+    s3_object_storage_mode: Asked,
+    #[serde(default, rename = "SourceKMSKeyArn")]
+    source_kms_key_arn: Asked,
 }
 
 impl CodeInput<'_> {
     /// The package of an update.
     pub(crate) fn update(&self) -> Result<Bytes, ApiError> {
-        if self.image_uri.is_some() {
+        if self.image_uri.asks() {
             return Err(ApiError::invalid(
                 "Please don't provide ImageUri when updating a function with packageType Zip.",
             ));
@@ -42,11 +52,14 @@ impl CodeInput<'_> {
     }
 
     pub(crate) fn package(&self) -> Result<Bytes, ApiError> {
-        if self.image_uri.is_some() || self.s3_bucket.is_some() {
-            return Err(ApiError::invalid(
-                "Code comes as ZipFile; S3 and images are not supported yet",
-            ));
-        }
+        unserved::refuse(&[
+            ("ImageUri", self.image_uri),
+            ("S3Bucket", self.s3_bucket),
+            ("S3Key", self.s3_key),
+            ("S3ObjectVersion", self.s3_object_version),
+            ("S3ObjectStorageMode", self.s3_object_storage_mode),
+            ("SourceKMSKeyArn", self.source_kms_key_arn),
+        ])?;
         let Some(text) = &self.zip_file else {
             return Err(ApiError::invalid(
                 "Please provide a source for function code.",
@@ -131,6 +144,8 @@ mod tests {
             r#"{"ZipFile":"not base64!"}"#,
             r#"{"ImageUri":"x"}"#,
             r#"{"S3Bucket":"b"}"#,
+            r#"{"ZipFile":"UEs=","S3Key":"k"}"#,
+            r#"{"ZipFile":"UEs=","SourceKMSKeyArn":"arn"}"#,
         ] {
             assert!(code(bad).is_err(), "{bad}");
         }

@@ -36,6 +36,7 @@ struct PermissionInput {
     #[serde(rename = "PrincipalOrgID")]
     principal_org_id: Option<String>,
     function_url_auth_type: Option<String>,
+    invoked_via_function_url: Option<bool>,
     revision_id: Option<String>,
 }
 
@@ -75,6 +76,7 @@ impl PermissionInput {
             event_source_token: self.event_source_token,
             organization: self.principal_org_id,
             function_url_auth: self.function_url_auth_type,
+            invoked_via_function_url: self.invoked_via_function_url,
         };
         Statement::allow(sid, &principal, action, resource, conditions).ok_or_else(|| {
             ApiError::invalid(

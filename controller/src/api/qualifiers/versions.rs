@@ -16,6 +16,7 @@ use crate::api::http::error::ApiError;
 use crate::api::http::page;
 use crate::api::http::parameters::Parameters;
 use crate::api::http::response::json_response;
+use crate::api::http::unserved::{self, Asked};
 use crate::api::http::violations::checked;
 use crate::api::http::wire::parse;
 use crate::api::target::extract::{Function, Namespaced};
@@ -27,6 +28,8 @@ struct PublishInput {
     code_sha256: Option<String>,
     description: Option<String>,
     revision_id: Option<String>,
+    #[serde(default)]
+    publish_to: Asked,
 }
 
 pub(crate) async fn publish(
@@ -44,6 +47,7 @@ pub(crate) async fn publish(
     let description = input.description.as_deref().unwrap_or_default();
     checked(|violations| violations.at_most(description, 256, "description"))?;
     app.find(&named)?;
+    unserved::refuse(&[("PublishTo", input.publish_to)])?;
     let wish = Publish {
         description: input.description,
         code_sha256: input.code_sha256.filter(|sha256| !sha256.is_empty()),
