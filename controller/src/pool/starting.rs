@@ -4,6 +4,22 @@ use std::sync::Arc;
 
 use super::lifecycle::Instance;
 use crate::function::Artefacts;
+use crate::instance::MicroVm;
+use crate::limits::CpuShare;
+
+/// What a start needs of its sandbox while the microVM is at work.
+#[derive(Debug)]
+pub(super) struct Held {
+    share: CpuShare,
+}
+
+impl Held {
+    pub(super) fn by(vm: &MicroVm) -> Self {
+        Self {
+            share: vm.process().cpu_share(),
+        }
+    }
+}
 
 impl Instance {
     /// The version's artefacts if they can be used at once.
@@ -21,8 +37,9 @@ impl Instance {
     }
 
     /// Runs the part of a start that begins with the restore. The start slot is released when it ends, or
-    /// some time after the restore.
-    pub(super) async fn hold_slot<T>(&self, start: impl Future<Output = T>) -> T {
+    /// some time after the restore. From then on the sandbox shares CPUs with the
+    /// other instances of its function.
+    pub(super) async fn hold_slot<T>(&self, by: Held, start: impl Future<Output = T>) -> T {
         // On the heap, so that the task of an instance is not larger for the rest of its life.
         let mut start = Box::pin(start);
         let settled = async {
@@ -34,6 +51,8 @@ impl Instance {
             ended = &mut start => Some(ended),
             () = settled => None,
         };
+        let (function, memory) = (&self.version.name, self.version.config.memory_mib);
+        by.share.join(function.as_str(), memory);
         self.pool.started(self.id);
         match ended {
             Some(ended) => ended,
