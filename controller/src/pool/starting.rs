@@ -1,22 +1,31 @@
 //! How long the start of an instance holds its start slot: see [`admission`](super::admission).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::lifecycle::Instance;
 use crate::function::Artefacts;
 use crate::instance::MicroVm;
-use crate::limits::CpuShare;
+use crate::limits::{CpuProgress, CpuShare};
+
+/// Minimum time between two looks at a guest's progress.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// For how many times the tail a start holds its slot at most, however long its guest has waited for CPUs.
+const MOST_TAILS: u32 = 20;
 
 /// What a start needs of its sandbox while the microVM is at work.
 #[derive(Debug)]
 pub(super) struct Held {
+    pid: u32,
     share: CpuShare,
 }
 
 impl Held {
     pub(super) fn by(vm: &MicroVm) -> Self {
+        let process = vm.process();
         Self {
-            share: vm.process().cpu_share(),
+            pid: process.pid(),
+            share: process.cpu_share(),
         }
     }
 }
@@ -37,14 +46,14 @@ impl Instance {
     }
 
     /// Runs the part of a start that begins with the restore. The start slot is released when it ends, or
-    /// some time after the restore. From then on the sandbox shares CPUs with the
+    /// when the guest has had some time after the restore. From then on the sandbox shares CPUs with the
     /// other instances of its function.
     pub(super) async fn hold_slot<T>(&self, by: Held, start: impl Future<Output = T>) -> T {
         // On the heap, so that the task of an instance is not larger for the rest of its life.
         let mut start = Box::pin(start);
         let settled = async {
             self.restored.notified().await;
-            tokio::time::sleep(self.pool.settings.start_tail).await;
+            has_run(by.pid, self.pool.settings.start_tail).await;
         };
         let ended = tokio::select! {
             biased;
@@ -59,4 +68,18 @@ impl Instance {
             None => start.await,
         }
     }
+}
+
+/// Waits until the guest has had as much time as the tail of a start, or for much longer than that.
+async fn has_run(pid: u32, tail: Duration) {
+    let progress = CpuProgress::of(pid);
+    let all = async {
+        let mut wait = tail;
+        while !wait.is_zero() {
+            tokio::time::sleep(wait.max(LOOK_AGAIN)).await;
+            wait = tail.saturating_sub(progress.had());
+        }
+    };
+    // Other starts must not wait any longer than that, so it does not matter which of the two it was.
+    let _ = tokio::time::timeout(tail * MOST_TAILS, all).await;
 }
