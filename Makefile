@@ -25,6 +25,12 @@ bench: ## Measure invocations, deploys and memory; JSON=FILE writes the figures 
 	@scripts/artefacts
 	@scripts/bench $(if $(JSON),--json $(JSON))
 
+bench-load: ## Measure goodput and latency under too much load; QUICK=1 takes a minute; JSON=FILE as above
+	@scripts/setup build images examples tests
+	@scripts/check-kvm
+	@scripts/artefacts
+	@scripts/bench-load $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+
 side-by-side: ## Measure restores beside Firecracker's; FIRECRACKER=/path/to/its/binary
 	@scripts/setup build images tests
 	@scripts/check-kvm
@@ -58,4 +64,4 @@ clean: ## Remove build results (the artefact cache in ~/.cache/hearth stays)
 	rm -rf functions-examples/*/target tests/.pytest_cache
 	find tests -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test bench side-by-side fuzz lint fmt build images setup clean
+.PHONY: help demo test bench bench-load side-by-side fuzz lint fmt build images setup clean

@@ -37,11 +37,11 @@ COLUMNS = {
 }
 
 
-def row(results: dict, date: datetime.date) -> dict[str, str]:
+def row(results: dict, date: datetime.date, columns: dict = COLUMNS) -> dict[str, str]:
     """What is kept of a run."""
     host, figures = results["host"], results["figures"]
     kept = {"date": date.isoformat(), **{name: str(host[name]) for name in RUN[1:]}}
-    for column, (figure, number) in COLUMNS.items():
+    for column, (figure, number) in columns.items():
         value = figures.get(figure, {}).get(number)
         kept[column] = "" if value is None else f"{value:.4g}"
     return kept
@@ -54,27 +54,34 @@ def read(table: Path = TABLE) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def append(results: dict, table: Path = TABLE, date: datetime.date | None = None) -> str:
+def append(
+    results: dict,
+    table: Path = TABLE,
+    date: datetime.date | None = None,
+    columns: dict = COLUMNS,
+) -> str:
     """Adds a run, if it can be said of which commit it is. Returns what became of it."""
     commit = results["host"]["commit"]
     if commit == "unknown" or commit.endswith("-dirty"):
         return f"Not added to {table.name}: the tree is not as it was committed ({commit})."
-    rows = [*read(table), row(results, date or datetime.datetime.now(datetime.UTC).date())]
+    date = date or datetime.datetime.now(datetime.UTC).date()
+    rows = [*read(table), row(results, date, columns)]
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*RUN, *COLUMNS], lineterminator="\n")
+        writer = csv.DictWriter(file, [*RUN, *columns], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return f"Added to {table}; commit it, and {PICTURE.name}, with what it measures."
+    return (
+        f"Added to {table}; commit it, and {table.with_suffix('.svg').name}, with what it measures."
+    )
 
 
 #: Of one panel, in the picture's units.
 WIDTH, HEIGHT, MARGIN, GAP = 360, 110, 46, 34
 
 
-def picture(rows: list[dict[str, str]]) -> str:
+def picture(rows: list[dict[str, str]], columns: dict = COLUMNS) -> str:
     """A panel for each column, a line in it for each kind of host, a point for each run. Every
     panel begins at zero: what looks like half is half."""
-    columns = list(COLUMNS)
     height = GAP + (HEIGHT + GAP) * -(-len(columns) // 2)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * (WIDTH + GAP)}" height="{height}"'

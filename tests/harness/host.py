@@ -216,7 +216,11 @@ class Host:
             if field.name == "processes":
                 new = {line for line in new if _parent(_pid(line)) not in before._pids()}
             if field.name == "cgroups":
-                new = {path for path in new if str(Path(path).parent) not in before.cgroups}
+                new = {
+                    path
+                    for path in new
+                    if before.cgroups.isdisjoint(str(above) for above in Path(path).parents)
+                }
             if new:
                 left[field.name] = sorted(new)
         return left

@@ -29,7 +29,7 @@ use super::log_subject::LogSubject;
 use super::mailbox::{Mailbox, MailboxUse};
 use super::microvm::MicroVm;
 use super::namespace::OwnNamespace;
-use crate::limits::{CpuCgroup, CpuCgroups};
+use crate::limits::{CpuCgroups, CpuShare};
 use crate::locks::lock;
 
 /// The descriptors of a sandbox's sockets and of `/dev/kvm`.
@@ -48,6 +48,10 @@ pub(crate) trait SandboxProcess: Debug + Send {
     fn cpu_time(&self) -> Option<Duration>;
     /// Sets the CPU share of a function with this memory size.
     fn set_memory(&self, memory_mib: u32);
+    /// Its part of the CPUs, which outlives a borrow of the process.
+    fn cpu_share(&self) -> CpuShare {
+        CpuShare::default()
+    }
     /// Its log lines belong to this from now on.
     fn belongs_to(&self, _subject: &LogSubject) {}
 }
@@ -152,7 +156,7 @@ impl Launcher for ProcessLauncher {
 #[derive(Debug)]
 struct RealProcess {
     child: Option<Child>,
-    cgroup: Option<CpuCgroup>,
+    share: CpuShare,
     identity: Option<Identity>,
     pid: u32,
     clock: Option<CpuClock>,
@@ -171,9 +175,7 @@ impl SandboxProcess for RealProcess {
     }
 
     fn set_memory(&self, memory_mib: u32) {
-        if let Some(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.set_memory(memory_mib)
-        {
+        if let Err(error) = self.share.set_memory(memory_mib) {
             subject(&self.subject).log(|request_id| {
                 tracing::warn!(
                     pid = self.pid,
@@ -183,6 +185,10 @@ impl SandboxProcess for RealProcess {
                 );
             });
         }
+    }
+
+    fn cpu_share(&self) -> CpuShare {
+        self.share.clone()
     }
 
     fn belongs_to(&self, subject: &LogSubject) {
@@ -198,9 +204,10 @@ impl Drop for RealProcess {
         if let Err(error) = child.start_kill() {
             tracing::debug!(pid = self.pid, %error, "the controller could not kill a sandbox");
         }
-        let (cgroup, identity, pid) = (self.cgroup.take(), self.identity.take(), self.pid);
+        let (share, identity, pid) = (self.share.clone(), self.identity.take(), self.pid);
         let subject = subject(&self.subject);
         self.reaper.spawn(async move {
+            let cgroup = share.take().await;
             match child.wait().await {
                 Ok(status) if status.signal() == Some(libc::SIGSYS) => subject.log(|request_id| {
                     tracing::error!(
@@ -306,10 +313,10 @@ fn spawn(
     if let Some(stderr) = child.stderr.take() {
         tokio::spawn(forward(pid, subject.clone(), stderr));
     }
-    let cgroup = cgroups.enter(pid);
+    let share = CpuShare::new(cgroups.enter(pid));
     let process = RealProcess {
         child: Some(child),
-        cgroup,
+        share,
         identity,
         pid,
         clock: CpuClock::of(pid),

@@ -1,65 +1,29 @@
-//! CPU shares in proportion to memory, with a cgroup for each sandbox process.
+//! CPU shares in proportion to memory, with a cgroup for each sandbox process, in one for its function.
 //!
-//! On Lambda, a function with 1,769 MB of memory has one vCPU. Here the same ratio becomes a weight. It
-//! limits an instance only while instances contend for CPUs; an instance that is alone on the host runs
-//! at full speed. `--cpu-limit cap` adds a hard quota, so that an instance runs at the same speed
-//! whatever other instances do. It is not the default because a function with 128 MB would get 7 % of a
-//! CPU, also for its init at deploy.
+//! On Lambda, a function with 1,769 MB of memory has one vCPU. Here the same ratio becomes a weight, of a
+//! function and of each of its instances within it ([`function_cgroups`](super::function_cgroups)). It
+//! limits only while functions contend for CPUs; an instance that is alone on the host runs at full speed.
+//! `--cpu-limit cap` adds a hard quota for each instance, so that one runs at the same speed whatever other
+//! instances do. It is not the default because a function with 128 MB would get 7 % of a CPU, also for its
+//! init at deploy.
 //!
 //! Version 2 of cgroups (`cpu.weight`, `cpu.max`) is used if its cpu controller is usable, or else
 //! version 1 (`cpu.shares`, `cpu.cfs_quota_us`). All groups are in one folder with the data directory's
 //! tag in its name, so that the next start finds and removes the groups of a controller that was killed.
+//! A shell's group is in the folder itself; as an instance, it moves into the group of its function.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io};
 
-use clap::ValueEnum;
-
-/// Memory of a function that has one vCPU, in MiB.
-const MIB_PER_VCPU: u64 = 1769;
-/// Period of a hard quota, in microseconds: the kernel's default.
-const PERIOD_US: u64 = 100_000;
-/// Shares of one vCPU in version 1: the kernel's default for a group.
-const V1_SHARES: u64 = 1024;
-/// Weight of one vCPU in version 2: the kernel's default for a group.
-const V2_WEIGHT: u64 = 100;
-
-/// How the CPU share of an instance is enforced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CpuLimit {
-    /// `cpu.weight` or `cpu.shares`: proportional when CPUs are contended.
-    Share,
-    /// The share, and `cpu.max` or a CFS quota: never more than it.
-    Cap,
-}
-
-/// The cgroup version that enforces CPU shares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isolation {
-    /// The unified hierarchy.
-    V2,
-    /// The cpu controller's own hierarchy.
-    V1,
-    /// Neither version is usable: all sandboxes have the same weight.
-    None,
-}
-
-impl Isolation {
-    pub(crate) const ALL: [Self; 3] = [Self::V2, Self::V1, Self::None];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::V2 => "v2",
-            Self::V1 => "v1",
-            Self::None => "none",
-        }
-    }
-}
+use super::cpu_share::CpuCgroup;
+use super::function_cgroups::{self, FunctionCgroups};
+use super::shares::{CpuLimit, Isolation, V1_SHARES, V2_WEIGHT, set_share};
 
 /// Makes the groups of this controller's sandboxes.
 #[derive(Debug)]
 pub(crate) struct CpuCgroups {
-    folder: Option<(Isolation, PathBuf)>,
+    functions: Option<Arc<FunctionCgroups>>,
     limit: CpuLimit,
     warnings: Vec<String>,
 }
@@ -74,7 +38,7 @@ impl CpuCgroups {
             match prepare(isolation, &parent, &folder) {
                 Ok(()) => {
                     return Self {
-                        folder: Some((isolation, folder)),
+                        functions: Some(Arc::new(FunctionCgroups::new(isolation, folder))),
                         limit,
                         warnings: Vec::new(),
                     };
@@ -90,16 +54,16 @@ impl CpuCgroups {
             "CPU shares are not enforced: no usable cpu cgroup".into(),
         );
         Self {
-            folder: None,
+            functions: None,
             limit,
             warnings,
         }
     }
 
     pub(crate) fn isolation(&self) -> Isolation {
-        self.folder
+        self.functions
             .as_ref()
-            .map_or(Isolation::None, |(isolation, _)| *isolation)
+            .map_or(Isolation::None, |functions| functions.isolation())
     }
 
     /// Warnings for the administrator.
@@ -109,85 +73,30 @@ impl CpuCgroups {
 
     /// Puts a process into a group of its own. If that fails, the process runs without a CPU share.
     pub(crate) fn enter(&self, pid: u32) -> Option<CpuCgroup> {
-        let (isolation, folder) = self.folder.as_ref()?;
-        let path = folder.join(pid.to_string());
-        let group = CpuCgroup {
-            path,
-            isolation: *isolation,
-            limit: self.limit,
-        };
-        let entered = fs::create_dir(&group.path)
-            .and_then(|()| fs::write(group.path.join("cgroup.procs"), pid.to_string()));
-        if let Err(error) = entered {
-            tracing::warn!(
-                pid,
-                group = %group.path.display(),
-                %error,
-                "a sandbox runs without a CPU share: the controller could not make its cgroup"
-            );
-            return None;
+        let functions = self.functions.as_ref()?;
+        match CpuCgroup::of(pid, functions, self.limit) {
+            Ok(group) => Some(group),
+            Err(error) => {
+                tracing::warn!(
+                    pid,
+                    folder = %functions.folder().display(),
+                    %error,
+                    "a sandbox runs without a CPU share: the controller could not make its cgroup"
+                );
+                None
+            }
         }
-        Some(group)
     }
 
     /// Removes the folder. All sandboxes must have ended.
     pub(crate) fn close(&self) {
-        if let Some((_, folder)) = &self.folder
-            && let Err(error) = remove(folder)
+        if let Some(functions) = &self.functions
+            && let Err(error) = remove(functions.folder())
         {
             tracing::warn!(
-                folder = %folder.display(),
+                folder = %functions.folder().display(),
                 %error,
                 "the controller could not remove its folder of cgroups"
-            );
-        }
-    }
-}
-
-/// The group of one process; removed when dropped, which must be after the process's end.
-#[derive(Debug)]
-pub(crate) struct CpuCgroup {
-    path: PathBuf,
-    isolation: Isolation,
-    limit: CpuLimit,
-}
-
-impl CpuCgroup {
-    /// Sets the share, and with `--cpu-limit cap` the quota, of a function with this memory size.
-    pub(crate) fn set_memory(&self, memory_mib: u32) -> io::Result<()> {
-        let memory = u64::from(memory_mib);
-        let part = |whole: u64| memory * whole / MIB_PER_VCPU;
-        let quota = part(PERIOD_US).max(1000);
-        match self.isolation {
-            Isolation::V2 => {
-                self.write("cpu.weight", &part(V2_WEIGHT).clamp(1, 10_000).to_string())?;
-                if self.limit == CpuLimit::Cap {
-                    self.write("cpu.max", &format!("{quota} {PERIOD_US}"))?;
-                }
-            }
-            Isolation::V1 => {
-                self.write("cpu.shares", &part(V1_SHARES).max(2).to_string())?;
-                if self.limit == CpuLimit::Cap {
-                    self.write("cpu.cfs_quota_us", &quota.to_string())?;
-                }
-            }
-            Isolation::None => {}
-        }
-        Ok(())
-    }
-
-    fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        fs::write(self.path.join(file), value)
-    }
-}
-
-impl Drop for CpuCgroup {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.path) {
-            tracing::warn!(
-                group = %self.path.display(),
-                %error,
-                "the controller could not remove the cgroup of a sandbox"
             );
         }
     }
@@ -247,12 +156,9 @@ fn prepare(isolation: Isolation, parent: &Path, folder: &Path) -> io::Result<()>
         }
         let trial = folder.join("trial");
         fs::create_dir(&trial)?;
-        let group = CpuCgroup {
-            path: trial,
-            isolation,
-            limit: CpuLimit::Share,
-        };
-        group.set_memory(128)
+        let set = set_share(isolation, &trial, 128);
+        function_cgroups::remove(&trial);
+        set
     })();
     if tried.is_err() {
         remove(folder)?;
@@ -318,6 +224,12 @@ fn remove(folder: &Path) -> io::Result<()> {
 }
 
 fn remove_group(group: &Path) -> io::Result<()> {
+    for inner in fs::read_dir(group)? {
+        let inner = inner?;
+        if inner.file_type()?.is_dir() {
+            remove_group(&inner.path())?;
+        }
+    }
     for pid in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
         if let Ok(pid) = pid.parse() {
             tracing::warn!(
@@ -353,47 +265,6 @@ fn remove_empty(group: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn group(isolation: Isolation, limit: CpuLimit) -> (tempfile::TempDir, CpuCgroup) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("1");
-        fs::create_dir(&path).unwrap();
-        (
-            dir,
-            CpuCgroup {
-                path,
-                isolation,
-                limit,
-            },
-        )
-    }
-
-    fn read(group: &CpuCgroup, file: &str) -> Option<String> {
-        fs::read_to_string(group.path.join(file)).ok()
-    }
-
-    #[test]
-    fn a_function_of_1769_mib_weighs_one_vcpu() {
-        let (_dir, v1) = group(Isolation::V1, CpuLimit::Share);
-        v1.set_memory(1769).unwrap();
-        assert_eq!(read(&v1, "cpu.shares").as_deref(), Some("1024"));
-        assert_eq!(read(&v1, "cpu.cfs_quota_us"), None);
-        let (_dir, v2) = group(Isolation::V2, CpuLimit::Share);
-        v2.set_memory(1769).unwrap();
-        assert_eq!(read(&v2, "cpu.weight").as_deref(), Some("100"));
-        assert_eq!(read(&v2, "cpu.max"), None);
-    }
-
-    #[test]
-    fn a_cap_is_a_quota_in_proportion() {
-        let (_dir, v1) = group(Isolation::V1, CpuLimit::Cap);
-        v1.set_memory(128).unwrap();
-        assert_eq!(read(&v1, "cpu.cfs_quota_us").as_deref(), Some("7235"));
-        let (_dir, v2) = group(Isolation::V2, CpuLimit::Cap);
-        v2.set_memory(10_240).unwrap();
-        assert_eq!(read(&v2, "cpu.max").as_deref(), Some("578858 100000"));
-        assert_eq!(read(&v2, "cpu.weight").as_deref(), Some("578"));
-    }
 
     #[test]
     fn a_host_without_cgroups_is_reported() {

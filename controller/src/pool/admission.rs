@@ -7,10 +7,11 @@
 //!
 //! * The instance has answered its first invocation. Until then its guest touches its memory for the first
 //!   time, which is the greater part of a start.
-//! * The guest has run for the pool's `start_tail` after the restore, without the time in which it waited
-//!   for a CPU. By then it runs the function's own code: a long handler, an init or an after-restore hook.
-//!   Such code may sleep for minutes, so it must not hold a slot. Its CPU time is limited by the function's
-//!   share.
+//! * The guest has had the pool's `start_tail` of time after the restore, without the time in which it
+//!   waited for a CPU. By then it runs the function's own code: a long handler, an init or an after-restore
+//!   hook. Such code may sleep for minutes, so it must not hold a slot. Its CPU time is limited by the
+//!   function's share. If guests wait for CPUs, the next start waits too: where other programs or guests
+//!   that run use the CPUs, a start in each tail would be more and more guests of which none gets on.
 //! * The version's artefacts are not at hand: they must be compared with their seal or rebuilt, which may
 //!   take as long as a deploy. The slot is released at once, and when they are there, the start begins
 //!   again in its turn. Meanwhile there is no other start of the version.

@@ -20,6 +20,7 @@ use super::entry::{StartOrder, Taken};
 use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
 use super::readiness::Readiness;
+use super::starting::Held;
 use super::warm_up::warm_up;
 use crate::function::{Artefacts, StartsFrom, TenantId, Version};
 use crate::instance::{LogSubject, MicroVm, VmError};
@@ -101,7 +102,7 @@ impl Instance {
             }
             Taken::Ready => {
                 self.own(&vm);
-                let warmed = self.hold_slot(self.warm(&mut vm, &artefacts));
+                let warmed = self.hold_slot(Held::by(&vm), self.warm(&mut vm, &artefacts));
                 match warmed.instrument(self.subject.span().clone()).await {
                     Ok(()) => {}
                     Err(NotReady::Start(why)) => return self.start_failed(&why),
@@ -260,8 +261,9 @@ impl Instance {
             tail,
         };
         let delivered = if start == Start::Cold {
+            let held = Held::by(vm);
             let deliver = self.deliver(vm, ready, &job, &mut output);
-            self.hold_slot(deliver).await
+            self.hold_slot(held, deliver).await
         } else {
             self.deliver(vm, ready, &job, &mut output).await
         };

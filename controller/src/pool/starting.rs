@@ -1,14 +1,34 @@
 //! How long the start of an instance holds its start slot: see [`admission`](super::admission).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use super::lifecycle::Instance;
 use crate::function::Artefacts;
-use crate::limits::cpu_wait;
+use crate::instance::MicroVm;
+use crate::limits::{CpuProgress, CpuShare};
 
-/// A guest that waits for a CPU holds its start slot for so many times the pool's `start_tail` at most.
-const MOST_TAILS: u32 = 10;
+/// Minimum time between two looks at a guest's progress.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// For how many times the tail a start holds its slot at most, however long its guest has waited for CPUs.
+const MOST_TAILS: u32 = 20;
+
+/// What a start needs of its sandbox while the microVM is at work.
+#[derive(Debug)]
+pub(super) struct Held {
+    pid: u32,
+    share: CpuShare,
+}
+
+impl Held {
+    pub(super) fn by(vm: &MicroVm) -> Self {
+        let process = vm.process();
+        Self {
+            pid: process.pid(),
+            share: process.cpu_share(),
+        }
+    }
+}
 
 impl Instance {
     /// The version's artefacts if they can be used at once.
@@ -26,39 +46,40 @@ impl Instance {
     }
 
     /// Runs the part of a start that begins with the restore. The start slot is released when it ends, or
-    /// some time after the restore.
-    pub(super) async fn hold_slot<T>(&self, start: impl Future<Output = T>) -> T {
+    /// when the guest has had some time after the restore. From then on the sandbox shares CPUs with the
+    /// other instances of its function.
+    pub(super) async fn hold_slot<T>(&self, by: Held, start: impl Future<Output = T>) -> T {
         // On the heap, so that the task of an instance is not larger for the rest of its life.
         let mut start = Box::pin(start);
         let settled = async {
             self.restored.notified().await;
-            self.tail().await;
+            has_run(by.pid, self.pool.settings.start_tail).await;
         };
         let ended = tokio::select! {
             biased;
             ended = &mut start => Some(ended),
             () = settled => None,
         };
+        let (function, memory) = (&self.version.name, self.version.config.memory_mib);
+        by.share.join(function.as_str(), memory);
         self.pool.started(self.id);
         match ended {
             Some(ended) => ended,
             None => start.await,
         }
     }
+}
 
-    /// Ends when the guest has had its `start_tail`. Time in which it waits for a CPU does not count, up to a
-    /// bound. If it did, starts would pile up on a host with other load, until no guest got far enough to
-    /// answer.
-    async fn tail(&self) {
-        let tail = self.pool.settings.start_tail;
-        let pid = self.pool.state().pid(self.id);
-        let waited = || pid.and_then(cpu_wait).unwrap_or_default();
-        let (began, before) = (Instant::now(), waited());
-        let mut left = tail;
-        while !left.is_zero() && began.elapsed() < tail * MOST_TAILS {
-            tokio::time::sleep(left).await;
-            let in_vain = waited().saturating_sub(before);
-            left = tail.saturating_sub(began.elapsed().saturating_sub(in_vain));
+/// Waits until the guest has had as much time as the tail of a start, or for much longer than that.
+async fn has_run(pid: u32, tail: Duration) {
+    let progress = CpuProgress::of(pid);
+    let all = async {
+        let mut wait = tail;
+        while !wait.is_zero() {
+            tokio::time::sleep(wait.max(LOOK_AGAIN)).await;
+            wait = tail.saturating_sub(progress.had());
         }
-    }
+    };
+    // Other starts must not wait any longer than that, so it does not matter which of the two it was.
+    let _ = tokio::time::timeout(tail * MOST_TAILS, all).await;
 }

@@ -169,11 +169,6 @@ impl State {
         }
     }
 
-    /// The process of an instance.
-    pub(crate) fn pid(&self, id: u64) -> Option<u32> {
-        self.instances.get(&id)?.pid
-    }
-
     /// Decides what a starting instance with a shell does. An instance without an invocation is removed,
     /// unless it is part of the provisioned concurrency.
     pub(crate) fn take(&mut self, id: u64) -> Taken {
