@@ -131,7 +131,7 @@ const FOLDERS: &[Folder] = &[
         package: "controller",
         path: "pool",
         layers: &[
-            &["answer", "concurrency", "readiness", "timeouts"],
+            &["answer", "concurrency", "held", "readiness", "timeouts"],
             &["parts", "shells", "warm_up"],
             &["job"],
             &["entry", "output"],

@@ -35,6 +35,7 @@ mod dispatch;
 pub(crate) mod double;
 mod entry;
 mod eviction;
+mod held;
 mod idle;
 mod initialize;
 mod job;

@@ -3,32 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::held::Held;
 use super::lifecycle::Instance;
 use crate::function::Artefacts;
-use crate::instance::MicroVm;
-use crate::limits::{CpuProgress, CpuShare};
+use crate::limits::CpuProgress;
 
 /// Minimum time between two looks at a guest's progress.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// For how many times the tail a start holds its slot at most, however long its guest has waited for CPUs.
 const MOST_TAILS: u32 = 20;
-
-/// What a start needs of its sandbox while the microVM is at work.
-#[derive(Debug)]
-pub(super) struct Held {
-    pid: u32,
-    share: CpuShare,
-}
-
-impl Held {
-    pub(super) fn by(vm: &MicroVm) -> Self {
-        let process = vm.process();
-        Self {
-            pid: process.pid(),
-            share: process.cpu_share(),
-        }
-    }
-}
 
 impl Instance {
     /// The version's artefacts if they can be used at once.
