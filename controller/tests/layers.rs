@@ -131,7 +131,7 @@ const FOLDERS: &[Folder] = &[
         package: "controller",
         path: "pool",
         layers: &[
-            &["answer", "concurrency", "held", "readiness", "timeouts"],
+            &["answer", "concurrency", "readiness", "timeouts"],
             &["parts", "shells", "warm_up"],
             &["job"],
             &["entry", "output"],

@@ -17,7 +17,6 @@ use tracing::{Instrument, Span};
 use super::conversation::{NotStarted, Ran, converse};
 use super::dispatch::Shared;
 use super::entry::{StartOrder, Taken};
-use super::held::Held;
 use super::job::{Completed, Job, NotRun, Phases, Start};
 use super::output::Output;
 use super::readiness::Readiness;
@@ -102,7 +101,8 @@ impl Instance {
             }
             Taken::Ready => {
                 self.own(&vm);
-                let warmed = self.hold_slot(Held::by(&vm), self.warm(&mut vm, &artefacts));
+                let (pid, share) = (vm.process().pid(), vm.process().cpu_share());
+                let warmed = self.hold_slot(pid, share, self.warm(&mut vm, &artefacts));
                 match warmed.instrument(self.subject.span().clone()).await {
                     Ok(()) => {}
                     Err(NotReady::Start(why)) => return self.start_failed(&why),
@@ -261,9 +261,9 @@ impl Instance {
             tail,
         };
         let delivered = if start == Start::Cold {
-            let held = Held::by(vm);
+            let (pid, share) = (vm.process().pid(), vm.process().cpu_share());
             let deliver = self.deliver(vm, ready, &job, &mut output);
-            self.hold_slot(held, deliver).await
+            self.hold_slot(pid, share, deliver).await
         } else {
             self.deliver(vm, ready, &job, &mut output).await
         };

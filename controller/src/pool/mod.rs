@@ -35,7 +35,6 @@ mod dispatch;
 pub(crate) mod double;
 mod entry;
 mod eviction;
-mod held;
 mod idle;
 mod initialize;
 mod job;

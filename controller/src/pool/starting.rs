@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::held::Held;
 use super::lifecycle::Instance;
 use crate::function::Artefacts;
-use crate::limits::CpuProgress;
+use crate::limits::{CpuProgress, CpuShare};
 
 /// Minimum time between two looks at a guest's progress.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -30,13 +29,18 @@ impl Instance {
 
     /// Runs the part of a start that begins with the restore. The start slot is released when it ends, or
     /// when the guest has had some time after the restore. From then on the sandbox shares CPUs with the
-    /// other instances of its function.
-    pub(super) async fn hold_slot<T>(&self, by: Held, start: impl Future<Output = T>) -> T {
+    /// other instances of its function. `pid`, `share`: of the sandbox.
+    pub(super) async fn hold_slot<T>(
+        &self,
+        pid: u32,
+        share: CpuShare,
+        start: impl Future<Output = T>,
+    ) -> T {
         // On the heap, so that the task of an instance is not larger for the rest of its life.
         let mut start = Box::pin(start);
         let settled = async {
             self.restored.notified().await;
-            has_run(by.pid, self.pool.settings.start_tail).await;
+            has_run(pid, self.pool.settings.start_tail).await;
         };
         let ended = tokio::select! {
             biased;
@@ -44,7 +48,7 @@ impl Instance {
             () = settled => None,
         };
         let (function, memory) = (&self.version.name, self.version.config.memory_mib);
-        by.share.join(function.as_str(), memory);
+        share.join(function.as_str(), memory);
         self.pool.started(self.id);
         match ended {
             Some(ended) => ended,

@@ -57,7 +57,7 @@ def controller(data: Path, requests: Sequence[bytes], *arguments: str) -> Iterat
     compares its files with their seal. At the end nothing is waited for."""
     running = Controller(data, "--drain-timeout", "1", *arguments).start()
     try:
-        once = clients.Load(running.port, requests, 1, 120.0, calls=len(requests))
+        once = clients.Load(running.port, requests, 1, 600.0, calls=len(requests), patience=300.0)
         first = clients.run(once)
         assert not first.errors, f"the functions do not answer: {first.errors}"
         yield running
