@@ -1,10 +1,14 @@
 //! The invocation record that a destination function gets when an event is over.
 //!
 //! It has Lambda's members in Lambda's order. The two payloads are copied byte for byte.
+//!
+//! A function can be its own destination, or that of its destination. So each record counts the records
+//! before it in the trace header that it carries on, and after sixteen the chain ends.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::IgnoredAny;
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::macros::format_description;
 use uuid::Uuid;
@@ -13,9 +17,15 @@ use super::config::{Destination, EventInvokeConfig};
 use super::event::{Event, EventLimits, EventRequest};
 use super::retry::Condition;
 use super::target::Ran;
+use crate::function::FunctionName;
+use crate::hex::hex;
 
 /// Largest record, in bytes: the same as for every other event.
 const MAX_RECORD: usize = 1 << 20;
+/// Maximum number of records in a chain, as on Lambda.
+const MAX_CHAIN: u32 = 16;
+/// The field of a trace header that counts them; the count is behind the last colon.
+const LINEAGE: &str = "Lineage=";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -55,6 +65,10 @@ pub(crate) enum Undeliverable {
     TooLarge(usize),
     #[error("the record could not be serialized: {0}")]
     Unwritable(String),
+    #[error(
+        "{MAX_CHAIN} destinations one after the other were invoked for one event: it is a loop"
+    )]
+    Loop,
 }
 
 impl Ending<'_> {
@@ -68,6 +82,7 @@ impl Ending<'_> {
 
     /// The event that carries the record to a destination.
     pub(crate) fn event_for(self, to: &Destination) -> Result<EventRequest, Undeliverable> {
+        let trace_id = next_in_chain(self.event.request.trace_id.as_deref(), &to.function)?;
         let payload = self
             .record()
             .map_err(|error| Undeliverable::Unwritable(error.to_string()))?;
@@ -79,7 +94,7 @@ impl Ending<'_> {
             function: to.function.clone(),
             qualifier: to.qualifier.clone(),
             payload,
-            trace_id: self.event.request.trace_id.clone(),
+            trace_id: Some(trace_id),
             tenant: None,
             limits: EventLimits::default(),
         })
@@ -131,6 +146,26 @@ impl Ending<'_> {
     }
 }
 
+/// The trace header of a record for `function` that follows an event with this one.
+fn next_in_chain(trace: Option<&str>, function: &FunctionName) -> Result<String, Undeliverable> {
+    let fields = trace.unwrap_or_default().split(';');
+    let (lineage, mut kept): (Vec<&str>, Vec<&str>) = fields
+        .filter(|field| !field.is_empty())
+        .partition(|field| field.starts_with(LINEAGE));
+    let before = lineage
+        .iter()
+        .filter_map(|field| field.rsplit(':').next()?.parse::<u32>().ok())
+        .max()
+        .unwrap_or(0);
+    if before >= MAX_CHAIN {
+        return Err(Undeliverable::Loop);
+    }
+    let hash = hex(&Sha256::digest(function.as_str())[..4]);
+    let lineage = format!("{LINEAGE}1:{hash}:{}", before + 1);
+    kept.push(&lineage);
+    Ok(kept.join(";"))
+}
+
 /// A function's result as a JSON value: unchanged if it is JSON, or else as a string.
 fn as_json(payload: &Bytes) -> Result<Bytes, serde_json::Error> {
     if payload.is_empty() {
@@ -159,7 +194,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::function::FunctionName;
 
     const ARN: &str = "arn:aws:lambda:us-east-1:000000000000:function:f:$LATEST";
     const NOW: i64 = 1_573_755_365_568;
@@ -282,7 +316,11 @@ mod tests {
             assert_eq!(sent.function.as_str(), name);
             assert_eq!(sent.qualifier.as_deref(), Some("live"));
             assert_ne!(sent.request_id, event.request.request_id);
-            assert_eq!(sent.trace_id, event.request.trace_id);
+            let trace = sent.trace_id.unwrap();
+            assert!(
+                trace.starts_with("Root=1;Lineage=1:") && trace.ends_with(":1"),
+                "{trace}"
+            );
         }
         let large = ran(
             &[vec![b'"'], vec![b'a'; MAX_RECORD], vec![b'"']].concat(),
@@ -293,5 +331,28 @@ mod tests {
             ending.event_for(&to("good")),
             Err(Undeliverable::TooLarge(_))
         ));
+    }
+
+    /// A function that was its own destination ran for ever.
+    #[test]
+    fn a_loop_of_destinations_ends_after_sixteen() {
+        let to = Destination {
+            arn: "f".into(),
+            function: FunctionName::parse("f").unwrap(),
+            qualifier: None,
+        };
+        let (mut event, answer) = (event("{}", 1), ran(b"1", false));
+        let mut sent = 0;
+        let ended = loop {
+            match ending(&event, Condition::Success, Some(&answer)).event_for(&to) {
+                Ok(next) => event.request = next,
+                Err(why) => break why,
+            }
+            sent += 1;
+        };
+        assert_eq!((sent, ended), (16, Undeliverable::Loop));
+        let trace = event.request.trace_id.unwrap();
+        assert_eq!(trace.matches("Lineage=").count(), 1, "{trace}");
+        assert!(trace.starts_with("Root=1;"), "{trace}");
     }
 }
