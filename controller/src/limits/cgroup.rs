@@ -14,11 +14,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fs, io};
 
 use super::cpu_share::CpuCgroup;
-use super::function_cgroups::{self, FunctionCgroups};
+use super::function_cgroups::{self, FunctionCgroups, remove_soon};
 use super::shares::{CpuLimit, Isolation, V1_SHARES, V2_WEIGHT, set_share};
+
+/// Longest time in which a sandbox that was killed ends.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Makes the groups of this controller's sandboxes.
 #[derive(Debug)]
@@ -220,7 +224,7 @@ fn remove(folder: &Path) -> io::Result<()> {
             remove_group(&group.path())?;
         }
     }
-    remove_empty(folder)
+    remove_soon(folder, ENDING)
 }
 
 fn remove_group(group: &Path) -> io::Result<()> {
@@ -243,23 +247,7 @@ fn remove_group(group: &Path) -> io::Result<()> {
             );
         }
     }
-    remove_empty(group)
-}
-
-/// Removes a group whose last process may still be ending.
-fn remove_empty(group: &Path) -> io::Result<()> {
-    let mut tries = 0;
-    loop {
-        match fs::remove_dir(group) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < 100 => {
-                tries += 1;
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-            // The owner of its last process has removed it meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => return other,
-        }
-    }
+    remove_soon(group, ENDING)
 }
 
 #[cfg(test)]

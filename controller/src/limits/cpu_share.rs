@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fs, io};
 
 use tokio::sync::Mutex;
@@ -19,6 +20,8 @@ use super::shares::{CpuLimit, set_limits};
 pub(crate) struct CpuCgroup {
     pid: u32,
     path: PathBuf,
+    /// The group before that, if it could not be removed yet.
+    former: Option<PathBuf>,
     functions: Arc<FunctionCgroups>,
     /// Its place in the group of its function, if it is an instance.
     membership: Option<Membership>,
@@ -37,6 +40,7 @@ impl CpuCgroup {
         let group = Self {
             pid,
             path,
+            former: None,
             functions: functions.clone(),
             membership: None,
             limit,
@@ -66,8 +70,12 @@ impl CpuCgroup {
             function_cgroups::remove(&path);
             return moved;
         }
-        function_cgroups::remove(&std::mem::replace(&mut self.path, path));
+        let former = std::mem::replace(&mut self.path, path);
         self.membership = Some(membership);
+        // Threads that were about to end have stayed there, and so has a process that was killed meanwhile.
+        if function_cgroups::remove_soon(&former, Duration::from_millis(100)).is_err() {
+            self.former = Some(former);
+        }
         Ok(())
     }
 
@@ -80,6 +88,9 @@ impl CpuCgroup {
 impl Drop for CpuCgroup {
     fn drop(&mut self) {
         function_cgroups::remove(&self.path);
+        if let Some(former) = &self.former {
+            function_cgroups::remove(former);
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use super::shares::{Isolation, set_share};
@@ -125,6 +126,21 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         self.groups.leave(&self.function, self.memory_mib);
+    }
+}
+
+/// Removes a group whose last process or thread may still be ending. Blocks for `limit` at most.
+pub(super) fn remove_soon(group: &Path, limit: Duration) -> io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match fs::remove_dir(group) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && began.elapsed() < limit => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            // The owner of its last process has removed it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
     }
 }
 
