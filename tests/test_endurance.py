@@ -1,6 +1,7 @@
 """Two hundred invocations in a row cost the host nothing that stays."""
 
 from harness import host
+from harness.deadline import until
 from harness.invocation import invoke
 
 ROUNDS = 200
@@ -53,10 +54,19 @@ def test_fifty_cold_starts_leave_no_process_and_no_descriptor_behind(controller,
         cold()
     controller.end_instances("guest")
     controller.shells_ready()
-    before = len(host.open_files(controller.pid)), len(controller.sandboxes())
+    before = held(controller)
     for _ in range(50):
         cold()
     controller.end_instances("guest")
     controller.shells_ready()
-    after = len(host.open_files(controller.pid)), len(controller.sandboxes())
-    assert after == before
+    # A file may be open for a moment: of a control group, for example.
+    until("no more is held than before", lambda: at_most(held(controller), before), 20)
+
+
+def held(controller):
+    """Open files and sandboxes."""
+    return len(host.open_files(controller.pid)), len(controller.sandboxes())
+
+
+def at_most(now, before):
+    return all(one <= other for one, other in zip(now, before, strict=True))

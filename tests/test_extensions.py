@@ -4,7 +4,6 @@ and of the end."""
 import json
 
 import pytest
-from botocore.exceptions import WaiterError
 from harness import layout, package
 from harness.deadline import until
 from harness.invocation import create, extensions_layer, invoke, lambda_client
@@ -127,15 +126,12 @@ def test_after_a_timeout_extensions_hear_why_it_ends(extended, client):
     assert events(extended, "SHUTDOWN")[-1]["shutdownReason"] == "timeout"
 
 
-def test_a_program_that_is_none_fails_the_deploy(extended, client):
+def test_a_program_that_is_none_fails_each_init_and_says_so(extended, client):
     broken = extensions_layer(client, "broken", 0o644, broken=b"#!/usr/bin/python3.11\n")
-    with pytest.raises(WaiterError):
-        create(
-            client, "broken", package.python("def handler(e, c): pass"), **PYTHON, Layers=[broken]
-        )
-    reason = client.get_function_configuration(FunctionName="broken")["StateReason"]
-    assert reason.startswith("Extension.LaunchError: ")
-    assert "fork/exec /opt/extensions/broken: permission denied" in reason
+    create(client, "broken", package.python("def handler(e, c): pass"), **PYTHON, Layers=[broken])
+    body = invoke(client, "broken", {}).failed()
+    assert body["errorType"] == "Extension.LaunchError"
+    assert "fork/exec /opt/extensions/broken: permission denied" in body["errorMessage"]
 
 
 def test_at_the_end_of_an_idle_instance_extensions_get_their_time(extended, client):
