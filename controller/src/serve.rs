@@ -1,7 +1,7 @@
 //! The HTTP server: listens, accepts connections, and drains them at shutdown.
 //!
 //! A client can't block the server. The number of connections is limited, and the idlest gives way to a new
-//! one: [`connections`](crate::connections). The server closes a connection if a request's headers take too
+//! one: [`crate::connections`]. The server closes a connection if a request's headers take too
 //! long or if the client does not read its answer. The code that reads a body limits its size and its time.
 
 use std::convert::Infallible;

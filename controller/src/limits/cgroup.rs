@@ -1,7 +1,7 @@
 //! CPU shares in proportion to memory, with a cgroup for each sandbox process, in one for its function.
 //!
 //! On Lambda, a function with 1,769 MB of memory has one vCPU. Here the same ratio becomes a weight, of a
-//! function and of each of its instances within it ([`function_cgroups`](super::function_cgroups)). It
+//! function and of each of its instances within it ([`function_cgroups`]). It
 //! limits only while functions contend for CPUs; an instance that is alone on the host runs at full speed.
 //! `--cpu-limit cap` adds a hard quota for each instance, so that one runs at the same speed whatever other
 //! instances do. It is not the default because a function with 128 MB would get 7 % of a CPU, also for its
