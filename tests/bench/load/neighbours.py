@@ -43,7 +43,9 @@ NOISES = {
     "64 sleepers": Noise(64, {"op": "nap", "seconds": 3}),
     "4 log flooders": Noise(4, {"op": "pour", "lines": 3000}),
     "4 clients with 6 MB each way": Noise(4, {"op": "echo", "filler": "x" * LARGE}),
-    "16 slow readers of 6 MB": Noise(16, {"op": "size", "bytes": LARGE}, gulp=1 << 18, rest=0.1),
+    "16 slow readers of 1 MB": Noise(
+        16, {"op": "size", "bytes": 1_000_000}, gulp=1 << 16, rest=0.1
+    ),
 }
 #: The one that a target is set for.
 BURNERS = "16 CPU burners"
